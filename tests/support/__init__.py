@@ -1,0 +1,1 @@
+"""What tests, the demo and the benchmarks share: real boxes made of namespaces, and real clients in them."""

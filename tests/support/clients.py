@@ -1,0 +1,142 @@
+"""Clients, run as a program inside the clients' box: one JSON job on stdin, one JSON report on stdout.
+
+    ask    {"to": [address, port], "sources": [...], "message": "x\\n", "lines": 1, "parallel": 200, "timeout": 5}
+           one connection from each source; → [{"source", "reply", "error", "seconds"}], in the order of the sources
+    hold   {"to", "sources", "interval": 0.05, "connects": 200, "message": "who {id}\\n", "timeout": 5}
+           one long-lived connection per source that sends a request every ``interval`` seconds, and ``connects`` new
+           short connections per second beside it, until stdin ends; prints "up" when all are connected;
+           → {"held": [{"source", "port", "replies", "lost", "error", "seen"}], "connects": {"done", "refused",
+              "reset", "slowest"}}
+
+"Refused" is ECONNREFUSED or no connection within ``timeout`` seconds; "reset" is a connection that was made and
+then broke before its reply. Standard library only, so that any python3 runs it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+import time
+from typing import Any
+
+Job = dict[str, Any]
+
+
+async def ask_one(job: Job, source: str | None, message: str) -> dict[str, Any]:
+    """Connect from ``source``, send ``message``, read the reply's lines, close."""
+    report: dict[str, Any] = {"source": source, "reply": None, "error": None}
+    began = time.monotonic()
+    try:
+        async with asyncio.timeout(job.get("timeout", 5)):
+            reader, writer = await asyncio.open_connection(
+                *job["to"], local_addr=(source, 0) if source else None
+            )
+    except (OSError, TimeoutError) as error:
+        return report | {"error": f"refused: {error!r}", "seconds": time.monotonic() - began}
+    try:
+        async with asyncio.timeout(job.get("timeout", 5)):
+            writer.write(message.encode())
+            lines = [(await reader.readline()).decode().rstrip("\r\n") for _ in range(job.get("lines", 1))]
+            report["reply"] = "\n".join(lines) or None
+            report["error"] = None if report["reply"] else "reset: closed without a reply"
+    except (OSError, TimeoutError) as error:
+        report["error"] = f"reset: {error!r}"
+    finally:
+        writer.transport.abort() if report["error"] else writer.close()
+    return report | {"seconds": time.monotonic() - began}
+
+
+async def ask(job: Job) -> list[dict[str, Any]]:
+    """Ask once from every source, ``parallel`` at a time."""
+    gate = asyncio.Semaphore(job.get("parallel", 200))
+
+    async def one(source: str) -> dict[str, Any]:
+        async with gate:
+            return await ask_one(job, source, job["message"])
+
+    return await asyncio.gather(*(one(source) for source in job["sources"]))
+
+
+class Held:
+    """One long-lived connection that asks and checks for ever."""
+
+    def __init__(self, job: Job, source: str) -> None:
+        self.job, self.source = job, source
+        self.report: dict[str, Any] = {
+            "source": source,
+            "port": 0,
+            "replies": 0,
+            "lost": 0,
+            "error": None,
+            "seen": [],
+        }
+
+    async def connect(self) -> None:
+        self.reader, self.writer = await asyncio.open_connection(*self.job["to"], local_addr=(self.source, 0))
+        self.report["port"] = self.writer.get_extra_info("sockname")[1]
+
+    async def talk(self, stop: asyncio.Event) -> None:
+        number, report = 0, self.report
+        try:
+            while not stop.is_set():
+                number += 1
+                mark = f"{self.source}#{number}"
+                self.writer.write(self.job["message"].format(id=mark).encode())
+                async with asyncio.timeout(self.job.get("timeout", 5)):
+                    reply = (await self.reader.readline()).decode().strip()
+                if "{id}" in self.job["message"] and not reply.endswith(mark):
+                    raise ConnectionError(f"asked {mark}, got {reply!r}")
+                report["replies"] += 1
+                who = reply.split(" ")[0]
+                if not report["seen"] or report["seen"][-1] != who:
+                    report["seen"].append(who)
+                await asyncio.sleep(self.job.get("interval", 0.05))
+        except (OSError, TimeoutError) as error:
+            report["lost"], report["error"] = 1, repr(error)
+        finally:
+            self.writer.close()
+
+
+async def connects(job: Job, stop: asyncio.Event) -> dict[str, Any]:
+    """Make ``connects`` short connections a second, spread over many sources, until told to stop."""
+    total = {"done": 0, "refused": 0, "reset": 0, "slowest": 0.0, "errors": []}
+    running: set[asyncio.Task[None]] = set()
+    sources, period, number, began = job.get("from", job["sources"]), 1 / job["connects"], 0, time.monotonic()
+
+    async def one(source: str, mark: str) -> None:
+        got = await ask_one(job, source, job["message"].format(id=mark))
+        kind = (got["error"] or "done").split(":")[0]
+        total[kind] += 1
+        total["slowest"] = max(total["slowest"], got["seconds"])
+        if got["error"] and len(total["errors"]) < 20:
+            total["errors"].append([source, got["error"]])
+
+    while not stop.is_set():
+        task = asyncio.create_task(one(sources[number % len(sources)], f"c{number}"))
+        running.add(task)
+        task.add_done_callback(running.discard)
+        number += 1
+        await asyncio.sleep(max(0, began + number * period - time.monotonic()))
+    await asyncio.gather(*running)
+    return total
+
+
+async def hold(job: Job) -> dict[str, Any]:
+    """Hold connections and make new ones until stdin ends."""
+    stop = asyncio.Event()
+    held = [Held(job, source) for source in job["sources"]]
+    for some in range(0, len(held), 200):
+        await asyncio.gather(*(one.connect() for one in held[some : some + 200]))
+    talking = [asyncio.create_task(one.talk(stop)) for one in held]
+    connecting = asyncio.create_task(connects(job, stop)) if job.get("connects") else None
+    print("up", flush=True)
+    await asyncio.get_running_loop().run_in_executor(None, sys.stdin.readline)
+    stop.set()
+    await asyncio.gather(*talking)
+    return {"held": [one.report for one in held], "connects": await connecting if connecting else None}
+
+
+if __name__ == "__main__":
+    what = {"ask": ask, "hold": hold}[sys.argv[1]]
+    print(json.dumps(asyncio.run(what(json.loads(sys.stdin.readline())))))
