@@ -29,9 +29,7 @@ async def ask_one(job: Job, source: str | None, message: str) -> dict[str, Any]:
     began = time.monotonic()
     try:
         async with asyncio.timeout(job.get("timeout", 5)):
-            reader, writer = await asyncio.open_connection(
-                *job["to"], local_addr=(source, 0) if source else None
-            )
+            reader, writer = await asyncio.open_connection(*job["to"], local_addr=(source, 0) if source else None)
     except (OSError, TimeoutError) as error:
         return report | {"error": f"refused: {error!r}", "seconds": time.monotonic() - began}
     try:

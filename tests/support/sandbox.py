@@ -32,9 +32,7 @@ OTHER4, OTHER6 = "203.0.113.2", "2001:db8:2::2"
 
 #: PID 1 of a box: ignoring SIGCHLD makes the kernel reap every orphan, as an init must.
 _INIT = "import signal,sys;signal.signal(signal.SIGCHLD,signal.SIG_IGN);print('up',flush=True);signal.pause()"
-_INSIDE = (
-    'mount -t tmpfs tmpfs /run && mount -t tmpfs tmpfs /var/log && mkdir /run/netns && exec python3 -c "$0"'
-)
+_INSIDE = 'mount -t tmpfs tmpfs /run && mount -t tmpfs tmpfs /var/log && mkdir /run/netns && exec python3 -c "$0"'
 
 
 class BoxError(RuntimeError):
@@ -72,9 +70,7 @@ class Box:
             env={**os.environ, **env} if env else None,
         )
         if check and done.returncode:
-            raise BoxError(
-                f"{self.name}: {' '.join(command)}: exit {done.returncode}\n{done.stdout}{done.stderr}"
-            )
+            raise BoxError(f"{self.name}: {' '.join(command)}: exit {done.returncode}\n{done.stdout}{done.stderr}")
         return done
 
     def popen(self, *command: str, env: Mapping[str, str] | None = None) -> subprocess.Popen[str]:
@@ -119,8 +115,24 @@ class Box:
 def make_box(name: str) -> Box:
     """Make a box with nothing but a loopback interface; raises BoxError with the reason where it cannot be."""
     holder = subprocess.Popen(
-        ["setpriv", "--pdeathsig", "KILL", "unshare", "-n", "-m", "-p", "-i", "-u", "--fork"]
-        + ["--kill-child=KILL", "--mount-proc", "sh", "-c", _INSIDE, _INIT],
+        [
+            "setpriv",
+            "--pdeathsig",
+            "KILL",
+            "unshare",
+            "-n",
+            "-m",
+            "-p",
+            "-i",
+            "-u",
+            "--fork",
+            "--kill-child=KILL",
+            "--mount-proc",
+            "sh",
+            "-c",
+            _INSIDE,
+            _INIT,
+        ],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
