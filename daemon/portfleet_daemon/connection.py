@@ -1,0 +1,217 @@
+"""A connection in an exceptional state: the only per-connection object, and it goes when the state does."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Awaitable
+from typing import TYPE_CHECKING, Any
+
+from portfleet_daemon.framing import FramingError
+from portfleet_daemon.framing.base import is_awaitable
+from portfleet_daemon.loop import EPOLLIN, EPOLLOUT
+from portfleet_daemon.sockets import acknowledge_now
+
+if TYPE_CHECKING:
+    from portfleet_daemon.client import Client
+    from portfleet_daemon.connections import Connections
+
+FLUSH_AT = 65536  # bytes of gathered replies; more are written before the next request is answered
+
+
+class Connection:
+    """Partial request, unsent replies, awaited reply or handler state of one descriptor.
+
+    Order is kept by answering one request at a time: while a reply is awaited or bytes are unsent, nothing more is read
+    or parsed, which is the back-pressure.
+    """
+
+    __slots__ = (
+        "buffer",
+        "client",
+        "closed",
+        "ending",
+        "eof",
+        "fd",
+        "hub",
+        "mask",
+        "memo",
+        "out",
+        "since",
+        "task",
+        "task_since",
+    )
+    after_batch = False
+
+    def __init__(self, fd: int, hub: Connections) -> None:
+        self.fd = fd
+        self.hub = hub
+        self.buffer = bytearray()  # received, not yet answered
+        self.memo: Any = None  # the framing's, about buffer
+        self.out = bytearray()  # replies not yet accepted by the kernel
+        self.since: float | None = None  # when the first byte of the partial request came
+        self.task: asyncio.Future[Any] | None = None  # the awaited reply
+        self.task_since = 0.0
+        self.mask = EPOLLIN  # what the epoll set has; 0: not in it
+        self.eof = False  # the peer has shut down its side
+        self.ending = False  # close once `out` is sent
+        self.closed = False
+        self.client: Client | None = None
+
+    def event(self, mask: int) -> None:  # noqa: ARG002  level-triggered: the system call's result says more than the mask
+        """Act on what the epoll set reports."""
+        if self.out:
+            if self.flush() and not self.out:
+                self.advance()
+            return
+        try:
+            data = os.read(self.fd, self.hub.read_size)
+        except BlockingIOError:
+            return
+        except OSError:
+            self.hub.close(self.fd)
+            return
+        self.feed(data)
+
+    def feed(self, data: bytes) -> None:
+        """Take what was read, b"" for end of file, and answer what is whole."""
+        if data:
+            self.buffer += data
+            self.hub.stats.bytes_in += len(data)
+        else:
+            self.eof = True
+        self.advance()
+
+    def advance(self) -> None:
+        """Answer whole requests of the buffer in order, until one waits or the socket is full; then settle."""
+        while True:
+            self._answer_whole()
+            if self.out and not self.flush():
+                return
+            if self.out or self.task is not None or self.since is not None or not self.buffer:
+                break
+        self._settle()
+
+    def _answer_whole(self) -> None:
+        hub = self.hub
+        while self.buffer and self.task is None and not self.ending and len(self.out) < FLUSH_AT:
+            try:
+                request, end, self.memo = hub.framing.split(self.buffer, self.memo)
+                if end > hub.max_request or (not end and len(self.buffer) >= hub.max_request):
+                    raise FramingError(f"request over {hub.max_request} bytes")
+            except FramingError as error:
+                hub.stats.errors += 1
+                self.out += hub.framing.error(str(error)) or b""
+                self._end()
+                return
+            if not end:
+                if self.since is None:
+                    self.since = hub.selector.now
+                return
+            del self.buffer[:end]
+            self.since = None
+            if request is not None:
+                self._answer(request)
+
+    def _answer(self, request: Any) -> None:
+        hub = self.hub
+        try:
+            answer = hub.respond(request) if self.client is None else hub.request(self.client, request)
+            if is_awaitable(answer):
+                self.wait_for(answer)
+                return
+            self.out += hub.framing.reply(answer)
+        except Exception as error:  # noqa: BLE001  whatever a handler raises must hurt only its connection
+            self.failed(error)
+            return
+        hub.stats.in_turn += 1
+
+    def wait_for(self, answer: Awaitable[Any]) -> None:
+        """Await the handler's answer; at once if it is there already."""
+        try:
+            task = self.hub.start(answer)
+        except TypeError as error:  # a framing or handler returned what is neither bytes nor awaitable
+            self.failed(error)
+            return
+        if task.done():
+            self._finish(task)
+            self.hub.stats.in_turn += 1
+            return
+        self.task, self.task_since = task, self.hub.clock()
+        task.add_done_callback(self._answered)
+
+    def _answered(self, task: asyncio.Future[Any]) -> None:
+        if self.closed:
+            if not task.cancelled():
+                task.exception()  # retrieved, or asyncio logs it as forgotten
+            return
+        self.task = None
+        self._finish(task)
+        self.hub.stats.awaited(self.hub.clock() - self.task_since)
+        self.advance()
+
+    def _finish(self, task: asyncio.Future[Any]) -> None:
+        try:
+            self.out += self.hub.framing.reply(task.result())
+        except asyncio.CancelledError:
+            self.failed(RuntimeError("the handler's task was cancelled"))
+        except Exception as error:  # noqa: BLE001  as in _answer
+            self.failed(error)
+
+    def failed(self, error: Exception) -> None:
+        """Answer a request whose handler raised: an error reply, or the end of the connection where there is none."""
+        reply = self.hub.handler_failed(error)
+        if reply is None:
+            self._end()
+        else:
+            self.out += reply
+
+    def _end(self) -> None:
+        self.buffer.clear()
+        self.since = None
+        self.ending = True
+
+    def flush(self) -> bool:
+        """Write what the socket takes; False if the connection is closed."""
+        try:
+            sent = os.write(self.fd, self.out)
+        except BlockingIOError:
+            sent = 0
+        except OSError:
+            self.hub.close(self.fd)
+            return False
+        self.hub.stats.bytes_out += sent
+        del self.out[:sent]
+        return True
+
+    def _settle(self) -> None:
+        """Watch for what the connection needs next, or let its state go."""
+        hub = self.hub
+        if self.task is not None:
+            self.watch(0)
+        elif self.out:
+            self.watch(EPOLLOUT)
+        elif self.eof or self.ending:
+            hub.close(self.fd)
+            return
+        else:
+            self.watch(EPOLLIN)
+            if self.since is not None:
+                hub.await_rest(self.fd, self.since)
+                acknowledge_now(self.fd)
+                return
+            if self.client is None:
+                hub.make_plain(self)
+        hub.partials.pop(self.fd, None)
+
+    def watch(self, mask: int) -> None:
+        """Bring the epoll set to `mask`."""
+        if mask == self.mask:
+            return
+        if not mask:
+            self.hub.selector.unwatch(self.fd)
+        elif self.mask:
+            self.hub.selector.rewatch(self.fd, mask)
+        else:
+            self.hub.selector.watch(self.fd, mask)
+        self.mask = mask

@@ -1,0 +1,149 @@
+"""The control socket: a unix stream socket, mode 0600, one JSON object per line in each direction."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import socket
+import stat
+import struct
+from collections.abc import AsyncIterator, Callable, Coroutine
+from pathlib import Path
+from typing import Any
+
+from portfleet_daemon.commands import Command, Receive, parse
+from portfleet_daemon.errors import ListenError, Refused
+from portfleet_daemon.log import log
+
+LONGEST_LINE = 65536  # bytes
+CLIENTS = 64  # at a time; more are told so and let go
+
+Run = Callable[[Command], AsyncIterator[dict[str, Any]]]
+Take = Callable[[Receive, socket.socket], Coroutine[Any, Any, None]]
+
+
+class ControlSocket:
+    """Serves commands: `run` yields the answers to one, `take` has a socket to itself after `receive`."""
+
+    def __init__(self, path: str, *, run: Run, take: Take) -> None:
+        self.path = path
+        self._run, self._take = run, take
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._inode: int | None = None
+        self._sock: socket.socket | None = None
+
+    def open(self) -> None:
+        """Bind and serve; replaces a socket nobody listens on; raises ListenError."""
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK)
+        mask = os.umask(0o177)  # the socket is 0600 from its first moment
+        try:
+            self._remove_stale()
+            sock.bind(self.path)
+            sock.listen(CLIENTS)
+            self._inode = Path(self.path).stat().st_ino
+        except OSError as error:
+            sock.close()
+            hint = "see --control and PORTFLEET_CONTROL"
+            raise ListenError(f"cannot make the control socket {self.path}: {error}", hint=hint) from error
+        finally:
+            os.umask(mask)
+        self._sock = sock
+        self._keep(self._accept(sock))
+
+    def _remove_stale(self) -> None:
+        path = Path(self.path)
+        try:
+            if not stat.S_ISSOCK(path.lstat().st_mode):
+                raise ListenError(f"control socket {path}: there is something else", hint="remove it, or name another")
+        except FileNotFoundError:
+            return
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC) as probe:
+            try:
+                probe.connect(self.path)
+            except ConnectionRefusedError:
+                path.unlink()
+                return
+        raise ListenError(f"control socket {path}: a daemon listens on it", hint="stop that one, or name another")
+
+    async def close(self) -> None:
+        """Stop serving and remove the path, unless it is another's by now."""
+        with contextlib.suppress(OSError):
+            if Path(self.path).stat().st_ino == self._inode:
+                Path(self.path).unlink()
+        for task in tuple(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self._sock is not None:
+            self._sock.close()
+
+    def _keep(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _accept(self, sock: socket.socket) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            try:
+                client, _ = await loop.sock_accept(sock)
+            except OSError as error:  # out of descriptors, mostly
+                log("control-paused", error=error)
+                await asyncio.sleep(0.1)
+                continue
+            self._keep(self._serve(client, crowded=len(self._tasks) > CLIENTS))
+
+    async def _serve(self, client: socket.socket, *, crowded: bool) -> None:
+        with client, contextlib.suppress(ConnectionError):
+            if crowded:
+                await send(client, failure(Refused(f"over {CLIENTS} control connections", hint="try again")))
+                return
+            async for line in lines(client):
+                try:
+                    command = parse(line)
+                    if isinstance(command, Receive):
+                        check_peer(client)
+                        await self._take(command, client)
+                        return
+                    async for answer in self._run(command):
+                        await send(client, answer)
+                except Refused as error:
+                    await send(client, failure(error))
+
+
+async def lines(sock: socket.socket) -> AsyncIterator[bytes]:
+    """The lines that arrive; ends at end of file, or, with an error to the peer, at a line without end."""
+    loop = asyncio.get_running_loop()
+    buffer = b""
+    while True:
+        line, newline, rest = buffer.partition(b"\n")
+        if newline:
+            buffer = rest
+            yield line
+        elif len(buffer) > LONGEST_LINE:
+            await send(sock, failure(Refused(f"line over {LONGEST_LINE} bytes", hint="one object per line")))
+            return
+        else:
+            data = await loop.sock_recv(sock, 16384)
+            if not data:
+                return
+            buffer += data
+
+
+async def send(sock: socket.socket, answer: dict[str, Any]) -> None:
+    """Write one answer."""
+    await asyncio.get_running_loop().sock_sendall(sock, json.dumps(answer).encode() + b"\n")
+
+
+def failure(error: Refused) -> dict[str, Any]:
+    """The answer to what cannot be done."""
+    return {"ok": False, "error": str(error), "hint": error.hint}
+
+
+def check_peer(sock: socket.socket) -> None:
+    """Raise Refused unless the other end is a process of root's or of our own user (SO_PEERCRED, unix(7))."""
+    raw = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
+    _, uid, _ = struct.unpack("3i", raw)
+    if uid not in (0, os.getuid()):
+        raise Refused(f"the other process belongs to user {uid}", hint="both must run as the same user, or it as root")

@@ -1,0 +1,30 @@
+"""`length`: each request and each reply is preceded by its length in bytes, an unsigned 32-bit big-endian integer."""
+
+from __future__ import annotations
+
+from struct import Struct
+from typing import Any
+
+from portfleet_daemon.framing.base import Framing, FramingError, bytes_only
+
+PREFIX = Struct(">I")
+
+
+class Length(Framing):
+    """A length over the limit is refused at its prefix, before any of the request is kept."""
+
+    name = "length"
+
+    def split(self, buffer: bytes | bytearray, memo: Any) -> tuple[Any, int, Any]:
+        if len(buffer) < 4:
+            return None, 0, None
+        end = memo or PREFIX.unpack_from(buffer)[0] + 4
+        if end > self.max_request:
+            raise FramingError(f"request of {end} bytes, the limit is {self.max_request}")
+        if len(buffer) < end:
+            return None, 0, end
+        return bytes(buffer[4:end]), end, None
+
+    def reply(self, answer: Any) -> bytes:
+        data = bytes_only(answer, self.name)
+        return PREFIX.pack(len(data)) + data

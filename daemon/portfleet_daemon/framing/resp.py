@@ -1,0 +1,94 @@
+r"""`resp`: the Redis protocol, RESP2 (https://redis.io/docs/latest/develop/reference/protocol-spec/).
+
+A request is an array of bulk strings, `*2\r\n$4\r\nECHO\r\n$2\r\nhi\r\n`, or an inline command, a line of words. The
+handler gets the list of arguments as bytes. Replies: bytes → bulk string, str → simple string, int → integer,
+None → null, list or tuple → array of these, a RespError → error. A handler that raises answers `-ERR internal error`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from portfleet_daemon.framing.base import Framing, FramingError
+
+LONGEST_NUMBER = 20  # digits, sign and room; a longer line cannot be a length
+
+
+class RespError(Exception):
+    """Returned by a handler: an error reply with this text, which begins with a code such as ERR."""
+
+
+class Resp(Framing):
+    """The memo of a partial request is (position, arguments wanted, arguments so far): nothing is parsed twice."""
+
+    name = "resp"
+
+    def split(self, buffer: bytes | bytearray, memo: Any) -> tuple[Any, int, Any]:
+        if not buffer:
+            return None, 0, None
+        if buffer[0] != 0x2A:  # "*"
+            return self._inline(buffer, memo)
+        if memo is None:
+            wanted, at = self._number(buffer, 1)
+            if at < 0:
+                return None, 0, None
+            if wanted > self.max_request:
+                raise FramingError("Protocol error: invalid multibulk length")
+            arguments: list[bytes] = []
+        else:
+            at, wanted, arguments = memo
+        while len(arguments) < wanted:
+            if at < len(buffer) and buffer[at] != 0x24:
+                raise FramingError(f"Protocol error: expected '$', got {chr(buffer[at])!a}")
+            size, start = self._number(buffer, at + 1)
+            if start >= 0 and not 0 <= size <= self.max_request:
+                raise FramingError("Protocol error: invalid bulk length")
+            end = start + size
+            if start < 0 or len(buffer) < end + 2:
+                return None, 0, (at, wanted, arguments)
+            if buffer[end : end + 2] != b"\r\n":
+                raise FramingError("Protocol error: bulk string without its end")
+            arguments.append(bytes(buffer[start:end]))
+            at = end + 2
+        return arguments or None, at, None  # `*0` is no request and has no reply
+
+    def _inline(self, buffer: bytes | bytearray, memo: Any) -> tuple[Any, int, Any]:
+        at = buffer.find(b"\n", memo or 0)
+        if at < 0:
+            return None, 0, len(buffer)
+        return bytes(buffer[:at]).split() or None, at + 1, None
+
+    def _number(self, buffer: bytes | bytearray, at: int) -> tuple[int, int]:
+        r"""The integer that ends at \r\n, and the position after it; (0, -1) if it has not ended yet."""
+        end = buffer.find(b"\r\n", at, at + LONGEST_NUMBER)
+        if end < 0:
+            if len(buffer) >= at + LONGEST_NUMBER:
+                raise FramingError("Protocol error: too big a number")
+            return 0, -1
+        digits = bytes(buffer[at:end])
+        if not digits.removeprefix(b"-").isdigit():
+            raise FramingError("Protocol error: not a number")
+        return int(digits), end + 2
+
+    def reply(self, answer: Any) -> bytes:
+        if isinstance(answer, bytes):
+            return b"$%d\r\n%b\r\n" % (len(answer), answer)
+        if isinstance(answer, str):
+            return b"+%b\r\n" % _one_line(answer)
+        if isinstance(answer, int):
+            return b":%d\r\n" % answer
+        if answer is None:
+            return b"$-1\r\n"
+        if isinstance(answer, list | tuple):
+            return b"*%d\r\n%b" % (len(answer), b"".join(map(self.reply, answer)))
+        if isinstance(answer, RespError):
+            return b"-%b\r\n" % _one_line(str(answer))
+        kind = type(answer).__name__
+        raise TypeError(f"the handler returned {kind}; the resp framing sends bytes, str, int, None, list")
+
+    def error(self, message: str) -> bytes:
+        return b"-ERR %b\r\n" % _one_line(message)
+
+
+def _one_line(text: str) -> bytes:
+    return text.replace("\r", " ").replace("\n", " ").encode()

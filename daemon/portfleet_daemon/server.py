@@ -1,0 +1,194 @@
+"""The daemon: its parts put together, its commands, and the order of its end."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import os
+import resource
+import signal
+import socket
+from collections.abc import AsyncIterator, Coroutine
+from typing import Any, assert_never
+
+from portfleet_daemon import __version__
+from portfleet_daemon.commands import Command, Drain, Evict, HandOff, Receive, Resume, Status
+from portfleet_daemon.connections import Connections
+from portfleet_daemon.control import ControlSocket
+from portfleet_daemon.drain import close_all, evict
+from portfleet_daemon.errors import Refused
+from portfleet_daemon.handler import load_framing, load_handler
+from portfleet_daemon.lifecycle import Lifecycle, State, notify_systemd
+from portfleet_daemon.listener import Port
+from portfleet_daemon.log import log
+from portfleet_daemon.loop import ServingSelector
+from portfleet_daemon.settings import Settings
+from portfleet_daemon.stats import Stats
+
+RESERVED = 64  # descriptors for everything that is no connection
+MOST_DESCRIPTORS = 1 << 20  # the tables have a byte per descriptor; a limit of "infinity" is not taken literally
+
+
+class Server:
+    """One daemon. `run` is its life."""
+
+    def __init__(self, settings: Settings, *, selector: ServingSelector, stats: Stats, limit: int) -> None:
+        self.settings = settings
+        self.stats = stats
+        self.framing = load_framing(settings.framing, max_request=settings.max_request)
+        self.handler = load_handler(settings.handler, workers=settings.workers)
+        self.lifecycle = Lifecycle(notify_systemd)
+        self.connections = Connections(
+            selector=selector,
+            framing=self.framing,
+            handler=self.handler,
+            stats=stats,
+            request_timeout=settings.request_timeout,
+            idle_timeout=settings.idle_timeout,
+        )
+        self.port = Port(
+            hosts=settings.hosts,
+            port=settings.port,
+            backlog=settings.backlog,
+            max_connections=settings.max_connections or limit - RESERVED,
+            selector=selector,
+            connections=self.connections,
+        )
+        self.control = (
+            ControlSocket(settings.control, run=self.run_command, take=self.take) if settings.control else None
+        )
+        self._pacing: asyncio.Task[None] | None = None
+        self._ended = asyncio.Event()
+        self._stopping = False
+
+    async def run(self) -> None:
+        """Listen, serve, and return when stopped; raises OperatorError."""
+        loop = asyncio.get_running_loop()
+        self.connections.start_timers()
+        self.port.open()
+        try:
+            if self.control is not None:
+                self.control.open()
+            loop.add_signal_handler(signal.SIGTERM, self._terminate)
+            loop.add_signal_handler(signal.SIGINT, self._ended.set)
+            gc.collect()
+            gc.freeze()  # what is here now stays; the collector need not look at it again
+            log("listening", port=self.port.number, pid=os.getpid(), instance=self.settings.instance)
+            self.lifecycle.enter(State.READY)
+            await self._ended.wait()
+        finally:
+            self.port.close()
+            if self.control is not None:
+                await self.control.close()
+        log("stopped", connections=self.connections.count, requests=self.stats.requests)
+        self.lifecycle.enter(State.STOPPED)
+
+    def _terminate(self) -> None:
+        if self._stopping:
+            self._ended.set()  # asked twice: at once
+            return
+        self._stopping = True
+        if self.lifecycle.state is State.READY:
+            self.lifecycle.enter(State.DRAINING)
+        self._pace(self._stop())
+
+    async def _stop(self) -> None:
+        settings = self.settings
+        await self._drain(rate=settings.drain_rate, deadline=settings.drain_deadline, close_listener=True)
+        self._ended.set()
+
+    def _pace(self, work: Coroutine[Any, Any, None] | None) -> None:
+        if self._pacing is not None:
+            self._pacing.cancel()
+        self._pacing = asyncio.get_running_loop().create_task(work) if work else None
+
+    async def _drain(self, *, rate: float | None, deadline: float | None, close_listener: bool) -> None:
+        if close_listener:
+            await self.port.quiet(self.port.sockets)
+            self.port.close()
+        try:
+            async with asyncio.timeout(deadline):
+                if rate is not None:
+                    await evict(self.connections, rate=rate)
+                await self._none_left()
+        except TimeoutError:
+            log("drain-deadline", connections=self.connections.count)
+            await close_all(self.connections)
+
+    async def _none_left(self) -> None:
+        empty = asyncio.Event()
+        self.connections.on_empty = empty.set
+        if self.connections.count:
+            await empty.wait()
+
+    async def run_command(self, command: Command) -> AsyncIterator[dict[str, Any]]:
+        """Do what the control socket asks; yields the answers; raises Refused."""
+        match command:
+            case Status():
+                yield self.status()
+            case Drain():
+                self._check_not_stopping()
+                self.lifecycle.enter(State.DRAINING)
+                self._pace(
+                    self._drain(rate=command.rate, deadline=command.deadline, close_listener=command.close_listener)
+                )
+                yield self._short_status()
+            case Resume():
+                self._check_not_stopping()
+                self._pace(None)
+                if not self.port.sockets:
+                    self.port.open()
+                self.lifecycle.enter(State.READY)
+                yield self._short_status()
+            case Evict():
+                self._check_not_stopping()
+                self._pace(self._evict(command))
+                yield self._short_status()
+            case HandOff():
+                raise Refused("not yet", hint="")
+            case Receive():
+                raise AssertionError("receive has the socket to itself")
+            case _:
+                assert_never(command)
+
+    async def take(self, command: Receive, sock: socket.socket) -> None:
+        raise Refused("not yet", hint="")
+
+    async def _evict(self, command: Evict) -> None:
+        done = await evict(self.connections, rate=command.rate, count=command.count)
+        log("evicted", connections=done, remaining=self.connections.count)
+
+    def _check_not_stopping(self) -> None:
+        if self._stopping:
+            raise Refused("the daemon is stopping", hint="it got SIGTERM; start another")
+
+    def _short_status(self) -> dict[str, Any]:
+        return {"ok": True, "state": self.lifecycle.state.value, "connections": self.connections.count}
+
+    def status(self) -> dict[str, Any]:
+        """The answer to `status`; times in microseconds."""
+        stats = self.stats
+        return {
+            **self._short_status(),
+            "pid": os.getpid(),
+            "instance": self.settings.instance,
+            "port": self.port.number,
+            "accepted": stats.accepted,
+            "requests": stats.requests,
+            "bytes_in": stats.bytes_in,
+            "bytes_out": stats.bytes_out,
+            "errors": stats.errors,
+            "latency": stats.latency(),
+            "max_loop_lag_us": round(stats.max_lag * 1e6),
+            "max_connections": self.port.max_connections,
+            "handoff": [1],
+            "version": __version__,
+        }
+
+
+def raise_descriptor_limit() -> int:
+    """Raise the soft limit of descriptors to the hard one; what it is then, bounded."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    limit = MOST_DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, MOST_DESCRIPTORS)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
+    return limit

@@ -1,0 +1,48 @@
+"""What is asked of a socket known only by its descriptor."""
+
+from __future__ import annotations
+
+import fcntl
+import socket
+import struct
+import termios
+
+#: local address, local port, peer address, peer port; IPv4-mapped addresses as IPv4
+FourTuple = tuple[str, int, str, int]
+
+
+def acknowledge_now(fd: int) -> None:
+    """Acknowledge a part of a request at once: a peer under Nagle holds back the rest for our delayed ACK, 40 ms.
+
+    TCP_QUICKACK is not permanent (tcp(7)), so this is asked for each part.
+    """
+    sock = _borrow(fd)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
+    sock.detach()
+
+
+def four_tuple(fd: int) -> FourTuple | None:
+    """Both ends of a TCP connection; None if the peer is gone already."""
+    sock = _borrow(fd)
+    try:
+        local, peer = sock.getsockname(), sock.getpeername()
+    except OSError:
+        return None
+    finally:
+        sock.detach()
+    return _plain(local[0]), local[1], _plain(peer[0]), peer[1]
+
+
+def unread(fd: int) -> int:
+    """Bytes received and not read (FIONREAD, tcp(7))."""
+    size: int = struct.unpack("i", fcntl.ioctl(fd, termios.FIONREAD, b"\0\0\0\0"))[0]
+    return size
+
+
+def _borrow(fd: int) -> socket.socket:
+    # With family and type given, Python asks the kernel nothing; they only matter to bind and connect.
+    return socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP, fileno=fd)
+
+
+def _plain(address: str) -> str:
+    return address.removeprefix("::ffff:") if "." in address else address
