@@ -98,9 +98,10 @@ class Held:
 
 async def connects(job: Job, stop: asyncio.Event) -> dict[str, Any]:
     """Make ``connects`` short connections a second, spread over many sources, until told to stop."""
-    total = {"done": 0, "refused": 0, "reset": 0, "slowest": 0.0, "errors": []}
+    total: dict[str, Any] = {"done": 0, "refused": 0, "reset": 0, "slowest": 0.0, "errors": []}
     running: set[asyncio.Task[None]] = set()
-    sources, period, number, began = job.get("from", job["sources"]), 1 / job["connects"], 0, time.monotonic()
+    sources: list[str] = job.get("from", job["sources"])
+    period, number, began = 1 / job["connects"], 0, time.monotonic()
 
     async def one(source: str, mark: str) -> None:
         got = await ask_one(job, source, job["message"].format(id=mark))

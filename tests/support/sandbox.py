@@ -10,7 +10,7 @@ The address plan, the same in every test, the demo and the benchmarks:
 
 A box is a process that holds a network, PID, mount, IPC and UTS namespace. It is PID 1 of its box, so its end is the
 end of everything in the box; it dies with the process that made it (PR_SET_PDEATHSIG), so nothing stays behind
-even after a SIGKILL. Needs root, or a user namespace in which one is root (`script/in-userns`).
+even after a SIGKILL. Needs root, or a user namespace in which one is root (`script/isolated`).
 """
 
 from __future__ import annotations
