@@ -100,7 +100,7 @@ async def connects(job: Job, stop: asyncio.Event) -> dict[str, Any]:
     """Make ``connects`` short connections a second, spread over many sources, until told to stop."""
     total: dict[str, Any] = {"done": 0, "refused": 0, "reset": 0, "slowest": 0.0, "errors": []}
     running: set[asyncio.Task[None]] = set()
-    sources: list[str] = job.get("from", job["sources"])
+    sources: list[str] = job.get("from") or job["sources"]
     period, number, began = 1 / job["connects"], 0, time.monotonic()
 
     async def one(source: str, mark: str) -> None:
