@@ -82,7 +82,10 @@ class Held:
                 mark = f"{self.source}#{number}"
                 self.writer.write(self.job["message"].format(id=mark).encode())
                 async with asyncio.timeout(self.job.get("timeout", 5)):
-                    reply = (await self.reader.readline()).decode().strip()
+                    line = await self.reader.readline()
+                if not line:
+                    raise ConnectionError("closed by the server")
+                reply = line.decode().strip()
                 if "{id}" in self.job["message"] and not reply.endswith(mark):
                     raise ConnectionError(f"asked {mark}, got {reply!r}")
                 report["replies"] += 1
