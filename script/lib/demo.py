@@ -1,0 +1,143 @@
+"""The demo: a list of scenes, each of which shows one thing on real processes, packets and rules, and checks it.
+
+Run by script/demo inside script/isolated. A scene is a function that takes the Stage; it types commands as an
+operator would, and ends each thing it has shown with ``stage.shows(claim, true)``. Exit status: 0 all shown,
+1 something was not shown, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+from stage import NotShown, Stage, names, paint
+from support.sandbox import BoxError, client4, client6, sandbox
+
+CLIENTS = [client4(number) for number in range(1000)]
+
+FLEET = """\
+[service.echo]
+listen    = [":7000"]
+command   = ["portfleet-daemon", "--port", "{port}", "--handler", "portfleet_daemon.handlers:whoami"]
+release   = "v1"
+instances = 4
+ports     = "7100-7199"
+"""
+
+
+def one_file(stage: Stage) -> None:
+    stage.scene(
+        "One file describes the fleet",
+        """A service listens on port 7000. Behind it run four single-threaded daemons, each on a port of its own; the
+        daemon here answers every line with its name. `portfleet init` would write an example with every key.""",
+    )
+    stage.home.mkdir()
+    (stage.home / "fleet.toml").write_text(FLEET)
+    stage.type("cat $PORTFLEET_HOME/fleet.toml")
+    stage.type("portfleet check")
+    stage.type("portfleet plan", lines=14)
+    rules = stage.boxes.host.run("nft", "list", "ruleset").stdout
+    stage.shows("the plan says in words what would be done; the kernel has no rule yet", not rules)
+
+
+def up(stage: Stage) -> None:
+    stage.scene(
+        "One command brings it up",
+        "supervisord starts the daemons; when they are ready, the kernel's nftables gets its rules.",
+    )
+    stage.type("portfleet up")
+    stage.type("portfleet status")
+    instances = stage.status()
+    stage.shows(
+        "four processes serve, each on its own port",
+        [one["state"] for one in instances] == ["ready"] * 4 and len({one["port"] for one in instances}) == 4,
+    )
+    slots = [one["slots"] for one in instances]
+    stage.shows(
+        f"4,096 slots are shared evenly: {min(slots):,} to {max(slots):,} each",
+        sum(slots) == 4096 and max(slots) - min(slots) <= 1,
+    )
+
+
+def spread(stage: Stage) -> None:
+    stage.scene(
+        "The kernel spreads 1,000 clients",
+        """From another network namespace, 1,000 client addresses connect to port 7000, three times each. No proxy
+        stands between: the kernel rewrites the port by a hash of the client's address.""",
+    )
+    first, *again = [stage.ask(CLIENTS) for _ in range(3)]
+    counts = Counter(names(first.values()))
+    stage.histogram(counts)
+    stage.shows(
+        f"all 1,000 were answered, by {len(counts)} instances, {min(counts.values())} to {max(counts.values())} each",
+        set(counts) == {one["name"] for one in stage.status()} and min(counts.values()) > 190,
+    )
+    stage.shows("every client met the same instance all three times", all(replies == first for replies in again))
+    sample = [CLIENTS[0], client6(0)]
+    met = first | stage.ask([client6(0)])
+    for address in sample:
+        who = names([met[address]])[0]
+        stage.shows(f"{address} met {who}", who in stage.type(f"portfleet explain echo {address}"))
+
+
+def crash(stage: Stage) -> None:
+    stage.scene(
+        "An instance is killed, and comes back",
+        """200 clients keep a connection open and ask all the time; 100 new connections a second come in beside them.
+        Then one of the four processes gets a SIGKILL.""",
+    )
+    victim = stage.status()[1]
+    before = stage.ask(CLIENTS)
+    with stage.talking(CLIENTS[:200], connects=100) as report:
+        stage.type(f"kill -9 {victim['pid']}   # {victim['name']}")
+        back = stage.wait(victim["name"], "ready", other_than=victim["pid"])
+        stage.type("portfleet status")
+    new, held = report["connects"], report["held"]
+    lost = sum(one["lost"] for one in held)
+    theirs = sum(name == victim["name"] for name in names(before[one["source"]] for one in held))
+    stage.shows(f"{victim['name']} is back as process {back['pid']}", back["pid"] != victim["pid"])
+    stage.shows(f"of 200 held connections {lost} ended: those of the killed process, and no other", lost == theirs > 0)
+    stage.shows(
+        f"of {new['done'] + new['reset']:,} new connections none was refused; the slowest took {new['slowest']:.1f} s",
+        new["refused"] == 0 and new["done"] > 0,
+    )
+    after = stage.ask(CLIENTS)
+    stage.shows("all 1,000 clients are at home again", names(after.values()) == names(before.values()))
+
+
+def down(stage: Stage) -> None:
+    stage.scene("One command takes it down", "Every process ends, and of the kernel's rules only portfleet's own go.")
+    stage.type("portfleet down --yes")
+    rules = stage.boxes.host.run("nft", "list", "ruleset").stdout
+    running = stage.boxes.host.run("ps", "-eo", "args=").stdout
+    stage.shows("no process and no rule is left", not rules and "portfleet" not in running)
+
+
+SCENES: list[Callable[[Stage], None]] = [one_file, up, spread, crash, down]
+
+
+def main() -> int:
+    """Show all scenes."""
+    print(paint("portfleet: a TCP service as a fleet of single-threaded processes, spread by the kernel", "1"))
+    print("All of this happens in private network namespaces; this machine's network and rules are not touched.")
+    stage = None
+    try:
+        with tempfile.TemporaryDirectory() as folder, sandbox() as boxes:
+            stage = Stage(boxes, Path(folder) / "fleet")
+            for scene in SCENES:
+                scene(stage)
+            print(f"\n{stage.checked} claims in {len(SCENES)} scenes; everything shown above was checked.")
+    except (NotShown, BoxError, AssertionError) as error:
+        print(paint(f"  ✗ not shown: {error}", "31"), flush=True)
+        return 1
+    except KeyboardInterrupt:
+        print("\ninterrupted; nothing is left behind")
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
