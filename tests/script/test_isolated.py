@@ -1,0 +1,93 @@
+"""script/isolated: whatever way a command ends, nothing of it stays."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from support.sandbox import wait_for
+
+ISOLATED = str(Path(__file__).parents[2] / "script/isolated")
+
+
+def start(script: str, tmp_path: Path) -> subprocess.Popen[str]:
+    """Start a shell script isolated, and wait until it has said its first line."""
+    process = subprocess.Popen(
+        [ISOLATED, "sh", "-c", script],
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "TMPDIR": str(tmp_path)},
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "up\n"
+    return process
+
+
+def in_our_namespace(marker: str) -> list[str]:
+    """Give the processes whose command line has ``marker``, as /proc shows them to us."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            line = (process / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+        except (FileNotFoundError, ProcessLookupError):
+            continue  # ended meanwhile
+        if marker in line and int(process.name) != os.getpid():
+            found.append(line)
+    return found
+
+
+def test_the_exit_status_is_the_commands() -> None:
+    assert subprocess.run([ISOLATED, "sh", "-c", "exit 7"], check=False).returncode == 7
+    assert subprocess.run([ISOLATED, "sh", "-c", "kill -9 $$"], check=False).returncode == 137
+    assert subprocess.run([ISOLATED, "/nonexistent"], check=False).returncode == 127
+    assert subprocess.run([ISOLATED], check=False).returncode == 2
+
+
+def test_the_command_has_a_network_and_processes_of_its_own() -> None:
+    script = "ls /sys/class/net >/dev/null; cat /proc/net/dev | grep -c : ; ls -d /proc/[0-9]* | wc -l; id -u"
+    said = subprocess.run([ISOLATED, "sh", "-c", script], check=True, capture_output=True, text=True).stdout
+    interfaces, processes, user = said.split()
+    assert (interfaces, user) == ("1", "0")
+    assert int(processes) < 8
+
+
+def test_its_temporary_folder_goes_with_it(tmp_path: Path) -> None:
+    subprocess.run(
+        [ISOLATED, "sh", "-c", 'echo x > "$TMPDIR/file"'], check=True, env={**os.environ, "TMPDIR": str(tmp_path)}
+    )
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_orphans_are_reaped() -> None:
+    script = (
+        "cd $TMPDIR; touch pids; for i in 1 2 3; do (sh -c 'echo $$ >> pids' &) ; done; "
+        "until [ $(wc -l < pids) = 3 ]; do :; done; "
+        "for pid in $(cat pids); do while [ -e /proc/$pid ]; do :; done; done"  # a zombie has a /proc entry too
+    )
+    assert subprocess.run([ISOLATED, "sh", "-c", script], check=False, timeout=20).returncode == 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_asked_to_end_it_lets_the_command_end(tmp_path: Path, number: signal.Signals) -> None:
+    process = start('trap "echo tidied; exit 5" TERM; echo up; while :; do sleep 0.05; done', tmp_path)
+    process.send_signal(number)
+
+    said, _ = process.communicate(timeout=20)
+
+    assert (said, process.returncode) == ("tidied\n", 5)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_killed_it_takes_everything_along(tmp_path: Path) -> None:
+    marker = f"sleep 98765.{os.getpid()}"
+    process = start(f"setsid {marker} & echo up; {marker}", tmp_path)
+    wait_for("both run", lambda: len(in_our_namespace(marker)) >= 2)
+
+    process.kill()
+    process.wait()
+
+    wait_for("nothing runs", lambda: not in_our_namespace(marker))
