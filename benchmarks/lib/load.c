@@ -213,6 +213,8 @@ static uint64_t tick(uint64_t now)
         for (unsigned i = 0; i < opt.connections; i++) /* a request begun in pieces is finished on time */
             catch_up(&connections[i], now);
         again = now + 1000000;
+    } else if (opt.mode == PARTIAL && res.closed == res.connected) {
+        stop_asked = 1; /* the server has closed them all: nothing is left to wait for */
     } else if (opt.mode == UNREAD && !reading && now > last_write + 300000000) {
         print_event("full", now, waiting);
         last_write = UINT64_MAX - 300000000;
