@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import pytest
@@ -14,17 +16,35 @@ from support.sandbox import wait_for
 ISOLATED = str(Path(__file__).parents[2] / "script/isolated")
 
 
-def start(script: str, tmp_path: Path) -> subprocess.Popen[str]:
-    """Start a shell script isolated, and wait until it has said its first line."""
-    process = subprocess.Popen(
-        [ISOLATED, "sh", "-c", script],
-        stdout=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "TMPDIR": str(tmp_path)},
-    )
-    assert process.stdout is not None
-    assert process.stdout.readline() == "up\n"
-    return process
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Callable[[str], subprocess.Popen[str]]]:
+    """Start a shell script isolated and wait until it has said "up"; all of it is ended after the test."""
+    with ExitStack() as stack:
+
+        def started(script: str) -> subprocess.Popen[str]:
+            process = stack.enter_context(
+                subprocess.Popen(
+                    [ISOLATED, "sh", "-c", script],
+                    stdout=subprocess.PIPE,
+                    text=True,
+                    env={**os.environ, "TMPDIR": str(tmp_path)},
+                )
+            )
+            stack.callback(process.kill)
+            assert process.stdout is not None
+            assert process.stdout.readline() == "up\n"
+            unshare = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()[0]
+            stack.callback(end, os.pidfd_open(int(unshare)))
+            return process
+
+        yield started
+
+
+def end(pidfd: int) -> None:
+    """Kill the process, if it still is there; a pidfd never means another process."""
+    with suppress(ProcessLookupError):
+        signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+    os.close(pidfd)
 
 
 def in_our_namespace(marker: str) -> list[str]:
@@ -72,8 +92,10 @@ def test_orphans_are_reaped() -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
-def test_asked_to_end_it_lets_the_command_end(tmp_path: Path, number: signal.Signals) -> None:
-    process = start('trap "echo tidied; exit 5" TERM; echo up; while :; do sleep 0.05; done', tmp_path)
+def test_asked_to_end_it_lets_the_command_end(
+    start: Callable[[str], subprocess.Popen[str]], tmp_path: Path, number: signal.Signals
+) -> None:
+    process = start('trap "echo tidied; exit 5" TERM; echo up; while :; do sleep 0.05; done')
     process.send_signal(number)
 
     said, _ = process.communicate(timeout=20)
@@ -82,9 +104,9 @@ def test_asked_to_end_it_lets_the_command_end(tmp_path: Path, number: signal.Sig
     assert list(tmp_path.iterdir()) == []
 
 
-def test_killed_it_takes_everything_along(tmp_path: Path) -> None:
+def test_killed_it_takes_everything_along(start: Callable[[str], subprocess.Popen[str]]) -> None:
     marker = f"sleep 98765.{os.getpid()}"
-    process = start(f"setsid {marker} & echo up; {marker}", tmp_path)
+    process = start(f"setsid {marker} & echo up; {marker}")
     wait_for("both run", lambda: len(in_our_namespace(marker)) >= 2)
 
     process.kill()
