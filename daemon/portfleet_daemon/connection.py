@@ -197,12 +197,12 @@ class Connection:
         else:
             self.watch(EPOLLIN)
             if self.since is not None:
-                hub.await_rest(self.fd, self.since)
+                hub.timeouts.await_rest(self.fd, self.since)
                 acknowledge_now(self.fd)
                 return
             if self.client is None:
                 hub.make_plain(self)
-        hub.partials.pop(self.fd, None)
+        hub.timeouts.request_over(self.fd)
 
     def watch(self, mask: int) -> None:
         """Bring the epoll set to `mask`."""

@@ -7,7 +7,6 @@ import os
 import sys
 import time
 from collections.abc import Awaitable, Callable, Iterator
-from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
@@ -16,23 +15,10 @@ from portfleet_daemon.connection import Connection
 from portfleet_daemon.failures import Failures
 from portfleet_daemon.framing import Framing
 from portfleet_daemon.handler import Handler
+from portfleet_daemon.handoff_wire import NOTHING, Parcel
 from portfleet_daemon.loop import EPOLLIN, EPOLLOUT, READ_SIZE, ServingSelector
 from portfleet_daemon.stats import Stats
-
-CLOSE_AT_ONCE = 64  # connections closed per turn by a time-out: 10,000 at once would stall the others for 50 ms
-IDLE_STEPS = 8  # an idle connection is closed between 1 and 9/8 of the time-out
-_EXPIRED = IDLE_STEPS + 2
-_OLDER = bytes([0, *(min(age + 1, _EXPIRED) for age in range(1, 256))])
-
-
-@dataclass(frozen=True)
-class Parcel:
-    """What goes along with a descriptor in a hand-off."""
-
-    partial: bytes = b""  #: received, not answered
-    unsent: bytes = b""  #: replied, not accepted by the kernel
-    state: bytes | None = None  #: of the handler
-    eof: bool = False  #: the peer has shut down its side, and this was read
+from portfleet_daemon.timeouts import Timeouts
 
 
 class Connections:
@@ -59,19 +45,11 @@ class Connections:
         self.respond = handler.respond or (lambda _: None)
         self.request = handler.stateful.request if handler.stateful else (lambda *_: None)
         self.count = 0
-        self.partials: dict[int, float] = {}  # descriptor → when its request began, oldest first
         self.on_empty: Callable[[], None] = lambda: None
         self._failures = Failures(stats)
-        self._request_timeout, self._idle_timeout = request_timeout, idle_timeout
-        self._timer: asyncio.TimerHandle | None = None
+        self.timeouts = Timeouts(self, request=request_timeout, idle=idle_timeout)
         exchange = framing.exchange(handler.respond) if handler.respond else (lambda _: None)
         selector.serve(exchange, self, read_size=self.read_size)
-
-    def start_timers(self) -> None:
-        """Begin the idle sweep; needs the running loop."""
-        if self._idle_timeout is not None:
-            self.selector.age = bytearray(len(self.selector.plain))
-            asyncio.get_running_loop().call_later(self._idle_timeout / IDLE_STEPS, self._grow_older)
 
     # -- the selector's irregular cases
 
@@ -124,6 +102,9 @@ class Connections:
 
     def adopt(self, fd: int, parcel: Parcel) -> None:
         """Serve a descriptor handed off by another process, going on exactly where that one stopped."""
+        if parcel is NOTHING and self.handler.stateful is None:
+            self.accept(fd)
+            return
         self.count += 1
         if self.selector.age is not None:
             self.selector.age[fd] = 1
@@ -142,31 +123,60 @@ class Connections:
                 return
         connection.advance()
 
-    def release(self, fd: int) -> Parcel:
-        """Stop serving a descriptor that is about to be handed off; it stays open. Not for one with a reply awaited."""
+    def movable(self, most: int) -> list[int]:
+        """Up to `most` descriptors that can be released now: no reply is awaited."""
+        found: list[int] = []
+        fd = -1
+        while len(found) < most and (fd := self.plain_after(fd)) >= 0:
+            found.append(fd)
+        if len(found) < most:
+            free = (one.fd for one in self.exceptional() if one.task is None)
+            found.extend(islice(free, most - len(found)))
+        return found
+
+    def release(self, fd: int) -> tuple[Parcel, Connection | None]:
+        """Stop serving a movable descriptor; it stays open and counted until `forget` or `restore`."""
         connection = self.selector.odd.get(fd)
         if not isinstance(connection, Connection):
             self.selector.unwatch(fd)
-            self._drop(fd)
-            return Parcel()
+            self._unlist(fd)
+            return NOTHING, None
         state = self.handler.stateful.export_state(connection.client) if connection.client else None
         connection.watch(0)
         connection.closed = True
-        self._drop(fd)
-        return Parcel(bytes(connection.buffer), bytes(connection.out), state, connection.eof)
+        self._unlist(fd)
+        return Parcel(bytes(connection.buffer), bytes(connection.out), state, connection.eof), connection
+
+    def forget(self, fd: int) -> None:
+        """Close our copy of a released descriptor: it is another process's now."""
+        os.close(fd)
+        self._one_less()
+
+    def restore(self, fd: int, connection: Connection | None) -> None:
+        """Serve a released descriptor again."""
+        if self.selector.age is not None:
+            self.selector.age[fd] = 1
+        if connection is None:
+            self.selector.watch(fd, EPOLLIN)
+            self.selector.plain[fd] = 1
+            return
+        connection.closed = False
+        connection.since = None  # its time-out starts afresh, so that the oldest stays first
+        self.selector.odd[fd] = connection
+        connection.advance()
 
     def close(self, fd: int) -> None:
         """End a connection; never one whose event is still to come in this turn (close_soon is for those)."""
         connection = self.selector.odd.get(fd)
         if not isinstance(connection, Connection):
             self.selector.unwatch(fd)
-            self._drop(fd)
-            os.close(fd)
+            self._unlist(fd)
+            self.forget(fd)
             return
         connection.watch(0)
         connection.closed = True
-        self._drop(fd)
-        os.close(fd)
+        self._unlist(fd)
+        self.forget(fd)
         if connection.task is not None:
             connection.task.cancel()
         if connection.client is not None:
@@ -183,12 +193,14 @@ class Connections:
         if not connection.closed:
             self.close(connection.fd)
 
-    def _drop(self, fd: int) -> None:
+    def _unlist(self, fd: int) -> None:
         self.selector.plain[fd] = 0
         self.selector.odd.pop(fd, None)
-        self.partials.pop(fd, None)
+        self.timeouts.request_over(fd)
         if self.selector.age is not None:
             self.selector.age[fd] = 0
+
+    def _one_less(self) -> None:
         self.count -= 1
         if not self.count:
             self.on_empty()
@@ -198,6 +210,11 @@ class Connections:
     def plain_after(self, fd: int) -> int:
         """The first plain descriptor behind `fd`, -1 if there is none."""
         return self.selector.plain.find(1, fd + 1)
+
+    def awaits_reply(self, fd: int) -> bool:
+        """Whether the handler is still at a request of `fd`."""
+        connection = self.selector.odd.get(fd)
+        return isinstance(connection, Connection) and connection.task is not None
 
     def exceptional(self) -> list[Connection]:
         """All connections that have an object now."""
@@ -235,51 +252,6 @@ class Connections:
         """Log and count; the framing's error reply, if it has one."""
         self._failures.note(error)
         return self.framing.error("internal error")
-
-    # -- time-outs
-
-    def await_rest(self, fd: int, since: float) -> None:
-        """Note that `fd` waits for the rest of a request begun at `since`."""
-        if self._request_timeout is None or self.partials.get(fd) == since:
-            return
-        self.partials.pop(fd, None)
-        self.partials[fd] = since
-        if self._timer is None:
-            self._timer = asyncio.get_running_loop().call_later(self._request_timeout, self._expire)
-
-    def _expire(self) -> None:
-        assert self._request_timeout is not None  # noqa: S101  the timer is not set without
-        self._timer = None
-        latest = self.clock() - self._request_timeout
-        oldest = list(islice(self.partials.items(), CLOSE_AT_ONCE))
-        for fd, since in oldest:
-            if since > latest:
-                self._timer = asyncio.get_running_loop().call_later(since - latest, self._expire)
-                return
-            self.stats.errors += 1
-            self.close(fd)
-        if self.partials:
-            self._timer = asyncio.get_running_loop().call_later(0, self._expire)
-
-    def _grow_older(self) -> None:
-        assert self._idle_timeout is not None and self.selector.age is not None  # noqa: S101  as in _expire
-        self.selector.age = self.selector.age.translate(_OLDER)
-        self._close_idle()
-        asyncio.get_running_loop().call_later(self._idle_timeout / IDLE_STEPS, self._grow_older)
-
-    def _close_idle(self) -> None:
-        age = self.selector.age
-        assert age is not None  # noqa: S101  as in _expire
-        for _ in range(CLOSE_AT_ONCE):
-            fd = age.find(_EXPIRED)
-            if fd < 0:
-                return
-            connection = self.selector.odd.get(fd)
-            if isinstance(connection, Connection) and connection.task is not None:
-                age[fd] = 1  # it waits for us
-            else:
-                self.close(fd)
-        asyncio.get_running_loop().call_soon(self._close_idle)
 
 
 def _nothing(*_: object) -> None:

@@ -141,9 +141,10 @@ def failure(error: Refused) -> dict[str, Any]:
     return {"ok": False, "error": str(error), "hint": error.hint}
 
 
-def check_peer(sock: socket.socket) -> None:
-    """Raise Refused unless the other end is a process of root's or of our own user (SO_PEERCRED, unix(7))."""
+def check_peer(sock: socket.socket) -> int:
+    """The pid of the other end; raises Refused unless it is root's or our own user's (SO_PEERCRED, unix(7))."""
     raw = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
-    _, uid, _ = struct.unpack("3i", raw)
+    pid, uid, _ = struct.unpack("3i", raw)
     if uid not in (0, os.getuid()):
         raise Refused(f"the other process belongs to user {uid}", hint="both must run as the same user, or it as root")
+    return int(pid)

@@ -7,8 +7,9 @@ import random
 from itertools import islice
 
 from portfleet_daemon.connection import Connection
-from portfleet_daemon.connections import CLOSE_AT_ONCE, Connections
+from portfleet_daemon.connections import Connections
 from portfleet_daemon.sockets import unread
+from portfleet_daemon.timeouts import CLOSE_AT_ONCE
 
 TICK = 0.02  # seconds between steps, jittered by half so that clients of several instances do not reconnect in step
 
@@ -57,7 +58,7 @@ def at_boundary(connection: Connection) -> bool:
 
 async def close_all(connections: Connections) -> None:
     """Close every connection, a few per turn."""
-    while connections.count:
-        for fd in list(islice(connections.descriptors(), CLOSE_AT_ONCE)):
+    while some := list(islice(connections.descriptors(), CLOSE_AT_ONCE)):
+        for fd in some:
             connections.close(fd)
         await asyncio.sleep(0)

@@ -8,20 +8,23 @@ import os
 import resource
 import signal
 import socket
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine
 from typing import Any, assert_never
 
 from portfleet_daemon import __version__
 from portfleet_daemon.commands import Command, Drain, Evict, HandOff, Receive, Resume, Status
 from portfleet_daemon.connections import Connections
-from portfleet_daemon.control import ControlSocket
+from portfleet_daemon.control import ControlSocket, failure
 from portfleet_daemon.drain import close_all, evict
 from portfleet_daemon.errors import Refused
 from portfleet_daemon.handler import load_framing, load_handler
+from portfleet_daemon.handoff import Sender
+from portfleet_daemon.handoff_wire import VERSIONS
 from portfleet_daemon.lifecycle import Lifecycle, State, notify_systemd
 from portfleet_daemon.listener import Port
 from portfleet_daemon.log import log
 from portfleet_daemon.loop import ServingSelector
+from portfleet_daemon.receive import Receiver
 from portfleet_daemon.settings import Settings
 from portfleet_daemon.stats import Stats
 
@@ -60,11 +63,13 @@ class Server:
         self._pacing: asyncio.Task[None] | None = None
         self._ended = asyncio.Event()
         self._stopping = False
+        self._receiver = Receiver(connections=self.connections, port=self.port)
+        self._sender: asyncio.Task[None] | None = None
 
     async def run(self) -> None:
         """Listen, serve, and return when stopped; raises OperatorError."""
         loop = asyncio.get_running_loop()
-        self.connections.start_timers()
+        self.connections.timeouts.start()
         self.port.open()
         try:
             if self.control is not None:
@@ -145,14 +150,49 @@ class Server:
                 self._pace(self._evict(command))
                 yield self._short_status()
             case HandOff():
-                raise Refused("not yet", hint="")
+                async for answer in self._hand_off(command):
+                    yield answer
             case Receive():
                 raise AssertionError("receive has the socket to itself")
             case _:
                 assert_never(command)
 
     async def take(self, command: Receive, sock: socket.socket) -> None:
-        raise Refused("not yet", hint="")
+        """Receive a hand-off over `sock`; raises Refused."""
+        if self.lifecycle.state is not State.READY:
+            raise Refused(f"state is {self.lifecycle.state.value}, not ready", hint="resume it, or name another")
+        await self._receiver.run(command, sock)
+
+    async def _hand_off(self, command: HandOff) -> AsyncIterator[dict[str, Any]]:
+        if self._sender is not None and not self._sender.done():
+            raise Refused("a hand-off is under way", hint="wait for its end")
+        answers: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
+        # A task of its own: if the control socket's client goes away, half a hand-off must not be left.
+        self._sender = asyncio.get_running_loop().create_task(self._send_off(command, answers.put_nowait))
+        while True:
+            answer = await answers.get()
+            yield answer
+            if answer.get("event") != "progress":
+                return
+
+    async def _send_off(self, command: HandOff, report: Callable[[dict[str, Any]], None]) -> None:
+        sender = Sender(
+            command,
+            connections=self.connections,
+            port=self.port,
+            instance=self.settings.instance,
+            report=report,
+        )
+        log("handoff", to=command.to, connections=self.connections.count)
+        try:
+            await sender.run()
+            last: dict[str, Any] = {"ok": True, "event": "done"}
+        except Refused as error:
+            last = failure(error)
+        if sender.listeners_moved and self.lifecycle.state is State.READY:
+            self.lifecycle.enter(State.DRAINING)
+        log("handoff-done" if last["ok"] else "handoff-failed", to=command.to, **sender.numbers())
+        report({**last, **sender.numbers()})
 
     async def _evict(self, command: Evict) -> None:
         done = await evict(self.connections, rate=command.rate, count=command.count)
@@ -181,7 +221,7 @@ class Server:
             "latency": stats.latency(),
             "max_loop_lag_us": round(stats.max_lag * 1e6),
             "max_connections": self.port.max_connections,
-            "handoff": [1],
+            "handoff": list(VERSIONS) if self.handler.movable else [],
             "version": __version__,
         }
 

@@ -1,0 +1,136 @@
+"""Layout of the hand-off protocol, version 1, without I/O: docs/handoff.md §2."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+from struct import Struct
+
+VERSIONS = (1,)
+MOST_DESCRIPTORS = 253  # SCM_MAX_FD
+LONGEST_BODY = 1 << 28  # bytes
+HEADER = Struct(">BBHII")  # type, flags, count, sequence, length of body
+RECORD = Struct(">IIII")  # flags, lengths of partial, unsent, state
+HAS_STATE, END_OF_FILE = 1, 2
+
+
+class ProtocolError(Exception):
+    """The other process does not keep to the protocol."""
+
+
+class Kind(IntEnum):
+    """Types of messages."""
+
+    LISTENERS = 1
+    CONNECTIONS = 2
+    END = 3
+    ACK = 16
+    REFUSE = 17
+
+
+@dataclass(frozen=True)
+class Parcel:
+    """What goes along with a connection's descriptor."""
+
+    partial: bytes = b""  #: received, not answered
+    unsent: bytes = b""  #: replied, not accepted by the kernel
+    state: bytes | None = None  #: of the handler
+    eof: bool = False  #: the peer has shut down its side, and this was read
+
+
+@dataclass(frozen=True)
+class Message:
+    """One message as received; `descriptors` are the reader's to close."""
+
+    kind: Kind
+    count: int
+    sequence: int
+    body: bytes
+    descriptors: tuple[int, ...]
+
+
+NOTHING = Parcel()
+_NO_RECORD = bytes(RECORD.size)
+
+
+def pack(kind: Kind, *, count: int, sequence: int, body: bytes = b"") -> bytes:
+    """A message."""
+    return HEADER.pack(kind, 0, count, sequence, len(body)) + body
+
+
+def pack_parcels(parcels: Sequence[Parcel]) -> bytes:
+    """The body of a CONNECTIONS message."""
+    return b"".join(_NO_RECORD if parcel is NOTHING else _pack_parcel(parcel) for parcel in parcels)
+
+
+def _pack_parcel(parcel: Parcel) -> bytes:
+    flags = (HAS_STATE if parcel.state is not None else 0) | (END_OF_FILE if parcel.eof else 0)
+    state = parcel.state or b""
+    header = RECORD.pack(flags, len(parcel.partial), len(parcel.unsent), len(state))
+    return header + parcel.partial + parcel.unsent + state
+
+
+def unpack_parcels(body: bytes, count: int) -> list[Parcel]:
+    """The `count` records of a body; raises ProtocolError unless they fill it exactly."""
+    if body == _NO_RECORD * count:
+        return [NOTHING] * count
+    parcels, at = [], 0
+    for _ in range(count):
+        if len(body) - at < RECORD.size:
+            raise ProtocolError("a record is cut off")
+        flags, partial, unsent, state = RECORD.unpack_from(body, at)
+        at += RECORD.size
+        ends = (at + partial, at + partial + unsent, at + partial + unsent + state)
+        if ends[2] > len(body):
+            raise ProtocolError("a record is longer than its message")
+        parcels.append(
+            Parcel(
+                partial=body[at : ends[0]],
+                unsent=body[ends[0] : ends[1]],
+                state=body[ends[1] : ends[2]] if flags & HAS_STATE else None,
+                eof=bool(flags & END_OF_FILE),
+            )
+        )
+        at = ends[2]
+    if at != len(body):
+        raise ProtocolError("bytes behind the last record")
+    return parcels
+
+
+class Inbox:
+    """Puts messages together from what recvmsg returns."""
+
+    def __init__(self) -> None:
+        self._buffer = bytearray()
+        self._descriptors: deque[int] = deque()
+
+    def feed(self, data: bytes, descriptors: Sequence[int] = ()) -> Iterator[Message]:
+        """The messages that `data` completes; raises ProtocolError at the first that is wrong."""
+        self._buffer += data
+        self._descriptors.extend(descriptors)
+        while len(self._buffer) >= HEADER.size:
+            number, _, count, sequence, length = HEADER.unpack_from(self._buffer)
+            try:
+                kind = Kind(number)
+            except ValueError:
+                raise ProtocolError(f"unknown type {number}") from None
+            if length > LONGEST_BODY or count > MOST_DESCRIPTORS:
+                raise ProtocolError(f"message of {length} bytes with {count} descriptors")
+            if len(self._buffer) < HEADER.size + length:
+                return
+            body = bytes(self._buffer[HEADER.size : HEADER.size + length])
+            del self._buffer[: HEADER.size + length]
+            carries = count if kind in (Kind.LISTENERS, Kind.CONNECTIONS) else 0
+            if carries > len(self._descriptors):
+                raise ProtocolError(f"{count} descriptors announced, {len(self._descriptors)} came")
+            taken = tuple(self._descriptors.popleft() for _ in range(carries))
+            yield Message(kind, count, sequence, body, taken)
+
+    def leftover(self) -> list[int]:
+        """Descriptors of no complete message, for closing; the inbox is empty after."""
+        left = list(self._descriptors)
+        self._descriptors.clear()
+        self._buffer.clear()
+        return left

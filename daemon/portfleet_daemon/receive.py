@@ -1,0 +1,147 @@
+"""The receiving side of a hand-off: docs/handoff.md."""
+
+from __future__ import annotations
+
+import array
+import asyncio
+import contextlib
+import gc
+import os
+import socket
+
+from portfleet_daemon.commands import Receive
+from portfleet_daemon.connections import Connections
+from portfleet_daemon.control import send
+from portfleet_daemon.errors import Refused
+from portfleet_daemon.handoff_wire import (
+    MOST_DESCRIPTORS,
+    VERSIONS,
+    Inbox,
+    Kind,
+    Message,
+    Parcel,
+    ProtocolError,
+    pack,
+    unpack_parcels,
+)
+from portfleet_daemon.listener import Port, adopt_listener
+from portfleet_daemon.log import log
+from portfleet_daemon.sockets import readable
+
+READ = 65536  # bytes
+FDS = array.array("i")
+
+
+class Receiver:
+    """Takes connections and listeners that another daemon hands off."""
+
+    def __init__(self, *, connections: Connections, port: Port) -> None:
+        self._connections, self._port = connections, port
+        self._closing: set[asyncio.Task[None]] = set()
+
+    def agree(self, command: Receive) -> int:
+        """The version to speak; raises Refused if the two daemons do not fit."""
+        framing, stateful = self._connections.framing.name, self._connections.handler.stateful is not None
+        common = set(command.versions) & set(VERSIONS)
+        if not common:
+            raise Refused(
+                f"no common version: {list(command.versions)} there, {list(VERSIONS)} here", hint="drain instead"
+            )
+        if command.framing != framing:
+            raise Refused(f"framing is {framing} here, the sender has {command.framing}", hint="drain instead")
+        if command.stateful != stateful or not self._connections.handler.movable:
+            raise Refused("the handlers' states do not fit", hint="both need export_state and import_state, or neither")
+        return max(common)
+
+    async def run(self, command: Receive, sock: socket.socket) -> None:
+        """Agree, then take messages until the sender's END or its end."""
+        version = self.agree(command)
+        await send(sock, {"ok": True, "version": version, "room": self._port.room()})
+        inbox = Inbox()
+        taken = 0
+        try:
+            while True:
+                data, descriptors = await _receive(sock)
+                if not data:
+                    log("handoff-cut", taken=taken)
+                    break
+                for message in inbox.feed(data, descriptors):
+                    taken += self._take(message, sock)
+                    if message.kind is Kind.END:
+                        return
+                await asyncio.sleep(0)  # a turn of the loop: the clients we have are served
+        except ProtocolError as error:
+            log("handoff-refused", error=error)
+            _answer(sock, pack(Kind.REFUSE, count=0, sequence=0, body=str(error).encode()))
+        finally:
+            for fd in inbox.leftover():
+                os.close(fd)
+            gc.collect()
+            gc.freeze()
+            log("handoff-received", connections=taken)
+
+    def _take(self, message: Message, sock: socket.socket) -> int:
+        """Own what `message` carries from its acknowledgement on; how many connections that were."""
+        listeners: list[socket.socket] = []
+        parcels: list[Parcel] = []
+        try:
+            if message.kind is Kind.LISTENERS:
+                listeners = [adopt_listener(fd) for fd in message.descriptors]
+            elif message.kind is Kind.CONNECTIONS:
+                if message.count > self._port.room():
+                    raise ProtocolError(f"no room: {self._port.max_connections} connections is the limit here")
+                parcels = unpack_parcels(message.body, message.count)
+            elif message.kind is not Kind.END:
+                raise ProtocolError(f"{message.kind.name} from a sender")
+        except (ProtocolError, OSError) as error:
+            for fd in message.descriptors:
+                with contextlib.suppress(OSError):  # a listener among them is closed already
+                    os.close(fd)
+            raise ProtocolError(str(error)) from error
+        _answer(sock, pack(Kind.ACK, count=message.count, sequence=message.sequence))
+        for fd, parcel in zip(message.descriptors if parcels else (), parcels, strict=True):
+            self._connections.adopt(fd, parcel)
+        if listeners:
+            self._empty(listeners)
+        return len(parcels)
+
+    def _empty(self, listeners: list[socket.socket]) -> None:
+        for listener in listeners:
+            self._port.watch(listener)
+        task = asyncio.get_running_loop().create_task(self._close_when_quiet(listeners))
+        self._closing.add(task)
+        task.add_done_callback(self._closing.discard)
+
+    async def _close_when_quiet(self, listeners: list[socket.socket]) -> None:
+        try:
+            await self._port.quiet(listeners)
+        finally:
+            for listener in listeners:
+                self._port.discard(listener)
+
+
+async def _receive(sock: socket.socket) -> tuple[bytes, list[int]]:
+    space = socket.CMSG_SPACE(MOST_DESCRIPTORS * FDS.itemsize)
+    while True:
+        try:
+            data, ancillary, flags, _ = sock.recvmsg(READ, space, socket.MSG_CMSG_CLOEXEC)
+            break
+        except BlockingIOError:
+            await readable(sock)
+        except ConnectionError:
+            return b"", []
+    descriptors = array.array("i")
+    for level, kind, body in ancillary:
+        if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+            descriptors.frombytes(body[: len(body) - len(body) % FDS.itemsize])
+    if flags & socket.MSG_CTRUNC:
+        for fd in descriptors:
+            os.close(fd)
+        raise ProtocolError("descriptors were lost on the way: this process has none left")
+    return data, list(descriptors)
+
+
+def _answer(sock: socket.socket, message: bytes) -> None:
+    """Write an answer of a few bytes; if the sender is gone, what it sent whole is ours all the same."""
+    with contextlib.suppress(ConnectionError):
+        sock.sendall(message)
