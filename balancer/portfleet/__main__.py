@@ -1,0 +1,97 @@
+"""The command line: one verb a module in ``commands``, imported only when it is the one that was asked for."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+from types import ModuleType
+
+from portfleet.commands import VERBS
+from portfleet.context import Context
+from portfleet.errors import Exit, PortfleetError
+from portfleet.paths import resolve
+
+_EPILOG = """exit codes: 0 done, 1 failed, 2 usage or config, 3 kernel refused (nothing applied), 4 timed out,
+5 locked, 6 changes wait (plan --check)"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one verb and give its exit code."""
+    argv = list(sys.argv[1:] if arguments is None else arguments)
+    verb = _verb(argv)
+    command = importlib.import_module(f"portfleet.commands.{verb}") if verb else None
+    options = _parser(verb, command).parse_args(argv)
+    if command is None:
+        _parser(None, None).print_help()
+        return Exit.USAGE
+    home = getattr(options, "home", None) or os.environ.get("PORTFLEET_HOME")
+    context = Context(resolve(home=home, config=getattr(options, "config", None)), json=hasattr(options, "json"))
+    try:
+        return int(command.run(options, context))
+    except PortfleetError as error:
+        print(f"portfleet: {error}", file=sys.stderr)
+        return error.code
+    except KeyboardInterrupt:
+        print("portfleet: interrupted; what was done stays, see: portfleet plan", file=sys.stderr)
+        return Exit.FAILED
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return Exit.FAILED
+
+
+def _verb(argv: Sequence[str]) -> str | None:
+    """Give the verb, which is the first word that is neither a flag nor the value of a global flag."""
+    words = iter(argv)
+    for word in words:
+        if word in ("--home", "--config"):
+            next(words, None)
+        elif not word.startswith("-"):
+            return word if word in VERBS else None
+    return None
+
+
+def _parser(verb: str | None, command: ModuleType | None) -> argparse.ArgumentParser:
+    shared = argparse.ArgumentParser(add_help=False, argument_default=argparse.SUPPRESS)
+    group = shared.add_argument_group("global options, before or after the verb")
+    group.add_argument("--home", metavar="DIR", help="keep everything below DIR (also: PORTFLEET_HOME)")
+    group.add_argument("--config", metavar="FILE", help="read this fleet.toml")
+    group.add_argument("--json", action="store_true", help="print JSON")
+    parser = argparse.ArgumentParser(
+        prog="portfleet",
+        description="Spread TCP connections over a fleet of single-threaded daemons with the kernel's own balancer.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        parents=[shared],
+    )
+    parser.add_argument("--version", action=_Version)
+    verbs = parser.add_subparsers(metavar="VERB", title="verbs")
+    for name, words in VERBS.items():
+        sub = verbs.add_parser(name, help=words, description=_sentence(words), parents=[shared])
+        if name == verb and command is not None:
+            sub.description = (command.__doc__ or "").strip()
+            sub.formatter_class = argparse.RawDescriptionHelpFormatter
+            command.add_arguments(sub)
+    return parser
+
+
+class _Version(argparse.Action):
+    """Prints the version; importing it only then."""
+
+    def __init__(self, option_strings: Sequence[str], dest: str, **_: object) -> None:
+        super().__init__(option_strings, dest, nargs=0, help="show the version and exit")
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        from portfleet import __version__
+
+        parser.exit(message=f"portfleet {__version__}\n")
+
+
+def _sentence(words: str) -> str:
+    return words[0].upper() + words[1:] + "."
+
+
+if __name__ == "__main__":
+    sys.exit(main())

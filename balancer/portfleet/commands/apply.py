@@ -1,0 +1,20 @@
+"""Make what is into what the config asks: instances are up and ready before they get slots.
+
+Repeated, it does nothing. Interrupted anywhere, the next one goes on. supervisord must be running (portfleet up).
+"""
+
+from __future__ import annotations
+
+import argparse
+
+from portfleet.context import Context
+from portfleet.converge import converge
+from portfleet.errors import Exit
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    pass
+
+
+def run(options: argparse.Namespace, context: Context) -> Exit:
+    return converge(context, why="apply")

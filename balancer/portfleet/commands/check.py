@@ -1,0 +1,37 @@
+"""Check the config: every problem at once, each with its path and a hint. Exit 2 when there is one.
+
+It is checked against this machine too: commands, users, ports, limits. Nothing is changed.
+"""
+
+from __future__ import annotations
+
+import argparse
+
+from portfleet.context import Context
+from portfleet.errors import ConfigError, Exit
+from portfleet.output import print_json
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    pass
+
+
+def run(options: argparse.Namespace, context: Context) -> Exit:
+    try:
+        fleet = context.fleet
+    except ConfigError as error:
+        if not context.json:
+            raise
+        print_json({"problems": [vars(problem) for problem in error.problems]})
+        return error.code
+    if context.json:
+        print_json({"problems": []})
+        return Exit.DONE
+    for service in fleet.services.values():
+        listen = " ".join(map(str, service.listen))
+        print(
+            f"service {service.name}: {service.instances} instances per colour on ports "
+            f"{service.ports[0]}-{service.ports[1]}, {service.slots:,} slots, listens on {listen}"
+        )
+    print(f"{context.paths.config}: no problem found")
+    return Exit.DONE

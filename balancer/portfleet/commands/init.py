@@ -1,0 +1,33 @@
+"""Write a commented example of fleet.toml, with every key, to stdout or FILE.
+
+portfleet init > /etc/portfleet/fleet.toml
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from portfleet.context import Context
+from portfleet.errors import Exit, PortfleetError
+from portfleet.templating import fill
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("file", nargs="?", metavar="FILE", help="write here instead of to stdout; never overwritten")
+
+
+def run(options: argparse.Namespace, context: Context) -> Exit:
+    example = fill("example.toml.j2")
+    if options.file is None:
+        print(example, end="")
+        return Exit.DONE
+    try:
+        with Path(options.file).open("x") as file:
+            file.write(example)
+    except OSError as error:
+        raise PortfleetError(
+            f"cannot write {options.file}: {error.strerror}", hint="choose another name, or remove that file first"
+        ) from None
+    context.say(f"wrote {options.file}; edit it, then: portfleet check --config {options.file}")
+    return Exit.DONE

@@ -1,0 +1,62 @@
+"""Show what apply would do: the steps in words, and the share of clients that would change instance.
+
+With --nft the transactions as the kernel would get them. Nothing is changed.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+
+from portfleet import steps as s
+from portfleet.context import Context
+from portfleet.converge import look
+from portfleet.desired import Desired
+from portfleet.errors import Exit
+from portfleet.kernel.changes import PointSlots, Transaction
+from portfleet.observed import Observed
+from portfleet.output import print_json
+from portfleet.plan import slot_moves
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--check", action="store_true", help="exit 6 when changes wait, 0 when everything is as wanted")
+    parser.add_argument("--nft", action="store_true", help="print the nft transactions")
+
+
+def run(options: argparse.Namespace, context: Context) -> Exit:
+    desired, observed, plan = look(context)
+    waits = Exit.CHANGES if options.check and plan.steps else Exit.DONE
+    if context.json:
+        clients = {name: {"slots_moved": moved, "slots": total} for name, (moved, total) in plan.moved.items()}
+        print_json({"steps": plan.describe(), "notes": list(plan.notes), "clients": clients})
+        return waits
+    if options.nft:
+        for words, transaction in _transactions(plan.steps, desired, observed):
+            print(f"# {words}\n{context.kernel.text(transaction)}", end="")
+        return waits
+    for number, words in enumerate(plan.describe(), 1):
+        print(f"{number:3}  {words}")
+    for name, (moved, total) in plan.moved.items():
+        if moved:
+            print(f"{name}: {100 * moved / total:.1f} % of the clients change instance with their next connection")
+    for note in plan.notes:
+        print(f"note: {note}")
+    if not plan.steps:
+        print("nothing to do: everything is as wanted")
+    return waits
+
+
+def _transactions(steps: tuple[s.Step, ...], desired: Desired, observed: Observed) -> Iterator[tuple[str, Transaction]]:
+    """Give each kernel transaction of the plan, slots followed from one step to the next."""
+    current = dict(observed.kernel.slots)
+    for step in steps:
+        match step:
+            case s.LoadRules(_, changes) | s.OpenListens(changes, _) | s.DropRules(_, changes):
+                yield step.describe(), changes
+            case s.PointSlots(service, out):
+                before = current.get(service, ())
+                current[service] = desired.services[service].table(before, out=out)
+                yield step.describe(), (PointSlots(service, slot_moves(before, current[service])),)
+            case _:
+                pass

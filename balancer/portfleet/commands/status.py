@@ -1,0 +1,127 @@
+"""Show wanted beside is, per instance: state, pid, port, slots, connections established now, since when.
+
+--json prints the same for programs, both colours of every service listed.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections import Counter
+from typing import Any
+
+from portfleet.clock import stamp
+from portfleet.context import Context
+from portfleet.desired import InstanceWant, ServiceWant
+from portfleet.errors import Exit
+from portfleet.model import other
+from portfleet.observed import InstanceSeen, Observed
+from portfleet.output import paint, print_json, table
+from portfleet.slots import count
+from portfleet.states import State, Wanted, state_of
+
+_COLOURS = {State.READY: "green", State.FAILED: "red", State.EJECTED: "red", State.STOPPED: "dim"}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("service", nargs="?", metavar="SERVICE", help="only this service")
+
+
+def run(options: argparse.Namespace, context: Context) -> Exit:
+    fleet = context.serving_fleet
+    if options.service:
+        context.service(fleet, options.service)
+    desired = context.desired(fleet)
+    observed = context.observe(desired, probe=False)
+    services = [service for name, service in desired.services.items() if options.service in (None, name)]
+    if context.json:
+        print_json({"services": [_service(service, observed) for service in services]})
+        return Exit.DONE
+    if not observed.supervisor:
+        print(paint("supervisord is not running: portfleet up", "red"))
+    for number, service in enumerate(services):
+        if number:
+            print()
+        _show(service, observed)
+    return Exit.DONE
+
+
+def _service(service: ServiceWant, observed: Observed) -> dict[str, Any]:
+    slots = count(observed.kernel.slots.get(service.name, ()))
+    return {
+        "name": service.name,
+        "live": service.live,
+        "listen": [str(listen) for listen in service.service.listen],
+        "affinity": str(service.service.affinity),
+        "release": service.release,
+        "slots": service.service.slots,
+        "instances": [_instance(want, observed.seen(want.name), slots) for want in service.instances],
+    }
+
+
+def _instance(want: InstanceWant, seen: InstanceSeen, slots: Counter[str]) -> dict[str, Any]:
+    remote = want.rule.remote
+    return {
+        "name": want.name,
+        "colour": want.instance.colour,
+        "address": str(remote.address) if remote else "local",
+        "port": want.rule.port,
+        "wanted": want.wanted,
+        "state": _state(want, seen, slots),
+        "pid": seen.pid,
+        "slots": slots[want.name],
+        "connections": seen.connections or 0,
+        "since": stamp(seen.since) if seen.since else None,
+        "why": seen.fault or seen.waiting or None,
+    }
+
+
+def _state(want: InstanceWant, seen: InstanceSeen, slots: Counter[str]) -> State:
+    return state_of(
+        wanted=want.wanted,
+        program=seen.program,
+        ready=seen.ready,
+        fault=seen.fault,
+        slots=slots[want.name],
+        connections=seen.connections or 0,
+        ejected=False,
+    )
+
+
+def _show(service: ServiceWant, observed: Observed) -> None:
+    listen = " ".join(map(str, service.service.listen))
+    release = f"  release {service.release}" if service.release else ""
+    print(
+        f"{paint(service.name, 'bold')}  live {service.live}{release}  listens on {listen}  "
+        f"affinity {service.service.affinity}"
+    )
+    slots = count(observed.kernel.slots.get(service.name, ()))
+    rows, states, whys = [], [], []
+    for want in service.instances:
+        entry = _instance(want, observed.seen(want.name), slots)
+        if want.wanted is Wanted.STOPPED and entry["state"] == State.STOPPED:
+            continue
+        states.append(entry["state"])
+        whys.append(entry["why"])
+        rows.append(
+            [
+                want.name,
+                entry["wanted"],
+                entry["state"],
+                str(entry["pid"] or "-"),
+                str(entry["port"]) if entry["address"] == "local" else f"{entry['address']}:{entry['port']}",
+                f"{entry['slots']:,}",
+                f"{entry['connections']:,}",
+                entry["since"] or "-",
+            ]
+        )
+    head = ["  INSTANCE", "WANTED", "STATE", "PID", "PORT", "SLOTS", "CONNECTIONS", "SINCE"]
+    lines = table(head, [["  " + row[0], *row[1:]] for row in rows], right=(3, 4, 5, 6))
+    print(paint(lines[0], "dim"))
+    for line, state, why in zip(lines[1:], states, whys, strict=True):
+        colour = _COLOURS.get(state, "yellow")
+        print(line.replace(f" {state} ", f" {paint(state, colour)} ", 1) if state != State.READY else line)
+        if why and state not in (State.READY, State.STOPPED):
+            print(f"      {why}")
+    idle = other(service.live)
+    if all(i.wanted is Wanted.STOPPED for i in service.instances if i.instance.colour == idle):
+        print(paint(f"  {idle}: stopped ({service.service.instances} instances)", "dim"))

@@ -1,0 +1,26 @@
+"""Start supervisord in the background where it is not running, then apply.
+
+Returns when all wanted instances are ready; else exit 4, saying what serves and why the others do not.
+"""
+
+from __future__ import annotations
+
+import argparse
+
+from portfleet import daemonize
+from portfleet.context import Context
+from portfleet.converge import converge
+from portfleet.errors import Exit
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    pass
+
+
+def run(options: argparse.Namespace, context: Context) -> Exit:
+    fleet = context.fleet
+    context.kernel.observe()  # without the right to do so nothing shall be started either
+    if not context.supervisor.running():
+        context.say("starting supervisord")
+        daemonize.start(fleet, context.paths)
+    return converge(context, why="up")

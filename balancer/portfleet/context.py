@@ -1,0 +1,127 @@
+"""What every verb works with, made when it is first needed: paths, config, journal, kernel, supervisord."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from functools import cached_property
+
+from portfleet import journal_file
+from portfleet.config import load
+from portfleet.desired import Desired, make_desired
+from portfleet.errors import ConfigError, Exit, PortfleetError, Problem
+from portfleet.journal import Journal, JournalError
+from portfleet.kernel.changes import Kernel
+from portfleet.machine import read_machine
+from portfleet.model import Fleet, Service
+from portfleet.observe import observe
+from portfleet.observed import Observed
+from portfleet.paths import Paths
+from portfleet.supervisor import Supervisor
+
+
+@dataclass
+class Context:
+    """One run of one verb."""
+
+    paths: Paths
+    json: bool = False
+
+    @cached_property
+    def fleet(self) -> Fleet:
+        """The checked config; raises ConfigError with every problem."""
+        return self._load(self._config_text(), str(self.paths.config))
+
+    @cached_property
+    def serving_fleet(self) -> Fleet:
+        """The config; where it is broken at the moment, the one that was applied last, saying so."""
+        try:
+            return self.fleet
+        except ConfigError as error:
+            try:
+                data = self.paths.applied.read_bytes()
+            except OSError:
+                raise error from None
+            first = error.message.splitlines()[0]
+            self.say(f"{first}; showing the config applied last (portfleet check tells what is wrong)")
+            return self._load(data, str(self.paths.applied))
+
+    def _config_text(self) -> bytes:
+        try:
+            return self.paths.config.read_bytes()
+        except OSError as error:
+            hint = f"write one with: portfleet init > {self.paths.config}"
+            if isinstance(error, PermissionError):
+                hint = "run as root"
+            problem = Problem("file", f"cannot be read: {error.strerror}", hint)
+            raise ConfigError([problem], source=str(self.paths.config)) from None
+
+    def _load(self, data: bytes, source: str) -> Fleet:
+        fleet = load(data, read_machine(), source=source)
+        longest = max((f"{name}-green-1000" for name in fleet.services), key=len)
+        self.paths.check_socket(self.paths.control(longest))
+        return fleet
+
+    @cached_property
+    def kernel(self) -> Kernel:
+        from portfleet.kernel.nft import NftKernel
+
+        return NftKernel(self.paths.run / "rules.json")
+
+    @cached_property
+    def supervisor(self) -> Supervisor:
+        return Supervisor(self.paths.supervisor_socket)
+
+    def journal(self, fleet: Fleet) -> Journal:
+        """Read the journal; a lost or damaged one is rebuilt from what runs, saying so."""
+        try:
+            found = journal_file.read(self.paths.journal)
+            damage = "it is lost"
+        except JournalError as error:
+            found, damage = None, str(error)
+        if found is not None:
+            return found
+        from portfleet.rebuild import rebuild
+
+        try:
+            state = self.kernel.recover()
+        except PortfleetError as error:
+            if damage == "it is lost" and error.code is Exit.KERNEL:
+                return Journal()
+            raise
+        programs = self.supervisor.programs() if self.supervisor.running() else {}
+        journal = rebuild(fleet, state, programs)
+        if journal.services or damage != "it is lost":
+            self.say(
+                f"journal {self.paths.journal}: {damage}; rebuilt from the kernel's table and supervisord "
+                "(what operators had drained is forgotten)"
+            )
+        return journal
+
+    def desired(self, fleet: Fleet) -> Desired:
+        """Give what shall be."""
+        return make_desired(fleet, self.journal(fleet), self.paths)
+
+    def observe(self, desired: Desired, *, probe: bool = True) -> Observed:
+        """Look at what is; raises PortfleetError (exit 5) where the table belongs to another home."""
+        observed = observe(desired, kernel=self.kernel, supervisor=self.supervisor, paths=self.paths, probe=probe)
+        home = observed.kernel.home
+        if home and home != desired.home:
+            raise PortfleetError(
+                "this network namespace's table inet portfleet belongs to another home of portfleet",
+                hint="one home per network namespace: use that one's --home, or take it down first",
+                code=Exit.LOCKED,
+            )
+        return observed
+
+    def service(self, fleet: Fleet, name: str) -> Service:
+        """Give a service by name; raises PortfleetError (exit 2) naming those that are."""
+        if name not in fleet.services:
+            raise PortfleetError(
+                f"there is no service {name!r}", hint=f"services are: {', '.join(fleet.services)}", code=Exit.USAGE
+            )
+        return fleet.services[name]
+
+    def say(self, text: str) -> None:
+        """Tell the operator something; progress and remarks go to stderr, data to stdout."""
+        print(f"portfleet: {text}", file=sys.stderr)

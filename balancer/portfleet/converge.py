@@ -1,0 +1,83 @@
+"""load → desired → observe → plan → show → execute: what `apply` and `up` share."""
+
+from __future__ import annotations
+
+import sys
+
+from portfleet import atomic, journal_file, locks
+from portfleet.context import Context
+from portfleet.desired import Desired
+from portfleet.errors import Exit, PortfleetError
+from portfleet.execute import Executor
+from portfleet.journal import JournalError
+from portfleet.observed import Observed
+from portfleet.output import Steps, paint
+from portfleet.plan import Plan, make_plan
+
+
+def look(context: Context) -> tuple[Desired, Observed, Plan]:
+    """Read everything and give what shall be, what is, and the plan between them."""
+    desired = context.desired(context.fleet)
+    observed = context.observe(desired)
+    return desired, observed, make_plan(desired, observed, journal_differs=_journal_differs(context, desired))
+
+
+def converge(context: Context, *, why: str) -> Exit:
+    """Make what is into what shall be; gives DONE, or TIMEOUT when some instances did not become ready."""
+    fleet = context.fleet
+    context.paths.make()
+    if not context.supervisor.running():
+        raise PortfleetError("supervisord is not running", hint="start it and the fleet with: portfleet up")
+    with locks.operations(context.paths.operation_lock, list(fleet.services), why=why):
+        desired, observed, plan = look(context)
+        _preflight(observed)
+        executor = Executor(
+            desired=desired,
+            kernel=context.kernel,
+            supervisor=context.supervisor,
+            paths=context.paths,
+            say=Steps(len(plan.steps)),
+        )
+        executor.run(plan.steps)
+        atomic.write(context.paths.applied, context.paths.config.read_bytes())
+    for note in plan.notes:
+        context.say(note)
+    return _report(desired, plan, executor.failed)
+
+
+def _preflight(observed: Observed) -> None:
+    """Refuse to begin what cannot end well."""
+    if observed.strangers:
+        lines = [f"{name}: {words}" for name, words in sorted(observed.strangers.items())]
+        raise PortfleetError(
+            "ports of instances are taken by others; nothing was changed\n  " + "\n  ".join(lines),
+            hint="end that process, or choose other ports in fleet.toml",
+        )
+
+
+def _journal_differs(context: Context, desired: Desired) -> bool:
+    try:
+        return journal_file.read(context.paths.journal) != desired.journal
+    except JournalError:
+        return True
+
+
+def _report(desired: Desired, plan: Plan, failed: dict[str, str]) -> Exit:
+    serving = [want.name for want in desired.instances() if want.takes and want.name not in failed]
+    services = ", ".join(desired.services)
+    if failed:
+        print(paint(f"{services}: {len(serving)} instances serve, {len(failed)} do not:", "red", file=sys.stdout))
+        for name, reason in failed.items():
+            print(f"  {name}: {reason}\n    see: portfleet logs {desired_path(name)}")
+        return Exit.TIMEOUT
+    done = "is as wanted" if plan.steps else "was as wanted already; nothing was done"
+    print(f"{services}: {len(serving)} instances serve; everything {done}. Undo with: portfleet down")
+    return Exit.DONE
+
+
+def desired_path(name: str) -> str:
+    """Give an instance the way the command line takes it: SERVICE/INSTANCE."""
+    from portfleet.model import parse_instance
+
+    instance = parse_instance(name)
+    return f"{instance.service}/{name}" if instance else name

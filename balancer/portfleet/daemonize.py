@@ -1,0 +1,88 @@
+"""Starts supervisord in the background: through systemd where portfleet.service is enabled, else by itself."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from portfleet import atomic
+from portfleet.errors import PortfleetError
+from portfleet.machine import descriptor_limit
+from portfleet.model import Fleet
+from portfleet.paths import Paths
+from portfleet.program import escape
+from portfleet.supervisor import Supervisor
+from portfleet.templating import fill
+
+UNIT = "portfleet.service"
+
+
+def write_config(fleet: Fleet, paths: Paths) -> None:
+    """Write supervisord's own config; ``minfds`` is what the largest instance needs, inherited by all of them."""
+    paths.check_socket(paths.supervisor_socket)
+    hard = descriptor_limit()
+    most = [service.max_connections + 64 for service in fleet.services.values() if service.max_connections]
+    unlimited = any(not service.max_connections for service in fleet.services.values())
+    text = fill(
+        "supervisor/supervisord.conf.j2",
+        socket=escape(str(paths.supervisor_socket)),
+        programs=escape(str(paths.programs)),
+        log=escape(str(paths.log)),
+        pidfile=escape(str(paths.run / "supervisord.pid")),
+        minfds=hard if unlimited else min(hard, max([1024, *most])),
+        root=os.geteuid() == 0,
+    )
+    atomic.write(paths.supervisor_config, text.encode())
+
+
+def start(fleet: Fleet, paths: Paths, *, seconds: float = 20, clock: Callable[[], float] = time.monotonic) -> None:
+    """Start supervisord and return when it answers; raises PortfleetError with its own words when it does not."""
+    paths.make()
+    write_config(fleet, paths)
+    said = _by_systemd() if paths.home is None and unit_enabled() else _by_itself(paths)
+    deadline = clock() + seconds
+    while not Supervisor(paths.supervisor_socket).running():
+        if clock() > deadline:
+            raise PortfleetError(
+                f"supervisord did not begin to answer within {seconds:.0f} s{said}",
+                hint=f"see {paths.log / 'supervisord.log'}",
+            )
+        time.sleep(0.02)
+
+
+def unit_enabled() -> bool:
+    """Tell whether systemd runs the fleet on this machine."""
+    if not Path("/run/systemd/system").is_dir() or not shutil.which("systemctl"):
+        return False
+    return subprocess.run(["systemctl", "is-enabled", "--quiet", UNIT], check=False).returncode == 0
+
+
+def _by_systemd() -> str:
+    done = subprocess.run(["systemctl", "start", UNIT], capture_output=True, text=True, check=False)
+    return f": {done.stderr.strip()}" if done.stderr.strip() else ""
+
+
+def _by_itself(paths: Paths) -> str:
+    command = [sys.executable, "-m", "supervisor.supervisord", "-c", str(paths.supervisor_config)]
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=False, cwd="/", stdin=subprocess.DEVNULL, env=_environment()
+    )
+    if done.returncode:
+        raise PortfleetError(
+            f"supervisord does not start: {(done.stderr or done.stdout).strip()}",
+            hint=f"see {paths.log / 'supervisord.log'}",
+        )
+    return ""
+
+
+def _environment() -> dict[str, str]:
+    """Instances inherit supervisord's environment: portfleet's own venv comes first on their PATH."""
+    own = str(Path(sys.executable).parent)
+    dropped = ("PORTFLEET_HOME", "PORTFLEET_FAULT")
+    kept = {name: value for name, value in os.environ.items() if name not in dropped}
+    return kept | {"PATH": os.pathsep.join([own, os.environ.get("PATH", os.defpath)])}

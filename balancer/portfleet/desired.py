@@ -1,0 +1,191 @@
+"""What shall be: the config and the journal together. Pure: the journal comes in, a newer one comes out."""
+
+from __future__ import annotations
+
+import itertools
+import zlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+
+from portfleet.journal import MARK_LIMIT, ColourRecord, Journal, ServiceRecord
+from portfleet.kernel.changes import InstanceRule, ServiceRule
+from portfleet.model import COLOURS, Colour, Fleet, Instance, Service, member_instance, parse_instance
+from portfleet.paths import Paths
+from portfleet.program import Program, make_program
+from portfleet.slots import Table, assign, effective
+from portfleet.states import Wanted
+
+
+@dataclass(frozen=True)
+class InstanceWant:
+    """One instance as it shall be. ``program`` is None for one on another box and for a colour that runs nothing."""
+
+    instance: Instance
+    wanted: Wanted
+    weight: int
+    rule: InstanceRule
+    program: Program | None
+
+    @property
+    def name(self) -> str:
+        return self.instance.name
+
+    @property
+    def takes(self) -> bool:
+        """True where it shall take new connections."""
+        return self.wanted is Wanted.SERVING and self.weight > 0
+
+
+@dataclass(frozen=True)
+class ServiceWant:
+    """One service as it shall be. ``instances`` are those of both colours and the remote ones."""
+
+    service: Service
+    live: Colour
+    home: Table
+    rule: ServiceRule
+    instances: tuple[InstanceWant, ...]
+    release: str | None
+    notes: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        return self.service.name
+
+    @property
+    def running(self) -> tuple[InstanceWant, ...]:
+        """The instances that shall have a process (or are remote)."""
+        return tuple(want for want in self.instances if want.wanted is not Wanted.STOPPED)
+
+    def table(self, current: Table, *, out: frozenset[str] = frozenset()) -> Table:
+        """Give the instance each slot shall point to while the instances named in ``out`` cannot serve.
+
+        ``current`` is what the kernel has (instances per slot, empty for nothing yet). With nobody left to serve the
+        result is ``current``: the last state is kept.
+        """
+        weights = {w.instance.member: w.weight for w in self.instances if w.takes and w.name not in out}
+        if not weights:
+            return current
+        before = [_member(current[slot]) if slot < len(current) else None for slot in range(len(self.home))]
+        table = effective(before if any(before) else (), self.home, weights)
+        names = {member: member_instance(self.name, member, self.live).name for member in weights}
+        return tuple(names[member] if member else None for member in table)
+
+
+@dataclass(frozen=True)
+class Desired:
+    """The whole fleet as it shall be, and the journal that goes with it."""
+
+    services: Mapping[str, ServiceWant]
+    journal: Journal
+    home: str
+
+    @property
+    def programs(self) -> dict[str, Program]:
+        """Every program supervisord shall have, by name."""
+        return {
+            want.name: want.program
+            for service in self.services.values()
+            for want in service.running
+            if want.program is not None
+        }
+
+    @property
+    def ports(self) -> frozenset[tuple[int, int]]:
+        """Every range of instance ports to guard."""
+        return frozenset(want.service.ports for want in self.services.values())
+
+    def instances(self) -> Iterator[InstanceWant]:
+        """Give every instance of every service."""
+        return itertools.chain.from_iterable(service.instances for service in self.services.values())
+
+
+def make_desired(fleet: Fleet, journal: Journal, paths: Paths) -> Desired:
+    """Join config and journal: new services get a seed, marks and a home table, changed ones keep what they can."""
+    services = {}
+    for service in fleet.services.values():
+        record, notes = _record(service, journal)
+        marks = dict(record.marks)
+        free = _free_marks(journal.marks_in_use())
+        for instance in _instances(service):
+            if instance.name not in marks:
+                marks[instance.name] = next(free)
+        record = replace(record, marks=marks, home=_home(service, record.home))
+        journal = journal.with_service(service.name, record)
+        services[service.name] = _want(service, record, paths, notes)
+    return Desired(services, journal, paths.identity)
+
+
+def _free_marks(taken: set[int]) -> Iterator[int]:
+    return (mark for mark in range(1, MARK_LIMIT) if mark not in taken)
+
+
+def _record(service: Service, journal: Journal) -> tuple[ServiceRecord, tuple[str, ...]]:
+    """Give the service's record, made anew where there is none, and what the plan has to say about it."""
+    record = journal.services.get(service.name)
+    if record is None:
+        # By name, so that a standby box with the same config renders the same table.
+        seed = zlib.crc32(service.name.encode()) & 0x7FFFFFFF
+        first = ColourRecord(release=service.release)
+        return ServiceRecord("blue", seed, (), colours={"blue": first}, config_release=service.release), ()
+    running = record.colours.get(record.live, ColourRecord()).release
+    if service.release not in (record.config_release, running):
+        return record, (f"release differs: {running} runs, {service.release} is configured: cutover needed",)
+    return record, ()
+
+
+def _home(service: Service, home: Table) -> Table:
+    weights = {instance.member: service.weight.get(instance.member, 1) for instance in _members(service)}
+    previous = home if len(home) == service.slots else (None,) * service.slots
+    return assign(previous, weights)
+
+
+def _members(service: Service, colour: Colour = "blue") -> Iterator[Instance]:
+    yield from (Instance(service.name, colour, number + 1) for number in range(service.instances))
+    yield from (Instance(service.name, None, number + 1) for number in range(len(service.remote)))
+
+
+def _instances(service: Service) -> Iterator[Instance]:
+    """Give the instances of both colours, then the remote ones."""
+    for colour in COLOURS:
+        yield from (Instance(service.name, colour, number + 1) for number in range(service.instances))
+    yield from (Instance(service.name, None, number + 1) for number in range(len(service.remote)))
+
+
+def _want(service: Service, record: ServiceRecord, paths: Paths, notes: tuple[str, ...]) -> ServiceWant:
+    wants = tuple(_instance_want(service, instance, record, paths) for instance in _instances(service))
+    running = record.colours.get(record.live, ColourRecord())
+    rule = ServiceRule(service.name, service.affinity, record.seed, service.slots)
+    return ServiceWant(service, record.live, record.home, rule, wants, running.release, notes)
+
+
+def _instance_want(service: Service, instance: Instance, record: ServiceRecord, paths: Paths) -> InstanceWant:
+    name, mark = instance.name, record.marks[instance.name]
+    weight = service.weight.get(instance.member, 1)
+    asked = record.asked.get(name)
+    serving = Wanted(asked.wanted) if asked else Wanted.SERVING
+    if instance.colour is None:
+        remote = service.remote[instance.number - 1]
+        return InstanceWant(instance, serving, weight, InstanceRule(name, mark, remote.port, remote), None)
+    port = service.port_of(instance.colour, instance.number)
+    rule = InstanceRule(name, mark, port)
+    colour = record.colours.get(instance.colour)
+    if colour is None:
+        return InstanceWant(instance, Wanted.STOPPED, weight, rule, None)
+    program = make_program(
+        service,
+        name=name,
+        colour=instance.colour,
+        port=port,
+        release=colour.release,
+        command=colour.command or service.command,
+        control=str(paths.control(name, user=service.user)),
+        log=str(paths.log_of(name)),
+    )
+    wanted = serving if instance.colour == record.live else Wanted.IDLE
+    return InstanceWant(instance, wanted, weight, rule, program)
+
+
+def _member(name: str | None) -> str | None:
+    instance = parse_instance(name) if name else None
+    return instance.member if instance else None

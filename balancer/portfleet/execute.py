@@ -1,0 +1,158 @@
+"""Carries out the steps of a plan, one after the other. Killed anywhere, the next `apply` goes on from what is.
+
+Only the moment of read → plan → transaction holds the table lock; waiting for instances does not, so that an
+ejection is never late. Slots are computed again under that lock: what the plan printed is what it saw earlier.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import assert_never
+
+from portfleet import atomic, faults, journal_file, locks
+from portfleet import steps as s
+from portfleet.desired import Desired
+from portfleet.errors import PortfleetError
+from portfleet.journal import Journal
+from portfleet.kernel.changes import Kernel, PointSlots, Transaction
+from portfleet.observe import Look
+from portfleet.observed import InstanceSeen
+from portfleet.paths import Paths
+from portfleet.plan import slot_moves
+from portfleet.states import AT_REST
+from portfleet.supervisor import Supervisor
+
+
+@dataclass
+class Executor:
+    """Does steps against a kernel and a supervisord; ``say`` is told each step and, while it waits, how far it is."""
+
+    desired: Desired
+    kernel: Kernel
+    supervisor: Supervisor
+    paths: Paths
+    say: Callable[[str], None]
+    clock: Callable[[], float] = time.monotonic
+    failed: dict[str, str] = field(default_factory=dict)
+
+    def run(self, steps: Iterable[s.Step]) -> None:
+        """Do all ``steps``; instances that do not become ready are left out and noted in ``failed``."""
+        for step in steps:
+            words = step.describe()
+            faults.point(f"before {words}")
+            self.say(words)
+            self._do(step)
+            faults.point(f"after {words}")
+
+    def _do(self, step: s.Step) -> None:
+        match step:
+            case s.LoadRules(_, changes) | s.OpenListens(changes, _) | s.DropRules(_, changes):
+                with locks.table(self.paths.table_lock):
+                    self._transact(changes)
+            case s.StartInstances(found):
+                self._start(found)
+            case s.RestartInstance(name):
+                self._stop([name], seconds=self.desired.programs[name].stop_seconds)
+                self._start([name])
+            case s.WaitReady(found, seconds):
+                self._wait(found, seconds)
+            case s.PointSlots(service, out):
+                self._point(service, out)
+            case s.StopInstances(found):
+                self._stop(found, seconds=60)
+            case s.WriteJournal(_, forget):
+                self._write(self.desired.journal, forget)
+            case _:
+                assert_never(step)
+
+    def _transact(self, transaction: Transaction) -> None:
+        self.kernel.check(transaction)
+        self.kernel.run(transaction)
+
+    def _point(self, service: str, out: frozenset[str]) -> None:
+        want = self.desired.services[service]
+        with locks.table(self.paths.table_lock):
+            before = self.kernel.read_slots(service)
+            after = want.table(before, out=out | self.failed.keys())
+            if moves := slot_moves(before, after):
+                self._transact((PointSlots(service, moves),))
+
+    def _start(self, names: Iterable[str]) -> None:
+        programs = {name: self.desired.programs[name] for name in names}
+        for name, program in programs.items():
+            self._make_control_directory(Path(program.control), program.user)
+            atomic.write(self.paths.programs / f"{name}.conf", program.text().encode(), mode=0o600)
+        _, changed, _ = self.supervisor.reload()
+        for name in programs:
+            if name in changed:
+                self.supervisor.stop(name)
+                self._forget(name, seconds=10)
+            self.supervisor.start(name)
+
+    def _make_control_directory(self, control: Path, user: str | None) -> None:
+        """Give a daemon of another user a directory for its socket, and the socket its usual name."""
+        if user is None:
+            return
+        import shutil
+
+        control.parent.mkdir(mode=0o700, exist_ok=True)
+        shutil.chown(control.parent, user)
+        link = self.paths.run / control.name
+        if not link.is_symlink():
+            link.symlink_to(control)
+
+    def _wait(self, names: tuple[str, ...], seconds: float) -> None:
+        deadline = self.clock() + seconds
+        wanted = {want.name: (service, want) for service in self.desired.services.values() for want in service.running}
+        waiting = dict.fromkeys(names, "")
+        while waiting:
+            programs = self.supervisor.programs()
+            look = Look(programs, self.paths, probe=True)
+            for name in list(waiting):
+                seen = look.at(*wanted[name])
+                if seen.ready and name not in self.failed:
+                    del waiting[name]
+                    continue
+                waiting[name] = seen.fault or seen.waiting or _not_up(seen)
+                if _hopeless(seen):
+                    self.failed[name] = waiting.pop(name)
+            if waiting and self.clock() > deadline:
+                self.failed |= waiting
+                return
+            if waiting:
+                time.sleep(0.05)
+
+    def _stop(self, names: Iterable[str], *, seconds: float) -> None:
+        for name in names:
+            self.supervisor.stop(name)
+        for name in names:
+            self._forget(name, seconds=seconds)
+            if name not in self.desired.programs:
+                (self.paths.programs / f"{name}.conf").unlink(missing_ok=True)
+        self.supervisor.reload()
+
+    def _forget(self, name: str, *, seconds: float) -> None:
+        deadline = self.clock() + seconds
+        while not self.supervisor.remove(name):
+            if self.clock() > deadline:
+                raise PortfleetError(
+                    f"{name} has not stopped after {seconds:.0f} s", hint=f"see its log: portfleet logs {name}"
+                )
+            time.sleep(0.02)
+
+    def _write(self, journal: Journal, forget: tuple[str, ...]) -> None:
+        for service in forget:
+            journal = journal.without_service(service)
+        journal_file.write(self.paths.journal, journal)
+
+
+def _hopeless(seen: InstanceSeen) -> bool:
+    """True where waiting longer cannot help: a crash loop, a broken config, the wrong address."""
+    return seen.fault is not None and seen.program in AT_REST | {"RUNNING"}
+
+
+def _not_up(seen: InstanceSeen) -> str:
+    return f"supervisord has it {seen.program}" if seen.program else "supervisord does not know it"

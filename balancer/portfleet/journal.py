@@ -1,0 +1,128 @@
+"""The journal's content: what must outlive every process: live colour, home table, marks, what operators asked for.
+
+Values and their JSON form only; ``journal_file`` reads and writes it. The version is raised when an older tool would
+misread the file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, Literal, cast
+
+from portfleet.model import Colour
+from portfleet.slots import Table
+
+VERSION = 1
+#: Connection marks have 24 bits, so that the upper byte stays free for others.
+MARK_LIMIT = 1 << 24
+#: History kept in the journal; older entries are in the log.
+HISTORY = 200
+
+
+class JournalError(ValueError):
+    """The text is not a journal this version can use; the message says why."""
+
+
+@dataclass(frozen=True)
+class ColourRecord:
+    """What a colour runs: its release, a command other than the config's (or None), and since when."""
+
+    release: str | None = None
+    command: tuple[str, ...] | None = None
+    since: str | None = None
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What an operator asked of one instance (kept until undone), by whom, when and why."""
+
+    wanted: Literal["drained", "maintenance"]
+    since: str
+    who: str
+    why: str = ""
+
+
+@dataclass(frozen=True)
+class ServiceRecord:
+    """What the journal knows of one service. ``home`` has a member per slot; ``marks`` a number per instance name."""
+
+    live: Colour
+    seed: int
+    home: Table
+    marks: Mapping[str, int] = field(default_factory=dict)
+    asked: Mapping[str, Asked] = field(default_factory=dict)
+    colours: Mapping[Colour, ColourRecord] = field(default_factory=dict)
+    config_release: str | None = None
+
+
+@dataclass(frozen=True)
+class HistoryEntry:
+    """One thing that was done: when, who, which verb with which words, and what came of it."""
+
+    at: str
+    who: str
+    verb: str
+    detail: str
+
+
+@dataclass(frozen=True)
+class Journal:
+    """The whole journal."""
+
+    services: Mapping[str, ServiceRecord] = field(default_factory=dict)
+    history: tuple[HistoryEntry, ...] = ()
+
+    def with_service(self, name: str, record: ServiceRecord) -> Journal:
+        """Give a journal in which ``record`` stands for the service ``name``."""
+        return replace(self, services={**self.services, name: record})
+
+    def without_service(self, name: str) -> Journal:
+        """Give a journal without the service ``name``."""
+        return replace(self, services={key: value for key, value in self.services.items() if key != name})
+
+    def noting(self, entry: HistoryEntry) -> Journal:
+        """Give a journal with ``entry`` at the end of its history."""
+        return replace(self, history=(*self.history, entry)[-HISTORY:])
+
+    def marks_in_use(self) -> set[int]:
+        """Give every mark that some instance has."""
+        return {mark for record in self.services.values() for mark in record.marks.values()}
+
+
+def to_json(journal: Journal) -> dict[str, Any]:
+    """Give the journal as JSON values."""
+    return {"version": VERSION, **asdict(journal)}
+
+
+def from_json(data: Any) -> Journal:
+    """Read the journal back; raises JournalError with the reason."""
+    if not isinstance(data, dict) or not isinstance(data.get("version"), int):
+        raise JournalError("it is not a journal")
+    if data["version"] > VERSION:
+        raise JournalError(f"it has version {data['version']}, this portfleet writes version {VERSION}")
+    try:
+        services = {name: _service(record) for name, record in data["services"].items()}
+        history = tuple(HistoryEntry(**entry) for entry in data["history"])
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise JournalError(f"it is damaged ({error!r})") from None
+    return Journal(services, history)
+
+
+def _service(data: dict[str, Any]) -> ServiceRecord:
+    if data["live"] not in ("blue", "green"):
+        raise ValueError("live is neither blue nor green")
+    return ServiceRecord(
+        live=data["live"],
+        seed=int(data["seed"]),
+        home=tuple(data["home"]),
+        marks={name: int(mark) for name, mark in data["marks"].items()},
+        asked={name: Asked(**asked) for name, asked in data["asked"].items()},
+        colours={
+            cast(Colour, colour): ColourRecord(
+                record["release"], tuple(record["command"]) if record["command"] else None, record["since"]
+            )
+            for colour, record in data["colours"].items()
+        },
+        config_release=data["config_release"],
+    )

@@ -1,0 +1,183 @@
+"""The nouns of the config: fleet, service, listen address, affinity, probe, drain policy, instance. Values only."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+Colour = Literal["blue", "green"]
+COLOURS: tuple[Colour, Colour] = ("blue", "green")
+
+
+def other(colour: Colour) -> Colour:
+    """Give the other colour."""
+    return "green" if colour == "blue" else "blue"
+
+
+@dataclass(frozen=True, order=True)
+class Listen:
+    """One address clients dial. ``address`` is None for every local address; ``families`` holds 4, 6 or both."""
+
+    port: int
+    address: str | None
+    families: tuple[Literal[4, 6], ...]
+
+    def __str__(self) -> str:
+        if self.address is None:
+            wild = "" if len(self.families) == 2 else "0.0.0.0" if 4 in self.families else "[::]"
+            return f"{wild}:{self.port}"
+        return f"[{self.address}]:{self.port}" if 6 in self.families else f"{self.address}:{self.port}"
+
+
+@dataclass(frozen=True)
+class Affinity:
+    """How a new connection finds its slot. Prefixes are in bits and count for ``source`` only."""
+
+    kind: Literal["source", "connection", "round-robin", "random"]
+    prefix4: int = 32
+    prefix6: int = 64
+
+    @property
+    def deterministic(self) -> bool:
+        """True where the same client always meets the same slot."""
+        return self.kind in ("source", "connection")
+
+    def __str__(self) -> str:
+        if self.kind != "source" or (self.prefix4, self.prefix6) == (32, 64):
+            return self.kind
+        return f"source/{self.prefix4}" + (f"/{self.prefix6}" if self.prefix6 != 64 else "")
+
+
+@dataclass(frozen=True)
+class Probe:
+    """How an instance's health is asked. Times are in seconds; ``send`` None means the default of the daemon."""
+
+    send: str | None = None
+    expect: str | None = None
+    interval: float = 1.0
+    timeout: float = 0.5
+    fall: int = 3
+    rise: int = 2
+    restart_after: float | None = None
+
+
+@dataclass(frozen=True)
+class Drain:
+    """What happens to established connections of a drained instance: evicted per second, and the end of patience."""
+
+    rate: int = 500
+    deadline: float = 600.0
+    then: Literal["wait", "evict", "kill"] = "wait"
+
+
+@dataclass(frozen=True)
+class Service:
+    """One service of fleet.toml, validated. Durations are in seconds, ``ports`` is inclusive."""
+
+    name: str
+    listen: tuple[Listen, ...]
+    command: tuple[str, ...]
+    ports: tuple[int, int]
+    instances: int
+    release: str | None = None
+    releases: str | None = None
+    directory: str | None = None
+    user: str | None = None
+    environment: Mapping[str, str] = field(default_factory=dict)
+    slots: int = 4096
+    affinity: Affinity = field(default_factory=lambda: Affinity("source"))
+    sticky: float | None = None
+    sticky_size: int = 300_000
+    weight: Mapping[str, int] = field(default_factory=dict)
+    max_connections: int = 0
+    overflow: Literal["next", "refuse"] = "next"
+    when_empty: Literal["keep", "refuse", "drop"] = "keep"
+    remote: tuple[Listen, ...] = ()
+    start_timeout: float = 30.0
+    keep_releases: int = 3
+    probe: Probe = field(default_factory=Probe)
+    drain: Drain = field(default_factory=Drain)
+
+    @property
+    def families(self) -> frozenset[Literal[4, 6]]:
+        """The address families clients come by."""
+        return frozenset(family for listen in self.listen for family in listen.families)
+
+    @property
+    def ours(self) -> bool:
+        """True where the command is our own daemon, which has a control socket and a reserved exit code."""
+        return is_our_daemon(self.command)
+
+    def port_of(self, colour: Colour, number: int) -> int:
+        """Give the port of instance ``number`` (from 1): blue takes the lower half of ``ports``, green the upper."""
+        low, high = self.ports
+        return low + (number - 1) + (0 if colour == "blue" else (high - low + 1) // 2)
+
+
+def is_our_daemon(command: tuple[str, ...]) -> bool:
+    """True for ``portfleet-daemon …`` and ``python -m portfleet_daemon …``."""
+    return command[0].rsplit("/", 1)[-1] == "portfleet-daemon" or "portfleet_daemon" in command[1:4]
+
+
+@dataclass(frozen=True)
+class Fleet:
+    """The whole fleet.toml."""
+
+    services: Mapping[str, Service]
+    drift: Literal["repair", "report"] = "repair"
+
+
+@dataclass(frozen=True, order=True)
+class Instance:
+    """The identity of an instance. ``colour`` is None for one on another box."""
+
+    service: str
+    colour: Colour | None
+    number: int
+
+    @property
+    def name(self) -> str:
+        """The one name it has everywhere: CLI, log, nft chain, supervisor program."""
+        return f"{self.service}-{self.colour or 'remote'}-{self.number}"
+
+    @property
+    def member(self) -> str:
+        """Its name in a home table, the same for both colours, so that green mirrors blue."""
+        return str(self.number) if self.colour else f"remote-{self.number}"
+
+
+def parse_instance(name: str) -> Instance | None:
+    """Read an instance's name back; None when it is not one."""
+    head, _, number = name.rpartition("-")
+    service, _, colour = head.rpartition("-")
+    if not service or not number.isascii() or not number.isdigit() or colour not in ("blue", "green", "remote"):
+        return None
+    kind: Colour | None = "blue" if colour == "blue" else "green" if colour == "green" else None
+    return Instance(service, kind, int(number))
+
+
+def member_instance(service: str, member: str, live: Colour) -> Instance:
+    """Give the instance that a member of a home table stands for while ``live`` is the live colour."""
+    if member.startswith("remote-"):
+        return Instance(service, None, int(member.removeprefix("remote-")))
+    return Instance(service, live, int(member))
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What the config's checks need to know of this machine, read once by the caller.
+
+    ``find`` gives a command's absolute path or None; ``has_user`` and ``has_path`` tell whether one exists;
+    ``local_ports`` is net.ipv4.ip_local_port_range, ``reserved`` net.ipv4.ip_local_reserved_ports, both inclusive;
+    ``descriptors`` is the hard limit of RLIMIT_NOFILE.
+    """
+
+    cpus: int
+    descriptors: int
+    local_ports: tuple[int, int]
+    reserved: tuple[tuple[int, int], ...]
+    find: Callable[[str], str | None]
+    has_user: Callable[[str], bool]
+    has_path: Callable[[str], bool]
+    is_root: bool

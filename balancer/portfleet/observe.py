@@ -1,0 +1,129 @@
+"""Looks at what is: the kernel's table, supervisord's programs, listening sockets, the daemons themselves."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+
+from portfleet import processes, sockdiag
+from portfleet.desired import Desired, InstanceWant, ServiceWant
+from portfleet.kernel.changes import Kernel
+from portfleet.model import Listen, parse_instance
+from portfleet.observed import InstanceSeen, Observed
+from portfleet.paths import Paths
+from portfleet.probe import control_status, exchange, listening_fault, own_listeners
+from portfleet.states import AT_REST
+from portfleet.supervisor import ProgramInfo, Supervisor
+
+
+def observe(desired: Desired, *, kernel: Kernel, supervisor: Supervisor, paths: Paths, probe: bool = True) -> Observed:
+    """Look at everything that a plan or `status` needs. ``probe`` False leaves out the exchange through the ports."""
+    running = supervisor.running()
+    programs = supervisor.programs() if running else {}
+    look = Look(programs, paths, probe=probe)
+    instances = {
+        want.name: look.at(service, want) for service in desired.services.values() for want in service.instances
+    }
+    for name, info in programs.items():
+        if name not in instances and parse_instance(name):
+            instances[name] = look.at_surplus(info)
+    return Observed(
+        kernel=kernel.observe(),
+        supervisor=running,
+        instances=instances,
+        outdated=_outdated(desired, supervisor, paths, programs) if running and probe else frozenset(),
+        strangers=look.strangers(desired),
+    )
+
+
+class Look:
+    """One look at the machine: sockets are listed once and shared by all instances."""
+
+    def __init__(self, programs: dict[str, ProgramInfo], paths: Paths, *, probe: bool) -> None:
+        self._programs, self._paths, self._probe = programs, paths, probe
+        self._listeners = sockdiag.listeners()
+        self._established: Counter[int] | None = None
+
+    def at(self, service: ServiceWant, want: InstanceWant) -> InstanceSeen:
+        """Look at one wanted instance."""
+        if want.rule.remote is not None:
+            fault = exchange(want.rule.remote, service.service.probe) if self._probe else ""
+            return InstanceSeen(ready=not fault, waiting=fault, connections=None)
+        info = self._programs.get(want.name)
+        seen = self._process(info)
+        if info is None or info.pid is None or want.program is None:
+            return seen
+        own = own_listeners(info.pid, want.rule.port, self._listeners)
+        trouble, waiting = listening_fault(want.rule.port, service.service.families, own)
+        control = Path(want.program.control)
+        if service.service.ours:
+            answer = control_status(control, seconds=service.service.probe.timeout)
+            if isinstance(answer, str):
+                return replace(seen, waiting=answer, connections=self._count(want.rule.port))
+            seen = replace(seen, connections=int(answer["connections"]))
+            if answer["state"] != "ready":
+                return replace(seen, waiting=f"says it is {answer['state']}")
+        else:
+            seen = replace(seen, connections=self._count(want.rule.port))
+        if trouble:
+            return replace(seen, waiting=trouble) if waiting else replace(seen, fault=trouble)
+        if self._probe and (trouble := exchange(_local(want), service.service.probe)):
+            return replace(seen, waiting=trouble)
+        return replace(seen, ready=info.state in ("RUNNING", "STARTING"))
+
+    def at_surplus(self, info: ProgramInfo) -> InstanceSeen:
+        """Look at a program that nobody wants any more."""
+        answer = control_status(self._paths.control(info.name), seconds=0.5)
+        if isinstance(answer, str):
+            ports = {
+                listener.port
+                for listener in self._listeners
+                if info.pid and processes.owned(processes.tree(info.pid), {listener.inode})
+            }
+            return replace(self._process(info), connections=sum(self._count(port) for port in ports))
+        return replace(self._process(info), connections=int(answer["connections"]))
+
+    def strangers(self, desired: Desired) -> dict[str, str]:
+        """Give, by instance, who else listens on the port of an instance that is to be started."""
+        found: dict[str, str] = {}
+        by_port = {listener.port: listener for listener in self._listeners}
+        for want in desired.instances():
+            info = self._programs.get(want.name)
+            listener = by_port.get(want.rule.port)
+            if want.program is None or listener is None or (info and info.state not in AT_REST and info.pid):
+                continue
+            found[want.name] = f"{listener} is taken by {processes.owner_of(listener.inode)}"
+        return found
+
+    def _process(self, info: ProgramInfo | None) -> InstanceSeen:
+        if info is None:
+            return InstanceSeen()
+        fault = {
+            "FATAL": f"ended {info.exit_status} again and again: {info.error or 'see its log'}",
+            "EXITED": f"ended with exit code {info.exit_status}"
+            + (" (broken config)" if info.exit_status == 2 else ""),
+        }.get(info.state)
+        since = max(info.started, info.stopped if info.pid is None else 0)
+        return InstanceSeen(info.state, info.pid, since, info.exit_status, fault=fault)
+
+    def _count(self, port: int) -> int:
+        if self._established is None:
+            self._established = sockdiag.established()
+        return self._established[port]
+
+
+def _local(want: InstanceWant) -> Listen:
+    return Listen(want.rule.port, None, (4, 6))
+
+
+def _outdated(
+    desired: Desired, supervisor: Supervisor, paths: Paths, programs: dict[str, ProgramInfo]
+) -> frozenset[str]:
+    """Give the programs that run otherwise than wanted: another file is wanted, or supervisord runs an older one."""
+    _, changed, _ = supervisor.reload()
+    for name, program in desired.programs.items():
+        file = paths.programs / f"{name}.conf"
+        if name in programs and (not file.exists() or file.read_text() != program.text()):
+            changed.add(name)
+    return frozenset(changed & desired.programs.keys())

@@ -1,0 +1,46 @@
+"""What is, as values: filled in by ``observe``, compared with what shall be by ``plan``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from portfleet.kernel.changes import KernelState
+
+
+@dataclass(frozen=True)
+class InstanceSeen:
+    """One instance as it is.
+
+    ``program`` is supervisord's state (None: it does not know the instance); ``ready``: it takes connections by every
+    address family; ``fault``: why it never will as it is; ``waiting``: why it does not yet; ``since`` is a Unix time;
+    ``connections`` is None where nobody could tell.
+    """
+
+    program: str | None = None
+    pid: int | None = None
+    since: int = 0
+    exit_status: int = 0
+    ready: bool = False
+    fault: str | None = None
+    waiting: str = ""
+    connections: int | None = 0
+
+
+@dataclass(frozen=True)
+class Observed:
+    """The whole fleet as it is.
+
+    ``outdated``: programs that run with another command, user or environment than wanted; ``strangers``: who else
+    listens on an instance's port, by instance; ``surplus``: programs supervisord has that nobody wants.
+    """
+
+    kernel: KernelState
+    supervisor: bool
+    instances: Mapping[str, InstanceSeen] = field(default_factory=dict)
+    outdated: frozenset[str] = frozenset()
+    strangers: Mapping[str, str] = field(default_factory=dict)
+
+    def seen(self, name: str) -> InstanceSeen:
+        """Give what is known of an instance."""
+        return self.instances.get(name, InstanceSeen())

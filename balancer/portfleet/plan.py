@@ -1,0 +1,203 @@
+"""desired × observed → plan: the ordered steps that make what is into what shall be. Pure.
+
+The order keeps clients served at every moment: rules first (the guard closes the instance ports), instances up and
+ready before slots point at them, slots away before an instance stops, listen addresses opened last and closed first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from portfleet import steps as s
+from portfleet.desired import Desired, ServiceWant
+from portfleet.kernel import changes as c
+from portfleet.model import Listen, parse_instance
+from portfleet.observed import Observed
+from portfleet.slots import moves
+from portfleet.states import AT_REST
+
+
+@dataclass(frozen=True)
+class Plan:
+    """``steps`` in order; ``notes`` say what the plan leaves for an operator; ``moved`` is {service: (slots, of)}."""
+
+    steps: tuple[s.Step, ...]
+    notes: tuple[str, ...]
+    moved: dict[str, tuple[int, int]]
+
+    def describe(self) -> list[str]:
+        """Give the plan in words, a line each."""
+        return [step.describe() for step in self.steps]
+
+
+def make_plan(desired: Desired, observed: Observed, *, journal_differs: bool = False) -> Plan:
+    """Give the steps from ``observed`` to ``desired``."""
+    wants = list(desired.services.values())
+    steps: list[s.Step] = []
+    if journal_differs:
+        steps.append(s.WriteJournal("marks and home tables", ()))
+    steps += _base(desired, observed)
+    for want in wants:
+        steps += _rules(want, observed)
+    steps += [step for want in wants for step in _away(want, observed)]
+    steps += _starts(desired, observed)
+    for want in wants:
+        steps += _rolling(want, observed)
+        steps += _slots(want, observed)
+    steps += _listens(desired, observed)
+    gone, notes = _gone(desired, observed)
+    steps += gone
+    notes += [f"{want.name}: {note}" for want in wants for note in want.notes]
+    return Plan(tuple(steps), tuple(notes), {want.name: _moved(want, observed) for want in wants})
+
+
+def _base(desired: Desired, observed: Observed) -> Iterator[s.Step]:
+    kernel = observed.kernel
+    changes: list[c.Change] = []
+    if kernel.home is None or "" in kernel.drift:
+        changes.append(c.SetBase(desired.home))
+    if kernel.ports != desired.ports:
+        changes.append(c.SetPorts(desired.ports))
+    if changes:
+        drifted = " (somebody changed them)" if "" in kernel.drift else ""
+        yield s.LoadRules(f"the table and its guard{drifted}", tuple(changes))
+
+
+def _rules(want: ServiceWant, observed: Observed) -> Iterator[s.Step]:
+    kernel = observed.kernel
+    changes: list[c.Change] = [
+        c.SetInstance(instance.rule)
+        for instance in want.instances
+        if kernel.instances.get(instance.name) != instance.rule
+    ]
+    if kernel.services.get(want.name) != want.rule:
+        changes.append(c.SetService(want.rule))
+    if changes:
+        touched = [change.rule.name for change in changes if isinstance(change, c.SetInstance | c.SetService)]
+        drifted = " (somebody changed them)" if any(name in kernel.drift for name in touched) else ""
+        yield s.LoadRules(f"{want.name}{drifted}", tuple(changes))
+
+
+def _down(want: ServiceWant, observed: Observed) -> frozenset[str]:
+    """Give the serving instances that do not take connections now."""
+    return frozenset(w.name for w in want.instances if w.takes and not observed.seen(w.name).ready)
+
+
+def _current(want: ServiceWant, observed: Observed) -> tuple[str | None, ...]:
+    return observed.kernel.slots.get(want.name, ())
+
+
+def _away(want: ServiceWant, observed: Observed) -> Iterator[s.Step]:
+    """Clients that are served now go on being served while others start: slots leave instances that are down."""
+    current, down = _current(want, observed), _down(want, observed)
+    if any(current) and any(name in down for name in current):
+        yield from _point(want, current, want.table(current, out=down), out=down)
+
+
+def _starts(desired: Desired, observed: Observed) -> Iterator[s.Step]:
+    missing, waiting, seconds = [], [], 0.0
+    for want in desired.services.values():
+        for instance in want.running:
+            if instance.program is None:
+                continue
+            seen = observed.seen(instance.name)
+            if seen.program is None or seen.program in AT_REST:
+                missing.append(instance.name)
+            if not seen.ready:
+                waiting.append(instance.name)
+                seconds = max(seconds, want.service.start_timeout)
+    if missing:
+        yield s.StartInstances(tuple(missing))
+    if waiting:
+        yield s.WaitReady(tuple(waiting), seconds)
+
+
+def _rolling(want: ServiceWant, observed: Observed) -> Iterator[s.Step]:
+    """Restart changed instances one at a time, each without slots while it is away."""
+    changed = [i for i in want.running if i.name in observed.outdated and observed.seen(i.name).ready]
+    current = _current(want, observed)
+    for instance in changed:
+        away = want.table(current, out=frozenset({instance.name}))
+        yield from _point(want, current, away, out=frozenset({instance.name}))
+        yield s.RestartInstance(instance.name, observed.seen(instance.name).connections or 0)
+        yield s.WaitReady((instance.name,), want.service.start_timeout)
+        current = away
+    if changed:
+        yield from _point(want, current, want.table(current), out=frozenset())
+
+
+def _slots(want: ServiceWant, observed: Observed) -> Iterator[s.Step]:
+    current = _current(want, observed)
+    if not any(i.name in observed.outdated and observed.seen(i.name).ready for i in want.running):
+        yield from _point(want, current, want.table(current), out=frozenset())
+
+
+def _point(
+    want: ServiceWant, before: tuple[str | None, ...], after: tuple[str | None, ...], *, out: frozenset[str]
+) -> Iterator[s.Step]:
+    moved = len(slot_moves(before, after))
+    if moved:
+        yield s.PointSlots(want.name, out, moved, want.service.slots)
+
+
+def slot_moves(before: tuple[str | None, ...], after: tuple[str | None, ...]) -> c.Moves:
+    """Give the moves between two tables, which may differ in length (the missing part points nowhere)."""
+    length = max(len(before), len(after))
+    pad = (None,) * length
+    return moves((before + pad)[:length], (after + pad)[:length])
+
+
+def _moved(want: ServiceWant, observed: Observed) -> tuple[int, int]:
+    current = _current(want, observed)
+    changed = slot_moves(current, want.table(current)) if any(current) else {}
+    return len(changed), want.service.slots
+
+
+def _listens(desired: Desired, observed: Observed) -> Iterator[s.Step]:
+    now = observed.kernel.listens
+    wanted = {listen: want.name for want in desired.services.values() for listen in want.service.listen}
+    add = {listen: name for listen, name in wanted.items() if now.get(listen) != name}
+    remove = {listen: name for listen, name in now.items() if wanted.get(listen) != name}
+    words = [f"open {_by_service(add)}"] if add else []
+    words += [f"close {_by_service(remove)}"] if remove else []
+    if words:
+        yield s.OpenListens((c.SetListens(add, remove),), "; ".join(words))
+
+
+def _by_service(listens: dict[Listen, str]) -> str:
+    return ", ".join(f"{listen} of {service}" for listen, service in sorted(listens.items(), key=lambda i: i[1]))
+
+
+def _gone(desired: Desired, observed: Observed) -> tuple[list[s.Step], list[str]]:
+    """What nobody wants any more: stopped once its connections have ended, then forgotten."""
+    wanted = {want.name for want in desired.instances()}
+    running = {want.name for service in desired.services.values() for want in service.running}
+    ours = [name for name in observed.instances if parse_instance(name)]
+    surplus = sorted(name for name in ours if name not in running and observed.seen(name).program is not None)
+    busy = [name for name in surplus if observed.seen(name).connections]
+    steps: list[s.Step] = []
+    if stop := [name for name in surplus if name not in busy]:
+        steps.append(s.StopInstances(tuple(stop)))
+    kernel = observed.kernel
+    services = sorted(kernel.services.keys() - desired.services.keys())
+    left = sorted(name for name in kernel.instances.keys() - wanted if name not in busy)
+    emptied: list[c.Change] = [
+        c.PointSlots(name, {slot: (old, None) for slot, old in enumerate(kernel.slots.get(name, ())) if old})
+        for name in services
+    ]
+    if emptied:
+        steps.append(s.DropRules(f"the slots of {', '.join(services)}", tuple(emptied)))
+    dropped: list[c.Change] = [c.DropService(name) for name in services]
+    dropped += [c.DropInstance(name) for name in left]
+    if dropped:
+        steps.append(s.DropRules(s.names([*services, *left]), tuple(dropped)))
+    draining = {instance.service for name in busy if (instance := parse_instance(name))}
+    if forgotten := sorted(desired.journal.services.keys() - desired.services.keys() - draining):
+        steps.append(s.WriteJournal(f"without {', '.join(forgotten)}", tuple(forgotten)))
+    notes = [
+        f"{name} is not wanted any more and drains: {observed.seen(name).connections:,} connections; "
+        "apply again when they have ended"
+        for name in busy
+    ]
+    return steps, notes

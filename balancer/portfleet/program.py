@@ -1,0 +1,110 @@
+"""What supervisord runs for one instance, as a value, and its ini text. Pure."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from portfleet.expand import expand
+from portfleet.model import Service
+from portfleet.templating import fill
+
+#: supervisord reads its ini files with inline comments, which no quoting escapes.
+_COMMENT = re.compile(r"\s[;#]")
+
+
+@dataclass(frozen=True)
+class Program:
+    """One program of supervisord. ``config_exit``: the daemon reserves exit code 2 for a broken config."""
+
+    name: str
+    command: tuple[str, ...]
+    environment: Mapping[str, str]
+    log: str
+    control: str
+    stop_seconds: int
+    directory: str | None = None
+    user: str | None = None
+    config_exit: bool = False
+
+    def text(self) -> str:
+        """Give the program's section of supervisord's config."""
+        return fill(
+            "supervisor/program.conf.j2",
+            name=self.name,
+            command=escape(shlex.join(self.command)),
+            directory=escape(self.directory or ""),
+            user=self.user,
+            environment=",".join(f"{key}={_quoted(value)}" for key, value in self.environment.items()),
+            config_exit=self.config_exit,
+            stop_seconds=self.stop_seconds,
+            log=escape(self.log),
+        )
+
+
+def make_program(
+    service: Service,
+    *,
+    name: str,
+    colour: str,
+    port: int,
+    release: str | None,
+    command: tuple[str, ...],
+    control: str,
+    log: str,
+) -> Program:
+    """Give the program of one local instance with every placeholder filled in."""
+    values = {
+        "port": str(port),
+        "instance": name,
+        "colour": colour,
+        "release": _release_path(service, release),
+        "control": control,
+        "service": service.name,
+    }
+    own = {
+        "PORTFLEET_SERVICE": service.name,
+        "PORTFLEET_INSTANCE": name,
+        "PORTFLEET_COLOUR": colour,
+        "PORTFLEET_RELEASE": values["release"],
+        "PORTFLEET_PORT": str(port),
+        "PORTFLEET_CONTROL": control,
+    }
+    return Program(
+        name=name,
+        command=tuple(expand(word, values) for word in command),
+        environment=own | {key: expand(value, values) for key, value in service.environment.items()},
+        log=log,
+        control=control,
+        stop_seconds=int(service.drain.deadline) + 30,
+        directory=expand(service.directory, values) if service.directory else None,
+        user=service.user,
+        config_exit=service.ours,
+    )
+
+
+def _release_path(service: Service, release: str | None) -> str:
+    if release and service.releases and not release.startswith("/"):
+        return f"{service.releases.rstrip('/')}/{release}"
+    return release or ""
+
+
+def unwritable(value: str) -> str | None:
+    """Say why supervisord's ini syntax cannot hold ``value``; None where it can."""
+    if _COMMENT.search(value):
+        return 'supervisord would take what follows " ;" or " #" for a comment'
+    if '"' in value and ("'" in value or value[0] in "'\"" or value[-1] in "'\""):
+        return "supervisord cannot hold this mixture of quotes"
+    return None
+
+
+def escape(value: str) -> str:
+    """Double every % (supervisord expands ``%(name)s`` in its values)."""
+    return value.replace("%", "%%")
+
+
+def _quoted(value: str) -> str:
+    quote = "'" if '"' in value else '"'
+    return f"{quote}{escape(value)}{quote}"

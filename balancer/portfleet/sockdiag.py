@@ -1,0 +1,101 @@
+"""TCP sockets of this network namespace by sock_diag(7): who listens where, and how many are established by port.
+
+Layouts: struct inet_diag_req_v2 and inet_diag_msg of linux/inet_diag.h. Written here because `status` must be quick:
+importing a netlink library costs more (0.13 s) than all of `status` may (0.15 s).
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import socket
+import struct
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+_NETLINK_SOCK_DIAG = 4
+_SOCK_DIAG_BY_FAMILY = 20
+_NLM_F_REQUEST, _NLM_F_DUMP = 0x1, 0x300
+_NLMSG_ERROR, _NLMSG_DONE = 2, 3
+_SKV6ONLY = 11
+_ESTABLISHED, _SYN_RECV, _CLOSE_WAIT, _LISTEN = 1 << 1, 1 << 3, 1 << 8, 1 << 10
+_HEADER = struct.Struct("=LHHLL")
+_MESSAGE = struct.Struct("=BBBB HH16s16sI8s IIIII".replace(" ", ""))
+
+
+@dataclass(frozen=True)
+class Listener:
+    """A LISTEN socket: where, who made it (inode), how many wait in its accept queue and how many may."""
+
+    family: Literal[4, 6]
+    address: str
+    port: int
+    inode: int
+    v6only: bool
+    queued: int
+    backlog: int
+
+    @property
+    def wildcard(self) -> bool:
+        return self.address in ("0.0.0.0", "::")
+
+    @property
+    def families(self) -> frozenset[int]:
+        """The address families whose clients reach it."""
+        return frozenset({4, 6} if self.family == 6 and self.wildcard and not self.v6only else {self.family})
+
+    def __str__(self) -> str:
+        return f"[{self.address}]:{self.port}" if self.family == 6 else f"{self.address}:{self.port}"
+
+
+def listeners() -> list[Listener]:
+    """Give every LISTEN socket. Raises OSError where the kernel refuses."""
+    found = []
+    for family, message in _dump(_LISTEN):
+        fields = _MESSAGE.unpack_from(message)
+        size = 4 if family == 4 else 16
+        address = str(ipaddress.ip_address(fields[6][:size]))
+        v6only = any(kind == _SKV6ONLY and value[0] for kind, value in _attributes(message[_MESSAGE.size :]))
+        port = socket.ntohs(fields[4])
+        found.append(Listener(family, address, port, fields[14], v6only, fields[11], fields[12]))
+    return found
+
+
+def established() -> Counter[int]:
+    """Give how many connections are established by local port."""
+    return Counter(int.from_bytes(message[4:6], "big") for _, message in _dump(_ESTABLISHED | _CLOSE_WAIT))
+
+
+def _dump(states: int) -> Iterator[tuple[Literal[4, 6], bytes]]:
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, _NETLINK_SOCK_DIAG) as netlink:
+        netlink.bind((0, 0))
+        for name, family in ((4, socket.AF_INET), (6, socket.AF_INET6)):
+            body = struct.pack("=BBBBI48x", family, socket.IPPROTO_TCP, 0, 0, states)
+            head = _HEADER.pack(_HEADER.size + len(body), _SOCK_DIAG_BY_FAMILY, _NLM_F_REQUEST | _NLM_F_DUMP, 1, 0)
+            netlink.send(head + body)
+            yield from ((name, message) for message in _replies(netlink))  # type: ignore[misc] # name is 4 or 6
+
+
+def _replies(netlink: socket.socket) -> Iterator[bytes]:
+    while True:
+        data = netlink.recv(1 << 18)
+        offset = 0
+        while offset < len(data):
+            length, kind, *_ = _HEADER.unpack_from(data, offset)
+            body = data[offset + _HEADER.size : offset + length]
+            if kind == _NLMSG_DONE:
+                return
+            if kind == _NLMSG_ERROR:
+                code = -struct.unpack_from("=i", body)[0]
+                raise OSError(code, os.strerror(code))
+            yield body
+            offset += (length + 3) & ~3
+
+
+def _attributes(data: bytes) -> Iterator[tuple[int, bytes]]:
+    while len(data) >= 4:
+        length, kind = struct.unpack_from("=HH", data)
+        yield kind, data[4:length]
+        data = data[(length + 3) & ~3 :]

@@ -1,0 +1,65 @@
+"""The states of an instance, in the words operators see, and the one function that derives them."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+
+class State(StrEnum):
+    """What an instance is now."""
+
+    STOPPED = "stopped"  #: no process
+    STARTING = "starting"  #: the process runs, it is not ready yet
+    READY = "ready"  #: takes connections
+    DRAINING = "draining"  #: no new connections, old ones are let finish, evicted or handed off
+    DRAINED = "drained"  #: no new connections and none left
+    MAINTENANCE = "maintenance"  #: drained on purpose; nothing starts it again by itself
+    EJECTED = "ejected"  #: taken out because it died or failed its probe; comes back by itself
+    FAILED = "failed"  #: cannot serve: crash loop, wrong address, broken config
+
+
+class Wanted(StrEnum):
+    """What the config and the journal ask of an instance."""
+
+    SERVING = "serving"
+    IDLE = "idle"
+    DRAINED = "drained"
+    MAINTENANCE = "maintenance"
+    STOPPED = "stopped"
+
+
+#: supervisord's process states (in its capitals) in which a process exists.
+RUNNING = frozenset({"STARTING", "RUNNING", "STOPPING"})
+#: … and in which supervisord will not start it again by itself.
+AT_REST = frozenset({"STOPPED", "EXITED", "FATAL", "UNKNOWN"})
+
+
+def state_of(
+    *,
+    wanted: Wanted,
+    program: str | None,
+    ready: bool,
+    fault: str | None,
+    slots: int,
+    connections: int,
+    ejected: bool,
+) -> State:
+    """Derive an instance's state from what is observed.
+
+    ``program`` is supervisord's state (None: it does not know the program, or the instance is remote); ``ready`` tells
+    whether it takes connections on its port; ``fault`` is why it never will be ready as it is (None: no such reason).
+    """
+    if ejected:
+        return State.EJECTED
+    if program == "FATAL" or fault:
+        return State.FAILED
+    running = program in RUNNING or (program is None and ready)
+    if not running:
+        if wanted is Wanted.MAINTENANCE:
+            return State.MAINTENANCE
+        return State.STARTING if program == "BACKOFF" else State.STOPPED
+    if wanted in (Wanted.DRAINED, Wanted.MAINTENANCE, Wanted.STOPPED) or program == "STOPPING":
+        if slots or connections:
+            return State.DRAINING
+        return State.MAINTENANCE if wanted is Wanted.MAINTENANCE else State.DRAINED
+    return State.READY if ready else State.STARTING

@@ -1,0 +1,147 @@
+"""supervisord: asked and told through XML-RPC on its unix socket.
+
+Facts: `update` after any change in a group restarts the whole group, so every instance is a program of its own, added
+and removed one by one. ``reloadConfig`` only reads the files again and says what differs from what runs.
+"""
+
+from __future__ import annotations
+
+import http.client
+import socket
+import xmlrpc.client
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from portfleet.errors import PortfleetError
+
+#: Fault codes of supervisor/xmlrpc.py.
+BAD_NAME, ALREADY_STARTED, NOT_RUNNING, ALREADY_ADDED, STILL_RUNNING = 10, 60, 70, 90, 91
+
+
+@dataclass(frozen=True)
+class ProgramInfo:
+    """One program as supervisord sees it. ``state`` is in its capitals; times are Unix seconds (0: never)."""
+
+    name: str
+    state: str
+    pid: int | None
+    started: int
+    stopped: int
+    exit_status: int
+    error: str
+
+
+class _Connection(http.client.HTTPConnection):
+    def __init__(self, path: str) -> None:
+        super().__init__("localhost", timeout=30)
+        self._path = path
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(self._path)
+
+
+class _Transport(xmlrpc.client.Transport):
+    def __init__(self, path: str) -> None:
+        super().__init__()
+        self._path = path
+
+    def make_connection(self, host: Any) -> _Connection:  # noqa: ARG002 (the base class's signature)
+        connection = _Connection(self._path)
+        self._connection: Any = ("", connection)  # where the base class looks for it to close it
+        return connection
+
+
+class Supervisor:
+    """A running supervisord. Methods raise PortfleetError when it does not answer."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._proxy = xmlrpc.client.ServerProxy("http://localhost", transport=_Transport(str(path)))
+
+    def _call(self, method: str, *arguments: Any) -> Any:
+        try:
+            return getattr(self._proxy.supervisor, method)(*arguments)
+        except xmlrpc.client.Fault:
+            raise
+        except (OSError, http.client.HTTPException, xmlrpc.client.ProtocolError) as error:
+            raise PortfleetError(
+                f"supervisord does not answer on {self._path}: {error}", hint="start it with: portfleet up"
+            ) from None
+
+    def running(self) -> bool:
+        """Tell whether it answers."""
+        try:
+            self._call("getState")
+        except PortfleetError:
+            return False
+        return True
+
+    def pid(self) -> int:
+        """Give supervisord's process."""
+        return int(self._call("getPID"))
+
+    def programs(self) -> dict[str, ProgramInfo]:
+        """Give every program by name."""
+        return {
+            info["name"]: ProgramInfo(
+                info["name"],
+                info["statename"],
+                info["pid"] or None,
+                info["start"],
+                info["stop"],
+                info["exitstatus"],
+                info["spawnerr"],
+            )
+            for info in self._call("getAllProcessInfo")
+        }
+
+    def reload(self) -> tuple[set[str], set[str], set[str]]:
+        """Have it read its files again; gives (added, changed, removed) programs. Nothing is started or stopped."""
+        try:
+            added, changed, removed = self._call("reloadConfig")[0]
+        except xmlrpc.client.Fault as fault:
+            raise PortfleetError(f"supervisord cannot read its config: {fault.faultString}") from None
+        return set(added), set(changed), set(removed)
+
+    def start(self, name: str) -> None:
+        """Start ``name``, adding it where supervisord does not know it yet; "already" is success."""
+        self._tolerate("addProcessGroup", name, accept={ALREADY_ADDED})
+        self._tolerate("startProcess", name, False, accept={ALREADY_STARTED})
+
+    def stop(self, name: str) -> None:
+        """Ask ``name`` to stop, without waiting; "already" is success."""
+        self._tolerate("stopProcess", name, False, accept={NOT_RUNNING, BAD_NAME})
+
+    def remove(self, name: str) -> bool:
+        """Forget ``name``; False while its process still runs."""
+        try:
+            self._call("removeProcessGroup", name)
+        except xmlrpc.client.Fault as fault:
+            if fault.faultCode == STILL_RUNNING:
+                return False
+            if fault.faultCode != BAD_NAME:
+                raise PortfleetError(f"supervisord: {name}: {fault.faultString}") from None
+        return True
+
+    def signal(self, name: str, signal: str) -> None:
+        """Send a signal such as "TERM" to ``name``'s process; one that has ended is fine."""
+        self._tolerate("signalProcess", name, signal, accept={NOT_RUNNING, BAD_NAME})
+
+    def poke(self) -> None:
+        """Make it reap and restart dead children now instead of at its next poll."""
+        self._call("getState")
+
+    def shutdown(self) -> None:
+        """Have it stop every program and end."""
+        self._call("shutdown")
+
+    def _tolerate(self, method: str, *arguments: Any, accept: Iterable[int]) -> None:
+        try:
+            self._call(method, *arguments)
+        except xmlrpc.client.Fault as fault:
+            if fault.faultCode not in accept:
+                raise PortfleetError(f"supervisord: {arguments[0]}: {fault.faultString}") from None
