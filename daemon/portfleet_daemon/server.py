@@ -16,8 +16,8 @@ from portfleet_daemon.commands import Command, Drain, Evict, HandOff, Receive, R
 from portfleet_daemon.connections import Connections
 from portfleet_daemon.control import ControlSocket, failure
 from portfleet_daemon.drain import close_all, evict
-from portfleet_daemon.errors import Refused
-from portfleet_daemon.handler import load_framing, load_handler
+from portfleet_daemon.errors import ConfigError, Refused
+from portfleet_daemon.handler import Handler, load_framing, load_handler
 from portfleet_daemon.handoff import Sender
 from portfleet_daemon.handoff_wire import VERSIONS
 from portfleet_daemon.lifecycle import Lifecycle, State, notify_systemd
@@ -27,6 +27,7 @@ from portfleet_daemon.loop import ServingSelector
 from portfleet_daemon.receive import Receiver
 from portfleet_daemon.settings import Settings
 from portfleet_daemon.stats import Stats
+from portfleet_daemon.workers import Workers
 
 RESERVED = 64  # descriptors for everything that is no connection
 MOST_DESCRIPTORS = 1 << 20  # the tables have a byte per descriptor; a limit of "infinity" is not taken literally
@@ -40,6 +41,9 @@ class Server:
         self.stats = stats
         self.framing = load_framing(settings.framing, max_request=settings.max_request)
         self.handler = load_handler(settings.handler, workers=settings.workers)
+        self.workers = Workers(settings.handler, number=settings.workers) if settings.workers else None
+        if self.workers is not None:
+            self.handler = Handler(respond=self.workers.respond)
         self.lifecycle = Lifecycle(notify_systemd)
         self.connections = Connections(
             selector=selector,
@@ -70,8 +74,10 @@ class Server:
         """Listen, serve, and return when stopped; raises OperatorError."""
         loop = asyncio.get_running_loop()
         self.connections.timeouts.start()
-        self.port.open()
         try:
+            if self.workers is not None:
+                await self._start_workers(self.workers)
+            self.port.open()
             if self.control is not None:
                 self.control.open()
             loop.add_signal_handler(signal.SIGTERM, self._terminate)
@@ -85,8 +91,16 @@ class Server:
             self.port.close()
             if self.control is not None:
                 await self.control.close()
+            if self.workers is not None:
+                await self.workers.close()
         log("stopped", connections=self.connections.count, requests=self.stats.requests)
         self.lifecycle.enter(State.STOPPED)
+
+    async def _start_workers(self, workers: Workers) -> None:
+        try:
+            await workers.start()
+        except TimeoutError as error:
+            raise ConfigError("the workers do not start", hint="the log says why") from error
 
     def _terminate(self) -> None:
         if self._stopping:

@@ -21,7 +21,7 @@ _OLDER = bytes([0, *(min(age + 1, _EXPIRED) for age in range(1, 256))])
 
 
 class Timeouts:
-    """Closes connections whose request takes longer than `request` seconds, or that are idle for `idle` (None: never)."""
+    """Closes connections whose request takes over `request` seconds, or that are idle for `idle` (None: never)."""
 
     def __init__(self, connections: Connections, *, request: float | None, idle: float | None) -> None:
         self._connections, self._request, self._idle = connections, request, idle
@@ -64,10 +64,11 @@ class Timeouts:
     def _grow_older(self) -> None:
         selector = self._connections.selector
         selector.age = (selector.age or bytearray()).translate(_OLDER)
-        self._close_idle(selector.age)
+        self._close_idle()
         asyncio.get_running_loop().call_later((self._idle or 0.0) / IDLE_STEPS, self._grow_older)
 
-    def _close_idle(self, age: bytearray) -> None:
+    def _close_idle(self) -> None:
+        age = self._connections.selector.age or bytearray()
         for _ in range(CLOSE_AT_ONCE):
             fd = age.find(_EXPIRED)
             if fd < 0:
@@ -76,4 +77,4 @@ class Timeouts:
                 age[fd] = 1  # it waits for us
             else:
                 self._connections.close(fd)
-        asyncio.get_running_loop().call_soon(self._close_idle, age)
+        asyncio.get_running_loop().call_soon(self._close_idle)

@@ -1,0 +1,40 @@
+"""A worker process: `python -m portfleet_daemon.worker DESCRIPTOR MODULE:ATTR`. Started by workers.py only.
+
+It ends when the daemon closes its end of the pair. Signals that stop a process group are the daemon's to act on.
+"""
+
+from __future__ import annotations
+
+import pickle
+import signal
+import socket
+import sys
+import traceback
+from typing import Any
+
+from portfleet_daemon.handler import load_handler
+from portfleet_daemon.workers import PREFIX, pack
+
+
+def main() -> None:
+    """Answer requests one after the other."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    respond = load_handler(sys.argv[2], workers=1).respond
+    assert respond is not None  # noqa: S101  load_handler refuses classes when there are workers
+    with socket.socket(fileno=int(sys.argv[1])) as sock, sock.makefile("rb") as stream:
+        sock.sendall(pack("ready"))
+        while prefix := stream.read(PREFIX.size):
+            request = pickle.loads(stream.read(PREFIX.unpack(prefix)[0]))  # noqa: S301  from our own parent
+            sock.sendall(_answer(respond, request))
+
+
+def _answer(respond: Any, request: Any) -> bytes:
+    try:
+        return pack((True, respond(request)))
+    except Exception as error:  # noqa: BLE001  whatever a handler raises is the request's answer, not our end
+        return pack((False, "".join(traceback.format_exception(error))))
+
+
+if __name__ == "__main__":
+    main()
