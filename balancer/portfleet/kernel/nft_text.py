@@ -49,6 +49,9 @@ def _lines(change: c.Change) -> Iterator[str]:
             yield from _add(
                 name, [f"{slot} : goto {_name(new)}" for slot, (_, new) in moves.items() if new is not None]
             )
+        case c.Detour(name, to):
+            yield f"flush chain {TABLE} {_name(name)}"
+            yield f"add rule {TABLE} {name} goto {_name(to)}"
         case c.DropInstance(name):
             yield f"flush chain {TABLE} {_name(name)}"
             yield f"delete chain {TABLE} {name}"
