@@ -19,8 +19,8 @@ def main() -> int:
         limit = raise_descriptor_limit()
         stats = Stats()
         selector = ServingSelector(stats=stats, descriptors=limit)
+        server = Server(settings, selector=selector, stats=stats, limit=limit)
         with asyncio.Runner(loop_factory=lambda: ServingLoop(selector)) as runner:
-            server = Server(settings, selector=selector, stats=stats, limit=limit)
             runner.run(server.run())
     except OperatorError as error:
         print(f"portfleet-daemon: {error}\n  hint: {error.hint}", file=sys.stderr)

@@ -20,12 +20,14 @@ from portfleet_daemon.errors import ListenError
 from portfleet_daemon.log import log
 from portfleet_daemon.loop import EPOLLIN, ServingSelector
 from portfleet_daemon.sockdiag import accept_queue, handshakes
+from portfleet_daemon.synfilter import hear_again, ignore_new
 
 ACCEPTS = 8  # per turn: p99 of the others in a connect storm 389 µs, with 64 it was 3,310 µs
 BUFFER = 65536  # bytes; the kernel doubles it for its own bookkeeping
 KEEPALIVE_IDLE, KEEPALIVE_INTERVAL, KEEPALIVE_PROBES = 300, 30, 4  # seconds, seconds, number
 PAUSE = 0.05  # seconds without accepting when there is no room
 QUIET_INTERVAL, QUIET_LIMIT = 0.2, 3.0  # seconds: empty twice this far apart, at most so long
+LAST_INTERVAL = 0.005  # seconds between looks once new handshakes are ignored
 EVERYWHERE = ("0.0.0.0", "::")  # redirected connections arrive at the interface's own address
 
 
@@ -175,10 +177,10 @@ class Port:
             self._selector.watch(fd, EPOLLIN)
 
     async def quiet(self, sockets: list[socket.socket]) -> None:
-        """Return when no connection to `sockets` waits to be accepted, twice 200 ms apart, or after 3 s.
+        """Return when `sockets` can be closed without resetting a client that believes it is connected.
 
-        A listener closed with connections in its queue, or with handshakes under way, resets clients that believe
-        they are connected.
+        That is when nothing has waited to be accepted twice 200 ms apart, or after 3 s, and then, with new handshakes
+        ignored, what is still on its way has been accepted too. If it is cancelled, the sockets go on as before.
         """
         loop = asyncio.get_running_loop()
         limit = loop.time() + QUIET_LIMIT
@@ -187,6 +189,15 @@ class Port:
             empty = 0 if any(map(_waiting, sockets)) else empty + 1
             if empty < 2:
                 await asyncio.sleep(QUIET_INTERVAL)
+        try:
+            for sock in sockets:
+                ignore_new(sock)
+            while any(map(_waiting, sockets)) and loop.time() < limit + QUIET_INTERVAL:
+                await asyncio.sleep(LAST_INTERVAL)
+        except asyncio.CancelledError:
+            for sock in sockets:
+                hear_again(sock)
+            raise
 
 
 def _waiting(sock: socket.socket) -> bool:

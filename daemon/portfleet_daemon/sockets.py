@@ -41,8 +41,9 @@ def unread(fd: int) -> int:
 
 
 def _borrow(fd: int) -> socket.socket:
-    # With family and type given, Python asks the kernel nothing; they only matter to bind and connect.
-    return socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP, fileno=fd)
+    # With family and type given, Python asks the kernel nothing. It decodes addresses by the family they say, but has
+    # the family given here decide how long they may be: AF_INET would cut IPv6 addresses at 8 bytes.
+    return socket.socket(socket.AF_INET6, socket.SOCK_STREAM, socket.IPPROTO_TCP, fileno=fd)
 
 
 def _plain(address: str) -> str:

@@ -1,0 +1,140 @@
+"""The control socket: its answers, and what it does with nonsense."""
+
+from __future__ import annotations
+
+import json
+import socket
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from portfleet_daemon.commands import KEYS, Drain, Evict, parse
+from portfleet_daemon.errors import Refused
+from portfleet_daemon.stats import BOUNDS
+from support.daemons import Daemon, Daemons
+
+
+def raw(daemon: Daemon, data: bytes) -> list[dict[str, object]]:
+    """All answers to raw bytes, the connection shut down behind them."""
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.settimeout(10)
+        sock.connect(daemon.control)
+        sock.sendall(data)
+        sock.shutdown(socket.SHUT_WR)
+        return [json.loads(line) for line in sock.makefile("rb")]
+
+
+def test_status_says_everything(daemons: Daemons) -> None:
+    daemon = daemons.start(name="echo-blue-1")
+    with daemon.connect() as client:
+        for _ in range(10):
+            client.ask(b"12345\n")
+        status = daemon.until(requests=10)
+    assert status["ok"] is True
+    assert status["state"] == "ready"
+    assert (status["instance"], status["pid"], status["port"]) == ("echo-blue-1", daemon.pid, daemon.port)
+    assert (status["connections"], status["accepted"]) == (1, 1)
+    assert (status["bytes_in"], status["bytes_out"], status["errors"]) == (60, 60, 0)
+    assert len(status["latency"]["counts"]) == len(status["latency"]["bounds_us"]) + 1 == len(BOUNDS) + 1
+    assert sum(status["latency"]["counts"]) == 10
+    assert status["max_loop_lag_us"] > 0
+    assert status["max_connections"] > 0
+    assert status["handoff"] == [1]
+    assert isinstance(status["version"], str)
+
+
+def test_latency_of_awaited_replies_is_counted_whole(daemons: Daemons) -> None:
+    daemon = daemons.start(handler="sample:slow")
+    with daemon.connect() as client:
+        client.ask(b"wait0.2\n")
+        status = daemon.until(requests=1)
+    (bucket,) = (index for index, count in enumerate(status["latency"]["counts"]) if count)
+    assert 200_000 <= status["latency"]["bounds_us"][bucket] < 600_000
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        (b"nonsense", "not JSON"),
+        (b"[]", "no command"),
+        (b'{"command": 1}', "no command"),
+        (b'{"command": "dance"}', "unknown command 'dance'"),
+        (b'{"command": "drain", "speed": 1}', "drain has no 'speed'"),
+        (b'{"command": "drain", "rate": -1}', "rate is -1"),
+        (b'{"command": "drain", "rate": NaN}', "rate is nan"),
+        (b'{"command": "drain", "rate": true}', "rate is True"),
+        (b'{"command": "drain", "listener": "open"}', "listener is 'open'"),
+        (b'{"command": "evict"}', "evict needs rate"),
+        (b'{"command": "evict", "rate": 5, "count": 1.5}', "count is 1.5"),
+        (b'{"command": "handoff"}', "handoff needs to"),
+        (b'{"command": "receive", "versions": "1"}', "versions, framing and stateful"),
+        (b"[" * 60_000, "not JSON"),
+        (b"\xff\xfe", "not JSON"),
+        (b"", "not JSON"),
+    ],
+)
+def test_malformed_input_gets_an_error_and_nothing_else(daemons: Daemons, line: bytes, said: str) -> None:
+    daemon = daemons.start()
+    refused, status = raw(daemon, line + b'\n{"command": "status"}\n')
+    assert refused["ok"] is False and said in str(refused["error"]) and refused["hint"]
+    assert status["state"] == "ready"
+
+
+def test_a_line_without_end_is_cut_off(daemons: Daemons) -> None:
+    daemon = daemons.start()
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.settimeout(10)
+        sock.connect(daemon.control)
+        sock.sendall(b"x" * 70_000)
+        assert json.loads(sock.makefile("rb").readline())["error"] == "line over 65536 bytes"
+    assert daemon.status()["ok"]
+
+
+def test_too_many_control_clients_are_told(daemons: Daemons) -> None:
+    daemon = daemons.start()
+    socks = []
+    try:
+        for _ in range(70):
+            sock = socket.socket(socket.AF_UNIX)
+            socks.append(sock)
+            sock.connect(daemon.control)  # with a time-out set, a full backlog would be an error
+            sock.settimeout(10)
+        assert json.loads(socks[-1].makefile("rb").readline())["error"] == "over 64 control connections"
+    finally:
+        for sock in socks:
+            sock.close()
+    daemon.until(state="ready")
+
+
+def test_random_lines_do_no_harm(daemons: Daemons) -> None:
+    daemon = daemons.start()
+    values = st.recursive(
+        st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
+        lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+        max_leaves=6,
+    )
+    keys = sorted({key for keys in KEYS.values() for key in keys} | {"versions", "framing", "stateful"})
+    commands = st.fixed_dictionaries(
+        {"command": st.sampled_from([*KEYS, "receive", "x"])}, optional=dict.fromkeys(keys, values)
+    )
+    before = daemon.rss()
+
+    @given(
+        st.lists(st.binary(max_size=60) | commands.map(lambda one: json.dumps(one).encode()), min_size=1, max_size=5)
+    )
+    def fuzz(lines: list[bytes]) -> None:
+        for answer in raw(daemon, b"\n".join(lines) + b"\n"):
+            assert isinstance(answer["ok"], bool)
+
+    fuzz()
+    assert daemon.process.poll() is None and daemon.status()["ok"]
+    assert "Traceback" not in daemon.log
+    assert daemon.rss() - before < 3_000_000
+
+
+def test_commands_are_values() -> None:
+    assert parse(b'{"command": "drain", "rate": 5}') == Drain(rate=5.0, deadline=None, close_listener=False)
+    assert parse(b'{"command": "evict", "rate": 0.5, "count": 7}') == Evict(rate=0.5, count=7)
+    with pytest.raises(Refused):
+        parse(b'{"command": "evict", "rate": 1e9}')

@@ -1,0 +1,350 @@
+"""Established connections change their process and their clients notice nothing."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import socket
+import threading
+import time
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from support.daemons import Client, Daemon, Daemons, wait_for
+
+WHOAMI = "portfleet_daemon.handlers:whoami"
+
+
+def sockets_of(pid: int) -> int:
+    """Established TCP sockets among a process's descriptors, by the kernel's own tables."""
+    inodes = set()
+    for table in ("tcp", "tcp6"):
+        for line in Path(f"/proc/{pid}/net/{table}").read_text().splitlines()[1:]:
+            fields = line.split()
+            if fields[3] in ("01", "08"):
+                inodes.add(fields[9])
+    links = [_link(f"/proc/{pid}/fd/{fd}") for fd in os.listdir(f"/proc/{pid}/fd")]
+    return sum(link.startswith("socket:[") and link[8:-1] in inodes for link in links)
+
+
+def _link(path: str) -> str:
+    try:
+        return str(Path(path).readlink())
+    except FileNotFoundError:
+        return ""
+
+
+def four_tuple(client: Client) -> tuple[Any, ...]:
+    return (*client.sock.getpeername()[:2], *client.sock.getsockname()[:2])
+
+
+def test_the_pid_behind_changes_and_the_four_tuple_does_not(daemons: Daemons) -> None:
+    old, new = daemons.start(handler=WHOAMI), daemons.start(handler=WHOAMI)
+    clients = [old.connect() for _ in range(299)] + [old.connect("::1")]
+    before = [four_tuple(client) for client in clients]
+    assert all(f"pid={old.pid} ".encode() in client.ask(b"?\n") for client in clients)
+    answers = old.stream(command="handoff", to=new.control)
+    assert answers[-1] == {"ok": True, "event": "done", "moved": 300, "remaining": 0}
+    assert all(f"pid={new.pid} ".encode() in client.ask(b"?\n") for client in clients)
+    assert [four_tuple(client) for client in clients] == before
+    reported = [tuple(four) for answer in answers[:-1] for four in answer["connections"]]
+    assert sorted(reported) == sorted(before)
+    assert old.status()["connections"] == sockets_of(old.pid) == 0
+    assert new.status()["connections"] == sockets_of(new.pid) == 300
+    with old.connect() as fresh:
+        assert f"pid={old.pid} ".encode() in fresh.ask(b"?\n")  # the listener was not handed over
+
+
+def test_a_number_of_connections_moves(daemons: Daemons) -> None:
+    old, new = daemons.start(), daemons.start()
+    clients = [old.connect() for _ in range(100)]
+    old.until(connections=100)
+    assert old.stream(command="handoff", to=new.control, count=30)[-1]["remaining"] == 70
+    assert (old.status()["connections"], new.status()["connections"]) == (70, 30)
+    assert all(client.ask(b"x\n") == b"x\n" for client in clients)
+
+
+def test_three_in_a_row_and_the_counts_equal_the_sockets(daemons: Daemons) -> None:
+    fleet = [daemons.start(handler=WHOAMI) for _ in range(4)]
+    clients = [fleet[0].connect() for _ in range(50)]
+    fleet[0].until(connections=50)
+    for giver, taker in pairwise(fleet):
+        assert giver.stream(command="handoff", to=taker.control)[-1]["ok"]
+        clients += [taker.connect() for _ in range(10)]
+        taker.until(connections=len(clients))
+    assert all(f"pid={fleet[3].pid} ".encode() in client.ask(b"?\n") for client in clients)
+    for daemon in fleet:
+        assert daemon.status()["connections"] == sockets_of(daemon.pid)
+
+
+def test_partial_requests_unsent_replies_and_half_closes_go_along(daemons: Daemons) -> None:
+    old, new = daemons.start(handler="sample:big"), daemons.start(handler="sample:big")
+    partial, unread, piped = old.connect(), old.connect(), old.connect()
+    partial.send(b"a")
+    unread.send(b"b\n" * 200)  # 20 MB of replies: some unsent, some requests unanswered
+    unread.sock.shutdown(socket.SHUT_WR)
+    piped.send(b"c\nd")
+    assert piped.receive(100_001) == b"c" * 100_000 + b"\n"
+    wait_for(lambda: old.status()["bytes_in"] == 404, "all requests read")
+    assert old.stream(command="handoff", to=new.control)[-1]["moved"] == 3
+    old.process.kill()
+    partial.send(b"\n")
+    assert partial.receive(100_001) == b"a" * 100_000 + b"\n"
+    assert unread.receive(10**8) == (b"b" * 100_000 + b"\n") * 200
+    piped.send(b"\n")
+    assert piped.receive(100_001) == b"d" * 100_000 + b"\n"
+    new.until(connections=2)
+
+
+def test_handler_state_goes_along(daemons: Daemons) -> None:
+    old, new = daemons.start(handler="sample:Counter"), daemons.start(handler="sample:Counter")
+    with old.connect() as client:
+        assert [client.ask(b"a\n"), client.ask(b"b\n")] == [b"a 1\n", b"b 2\n"]
+        client.send(b"par")
+        wait_for(lambda: old.status()["bytes_in"] == 7, "the part")
+        assert old.stream(command="handoff", to=new.control)[-1]["moved"] == 1
+        assert client.ask(b"t\n") == b"part 3\n"
+    new.until(connections=0)
+    assert "disconnected 3" in new.log
+    assert "disconnected" not in old.log
+
+
+def test_state_without_export_is_refused(daemons: Daemons) -> None:
+    old, new = daemons.start(handler="sample:Stateful"), daemons.start(handler="sample:Counter")
+    assert old.status()["handoff"] == []
+    with old.connect() as client:
+        assert client.ask(b"a\n") == b"a\n"
+        answer = old.stream(command="handoff", to=new.control)[-1]
+        assert not answer["ok"] and "export_state" in answer["error"]
+        assert client.ask(b"b\n") == b"b\n"
+
+
+@pytest.mark.parametrize("flags", [(), ("--workers", "1")])
+def test_requests_in_flight_finish_first(daemons: Daemons, flags: tuple[str, ...]) -> None:
+    handler = "sample:blocking" if flags else "sample:slow"
+    old, new = daemons.start(*flags, handler=handler), daemons.start(*flags, handler=handler)
+    with old.connect() as client, old.connect() as idle:
+        assert idle.ask(b"x\n") == b"x\n"
+        client.send(b"wait0.3\nnext\n")
+        wait_for(lambda: old.status()["bytes_in"] >= 14, "the request")
+        assert old.stream(command="handoff", to=new.control)[-1] == {
+            "ok": True, "event": "done", "moved": 2, "remaining": 0,
+        }  # fmt: skip
+        assert client.receive(13) == b"wait0.3\nnext\n"
+        assert old.status()["requests"] >= 2
+
+
+def test_what_does_not_finish_in_time_stays(daemons: Daemons) -> None:
+    old, new = daemons.start(handler="sample:slow"), daemons.start(handler="sample:slow")
+    with old.connect() as client, old.connect() as idle:
+        assert idle.ask(b"x\n") == b"x\n"
+        client.send(b"wait1.5\n")
+        wait_for(lambda: old.status()["bytes_in"] >= 10, "the request")
+        last = old.stream(command="handoff", to=new.control, deadline=0.2)[-1]
+        assert (last["moved"], last["remaining"]) == (1, 1)
+        assert client.line() == b"wait1.5\n"
+
+
+def test_the_listener_goes_with_what_waits_in_its_backlog(daemons: Daemons) -> None:
+    old, new = daemons.start("--max-connections", "5", handler=WHOAMI), daemons.start(handler=WHOAMI)
+    clients = [old.connect() for _ in range(40)]
+    for client in clients:
+        client.send(b"?\n")
+    wait_for(lambda: old.status()["requests"] == 5, "five served, the others wait in the backlog")
+    assert old.stream(command="handoff", to=new.control, listener=True)[-1]["remaining"] == 0
+    pids = [client.line() for client in clients]
+    assert sum(f"pid={new.pid} ".encode() in pid for pid in pids) == 35
+    assert all(f"pid={new.pid} ".encode() in client.ask(b"?\n") for client in clients)
+    assert old.status()["state"] == "draining"
+
+    def refused() -> bool:
+        try:
+            socket.create_connection(("127.0.0.1", old.port), timeout=1).close()
+        except ConnectionRefusedError:
+            return True
+        return False
+
+    wait_for(refused, "the receiver closes the listener once it is empty")
+    successor = daemons.start(handler=WHOAMI, port=old.port, name="successor")  # while `new` owns connections of it
+    assert successor.port == old.port
+
+
+class Load:
+    """Clients that send numbered requests and check the order of the replies, in a thread."""
+
+    def __init__(self, clients: list[Client], *, fragments: bool = False) -> None:
+        self.clients, self.fragments = clients, fragments
+        self.answered, self.wrong = 0, list[str]()
+        self.stop = threading.Event()
+        self.thread = threading.Thread(target=self._run)
+        self.thread.start()
+
+    def _run(self) -> None:
+        chooser, number = random.Random(1), 0
+        while not self.stop.is_set():
+            some = chooser.sample(self.clients, 20)
+            number += 1
+            for index, client in enumerate(some):
+                request = b"%d.%d\n" % (number, index)
+                if self.fragments:
+                    for byte in request:
+                        client.send(bytes([byte]))
+                else:
+                    client.send(request)
+            for index, client in enumerate(some):
+                reply = client.line()
+                if reply != b"%d.%d\n" % (number, index):
+                    self.wrong.append(f"{number}.{index}: {reply!r}")
+                    self.stop.set()
+                self.answered += 1
+
+    def end(self) -> None:
+        self.stop.set()
+        self.thread.join()
+        assert not self.wrong, self.wrong
+
+
+@pytest.mark.parametrize("fragments", [False, True])
+def test_under_load_nothing_is_lost_doubled_or_mixed_up(daemons: Daemons, fragments: bool) -> None:
+    one, two = daemons.start(), daemons.start()
+    load = Load([one.connect() for _ in range(800)], fragments=fragments)
+    try:
+        one.until(connections=800)
+        for giver, taker in (one, two), (two, one), (one, two):
+            assert giver.stream(command="handoff", to=taker.control)[-1]["moved"] == 800
+        seen = load.answered
+        wait_for(lambda: load.answered > seen + 100 or load.wrong, "the load goes on")
+    finally:
+        load.end()
+    assert two.status()["connections"] == 800
+
+
+def test_a_receiver_killed_in_mid_way_costs_only_what_it_had_acknowledged(daemons: Daemons) -> None:
+    old, new = daemons.start(), daemons.start()
+    clients = [old.connect() for _ in range(3000)]
+    old.until(connections=3000)
+    answers: list[dict[str, Any]] = []
+    handing = threading.Thread(target=lambda: answers.extend(old.stream(command="handoff", to=new.control)))
+    handing.start()
+    wait_for(lambda: old.status()["connections"] < 2900, "the hand-off is under way")
+    os.kill(new.pid, signal.SIGKILL)
+    handing.join()
+    last = answers[-1]
+    if last["ok"]:
+        pytest.skip("the hand-off was over before the kill")
+    assert last["moved"] + last["remaining"] == 3000
+    assert 0 < last["moved"] < 3000
+    for client in clients:
+        client.send(b"x\n")
+    alive = sum(_answers(client) for client in clients)
+    assert alive == last["remaining"] == old.status()["connections"]
+
+
+def _answers(client: Client) -> bool:
+    try:
+        return client.line() == b"x\n"
+    except ConnectionError:
+        return False
+
+
+def test_a_receiver_stopped_in_mid_way_holds_up_only_what_is_in_flight(daemons: Daemons) -> None:
+    """Frozen after its first batches, then killed: all it had not acknowledged is served by the sender again."""
+    old, new = daemons.start(), daemons.start()
+    clients = [old.connect() for _ in range(500)]
+    clients[0].send(b"par")
+    old.until(connections=500)
+    os.kill(new.pid, signal.SIGSTOP)
+    answers: list[dict[str, Any]] = []
+    handing = threading.Thread(target=lambda: answers.extend(old.stream(command="handoff", to=new.control)))
+    handing.start()
+    time.sleep(0.1)
+    assert not answers
+    os.kill(new.pid, signal.SIGKILL)
+    os.kill(new.pid, signal.SIGCONT)
+    handing.join()
+    assert not answers[-1]["ok"] and answers[-1]["remaining"] == 500
+    assert clients[0].ask(b"t\n") == b"part\n"
+    assert all(client.ask(b"x\n") == b"x\n" for client in clients)
+
+
+def test_refusals_name_their_reason_and_cost_nothing(daemons: Daemons, tmp_path: Path) -> None:
+    old, resp, small = daemons.start(), daemons.start("--framing", "resp"), daemons.start("--max-connections", "10")
+    clients = [old.connect() for _ in range(20)]
+    old.until(connections=20)
+
+    def error(to: str) -> str:
+        answer = old.stream(command="handoff", to=to)[-1]
+        assert not answer["ok"] and answer["hint"]
+        return str(answer["error"])
+
+    assert "framing is resp" in error(resp.control)
+    assert "itself" in error(old.control)
+    assert "No such file" in error(str(tmp_path / "none.sock"))
+    small.ask(command="drain")
+    assert "not ready" in error(small.control)
+    small.ask(command="resume")
+    last = old.stream(command="handoff", to=small.control)[-1]
+    assert (last["moved"], last["remaining"]) == (10, 10)
+    assert all(client.ask(b"x\n") == b"x\n" for client in clients)
+
+
+def test_versions_are_negotiated(daemons: Daemons) -> None:
+    daemon = daemons.start()
+    answer = daemon.ask(command="receive", versions=[2, 1], framing="line", stateful=False, later="key")
+    assert answer["ok"] and answer["version"] == 1
+    answer = daemon.ask(command="receive", versions=[2], framing="line", stateful=False)
+    assert not answer["ok"] and "no common version" in answer["error"]
+
+
+def test_a_killed_sender_leaves_whole_messages_to_the_receiver(daemons: Daemons) -> None:
+    """By the document, from a sender of our own that dies without waiting for an acknowledgement."""
+    daemon: Daemon = daemons.start()
+    ours, theirs = _tcp_pair()
+    lost_peer, lost = _tcp_pair()
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.connect(daemon.control)
+        sock.sendall(b'{"command": "receive", "versions": [1], "framing": "line", "stateful": false}\n')
+        assert b'"version": 1' in sock.recv(4096)
+        whole = bytes.fromhex("02000001 00000001 00000013") + bytes.fromhex("00000000 00000003 00000000 00000000")
+        socket.send_fds(sock, [whole + b"PIN"], [theirs.fileno()])
+        cut = bytes.fromhex("02000001 00000002 00000010") + bytes(8)
+        socket.send_fds(sock, [cut], [lost.fileno()])
+    theirs.close()
+    lost.close()
+    client = Client(ours)
+    assert client.ask(b"G\n") == b"PING\n"
+    assert Client(lost_peer).closed()
+    assert daemon.until(connections=1)
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "09000000 00000001 00000000",
+        "02000001 00000001 00000010",
+        "02000000 00000001 ffffffff",
+        "02000000 00000001 00000004",
+    ],
+)
+def test_nonsense_is_refused(daemons: Daemons, message: str) -> None:
+    daemon = daemons.start()
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.settimeout(10)
+        sock.connect(daemon.control)
+        sock.sendall(b'{"command": "receive", "versions": [1], "framing": "line", "stateful": false}\n')
+        sock.recv(4096)
+        sock.sendall(bytes.fromhex(message) + bytes(16))
+        assert sock.recv(4096)[0] == 17
+    assert daemon.status()["state"] == "ready"
+
+
+def _tcp_pair() -> tuple[socket.socket, socket.socket]:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        ours = socket.create_connection(listener.getsockname(), timeout=10)
+        theirs, _ = listener.accept()
+    theirs.setblocking(False)
+    return ours, theirs

@@ -1,0 +1,252 @@
+"""Requests and replies, from a client's end of a real connection."""
+
+from __future__ import annotations
+
+import socket
+import struct
+import time
+
+import pytest
+
+from support.daemons import Client, Daemons, wait_for
+
+
+def test_a_request_is_answered_over_ipv4_and_ipv6(daemons: Daemons) -> None:
+    daemon = daemons.start()
+    for address in ("127.0.0.1", "::1"):
+        with daemon.connect(address) as client:
+            assert client.ask(b"hello\n") == b"hello\n"
+            assert client.ask(b"hello\r\n") == b"hello\n"
+            assert client.ask(b"\n") == b"\n"
+            assert client.ask(b"\r\n") == b"\n"
+
+
+def test_requests_in_one_byte_pieces_and_pipelined(daemons: Daemons) -> None:
+    daemon = daemons.start()
+    with daemon.connect() as client:
+        for byte in b"one\r\ntwo\n":
+            client.send(bytes([byte]))
+        assert client.receive(8) == b"one\ntwo\n"
+        client.send(b"".join(b"%d\n" % number for number in range(5000)) + b"half")
+        expected = b"".join(b"%d\n" % number for number in range(5000))
+        assert client.receive(len(expected)) == expected
+        assert client.ask(b"way\n") == b"halfway\n"
+    assert daemon.until(connections=0)["requests"] == 5003
+
+
+def test_half_close_gets_all_replies_then_the_end(daemons: Daemons) -> None:
+    daemon = daemons.start(handler="sample:slow")
+    with daemon.connect() as client:
+        client.send(b"wait0.2\nb\nc\nrest")
+        client.sock.shutdown(socket.SHUT_WR)
+        assert client.receive(100) == b"wait0.2\nb\nc\n"
+    daemon.until(connections=0)
+
+
+def test_a_reset_client_is_gone_and_hurts_nobody(daemons: Daemons) -> None:
+    daemon = daemons.start()
+    with daemon.connect() as other:
+        for data in (b"x\n", b"partial", b""):
+            client = daemon.connect()
+            client.send(data)
+            client.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            client.sock.close()
+        daemon.until(connections=1)
+        assert other.ask(b"still\n") == b"still\n"
+
+
+def test_a_client_that_does_not_read_is_not_read_and_gets_everything_later(daemons: Daemons) -> None:
+    daemon = daemons.start(handler="sample:big")
+    before = daemon.rss()
+    requests = 400  # 40 MB of replies
+    with daemon.connect() as greedy, daemon.connect() as other:
+        greedy.sock.setblocking(False)
+        sent = greedy.sock.send(b"y\n" * requests)
+        assert sent == 2 * requests
+        other.send(b"z\n")
+        assert other.receive(100_001) == b"z" * 100_000 + b"\n"
+        wait_for(lambda: daemon.status()["requests"] >= 2, "the greedy client's first request")
+        assert daemon.status()["requests"] < requests / 4, "requests are answered that nobody reads"
+        assert daemon.rss() - before < 5_000_000
+        greedy.sock.settimeout(15)
+        assert greedy.receive(requests * 100_001) == (b"y" * 100_000 + b"\n") * requests
+
+
+def test_memory_of_requests_over_the_limit_is_bounded(daemons: Daemons) -> None:
+    daemon = daemons.start("--max-request", "1000")
+    for data in (b"x" * 1000, b"y" * 5000, b"z" * 1000 + b"\n"):
+        with daemon.connect() as client:
+            client.send(data)
+            assert client.closed()
+    with daemon.connect() as client:
+        assert client.ask(b"w" * 999 + b"\n") == b"w" * 999 + b"\n"
+    assert daemon.until(connections=0)["errors"] == 3
+
+
+def test_a_request_that_stays_partial_is_closed_on_time_and_others_are_not(daemons: Daemons) -> None:
+    daemon = daemons.start("--request-timeout", "500ms")
+    with daemon.connect() as slow, daemon.connect() as idle:
+        began = time.monotonic()
+        slow.send(b"never ")
+        time.sleep(0.2)  # a later byte must not restart the clock
+        slow.send(b"ending")
+        assert slow.closed()
+        assert 0.45 < time.monotonic() - began < 0.75
+        assert idle.ask(b"well\n") == b"well\n"
+
+
+def test_idle_connections_are_closed_and_busy_ones_are_not(daemons: Daemons) -> None:
+    daemon = daemons.start("--idle-timeout", "800ms", handler="sample:slow")
+    with daemon.connect() as idle, daemon.connect() as busy, daemon.connect() as waiting:
+        began = time.monotonic()
+        waiting.send(b"wait1.5\n")
+        while time.monotonic() - began < 1.2:
+            assert busy.ask(b"x\n") == b"x\n"
+            time.sleep(0.02)
+        assert idle.closed()
+        assert waiting.line() == b"wait1.5\n"
+
+
+def test_a_handler_that_raises_ends_one_connection_and_is_logged_once(daemons: Daemons) -> None:
+    daemon = daemons.start(handler="sample:boom")
+    with daemon.connect() as other:
+        for data in (b"boom\n", b"ok\nboom\n", b"boom\nnever\n"):
+            with daemon.connect() as client:
+                client.send(data)
+                assert client.receive(100) == (b"ok\n" if data.startswith(b"ok") else b"")
+        assert other.ask(b"fine\n") == b"fine\n"
+    assert daemon.status()["errors"] == 3
+    assert daemon.log.count("Traceback") == 1
+
+
+def test_with_an_error_reply_the_connection_lives_on(daemons: Daemons) -> None:
+    daemon = daemons.start("--framing", "resp", handler="sample:boom")
+    with daemon.connect() as client:
+        assert client.ask(b"PING\r\n").startswith(b"*1")  # the list of arguments, echoed
+        client.receive(10)
+        client.send(b"*1\r\n$-5\r\n")
+        assert client.line() == b"-ERR Protocol error: invalid bulk length\r\n"
+        assert client.closed()
+
+
+def test_an_await_stalls_nobody_and_keeps_order(daemons: Daemons) -> None:
+    daemon = daemons.start(handler="sample:slow")
+    with daemon.connect() as waiting, daemon.connect() as other:
+        waiting.send(b"wait0.5\nsecond\n")
+        began = time.monotonic()
+        assert other.ask(b"quick\n") == b"quick\n"
+        assert time.monotonic() - began < 0.3
+        assert waiting.receive(15) == b"wait0.5\nsecond\n"
+        assert time.monotonic() - began >= 0.45
+
+
+def test_a_client_that_leaves_during_an_await_is_cleaned_up(daemons: Daemons) -> None:
+    daemon = daemons.start(handler="sample:slow")
+    with daemon.connect() as client:
+        client.send(b"wait0.3\n")
+        wait_for(lambda: daemon.status()["bytes_in"], "the request")
+    daemon.until(connections=0)
+    assert "Traceback" not in daemon.log
+
+
+def test_workers_answer_in_order_in_parallel_and_survive(daemons: Daemons) -> None:
+    daemon = daemons.start("--workers", "2", handler="sample:blocking")
+    clients = [daemon.connect() for _ in range(4)]
+    began = time.monotonic()
+    for client in clients:
+        client.send(b"a\nb\n")
+    for client in clients:
+        assert client.receive(4) == b"a\nb\n"
+    assert time.monotonic() - began < 1.4  # 8 requests of 0.2 s on 2 workers take 0.8 s, on one 1.6 s
+    clients[0].send(b"boom\n")
+    assert clients[0].closed()
+    clients[1].send(b"die\n")
+    assert clients[1].closed()
+    assert clients[2].ask(b"after\n") == b"after\n"
+    for client in clients:
+        client.sock.close()
+    daemon.until(connections=0)
+
+
+def test_a_class_keeps_state_per_connection(daemons: Daemons) -> None:
+    daemon = daemons.start(handler="sample:Counter")
+    with daemon.connect() as one, daemon.connect() as two:
+        assert [one.ask(b"a\n"), one.ask(b"b\n"), two.ask(b"c\n")] == [b"a 1\n", b"b 2\n", b"c 1\n"]
+        local, peer = two.sock.getpeername(), two.sock.getsockname()
+        assert two.ask(b"addresses\n").decode().strip() == repr((*local, *peer))
+        one.send(b"close\n")
+        assert one.receive(100) in (b"", b"close 3\n")
+    daemon.until(connections=0)
+    assert sorted(line for line in daemon.log.splitlines() if line.startswith("disc")) == [
+        "disconnected 2",
+        "disconnected 3",
+    ]
+
+
+def test_a_framing_of_ones_own(daemons: Daemons) -> None:
+    daemon = daemons.start("--framing", "sample:Pipe")
+    with daemon.connect() as client:
+        client.send(b"one|two|th")
+        assert client.receive(8) == b"one|two|"
+        client.send(b"ree|")
+        assert client.receive(6) == b"three|"
+
+
+def test_length_prefixes(daemons: Daemons) -> None:
+    daemon = daemons.start("--framing", "length")
+    with daemon.connect() as client:
+        client.send(b"\0\0\0\5hello\0\0\0\0\0\0\0\1")
+        assert client.receive(13) == b"\0\0\0\5hello\0\0\0\0"
+        client.send(b"x")
+        assert client.receive(5) == b"\0\0\0\1x"
+        client.send(b"\xff\xff\xff\xff")
+        assert client.closed()
+
+
+def test_two_writes_under_nagle_are_not_delayed(daemons: Daemons) -> None:
+    daemon = daemons.start()
+    with daemon.connect() as client:
+        client.ask(b"warm\n")
+        took = []
+        for _ in range(20):
+            began = time.monotonic()
+            client.send(b"first half ")
+            client.send(b"second half\n")
+            client.line()
+            took.append(time.monotonic() - began)
+        assert sorted(took)[10] < 0.02, took  # the delayed ACK would make it 0.04
+
+
+def test_out_of_descriptors_accepting_pauses_without_spinning_and_resumes(daemons: Daemons) -> None:
+    daemon = daemons.start("--max-connections", "1000", descriptors=60)
+    clients: list[Client] = [daemon.connect() for _ in range(80)]
+    try:
+        wait_for(lambda: "accept-paused" in daemon.log, "a pause")
+        used = _cpu(daemon.pid)
+        time.sleep(1)
+        assert _cpu(daemon.pid) - used < 0.3, "it spins"
+        for client in clients[:40]:
+            client.sock.close()
+        for client in clients[40:]:
+            assert client.ask(b"x\n") == b"x\n"
+    finally:
+        for client in clients:
+            client.sock.close()
+
+
+def test_connections_over_the_limit_wait_in_the_backlog(daemons: Daemons) -> None:
+    daemon = daemons.start("--max-connections", "2")
+    with daemon.connect() as one, daemon.connect() as two, daemon.connect() as three:
+        assert one.ask(b"1\n") + two.ask(b"2\n") == b"1\n2\n"
+        three.send(b"3\n")
+        three.sock.settimeout(0.3)
+        with pytest.raises(TimeoutError):
+            three.line()
+        one.sock.close()
+        three.sock.settimeout(5)
+        assert three.line() == b"3\n"
+
+
+def _cpu(pid: int) -> float:
+    with open(f"/proc/{pid}/schedstat") as file:  # noqa: PTH123  one read of a kernel file
+        return int(file.read().split()[0]) / 1e9
