@@ -99,6 +99,8 @@ def _service(name: str, read: Reader, machine: Machine) -> Service:
     read.finish()
     if "listen" not in read.table:
         read.wrong("listen", "is missing: what do clients dial?", 'for example listen = [":7000"]')
+    elif read.table["listen"] == []:
+        read.wrong("listen", "is empty: what do clients dial?", 'for example listen = [":7000"]')
     if "command" not in read.table:
         read.wrong("command", "is missing", 'for example command = ["redis-server", "--port", "{port}"]')
     elif not service.command and read.table["command"] == []:
@@ -124,10 +126,17 @@ def _listens(read: Reader, key: str) -> tuple[Listen, ...]:
         if key == "remote" and listen.address is None:
             read.wrong(f"remote[{number}]", f'"{text}" names no box', 'write its address, as in "203.0.113.2:7101"')
         elif listen in found:
-            read.wrong(f"{key}[{number}]", f'"{text}" is there twice')
+            read.wrong(f"{key}[{number}]", f'"{text}" is there twice', "remove one of them")
+        elif key == "listen" and (wider := _contains(found, listen)):
+            read.wrong(f"{key}[{number}]", f'"{text}" and "{wider}" let the same clients in', "remove one of them")
         else:
             found.append(listen)
     return tuple(found)
+
+
+def _contains(found: list[Listen], listen: Listen) -> Listen | None:
+    same = (other for other in found if (other.port, other.address) == (listen.port, listen.address))
+    return next((other for other in same if {*other.families} & {*listen.families}), None)
 
 
 def _environment(read: Reader) -> dict[str, str]:
@@ -137,7 +146,7 @@ def _environment(read: Reader) -> dict[str, str]:
         if not _ENVIRONMENT_NAME.fullmatch(name):
             read.wrong(path, "is not the name of an environment variable", "use letters, digits and _")
         elif name.startswith("PORTFLEET_"):
-            read.wrong(path, "names that start with PORTFLEET_ are set by portfleet itself")
+            read.wrong(path, "names that start with PORTFLEET_ are set by portfleet itself", "choose another name")
         elif any(ord(char) < 32 for char in value):
             read.wrong(path, "holds a control character; supervisord cannot pass it", "put the value into a file")
     return found
@@ -147,7 +156,7 @@ def _weights(read: Reader) -> dict[str, int]:
     found = read.mapping("weight", int, word="a whole number", example="{ 1 = 2, 4 = 0 }")
     for member, weight in found.items():
         if not 0 <= weight <= 1000:
-            read.wrong(f"weight.{member}", f"{weight} is not within 0 … 1000")
+            read.wrong(f"weight.{member}", f"{weight} is not within 0 … 1000", "for example weight = { 1 = 2, 4 = 0 }")
     return found
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterator
 
+from portfleet import program
 from portfleet.errors import Problem
 from portfleet.expand import PLACEHOLDERS, placeholders
 from portfleet.model import Fleet, Listen, Machine, Service
@@ -15,7 +16,7 @@ def cross_check(fleet: Fleet, machine: Machine, *, broken: set[str]) -> list[Pro
     problems: list[Problem] = []
     for service in fleet.services.values():
         path = f"service.{service.name}"
-        for check in (_room, _placeholders, _command, _remote, _weights, _limits):
+        for check in (_room, _placeholders, _writable, _command, _remote, _weights, _limits):
             problems += check(service, path, machine)
     problems += _ports(fleet, machine)
     problems += _listens(fleet)
@@ -32,7 +33,11 @@ def _room(service: Service, path: str, _: Machine) -> Iterator[Problem]:
             f'widen ports to "{low}-{low + need - 1}"',
         )
     if service.instances > service.slots:
-        yield Problem(f"{path}.slots", f"{service.slots} slots cannot be shared by {service.instances} instances")
+        yield Problem(
+            f"{path}.slots",
+            f"{service.slots} slots cannot be shared by {service.instances} instances",
+            f"set slots to {1 << (service.instances - 1).bit_length()} or more",
+        )
 
 
 def _placeholders(service: Service, path: str, _: Machine) -> Iterator[Problem]:
@@ -57,6 +62,18 @@ def _placeholders(service: Service, path: str, _: Machine) -> Iterator[Problem]:
             "{port} stands nowhere: the instances could not be told their ports",
             'for example command = ["redis-server", "--port", "{port}"]',
         )
+
+
+def _writable(service: Service, path: str, _: Machine) -> Iterator[Problem]:
+    words = {f"command[{number}]": word for number, word in enumerate(service.command)}
+    words |= {"directory": service.directory or "", "release": service.release or ""}
+    words |= {"releases": service.releases or ""}
+    for key, word in words.items():
+        if trouble := program.unwritable(word):
+            yield Problem(f"{path}.{key}", trouble, "put it into a file or a script of your own")
+    for name, value in service.environment.items():
+        if trouble := program.unwritable(value) or program.unquotable(value):
+            yield Problem(f"{path}.environment.{name}", trouble, "put the value into a file that the daemon reads")
 
 
 def _command(service: Service, path: str, machine: Machine) -> Iterator[Problem]:
@@ -98,7 +115,8 @@ def _weights(service: Service, path: str, _: Machine) -> Iterator[Problem]:
                 f"members are {members[0]} … {members[-1]}",
             )
     if all(service.weight.get(member, 1) == 0 for member in members):
-        yield Problem(f"{path}.weight", "every instance has weight 0: nobody would serve")
+        hint = "leave at least one instance its weight; to stop a service: portfleet down SERVICE"
+        yield Problem(f"{path}.weight", "every instance has weight 0: nobody would serve", hint)
 
 
 def _limits(service: Service, path: str, machine: Machine) -> Iterator[Problem]:

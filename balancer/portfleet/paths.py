@@ -53,6 +53,16 @@ class Paths:
         return self.run / "table.lock"
 
     @property
+    def watch_lock(self) -> Path:
+        """Held by the watcher as long as it lives."""
+        return self.run / "watch.lock"
+
+    @property
+    def processes(self) -> Path:
+        """The processes the watcher knows, to find them again when supervisord has lost them."""
+        return self.run / "processes.json"
+
+    @property
     def out(self) -> Path:
         """Who is ejected; owned by the watcher."""
         return self.run / "out.json"
@@ -65,7 +75,7 @@ class Paths:
         return self.run / user / f"{instance}.sock" if user else self.run / f"{instance}.sock"
 
     def operation_lock(self, service: str) -> Path:
-        return self.run / f"{service}.lock"
+        return self.run / f"service-{service}.lock"  # a service may be called "table"
 
     def log_of(self, program: str) -> Path:
         return self.log / f"{program}.log"

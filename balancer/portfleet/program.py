@@ -9,7 +9,6 @@ from dataclasses import dataclass
 
 from portfleet.expand import expand
 from portfleet.model import Service
-from portfleet.templating import fill
 
 #: supervisord reads its ini files with inline comments, which no quoting escapes.
 _COMMENT = re.compile(r"\s[;#]")
@@ -31,6 +30,8 @@ class Program:
 
     def text(self) -> str:
         """Give the program's section of supervisord's config."""
+        from portfleet.templating import fill  # not for `status`: jinja2 takes as long as everything else it imports
+
         return fill(
             "supervisor/program.conf.j2",
             name=self.name,
@@ -95,8 +96,16 @@ def unwritable(value: str) -> str | None:
     """Say why supervisord's ini syntax cannot hold ``value``; None where it can."""
     if _COMMENT.search(value):
         return 'supervisord would take what follows " ;" or " #" for a comment'
-    if '"' in value and ("'" in value or value[0] in "'\"" or value[-1] in "'\""):
-        return "supervisord cannot hold this mixture of quotes"
+    return None
+
+
+def unquotable(value: str) -> str | None:
+    """Say why no value of supervisord's ``environment`` can be ``value``; None where one can.
+
+    supervisor/datatypes.py strips every quote from both ends of a value and knows no escapes.
+    """
+    if {"'", '"'} <= set(value) or value.strip("'\"") != value:
+        return "supervisord cannot hold a value with both kinds of quotes, or with a quote at its start or end"
     return None
 
 

@@ -108,7 +108,7 @@ class Reader:
         if value is None:
             return default
         if not low <= value <= high:
-            self.wrong(key, f"{value} is not within {low} … {high}")
+            self.wrong(key, f"{value} is not within {low} … {high}", f"for example {key} = {default or low}")
             return default
         return value
 
@@ -132,7 +132,7 @@ class Reader:
             self.wrong(key, f'"{value}" is not a duration', 'write "500ms", "30s", "10m", "1h"' + (' or "off"' * off))
             return default
         if seconds <= 0:
-            self.wrong(key, "must be longer than nothing")
+            self.wrong(key, "must be longer than nothing", f'for example {key} = "30s"')
             return default
         return seconds
 
@@ -140,7 +140,8 @@ class Reader:
         """Read one of ``choices``."""
         value = self._get(key, str, "a string", f'"{default}"')
         if value is not None and value not in choices:
-            self.wrong(key, f'"{value}" is none of {", ".join(choices)}')
+            hint = "write " + " or ".join(f'"{choice}"' for choice in choices)
+            self.wrong(key, f'"{value}" is none of {", ".join(choices)}', hint)
             return default
         return value or default
 

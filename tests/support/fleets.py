@@ -1,0 +1,69 @@
+"""Fleets for tests that need no machine: a config's text in, the values of the pipeline out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from portfleet.config import load
+from portfleet.desired import Desired, make_desired
+from portfleet.errors import ConfigError, Problem
+from portfleet.journal import Journal
+from portfleet.model import Fleet, Machine
+from portfleet.paths import Paths
+
+#: A service with nothing but what must be there.
+ECHO = """
+[service.echo]
+listen = [":7000"]
+command = ["portfleet-daemon", "--port", "{port}"]
+ports = "7100-7107"
+instances = 4
+"""
+
+PATHS = Paths(Path("/h/fleet.toml"), Path("/h/lib"), Path("/h/run"), Path("/h/log"), home=Path("/h"))
+
+
+def machine(
+    *,
+    cpus: int = 2,
+    descriptors: int = 20_000,
+    local_ports: tuple[int, int] = (32768, 60999),
+    reserved: tuple[tuple[int, int], ...] = (),
+    commands: Mapping[str, str] | None = None,
+    users: tuple[str, ...] = ("nobody",),
+    paths: tuple[str, ...] = ("/srv", "/srv ;x"),
+    is_root: bool = True,
+) -> Machine:
+    """Give a machine with the stated facts; it has portfleet-daemon and redis-server."""
+    known = {"portfleet-daemon": "/venv/bin/portfleet-daemon", "redis-server": "/usr/bin/redis-server"}
+    known |= commands or {}
+    return Machine(
+        cpus=cpus,
+        descriptors=descriptors,
+        local_ports=local_ports,
+        reserved=reserved,
+        find=known.get,
+        has_user=lambda name: name in users,
+        has_path=lambda path: path in paths,
+        is_root=is_root,
+    )
+
+
+def fleet(text: str = ECHO, on: Machine | None = None) -> Fleet:
+    """Load ``text`` as fleet.toml on the machine ``on``."""
+    return load(text.encode(), on or machine(), source="fleet.toml")
+
+
+def problems(text: str | bytes, on: Machine | None = None) -> tuple[Problem, ...]:
+    """Give what is wrong with ``text``; nothing where it loads."""
+    try:
+        load(text if isinstance(text, bytes) else text.encode(), on or machine(), source="fleet.toml")
+    except ConfigError as error:
+        return error.problems
+    return ()
+
+
+def desired(text: str = ECHO, journal: Journal | None = None) -> Desired:
+    """Give what shall be by ``text`` and ``journal``."""
+    return make_desired(fleet(text), journal or Journal(), PATHS)

@@ -1,0 +1,55 @@
+"""The example that `portfleet init` writes: it loads, and it mentions every key there is."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from dataclasses import fields
+
+import pytest
+
+from portfleet.config import load
+from portfleet.model import Drain, Fleet, Probe, Service
+from portfleet.templating import fill
+from support.fleets import machine
+
+EXAMPLE = fill("example.toml.j2")
+#: Keys in a comment, as in "# sticky    = "off"  # words".
+_COMMENTED = re.compile(r"^# (?=[a-z_]+ *= )", re.MULTILINE)
+_MADE_UP = {"name", "services"}  #: of the model, but not keys: the tables' names
+
+
+def keys_by_table() -> dict[str, set[str]]:
+    """Give the keys of the example by table, those in comments too."""
+    document = tomllib.loads(_COMMENTED.sub("", EXAMPLE))
+    echo = document["service"]["echo"]
+    tables = {"service": echo, "probe": echo["probe"], "drain": echo["drain"], "fleet": document["fleet"]}
+    return {name: set(table) for name, table in tables.items()}
+
+
+@pytest.mark.parametrize(
+    ("table", "kind"), [("service", Service), ("probe", Probe), ("drain", Drain), ("fleet", Fleet)]
+)
+def test_every_key_of_the_model_is_mentioned_and_no_other(table: str, kind: type) -> None:
+    assert keys_by_table()[table] == {field.name for field in fields(kind)} - _MADE_UP
+
+
+def test_it_loads_as_it_is() -> None:
+    service = load(EXAMPLE.encode(), machine(), source="example").services["echo"]
+
+    assert (service.name, service.instances, service.ports, service.ours) == ("echo", 4, (7100, 7199), True)
+
+
+def test_it_loads_with_every_key_set_and_what_it_calls_defaults_are_the_defaults() -> None:
+    here = machine(paths=("/srv/echo",), users=("portfleet",))
+    plain = load(EXAMPLE.encode(), here, source="example").services["echo"]
+    text = _COMMENTED.sub("", EXAMPLE).replace('listen      = [":7000"]', 'listen = ["0.0.0.0:7000"]')
+
+    full = load(text.encode(), here, source="example").services["echo"]
+
+    # The others are examples of what has no default: a user, a directory, weights, remote boxes.
+    for key in ("slots", "affinity", "sticky_size", "max_connections", "overflow", "when_empty", "start_timeout"):
+        assert getattr(full, key) == getattr(plain, key), key
+    assert full.drain == plain.drain
+    kept = ("interval", "timeout", "fall", "rise", "restart_after")
+    assert [getattr(full.probe, key) for key in kept] == [getattr(plain.probe, key) for key in kept]
