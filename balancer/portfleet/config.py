@@ -114,7 +114,7 @@ _AFFINITY_HINT = 'write "source", "source/24", "source/24/56", "connection", "ro
 
 
 def _listens(read: Reader, key: str) -> tuple[Listen, ...]:
-    found = []
+    found: list[Listen] = []
     example = '[":7000"]' if key == "listen" else '["203.0.113.2:7101"]'
     for number, text in enumerate(read.texts(key, example=example)):
         try:
