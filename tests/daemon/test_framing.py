@@ -1,0 +1,200 @@
+"""Framings without I/O, and any split of any request sequence through the real thing."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Iterator
+from itertools import pairwise
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from portfleet_daemon.framing import FRAMINGS, Framing, FramingError, RespError
+from support.daemons import Client, Daemon, Daemons
+
+WORDS = st.binary(max_size=40)
+LINES = st.binary(max_size=40).map(lambda data: data.replace(b"\n", b"").rstrip(b"\r"))
+
+
+def encode(name: str, request: Any) -> bytes:
+    if name == "line":
+        return bytes(request) + b"\n"
+    if name == "length":
+        return len(request).to_bytes(4, "big") + bytes(request)
+    return b"*%d\r\n" % len(request) + b"".join(b"$%d\r\n%b\r\n" % (len(word), word) for word in request)
+
+
+REQUESTS: dict[str, st.SearchStrategy[list[Any]]] = {
+    "line": st.lists(LINES, max_size=12),
+    "length": st.lists(WORDS, max_size=12),
+    "resp": st.lists(st.lists(WORDS, min_size=1, max_size=5), max_size=8),
+}
+
+
+def parse_all(framing: Framing, chunks: list[bytes]) -> tuple[list[Any], bytes]:
+    """The requests of a stream that arrives in chunks, as a connection parses it, and what is left."""
+    buffer, memo, requests = bytearray(), None, []
+    for chunk in chunks:
+        buffer += chunk
+        while buffer:
+            request, end, memo = framing.split(buffer, memo)
+            if not end:
+                break
+            del buffer[:end]
+            if request is not None:
+                requests.append(request)
+    return requests, bytes(buffer)
+
+
+def chop(data: bytes, cuts: list[int]) -> list[bytes]:
+    edges = [0, *sorted({cut % (len(data) + 1) for cut in cuts}), len(data)]
+    return [data[start:end] for start, end in pairwise(edges) if end > start]
+
+
+@pytest.mark.parametrize("name", FRAMINGS)
+@given(data=st.data(), cuts=st.lists(st.integers(0, 2000), max_size=30))
+def test_any_split_gives_the_same_requests(name: str, data: st.DataObject, cuts: list[int]) -> None:
+    framing = FRAMINGS[name](max_request=65536)
+    requests = data.draw(REQUESTS[name])
+    stream = b"".join(encode(name, request) for request in requests)
+    assert parse_all(framing, chop(stream, cuts)) == (requests, b"")
+    assert parse_all(framing, [bytes([byte]) for byte in stream]) == (requests, b"")
+
+
+@pytest.mark.parametrize("name", FRAMINGS)
+@given(stream=st.binary(max_size=300) | st.text("*$0123-\r\nab ", max_size=80).map(str.encode))
+def test_random_bytes_are_requests_partial_or_a_framing_error(name: str, stream: bytes) -> None:
+    framing = FRAMINGS[name](max_request=1000)
+    try:
+        whole = parse_all(framing, [stream])
+    except FramingError:
+        with pytest.raises(FramingError):
+            parse_all(framing, [bytes([byte]) for byte in stream])
+    else:
+        assert parse_all(framing, [bytes([byte]) for byte in stream]) == whole
+
+
+@pytest.mark.parametrize("name", FRAMINGS)
+@given(data=st.data(), junk=st.binary(max_size=30))
+def test_the_fast_path_agrees_with_the_slow_one(name: str, data: st.DataObject, junk: bytes) -> None:
+    framing = FRAMINGS[name](max_request=65536)
+    exchange = framing.exchange(lambda request: request)
+    for request in data.draw(REQUESTS[name]):
+        assert exchange(encode(name, request)) == framing.reply(request)
+        assert exchange(encode(name, request) * 2) is None
+        assert exchange(encode(name, request)[:-1]) is None
+    assert exchange(b"") is None
+    try:
+        requests, rest = parse_all(framing, [junk])
+    except FramingError:
+        requests, rest = [], junk
+    if rest or len(requests) != 1:
+        assert exchange(junk) is None
+
+
+@pytest.mark.parametrize(
+    ("answer", "sent"),
+    [
+        (b"bulk", b"$4\r\nbulk\r\n"),
+        ("OK", b"+OK\r\n"),
+        ("two\r\nlines", b"+two  lines\r\n"),
+        (7, b":7\r\n"),
+        (None, b"$-1\r\n"),
+        ([b"a", 1, [None]], b"*3\r\n$1\r\na\r\n:1\r\n*1\r\n$-1\r\n"),
+        (RespError("WRONGTYPE no"), b"-WRONGTYPE no\r\n"),
+    ],
+)
+def test_resp_replies(answer: Any, sent: bytes) -> None:
+    assert FRAMINGS["resp"](max_request=100).reply(answer) == sent
+
+
+@pytest.mark.parametrize(("name", "answer"), [("line", "text"), ("line", None), ("length", 1), ("resp", {1: 2})])
+def test_what_cannot_be_sent_is_a_type_error(name: str, answer: Any) -> None:
+    with pytest.raises(TypeError, match=f"the {name} framing sends"):
+        FRAMINGS[name](max_request=100).reply(answer)
+
+
+def test_one_byte_pieces_cost_no_more_than_linear_work() -> None:
+    """A request of many arguments in single bytes: what was parsed is not parsed again."""
+
+    class Counting(bytearray):
+        finds = 0
+
+        def find(self, *arguments: Any) -> int:
+            Counting.finds += 1
+            return super().find(*arguments)
+
+    framing = FRAMINGS["resp"](max_request=1 << 20)
+    stream = encode("resp", [b"x"] * 2000)
+    buffer, memo = Counting(), None
+    for byte in stream:
+        buffer.append(byte)
+        request, _, memo = framing.split(buffer, memo)
+    assert request == [b"x"] * 2000
+    assert Counting.finds < 2 * len(stream)
+
+
+@pytest.fixture(scope="module", params=FRAMINGS)
+def served(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Daemon]]:
+    daemons = Daemons(tmp_path_factory.mktemp(request.param))
+    try:
+        yield request.param, daemons.start("--framing", request.param, "--max-request", "3000")
+    finally:
+        daemons.end()
+
+
+@given(data=st.data(), cuts=st.lists(st.integers(0, 2000), max_size=12), awaited=st.booleans())
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_any_split_through_the_daemon_gives_the_same_replies(
+    served: tuple[str, Daemon], data: st.DataObject, cuts: list[int], awaited: bool
+) -> None:
+    name, daemon = served
+    framing = FRAMINGS[name](max_request=65536)
+    requests = data.draw(REQUESTS[name])
+    expected = b"".join(framing.reply(request) for request in requests)
+    with daemon.connect() as client:
+        client.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        for chunk in chop(b"".join(encode(name, request) for request in requests), cuts):
+            client.send(chunk)
+        if awaited:
+            assert client.receive(len(expected)) == expected
+        client.sock.shutdown(socket.SHUT_WR)
+        assert client.receive(1 << 20) == (b"" if awaited else expected)
+
+
+def test_random_bytes_through_the_daemon_do_no_harm(served: tuple[str, Daemon]) -> None:
+    _, daemon = served
+    daemon.until(connections=0)
+    before = daemon.rss()
+
+    @given(st.lists(st.binary(max_size=200) | st.sampled_from([b"x" * 5000, b"*3\r\n$5\r\n", b"\xff" * 4]), max_size=6))
+    @settings(max_examples=100, deadline=None)
+    def fuzz(chunks: list[bytes]) -> None:
+        with daemon.connect() as client:
+            try:
+                for chunk in chunks:
+                    client.send(chunk)
+                client.sock.shutdown(socket.SHUT_WR)
+                client.receive(1 << 20)
+            except (ConnectionError, OSError):
+                assert daemon.process.poll() is None
+
+    fuzz()
+    daemon.until(connections=0)
+    assert daemon.rss() - before < 2_000_000
+    assert len(os.listdir(f"/proc/{daemon.pid}/fd")) < 30
+    assert "Traceback" not in daemon.log
+
+
+def test_clients_share_nothing(daemons: Daemons) -> None:
+    """Interleaved parts of many clients."""
+    daemon = daemons.start()
+    clients: list[Client] = [daemon.connect() for _ in range(20)]
+    for part in (b"a", b"b", b"c"):
+        for number, client in enumerate(clients):
+            client.send(part + b"%d" % number)
+    for number, client in enumerate(clients):
+        assert client.ask(b"\n") == b"a%db%dc%d\n" % (number, number, number)
