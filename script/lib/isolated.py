@@ -121,7 +121,8 @@ def inside(lifeline: int, says: int, tmp: str, net: str, command: list[str]) -> 
     os.write(says, STARTED)
     os.close(says)
     try:
-        main = subprocess.Popen(command, env={**os.environ, "TMPDIR": tmp}).pid
+        # Kept to the end: a Popen that goes out of scope takes in its child's exit status, were it that quick.
+        process = subprocess.Popen(command, env={**os.environ, "TMPDIR": tmp})
     except OSError as error:
         print(f"script/isolated: {command[0]}: {error.strerror}", file=sys.stderr)
         return 127
@@ -133,8 +134,8 @@ def inside(lifeline: int, says: int, tmp: str, net: str, command: list[str]) -> 
             os.read(wake, 4096)
         if lifeline in ready:
             watched, deadline = [wake], time.monotonic() + GRACE_SECONDS
-            os.kill(main, signal.SIGTERM)
-        if (status := reap(main)) is not None:
+            os.kill(process.pid, signal.SIGTERM)
+        if (status := reap(process.pid)) is not None:
             return status
     return 128 + signal.SIGTERM
 

@@ -56,10 +56,10 @@ class Stage:
         print(textwrap.fill(" ".join(text.split()), WIDTH) + "\n", flush=True)
 
     def type(self, command: str, *, status: int = 0, lines: int | None = None) -> str:
-        """Type ``command`` in the host's shell, show its output (``lines`` of it at most), and give its stdout."""
+        """Type ``command`` in the host's shell, show its output (``lines`` of it at most), and give all of it."""
         print("  " + paint(f"host$ {command}", "1"), flush=True)
-        done = self.boxes.host.run("sh", "-c", command, check=False, env=self.environment)
-        said = (done.stdout + done.stderr).splitlines()
+        done = self.boxes.host.run("sh", "-c", f"exec 2>&1; {command}", check=False, env=self.environment)
+        said = done.stdout.splitlines()
         for line in said if lines is None else said[:lines]:
             print("  " + line)
         if lines is not None and len(said) > lines:

@@ -67,6 +67,11 @@ def test_the_exit_status_is_the_commands() -> None:
     assert subprocess.run([ISOLATED], check=False).returncode == 2
 
 
+def test_a_command_that_ends_at_once_is_noticed() -> None:
+    for _ in range(30):
+        assert subprocess.run([ISOLATED, "/bin/false"], check=False, timeout=20).returncode == 1
+
+
 def test_the_command_has_a_network_and_processes_of_its_own() -> None:
     script = "ls /sys/class/net >/dev/null; cat /proc/net/dev | grep -c : ; ls -d /proc/[0-9]* | wc -l; id -u"
     said = subprocess.run([ISOLATED, "sh", "-c", script], check=True, capture_output=True, text=True).stdout
