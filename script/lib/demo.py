@@ -7,6 +7,7 @@ operator would, and ends each thing it has shown with ``stage.shows(claim, true)
 
 from __future__ import annotations
 
+import re
 import sys
 import tempfile
 from collections import Counter
@@ -17,6 +18,7 @@ from stage import NotShown, Stage, names, paint
 from support.sandbox import BoxError, client4, client6, sandbox
 
 CLIENTS = [client4(number) for number in range(1000)]
+CLIENTS6 = [client6(number) for number in range(1000)]
 
 FLEET = """\
 [service.echo]
@@ -76,22 +78,26 @@ def spread(stage: Stage) -> None:
         set(counts) == {one["name"] for one in stage.status()} and min(counts.values()) > 190,
     )
     stage.shows("every client met the same instance all three times", all(replies == first for replies in again))
-    sample = [CLIENTS[0], client6(0)]
-    met = first | stage.ask([client6(0)])
-    for address in sample:
-        who = names([met[address]])[0]
-        stage.shows(f"{address} met {who}", who in stage.type(f"portfleet explain echo {address}"))
+    met = first | stage.ask(CLIENTS6)
+    (stage.home / "clients").write_text("\n".join(met))
+    said = stage.type("portfleet explain echo $(cat $PORTFLEET_HOME/clients)", lines=3)
+    explained = dict(re.findall(r"^(\S+): slot \d+ → (\S+),", said, re.MULTILINE))
+    stage.shows(
+        "`explain` names, for each of 1,000 IPv4 and 1,000 IPv6 clients, the instance it met",
+        explained == {address: reply.split()[0] for address, reply in met.items()},
+    )
 
 
 def crash(stage: Stage) -> None:
     stage.scene(
         "An instance is killed, and comes back",
-        """200 clients keep a connection open and ask all the time; 100 new connections a second come in beside them.
-        Then one of the four processes gets a SIGKILL.""",
+        """200 clients keep a connection open and ask all the time; 300 new connections a second come in beside them.
+        Then one of the four processes gets a SIGKILL. A new connection that meets no listener gets no answer instead
+        of a refusal, so that its client's kernel tries again, a second later.""",
     )
     victim = stage.status()[1]
     before = stage.ask(CLIENTS)
-    with stage.talking(CLIENTS[:200], connects=100) as report:
+    with stage.talking(CLIENTS[:200], connects=300) as report:
         stage.type(f"kill -9 {victim['pid']}   # {victim['name']}")
         back = stage.wait(victim["name"], "ready", other_than=victim["pid"])
         stage.type("portfleet status")

@@ -53,18 +53,17 @@ class Stage:
         """Begin a scene: its title, and what is going to be seen."""
         seconds = f"{time.monotonic() - self.began:4.1f} s"
         print("\n" + paint(f"━━ {title} ".ljust(WIDTH - len(seconds) - 1, "━") + f" {seconds}", "1;36"))
-        print(textwrap.fill(" ".join(text.split()), WIDTH) + "\n", flush=True)
+        print(textwrap.fill(" ".join(text.split()), WIDTH), flush=True)
 
     def type(self, command: str, *, status: int = 0, lines: int | None = None) -> str:
         """Type ``command`` in the host's shell, show its output (``lines`` of it at most), and give all of it."""
-        print("  " + paint(f"host$ {command}", "1"), flush=True)
+        print("\n  " + paint(f"host$ {command}", "1"), flush=True)
         done = self.boxes.host.run("sh", "-c", f"exec 2>&1; {command}", check=False, env=self.environment)
         said = done.stdout.splitlines()
         for line in said if lines is None else said[:lines]:
             print("  " + line)
         if lines is not None and len(said) > lines:
-            print("  " + paint(f"… {len(said) - lines} more lines", "2"))
-        print(flush=True)
+            print("  " + paint(f"… {len(said) - lines:,} more lines", "2"))
         if done.returncode != status:
             raise NotShown(f"{command}: exit status {done.returncode}, expected {status}")
         return done.stdout
@@ -110,9 +109,9 @@ class Stage:
     def histogram(self, counts: dict[str, int]) -> None:
         """Draw one bar per name."""
         most = max(counts.values())
+        print()
         for name, count in sorted(counts.items()):
-            print(f"  {name:<14} {count:>5}  " + paint("█" * round(40 * count / most), "36"))
-        print(flush=True)
+            print(f"  {name:<14} {count:>5}  " + paint("█" * round(40 * count / most), "36"), flush=True)
 
     def shows(self, claim: str, true: bool) -> None:
         """Say what has been shown, if it has; raises NotShown if not."""
