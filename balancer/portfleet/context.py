@@ -46,6 +46,15 @@ class Context:
             self.say(f"{first}; showing the config applied last (portfleet check tells what is wrong)")
             return self._load(data, str(self.paths.applied))
 
+    @cached_property
+    def applied_fleet(self) -> Fleet:
+        """The config that was applied last; raises ConfigError where there is none."""
+        try:
+            return self._load(self.paths.applied.read_bytes(), str(self.paths.applied))
+        except OSError as error:
+            problem = Problem("file", f"cannot be read: {error.strerror}", "portfleet up")
+            raise ConfigError([problem], source=str(self.paths.applied)) from None
+
     def _config_text(self) -> bytes:
         try:
             return self.paths.config.read_bytes()

@@ -29,6 +29,8 @@ def converge(context: Context, *, why: str) -> Exit:
     if not context.supervisor.running():
         raise PortfleetError("supervisord is not running", hint="start it and the fleet with: portfleet up")
     with locks.operations(context.paths.operation_lock, list(fleet.services), why=why):
+        # First of all, so that the watcher's idea of what shall be is the new one while it is being made.
+        atomic.write(context.paths.applied, context.paths.config.read_bytes())
         desired, observed, plan = look(context)
         _preflight(observed)
         executor = Executor(
@@ -39,7 +41,6 @@ def converge(context: Context, *, why: str) -> Exit:
             say=Steps(len(plan.steps)),
         )
         executor.run(plan.steps)
-        atomic.write(context.paths.applied, context.paths.config.read_bytes())
     for note in plan.notes:
         context.say(note)
     return _report(desired, plan, executor.failed)

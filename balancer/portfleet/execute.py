@@ -6,13 +6,14 @@ ejection is never late. Slots are computed again under that lock: what the plan 
 
 from __future__ import annotations
 
+import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import assert_never
 
-from portfleet import atomic, faults, journal_file, locks
+from portfleet import atomic, faults, journal_file, locks, outset
 from portfleet import steps as s
 from portfleet.desired import Desired
 from portfleet.errors import PortfleetError
@@ -22,6 +23,7 @@ from portfleet.observe import Look
 from portfleet.observed import InstanceSeen
 from portfleet.paths import Paths
 from portfleet.plan import slot_moves
+from portfleet.program import WATCHER, Program, watch_program
 from portfleet.states import AT_REST
 from portfleet.supervisor import Supervisor
 
@@ -52,6 +54,8 @@ class Executor:
             case s.LoadRules(_, changes) | s.OpenListens(changes, _) | s.DropRules(_, changes):
                 with locks.table(self.paths.table_lock):
                     self._transact(changes)
+            case s.StartWatcher():
+                self._start_programs({WATCHER: watch_program(self.paths, sys.executable)})
             case s.StartInstances(found):
                 self._start(found)
             case s.RestartInstance(name):
@@ -76,14 +80,18 @@ class Executor:
         want = self.desired.services[service]
         with locks.table(self.paths.table_lock):
             before = self.kernel.read_slots(service)
-            after = want.table(before, out=out | self.failed.keys())
+            after = want.table(before, out=out | self.failed.keys() | self._ejected())
             if moves := slot_moves(before, after):
                 self._transact((PointSlots(service, moves),))
 
     def _start(self, names: Iterable[str]) -> None:
         programs = {name: self.desired.programs[name] for name in names}
-        for name, program in programs.items():
+        for program in programs.values():
             self._make_control_directory(Path(program.control), program.user)
+        self._start_programs(programs)
+
+    def _start_programs(self, programs: Mapping[str, Program]) -> None:
+        for name, program in programs.items():
             atomic.write(self.paths.programs / f"{name}.conf", program.text().encode(), mode=0o600)
         _, changed, _ = self.supervisor.reload()
         for name in programs:
@@ -113,7 +121,7 @@ class Executor:
             look = Look(programs, self.paths, probe=True)
             for name in list(waiting):
                 seen = look.at(*wanted[name])
-                if seen.ready and name not in self.failed:
+                if seen.ready and name not in self.failed and name not in self._ejected():
                     del waiting[name]
                     continue
                 waiting[name] = seen.fault or seen.waiting or _not_up(seen)
@@ -143,6 +151,10 @@ class Executor:
                 )
             time.sleep(0.02)
 
+    def _ejected(self) -> frozenset[str]:
+        """Give who is out by the watcher's word, which counts while it lives."""
+        return frozenset(outset.read(self.paths.out)) if locks.held(self.paths.watch_lock) else frozenset()
+
     def _write(self, journal: Journal, forget: tuple[str, ...]) -> None:
         for service in forget:
             journal = journal.without_service(service)
@@ -155,4 +167,6 @@ def _hopeless(seen: InstanceSeen) -> bool:
 
 
 def _not_up(seen: InstanceSeen) -> str:
+    if seen.ready:
+        return "ready, the watcher has not let it in yet"
     return f"supervisord has it {seen.program}" if seen.program else "supervisord does not know it"

@@ -109,3 +109,16 @@ def table(path: Path, *, seconds: float = 10.0, clock: Callable[[], float] = tim
                 )
             time.sleep(0.001)
         yield
+
+
+def held(path: Path) -> bool:
+    """Tell whether somebody holds the flock on ``path``."""
+    try:
+        with path.open() as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except OSError:
+                return True
+    except FileNotFoundError:
+        pass
+    return False

@@ -6,14 +6,15 @@ from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
-from portfleet import processes, sockdiag
+from portfleet import adopted, locks, outset, processes, sockdiag
 from portfleet.desired import Desired, InstanceWant, ServiceWant
 from portfleet.kernel.changes import Kernel
 from portfleet.model import Listen, parse_instance
 from portfleet.observed import InstanceSeen, Observed
 from portfleet.paths import Paths
 from portfleet.probe import control_status, exchange, listening_fault, own_listeners
-from portfleet.states import AT_REST
+from portfleet.program import WATCHER
+from portfleet.states import RUNNING
 from portfleet.supervisor import ProgramInfo, Supervisor
 
 
@@ -25,15 +26,17 @@ def observe(desired: Desired, *, kernel: Kernel, supervisor: Supervisor, paths: 
     instances = {
         want.name: look.at(service, want) for service in desired.services.values() for want in service.instances
     }
-    for name, info in programs.items():
+    for name in programs:
         if name not in instances and parse_instance(name):
-            instances[name] = look.at_surplus(info)
+            instances[name] = look.at_surplus(name)
     return Observed(
         kernel=kernel.observe(),
         supervisor=running,
         instances=instances,
         outdated=_outdated(desired, supervisor, paths, programs) if running and probe else frozenset(),
         strangers=look.strangers(desired),
+        out=outset.read(paths.out) if locks.held(paths.watch_lock) else {},
+        watcher=WATCHER in programs and programs[WATCHER].state in RUNNING,
     )
 
 
@@ -43,6 +46,7 @@ class Look:
     def __init__(self, programs: dict[str, ProgramInfo], paths: Paths, *, probe: bool) -> None:
         self._programs, self._paths, self._probe = programs, paths, probe
         self._listeners = sockdiag.listeners()
+        self._adopted = adopted.alive(paths.processes)
         self._established: Counter[int] | None = None
 
     def at(self, service: ServiceWant, want: InstanceWant) -> InstanceSeen:
@@ -50,11 +54,10 @@ class Look:
         if want.rule.remote is not None:
             fault = exchange(want.rule.remote, service.service.probe) if self._probe else ""
             return InstanceSeen(ready=not fault, waiting=fault, connections=None)
-        info = self._programs.get(want.name)
-        seen = self._process(info)
-        if info is None or info.pid is None or want.program is None:
+        seen = self._process(want.name)
+        if seen.pid is None or want.program is None:
             return seen
-        own = own_listeners(info.pid, want.rule.port, self._listeners)
+        own = own_listeners(seen.pid, want.rule.port, self._listeners)
         trouble, waiting = listening_fault(want.rule.port, service.service.families, own)
         control = Path(want.program.control)
         if service.service.ours:
@@ -70,33 +73,35 @@ class Look:
             return replace(seen, waiting=trouble) if waiting else replace(seen, fault=trouble)
         if self._probe and (trouble := exchange(_local(want), service.service.probe)):
             return replace(seen, waiting=trouble)
-        return replace(seen, ready=info.state in ("RUNNING", "STARTING"))
+        return replace(seen, ready=seen.program in ("RUNNING", "STARTING"))
 
-    def at_surplus(self, info: ProgramInfo) -> InstanceSeen:
+    def at_surplus(self, name: str) -> InstanceSeen:
         """Look at a program that nobody wants any more."""
-        answer = control_status(self._paths.control(info.name), seconds=0.5)
-        if isinstance(answer, str):
-            ports = {
-                listener.port
-                for listener in self._listeners
-                if info.pid and processes.owned(processes.tree(info.pid), {listener.inode})
-            }
-            return replace(self._process(info), connections=sum(self._count(port) for port in ports))
-        return replace(self._process(info), connections=int(answer["connections"]))
+        seen, answer = self._process(name), control_status(self._paths.control(name), seconds=0.5)
+        if not isinstance(answer, str):
+            return replace(seen, connections=int(answer["connections"]))
+        ports = {
+            listener.port
+            for listener in self._listeners
+            if seen.pid and processes.owned(processes.tree(seen.pid), {listener.inode})
+        }
+        return replace(seen, connections=sum(self._count(port) for port in ports))
 
     def strangers(self, desired: Desired) -> dict[str, str]:
         """Give, by instance, who else listens on the port of an instance that is to be started."""
         found: dict[str, str] = {}
         by_port = {listener.port: listener for listener in self._listeners}
         for want in desired.instances():
-            info = self._programs.get(want.name)
             listener = by_port.get(want.rule.port)
-            if want.program is None or listener is None or (info and info.state not in AT_REST and info.pid):
+            if want.program is None or listener is None or self._process(want.name).pid:
                 continue
             found[want.name] = f"{listener} is taken by {processes.owner_of(listener.inode)}"
         return found
 
-    def _process(self, info: ProgramInfo | None) -> InstanceSeen:
+    def _process(self, name: str) -> InstanceSeen:
+        info = self._programs.get(name)
+        if (info is None or info.pid is None) and name in self._adopted:
+            return InstanceSeen("RUNNING", self._adopted[name], adopted=True)
         if info is None:
             return InstanceSeen()
         fault = {

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from portfleet.kernel.changes import KernelState
+from portfleet.outset import Out
 
 
 @dataclass(frozen=True)
@@ -14,7 +15,7 @@ class InstanceSeen:
 
     ``program`` is supervisord's state (None: it does not know the instance); ``ready``: it takes connections by every
     address family; ``fault``: why it never will as it is; ``waiting``: why it does not yet; ``since`` is a Unix time;
-    ``connections`` is None where nobody could tell.
+    ``connections`` is None where nobody could tell; ``adopted``: it runs, but supervisord has lost it.
     """
 
     program: str | None = None
@@ -25,6 +26,7 @@ class InstanceSeen:
     fault: str | None = None
     waiting: str = ""
     connections: int | None = 0
+    adopted: bool = False
 
 
 @dataclass(frozen=True)
@@ -32,7 +34,7 @@ class Observed:
     """The whole fleet as it is.
 
     ``outdated``: programs that run with another command, user or environment than wanted; ``strangers``: who else
-    listens on an instance's port, by instance; ``surplus``: programs supervisord has that nobody wants.
+    listens on an instance's port, by instance; ``out``: who is ejected, by the watcher's word; ``watcher``: it runs.
     """
 
     kernel: KernelState
@@ -40,6 +42,13 @@ class Observed:
     instances: Mapping[str, InstanceSeen] = field(default_factory=dict)
     outdated: frozenset[str] = frozenset()
     strangers: Mapping[str, str] = field(default_factory=dict)
+    out: Mapping[str, Out] = field(default_factory=dict)
+    watcher: bool = True
+
+    @property
+    def ejected(self) -> frozenset[str]:
+        """Give the names of those that are out."""
+        return frozenset(self.out)
 
     def seen(self, name: str) -> InstanceSeen:
         """Give what is known of an instance."""

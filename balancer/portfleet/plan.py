@@ -6,7 +6,7 @@ ready before slots point at them, slots away before an instance stops, listen ad
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from portfleet import steps as s
@@ -14,7 +14,7 @@ from portfleet.desired import Desired, ServiceWant
 from portfleet.kernel import changes as c
 from portfleet.model import Listen, parse_instance
 from portfleet.observed import Observed
-from portfleet.slots import moves
+from portfleet.slots import Table, moves
 from portfleet.states import AT_REST
 
 
@@ -37,6 +37,8 @@ def make_plan(desired: Desired, observed: Observed, *, journal_differs: bool = F
     steps: list[s.Step] = []
     if journal_differs:
         steps.append(s.WriteJournal("marks and home tables", ()))
+    if observed.supervisor and not observed.watcher:
+        steps.append(s.StartWatcher())
     steps += _base(desired, observed)
     for want in wants:
         steps += _rules(want, observed)
@@ -50,6 +52,23 @@ def make_plan(desired: Desired, observed: Observed, *, journal_differs: bool = F
     steps += gone
     notes += [f"{want.name}: {note}" for want in wants for note in want.notes]
     return Plan(tuple(steps), tuple(notes), {want.name: _moved(want, observed) for want in wants})
+
+
+def transactions(
+    steps: Iterable[s.Step], desired: Desired, slots: Mapping[str, Table]
+) -> Iterator[tuple[str, c.Transaction]]:
+    """Give each kernel transaction of ``steps`` with its words; ``slots`` are followed from one step to the next."""
+    current = dict(slots)
+    for step in steps:
+        match step:
+            case s.LoadRules(_, changes) | s.OpenListens(changes, _) | s.DropRules(_, changes):
+                yield step.describe(), changes
+            case s.PointSlots(service, out):
+                before = current.get(service, ())
+                current[service] = desired.services[service].table(before, out=out)
+                yield step.describe(), (c.PointSlots(service, slot_moves(before, current[service])),)
+            case _:
+                pass
 
 
 def _base(desired: Desired, observed: Observed) -> Iterator[s.Step]:
@@ -84,7 +103,7 @@ def _down(want: ServiceWant, observed: Observed) -> frozenset[str]:
     return frozenset(w.name for w in want.instances if w.takes and not observed.seen(w.name).ready)
 
 
-def _current(want: ServiceWant, observed: Observed) -> tuple[str | None, ...]:
+def _current(want: ServiceWant, observed: Observed) -> Table:
     return observed.kernel.slots.get(want.name, ())
 
 
@@ -92,7 +111,7 @@ def _away(want: ServiceWant, observed: Observed) -> Iterator[s.Step]:
     """Clients that are served now go on being served while others start: slots leave instances that are down."""
     current, down = _current(want, observed), _down(want, observed)
     if any(current) and any(name in down for name in current):
-        yield from _point(want, current, want.table(current, out=down), out=down)
+        yield from _point(want, current, want.table(current, out=down | observed.ejected), out=down)
 
 
 def _starts(desired: Desired, observed: Observed) -> Iterator[s.Step]:
@@ -118,30 +137,28 @@ def _rolling(want: ServiceWant, observed: Observed) -> Iterator[s.Step]:
     changed = [i for i in want.running if i.name in observed.outdated and observed.seen(i.name).ready]
     current = _current(want, observed)
     for instance in changed:
-        away = want.table(current, out=frozenset({instance.name}))
+        away = want.table(current, out=observed.ejected | {instance.name})
         yield from _point(want, current, away, out=frozenset({instance.name}))
         yield s.RestartInstance(instance.name, observed.seen(instance.name).connections or 0)
         yield s.WaitReady((instance.name,), want.service.start_timeout)
         current = away
     if changed:
-        yield from _point(want, current, want.table(current), out=frozenset())
+        yield from _point(want, current, want.table(current, out=observed.ejected), out=frozenset())
 
 
 def _slots(want: ServiceWant, observed: Observed) -> Iterator[s.Step]:
     current = _current(want, observed)
     if not any(i.name in observed.outdated and observed.seen(i.name).ready for i in want.running):
-        yield from _point(want, current, want.table(current), out=frozenset())
+        yield from _point(want, current, want.table(current, out=observed.ejected), out=frozenset())
 
 
-def _point(
-    want: ServiceWant, before: tuple[str | None, ...], after: tuple[str | None, ...], *, out: frozenset[str]
-) -> Iterator[s.Step]:
+def _point(want: ServiceWant, before: Table, after: Table, *, out: frozenset[str]) -> Iterator[s.Step]:
     moved = len(slot_moves(before, after))
     if moved:
         yield s.PointSlots(want.name, out, moved, want.service.slots)
 
 
-def slot_moves(before: tuple[str | None, ...], after: tuple[str | None, ...]) -> c.Moves:
+def slot_moves(before: Table, after: Table) -> c.Moves:
     """Give the moves between two tables, which may differ in length (the missing part points nowhere)."""
     length = max(len(before), len(after))
     pad = (None,) * length
@@ -150,7 +167,7 @@ def slot_moves(before: tuple[str | None, ...], after: tuple[str | None, ...]) ->
 
 def _moved(want: ServiceWant, observed: Observed) -> tuple[int, int]:
     current = _current(want, observed)
-    changed = slot_moves(current, want.table(current)) if any(current) else {}
+    changed = slot_moves(current, want.table(current, out=observed.ejected)) if any(current) else {}
     return len(changed), want.service.slots
 
 

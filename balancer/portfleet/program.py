@@ -9,7 +9,10 @@ from dataclasses import dataclass
 
 from portfleet.expand import expand
 from portfleet.model import Service
+from portfleet.paths import Paths
 
+#: The watcher's name as a program of supervisord.
+WATCHER = "portfleet-watch"
 #: supervisord reads its ini files with inline comments, which no quoting escapes.
 _COMMENT = re.compile(r"\s[;#]")
 
@@ -83,6 +86,19 @@ def make_program(
         directory=expand(service.directory, values) if service.directory else None,
         user=service.user,
         config_exit=service.ours,
+    )
+
+
+def watch_program(paths: Paths, python: str) -> Program:
+    """Give the watcher's program, run by the interpreter ``python``."""
+    home = ("--home", str(paths.home)) if paths.home else ()
+    return Program(
+        name=WATCHER,
+        command=(python, "-m", "portfleet", *home, "--config", str(paths.config), "watch"),
+        environment={},
+        log=str(paths.log_of(WATCHER)),
+        control="",
+        stop_seconds=10,
     )
 
 

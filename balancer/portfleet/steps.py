@@ -20,6 +20,14 @@ class LoadRules:
 
 
 @dataclass(frozen=True)
+class StartWatcher:
+    """Have supervisord run the watcher."""
+
+    def describe(self) -> str:
+        return "start the watcher"
+
+
+@dataclass(frozen=True)
 class StartInstances:
     """Have supervisord start instances."""
 
@@ -112,6 +120,7 @@ class WriteJournal:
 
 Step = (
     LoadRules
+    | StartWatcher
     | StartInstances
     | RestartInstance
     | WaitReady

@@ -11,12 +11,14 @@ from portfleet.desired import ServiceWant
 from portfleet.errors import PortfleetError
 from portfleet.kernel.changes import Change, DropAll, DropInstance, DropService, PointSlots, SetListens
 from portfleet.model import parse_instance
+from portfleet.program import WATCHER
 
 
 def take_down(context: Context, *, seconds: float = 60, clock: Callable[[], float] = time.monotonic) -> None:
     """Stop all instances, remove the table and end supervisord; what is down already is left so."""
     supervisor = context.supervisor
     if supervisor.running():
+        _stop(context, [WATCHER], kill=False)
         _stop(context, [name for name in supervisor.programs() if parse_instance(name)], kill=True)
     with locks.table(context.paths.table_lock):
         if context.kernel.observe().home is not None:

@@ -30,6 +30,8 @@ async def ask_one(job: Job, source: str | None, message: str) -> dict[str, Any]:
     try:
         async with asyncio.timeout(job.get("timeout", 5)):
             reader, writer = await asyncio.open_connection(*job["to"], local_addr=(source, 0) if source else None)
+    except ConnectionResetError as error:  # answered, then reset: the process died with it in its accept queue
+        return report | {"error": f"reset: {error!r}", "seconds": time.monotonic() - began}
     except (OSError, TimeoutError) as error:
         return report | {"error": f"refused: {error!r}", "seconds": time.monotonic() - began}
     try:

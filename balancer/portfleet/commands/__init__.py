@@ -11,5 +11,6 @@ VERBS = {
     "explain": "say which slot and instance a client's address gets",
     "lock": "say who works on a service, since when and why",
     "logs": "show an instance's log",
+    "watch": "eject, re-admit and heal; run by supervisord",
     "doctor": "look for what this machine lacks for the fleet, with the command that mends it",
 }

@@ -6,17 +6,12 @@ With --nft the transactions as the kernel would get them. Nothing is changed.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
 
-from portfleet import steps as s
 from portfleet.context import Context
 from portfleet.converge import look
-from portfleet.desired import Desired
 from portfleet.errors import Exit
-from portfleet.kernel.changes import PointSlots, Transaction
-from portfleet.observed import Observed
 from portfleet.output import print_json
-from portfleet.plan import slot_moves
+from portfleet.plan import transactions
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -32,7 +27,7 @@ def run(options: argparse.Namespace, context: Context) -> Exit:
         print_json({"steps": plan.describe(), "notes": list(plan.notes), "clients": clients})
         return waits
     if options.nft:
-        for words, transaction in _transactions(plan.steps, desired, observed):
+        for words, transaction in transactions(plan.steps, desired, observed.kernel.slots):
             print(f"# {words}\n{context.kernel.text(transaction)}", end="")
         return waits
     for number, words in enumerate(plan.describe(), 1):
@@ -45,18 +40,3 @@ def run(options: argparse.Namespace, context: Context) -> Exit:
     if not plan.steps:
         print("nothing to do: everything is as wanted")
     return waits
-
-
-def _transactions(steps: tuple[s.Step, ...], desired: Desired, observed: Observed) -> Iterator[tuple[str, Transaction]]:
-    """Give each kernel transaction of the plan, slots followed from one step to the next."""
-    current = dict(observed.kernel.slots)
-    for step in steps:
-        match step:
-            case s.LoadRules(_, changes) | s.OpenListens(changes, _) | s.DropRules(_, changes):
-                yield step.describe(), changes
-            case s.PointSlots(service, out):
-                before = current.get(service, ())
-                current[service] = desired.services[service].table(before, out=out)
-                yield step.describe(), (PointSlots(service, slot_moves(before, current[service])),)
-            case _:
-                pass

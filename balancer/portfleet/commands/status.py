@@ -54,11 +54,12 @@ def _service(service: ServiceWant, observed: Observed) -> dict[str, Any]:
         "affinity": str(service.service.affinity),
         "release": service.release,
         "slots": service.service.slots,
-        "instances": [_instance(want, observed.seen(want.name), slots) for want in service.instances],
+        "instances": [_instance(want, observed, slots) for want in service.instances],
     }
 
 
-def _instance(want: InstanceWant, seen: InstanceSeen, slots: Counter[str]) -> dict[str, Any]:
+def _instance(want: InstanceWant, observed: Observed, slots: Counter[str]) -> dict[str, Any]:
+    seen, out = observed.seen(want.name), observed.out.get(want.name)
     remote = want.rule.remote
     return {
         "name": want.name,
@@ -66,16 +67,16 @@ def _instance(want: InstanceWant, seen: InstanceSeen, slots: Counter[str]) -> di
         "address": str(remote.address) if remote else "local",
         "port": want.rule.port,
         "wanted": want.wanted,
-        "state": _state(want, seen, slots),
+        "state": _state(want, seen, slots, ejected=out is not None),
         "pid": seen.pid,
         "slots": slots[want.name],
         "connections": seen.connections or 0,
-        "since": stamp(seen.since) if seen.since else None,
-        "why": seen.fault or seen.waiting or None,
+        "since": out.since if out else stamp(seen.since) if seen.since else None,
+        "why": (out.reason if out else seen.fault or seen.waiting) or None,
     }
 
 
-def _state(want: InstanceWant, seen: InstanceSeen, slots: Counter[str]) -> State:
+def _state(want: InstanceWant, seen: InstanceSeen, slots: Counter[str], *, ejected: bool) -> State:
     return state_of(
         wanted=want.wanted,
         program=seen.program,
@@ -83,7 +84,7 @@ def _state(want: InstanceWant, seen: InstanceSeen, slots: Counter[str]) -> State
         fault=seen.fault,
         slots=slots[want.name],
         connections=seen.connections or 0,
-        ejected=False,
+        ejected=ejected,
     )
 
 
@@ -97,7 +98,7 @@ def _show(service: ServiceWant, observed: Observed) -> None:
     slots = count(observed.kernel.slots.get(service.name, ()))
     rows, states, whys = [], [], []
     for want in service.instances:
-        entry = _instance(want, observed.seen(want.name), slots)
+        entry = _instance(want, observed, slots)
         if want.wanted is Wanted.STOPPED and entry["state"] == State.STOPPED:
             continue
         states.append(entry["state"])

@@ -1,0 +1,81 @@
+"""Puts the rules back: after a foreign `nft flush ruleset`, a deleted table, or a hand edit in ours (drift).
+
+It works only under the table lock and only while the difference is still there. Drift is left alone while an operator's
+verb holds an operation lock, for then the difference is that verb's own work; a lost table is put back at once.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+
+from portfleet import locks
+from portfleet import steps as s
+from portfleet.desired import Desired
+from portfleet.kernel.changes import Kernel, KernelState, PointSlots, Transaction
+from portfleet.observed import InstanceSeen, Observed
+from portfleet.outset import Out
+from portfleet.paths import Paths
+from portfleet.plan import make_plan, slot_moves
+from portfleet.watch.ejector import Ejector
+from portfleet.watch.log import Log
+
+_KernelStep = s.LoadRules | s.PointSlots | s.OpenListens
+
+
+class Healer:
+    """Compares the kernel's rules with what shall be and repairs, or reports, by the policy."""
+
+    def __init__(self, *, kernel: Kernel, paths: Paths, ejector: Ejector, log: Log) -> None:
+        self._kernel, self._paths, self._ejector, self._log = kernel, paths, ejector, log
+        self._reported: tuple[str, ...] = ()
+
+    def heal(self, desired: Desired, *, repair: bool) -> bool:
+        """Look once and mend; True when there was something to mend."""
+        began = time.monotonic()
+        with locks.table(self._paths.table_lock):
+            state = self._kernel.observe()
+            lost = state.home is None
+            if not lost and self._somebody_works(desired):
+                return False
+            steps = self._steps(desired, state)
+            if not steps:
+                self._ejector.tables.update(state.slots)
+                self._reported = ()
+                return False
+            words = tuple(step.describe() for step in steps)
+            if not lost and not repair:
+                if words != self._reported:
+                    self._log("drift", policy="report", would="; ".join(words))
+                self._reported = words
+                return True
+            for step in steps:
+                self._kernel.run(self._transaction(step, desired, state))
+            self._ejector.tables = {name: self._kernel.read_slots(name) for name in desired.services}
+        took = f"{(time.monotonic() - began) * 1000:.1f}"
+        self._log("healed", lost="table" if lost else "rules", did="; ".join(words), took_ms=took)
+        return True
+
+    def _transaction(self, step: _KernelStep, desired: Desired, state: KernelState) -> Transaction:
+        if not isinstance(step, s.PointSlots):
+            return step.changes
+        before = state.slots.get(step.service, ())
+        # As it was: slots of somebody who is out go back to where they had been dealt, not to a new deal.
+        start = before if any(before) else self._ejector.tables.get(step.service, ())
+        after = desired.services[step.service].table(start, out=step.out)
+        return (PointSlots(step.service, slot_moves(before, after)),)
+
+    def _steps(self, desired: Desired, state: KernelState) -> list[_KernelStep]:
+        observed = Observed(kernel=state, supervisor=True, instances=self._as_if_ready(desired))
+        left_out = [self._ejector.without(want, state.slots.get(want.name, ())) for want in desired.services.values()]
+        out = frozenset(self._ejector.out).union(*left_out)
+        plan = make_plan(desired, replace(observed, out=dict.fromkeys(out, Out("probe", "", "left out"))))
+        return [replace(step, out=out) if isinstance(step, s.PointSlots) else step for step in plan.steps
+                if isinstance(step, _KernelStep)]  # fmt: skip
+
+    def _as_if_ready(self, desired: Desired) -> dict[str, InstanceSeen]:
+        """Rules alone are compared here: who serves is the ejector's word."""
+        return {want.name: InstanceSeen("RUNNING", ready=True) for want in desired.instances()}
+
+    def _somebody_works(self, desired: Desired) -> bool:
+        return any(locks.holder_of(self._paths.operation_lock(name)) for name in desired.services)

@@ -1,0 +1,38 @@
+"""When to start a program again that supervisord has given up (FATAL): capped exponential back-off with jitter."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from random import Random
+
+#: A run longer than this starts the counting anew.
+_STABLE = 60.0
+
+
+@dataclass
+class Backoff:
+    """The waits of one program: 1, 2, 4 … ``cap`` seconds, each ± 20 % so that a fleet does not go in step."""
+
+    random: Random
+    cap: float = 60.0
+    tries: int = 0
+    due: float | None = field(default=None)
+
+    def schedule(self, now: float) -> float:
+        """Plan the next try and give the seconds until then; planned already, nothing changes."""
+        if self.due is None:
+            self.tries += 1
+            self.due = now + min(self.cap, 2.0 ** (self.tries - 1)) * self.random.uniform(0.8, 1.2)
+        return self.due - now
+
+    def is_due(self, now: float) -> bool:
+        """True once, when the planned moment has come."""
+        if self.due is None or now < self.due:
+            return False
+        self.due = None
+        return True
+
+    def ran(self, seconds: float) -> None:
+        """Note how long the program ran: long enough and the next crash is the first again."""
+        if seconds >= _STABLE:
+            self.tries, self.due = 0, None

@@ -1,0 +1,44 @@
+"""run/watch.sock: one JSON object a line, asked by the command line. Mode 0600; malformed input gets an error."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+Answer = dict[str, Any]
+
+
+async def serve(path: Path, commands: dict[str, Callable[[Answer], Answer]]) -> asyncio.Server:
+    """Serve ``commands`` on ``path``; each takes the request and gives its answer (``ok`` is added)."""
+
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            while line := await reader.readline():
+                writer.write(json.dumps(_answer(line, commands)).encode() + b"\n")
+                await writer.drain()
+        except (OSError, ValueError):
+            pass  # the client went away, or sent a line longer than the stream's limit
+        finally:
+            writer.close()
+
+    path.unlink(missing_ok=True)
+    before = os.umask(0o177)
+    try:
+        return await asyncio.start_unix_server(talk, str(path))
+    finally:
+        os.umask(before)
+
+
+def _answer(line: bytes, commands: dict[str, Callable[[Answer], Answer]]) -> Answer:
+    try:
+        request = json.loads(line)
+    except ValueError:
+        return {"ok": False, "error": "not JSON"}
+    name = request.get("command") if isinstance(request, dict) else None
+    if not isinstance(name, str) or name not in commands:
+        return {"ok": False, "error": f"unknown command {name!r}", "hint": f"known: {', '.join(commands)}"}
+    return {"ok": True, **commands[name](request)}
