@@ -287,6 +287,7 @@ int main(int argc, char **argv)
         for (int i = 0; i < n; i++)
             on_event(events[i].data.ptr, events[i].events);
     }
+    res.waiting = waiting;
     print_result(&opt, &res);
     return 0;
 }

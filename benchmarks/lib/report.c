@@ -46,11 +46,12 @@ void print_result(const struct options *o, const struct results *r)
     uint64_t errors = r->refused + r->reset + r->full + unanswered + (o->mode == PARTIAL ? 0 : r->closed);
     for (int v = REPLY_LOST; v < VERDICTS; v++)
         errors += r->wrong[v];
-    printf("\"connected\": %llu, \"sent\": %llu, \"replies\": %llu, \"errors\": %llu, \"unanswered\": %llu, "
+    printf("\"connected\": %llu, \"sent\": %llu, \"replies\": %llu, \"errors\": %llu, \"unanswered\": %llu, \"waiting\": %llu, "
            "\"lost\": %llu, \"duplicated\": %llu, \"mixed_up\": %llu, \"corrupt\": %llu, "
            "\"refused\": %llu, \"closed\": %llu, \"reset\": %llu, \"full\": %llu, ",
            (unsigned long long)r->connected, (unsigned long long)r->sent, (unsigned long long)r->replies,
-           (unsigned long long)errors, (unsigned long long)unanswered, (unsigned long long)r->wrong[REPLY_LOST],
+           (unsigned long long)errors, (unsigned long long)unanswered, (unsigned long long)r->waiting,
+           (unsigned long long)r->wrong[REPLY_LOST],
            (unsigned long long)r->wrong[REPLY_DUPLICATED], (unsigned long long)r->wrong[REPLY_MIXED_UP],
            (unsigned long long)r->wrong[REPLY_CORRUPT], (unsigned long long)r->refused,
            (unsigned long long)r->closed, (unsigned long long)r->reset, (unsigned long long)r->full);

@@ -17,6 +17,7 @@ struct results {
     uint64_t start, end;     /* CLOCK_MONOTONIC, ns, of the measurement */
     uint64_t requests;       /* replies received in the measurement */
     uint64_t sent, replies;  /* whole run, first requests included */
+    uint64_t waiting;        /* at the end: bytes without a reply on connections that are still open */
     uint64_t wrong[VERDICTS];
     uint64_t connected, refused, closed, reset, full;
     double cpu_before[MAX_PIDS], cpu_after[MAX_PIDS], own_before, own_after;
