@@ -28,8 +28,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _parser(None, None).print_help()
         return Exit.USAGE
     home = getattr(options, "home", None) or os.environ.get("PORTFLEET_HOME")
-    context = Context(resolve(home=home, config=getattr(options, "config", None)), json=hasattr(options, "json"))
     try:
+        context = Context(resolve(home=home, config=getattr(options, "config", None)), json=hasattr(options, "json"))
         return int(command.run(options, context))
     except PortfleetError as error:
         print(f"portfleet: {error}", file=sys.stderr)

@@ -112,6 +112,8 @@ def from_json(data: Any) -> Journal:
 def _service(data: dict[str, Any]) -> ServiceRecord:
     if data["live"] not in ("blue", "green"):
         raise ValueError("live is neither blue nor green")
+    if not isinstance(data["home"], list) or not all(isinstance(member, str | None) for member in data["home"]):
+        raise ValueError("home is not a list of members")
     return ServiceRecord(
         live=data["live"],
         seed=int(data["seed"]),

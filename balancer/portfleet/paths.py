@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,6 +11,8 @@ from portfleet.errors import Exit, PortfleetError
 
 #: sun_path has 108 bytes with its closing zero (unix(7)).
 SOCKET_PATH_MAX = 107
+#: supervisord takes blanks for the end of a file name, brackets and stars for a pattern, " ;" for a comment.
+_HOME = re.compile(r"[\w@+=:,./~%-]+")
 
 
 @dataclass(frozen=True)
@@ -110,6 +113,12 @@ def resolve(*, home: str | None, config: str | None) -> Paths:
     """Give the paths for ``--home`` (or PORTFLEET_HOME's value) and ``--config``, both optional."""
     if home:
         base = Path(home).absolute()
+        if not _HOME.fullmatch(str(base)):
+            raise PortfleetError(
+                f"supervisord cannot read from a directory of this name: {str(base)!r}",
+                hint="choose a --home of letters, digits and _ - . , + = : @ ~ %",
+                code=Exit.USAGE,
+            )
         paths = Paths(base / "fleet.toml", base / "lib", base / "run", base / "log", home=base)
     else:
         root = Path("/")

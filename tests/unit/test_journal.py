@@ -1,0 +1,194 @@
+"""The journal: nothing is lost by writing and reading it, and what cannot be read is said, not guessed."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from portfleet import atomic, journal_file
+from portfleet.errors import PortfleetError
+from portfleet.journal import (
+    HISTORY,
+    MARK_LIMIT,
+    VERSION,
+    Asked,
+    ColourRecord,
+    HistoryEntry,
+    Journal,
+    JournalError,
+    ServiceRecord,
+    from_json,
+    to_json,
+)
+from support.fleets import ECHO, desired
+
+TEXT = st.text(max_size=20)
+ASKED = st.builds(Asked, st.sampled_from(["drained", "maintenance"]), TEXT, TEXT, TEXT)
+COLOUR = st.builds(
+    ColourRecord,
+    release=st.none() | TEXT,
+    command=st.none() | st.lists(TEXT, min_size=1, max_size=3).map(tuple),
+    since=st.none() | TEXT,
+)
+RECORD = st.builds(
+    ServiceRecord,
+    st.sampled_from(["blue", "green"]),
+    st.integers(0, 0x7FFFFFFF),
+    st.lists(st.none() | TEXT, max_size=8).map(tuple),
+    marks=st.dictionaries(TEXT, st.integers(1, MARK_LIMIT - 1)),
+    asked=st.dictionaries(TEXT, ASKED),
+    colours=st.dictionaries(st.sampled_from(["blue", "green"]), COLOUR),
+    config_release=st.none() | TEXT,
+)
+JOURNAL = st.builds(
+    Journal,
+    services=st.dictionaries(TEXT, RECORD, max_size=3),
+    history=st.lists(st.builds(HistoryEntry, TEXT, TEXT, TEXT, TEXT), max_size=3).map(tuple),
+)
+
+
+@given(JOURNAL)
+def test_what_is_written_is_what_is_read(journal: Journal) -> None:
+    assert from_json(json.loads(json.dumps(to_json(journal)))) == journal
+
+
+def test_on_disk_too_and_only_its_owner_may_read_it(tmp_path: Path) -> None:
+    path, journal = tmp_path / "journal.json", desired().journal
+
+    assert journal_file.read(path) is None
+    journal_file.write(path, journal)
+
+    assert journal_file.read(path) == journal
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert [file.name for file in tmp_path.iterdir()] == ["journal.json"], "no temporary file stays"
+
+
+@given(JOURNAL, st.data())
+def test_a_journal_cut_off_anywhere_is_called_damaged(journal: Journal, data: st.DataObject) -> None:
+    text = json.dumps(to_json(journal))
+    cut = text[: data.draw(st.integers(0, len(text) - 1))]
+    with pytest.raises((JournalError, ValueError)):
+        from_json(json.loads(cut))
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"\x00" * 100,
+        b"[]",
+        b"{}",
+        b'{"version": "1"}',
+        b'{"version": 1}',
+        b'{"version": 1, "services": [], "history": []}',
+        b'{"version": 1, "services": {"echo": {}}, "history": []}',
+        b'{"version": 1, "services": {"echo": null}, "history": []}',
+        b'{"version": 1, "services": {}, "history": [{"at": ""}]}',
+        b'{"version": 1, "services": {}, "history": null}',
+        b"\xff\xfe{}",
+    ],
+)
+def test_damage_is_said_and_the_file_left_where_it_is(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "journal.json"
+    path.write_bytes(content)
+
+    with pytest.raises(JournalError, match=r"damaged|not a journal"):
+        journal_file.read(path)
+    assert path.read_bytes() == content
+
+
+@pytest.mark.parametrize("key", ["live", "seed", "home", "marks", "asked", "colours"])
+def test_a_record_with_a_wrong_value_is_damaged(key: str) -> None:
+    data = json.loads(json.dumps(to_json(desired().journal)))
+    data["services"]["echo"][key] = "red"
+    with pytest.raises(JournalError, match="damaged"):
+        from_json(data)
+
+
+def test_a_newer_journal_is_not_guessed_at(tmp_path: Path) -> None:
+    path = tmp_path / "journal.json"
+    path.write_text(json.dumps({"version": VERSION + 1, "all": "new"}))
+
+    with pytest.raises(PortfleetError) as caught:
+        journal_file.read(path)
+
+    assert f"newer portfleet (version {VERSION + 1}, known {VERSION})" in caught.value.message
+    assert caught.value.hint
+    with pytest.raises(JournalError, match="version"):
+        from_json({"version": VERSION + 1})
+
+
+def test_damaged_journals_are_kept_side_by_side(tmp_path: Path) -> None:
+    path = tmp_path / "journal.json"
+    for content in ("one", "two"):
+        path.write_text(content)
+        journal_file.set_aside(path)
+
+    assert [(tmp_path / f"journal.json.damaged-{n}").read_text() for n in (1, 2)] == ["one", "two"]
+    assert not path.exists()
+
+
+def test_history_keeps_the_newest() -> None:
+    journal = Journal()
+    for number in range(HISTORY + 5):
+        journal = journal.noting(HistoryEntry(str(number), "", "", ""))
+    assert [entry.at for entry in journal.history] == [str(number) for number in range(5, HISTORY + 5)]
+
+
+def test_marks_are_unique_and_stay_when_services_come_and_go() -> None:
+    kv = ECHO.replace("echo", "kv").replace("7000", "6000").replace("71", "61")
+    first = desired(ECHO).journal
+    both = desired(ECHO + kv, first).journal
+    more = desired((ECHO + kv).replace("instances = 4", "instances = 3"), both).journal
+
+    assert both.services["echo"].marks == first.services["echo"].marks == more.services["echo"].marks
+    marks = [mark for record in both.services.values() for mark in record.marks.values()]
+    assert max(Counter(marks).values()) == 1 and all(0 < mark < MARK_LIMIT for mark in marks)
+    assert both.marks_in_use() == set(marks)
+
+
+def test_a_standby_box_makes_the_same_table_from_the_same_config() -> None:
+    assert desired().services == desired().services
+    assert desired().journal == desired().journal
+
+
+KILL_AT = """
+import os, sys
+from pathlib import Path
+from portfleet import atomic
+while True:
+    for letter in "ab":
+        atomic.write(Path(sys.argv[1]), letter.encode() * 300_000)
+"""
+
+
+def test_a_crash_while_writing_leaves_the_old_or_the_new_content(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    atomic.write(path, b"a" * 300_000)
+    writer = subprocess.Popen([sys.executable, "-c", KILL_AT, str(path)], env={**os.environ, "PORTFLEET_FAULT": "3"})
+    try:
+        # Points 1, 2, 3 are before the write, before and after the rename; the third ends it.
+        assert writer.wait(20) == -signal.SIGKILL
+    finally:
+        writer.kill()
+        writer.wait()
+    assert path.read_bytes() == b"a" * 300_000
+
+    for point, letter in ((4, b"a"), (5, b"a"), (6, b"b")):
+        killed = subprocess.run(
+            [sys.executable, "-c", KILL_AT, str(path)],
+            env={**os.environ, "PORTFLEET_FAULT": str(point)},
+            check=False,
+            timeout=20,
+        )
+        assert killed.returncode == -signal.SIGKILL
+        assert path.read_bytes() == letter * 300_000

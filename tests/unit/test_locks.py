@@ -1,0 +1,149 @@
+"""The two locks: their holder is named, and the kernel frees them when the holder is killed."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from portfleet import locks
+from portfleet.errors import Exit, PortfleetError
+from support.sandbox import wait_for
+
+HOLD_OPERATION = """
+import sys
+from pathlib import Path
+from portfleet import locks
+with locks.operation(Path(sys.argv[1]), service="echo", why="cutover to v2"):
+    print("held", flush=True)
+    sys.stdin.readline()
+"""
+HOLD_TABLE = """
+import sys
+from pathlib import Path
+from portfleet import locks
+with locks.table(Path(sys.argv[1])):
+    print("held", flush=True)
+    sys.stdin.readline()
+"""
+
+Start = Callable[[str, Path], "subprocess.Popen[str]"]
+
+
+@pytest.fixture
+def start() -> Iterator[Start]:
+    """Start a Python script with a path as its argument and wait until it says "held"."""
+    with ExitStack() as stack:
+
+        def started(script: str, path: Path) -> subprocess.Popen[str]:
+            pipe = subprocess.PIPE
+            process = subprocess.Popen([sys.executable, "-c", script, str(path)], stdin=pipe, stdout=pipe, text=True)
+            stack.enter_context(process)
+            stack.callback(process.kill)
+            assert process.stdout is not None and process.stdout.readline() == "held\n"
+            return process
+
+        yield started
+
+
+def test_the_holder_is_named_with_who_since_when_and_why(start: Start, tmp_path: Path) -> None:
+    path = tmp_path / "service-echo.lock"
+    process = start(HOLD_OPERATION, path)
+
+    holder = locks.holder_of(path)
+    with pytest.raises(PortfleetError) as caught, locks.operation(path, service="echo", why="apply"):
+        pytest.fail("two at once")
+
+    assert holder is not None
+    assert (holder.pid, holder.why, holder.who) == (process.pid, "cutover to v2", locks.operator())
+    assert caught.value.code is Exit.LOCKED
+    assert caught.value.message == f"service echo is locked by {holder}"
+    assert f"(pid {process.pid}) since 20" in str(holder) and str(holder).endswith("Z: cutover to v2")
+    assert "portfleet lock echo" in caught.value.hint
+
+
+def test_a_killed_holder_holds_nothing(start: Start, tmp_path: Path) -> None:
+    path = tmp_path / "service-echo.lock"
+    process = start(HOLD_OPERATION, path)
+    process.kill()
+    process.wait()
+
+    assert locks.holder_of(path) is None
+    with locks.operation(path, service="echo", why="apply"):
+        holder = locks.holder_of(path)
+        assert holder is not None and (holder.pid, holder.why) == (os.getpid(), "apply")
+    assert locks.holder_of(path) is None
+
+
+def test_a_child_that_lives_on_does_not_hold_its_parents_lock(tmp_path: Path) -> None:
+    path = tmp_path / "service-echo.lock"
+    with locks.operation(path, service="echo", why="up"):
+        child = subprocess.Popen(["sleep", "30"], close_fds=True)
+    try:
+        assert locks.holder_of(path) is None
+    finally:
+        child.kill()
+        child.wait()
+
+
+def test_nobody_holds_what_is_not_there_or_not_readable_as_a_lock(tmp_path: Path) -> None:
+    assert locks.holder_of(tmp_path / "none") is None
+    (tmp_path / "odd").write_text("odd")
+    assert locks.holder_of(tmp_path / "odd") is None
+
+
+def test_many_are_taken_together_or_not_at_all(start: Start, tmp_path: Path) -> None:
+    start(HOLD_OPERATION, tmp_path / "b")
+
+    taking = locks.operations(tmp_path.joinpath, ["c", "b", "a"], why="apply")
+    with pytest.raises(PortfleetError, match="service b is locked"), taking:
+        pytest.fail("two at once")
+
+    assert [locks.holder_of(tmp_path / name) for name in "ac"] == [None, None]
+
+
+def test_the_table_lock_is_waited_for(start: Start, tmp_path: Path) -> None:
+    path = tmp_path / "table.lock"
+    process = start(HOLD_TABLE, path)
+    waiter = subprocess.Popen(
+        [sys.executable, "-c", HOLD_TABLE, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    try:
+        # It has opened the file and is at the lock: only then is it let go.
+        wait_for("the waiter waits", lambda: str(path) in _open_files(waiter.pid))
+        assert process.stdin is not None and waiter.stdout is not None
+        process.stdin.close()
+        assert waiter.stdout.readline() == "held\n"
+    finally:
+        waiter.kill()
+        waiter.communicate()
+
+
+def test_the_table_lock_is_not_waited_for_for_ever(start: Start, tmp_path: Path) -> None:
+    start(HOLD_TABLE, tmp_path / "table.lock")
+    with pytest.raises(PortfleetError) as caught, locks.table(tmp_path / "table.lock", seconds=0.05):
+        pytest.fail("two at once")
+    assert caught.value.code is Exit.LOCKED and "fuser" in caught.value.hint
+
+
+def test_a_killed_holder_of_the_table_lock_holds_nothing(start: Start, tmp_path: Path) -> None:
+    process = start(HOLD_TABLE, tmp_path / "table.lock")
+    process.kill()
+    process.wait()
+    with locks.table(tmp_path / "table.lock", seconds=0):
+        pass
+
+
+def _open_files(pid: int) -> list[str]:
+    found = []
+    for link in Path(f"/proc/{pid}/fd").iterdir():
+        try:
+            found.append(str(link.readlink()))
+        except OSError:
+            continue  # closed meanwhile
+    return found

@@ -1,0 +1,137 @@
+"""What supervisord reads is what was meant: the rendered files go through supervisor's own parser."""
+
+from __future__ import annotations
+
+import shlex
+from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from supervisor.options import ServerOptions
+
+from portfleet import daemonize
+from portfleet.errors import Exit, PortfleetError
+from portfleet.paths import resolve
+from portfleet.program import Program, unquotable, unwritable
+from support.fleets import ECHO, desired, fleet, problems
+
+#: All that a config lets through: no control characters (config refuses them), then what `unwritable` allows.
+VALUE = st.text(
+    st.characters(exclude_categories=("Cs", "Cc")) | st.sampled_from(list("%;#'\"\\ ,={}()$`\u00a0")), max_size=30
+)
+
+
+def parsed(program: Program, home: Path) -> dict[str, object]:
+    """Give how supervisord understands ``program`` when it is one file of a whole config."""
+    paths = resolve(home=str(home), config=None)
+    paths.make()
+    daemonize.write_config(fleet(), paths)
+    (paths.programs / f"{program.name}.conf").write_text(program.text())
+    options = ServerOptions()
+    options.realize(args=["-c", str(paths.supervisor_config)])
+    (group,) = options.process_group_configs
+    (process,) = group.process_configs
+    assert group.name == process.name == program.name
+    return dict(vars(process))
+
+
+def program(**changes: object) -> Program:
+    """Give the program of the first instance of ECHO, with ``changes``."""
+    made = desired().services["echo"].instances[0].program
+    assert made is not None
+    return replace(made, log="/tmp/x.log", **changes)  # type: ignore[arg-type] # noqa: S108 # never written: only parsed
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    words=st.lists(VALUE.filter(lambda v: v and not unwritable(v)), min_size=1, max_size=4),
+    values=st.dictionaries(
+        st.from_regex(r"[A-Za-z_][A-Za-z0-9_]{0,8}", fullmatch=True),
+        VALUE.filter(lambda v: not unwritable(v) and not unquotable(v)),
+        max_size=4,
+    ),
+)
+def test_nasty_words_and_values_arrive_as_they_are(words: list[str], values: dict[str, str]) -> None:
+    with TemporaryDirectory() as home:
+        found = parsed(program(command=("/bin/true", *words), environment=values), Path(home))
+
+    assert shlex.split(str(found["command"])) == ["/bin/true", *words]
+    assert found["environment"] == values
+
+
+ODD = ["%", "100%", "%(ENV_HOME)s", "a;b", "a#b", ";", "#", '"', "'", "\\", "a b", "$HOME", "ü"]
+
+
+@pytest.mark.parametrize("word", ODD)
+def test_these_too(word: str, tmp_path: Path) -> None:
+    found = parsed(program(command=("/bin/true", word), directory=f"/srv/x{word}x"), tmp_path)
+
+    assert shlex.split(str(found["command"])) == ["/bin/true", word]
+    assert found["directory"] == f"/srv/x{word}x"
+
+
+@pytest.mark.parametrize("value", ["a ;b", "a #b", "a\t; b"])
+def test_what_would_be_cut_off_is_refused_and_would_have_been(value: str, tmp_path: Path) -> None:
+    assert unwritable(value)
+    assert parsed(program(command=("/bin/true", value)), tmp_path)["command"] != shlex.join(["/bin/true", value])
+
+
+@pytest.mark.parametrize("value", ["'a", 'a"', "a'b\"c", "'a'"])
+def test_quotes_that_would_be_lost_are_refused_and_would_have_been(value: str, tmp_path: Path) -> None:
+    assert unquotable(value)
+    try:
+        found = parsed(program(environment={"A": value}), tmp_path)["environment"]
+    except SystemExit:
+        return  # supervisord would not even start
+    assert found != {"A": value}
+
+
+def test_a_config_with_such_values_is_an_error_with_a_hint() -> None:
+    text = ECHO.replace('"{port}"]', '"{port}", "a ;b"]') + "environment = { A = \"'\" }\nrelease = 'v #1'\n"
+    found = {problem.path: problem for problem in problems(text)}
+
+    assert set(found) == {"service.echo.command[3]", "service.echo.environment.A", "service.echo.release"}
+    assert all(problem.hint for problem in found.values())
+
+
+def test_what_an_instance_is_told(tmp_path: Path) -> None:
+    text = ECHO + 'release = "v1"\nreleases = "/srv"\ndirectory = "{release}"\nuser = "nobody"\n'
+    text += 'environment = { P = "{release}:{instance}:{colour}:{service}:{port}" }\n'
+    (first, *_) = desired(text).services["echo"].instances
+    assert first.program is not None
+
+    environment = first.program.environment
+
+    assert environment["P"] == "/srv/v1:echo-blue-1:blue:echo:7100"
+    assert (first.program.directory, first.program.user) == ("/srv/v1", "nobody")
+    assert environment["PORTFLEET_CONTROL"] == "/h/run/nobody/echo-blue-1.sock"
+    assert first.program.command == ("portfleet-daemon", "--port", "7100")
+    read = parsed(replace(first.program, user=None, log="/tmp/x.log"), tmp_path)  # noqa: S108 # never written: only parsed
+    assert read["environment"] == environment
+    assert (read["startretries"], read["exitcodes"], read["stopwaitsecs"]) == (3, [2], 630)
+    assert (read["killasgroup"], read["stopasgroup"]) == (True, False)
+
+
+def test_only_our_daemon_says_by_its_exit_code_that_its_config_is_broken(tmp_path: Path) -> None:
+    text = ECHO.replace("portfleet-daemon", "redis-server")
+    made = desired(text).services["echo"].instances[0].program
+    assert made is not None
+    unexpected = parsed(program(), tmp_path / "ours")["autorestart"]
+
+    assert parsed(replace(made, log="/tmp/x.log"), tmp_path / "theirs")["autorestart"] != unexpected  # noqa: S108 # only parsed
+
+
+@pytest.mark.parametrize("home", ["/srv/a b", "/srv/a;b", "/srv/a*", "/srv/[a]", "/srv/a\nb", "/srv/a'c"])
+def test_a_home_that_supervisord_cannot_read_from_is_refused(home: str) -> None:
+    with pytest.raises(PortfleetError) as caught:
+        resolve(home=home, config=None)
+    assert caught.value.code is Exit.USAGE and caught.value.hint
+
+
+def test_a_home_of_other_odd_letters_works(tmp_path: Path) -> None:
+    home = tmp_path / "ü%d=a,b@c+d~e:f"
+    home.mkdir()
+    assert parsed(program(), home)["name"] == "echo-blue-1"
