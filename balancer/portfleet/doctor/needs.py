@@ -1,0 +1,52 @@
+"""What a fleet asks of its machine: numbers derived from the config. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from portfleet.model import Fleet, Listen
+
+#: Descriptors of an instance that are not connections: its listeners, logs, epoll set, control socket.
+OWN_DESCRIPTORS = 64
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What is needed.
+
+    ``connections`` is the fleet's peak, ``stated`` whether every service has ``max_connections`` (else the limit of
+    descriptors bounds it);
+    ``most`` the largest ``max_connections``; ``users`` whether instances run as other users; ``keepalive`` how long
+    (seconds) a connection can be silent until the daemons' keepalive has spoken for the last time, or None where
+    that is for daemons of others and the system's tcp_keepalive_time to say.
+    """
+
+    connections: int
+    stated: bool
+    most: int
+    users: bool
+    remote: bool
+    keepalive: int | None
+    listens: Mapping[Listen, str] = field(default_factory=dict)
+    ports: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+
+
+#: TCP_KEEPIDLE + TCP_KEEPINTVL × TCP_KEEPCNT of portfleet-daemon, in seconds (300 + 30 × 4).
+_DAEMON_KEEPALIVE = 420
+
+
+def needs_of(fleet: Fleet, *, descriptors: int) -> Needs:
+    """Derive what ``fleet`` needs where a process may have ``descriptors`` of them."""
+    services = fleet.services.values()
+    bound = descriptors - OWN_DESCRIPTORS
+    return Needs(
+        connections=sum((service.max_connections or bound) * service.instances for service in services),
+        stated=all(service.max_connections for service in services),
+        most=max((service.max_connections for service in services), default=0),
+        users=any(service.user for service in services),
+        remote=any(service.remote for service in services),
+        keepalive=_DAEMON_KEEPALIVE if all(service.ours for service in services) else None,
+        listens={listen: service.name for service in services for listen in service.listen},
+        ports={service.name: service.ports for service in services},
+    )
