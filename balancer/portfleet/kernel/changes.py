@@ -70,7 +70,11 @@ class SetListens:
 
 @dataclass(frozen=True)
 class PointSlots:
-    """Point slots of a service at instances; fails as a whole where a slot does not point where ``moves`` says."""
+    """Point slots of a service at instances.
+
+    Fails as a whole where a slot points nowhere and ``moves`` names an old instance, or the other way round (nftables
+    deletes an element by its key: *which* instance it pointed to is not compared, the table lock is for that).
+    """
 
     service: str
     moves: Moves

@@ -134,8 +134,9 @@ class NftKernel:
 
     def _recall(self) -> dict[str, Any]:
         try:
-            return dict(json.loads(self._memory.read_text()))
-        except (OSError, ValueError):
+            found = json.loads(self._memory.read_text())
+            return {name: entry for name, entry in found.items() if entry.keys() == {"rule", "listing"}}
+        except (OSError, ValueError, AttributeError):
             return {}
 
     def _remember(self, transaction: c.Transaction) -> None:
