@@ -99,7 +99,7 @@ def scenes() -> dict[str, tuple[int, str]]:
         ("dangling", 0, ["not whole", "set-up is complete"]),
         ("half-made", 0, ["not whole", "set-up is complete"]),
         ("two-at-once", 0, ["another set-up of this checkout is at work"]),
-        ("moved", 0, ["venv: bringing .venv up to date", "pytest "]),
+        ("moved", 0, ["not whole", "set-up is complete", "pytest "]),
         ("not-root", 1, ["only root can install them: conntrack", "hint: sudo apt-get install"]),
         ("user-isolated", 0, ["0\n", "table inet x"]),
         ("blocked", 1, ["user.max_user_namespaces is 0", "hint: or run it as root"]),
