@@ -41,7 +41,9 @@ FLEET: c.Transaction = (
 class Plane(Protocol):
     """A kernel, and what somebody else can do to it."""
 
-    kernel: c.Kernel
+    @property
+    def kernel(self) -> c.Kernel:
+        """The data plane under test."""
 
     def edit(self, name: str) -> None:
         """Change the rules of an instance or a service ("" for the fixed part) by hand."""
@@ -143,7 +145,13 @@ def test_the_same_rules_again_change_nothing(plane: Plane) -> None:
 
 @pytest.mark.parametrize(
     "affinity",
-    [Affinity("source", 8, 128), *map(Affinity, ("source", "connection", "round-robin", "random"))],
+    [
+        Affinity("source"),
+        Affinity("source", 8, 128),
+        Affinity("connection"),
+        Affinity("round-robin"),
+        Affinity("random"),
+    ],
     ids=str,
 )
 def test_every_affinity_is_taken_and_read_back(plane: Plane, affinity: Affinity) -> None:
@@ -223,7 +231,7 @@ def test_a_table_of_the_largest_size_moves_in_one_transaction(plane: Plane) -> N
 
 
 NEW = c.SetInstance(c.InstanceRule("echo-blue-9", 9, 7109))
-REFUSED = {
+REFUSED: dict[str, c.Transaction] = {
     "an unknown instance": (NEW, c.PointSlots("echo", {0: ("echo-blue-1", "echo-blue-8")})),
     "a slot that points nowhere is taken away": (NEW, c.PointSlots("kv", {0: ("echo-blue-1", None)})),
     "a slot that points somewhere is taken for free": (NEW, c.PointSlots("echo", {0: (None, "echo-blue-2")})),
@@ -292,7 +300,7 @@ def test_a_lost_memory_makes_everything_drift_and_rules_are_read_out_of_themselv
 
     assert lost.drift == {"", "echo", "kv", "echo-blue-1", "echo-blue-2", "echo-green-1"}
     assert (lost.home, lost.slots, lost.listens, lost.ports) == (HOME, before.slots, before.listens, before.ports)
-    assert set(lost.instances.values()) == set(lost.services.values()) == {None}
+    assert set(lost.instances.values()) == {None} and set(lost.services.values()) == {None}
     assert found.instances == before.instances
     rules = [rule for _, rule in sorted(found.services.items()) if rule]
     assert [(rule.name, rule.seed, rule.slots) for rule in rules] == [("echo", 0x5EED, 256), ("kv", 0x7FFFFFFF, 256)]
