@@ -19,7 +19,7 @@ from statistics import median
 from typing import Any
 
 from benchmarks.daemon.servers import portfleet
-from benchmarks.lib.measure import Load, free_port, save, serving
+from benchmarks.lib.measure import Load, free_port, save, serving, wait_until
 from benchmarks.lib.processes import Control, four_tuples
 
 RATE = 5_000  # requests a second
@@ -107,6 +107,7 @@ def one_round(kind: str, connections: int) -> dict[str, Any]:
             command = portfleet(ports[-1], "--control", str(path))
             log = stack.enter_context((home / f"{path.stem}.log").open("w"))
             processes.append(stack.enter_context(serving(command, ports[-1], stderr=log)))
+            wait_until(path.exists, what=f"control socket {path.name}")  # made after the port
             controls.append(Control(path))
             stack.callback(controls[-1].close)
         old, new = controls

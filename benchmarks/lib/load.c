@@ -179,6 +179,8 @@ static void start(void)
         c->due = last_write;
         if (opt.mode == CLOSED)
             send_or_drop(c, opt.size);
+        else if (opt.mode == OPEN && opt.chunk < opt.size && i % opt.size)
+            send_or_drop(c, i % opt.size); /* so that the connections are not all in the same byte of a request */
         else if (opt.mode == PARTIAL)
             send_or_drop(c, opt.size - 1);
         else if (opt.mode == UNREAD)
