@@ -87,16 +87,16 @@ class Reader:
         value = self._get(key, str, "a string", example)
         if value is None:
             return default
-        return self._clean(key, value) or default
-
-    def _clean(self, key: str, value: str) -> str | None:
-        if bad := _CONTROL.search(value):
-            self.wrong(key, f"holds the control character {bad[0]!r}", "use printable characters")
-            return None
         if not value:
             self.wrong(key, "is empty", "give a value or leave the key out")
-            return None
-        return value
+            return default
+        return value if self._clean(key, value) else default
+
+    def _clean(self, key: str, value: str) -> bool:
+        bad = _CONTROL.search(value)
+        if bad:
+            self.wrong(key, f"holds the control character {bad[0]!r}", "use printable characters")
+        return not bad
 
     def raw(self, key: str, *, example: str) -> str | None:
         """Read a string as it is, control characters too (what a probe sends)."""
@@ -146,7 +146,7 @@ class Reader:
         return value or default
 
     def texts(self, key: str, *, example: str) -> tuple[str, ...]:
-        """Read a list of strings."""
+        """Read a list of strings without control characters; one may be empty, as redis' ``--save ""`` is."""
         value = self._get(key, list, "a list of strings", example)
         if value is None:
             return ()
@@ -154,7 +154,7 @@ class Reader:
             if not isinstance(item, str):
                 self.wrong(f"{key}[{number}]", f"must be a string, not {_show(item)}", f"for example {key} = {example}")
                 return ()
-            if self._clean(f"{key}[{number}]", item) is None:
+            if not self._clean(f"{key}[{number}]", item):
                 return ()
         return tuple(value)
 

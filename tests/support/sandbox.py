@@ -147,6 +147,9 @@ def make_box(name: str) -> Box:
     children = Path(f"/proc/{holder.pid}/task/{holder.pid}/children").read_text().split()
     box = Box(name, int(children[0]), holder)
     box.run("hostname", name)
+    # Else a link-local address is tentative for its first second, and with it every neighbour: first packets are lost.
+    box.sysctl("net.ipv6.conf.all.accept_dad", "0")
+    box.sysctl("net.ipv6.conf.default.accept_dad", "0")
     box.net("ip", "link", "set", "lo", "up")
     return box
 

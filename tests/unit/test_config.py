@@ -61,9 +61,10 @@ WRONG = [
     (echo("listen = [':7000', ':7000']"), "service.echo.listen[1]", "is there twice", "remove"),
     (echo("listen = [':7000', '0.0.0.0:7000']"), "service.echo.listen[1]", "0.0.0.0:7000", "remove"),
     (echo('listen = ["\\u0000"]'), "service.echo.listen[0]", "control character '\\x00'", "printable"),
-    (echo("listen = ['']"), "service.echo.listen[0]", "is empty", "leave the key out"),
+    (echo("listen = ['']"), "service.echo.listen[0]", '"": not ADDRESS:PORT', '":7000"'),
     (echo(without="command"), "service.echo.command", "is missing", "redis-server"),
     (echo("command = []"), "service.echo.command", "is empty", "redis-server"),
+    (echo("command = ['', '{port}']"), "service.echo.command", '"" is not found', "install it"),
     (echo("command = 'x {port}'"), "service.echo.command", "must be a list of strings", "redis-server"),
     (echo("command = ['nope', '{port}']"), "service.echo.command", '"nope" is not found', "install it"),
     (echo("command = ['redis-server']"), "service.echo.command", "{port} stands nowhere", '"{port}"'),
@@ -193,6 +194,11 @@ def test_a_binary_file_is_named_as_one() -> None:
 def test_a_key_that_is_wrong_by_itself_is_not_reported_again() -> None:
     assert [p.path for p in problems(echo("ports = 'x'", "instances = 4"))] == ["service.echo.ports"]
     assert [p.path for p in problems(echo("command = [3]"))] == ["service.echo.command[0]"]
+
+
+def test_a_word_of_a_command_may_be_empty() -> None:
+    words = ("redis-server", "--save", "", "--port", "{port}")
+    assert fleet(echo(f"command = {list(words)}")).services["echo"].command == words
 
 
 def test_what_the_machine_allows_counts() -> None:

@@ -1,0 +1,142 @@
+"""A whole fleet in boxes: the real `portfleet`, supervisord, nftables and daemons, with clients in another box."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from support.sandbox import HOST4, HOST6, Sandbox, sandbox, wait_for
+
+HOME = "/run/pf"
+_BIN = Path(sys.executable).parent
+_CLIENTS = str(Path(__file__).with_name("clients.py"))
+
+#: Four of our own daemon.
+ECHO = """
+[service.echo]
+listen = [":7000"]
+command = ["portfleet-daemon", "--port", "{port}", "--handler", "portfleet_daemon.handlers:whoami"]
+ports = "7100-7107"
+instances = 4
+"""
+#: Four of a single-threaded daemon that nobody here wrote. It saves nothing, and its own guard would refuse outsiders.
+REDIS = """
+[service.kv]
+listen = [":6000"]
+command = ["redis-server", "--port", "{port}", "--save", "", "--protected-mode", "no"]
+ports = "6100-6107"
+instances = 4
+[service.kv.probe]
+send = "PING\\r\\n"
+expect = "PONG"
+"""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What one client met: ``reply`` is None where there was none, ``error`` then says why."""
+
+    source: str
+    reply: str | None
+    error: str | None
+
+
+@dataclass(frozen=True)
+class FleetBox:
+    """A host that runs a fleet from ``/run/pf/fleet.toml``, and its clients."""
+
+    boxes: Sandbox
+
+    def write(self, config: str) -> None:
+        """Write fleet.toml."""
+        self.boxes.host.run("sh", "-c", f"mkdir -p {HOME} && cat > {HOME}/fleet.toml", text=config)
+
+    def portfleet(
+        self, *words: str, check: bool = True, env: Mapping[str, str] | None = None
+    ) -> subprocess.CompletedProcess[str]:
+        """Run a verb; raises BoxError with what it printed when ``check`` and it does not exit 0."""
+        return self.boxes.host.run(str(_BIN / "portfleet"), "--home", HOME, *words, check=check, env=env)
+
+    def status(self) -> dict[str, dict[str, Any]]:
+        """Give every instance of every service by name, as `status --json` says it."""
+        services = json.loads(self.portfleet("status", "--json").stdout)["services"]
+        return {instance["name"]: instance for service in services for instance in service["instances"]}
+
+    def explain(self, service: str, addresses: Sequence[str]) -> dict[str, str]:
+        """Give {address: instance} as `explain` says it."""
+        answers = json.loads(self.portfleet("explain", service, "--json", *addresses).stdout)
+        return {answer["address"]: answer["instance"] for answer in answers}
+
+    def ask(self, sources: Sequence[str], *, port: int, message: str, lines: int = 1) -> list[Asked]:
+        """Send ``message`` once from each of ``sources`` to the host's service port and read ``lines`` of reply."""
+        found: dict[str, Asked] = {}
+        for host, some in (
+            (HOST4, [source for source in sources if ":" not in source]),
+            (HOST6, [source for source in sources if ":" in source]),
+        ):
+            job = {"to": [host, port], "sources": some, "message": message, "lines": lines}
+            said = self.boxes.clients.run(sys.executable, _CLIENTS, "ask", text=json.dumps(job) + "\n").stdout
+            found |= {one["source"]: Asked(one["source"], one["reply"], one["error"]) for one in json.loads(said)}
+        return [found[source] for source in sources]
+
+    def who(self, sources: Sequence[str], *, port: int = 7000) -> dict[str, str]:
+        """Give {address: instance} by the daemons' own answers (handler whoami); AssertionError for any that failed."""
+        asked = self.ask(sources, port=port, message="who\n")
+        assert [one for one in asked if one.reply is None] == []
+        return {one.source: (one.reply or "").split()[0] for one in asked}
+
+    def redis_ports(self, sources: Sequence[str], *, port: int = 6000) -> dict[str, int]:
+        """Give {address: port of the redis it met} by redis' own answer; AssertionError for any that failed."""
+        asked = self.ask(sources, port=port, message="CONFIG GET port\r\n", lines=5)
+        assert [one for one in asked if one.reply is None] == []
+        return {one.source: int((one.reply or "").split("\n")[-1]) for one in asked}
+
+    def rules(self, *what: str) -> str:
+        """Give nft's listing of ``what`` (the whole ruleset by default) with handles, without counts."""
+        return self.boxes.host.run("nft", "-s", "-a", "list", *(what or ("ruleset",))).stdout
+
+    def processes(self) -> dict[int, str]:
+        """Give the command line of every process of the box, those that list them left out, by pid in the box."""
+        script = "for p in /proc/[0-9]*; do echo ${p#/proc/} $(tr '\\0' ' ' < $p/cmdline 2>/dev/null); done"
+        lines = [line.partition(" ") for line in self.boxes.host.run("sh", "-c", script).stdout.splitlines()]
+        return {int(pid): words for pid, _, words in lines if words and script[:20] not in words}
+
+    def files(self) -> dict[str, str]:
+        """Give a digest of every file of the home that operators or later runs read; not logs, nor the config."""
+        script = f"cd {HOME} && find . -type f ! -path './log/*' ! -name '*.lock' ! -name fleet.toml -exec md5sum {{}} +"
+        lines = self.boxes.host.run("sh", "-c", script).stdout.splitlines()
+        return {path: digest for digest, _, path in (line.partition("  ") for line in lines)}
+
+    def snapshot(self) -> dict[str, object]:
+        """Give all that a refused verb must leave as it was."""
+        return {"rules": self.rules(), "processes": self.processes(), "files": self.files()}
+
+    def settled(self) -> None:
+        """Wait until nothing is left to do; AssertionError with the plan after 20 s."""
+        wait_for("plan --check is quiet", lambda: self.portfleet("plan", "--check", check=False).returncode == 0)
+
+    def wait_state(self, name: str, state: str) -> dict[str, Any]:
+        """Wait until an instance is in ``state`` and give its status."""
+
+        def there() -> dict[str, Any] | None:
+            found = self.status()[name]
+            return found if found["state"] == state else None
+
+        return wait_for(f"{name} is {state}", there)
+
+
+@contextmanager
+def fleet_box(config: str = "", *, other: bool = False) -> Iterator[FleetBox]:
+    """Give a fleet box, with ``config`` up where it is given; all of it ends with the block."""
+    with sandbox(other=other) as boxes:
+        made = FleetBox(boxes)
+        made.write(config)
+        if config:
+            made.portfleet("up")
+        yield made
