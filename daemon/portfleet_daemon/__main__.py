@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import sys
 
+from portfleet_daemon.asyncio_loop import ServingLoop
 from portfleet_daemon.errors import EXIT_STOPPED, OperatorError
-from portfleet_daemon.loop import ServingLoop, ServingSelector
+from portfleet_daemon.loop import ServingSelector
 from portfleet_daemon.server import Server, raise_descriptor_limit
 from portfleet_daemon.settings import read_settings
 from portfleet_daemon.stats import Stats

@@ -34,6 +34,21 @@ def test_requests_in_one_byte_pieces_and_pipelined(daemons: Daemons) -> None:
     assert daemon.until(connections=0)["requests"] == 5003
 
 
+@pytest.mark.parametrize("size", [477, 478, 479, 480, 958, 4095, 4096, 4097, 60_000])
+def test_requests_around_the_sizes_of_a_read(daemons: Daemons, size: int) -> None:
+    daemon = daemons.start()
+    with daemon.connect() as client:
+        request = b"r" * (size - 1) + b"\n"
+        for _ in range(3):
+            client.send(request)
+            assert client.receive(size) == request
+        client.send(request * 3)
+        assert client.receive(3 * size) == request * 3
+        client.send(b"\n" * size)
+        assert client.receive(size) == b"\n" * size
+    assert daemon.until(connections=0)["requests"] == 6 + size
+
+
 def test_half_close_gets_all_replies_then_the_end(daemons: Daemons) -> None:
     daemon = daemons.start(handler="sample:slow")
     with daemon.connect() as client:

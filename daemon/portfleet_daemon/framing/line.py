@@ -27,7 +27,7 @@ class Line(Framing):
             request, newline, rest = data.partition(b"\n")
             if rest or not newline:
                 return None
-            if request[-1:] == b"\r":
+            if request and data[-2] == 13:
                 request = request[:-1]
             answer = respond(request)
             if type(answer) is bytes:
