@@ -9,6 +9,7 @@ writes benchmarks/results/handoff.json; exits 1 when a reply is lost, doubled or
 import argparse
 import contextlib
 import json
+import os
 import signal
 import sys
 import tempfile
@@ -19,7 +20,7 @@ from statistics import median
 from typing import Any
 
 from benchmarks.daemon.servers import portfleet
-from benchmarks.lib.measure import Load, free_port, save, serving, wait_until
+from benchmarks.lib.measure import CLIENT_CPU, Load, free_port, save, serving, wait_until
 from benchmarks.lib.processes import Control, four_tuples
 
 RATE = 5_000  # requests a second
@@ -168,6 +169,7 @@ def main() -> int:
     parser.add_argument("--kind", choices=KINDS, action="append", help="only this one; may be repeated")
     args = parser.parse_args()
     kinds = args.kind or list(KINDS)
+    os.sched_setaffinity(0, {CLIENT_CPU})  # the operator's tool must not take the daemons' CPU
     results: dict[str, Any] = {}
     print(
         f"{'':10}{'connections/s':>14}{'(slowest)':>11}{'extra ms':>10}{'(worst)':>9}"
