@@ -1,0 +1,124 @@
+"""A little nfnetlink(7): requests, dumps and attributes for what libnftables does not do (conntrack, notifications).
+
+Layouts: struct nlmsghdr (linux/netlink.h), struct nfgenmsg (linux/netfilter/nfnetlink.h), attributes of length, type
+and value padded to four bytes.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import struct
+from collections.abc import Iterable, Iterator
+from types import TracebackType
+from typing import Self
+
+NETLINK_NETFILTER = 12
+REQUEST, ACK, DUMP = 0x1, 0x4, 0x300
+_ERROR, _DONE = 2, 3
+_HEADER = struct.Struct("=LHHLL")
+_NFGEN = struct.Struct("=BBH")
+_NESTED, _TYPE_MASK = 0x8000, 0x3FFF
+#: Acknowledgements that fit into a default receive buffer (212,992 bytes) with room to spare.
+_BATCH = 128
+
+
+def attribute(kind: int, value: bytes) -> bytes:
+    """Give one attribute, padded."""
+    return struct.pack("=HH", len(value) + 4, kind) + value + b"\0" * (-len(value) % 4)
+
+
+def nested(kind: int, *members: bytes) -> bytes:
+    """Give an attribute that holds attributes."""
+    return attribute(kind | _NESTED, b"".join(members))
+
+
+def attributes(data: bytes) -> dict[int, bytes]:
+    """Read attributes as {kind: value}; the last of a kind counts."""
+    found = {}
+    while len(data) >= 4:
+        length, kind = struct.unpack_from("=HH", data)
+        if length < 4:
+            break
+        found[kind & _TYPE_MASK] = data[4:length]
+        data = data[(length + 3) & ~3 :]
+    return found
+
+
+def messages(data: bytes) -> Iterator[tuple[int, bytes]]:
+    """Give (type, body) of each message in what one recv gave; nfgenmsg is still in the body."""
+    offset = 0
+    while offset + _HEADER.size <= len(data):
+        length, kind, *_ = _HEADER.unpack_from(data, offset)
+        if length < _HEADER.size:
+            return
+        yield kind, data[offset + _HEADER.size : offset + length]
+        offset += (length + 3) & ~3
+
+
+class Netfilter:
+    """A request socket of nfnetlink. Every method raises OSError with the kernel's errno."""
+
+    def __init__(self) -> None:
+        self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, NETLINK_NETFILTER)
+        self._socket.bind((0, 0))
+        self._sequence = 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._socket.close()
+
+    def dump(self, kind: int, family: int, *members: bytes) -> Iterator[tuple[int, dict[int, bytes]]]:
+        """Ask for everything of a kind; gives (address family, attributes) of each answer."""
+        self._socket.send(self._message(kind, REQUEST | DUMP, family, members))
+        while True:
+            for answer, body in messages(self._socket.recv(1 << 18)):
+                if answer == _DONE:
+                    return
+                if answer == _ERROR:
+                    _raise(body)
+                yield body[0], attributes(body[_NFGEN.size :])
+
+    def get(self, kind: int, family: int, *members: bytes) -> dict[int, bytes]:
+        """Ask for one thing and give its attributes."""
+        self._socket.send(self._message(kind, REQUEST, family, members))
+        for answer, body in messages(self._socket.recv(1 << 16)):
+            if answer == _ERROR:
+                _raise(body)
+            return attributes(body[_NFGEN.size :])
+        raise OSError(0, "an empty answer from nfnetlink")
+
+    def change(self, kind: int, wanted: Iterable[tuple[int, bytes]], *, flags: int = 0) -> list[int]:
+        """Send one request per (family, attributes); gives each one's errno, 0 for done."""
+        results: list[int] = []
+        batch: list[bytes] = []
+        for family, members in wanted:
+            batch.append(self._message(kind, REQUEST | ACK | flags, family, (members,)))
+            if len(batch) == _BATCH:
+                results += self._flush(batch)
+                batch = []
+        return results + self._flush(batch)
+
+    def _flush(self, batch: list[bytes]) -> list[int]:
+        results: list[int] = []
+        if batch:
+            self._socket.send(b"".join(batch))
+        while len(results) < len(batch):
+            results += [
+                -struct.unpack_from("=i", body)[0]
+                for answer, body in messages(self._socket.recv(1 << 18))
+                if answer == _ERROR
+            ]
+        return results
+
+    def _message(self, kind: int, flags: int, family: int, members: Iterable[bytes]) -> bytes:
+        self._sequence += 1
+        body = _NFGEN.pack(family, 0, 0) + b"".join(members)
+        return _HEADER.pack(_HEADER.size + len(body), kind, flags, self._sequence, 0) + body
+
+
+def _raise(body: bytes) -> None:
+    code = -struct.unpack_from("=i", body)[0]
+    raise OSError(code, os.strerror(code))
