@@ -9,7 +9,7 @@ from typing import Any, Literal, cast
 from portfleet.config_rules import cross_check
 from portfleet.errors import ConfigError, Problem
 from portfleet.model import Affinity, Drain, Fleet, Listen, Machine, Probe, Service
-from portfleet.read_toml import Reader, parse_affinity, parse_listen
+from portfleet.read_toml import Reader, key_text, parse_affinity, parse_listen
 
 NAME = re.compile(r"[a-z][a-z0-9-]{0,30}")
 _LIKE_INSTANCE = re.compile(r"-(blue|green|remote)-\d+$")
@@ -33,7 +33,7 @@ def load(data: bytes, machine: Machine, *, source: str) -> Fleet:
         problems.append(Problem("service", "no service is defined", "add a table [service.NAME]; see portfleet init"))
         tables = {}
     for name, table in tables.items():
-        path = f"service.{name}"
+        path = f"service.{key_text(name)}"
         if problem := name_problem(name):
             problems.append(Problem(path, problem[0], problem[1]))
         elif not isinstance(table, dict):
@@ -142,7 +142,7 @@ def _contains(found: list[Listen], listen: Listen) -> Listen | None:
 def _environment(read: Reader) -> dict[str, str]:
     found = read.mapping("environment", str, word="a string", example='{ PYTHONPATH = "{release}" }')
     for name, value in found.items():
-        path = f"environment.{name}"
+        path = f"environment.{key_text(name)}"
         if not _ENVIRONMENT_NAME.fullmatch(name):
             read.wrong(path, "is not the name of an environment variable", "use letters, digits and _")
         elif name.startswith("PORTFLEET_"):
@@ -156,7 +156,8 @@ def _weights(read: Reader) -> dict[str, int]:
     found = read.mapping("weight", int, word="a whole number", example="{ 1 = 2, 4 = 0 }")
     for member, weight in found.items():
         if not 0 <= weight <= 1000:
-            read.wrong(f"weight.{member}", f"{weight} is not within 0 … 1000", "for example weight = { 1 = 2, 4 = 0 }")
+            hint = "for example weight = { 1 = 2, 4 = 0 }"
+            read.wrong(f"weight.{key_text(member)}", f"{weight} is not within 0 … 1000", hint)
     return found
 
 

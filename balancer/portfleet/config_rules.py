@@ -9,6 +9,7 @@ from portfleet import program
 from portfleet.errors import Problem
 from portfleet.expand import PLACEHOLDERS, placeholders
 from portfleet.model import Fleet, Listen, Machine, Service
+from portfleet.read_toml import key_text
 
 
 def cross_check(fleet: Fleet, machine: Machine, *, broken: set[str]) -> list[Problem]:
@@ -110,7 +111,7 @@ def _weights(service: Service, path: str, _: Machine) -> Iterator[Problem]:
     for member in service.weight:
         if member not in members:
             yield Problem(
-                f"{path}.weight.{member}",
+                f"{path}.weight.{key_text(member)}",
                 f'there is no instance "{member}"',
                 f"members are {members[0]} … {members[-1]}",
             )

@@ -29,10 +29,10 @@ def converge(context: Context, *, why: str) -> Exit:
     if not context.supervisor.running():
         raise PortfleetError("supervisord is not running", hint="start it and the fleet with: portfleet up")
     with locks.operations(context.paths.operation_lock, list(fleet.services), why=why):
-        # First of all, so that the watcher's idea of what shall be is the new one while it is being made.
-        atomic.write(context.paths.applied, context.paths.config.read_bytes())
         desired, observed, plan = look(context)
-        _preflight(observed)
+        preflight(observed)
+        # Before the first step, so that the watcher's idea of what shall be is the new one while it is being made.
+        atomic.write(context.paths.applied, context.paths.config.read_bytes())
         executor = Executor(
             desired=desired,
             kernel=context.kernel,
@@ -46,8 +46,8 @@ def converge(context: Context, *, why: str) -> Exit:
     return _report(desired, plan, executor.failed)
 
 
-def _preflight(observed: Observed) -> None:
-    """Refuse to begin what cannot end well."""
+def preflight(observed: Observed) -> None:
+    """Refuse to begin what cannot end well; raises PortfleetError with every reason."""
     if observed.strangers:
         lines = [f"{name}: {words}" for name, words in sorted(observed.strangers.items())]
         raise PortfleetError(

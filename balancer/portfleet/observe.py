@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -104,13 +105,24 @@ class Look:
             return InstanceSeen("RUNNING", self._adopted[name], adopted=True)
         if info is None:
             return InstanceSeen()
-        fault = {
-            "FATAL": f"ended {info.exit_status} again and again: {info.error or 'see its log'}",
-            "EXITED": f"ended with exit code {info.exit_status}"
-            + (" (broken config)" if info.exit_status == 2 else ""),
-        }.get(info.state)
+        fault = None
+        if info.state == "FATAL":  # supervisord keeps no exit status of a process that ended before startsecs
+            fault = f"ended within a second of each start{self._last_words(name) or f': {info.error}'}"
+        elif info.state == "EXITED":
+            fault = f"ended with exit code {info.exit_status}{' (broken config)' * (info.exit_status == 2)}"
         since = max(info.started, info.stopped if info.pid is None else 0)
         return InstanceSeen(info.state, info.pid, since, info.exit_status, fault=fault)
+
+    def _last_words(self, name: str) -> str:
+        """Give the last line of an instance's log, which most daemons end with why they do; "" where there is none."""
+        try:
+            with self._paths.log_of(name).open("rb") as log:
+                log.seek(max(0, os.fstat(log.fileno()).st_size - 500))
+                lines = log.read().decode(errors="replace").split("\n")
+        except OSError:
+            return ""
+        last = next((line.strip() for line in reversed(lines) if line.strip()), "")
+        return f"; its last words: {''.join(c if c.isprintable() else '?' for c in last[:200])}" if last else ""
 
     def _count(self, port: int) -> int:
         if self._established is None:

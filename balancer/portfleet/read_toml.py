@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import ipaddress
+import json
 import re
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
@@ -17,6 +18,7 @@ T = TypeVar("T")
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
 _LISTEN = re.compile(r"(?:\[(?P<v6>[^\]]*)\]|(?P<v4>[^:\[\]]*)):(?P<port>\d{1,5})")
+_BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
 #: Control characters would break nft text, supervisor's ini files and every terminal that shows them.
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
@@ -57,6 +59,11 @@ def parse_affinity(text: str) -> Affinity:
     if match[1]:
         return Affinity("source", prefix4, prefix6)
     return Affinity("connection" if match[4] else "round-robin" if match[5] else "random")
+
+
+def key_text(name: str) -> str:
+    """Give ``name`` as it stands in a dotted key: quoted where it is not a bare key, so that it prints on one line."""
+    return name if _BARE_KEY.fullmatch(name) else json.dumps(name)
 
 
 @dataclass
@@ -163,7 +170,8 @@ class Reader:
         value = self._get(key, dict, "a table", example) or {}
         for name, item in value.items():
             if not isinstance(item, kind) or isinstance(item, bool):
-                self.wrong(f"{key}.{name}", f"must be {word}, not {_show(item)}", f"for example {key} = {example}")
+                path, hint = f"{key}.{key_text(name)}", f"for example {key} = {example}"
+                self.wrong(path, f"must be {word}, not {_show(item)}", hint)
                 return {}
         return dict(value)
 
@@ -189,7 +197,7 @@ class Reader:
             if key not in self.known:
                 near = difflib.get_close_matches(key, self.known, n=1)
                 hint = f'did you mean "{near[0]}"?' if near else f"known keys: {', '.join(sorted(self.known))}"
-                self.wrong(key, "unknown key", hint)
+                self.wrong(key_text(key), "unknown key", hint)
 
 
 def _show(value: object) -> str:

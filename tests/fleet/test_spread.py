@@ -82,7 +82,7 @@ def test_a_killed_instance_comes_back_and_its_clients_with_it(case: Case) -> Non
 
     def back() -> bool:
         found = case.fleet.status()[victim]
-        return found["state"] == "ready" and found["pid"] != pid and found["slots"] == 1024
+        return (found["state"], found["slots"]) == ("ready", 1024) and found["pid"] != pid
 
     wait_for(f"{victim} is back with its slots", back)
     case.fleet.settled()

@@ -14,7 +14,7 @@ from typing import Any
 from support.sandbox import HOST4, HOST6, Sandbox, sandbox, wait_for
 
 HOME = "/run/pf"
-_BIN = Path(sys.executable).parent
+PORTFLEET = str(Path(sys.executable).with_name("portfleet"))
 _CLIENTS = str(Path(__file__).with_name("clients.py"))
 
 #: Four of our own daemon.
@@ -61,7 +61,7 @@ class FleetBox:
         self, *words: str, check: bool = True, env: Mapping[str, str] | None = None
     ) -> subprocess.CompletedProcess[str]:
         """Run a verb; raises BoxError with what it printed when ``check`` and it does not exit 0."""
-        return self.boxes.host.run(str(_BIN / "portfleet"), "--home", HOME, *words, check=check, env=env)
+        return self.boxes.host.run(PORTFLEET, "--home", HOME, *words, check=check, env=env)
 
     def status(self) -> dict[str, dict[str, Any]]:
         """Give every instance of every service by name, as `status --json` says it."""
@@ -109,8 +109,9 @@ class FleetBox:
 
     def files(self) -> dict[str, str]:
         """Give a digest of every file of the home that operators or later runs read; not logs, nor the config."""
-        script = f"cd {HOME} && find . -type f ! -path './log/*' ! -name '*.lock' ! -name fleet.toml -exec md5sum {{}} +"
-        lines = self.boxes.host.run("sh", "-c", script).stdout.splitlines()
+        left_out = ("!", "-path", f"{HOME}/log/*", "!", "-name", "*.lock", "!", "-name", "fleet.toml")
+        found = self.boxes.host.run("find", HOME, "-type", "f", *left_out, "-exec", "md5sum", "{}", "+").stdout
+        lines = found.splitlines()
         return {path: digest for digest, _, path in (line.partition("  ") for line in lines)}
 
     def snapshot(self) -> dict[str, object]:

@@ -35,15 +35,16 @@ WRONG = [
     ("listen = [", "file", "not TOML", "portfleet init"),
     ("colour = 1\n" + ECHO, "colour", "unknown key", "known keys"),
     (echo("instnces = 3"), "service.echo.instnces", "unknown key", 'did you mean "instances"?'),
+    (echo('"a\\u001b" = 3'), 'service.echo."a\\u001b"', "unknown key", "known keys"),
     (echo("zzz = 3"), "service.echo.zzz", "unknown key", "known keys: affinity, command"),
     (ECHO + "[service.echo.probe]\nsend_ = 'x'", "service.echo.probe.send_", "unknown key", '"send"'),
     (ECHO + "[service.echo.drain]\nspeed = 1", "service.echo.drain.speed", "unknown key", "deadline"),
     (ECHO + "[fleet]\ndrifts = 'x'", "fleet.drifts", "unknown key", '"drift"'),
     (ECHO + "[fleet]\ndrift = 'x'", "fleet.drift", '"x" is none of repair, report', '"repair"'),
     (ECHO + "[service.Echo]", "service.Echo", "not a name", "[a-z]"),
-    (ECHO + '[service."a b"]', "service.a b", "not a name", "[a-z]"),
-    (ECHO + '[service."a;flush ruleset"]', "service.a;flush ruleset", "not a name", "[a-z]"),
-    (ECHO + '[service."a]\\n[program:x"]', "service.a]\n[program:x", "not a name", "[a-z]"),
+    (ECHO + '[service."a b"]', 'service."a b"', "not a name", "[a-z]"),
+    (ECHO + '[service."a;flush ruleset"]', 'service."a;flush ruleset"', "not a name", "[a-z]"),
+    (ECHO + '[service."a]\\n[program:x"]', 'service."a]\\n[program:x"', "not a name", "[a-z]"),
     (ECHO + "[service.1st]", "service.1st", "not a name", "[a-z]"),
     (ECHO + f"[service.{'a' * 32}]", f"service.{'a' * 32}", "not a name", "{0,30}"),
     (ECHO + "[service.service-x]", "service.service-x", 'start with "service-"', "[a-z]"),
@@ -245,4 +246,4 @@ def test_families_follow_the_listen_addresses() -> None:
 def test_every_message_is_one_line_of_printable_text() -> None:
     for text, *_ in WRONG:
         for problem in problems(text):
-            assert not re.search(r"[\x00-\x1f\x7f]", problem.message + problem.hint), problem
+            assert not re.search(r"[\x00-\x1f\x7f]", problem.path + problem.message + problem.hint), problem

@@ -1,0 +1,153 @@
+"""Privileged ports by unprivileged daemons, and other people's tables."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from support.fleet_box import ECHO, FleetBox, fleet_box
+from support.sandbox import HOST4, client4, client6
+
+#: What an operator's firewall and Docker have there already.
+FOREIGN = """
+table inet firewall {
+  set blocked {
+    type ipv4_addr
+    flags interval
+    elements = { 203.0.113.0/28, 198.51.100.7 }
+  }
+  chain input {
+    type filter hook input priority 0; policy accept
+    ct state established,related accept
+    ip saddr @blocked counter drop comment "by hand"
+  }
+}
+table ip nat {
+  chain DOCKER {
+    tcp dport 8080 counter dnat to 172.17.0.2:80
+  }
+  chain PREROUTING {
+    type nat hook prerouting priority -100; policy accept
+    fib daddr type local counter jump DOCKER
+  }
+  chain POSTROUTING {
+    type nat hook postrouting priority 100; policy accept
+    ip saddr 172.17.0.0/16 counter masquerade
+  }
+}
+"""
+
+
+@pytest.fixture
+def empty() -> Iterator[FleetBox]:
+    with fleet_box() as fleet:
+        yield fleet
+
+
+def test_a_port_below_1024_is_served_by_a_daemon_without_any_right(empty: FleetBox) -> None:
+    empty.write(ECHO.replace("7000", "443").replace("instances = 4", 'instances = 2\nuser = "nobody"'))
+    empty.portfleet("up")
+
+    met = empty.who([client4(number) for number in range(50)] + [client6(number) for number in range(50)], port=443)
+
+    assert set(met.values()) == {"echo-blue-1", "echo-blue-2"}
+    for name in set(met.values()):
+        pid = empty.status()[name]["pid"]
+        facts = empty.boxes.host.run("grep", "-E", "^(Uid|CapEff)", f"/proc/{pid}/status").stdout.split()
+        assert facts == ["Uid:", *["65534"] * 4, "CapEff:", "0000000000000000"]
+    assert empty.boxes.host.run("ss", "-Htln", "sport = :443").stdout == "", "nobody listens on 443 itself"
+    before = empty.snapshot()
+    empty.portfleet("apply")
+    assert empty.snapshot() == before
+    empty.portfleet("down", "--yes")
+
+
+def test_others_tables_are_untouched_byte_for_byte(empty: FleetBox) -> None:
+    host = empty.boxes.host
+    host.run("nft", "-f", "-", text=FOREIGN)
+
+    def listed() -> str:
+        return "".join(host.run("nft", "-s", "-a", "list", "table", *name.split()).stdout for name in TABLES)
+
+    TABLES = ("inet firewall", "ip nat")
+    before, ruleset = listed(), empty.rules()
+
+    empty.write(ECHO)
+    empty.portfleet("up")
+    assert listed() == before
+    empty.write(ECHO.replace("instances = 4", "instances = 2").replace("7000", "7001"))
+    empty.portfleet("apply")
+    assert listed() == before
+    assert len(set(empty.who([client4(number) for number in range(50)], port=7001).values())) == 2
+    assert empty.ask([client4(0)], port=7000, message="who\n")[0].error, "the old address is closed"
+    empty.portfleet("down", "--yes")
+    assert (listed(), empty.rules()) == (before, ruleset)
+
+
+def test_down_leaves_nothing_but_the_journal_and_logs_and_up_gives_the_same_table(empty: FleetBox) -> None:
+    processes = empty.processes()
+    empty.write(ECHO)
+    empty.portfleet("up")
+    clients = [client4(number) for number in range(200)]
+    met, status = empty.who(clients), empty.status()
+
+    said = empty.portfleet("down", "--yes")
+
+    assert "down" in said.stdout and "portfleet up" in said.stdout
+    assert (empty.rules(), empty.processes()) == ("", processes)
+    assert empty.ask([client4(0)], port=7000, message="who\n")[0].error
+    assert empty.portfleet("down").returncode == 0, "already down is done"
+    assert {i["state"] for i in empty.status().values()} == {"stopped"}
+    empty.portfleet("up")
+    assert empty.who(clients) == met
+    assert {n: i["slots"] for n, i in empty.status().items()} == {n: i["slots"] for n, i in status.items()}
+
+
+def test_down_says_how_many_connections_end_and_asks(empty: FleetBox) -> None:
+    empty.write(ECHO.replace("instances = 4", "instances = 1"))
+    empty.portfleet("up")
+    script = f"import socket; s=socket.create_connection(('{HOST4}', 7000)); print('up', flush=True); print(s.recv(9))"
+    with empty.boxes.clients.popen("python3", "-c", script) as client:
+        assert client.stdout is not None and client.stdout.readline() == "up\n"
+        before = empty.snapshot()
+
+        refused = empty.portfleet("down", check=False)
+
+        assert (refused.returncode, empty.snapshot()) == (1, before)
+        assert "1 established connections will end; nothing was done" in refused.stderr
+        assert "--yes" in refused.stderr
+        said = empty.portfleet("down", "--yes")
+        assert "1 established connections ended" in said.stdout
+        assert client.stdout.readline() == "b''\n"
+    assert empty.rules() == ""
+
+
+def test_one_service_goes_down_alone(empty: FleetBox) -> None:
+    two = ECHO.replace("instances = 4", "instances = 1")
+    empty.write(two + two.replace("echo", "also").replace("7000", "6000").replace("710", "610"))
+    empty.portfleet("up")
+
+    empty.portfleet("down", "also", "--yes")
+
+    assert empty.who([client4(0)]) == {client4(0): "echo-blue-1"}
+    assert empty.ask([client4(0)], port=6000, message="who\n")[0].error
+    assert "also" not in empty.rules()
+    empty.portfleet("up")
+    assert empty.who([client4(0)], port=6000) == {client4(0): "also-blue-1"}
+
+
+def test_a_second_home_is_refused_and_the_first_left_alone(empty: FleetBox) -> None:
+    empty.write(ECHO.replace("instances = 4", "instances = 1"))
+    empty.portfleet("up")
+    before = empty.snapshot()
+    host = empty.boxes.host
+    copy = "mkdir /run/other && sed s/710/720/g /run/pf/fleet.toml > /run/other/fleet.toml"
+    host.run("sh", "-c", copy)
+
+    for verb in ("plan", "up", "status"):
+        refused = empty.portfleet("--home", "/run/other", verb, check=False)
+        assert refused.returncode == 5, verb
+        assert "another home" in refused.stderr and "one home per network namespace" in refused.stderr
+    assert empty.snapshot() == before
+    assert host.run("ls", "/run/other").stdout == "fleet.toml\n", "nothing half done"
