@@ -9,7 +9,7 @@ import argparse
 
 from portfleet import daemonize
 from portfleet.context import Context
-from portfleet.converge import converge
+from portfleet.converge import converge, look, preflight
 from portfleet.errors import Exit
 
 
@@ -19,8 +19,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace, context: Context) -> Exit:
     fleet = context.fleet
-    context.kernel.observe()  # without the right to do so nothing shall be started either
     if not context.supervisor.running():
+        _, observed, _ = look(context)  # what cannot end well is not begun: supervisord is not started for it either
+        preflight(observed)
         context.say("starting supervisord")
         daemonize.start(fleet, context.paths)
     return converge(context, why="up")
