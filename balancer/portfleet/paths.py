@@ -70,6 +70,11 @@ class Paths:
         """Who is ejected; owned by the watcher."""
         return self.run / "out.json"
 
+    @property
+    def warnings(self) -> Path:
+        """Limits of the machine that are near; owned by the watcher."""
+        return self.run / "warnings.json"
+
     def control(self, instance: str, *, user: str | None = None) -> Path:
         """The control socket of an instance: run/NAME.sock, which is a link for an instance of another user.
 

@@ -94,7 +94,7 @@ def watch_program(paths: Paths, python: str) -> Program:
     home = ("--home", str(paths.home)) if paths.home else ()
     return Program(
         name=WATCHER,
-        command=(python, "-m", "portfleet", *home, "--config", str(paths.config), "watch"),
+        command=(python, "-m", "portfleet", *home, "--config", str(paths.config), "watch", "--wait"),
         environment={},
         log=str(paths.log_of(WATCHER)),
         control="",

@@ -8,45 +8,71 @@ from __future__ import annotations
 import argparse
 import asyncio
 import fcntl
+from typing import IO
 
 from portfleet.context import Context
 from portfleet.errors import Exit, PortfleetError
+from portfleet.program import WATCHER
 from portfleet.watch.log import Log
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json-logs", action="store_true", help="log JSON objects instead of key=value")
+    words = "where a watcher runs already, wait for its end and take over, instead of refusing (exit 5)"
+    parser.add_argument("--wait", action="store_true", help=words)
 
 
 def run(options: argparse.Namespace, context: Context) -> Exit:
     context.paths.make()
+    log = Log(as_json=options.json_logs, fallback=context.paths.log_of(WATCHER))
     with context.paths.watch_lock.open("a+") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        _take(lock, context, log, wait=options.wait)
+        asyncio.run(_watch(context, log))
+    return Exit.DONE
+
+
+def _take(lock: IO[str], context: Context, log: Log, *, wait: bool) -> None:
+    """Take the watcher's lock; raises PortfleetError (exit 5) where another has it and ``wait`` is not asked for."""
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        if not wait:
             raise PortfleetError(
                 f"a watcher is already running for {context.paths.run}",
                 hint="supervisord runs it; see: portfleet logs portfleet-watch",
                 code=Exit.LOCKED,
             ) from None
-        asyncio.run(_watch(context, Log(as_json=options.json_logs)))
-    return Exit.DONE
+        # Ending instead would have supervisord try three times and give up, and the fleet be without a watcher later.
+        log("waiting", reason="another watcher runs; this one takes over when that one ends")
+        fcntl.flock(lock, fcntl.LOCK_EX)
 
 
 async def _watch(context: Context, log: Log) -> None:
+    from portfleet.kernel.keeper import Keeper
+    from portfleet.kernel.nft_events import RulesWatch, generation
     from portfleet.watch.ejector import Ejector
+    from portfleet.watch.half_open import HalfOpen
+    from portfleet.watch.healer import Healer
+    from portfleet.watch.noted import NotedKernel
+    from portfleet.watch.roster import Roster
+    from portfleet.watch.rules import Rules
     from portfleet.watch.server import serve
     from portfleet.watch.watcher import Watcher
 
-    ejector = Ejector(kernel=context.kernel, paths=context.paths, forget_half_open=lambda mark: None)
-    watcher = Watcher(context, log, ejector)
-    commands = {
-        "status": lambda _: {"out": {name: vars(out) for name, out in ejector.out.items()}},
-        "reload": lambda _: watcher.wake(),
-    }
-    server = await serve(context.paths.watch_socket, commands)
+    loop, paths, half_open = asyncio.get_running_loop(), context.paths, HalfOpen(log)
+
+    def forget(mark: int) -> None:
+        loop.run_in_executor(None, half_open.forget, mark)  # walks the whole connection table: not in the loop
+
+    kernel = NotedKernel(context.kernel, generation)
+    ejector, roster = Ejector(kernel=kernel, paths=paths, forget_half_open=forget, log=log), Roster(paths)
+    healer = Healer(kernel=kernel, paths=paths, ejector=ejector, log=log)
+    rules = Rules(roster=roster, healer=healer, keeper=Keeper(), events=RulesWatch(), is_own=kernel.is_own, log=log)
+    watcher = Watcher(context, log, ejector=ejector, roster=roster)
+    server = await serve(paths.watch_socket, {"status": lambda _: watcher.status(), "reload": lambda _: watcher.wake()})
     try:
-        await watcher.run()
+        await watcher.run(rules)
     finally:
         server.close()
+        rules.close()
     log("stopped", reason="asked to")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -57,6 +58,17 @@ class Deaths:
         if watched is not None:
             self._loop.remove_reader(watched.pidfd)
             os.close(watched.pidfd)
+
+    def kill(self, name: str) -> bool:
+        """Send SIGKILL to the process watched under ``name``, and surely to no other; False where there is none."""
+        watched = self._watched.get(name)
+        if watched is None:
+            return False
+        try:
+            signal.pidfd_send_signal(watched.pidfd, signal.SIGKILL)
+        except ProcessLookupError:
+            return False
+        return True
 
     def started(self) -> dict[str, tuple[int, int]]:
         """Give {name: (pid, start time)} of every process watched."""

@@ -1,57 +1,80 @@
 """Takes instances out of the kernel's slots and back in: the only part of the watcher that moves clients.
 
 An ejection takes hold in two steps. First a detour: the dead instance's chain leads to a sibling, two rules instead of
-a thousand slots (0.1 ms). Then its slots are dealt evenly to the others, the chain is set right again, and conntrack
-entries that saw no reply are deleted, so that clients whose SYN met the dead instance are translated afresh.
+a thousand slots (1–2 ms). Then its slots are dealt evenly to the others, the chain is set right again, and conntrack
+entries that saw no reply are deleted, so that clients whose SYN met the dead instance are translated afresh. When many
+die at once, all detours come before the first deal.
+
+No file is written before the kernel was changed, and none that cannot be written stops a change.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 from portfleet import locks, outset
 from portfleet.clock import now
 from portfleet.desired import Desired, InstanceWant, ServiceWant
-from portfleet.kernel.changes import Change, Detour, Kernel, PointSlots, SetInstance
+from portfleet.kernel.changes import Change, Detour, InstanceRule, Kernel, PointSlots, SetInstance
 from portfleet.outset import Out
 from portfleet.paths import Paths
 from portfleet.plan import slot_moves
 from portfleet.slots import Table
+from portfleet.watch.log import Log
 
 
 class Ejector:
-    """Points slots by who is out. ``pending`` are wanted instances that have not been ready yet."""
+    """Points slots by who is out. ``pending`` are wanted instances without slots that have not been ready yet.
 
-    def __init__(self, *, kernel: Kernel, paths: Paths, forget_half_open: Callable[[int], None]) -> None:
-        self._kernel, self._paths, self._forget_half_open = kernel, paths, forget_half_open
+    ``forget_half_open`` has the conntrack entries of a mark deleted that saw no reply; it must not wait for that.
+    """
+
+    def __init__(self, *, kernel: Kernel, paths: Paths, forget_half_open: Callable[[int], None], log: Log) -> None:
+        self._kernel, self._paths, self._forget_half_open, self._log = kernel, paths, forget_half_open, log
         self.out = outset.read(paths.out)
         self.pending: set[str] = set()
         #: The last table of each service that was seen or set, to put it back as it was after a foreign flush.
         self.tables: dict[str, Table] = {}
+        self._detours: dict[str, InstanceRule] = {}
+        self._half_open: dict[str, list[int]] = {}
 
-    def eject(self, want: ServiceWant, instance: InstanceWant, *, kind: str, reason: str) -> float:
-        """Take ``instance`` out; gives the seconds until new connections went elsewhere."""
+    def eject(self, want: ServiceWant, instance: InstanceWant, entry: Out) -> float:
+        """Send new connections of ``instance`` elsewhere at once; gives the seconds that took. ``deal`` must follow."""
         began = time.monotonic()
+        self.out[instance.name] = entry
+        self.pending.discard(instance.name)
+        self._half_open.setdefault(want.name, []).append(instance.rule.mark)
         with locks.table(self._paths.table_lock):
-            self.out[instance.name] = Out("died" if kind == "died" else "probe", now(), reason)
             sibling = self._sibling(want, instance.name)
-            if sibling is not None:
+            if sibling is not None and instance.name in self.tables.get(want.name, ()):
                 self._kernel.run((Detour(instance.name, sibling),))
-            took = time.monotonic() - began
-            outset.write(self._paths.out, self.out)
-            self._point(want, extra=(SetInstance(instance.rule),) if sibling else ())
-        self._forget_half_open(instance.rule.mark)
-        return took
+                self._detours[instance.name] = instance.rule
+        return time.monotonic() - began
+
+    def deal(self, want: ServiceWant) -> None:
+        """Deal the slots of a service to those that serve, and end its detours."""
+        self._keep()
+        with locks.table(self._paths.table_lock):
+            self._point(want)
+        while marks := self._half_open.get(want.name):
+            self._forget_half_open(marks.pop())
 
     def admit(self, want: ServiceWant, instance: InstanceWant) -> int:
         """Let ``instance`` take connections again; gives how many slots it has now."""
         with locks.table(self._paths.table_lock):
             self.pending.discard(instance.name)
             if self.out.pop(instance.name, None) is not None:
-                outset.write(self._paths.out, self.out)
+                self._keep()
             self._point(want)
         return self.tables[want.name].count(instance.name)
+
+    def note(self, name: str, reason: str) -> None:
+        """Say better why ``name`` is out; when it went out stays."""
+        entry = self.out.get(name)
+        if entry is not None and entry.reason != reason:
+            self.out[name] = Out(entry.kind, entry.since, reason)
+            self._keep()
 
     def settle(self, desired: Desired) -> None:
         """Forget what is out but not wanted any more."""
@@ -59,22 +82,33 @@ class Ejector:
         if gone := self.out.keys() - wanted:
             for name in gone:
                 del self.out[name]
-            outset.write(self._paths.out, self.out)
+            self._keep()
         self.pending &= wanted
         self.tables = {name: table for name, table in self.tables.items() if name in desired.services}
+
+    def table(self, service: str) -> Table:
+        """Give the slots of a service as they are, read once."""
+        if service not in self.tables:
+            self.tables[service] = self._kernel.read_slots(service)
+        return self.tables[service]
 
     def without(self, want: ServiceWant, current: Table) -> frozenset[str]:
         """Give who is left out of a service: the ejected, and the pending that nobody pointed slots at yet."""
         new = {name for name in self.pending if name not in current}
         return frozenset(i.name for i in want.instances if i.name in self.out or i.name in new)
 
-    def _point(self, want: ServiceWant, *, extra: Iterable[Change] = ()) -> None:
+    def _point(self, want: ServiceWant) -> None:
         current = self._kernel.read_slots(want.name)
         table = want.table(current, out=self.without(want, current))
         moves = slot_moves(current, table)
-        changes = [*extra, *([PointSlots(want.name, moves)] if moves else [])]
+        ended = {i.name: self._detours[i.name] for i in want.instances if i.name in self._detours}
+        changes: list[Change] = [SetInstance(rule) for rule in ended.values()]
+        if moves:
+            changes.append(PointSlots(want.name, moves))
         if changes:
             self._kernel.run(tuple(changes))
+        for name in ended:
+            del self._detours[name]
         self.tables[want.name] = table
 
     def _sibling(self, want: ServiceWant, name: str) -> str | None:
@@ -82,3 +116,17 @@ class Ejector:
         table = self.tables.get(want.name, ())
         serving = [i.name for i in want.instances if i.takes and i.name != name and i.name not in self.out]
         return next((sibling for sibling in serving if sibling in table), None)
+
+    def _keep(self) -> None:
+        """Write the out-set down for the command line; a full disk is said, not obeyed."""
+        try:
+            outset.write(self._paths.out, self.out)
+        except OSError as error:
+            self._log.once("cannot-write", file=self._paths.out, reason=error.strerror)
+        else:
+            self._log.over("cannot-write")
+
+
+def fresh(kind: str, reason: str) -> Out:
+    """Give the entry of somebody who goes out now."""
+    return Out("died" if kind == "died" else "probe", now(), reason)

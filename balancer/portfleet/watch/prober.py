@@ -1,23 +1,34 @@
 """Active probes of many instances at little cost: no probe ever blocks, none is a task of its own.
 
-A tick every few milliseconds begins the probes that are due and looks at those under way; sockets are non-blocking and
-polled by their own system calls (recv, SO_ERROR through connect), so that a probe costs no registration anywhere. Our
-daemon is asked by its control socket, over a connection that is kept, *and* through its port: a hung loop still
-completes connects in the kernel's backlog, and only the answer of the loop itself tells the two apart.
+A tick begins the probes that are due and looks at those under way; sockets are non-blocking and polled by their own
+system calls (recv, SO_ERROR through connect), so that a probe costs no registration anywhere.
+
+Our daemon is asked by its control socket, over a connection that is kept, *and* through its port: a hung loop still
+completes connects in the kernel's backlog, and only an answer of the loop itself tells the two apart. The request
+through the port is an empty one: connect, end of input, and the daemon must close its side too. So the listener and
+the loop's way from accept to close are proven without a word that a handler would have to understand. A daemon that is
+full by its own ``max_connections`` leaves connections in the backlog on purpose; then the control socket's word counts.
 """
 
 from __future__ import annotations
 
 import errno
+import heapq
+import json
 import socket
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 from portfleet.model import Probe
 
 _STATUS = b'{"command": "status"}\n'
 _CONNECTED = (0, errno.EISCONN)
 _UNDER_WAY = (errno.EINPROGRESS, errno.EALREADY)
+#: Seconds between two looks at probes under way. Coarser costs less and delays a verdict by as much.
+_STEP = 0.01
+#: The longest wait of a tick that has nothing to do, so that new targets are never far away.
+_IDLE = 0.1
 
 
 @dataclass(frozen=True)
@@ -50,40 +61,53 @@ class Prober:
     def __init__(self, result: Callable[[str, str], None], clock: Callable[[], float]) -> None:
         self._result, self._clock = result, clock
         self._targets: dict[str, Target] = {}
-        self._due: dict[str, float] = {}
+        self._queue: list[tuple[float, str]] = []
+        self._queued: set[str] = set()
         self._asking: dict[str, Asking] = {}
         self._control: dict[str, socket.socket] = {}
-        self.last_status: dict[str, bytes] = {}
+        self._full: set[str] = set()
 
     def aim(self, targets: Iterable[Target]) -> None:
         """Probe exactly ``targets`` from now on; new ones are spread over their interval."""
         wanted = {target.name: target for target in targets}
         for name in self._targets.keys() - wanted.keys():
-            self._due.pop(name)
-            self._asking.pop(name, None)
-            self._hang_up(name)
-        now, fresh = self._clock(), [name for name in wanted if name not in self._due]
+            self._drop(name)
+        now, fresh = self._clock(), [name for name in wanted if name not in self._queued]
         for number, name in enumerate(fresh):
-            self._due[name] = now + wanted[name].probe.interval * number / len(fresh)
+            heapq.heappush(self._queue, (now + wanted[name].probe.interval * number / len(fresh), name))
+        self._queued.update(fresh)
         self._targets = wanted
 
-    def tick(self) -> None:
-        """Begin what is due and look at what is under way."""
+    def tick(self) -> float:
+        """Begin what is due and look at what is under way; gives the seconds until the next tick is of use."""
         now = self._clock()
-        for name, due in self._due.items():
-            if due <= now and name not in self._asking:
-                target = self._targets[name]
-                # Late ticks are not made up for: probing is per interval, not per catch-up.
-                self._due[name] = max(due + target.probe.interval, now)
+        while self._queue and self._queue[0][0] <= now:
+            due, name = heapq.heappop(self._queue)
+            target = self._targets.get(name)
+            if target is None:
+                self._queued.discard(name)
+                continue
+            # Late ticks are not made up for: probing is per interval, not per catch-up.
+            heapq.heappush(self._queue, (max(due + target.probe.interval, now + target.probe.interval / 2), name))
+            if name not in self._asking:
                 self._asking[name] = self._begin(target, now)
         for name, asking in list(self._asking.items()):
-            self._advance(name, asking, now)
+            if self._asking.get(name) is asking:  # a result may have dropped others
+                self._advance(name, asking, now)
+        if self._asking or not self._queue:
+            return _STEP if self._asking else _IDLE
+        return min(_IDLE, max(_STEP, self._queue[0][0] - now))
 
     def _begin(self, target: Target, now: float) -> Asking:
         asking = Asking(target, now + target.probe.timeout)
+        full = target.name in self._full
+        self._full.discard(target.name)
         if target.control is not None:
             asking.parts.append(self._ask_control(target))
-        asking.parts.append(_ask_port(target))
+        if target.control is None or target.probe.send is not None:
+            asking.parts.append(_ask_port(target))
+        elif not full:
+            asking.parts.append(_ask_nothing(target))
         return asking
 
     def _advance(self, name: str, asking: Asking, now: float) -> None:
@@ -95,15 +119,26 @@ class Prober:
         if not asking.parts:
             self._end(name, asking, "")
         elif now >= asking.deadline:
-            self._end(name, asking, f"no answer within {asking.target.probe.timeout * 1000:.0f} ms")
+            late = f"no answer within {asking.target.probe.timeout * 1000:.0f} ms"
+            self._end(name, asking, "" if name in self._full else late)
 
     def _end(self, name: str, asking: Asking, trouble: str) -> None:
-        for part in asking.parts:
-            part.close()  # type: ignore[attr-defined] # they are generators; closing closes their sockets
+        self._close(asking)
         del self._asking[name]
         if trouble:
             self._hang_up(name)
         self._result(name, trouble)
+
+    def _drop(self, name: str) -> None:
+        asking = self._asking.pop(name, None)
+        if asking is not None:
+            self._close(asking)
+        self._hang_up(name)
+        self._full.discard(name)
+
+    def _close(self, asking: Asking) -> None:
+        for part in asking.parts:
+            part.close()  # type: ignore[attr-defined] # they are generators; closing closes their sockets
 
     def _hang_up(self, name: str) -> None:
         connection = self._control.pop(name, None)
@@ -128,19 +163,42 @@ class Prober:
             if not part:
                 raise _Failed("control socket: closed")
             got += part
-        self.last_status[target.name] = got
-        if b'"state": "ready"' not in got and b'"state":"ready"' not in got:
-            raise _Failed(f"it says {got[:200].decode(errors='replace').strip()}")
+        status = _status(got)
+        if status.get("state") != "ready":
+            raise _Failed(f"it says it is {status.get('state', got[:80])}")
+        limit = status.get("max_connections")
+        if limit and status.get("connections", 0) >= limit:
+            self._full.add(target.name)
+
+
+def _status(line: bytes) -> dict[str, Any]:
+    try:
+        status = json.loads(line)
+    except ValueError:
+        return {}
+    return status if isinstance(status, dict) else {}
+
+
+def _connect(connection: socket.socket, target: Target) -> Iterator[None]:
+    address = (target.host, target.port)
+    code = connection.connect_ex(address)
+    if code in _UNDER_WAY:
+        # Over loopback the handshake is over when the first call returns, so that the second tells at once.
+        while (code := connection.connect_ex(address)) in _UNDER_WAY:
+            yield None
+    if code not in _CONNECTED:
+        raise _Failed(f"connect to port {target.port}: {errno.errorcode.get(code, code)}")
+
+
+def _socket(target: Target) -> socket.socket:
+    family = socket.AF_INET6 if ":" in target.host else socket.AF_INET
+    return socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
 
 
 def _ask_port(target: Target) -> Iterator[None]:
-    family = socket.AF_INET6 if ":" in target.host else socket.AF_INET
-    with socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as connection:
-        address = (target.host, target.port)
-        while (code := connection.connect_ex(address)) not in _CONNECTED:
-            if code not in _UNDER_WAY:
-                raise _Failed(f"connect to port {target.port}: {errno.errorcode.get(code, code)}")
-            yield None
+    """Connect, send and expect as configured."""
+    with _socket(target) as connection:
+        yield from _connect(connection, target)
         if target.probe.send is None:
             return
         connection.send(target.probe.send.encode())
@@ -156,3 +214,16 @@ def _ask_port(target: Target) -> Iterator[None]:
             got += part
             if not part or len(got) > 65536:
                 raise _Failed(f"answered {got[:80]!r}, expected {expected!r}")
+
+
+def _ask_nothing(target: Target) -> Iterator[None]:
+    """Connect and end the input; the daemon's loop closes the connection."""
+    with _socket(target) as connection:
+        yield from _connect(connection, target)
+        connection.shutdown(socket.SHUT_WR)
+        while True:
+            try:
+                if not connection.recv(4096):
+                    return
+            except BlockingIOError:
+                yield None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from random import Random
 
-#: A run longer than this starts the counting anew.
+#: Seconds of serving after which the next crash is counted as the first again.
 _STABLE = 60.0
 
 
@@ -22,7 +22,8 @@ class Backoff:
         """Plan the next try and give the seconds until then; planned already, nothing changes."""
         if self.due is None:
             self.tries += 1
-            self.due = now + min(self.cap, 2.0 ** (self.tries - 1)) * self.random.uniform(0.8, 1.2)
+            # The exponent has an end too: 2.0 ** 1024 is an OverflowError after some hours of crash loop.
+            self.due = now + min(self.cap, 2.0 ** min(self.tries - 1, 10)) * self.random.uniform(0.8, 1.2)
         return self.due - now
 
     def is_due(self, now: float) -> bool:
@@ -32,7 +33,11 @@ class Backoff:
         self.due = None
         return True
 
+    def ready(self, now: float) -> bool:
+        """True where nothing is planned, or the planned moment has come: for a first try that need not wait."""
+        return self.due is None or self.is_due(now)
+
     def ran(self, seconds: float) -> None:
-        """Note how long the program ran: long enough and the next crash is the first again."""
+        """Note how long the program served: long enough and the next crash is the first again."""
         if seconds >= _STABLE:
             self.tries, self.due = 0, None

@@ -1,0 +1,36 @@
+"""What the watcher warns of at the moment: limits of the machine that are near; kept in run/warnings.json."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Warned:
+    """One warning: a name for programs, since when (RFC 3339, UTC), words for people, and the command that helps."""
+
+    name: str
+    since: str
+    text: str
+    hint: str
+
+
+def read(path: Path) -> list[Warned]:
+    """Read the warnings; none where there is no file or none that can be read."""
+    try:
+        return [Warned(**entry) for entry in json.loads(path.read_text())]
+    except (OSError, ValueError, TypeError):
+        return []
+
+
+def write(path: Path, warned: Iterable[Warned]) -> None:
+    """Replace the warnings; a full disk costs them, nothing else."""
+    temporary = path.with_suffix(".new")
+    try:
+        temporary.write_text(json.dumps([asdict(entry) for entry in warned]))
+        temporary.replace(path)
+    except OSError:
+        temporary.unlink(missing_ok=True)

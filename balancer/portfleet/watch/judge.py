@@ -1,0 +1,148 @@
+"""Decides who is out: deaths, probes, and the policy for when nobody would be left. The ejector does it."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+from portfleet.errors import PortfleetError
+from portfleet.outset import Out
+from portfleet.watch.ejector import Ejector, fresh
+from portfleet.watch.health import all_out
+from portfleet.watch.log import Log
+from portfleet.watch.prober import Prober
+from portfleet.watch.roster import Member, Roster
+
+
+class Judge:
+    """Ejects and admits members. Everything it does is one event of the loop; nothing waits."""
+
+    def __init__(self, *, roster: Roster, ejector: Ejector, log: Log) -> None:
+        self._roster, self._ejector, self._log = roster, ejector, log
+        self._loop = asyncio.get_running_loop()
+        self._prober = Prober(self.probed, time.monotonic)
+        self._to_deal: set[str] = set()
+        #: Members whose probes fail but who serve on, for without them nobody would.
+        self.kept: set[str] = set()
+
+    def tick(self) -> float:
+        """Go on with the probes; gives the seconds until there is something to do again."""
+        return self._prober.tick()
+
+    def reloaded(self) -> None:
+        """Take in what the roster read: members without slots wait until they are ready."""
+        desired = self._roster.desired
+        if desired is None:
+            return
+        self._ejector.settle(desired)
+        for name, member in self._roster.members.items():
+            takes = member.want.takes and name not in self._ejector.out
+            if takes and name not in self._ejector.table(member.service.name):
+                self._ejector.pending.add(name)
+        self.kept &= self._roster.members.keys()
+        self.aim()
+
+    def aim(self) -> None:
+        """Probe those that serve or came out by probes; who died is looked at until ready instead."""
+        out, pending = self._ejector.out, self._ejector.pending
+        self._prober.aim(
+            member.target()
+            for name, member in self._roster.members.items()
+            if member.want.takes and name not in pending and (name not in out or out[name].kind == "probe")
+        )
+
+    def died(self, member: Member, reason: str) -> None:
+        """A member's process has ended: out in the same moment, its slots dealt right after all such moments."""
+        name = member.name
+        member.hung_since = None
+        self.kept.discard(name)
+        if not member.want.takes or name in self._ejector.pending:
+            self._log("ended", instance=name, wanted=member.want.wanted, reason=reason)
+            return
+        known = self._ejector.out.get(name)
+        if known is not None and known.kind == "died":
+            return
+        self._eject(member, fresh("died", reason))
+
+    def probed(self, name: str, trouble: str) -> None:
+        """Take one probe's result ("" is a success)."""
+        member = self._roster.members.get(name)
+        if member is None:
+            return
+        if not trouble:
+            member.hung_since = None
+        elif member.hung_since is None:
+            member.hung_since = time.monotonic()
+        if member.health.note(trouble):
+            self._flipped(member)
+
+    def admit(self, member: Member, reason: str) -> None:
+        """Let a member take connections again."""
+        name, was = member.name, self._ejector.out.get(member.name)
+        try:
+            slots = self._ejector.admit(member.service, member.want)
+        except PortfleetError as error:
+            self._log.once("cannot-admit", about=name, instance=name, reason=error.message.splitlines()[0])
+            return
+        self._log.over("cannot-admit", about=name)
+        now = time.monotonic()
+        away = f"{now - member.died_at:.2f}s" if was and was.kind == "died" and member.died_at else "-"
+        member.health.healthy, member.health.streak, member.served_at = True, 0, now
+        self._log("serving", instance=name, slots=slots, reason=reason, away=away)
+        self.aim()
+        self._judge_kept(member.service.name)
+
+    def deal(self) -> None:
+        """Deal the slots of every service that lost somebody."""
+        services = self._roster.desired.services if self._roster.desired else {}
+        while self._to_deal:
+            want = services.get(self._to_deal.pop())
+            if want is None:
+                continue
+            try:
+                self._ejector.deal(want)
+            except PortfleetError as error:
+                self._log("cannot-deal", service=want.name, reason=error.message.splitlines()[0])
+        self.aim()
+
+    def _flipped(self, member: Member) -> None:
+        name = member.name
+        if member.health.healthy:
+            self.kept.discard(name)
+            if name in self._ejector.out:
+                self.admit(member, "answers its probes again")
+            else:
+                self._log("recovered", instance=name, reason="answers its probes again")
+            return
+        self._fail(member)
+
+    def _fail(self, member: Member) -> None:
+        serving = {i.name for i in member.service.instances if i.takes and i.name not in self._ejector.pending}
+        name, trouble = member.name, member.health.reason
+        if member.service.service.when_empty == "keep" and all_out(serving, set(self._ejector.out), name):
+            if name not in self.kept:
+                self._log("kept", instance=name, reason=f"{trouble}; the last of {member.service.name} that serves")
+            self.kept.add(name)
+            return
+        self.kept.discard(name)
+        self._eject(member, fresh("probe", trouble))
+
+    def _judge_kept(self, service: str) -> None:
+        """Somebody is back: those who were only kept because nobody else was left go now."""
+        for name in sorted(self.kept):
+            member = self._roster.members[name]
+            if member.service.name == service and not member.health.healthy:
+                self._fail(member)
+
+    def _eject(self, member: Member, entry: Out) -> None:
+        known = member.name in self._ejector.out
+        try:
+            took = self._ejector.eject(member.service, member.want, entry)
+        except PortfleetError as error:
+            self._log("cannot-eject", instance=member.name, reason=error.message.splitlines()[0])
+            took = None
+        if not self._to_deal:
+            self._loop.call_soon(self.deal)
+        self._to_deal.add(member.service.name)
+        if took is not None and not known:
+            self._log("ejected", instance=member.name, reason=entry.reason, took_ms=f"{took * 1000:.2f}")

@@ -1,0 +1,111 @@
+"""Brings processes back: what supervisord has given up, what it does not know, what hangs.
+
+supervisord restarts a process that ended by itself. Left to the watcher are crash loops (FATAL is for good there), a
+process that was adopted and has ended, and one that hangs. All of it is done in the one helper thread.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from concurrent.futures import Executor as Pool
+
+from portfleet import steps
+from portfleet.context import Context
+from portfleet.desired import Desired
+from portfleet.errors import PortfleetError
+from portfleet.execute import Executor
+from portfleet.paths import Paths
+from portfleet.states import AT_REST
+from portfleet.supervisor import ProgramInfo
+from portfleet.watch.deaths import Deaths
+from portfleet.watch.ejector import Ejector
+from portfleet.watch.log import Log
+from portfleet.watch.roster import Member, Roster
+
+#: Our daemon's exit code for a broken config: starting it again cannot help, only another config can.
+_BROKEN_CONFIG = 2
+
+
+class Revival:
+    """Starts members again, later and later when they do not stay up."""
+
+    def __init__(
+        self, *, paths: Paths, roster: Roster, ejector: Ejector, deaths: Deaths, log: Log, pool: Pool,
+        wake: Callable[[], None],
+    ) -> None:  # fmt: skip
+        self._paths, self._roster, self._ejector, self._deaths = paths, roster, ejector, deaths
+        self._log, self._pool, self._wake = log, pool, wake
+        self._loop = asyncio.get_running_loop()
+        self._starting: set[str] = set()
+
+    def look(self, member: Member, info: ProgramInfo | None) -> None:
+        """See to a member without a process, as supervisord has it (None: it does not know it)."""
+        name, now = member.name, time.monotonic()
+        if not member.startable or name in self._starting or self._roster.busy(member.service.name):
+            return
+        if info is None:
+            if member.backoff.ready(now):
+                self._begin(member, "supervisord does not know it")
+            return
+        if info.state not in AT_REST:
+            return
+        if info.state == "EXITED" and info.exit_status == _BROKEN_CONFIG and member.service.service.ours:
+            reason = "its config is broken (exit code 2); it stays down until: portfleet apply, or portfleet restart"
+            self._log.once("stays-down", about=name, instance=name, exit_code=info.exit_status, reason=reason)
+            self._ejector.note(name, reason)
+            return
+        if member.backoff.due is None:
+            wait = member.backoff.schedule(now)
+            reason = info.error or "it does not stay up"
+            self._log(
+                "given-up", instance=name, state=info.state, exit_code=info.exit_status,
+                try_number=member.backoff.tries, again_in=f"{wait:.1f}s", reason=reason,
+                see=f"portfleet logs {member.service.name}/{name}",
+            )  # fmt: skip
+            self._ejector.note(name, f"crash loop: ended with {info.exit_status}, start {member.backoff.tries} follows")
+        elif member.backoff.is_due(now):
+            self._begin(member, f"try {member.backoff.tries} after {info.state}")
+
+    def hung(self, member: Member) -> None:
+        """End a member whose probes have failed for ``restart_after``; supervisord starts it again."""
+        after, since = member.service.service.probe.restart_after, member.hung_since
+        if after is None or since is None or not member.local or time.monotonic() - since < after:
+            return
+        if member.health.healthy or not self._deaths.kill(member.name):
+            return
+        member.hung_since = None
+        self._log("restarting", instance=member.name, reason=f"hung for {after:.0f} s: {member.health.reason}")
+
+    def _begin(self, member: Member, reason: str) -> None:
+        desired = self._roster.desired
+        if desired is None:
+            return
+        self._log("starting", instance=member.name, reason=reason)
+        self._starting.add(member.name)
+        self._loop.run_in_executor(self._pool, self._start, member, desired)
+
+    def _start(self, member: Member, desired: Desired) -> None:
+        """Have supervisord start the member as it is wanted now; in the helper thread."""
+        context = Context(self._paths)
+        executor = Executor(
+            desired=desired, kernel=context.kernel, supervisor=context.supervisor, paths=self._paths, say=_quietly
+        )
+        trouble = ""
+        try:
+            executor.run([steps.StartInstances((member.name,))])
+        except (PortfleetError, OSError) as error:
+            trouble = str(error).splitlines()[0]
+        self._loop.call_soon_threadsafe(self._started, member, trouble)
+
+    def _started(self, member: Member, trouble: str) -> None:
+        self._starting.discard(member.name)
+        if trouble:
+            member.backoff.schedule(time.monotonic())
+            self._log("cannot-start", instance=member.name, reason=trouble)
+        self._wake()
+
+
+def _quietly(_: str) -> None:
+    """The watcher logs starts itself."""

@@ -1,0 +1,96 @@
+"""Who shall run: the members of the fleet by the applied config and the journal, and how each has been doing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from random import Random
+
+from portfleet import locks
+from portfleet.context import Context
+from portfleet.desired import Desired, InstanceWant, ServiceWant
+from portfleet.paths import Paths
+from portfleet.states import Wanted
+from portfleet.watch.health import Health
+from portfleet.watch.prober import Target
+from portfleet.watch.restarts import Backoff
+
+
+@dataclass
+class Member:
+    """One instance that shall run: what is wanted of it and how it has been doing. Times are monotonic seconds."""
+
+    service: ServiceWant
+    want: InstanceWant
+    health: Health
+    backoff: Backoff
+    #: Since when its probes fail; None while they do not.
+    hung_since: float | None = None
+    #: When its process was last seen to end, and when it began to serve after that.
+    died_at: float | None = None
+    served_at: float | None = None
+
+    @property
+    def name(self) -> str:
+        return self.want.name
+
+    @property
+    def local(self) -> bool:
+        """True where it is a process on this box."""
+        return self.want.program is not None
+
+    @property
+    def startable(self) -> bool:
+        """True where the watcher may start it: nobody asked for it to be down."""
+        return self.local and self.want.wanted is not Wanted.MAINTENANCE
+
+    def target(self) -> Target:
+        """Give how to probe it."""
+        remote, service = self.want.rule.remote, self.service.service
+        host = str(remote.address) if remote else "127.0.0.1" if 4 in service.families else "::1"
+        control = self.want.program.control if self.want.program and service.ours else None
+        return Target(self.name, host, self.want.rule.port, control, service.probe)
+
+
+class Roster:
+    """The members, read again where config or journal have changed."""
+
+    def __init__(self, paths: Paths) -> None:
+        self._paths = paths
+        self._random = Random()  # noqa: S311 (jitter, not a secret)
+        self._stamp: tuple[float, ...] = ()
+        self.members: dict[str, Member] = {}
+        self.desired: Desired | None = None
+        self.repair = True
+
+    def reload(self) -> bool:
+        """Read config and journal where they changed; True when they had. Raises PortfleetError."""
+        stamp = tuple(_modified(path) for path in (self._paths.applied, self._paths.journal))
+        if stamp == self._stamp:
+            return False
+        context = Context(self._paths)
+        fleet = context.applied_fleet
+        desired = context.desired(fleet)
+        self._stamp, self.desired, self.repair = stamp, desired, fleet.drift == "repair"
+        known, self.members = self.members, {}
+        for service in desired.services.values():
+            probe = service.service.probe
+            for want in service.running:
+                member = known.get(want.name)
+                if member is None:
+                    member = Member(service, want, Health(probe.fall, probe.rise), Backoff(self._random))
+                member.service, member.want = service, want
+                member.health.fall, member.health.rise = probe.fall, probe.rise
+                self.members[want.name] = member
+        return True
+
+    def busy(self, service: str) -> locks.Holder | None:
+        """Say which operator's verb works on a service at the moment."""
+        return locks.holder_of(self._paths.operation_lock(service))
+
+
+def _modified(path: Path) -> float:
+    try:
+        return path.stat().st_mtime_ns
+    except FileNotFoundError:
+        return 0.0

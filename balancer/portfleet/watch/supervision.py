@@ -1,0 +1,115 @@
+"""supervisord's own death: instances go on serving, another supervisord is started, its watcher takes over.
+
+The policy. An instance outlives supervisord; it is *adopted*: the watcher holds its pidfd, so it is ejected when it
+dies, and probed as before. Its program file is set aside before the next supervisord reads its files, for that one
+would start the instance a second time on a port that is taken. When an adopted instance ends, or is restarted by an
+operator, it is started by the new supervisord and is a usual one again.
+
+Where systemd runs the fleet it restarts supervisord, else the watcher does. Then a watcher that supervisord had
+started ends, so that the one of the new supervisord, which waits for the lock, takes over at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable
+from concurrent.futures import Executor as Pool
+
+from portfleet import adopted, daemonize
+from portfleet.context import Context
+from portfleet.errors import PortfleetError
+from portfleet.paths import Paths
+from portfleet.program import WATCHER
+from portfleet.supervisor import Supervisor
+from portfleet.watch.deaths import Deaths
+from portfleet.watch.log import Log
+
+#: supervisord's name among the processes that are watched; no instance can be called so.
+SUPERVISOR = "supervisord"
+#: Seconds between two tries to start supervisord, the second number is the longest wait.
+_AGAIN, _LONGEST = 1.0, 30.0
+
+
+class Supervision:
+    """Watches supervisord; ``hand_over`` is called when another one is there and this watcher shall end."""
+
+    def __init__(self, *, paths: Paths, deaths: Deaths, log: Log, pool: Pool, hand_over: Callable[[], None]) -> None:
+        self._paths, self._deaths, self._log, self._pool = paths, deaths, log, pool
+        self._hand_over = hand_over
+        self._loop = asyncio.get_running_loop()
+        self._replacing: asyncio.Task[None] | None = None
+        self.supervisor = Supervisor(paths.supervisor_socket)
+        #: True where supervisord started this watcher, which then goes with it.
+        self.below = os.environ.get("SUPERVISOR_PROCESS_NAME") == WATCHER
+
+    @property
+    def alive(self) -> bool:
+        """True while the supervisord that was seen last lives."""
+        return self._deaths.pid(SUPERVISOR) is not None
+
+    async def look(self) -> None:
+        """Watch supervisord's process; raises PortfleetError while none answers."""
+        if not self.alive and self._replacing is None:
+            pid = await self._loop.run_in_executor(self._pool, self.supervisor.pid)
+            if self._deaths.watch(SUPERVISOR, pid) and self._log.over("cannot-look"):
+                self._log("supervisord-answers", pid=pid)
+
+    def died(self) -> None:
+        """supervisord has ended: keep its successor from starting again what still runs, and see that one comes."""
+        alive = adopted.alive(self._paths.processes)
+        adopted.set_aside(self._paths, alive)
+        if not alive:
+            self._log("supervisord-ended", reason="no instance is left: the fleet was taken down")
+            return
+        self._log("supervisord-died", alive=len(alive), reason="instances go on serving, another one follows")
+        self._replacing = asyncio.ensure_future(self._replace())
+
+    def close(self) -> None:
+        """Stop waiting for another supervisord."""
+        if self._replacing is not None:
+            self._replacing.cancel()
+
+    def is_lost(self, pid: int) -> bool:
+        """True where ``pid`` is not a child of the present supervisord."""
+        return self.alive and adopted.parent(pid) != self._deaths.pid(SUPERVISOR)
+
+    def forget(self, name: str) -> None:
+        """Have supervisord give up a program whose port an adopted process holds; in the helper thread."""
+        adopted.set_aside(self._paths, [name])
+        self._loop.run_in_executor(self._pool, self._forget, name)
+
+    def _forget(self, name: str) -> None:
+        supervisor = Supervisor(self._paths.supervisor_socket)
+        try:
+            supervisor.stop(name)
+            supervisor.remove(name)
+        except PortfleetError as error:
+            self._log("cannot-forget", instance=name, reason=error.message)
+
+    async def _replace(self) -> None:
+        wait = _AGAIN
+        while True:
+            trouble = await self._loop.run_in_executor(self._pool, self._start)
+            if not trouble:
+                break
+            self._log.once("cannot-start-supervisord", reason=trouble, again_in=f"{wait:.0f}s")
+            await asyncio.sleep(wait)
+            wait = min(_LONGEST, 2 * wait)
+        self._replacing = None
+        program = self._paths.programs / f"{WATCHER}.conf"
+        self._log("supervisord-back", reason="its watcher takes over" if self.below else "this watcher stays")
+        if self.below and program.exists():
+            self._hand_over()
+
+    def _start(self) -> str:
+        """Have one supervisord run; gives why there is none. In the helper thread."""
+        if Supervisor(self._paths.supervisor_socket).running():
+            return ""
+        if self._paths.home is None and daemonize.unit_enabled():
+            return f"systemd has not started {daemonize.UNIT} yet"
+        try:
+            daemonize.start(Context(self._paths).applied_fleet, self._paths)
+        except (PortfleetError, OSError) as error:
+            return str(error).splitlines()[0]
+        return ""
