@@ -1,4 +1,4 @@
-"""Starts supervisord in the background: through systemd where portfleet.service is enabled, else by itself."""
+"""Starts supervisord: through systemd where portfleet.service is enabled, else by itself; or becomes it."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import NoReturn
 
 from portfleet import atomic
 from portfleet.errors import PortfleetError
@@ -55,6 +56,12 @@ def start(fleet: Fleet, paths: Paths, *, seconds: float = 20, clock: Callable[[]
         time.sleep(0.02)
 
 
+def become(paths: Paths) -> NoReturn:
+    """Replace this process by a supervisord in the foreground, for a service manager to run."""
+    os.chdir("/")
+    os.execve(sys.executable, [*_command(paths), "--nodaemon"], _environment())  # noqa: S606 (no shell)
+
+
 def unit_enabled() -> bool:
     """Tell whether systemd runs the fleet on this machine."""
     if not Path("/run/systemd/system").is_dir() or not shutil.which("systemctl"):
@@ -63,14 +70,22 @@ def unit_enabled() -> bool:
 
 
 def _by_systemd() -> str:
+    # systemd.exec(5) sets it for ExecStartPost=, where waiting for the start would be waiting for oneself.
+    if "MAINPID" in os.environ:
+        return ""
     done = subprocess.run(["systemctl", "start", UNIT], capture_output=True, text=True, check=False)
     return f": {done.stderr.strip()}" if done.stderr.strip() else ""
 
 
 def _by_itself(paths: Paths) -> str:
-    command = [sys.executable, "-m", "supervisor.supervisord", "-c", str(paths.supervisor_config)]
     done = subprocess.run(
-        command, capture_output=True, text=True, check=False, cwd="/", stdin=subprocess.DEVNULL, env=_environment()
+        _command(paths),
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd="/",
+        stdin=subprocess.DEVNULL,
+        env=_environment(),
     )
     if done.returncode:
         raise PortfleetError(
@@ -78,6 +93,10 @@ def _by_itself(paths: Paths) -> str:
             hint=f"see {paths.log / 'supervisord.log'}",
         )
     return ""
+
+
+def _command(paths: Paths) -> list[str]:
+    return [sys.executable, "-m", "supervisor.supervisord", "-c", str(paths.supervisor_config)]
 
 
 def _environment() -> dict[str, str]:

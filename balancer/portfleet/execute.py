@@ -49,6 +49,14 @@ class Executor:
             self._do(step)
             faults.point(f"after {words}")
 
+    def lay_out(self) -> None:
+        """Write the file of every wanted program and of no other, for a supervisord that is about to start."""
+        programs = {**self.desired.programs, WATCHER: watch_program(self.paths, sys.executable)}
+        for old in self.paths.programs.glob("*.conf"):
+            if old.stem not in programs:
+                old.unlink()
+        self._write_programs(programs)
+
     def _do(self, step: s.Step) -> None:
         match step:
             case s.LoadRules(_, changes) | s.OpenListens(changes, _) | s.DropRules(_, changes):
@@ -85,14 +93,15 @@ class Executor:
                 self._transact((PointSlots(service, moves),))
 
     def _start(self, names: Iterable[str]) -> None:
-        programs = {name: self.desired.programs[name] for name in names}
-        for program in programs.values():
+        self._start_programs({name: self.desired.programs[name] for name in names})
+
+    def _write_programs(self, programs: Mapping[str, Program]) -> None:
+        for name, program in programs.items():
             self._make_control_directory(Path(program.control), program.user)
-        self._start_programs(programs)
+            atomic.write(self.paths.programs / f"{name}.conf", program.text().encode(), mode=0o600)
 
     def _start_programs(self, programs: Mapping[str, Program]) -> None:
-        for name, program in programs.items():
-            atomic.write(self.paths.programs / f"{name}.conf", program.text().encode(), mode=0o600)
+        self._write_programs(programs)
         _, changed, _ = self.supervisor.reload()
         for name in programs:
             if name in changed:

@@ -15,7 +15,18 @@ import root
 
 ROLE = root.TOP / "ansible/roles/portfleet/vars/main.yml"
 #: What Debian's cloud images have beyond the minimal system, as far as Ansible and people need it.
-INSTALLED = "systemd systemd-sysv dbus openssh-server sudo iproute2 iputils-ping python3-apt procps kmod".split()
+INSTALLED = [
+    "systemd",
+    "systemd-sysv",
+    "dbus",
+    "openssh-server",
+    "sudo",
+    "iproute2",
+    "iputils-ping",
+    "python3-apt",
+    "procps",
+    "kmod",
+]
 #: The tests' own: a service of somebody else's, and a daemon that nobody here wrote.
 EXTRA = ["redis-server"]
 

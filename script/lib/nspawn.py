@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -25,7 +26,16 @@ from pathlib import Path
 HERE4, HERE6 = "192.0.2.1", "2001:db8::1"
 _GROUPS = Path("/sys/fs/cgroup")
 _REBOOT = 133
-_SSH = "-o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null -o LogLevel=ERROR -o ControlMaster=no".split()
+_SSH = [
+    "-o",
+    "StrictHostKeyChecking=no",
+    "-o",
+    "UserKnownHostsFile=/dev/null",
+    "-o",
+    "LogLevel=ERROR",
+    "-o",
+    "ControlMaster=no",
+]
 
 
 class HostError(RuntimeError):
@@ -165,8 +175,7 @@ class Host:
 @contextmanager
 def hosts(image: Path, names: tuple[str, ...] = ("one", "two")) -> Iterator[dict[str, Host]]:
     """Give booted hosts of ``image`` by name; they end with the block."""
-    folder = Path(os.environ.get("TMPDIR", "/tmp")) / "hosts"
-    folder.mkdir()
+    folder = Path(tempfile.mkdtemp(prefix="hosts-"))
     _bridge()
     key = folder / "key"
     run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", key)
@@ -216,7 +225,7 @@ def _hierarchies() -> list[Path]:
 
 
 def _group(name: str, top: Path) -> Path:
-    return top / f"portfleet-host-{name}-{os.stat('/proc/self/ns/net').st_ino}"
+    return top / f"portfleet-host-{name}-{Path('/proc/self/ns/net').stat().st_ino}"
 
 
 def _groups_procs(name: str) -> Iterator[Path]:

@@ -1,6 +1,7 @@
 """Start supervisord in the background where it is not running, then apply.
 
 Returns when all wanted instances are ready; else exit 4, saying what serves and why the others do not.
+With --foreground it loads the rules and becomes supervisord, for a service manager to run (as portfleet.service does).
 """
 
 from __future__ import annotations
@@ -14,11 +15,17 @@ from portfleet.errors import Exit
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    pass
+    words = "load the rules, then become supervisord instead of returning; for a service manager"
+    parser.add_argument("--foreground", action="store_true", help=words)
 
 
 def run(options: argparse.Namespace, context: Context) -> Exit:
     fleet = context.fleet
+    if options.foreground:
+        from portfleet.boot import prepare
+
+        prepare(context)
+        daemonize.become(context.paths)
     if not context.supervisor.running():
         _, observed, _ = look(context)  # what cannot end well is not begun: supervisord is not started for it either
         preflight(observed)
