@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
 
-from portfleet import atomic
+from portfleet import adopted, atomic
 from portfleet.errors import PortfleetError
 from portfleet.machine import descriptor_limit
 from portfleet.model import Fleet
@@ -45,6 +45,7 @@ def start(fleet: Fleet, paths: Paths, *, seconds: float = 20, clock: Callable[[]
     """Start supervisord and return when it answers; raises PortfleetError with its own words when it does not."""
     paths.make()
     write_config(fleet, paths)
+    adopted.set_aside(paths, adopted.alive(paths.processes))
     said = _by_systemd() if paths.home is None and unit_enabled() else _by_itself(paths)
     deadline = clock() + seconds
     while not Supervisor(paths.supervisor_socket).running():
@@ -103,5 +104,6 @@ def _environment() -> dict[str, str]:
     """Instances inherit supervisord's environment: portfleet's own venv comes first on their PATH."""
     own = str(Path(sys.executable).parent)
     dropped = ("PORTFLEET_HOME", "PORTFLEET_FAULT")
-    kept = {name: value for name, value in os.environ.items() if name not in dropped}
+    # SUPERVISOR_*: the watcher starts another supervisord where the one above it has died.
+    kept = {name: value for name, value in os.environ.items() if name not in dropped and name[:11] != "SUPERVISOR_"}
     return kept | {"PATH": os.pathsep.join([own, os.environ.get("PATH", os.defpath)])}

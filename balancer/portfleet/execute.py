@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import assert_never
 
-from portfleet import atomic, faults, journal_file, locks, outset
+from portfleet import adopted, atomic, faults, journal_file, locks, outset
 from portfleet import steps as s
 from portfleet.desired import Desired
 from portfleet.errors import PortfleetError
@@ -50,8 +50,14 @@ class Executor:
             faults.point(f"after {words}")
 
     def lay_out(self) -> None:
-        """Write the file of every wanted program and of no other, for a supervisord that is about to start."""
+        """Write the file of every wanted program and of no other, for a supervisord that is about to start.
+
+        Those that have outlived an earlier supervisord are set aside: it would start them a second time.
+        """
         programs = {**self.desired.programs, WATCHER: watch_program(self.paths, sys.executable)}
+        for name in adopted.alive(self.paths.processes):
+            programs.pop(name, None)
+            adopted.set_aside(self.paths, [name])
         for old in self.paths.programs.glob("*.conf"):
             if old.stem not in programs:
                 old.unlink()
@@ -102,6 +108,8 @@ class Executor:
 
     def _start_programs(self, programs: Mapping[str, Program]) -> None:
         self._write_programs(programs)
+        for name in programs:
+            (self.paths.programs / f"{name}.adopted").unlink(missing_ok=True)
         _, changed, _ = self.supervisor.reload()
         for name in programs:
             if name in changed:
@@ -145,6 +153,7 @@ class Executor:
     def _stop(self, names: Iterable[str], *, seconds: float) -> None:
         for name in names:
             self.supervisor.stop(name)
+        adopted.end(self.paths, names, supervisor=self.supervisor.pid(), seconds=seconds)
         for name in names:
             self._forget(name, seconds=seconds)
             if name not in self.desired.programs:

@@ -140,7 +140,8 @@ def _outdated(
     """Give the programs that run otherwise than wanted: another file is wanted, or supervisord runs an older one."""
     _, changed, _ = supervisor.reload()
     for name, program in desired.programs.items():
-        file = paths.programs / f"{name}.conf"
-        if name in programs and (not file.exists() or file.read_text() != program.text()):
+        # Of an adopted instance supervisord knows nothing; its file, set aside, tells how it was started.
+        file = paths.programs / f"{name}.{'conf' if name in programs else 'adopted'}"
+        if (name in programs and not file.exists()) or (file.exists() and file.read_text() != program.text()):
             changed.add(name)
     return frozenset(changed & desired.programs.keys())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from portfleet import locks
+from portfleet import adopted, locks
 from portfleet.context import Context
 from portfleet.desired import ServiceWant
 from portfleet.errors import PortfleetError
@@ -20,6 +20,7 @@ def take_down(context: Context, *, seconds: float = 60, clock: Callable[[], floa
     if supervisor.running():
         _stop(context, [WATCHER], kill=False)
         _stop(context, [name for name in supervisor.programs() if parse_instance(name)], kill=True)
+    adopted.end(context.paths, adopted.alive(context.paths.processes), supervisor=None, seconds=seconds, hurry=True)
     with locks.table(context.paths.table_lock):
         if context.kernel.observe().home is not None:
             context.kernel.run((DropAll(),))
@@ -42,6 +43,8 @@ def take_down_service(context: Context, want: ServiceWant) -> None:
     if context.supervisor.running():
         known = context.supervisor.programs()
         _stop(context, [instance.name for instance in want.instances if instance.name in known], kill=True)
+    names = [instance.name for instance in want.instances]
+    adopted.end(context.paths, names, supervisor=None, seconds=60, hurry=True)
     with locks.table(context.paths.table_lock):
         gone: list[Change] = [DropService(want.name)] if want.name in state.services else []
         gone += [DropInstance(i.name) for i in want.instances if i.name in state.instances]
