@@ -46,7 +46,8 @@ void print_result(const struct options *o, const struct results *r)
     uint64_t errors = r->refused + r->reset + r->full + unanswered + (o->mode == PARTIAL ? 0 : r->closed);
     for (int v = REPLY_LOST; v < VERDICTS; v++)
         errors += r->wrong[v];
-    printf("\"connected\": %llu, \"sent\": %llu, \"replies\": %llu, \"errors\": %llu, \"unanswered\": %llu, \"waiting\": %llu, "
+    printf("\"connected\": %llu, \"sent\": %llu, \"replies\": %llu, \"errors\": %llu, \"unanswered\": %llu, "
+           "\"waiting\": %llu, "
            "\"lost\": %llu, \"duplicated\": %llu, \"mixed_up\": %llu, \"corrupt\": %llu, "
            "\"refused\": %llu, \"closed\": %llu, \"reset\": %llu, \"full\": %llu, ",
            (unsigned long long)r->connected, (unsigned long long)r->sent, (unsigned long long)r->replies,
