@@ -105,13 +105,15 @@ class Look:
             return InstanceSeen("RUNNING", self._adopted[name], adopted=True)
         if info is None:
             return InstanceSeen()
-        fault = None
+        fault, waiting = None, ""
         if info.state == "FATAL":  # supervisord keeps no exit status of a process that ended before startsecs
             fault = f"ended within a second of each start{self._last_words(name) or f': {info.error}'}"
         elif info.state == "EXITED":
-            fault = f"ended with exit code {info.exit_status}{' (broken config)' * (info.exit_status == 2)}"
+            waiting = f"ended with exit code {info.exit_status}"
+            if info.exit_status == 2:  # any other end is followed by a restart within moments
+                fault, waiting = f"{waiting} (broken config)", ""
         since = max(info.started, info.stopped if info.pid is None else 0)
-        return InstanceSeen(info.state, info.pid, since, info.exit_status, fault=fault)
+        return InstanceSeen(info.state, info.pid, since, info.exit_status, fault=fault, waiting=waiting)
 
     def _last_words(self, name: str) -> str:
         """Give the last line of an instance's log, which most daemons end with why they do; "" where there is none."""

@@ -49,10 +49,10 @@ def state_of(
     ``program`` is supervisord's state (None: it does not know the program, or the instance is remote); ``ready`` tells
     whether it takes connections on its port; ``fault`` is why it never will be ready as it is (None: no such reason).
     """
-    if ejected:
-        return State.EJECTED
     if program == "FATAL" or fault:
         return State.FAILED
+    if ejected:
+        return State.EJECTED
     running = program in RUNNING or (program is None and ready)
     if not running:
         if wanted is Wanted.MAINTENANCE:

@@ -9,13 +9,16 @@ import argparse
 from collections import Counter
 from typing import Any
 
+from portfleet import locks, warnings
 from portfleet.clock import stamp
 from portfleet.context import Context
 from portfleet.desired import InstanceWant, ServiceWant
 from portfleet.errors import Exit
+from portfleet.last_words import last_exit, last_lines
 from portfleet.model import other
 from portfleet.observed import InstanceSeen, Observed
 from portfleet.output import paint, print_json, table
+from portfleet.paths import Paths
 from portfleet.slots import count
 from portfleet.states import State, Wanted, state_of
 
@@ -33,19 +36,27 @@ def run(options: argparse.Namespace, context: Context) -> Exit:
     desired = context.desired(fleet)
     observed = context.observe(desired, probe=False)
     services = [service for name, service in desired.services.items() if options.service in (None, name)]
+    warned = warnings.read(context.paths.warnings) if locks.held(context.paths.watch_lock) else []
     if context.json:
-        print_json({"services": [_service(service, observed) for service in services]})
+        print_json(
+            {
+                "services": [_service(service, observed, context.paths) for service in services],
+                "warnings": [vars(entry) for entry in warned],
+            }
+        )
         return Exit.DONE
     if not observed.supervisor:
         print(paint("supervisord is not running: portfleet up", "red"))
+    for entry in warned:
+        print(f"{paint('warning:', 'red')} {entry.text} (since {entry.since})\n  hint: {entry.hint}")
     for number, service in enumerate(services):
         if number:
             print()
-        _show(service, observed)
+        _show(service, observed, context.paths)
     return Exit.DONE
 
 
-def _service(service: ServiceWant, observed: Observed) -> dict[str, Any]:
+def _service(service: ServiceWant, observed: Observed, paths: Paths) -> dict[str, Any]:
     slots = count(observed.kernel.slots.get(service.name, ()))
     return {
         "name": service.name,
@@ -54,25 +65,33 @@ def _service(service: ServiceWant, observed: Observed) -> dict[str, Any]:
         "affinity": str(service.service.affinity),
         "release": service.release,
         "slots": service.service.slots,
-        "instances": [_instance(want, observed, slots) for want in service.instances],
+        "instances": [_instance(want, observed, slots, paths) for want in service.instances],
     }
 
 
-def _instance(want: InstanceWant, observed: Observed, slots: Counter[str]) -> dict[str, Any]:
+def _instance(want: InstanceWant, observed: Observed, slots: Counter[str], paths: Paths) -> dict[str, Any]:
     seen, out = observed.seen(want.name), observed.out.get(want.name)
     remote = want.rule.remote
+    state = _state(want, seen, slots, ejected=out is not None)
+    down = state is State.FAILED or (state is State.EJECTED and seen.pid is None)
+    local = down and remote is None
     return {
         "name": want.name,
         "colour": want.instance.colour,
         "address": str(remote.address) if remote else "local",
         "port": want.rule.port,
         "wanted": want.wanted,
-        "state": _state(want, seen, slots, ejected=out is not None),
+        "state": state,
         "pid": seen.pid,
         "slots": slots[want.name],
         "connections": seen.connections or 0,
         "since": out.since if out else stamp(seen.since) if seen.since else None,
-        "why": (out.reason if out else seen.fault or seen.waiting) or None,
+        "why": (seen.fault if state is State.FAILED else None)
+        or (out.reason if out else seen.fault or seen.waiting)
+        or None,
+        "adopted": seen.adopted,
+        "last_exit": (last_exit(paths, want.name) or None) if local else None,
+        "last_log": last_lines(paths.log_of(want.name)) if local else [],
     }
 
 
@@ -88,7 +107,16 @@ def _state(want: InstanceWant, seen: InstanceSeen, slots: Counter[str], *, eject
     )
 
 
-def _show(service: ServiceWant, observed: Observed) -> None:
+def _why(entry: dict[str, Any]) -> list[str]:
+    """Give the lines below an instance: why it does not serve, how it ended, and its log's end; or that it is adopted."""
+    if entry["state"] == State.READY:
+        return ["adopted: it outlived its supervisord, which has it again from its next restart"] * entry["adopted"]
+    words = [entry["why"]] if entry["why"] else []
+    words += [f"ended last with {entry['last_exit']}"] if entry["last_exit"] else []
+    return words + [f"log: {line}" for line in entry["last_log"]]
+
+
+def _show(service: ServiceWant, observed: Observed, paths: Paths) -> None:
     listen = " ".join(map(str, service.service.listen))
     release = f"  release {service.release}" if service.release else ""
     print(
@@ -98,11 +126,11 @@ def _show(service: ServiceWant, observed: Observed) -> None:
     slots = count(observed.kernel.slots.get(service.name, ()))
     rows, states, whys = [], [], []
     for want in service.instances:
-        entry = _instance(want, observed, slots)
+        entry = _instance(want, observed, slots, paths)
         if want.wanted is Wanted.STOPPED and entry["state"] == State.STOPPED:
             continue
         states.append(entry["state"])
-        whys.append(entry["why"])
+        whys.append(_why(entry))
         rows.append(
             [
                 want.name,
@@ -121,8 +149,9 @@ def _show(service: ServiceWant, observed: Observed) -> None:
     for line, state, why in zip(lines[1:], states, whys, strict=True):
         colour = _COLOURS.get(state, "yellow")
         print(line.replace(f" {state} ", f" {paint(state, colour)} ", 1) if state != State.READY else line)
-        if why and state not in (State.READY, State.STOPPED):
-            print(f"      {why}")
+        if state is not State.STOPPED:
+            for words in why:
+                print(f"      {words}")
     idle = other(service.live)
     if all(i.wanted is Wanted.STOPPED for i in service.instances if i.instance.colour == idle):
         print(paint(f"  {idle}: stopped ({service.service.instances} instances)", "dim"))
