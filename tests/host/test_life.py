@@ -1,0 +1,99 @@
+"""What a deployed host lives through: reboots, other services' restarts, its own, and upgrades of portfleet."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from deploy import ANSIBLE, Ansible
+from nspawn import Host
+from support.booted import ask, load, status
+from support.sandbox import wait_for
+
+pytestmark = pytest.mark.host
+
+WHEELS = ANSIBLE.parent / "script/lib/wheels.py"
+
+
+def ready(host: Host) -> bool:
+    """Tell whether every instance of both services is ready."""
+    return all(
+        one["state"] == "ready" for name in ("echo", "kv") for one in status(host, name)["instances"] if one["slots"]
+    )
+
+
+def test_a_reboot_loads_the_rules_before_the_first_instance(one: Host, measured: Callable[[str], None]) -> None:
+    before = status(one)
+    began = time.monotonic()
+    one.reboot()
+    wait_for("the service serves", lambda: ask(one, message="hello\n") == ["v1 hello"], seconds=60)
+    measured(f"reboot to the first reply: {time.monotonic() - began:.1f} s")
+    wait_for("all are ready", lambda: ready(one))
+    after = status(one)
+    slots = {i["name"]: i["slots"] for i in before["instances"]}
+    assert {i["name"]: i["slots"] for i in after["instances"]} == slots, "clients come back to their instances"
+    log = one.run("journalctl -b -u portfleet -o cat").stdout.splitlines()
+    rules = next(number for number, line in enumerate(log) if "load the rules of echo" in line)
+    opened = next(number for number, line in enumerate(log) if "open :" in line)
+    spawned = next(number for number, line in enumerate(log) if "spawned: 'echo-blue-1'" in line)
+    assert rules < opened < spawned
+
+
+def test_nftables_restarted_by_somebody(one: Host, measured: Callable[[str], None]) -> None:
+    one.run("printf '#!/usr/sbin/nft -f\\nflush ruleset\\n' >/etc/nftables.conf")
+    assert "flush ruleset" in one.run("cat /etc/nftables.conf").stdout
+    with load(one) as clients:
+        for _ in range(3):
+            one.run("systemctl restart nftables")
+            wait_for("our table is back", lambda: "service-echo" in one.run("nft list ruleset").stdout)
+    measured(f"systemctl restart nftables (flush ruleset), 3 times: {clients}")
+    assert clients.failed == 0, clients.report
+
+
+def test_the_cost_of_restarting_the_unit(one: Host, measured: Callable[[str], None]) -> None:
+    """Established connections of the fleet end, new ones are refused for a moment; ssh does not notice."""
+    with (
+        subprocess.Popen([*one.ssh(), "cat"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as ssh,
+        load(one) as clients,
+    ):
+        began = time.monotonic()
+        one.run("systemctl restart portfleet")
+        took = time.monotonic() - began
+        wait_for("all are ready", lambda: ready(one))
+        assert ssh.stdin is not None
+        assert ssh.stdout is not None
+        ssh.stdin.write("still here\n")
+        ssh.stdin.flush()
+        assert ssh.stdout.readline() == "still here\n"
+        ssh.stdin.close()
+    measured(f"systemctl restart portfleet: {took:.1f} s, {clients}")
+    assert len(clients.lost) == len(clients.report["held"]), "docs/deploy.md says that they end"
+    assert ask(one, message="hello\n") == ["v1 hello"]
+
+
+def test_portfleet_is_upgraded_with_connections_open(
+    one: Host, ansible: Ansible, tmp_path: Path, measured: Callable[[str], None]
+) -> None:
+    house = tmp_path / "wheels"
+    house.mkdir()
+    for wheel in ansible.wheels.glob("*.whl"):
+        (house / wheel.name).symlink_to(wheel)
+    (house / "dependencies-of").write_bytes((ansible.wheels / "dependencies-of").read_bytes())
+    subprocess.run([sys.executable, str(WHEELS), str(house), "0.1.0.post1"], check=True)
+    pids = [i["pid"] for i in status(one)["instances"]]
+    try:
+        ansible.write_inventory(portfleet_wheels=str(house))
+        with load(one) as clients:
+            done = ansible.play("site.yml", "--limit", "one")
+            assert done.code == 0, done.output
+            assert one.run("portfleet --version").stdout == "portfleet 0.1.0.post1\n"
+    finally:
+        ansible.write_inventory()
+    measured(f"upgrade of portfleet by site.yml ({done.seconds:.1f} s): {clients}")
+    assert clients.failed == 0, clients.report
+    assert [i["pid"] for i in status(one)["instances"]] == pids, "no instance was restarted"
