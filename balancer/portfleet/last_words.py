@@ -25,9 +25,7 @@ def last_exit(paths: Paths, name: str) -> str:
     supervisord forgets the exit status of a process that ended within startsecs, but not in its log (process.py:
     ``exited: NAME (exit status 3; not expected)``).
     """
-    found = re.findall(
-        rf"exited: {re.escape(name)} \(([^;)]*)", _tail(paths.log / "supervisord.log", _SUPERVISOR_TAIL)
-    )
+    found = re.findall(rf"exited: {re.escape(name)} \(([^;)]*)", _tail(paths.log / "supervisord.log", _SUPERVISOR_TAIL))
     return found[-1] if found else ""
 
 

@@ -108,7 +108,7 @@ def _state(want: InstanceWant, seen: InstanceSeen, slots: Counter[str], *, eject
 
 
 def _why(entry: dict[str, Any]) -> list[str]:
-    """Give the lines below an instance: why it does not serve, how it ended, and its log's end; or that it is adopted."""
+    """Give the lines below an instance: why it does not serve, how it ended, its log's end; or that it is adopted."""
     if entry["state"] == State.READY:
         return ["adopted: it outlived its supervisord, which has it again from its next restart"] * entry["adopted"]
     words = [entry["why"]] if entry["why"] else []
