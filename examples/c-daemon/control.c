@@ -69,7 +69,8 @@ static void command(int fd, const char *line)
                 "\"connections\": %d, \"accepted\": %llu, \"requests\": %llu, \"bytes_in\": %llu, \"bytes_out\": %llu, "
                 "\"errors\": %llu, \"latency\": {\"bounds_us\": [], \"counts\": [%llu]}, \"max_loop_lag_us\": 0, "
                 "\"max_connections\": %d, \"handoff\": [1], \"version\": \"1\"}\n",
-            state, getpid(), instance, port, clients, accepted, requests, bytes_in, bytes_out, errors, requests, most - 64);
+            state, getpid(), instance, port, clients, accepted, requests, bytes_in, bytes_out, errors,
+            requests, most - 64);
     } else if (!strcmp(name, "drain") && only(f, n, " command rate deadline listener ") && speed >= 0 && end_in >= 0) {
         pressed = 1, draining = true, rate = speed, allowance = 0, deadline = end_in ? now() + end_in : 0;
         if (wants && !strcmp(wants->text, "close") && listener >= 0)
