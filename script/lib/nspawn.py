@@ -4,8 +4,8 @@
     one    192.0.2.11, 2001:db8::11   and so on: two is 192.0.2.12
 
 Everything is made in the namespaces this process runs in, which are to be those of `script/isolated`: when its PID 1
-ends, so do the hosts, their mounts and networks. Only their control groups are the machine's, removed by ``close``
-and, after a kill, by the next run.
+ends, so do the hosts, their mounts and networks. Only their control groups are the machine's: `nspawn.py` run on the
+outside removes those that a killed run has left.
 
 Facts: a reboot of a host ends nspawn with exit 133 (`--keep-unit`), so a new network namespace can be given to it, as
 a machine's rules and connections are gone after its reboot. Under `ip netns exec` nspawn never comes up, because
@@ -14,7 +14,9 @@ that mounts another /sys; so the namespace is passed by its path.
 
 from __future__ import annotations
 
+import contextlib
 import os
+import signal
 import subprocess
 import tempfile
 import time
@@ -136,14 +138,20 @@ class Host:
         """Cut its power: nothing is told, nothing is written."""
         if self._process is None:
             return
-        self._process.kill()
+        # The end of nspawn alone leaves the host's processes running.
+        self._wait(f"{self.name} is off", self._killed, seconds=30)
         self._process.wait()
         self._process = None
-        self._wait(f"{self.name} is off", self._off, seconds=30)
         run("ip", "netns", "del", self.name)
 
-    def _off(self) -> bool:
-        return not any(file.read_text().strip() for file in _groups_procs(self.name))
+    def _killed(self) -> bool:
+        """Kill what is in the host's control groups, nspawn among it; true when nothing is."""
+        files = [file for top in _hierarchies() for file in _group(self.name, top).rglob("cgroup.procs")]
+        pids = {int(pid) for file in files for pid in file.read_text().split()}
+        for pid in pids:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        return not pids
 
     def _up(self) -> bool:
         assert self._process is not None
@@ -188,8 +196,7 @@ def hosts(image: Path, names: tuple[str, ...] = ("one", "two")) -> Iterator[dict
     finally:
         for host in made.values():
             host.cut()
-            for top in _hierarchies():
-                _remove(_group(host.name, top))
+        sweep()
 
 
 def _bridge() -> None:
@@ -228,15 +235,18 @@ def _group(name: str, top: Path) -> Path:
     return top / f"portfleet-host-{name}-{Path('/proc/self/ns/net').stat().st_ino}"
 
 
-def _groups_procs(name: str) -> Iterator[Path]:
+def sweep() -> None:
+    """Remove the control groups of hosts that are gone, also of runs that were killed."""
     for top in _hierarchies():
-        yield from _group(name, top).rglob("cgroup.procs")
+        for group in top.glob("portfleet-host-*"):
+            if any(procs.read_text() for procs in group.rglob("cgroup.procs")):
+                continue
+            # The kernel refuses to remove one that is in use, and wants the leaves first.
+            with contextlib.suppress(OSError):
+                for below in sorted((path for path in group.rglob("*") if path.is_dir()), reverse=True):
+                    below.rmdir()
+                group.rmdir()
 
 
-def _remove(group: Path) -> None:
-    """Remove a control group with all below it; the kernel wants the leaves first."""
-    if not group.is_dir():
-        return
-    for below in sorted((path for path in group.rglob("*") if path.is_dir()), reverse=True):
-        below.rmdir()
-    group.rmdir()
+if __name__ == "__main__":
+    sweep()
