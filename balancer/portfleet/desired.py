@@ -5,11 +5,12 @@ from __future__ import annotations
 import itertools
 import zlib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 
-from portfleet.journal import MARK_LIMIT, ColourRecord, Journal, ServiceRecord
+from portfleet.journal import MARK_LIMIT, ColourRecord, Journal, Moved, ServiceRecord
 from portfleet.kernel.changes import InstanceRule, ServiceRule
-from portfleet.model import COLOURS, Colour, Fleet, Instance, Service, member_instance, parse_instance
+from portfleet.model import COLOURS, Colour, Fleet, Instance, Service, member_instance, other, parse_instance
 from portfleet.paths import Paths
 from portfleet.program import Program, make_program
 from portfleet.slots import Table, assign, effective
@@ -31,6 +32,13 @@ class InstanceWant:
         return self.instance.name
 
     @property
+    def control(self) -> Path:
+        """The control socket of its process; raises ValueError for an instance without a process of ours."""
+        if self.program is None:
+            raise ValueError(f"{self.name} has no process on this box")
+        return Path(self.program.control)
+
+    @property
     def takes(self) -> bool:
         """True where it shall take new connections."""
         return self.wanted is Wanted.SERVING and self.weight > 0
@@ -47,6 +55,8 @@ class ServiceWant:
     instances: tuple[InstanceWant, ...]
     release: str | None
     notes: tuple[str, ...] = ()
+    canary: int = 0
+    moved: Mapping[str, Moved] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -63,13 +73,43 @@ class ServiceWant:
         ``current`` is what the kernel has (instances per slot, empty for nothing yet). With nobody left to serve the
         result is ``current``: the last state is kept.
         """
-        weights = {w.instance.member: w.weight for w in self.instances if w.takes and w.name not in out}
+        serving = {w.name for w in self.instances if w.takes and w.name not in out}
+        weights = {
+            w.instance.member: w.weight
+            for w in self.instances
+            if w.instance.colour in (self.live, None) and (w.name in serving or self._stand_in(w.instance, serving))
+        }
         if not weights:
             return current
         before = [_member(current[slot]) if slot < len(current) else None for slot in range(len(self.home))]
         table = effective(before if any(before) else (), self.home, weights)
-        names = {member: member_instance(self.name, member, self.live).name for member in weights}
-        return tuple(names[member] if member else None for member in table)
+        return tuple(self._owner(slot, member, serving) if member else None for slot, member in enumerate(table))
+
+    def _owner(self, slot: int, member: str, serving: set[str]) -> str:
+        """Give the instance that stands for ``member`` at ``slot``: of the other colour in a canary, or a stand-in."""
+        instance = member_instance(self.name, member, self.live)
+        if _within(slot, self.canary):
+            canary = member_instance(self.name, member, other(self.live)).name
+            if canary in serving:
+                return canary
+        stand_in = self._stand_in(instance, serving)
+        if stand_in and (_within(slot, self.moved[member].percent) or instance.name not in serving):
+            return stand_in
+        return instance.name
+
+    def _stand_in(self, instance: Instance, serving: set[str]) -> str | None:
+        """Give the serving instance to which this one's share was migrated."""
+        moved = self.moved.get(instance.member)
+        name = member_instance(self.name, moved.to, self.live).name if moved else None
+        return name if name in serving else None
+
+
+def _within(slot: int, percent: int) -> bool:
+    """Tell whether ``slot`` is among the first ``percent`` of the slots in a fixed order that is spread evenly.
+
+    The order steps by the golden section: the slots of every member are hit alike, and the same ones every time.
+    """
+    return slot * 0x9E3779B1 % (1 << 32) < percent * (1 << 32) // 100
 
 
 @dataclass(frozen=True)
@@ -156,7 +196,9 @@ def _want(service: Service, record: ServiceRecord, paths: Paths, notes: tuple[st
     wants = tuple(_instance_want(service, instance, record, paths) for instance in _instances(service))
     running = record.colours.get(record.live, ColourRecord())
     rule = ServiceRule(service.name, service.affinity, record.seed, service.slots)
-    return ServiceWant(service, record.live, record.home, rule, wants, running.release, notes)
+    return ServiceWant(
+        service, record.live, record.home, rule, wants, running.release, notes, record.canary, record.moved
+    )
 
 
 def _instance_want(service: Service, instance: Instance, record: ServiceRecord, paths: Paths) -> InstanceWant:
@@ -170,7 +212,7 @@ def _instance_want(service: Service, instance: Instance, record: ServiceRecord, 
     port = service.port_of(instance.colour, instance.number)
     rule = InstanceRule(name, mark, port)
     colour = record.colours.get(instance.colour)
-    if colour is None:
+    if colour is None or colour.stopped:
         return InstanceWant(instance, Wanted.STOPPED, weight, rule, None)
     program = make_program(
         service,
@@ -182,7 +224,7 @@ def _instance_want(service: Service, instance: Instance, record: ServiceRecord, 
         control=str(paths.control(name, user=service.user)),
         log=str(paths.log_of(name)),
     )
-    wanted = serving if instance.colour == record.live else Wanted.IDLE
+    wanted = serving if instance.colour == record.live or record.canary else Wanted.IDLE
     return InstanceWant(instance, wanted, weight, rule, program)
 
 

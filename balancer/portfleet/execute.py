@@ -71,18 +71,18 @@ class Executor:
             case s.StartWatcher():
                 self._start_programs({WATCHER: watch_program(self.paths, sys.executable)})
             case s.StartInstances(found):
-                self._start(found)
+                self.start(found)
             case s.RestartInstance(name):
                 self._stop([name], seconds=self.desired.programs[name].stop_seconds)
-                self._start([name])
+                self.start([name])
             case s.WaitReady(found, seconds):
-                self._wait(found, seconds)
+                self.wait(found, seconds)
             case s.PointSlots(service, out):
-                self._point(service, out)
+                self.point(service, out)
             case s.StopInstances(found):
                 self._stop(found, seconds=60)
             case s.WriteJournal(_, forget):
-                self._write(self.desired.journal, forget)
+                self._write(forget)
             case _:
                 assert_never(step)
 
@@ -90,7 +90,8 @@ class Executor:
         self.kernel.check(transaction)
         self.kernel.run(transaction)
 
-    def _point(self, service: str, out: frozenset[str]) -> None:
+    def point(self, service: str, out: frozenset[str]) -> None:
+        """Point a service's slots as they shall be now, ``out`` left out besides who is ejected or failed."""
         want = self.desired.services[service]
         with locks.table(self.paths.table_lock):
             before = self.kernel.read_slots(service)
@@ -98,7 +99,8 @@ class Executor:
             if moves := slot_moves(before, after):
                 self._transact((PointSlots(service, moves),))
 
-    def _start(self, names: Iterable[str]) -> None:
+    def start(self, names: Iterable[str]) -> None:
+        """Write the programs of instances and have supervisord run them as they are wanted now."""
         self._start_programs({name: self.desired.programs[name] for name in names})
 
     def _write_programs(self, programs: Mapping[str, Program]) -> None:
@@ -129,7 +131,8 @@ class Executor:
         if not link.is_symlink():
             link.symlink_to(control)
 
-    def _wait(self, names: tuple[str, ...], seconds: float) -> None:
+    def wait(self, names: tuple[str, ...], seconds: float) -> None:
+        """Wait until instances are ready; who is not in time, or cannot be, is noted in ``failed``."""
         deadline = self.clock() + seconds
         wanted = {want.name: (service, want) for service in self.desired.services.values() for want in service.running}
         waiting = dict.fromkeys(names, "")
@@ -149,6 +152,15 @@ class Executor:
                 return
             if waiting:
                 time.sleep(0.05)
+
+    def end(self, names: Iterable[str]) -> None:
+        """End instances at once: the second SIGTERM of a daemon that drains is its last."""
+        known = self.supervisor.programs()
+        found = [name for name in names if name in known]
+        for name in found:
+            self.supervisor.stop(name)
+            self.supervisor.signal(name, "TERM")
+        self._stop(found, seconds=30)
 
     def _stop(self, names: Iterable[str], *, seconds: float) -> None:
         for name in names:
@@ -173,10 +185,15 @@ class Executor:
         """Give who is out by the watcher's word, which counts while it lives."""
         return frozenset(outset.read(self.paths.out)) if locks.held(self.paths.watch_lock) else frozenset()
 
-    def _write(self, journal: Journal, forget: tuple[str, ...]) -> None:
-        for service in forget:
-            journal = journal.without_service(service)
-        journal_file.write(self.paths.journal, journal)
+    def _write(self, forget: tuple[str, ...]) -> None:
+        def merge(journal: Journal) -> Journal:
+            for name in self.desired.services:
+                journal = journal.with_service(name, self.desired.journal.services[name])
+            for name in forget:
+                journal = journal.without_service(name)
+            return journal
+
+        journal_file.update(self.paths.journal, merge)
 
 
 def _hopeless(seen: InstanceSeen) -> bool:

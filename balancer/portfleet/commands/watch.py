@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import fcntl
+import os
 from typing import IO
 
 from portfleet.context import Context
@@ -17,14 +18,17 @@ from portfleet.watch.log import Log
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--json-logs", action="store_true", help="log JSON objects instead of key=value")
+    parser.add_argument(
+        "--json-logs", action="store_true", help="log JSON instead of key=value (also: PORTFLEET_JSON_LOGS=1)"
+    )
     words = "where a watcher runs already, wait for its end and take over, instead of refusing (exit 5)"
     parser.add_argument("--wait", action="store_true", help=words)
 
 
 def run(options: argparse.Namespace, context: Context) -> Exit:
     context.paths.make()
-    log = Log(as_json=options.json_logs, fallback=context.paths.log_of(WATCHER))
+    as_json = options.json_logs or os.environ.get("PORTFLEET_JSON_LOGS") == "1"
+    log = Log(as_json=as_json, fallback=context.paths.log_of(WATCHER))
     with context.paths.watch_lock.open("a+") as lock:
         _take(lock, context, log, wait=options.wait)
         asyncio.run(_watch(context, log))
@@ -50,6 +54,7 @@ def _take(lock: IO[str], context: Context, log: Log, *, wait: bool) -> None:
 async def _watch(context: Context, log: Log) -> None:
     from portfleet.kernel.keeper import Keeper
     from portfleet.kernel.nft_events import RulesWatch, generation
+    from portfleet.operate.engine import Engine
     from portfleet.watch.ejector import Ejector
     from portfleet.watch.half_open import HalfOpen
     from portfleet.watch.healer import Healer
@@ -70,9 +75,11 @@ async def _watch(context: Context, log: Log) -> None:
     rules = Rules(roster=roster, healer=healer, keeper=Keeper(), events=RulesWatch(), is_own=kernel.is_own, log=log)
     watcher = Watcher(context, log, ejector=ejector, roster=roster)
     server = await serve(paths.watch_socket, {"status": lambda _: watcher.status(), "reload": lambda _: watcher.wake()})
+    engine = asyncio.create_task(Engine(paths=paths, ejector=ejector, log=log, wake=watcher.wake).run())
     try:
         await watcher.run(rules)
     finally:
+        engine.cancel()
         server.close()
         rules.close()
     log("stopped", reason="asked to")

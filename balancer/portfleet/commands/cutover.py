@@ -1,0 +1,130 @@
+"""Send new connections to the other colour with a new release, all slots in one transaction, then move the old ones.
+
+The idle colour is started and must be ready first; until then nothing changes for clients. Established connections
+are handed off where the daemon can, else drained by the service's policy. The old colour is kept for a rollback.
+  portfleet cutover echo --release v2
+  portfleet cutover echo --release v2 --canary 5% --then 25%,100% --every 10m --max-errors 1% --max-p99 2x
+"""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+from dataclasses import asdict, replace
+
+from portfleet.clock import now
+from portfleet.context import Context
+from portfleet.errors import Exit, PortfleetError
+from portfleet.expand import placeholders
+from portfleet.journal import ColourRecord, ServiceRecord
+from portfleet.model import Colour, Service, is_our_daemon, other
+from portfleet.operate import options as read
+from portfleet.operate.submit import add_options, submit
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("service", metavar="SERVICE")
+    parser.add_argument("--release", metavar="R", help="a path or a name; default: the config's")
+    parser.add_argument("--command", metavar="COMMAND", help="another command for the new release, as one shell word")
+    parser.add_argument("--force", action="store_true", help="also where that release is live already")
+    add_cutover_options(parser)
+    parser.add_argument("--canary", type=read.percent, metavar="P%", help="first this share of the clients")
+    parser.add_argument("--then", type=read.percents, default=[], metavar="P%,…", help="and then these")
+    parser.add_argument("--every", type=read.duration, default=600.0, metavar="TIME", help="how long each (10m)")
+    parser.add_argument("--max-errors", type=read.errors, default=1.0, metavar="P%", help="else roll back (1%%)")
+    parser.add_argument("--max-p99", type=read.factor, default=2.0, metavar="Nx", help="of the live colour's (2x)")
+    add_options(parser)
+
+
+def add_cutover_options(parser: argparse.ArgumentParser) -> None:
+    """Add what cutover and rollback share."""
+    parser.add_argument("--keep", type=read.duration, default=3600.0, metavar="TIME", help="keep the old colour (1h)")
+    how = parser.add_mutually_exclusive_group()
+    how.add_argument("--handoff", action="store_true", default=None, help="hand connections over (default)")
+    how.add_argument("--drain", dest="handoff", action="store_false", help="drain the old colour by its policy")
+
+
+def run(options: argparse.Namespace, context: Context) -> Exit:
+    service = context.service(context.fleet, options.service)
+    want = context.desired(context.fleet).services[service.name]
+    record = context.desired(context.fleet).journal.services[service.name]
+    release = options.release or service.release
+    command = tuple(shlex.split(options.command)) if options.command else None
+    live = record.colours.get(want.live, ColourRecord())
+    if (release, command) == (live.release, live.command) and not options.force:
+        print(
+            f"{service.name} already runs {release or 'this command'} on {want.live} since {live.since or 'its start'}"
+        )
+        return Exit.DONE
+    _check(context, service, release, command)
+    canary = None
+    if options.canary is not None:
+        steps = [options.canary, *options.then]
+        canary = {"steps": [p for p in steps if p < 100] or [options.canary], "every": options.every}
+        canary |= {"max_errors": options.max_errors, "max_p99": options.max_p99}
+    words = f"cut over {service.name} to {other(want.live)}" + (f", release {release}" if release else "")
+    return begin(options, context, words=words, verb="cutover", new=ColourRecord(release, command), canary=canary)
+
+
+def begin(
+    options: argparse.Namespace,
+    context: Context,
+    *,
+    words: str,
+    verb: str,
+    new: ColourRecord,
+    canary: dict[str, object] | None,
+) -> Exit:
+    """Begin to make the idle colour live with ``new``."""
+    desired = context.desired(context.fleet)
+    want, record = desired.services[options.service], desired.journal.services[options.service]
+    colour: Colour = other(want.live)
+    before = record.colours.get(colour)
+    _refuse_connections(context, options.service, colour)
+
+    def change(record: ServiceRecord) -> ServiceRecord:
+        started = replace(new, since=now(), stopped=False, keep_until=None)
+        return replace(record, colours={**record.colours, colour: started}, config_release=want.service.release)
+
+    command = new.command or want.service.command
+    handoff = is_our_daemon(command) and want.service.ours if options.handoff is None else options.handoff
+    arguments = {
+        "colour": colour,
+        "before": asdict(before) if before else None,
+        "keep": options.keep,
+        "handoff": handoff,
+        "canary": canary,
+    }
+    undo = f"portfleet rollback {want.name}"
+    return submit(
+        context, want, options, verb=verb, words=words, arguments=arguments, change=change, undo=undo
+    )  # fmt: skip
+
+
+def _check(context: Context, service: Service, release: str | None, command: tuple[str, ...] | None) -> None:
+    from portfleet.machine import find_command
+
+    texts = [*(command or service.command), service.directory or "", *service.environment.values()]
+    if release is None and "release" in placeholders(texts):
+        raise PortfleetError(f"{service.name} needs a release", hint="cutover --release R", code=Exit.USAGE)
+    if command is not None and not find_command(command[0]):
+        raise PortfleetError(f'"{command[0]}" is not found', hint="give its absolute path", code=Exit.USAGE)
+    if command is not None and "port" not in placeholders([*command, *service.environment.values()]):
+        raise PortfleetError("{port} stands nowhere in --command", hint="add --port {port}", code=Exit.USAGE)
+
+
+def _refuse_connections(context: Context, service: str, colour: Colour) -> None:
+    """Refuse to replace an idle colour that still has connections: they would be dropped."""
+    desired = context.desired(context.fleet)
+    observed = context.observe(desired, probe=False)
+    busy = {
+        i.name: observed.seen(i.name).connections
+        for i in desired.services[service].instances
+        if i.instance.colour == colour and observed.seen(i.name).connections
+    }
+    if busy:
+        first = next(iter(busy))
+        raise PortfleetError(
+            f"{colour} still has connections ({', '.join(f'{name}: {count}' for name, count in busy.items())})",
+            hint=f"at most two colours run: wait, or portfleet drain {service}/{first} --rate N --force",
+        )

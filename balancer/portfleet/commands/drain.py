@@ -1,0 +1,83 @@
+"""Give an instance (or all of a service) no new connections from the moment this returns.
+
+Old connections are let finish, evicted at --rate a second, or handed to the siblings with --handoff.
+  portfleet drain echo/echo-blue-2 --handoff        portfleet drain echo/2 --rate 200 --deadline 10m --then evict
+"""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import replace
+
+from portfleet.clock import now
+from portfleet.context import Context
+from portfleet.desired import InstanceWant, ServiceWant
+from portfleet.errors import Exit, PortfleetError
+from portfleet.journal import Asked, ServiceRecord
+from portfleet.locks import operator
+from portfleet.operate.options import duration, rate
+from portfleet.operate.submit import add_options, submit, targets
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("target", metavar="SERVICE[/INSTANCE]", help="such as echo/echo-blue-2, or echo/2")
+    add_drain_options(parser)
+    add_options(parser)
+
+
+def add_drain_options(parser: argparse.ArgumentParser) -> None:
+    """Add how old connections end."""
+    how = parser.add_mutually_exclusive_group()
+    how.add_argument("--rate", type=rate, metavar="N[/s]", help="evict so many connections a second and service")
+    how.add_argument("--handoff", action="store_true", help="hand the connections to the siblings")
+    parser.add_argument("--deadline", type=duration, metavar="TIME", help="such as 10m; default: the config's")
+    parser.add_argument("--then", choices=("wait", "evict", "kill"), help="at the deadline; default: the config's")
+    parser.add_argument("--force", action="store_true", help="also where nobody would be left to serve")
+
+
+def run(options: argparse.Namespace, context: Context) -> Exit:
+    want, instances = targets(context, options.target)
+    return begin(options, context, want, instances, wanted="drained")
+
+
+def begin(
+    options: argparse.Namespace, context: Context, want: ServiceWant, instances: list[InstanceWant], *, wanted: str
+) -> Exit:
+    """Begin a drain that ends in ``wanted``: "drained" or "maintenance"."""
+    names = [i.name for i in instances]
+    asked = [want_of for want_of in instances if want_of.wanted == wanted]
+    if len(asked) == len(instances) and not options.dry_run:
+        since = {i.name: context.journal(context.fleet).services[want.name].asked[i.name].since for i in asked}
+        print("; ".join(f"{name} is already {wanted} since {at}" for name, at in since.items()))
+        return Exit.DONE
+    left = [i.name for i in want.instances if i.takes and i.name not in names]
+    if not left and not options.force:
+        raise PortfleetError(
+            f"nobody would be left to serve {want.name}", hint="--force does it all the same", code=Exit.FAILED
+        )
+    if options.handoff and not want.service.ours:
+        raise PortfleetError(
+            f"the daemon of {want.name} cannot hand off connections", hint="drain with --rate N", code=Exit.USAGE
+        )
+    entry = Asked("maintenance" if wanted == "maintenance" else "drained", now(), operator(), options.why)
+
+    def change(record: ServiceRecord) -> ServiceRecord:
+        return replace(record, asked={**record.asked, **dict.fromkeys(names, entry)})
+
+    return submit(
+        context,
+        want,
+        options,
+        verb="drain",
+        words=f"{'take to maintenance' if wanted == 'maintenance' else 'drain'} {', '.join(names)}",
+        arguments={
+            "instances": names,
+            "rate": options.rate,
+            "handoff": options.handoff,
+            "deadline": options.deadline if options.deadline is not None else want.service.drain.deadline,
+            "then": options.then or want.service.drain.then,
+            "stop": wanted == "maintenance",
+        },
+        change=change,
+        undo=f"portfleet undrain {options.target}",
+    )

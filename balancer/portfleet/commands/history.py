@@ -1,0 +1,45 @@
+"""Show what was done, by whom, and what came of it; operations that run come last.
+
+With --follow N: wait for operation N and show its progress.
+"""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import asdict
+
+from portfleet import journal_file
+from portfleet.context import Context
+from portfleet.errors import Exit
+from portfleet.journal import Journal
+from portfleet.operate.bar import line
+from portfleet.operate.submit import follow
+from portfleet.output import paint, print_json
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("service", nargs="?", metavar="SERVICE", help="only this service")
+    parser.add_argument("--follow", type=int, metavar="N", help="wait for operation N")
+
+
+def run(options: argparse.Namespace, context: Context) -> Exit:
+    if options.follow is not None:
+        entry = follow(context, options.follow)
+        print(f"{entry.verb} {entry.service}: {entry.outcome}")
+        return Exit.DONE if entry.ok else Exit.FAILED
+    if options.service:
+        context.service(context.serving_fleet, options.service)
+    journal = journal_file.read(context.paths.journal) or Journal()
+    ended = [entry for entry in journal.history if options.service in (None, entry.service)]
+    running = [operation for operation in journal.operations if options.service in (None, operation.service)]
+    if context.json:
+        print_json({"history": [asdict(entry) for entry in ended], "running": [asdict(o) for o in running]})
+        return Exit.DONE
+    for entry in ended:
+        outcome = entry.outcome if entry.ok else paint(entry.outcome, "red")
+        print(f"{entry.number:4}  {entry.at}  {entry.who}  {entry.verb}: {entry.words}\n      {outcome}")
+    for operation in running:
+        print(f"{operation.number:4}  {operation.since}  {operation.who}  {line(operation)}")
+    if not ended and not running:
+        print("nothing was done yet")
+    return Exit.DONE

@@ -1,0 +1,21 @@
+"""Take an instance to maintenance: drained, then stopped; nothing starts it again until undrain."""
+
+from __future__ import annotations
+
+import argparse
+
+from portfleet.commands.drain import add_drain_options, begin
+from portfleet.context import Context
+from portfleet.errors import Exit
+from portfleet.operate.submit import add_options, targets
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("target", metavar="SERVICE[/INSTANCE]", help="such as echo/echo-blue-2, or echo/2")
+    add_drain_options(parser)
+    add_options(parser)
+
+
+def run(options: argparse.Namespace, context: Context) -> Exit:
+    want, instances = targets(context, options.target)
+    return begin(options, context, want, instances, wanted="maintenance")

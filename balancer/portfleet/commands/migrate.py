@@ -1,0 +1,102 @@
+"""Move an instance's share to another instance or another box: new connections go there at once.
+
+Established ones follow by hand-off where both are ours and on this box, else they drain by the service's policy.
+  portfleet migrate echo/2 echo-blue-3        portfleet migrate echo/2 203.0.113.2:7101 --share 25%
+A remote address must stand in the service's `remote` list. Give the share back with: migrate echo/2 echo-blue-2
+"""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import replace
+
+from portfleet.context import Context
+from portfleet.desired import InstanceWant, ServiceWant
+from portfleet.errors import Exit, PortfleetError
+from portfleet.journal import Moved, ServiceRecord
+from portfleet.operate.options import percent
+from portfleet.operate.submit import add_options, submit, targets
+from portfleet.read_toml import parse_listen
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("source", metavar="SERVICE/INSTANCE")
+    parser.add_argument("to", metavar="TO", help="an instance's name or number, or ADDRESS:PORT of a remote instance")
+    parser.add_argument("--share", type=percent, default=100, metavar="P%", help="only this part of the slots")
+    parser.add_argument("--drain", action="store_true", help="drain the connections instead of handing them off")
+    add_options(parser)
+
+
+def run(options: argparse.Namespace, context: Context) -> Exit:
+    want, found = targets(context, options.source)
+    if len(found) != 1 or "/" not in options.source:
+        raise PortfleetError("name one instance, as in echo/echo-blue-2", code=Exit.USAGE)
+    source, target = found[0], _target(want, options.to)
+    member = source.instance.member
+    if source is target:
+        return _back(options, context, want, source)
+    if not target.takes:
+        raise PortfleetError(
+            f"{target.name} does not serve: it is {target.wanted}", hint=f"portfleet undrain {target.name}"
+        )
+
+    def change(record: ServiceRecord) -> ServiceRecord:
+        return replace(record, moved={**record.moved, member: Moved(target.instance.member, options.share)})
+
+    handoff = want.service.ours and target.program is not None and source.program is not None and not options.drain
+    return submit(
+        context,
+        want,
+        options,
+        verb="migrate",
+        words=f"move {options.share} % of {source.name}'s share to {target.name}",
+        arguments={
+            "source": source.name,
+            "member": member,
+            "to": target.name,
+            "percent": options.share,
+            "handoff": handoff,
+        },
+        change=change,
+        undo=f"portfleet migrate {options.source} {source.name}",
+    )
+
+
+def _back(options: argparse.Namespace, context: Context, want: ServiceWant, source: InstanceWant) -> Exit:
+    member = source.instance.member
+    moved = want.moved.get(member)
+    if moved is None:
+        print(f"{source.name} already serves its own share")
+        return Exit.DONE
+    target = next((i for i in want.instances if i.instance.member == moved.to and i.takes), source)
+    handoff = want.service.ours and target.program is not None and not options.drain
+    return submit(
+        context,
+        want,
+        options,
+        verb="migrate",
+        words=f"give {source.name} its share back from {target.name}",
+        arguments={"source": target.name, "member": member, "to": source.name, "percent": 0, "handoff": handoff},
+        change=lambda record: replace(record, moved={k: v for k, v in record.moved.items() if k != member}),
+    )
+
+
+def _target(want: ServiceWant, text: str) -> InstanceWant:
+    try:
+        address = parse_listen(text)
+    except ValueError:
+        names = {text, f"{want.name}-{want.live}-{text}"}
+        found = [i for i in want.instances if i.name in names]
+    else:
+        found = [i for i in want.instances if i.rule.remote == address]
+        if not found:
+            raise PortfleetError(
+                f"{text} is no remote instance of {want.name}",
+                hint=f'add it to remote = ["{text}"] in [service.{want.name}], then: portfleet apply',
+                code=Exit.USAGE,
+            )
+    if not found:
+        raise PortfleetError(
+            f"service {want.name} has no instance {text!r}", hint="see: portfleet status", code=Exit.USAGE
+        )
+    return found[0]

@@ -1,0 +1,123 @@
+"""Watches a canary: errors and latency of the new colour against the live one, by the daemons' own counters.
+
+Other daemons have none; for them a canary fails when one of its instances is ejected or restarted.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from portfleet.control import ControlError, ask
+from portfleet.desired import InstanceWant
+from portfleet.model import Colour, other
+from portfleet.operate.task import Task
+
+_LOOK = 0.5
+#: Fewer requests than this say nothing about errors or latency.
+_ENOUGH = 20
+
+
+@dataclass(frozen=True)
+class Counters:
+    """Sums over instances since their start: requests, errors and the latency histogram (bounds in µs → requests)."""
+
+    requests: int = 0
+    errors: int = 0
+    latency: tuple[tuple[float, int], ...] = ()
+
+    def since(self, before: Counters) -> Counters:
+        """Give what came since ``before``."""
+        earlier = dict(before.latency)
+        return Counters(
+            self.requests - before.requests,
+            self.errors - before.errors,
+            tuple((bound, count - earlier.get(bound, 0)) for bound, count in self.latency),
+        )
+
+    @property
+    def error_share(self) -> float:
+        """Errors per request, in per cent."""
+        return 100 * self.errors / max(1, self.requests + self.errors)
+
+    def quantile(self, share: float) -> float:
+        """Give the upper bound in µs of the bucket that holds the quantile ``share``; 0 without requests."""
+        total, seen = sum(count for _, count in self.latency), 0
+        for bound, count in self.latency:
+            seen += count
+            if total and seen >= share * total:
+                return bound
+        return 0.0
+
+
+def add(statuses: Iterable[Mapping[str, Any]]) -> Counters:
+    """Sum the statuses of several instances."""
+    requests = errors = 0
+    latency: dict[float, int] = {}
+    for status in statuses:
+        requests += status["requests"]
+        errors += status["errors"]
+        bounds = [*status["latency"]["bounds_us"], float("inf")]
+        for bound, count in zip(bounds, status["latency"]["counts"], strict=True):
+            latency[bound] = latency.get(bound, 0) + count
+    return Counters(requests, errors, tuple(sorted(latency.items())))
+
+
+def judge(canary: Counters, live: Counters, *, max_errors: float, max_p99: float) -> str:
+    """Say what is wrong with the canary compared with the live colour; "" for nothing (or too little to tell)."""
+    if canary.requests + canary.errors < _ENOUGH:
+        return ""
+    if canary.error_share > max_errors and canary.error_share > live.error_share:
+        return f"{canary.error_share:.1f} % of its requests fail, {max_errors:g} % may (live: {live.error_share:.1f} %)"
+    mine, theirs = canary.quantile(0.99), live.quantile(0.99)
+    if live.requests >= _ENOUGH and theirs and mine > max_p99 * theirs:
+        return f"its p99 is {mine:g} µs, over {max_p99:g} × the live colour's {theirs:g} µs"
+    return ""
+
+
+async def watch(task: Task, colour: Colour, *, percent: int, plan: Mapping[str, Any]) -> str:
+    """Watch one step of the canary for ``plan["every"]`` seconds; gives what is wrong, "" when the time is up."""
+    began = time.monotonic()
+    running = [want for want in task.want().instances if want.program is not None]
+    mine = [want for want in running if want.instance.colour == colour]
+    theirs = [want for want in running if want.instance.colour == other(colour)]
+    pids = await asyncio.to_thread(_pids, task, mine)
+    first = await asyncio.to_thread(_counters, mine), await asyncio.to_thread(_counters, theirs)
+    while (spent := time.monotonic() - began) < plan["every"]:
+        task.progress(int(spent), int(plan["every"]), f"canary at {percent} %")
+        await task.pause(_LOOK)
+        if out := [want.name for want in mine if want.name in task.ejector.out]:
+            return f"{out[0]} was ejected: {task.ejector.out[out[0]].reason}"
+        if (now := await asyncio.to_thread(_pids, task, mine)) != pids:
+            changed = next(name for name in pids if now.get(name) != pids[name])
+            return f"{changed} was restarted"
+        after = await asyncio.to_thread(_counters, mine), await asyncio.to_thread(_counters, theirs)
+        fault = judge(
+            after[0].since(first[0]),
+            after[1].since(first[1]),
+            max_errors=plan["max_errors"],
+            max_p99=plan["max_p99"],
+        )
+        if fault:
+            return fault
+    return ""
+
+
+def _pids(task: Task, instances: list[InstanceWant]) -> dict[str, int | None]:
+    from portfleet.context import Context
+
+    programs = Context(task.paths).supervisor.programs()
+    return {want.name: programs[want.name].pid if want.name in programs else None for want in instances}
+
+
+def _counters(instances: list[InstanceWant]) -> Counters:
+    found = []
+    for want in instances:
+        try:
+            found.append(ask(want.control, "status", seconds=1))
+        except ControlError:
+            continue  # another daemon, or one that is hung: probes tell
+    return add(found)
