@@ -13,6 +13,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from stage import NotShown, Stage, names, paint
 from support.sandbox import BoxError, client4, client6, sandbox
@@ -114,6 +115,50 @@ def crash(stage: Stage) -> None:
     stage.shows("all 1,000 clients are at home again", names(after.values()) == names(before.values()))
 
 
+def drain(stage: Stage) -> None:
+    stage.scene(
+        "An instance is drained, and its connections are handed to the others",
+        """The same clients. The drained process passes its established connections to its siblings as file descriptors:
+        the clients keep their connection, address and port, and never notice.""",
+    )
+    name = stage.status()[2]["name"]
+    with stage.talking(CLIENTS[:200], connects=300) as report:
+        stage.type(f"portfleet drain echo/{name} --handoff")
+        stage.type("portfleet status")
+        drained = next(one for one in stage.status() if one["name"] == name)
+        stage.type(f"portfleet undrain echo/{name}")
+    moved = sum(one["seen"][0] == name != one["seen"][-1] for one in report["held"])
+    stage.shows(f"{name} had no connection left", (drained["slots"], drained["connections"]) == (0, 0))
+    stage.shows(f"{moved} held connections went from {name} to another process", moved > 0)
+    nobody_noticed(stage, report)
+
+
+def cutover(stage: Stage) -> None:
+    stage.scene(
+        "A new release goes live: blue to green",
+        """The same clients. Four processes of release v2 start beside those of v1; when they are ready, all slots are
+        pointed at them in one transaction, and the established connections are handed over.""",
+    )
+    with stage.talking(CLIENTS[:200], connects=300) as report:
+        stage.type("portfleet cutover echo --release v2")
+        stage.type("portfleet status")
+    green = {one["name"] for one in stage.status()}
+    moved = sum(one["seen"][-1] in green for one in report["held"])
+    stage.shows(f"{moved} of 200 held connections are served by green now", moved == 200)
+    nobody_noticed(stage, report)
+    after = stage.ask(CLIENTS).values()
+    stage.shows("all 1,000 clients meet release v2", all(reply.endswith("release=v2") for reply in after))
+
+
+def nobody_noticed(stage: Stage, report: dict[str, Any]) -> None:
+    """Show that no held connection ended and no new one failed."""
+    new, lost = report["connects"], sum(one["lost"] for one in report["held"])
+    stage.shows(
+        f"0 of 200 held connections ended; of {new['done']:,} new ones none was refused or reset",
+        (lost, new["refused"], new["reset"]) == (0, 0, 0) and new["done"] > 0,
+    )
+
+
 def down(stage: Stage) -> None:
     stage.scene("One command takes it down", "Every process ends, and of the kernel's rules only portfleet's own go.")
     stage.type("portfleet down --yes")
@@ -122,7 +167,7 @@ def down(stage: Stage) -> None:
     stage.shows("no process and no rule is left", not rules and "portfleet" not in running)
 
 
-SCENES: list[Callable[[Stage], None]] = [one_file, up, spread, crash, down]
+SCENES: list[Callable[[Stage], None]] = [one_file, up, spread, crash, drain, cutover, down]
 
 
 def main() -> int:
