@@ -16,6 +16,7 @@ from portfleet.context import Context
 from portfleet.desired import Desired
 from portfleet.errors import PortfleetError
 from portfleet.execute import Executor
+from portfleet.last_words import last_exit, last_lines
 from portfleet.paths import Paths
 from portfleet.states import AT_REST
 from portfleet.supervisor import ProgramInfo
@@ -24,8 +25,8 @@ from portfleet.watch.ejector import Ejector
 from portfleet.watch.log import Log
 from portfleet.watch.roster import Member, Roster
 
-#: Our daemon's exit code for a broken config: starting it again cannot help, only another config can.
-_BROKEN_CONFIG = 2
+#: How our daemon ends for a broken config: starting it again cannot help, only another config can.
+_BROKEN_CONFIG = "exit status 2"
 
 
 class Revival:
@@ -51,20 +52,22 @@ class Revival:
             return
         if info.state not in AT_REST:
             return
-        if info.state == "EXITED" and info.exit_status == _BROKEN_CONFIG and member.service.service.ours:
-            reason = "its config is broken (exit code 2); it stays down until: portfleet apply, or portfleet restart"
-            self._log.once("stays-down", about=name, instance=name, exit_code=info.exit_status, reason=reason)
-            self._ejector.note(name, reason)
-            return
         if member.backoff.due is None:
+            ended = f"exit status {info.exit_status}" if info.state == "EXITED" else last_exit(self._paths, name)
+            if ended == _BROKEN_CONFIG and member.service.service.ours:
+                reason = "its config is broken (exit status 2); it stays down until: portfleet restart"
+                self._log.once("stays-down", about=name, instance=name, last_exit=ended, reason=reason)
+                self._ejector.note(name, reason)
+                return
             wait = member.backoff.schedule(now)
-            reason = info.error or "it does not stay up"
             self._log(
-                "given-up", instance=name, state=info.state, exit_code=info.exit_status,
-                try_number=member.backoff.tries, again_in=f"{wait:.1f}s", reason=reason,
-                see=f"portfleet logs {member.service.name}/{name}",
+                "given-up", instance=name, state=info.state, last_exit=ended, try_number=member.backoff.tries,
+                again_in=f"{wait:.1f}s", reason=info.error or "it does not stay up",
+                last_log=" | ".join(last_lines(self._paths.log_of(name))),
             )  # fmt: skip
-            self._ejector.note(name, f"crash loop: ended with {info.exit_status}, start {member.backoff.tries} follows")
+            self._ejector.note(
+                name, f"crash loop, ended last with {ended}; start number {member.backoff.tries} follows"
+            )
         elif member.backoff.is_due(now):
             self._begin(member, f"try {member.backoff.tries} after {info.state}")
 

@@ -13,12 +13,13 @@ import gc
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 from portfleet import adopted
 from portfleet.context import Context
+from portfleet.desired import ServiceWant
 from portfleet.errors import PortfleetError
 from portfleet.observe import Look
 from portfleet.observed import InstanceSeen
@@ -156,7 +157,10 @@ class Watcher:
             self._deaths.forget(name)
         self._judge.reloaded()
         rules.reloaded()
-        services = self._roster.desired.services if self._roster.desired else {}
+        services: Mapping[str, ServiceWant] = {}
+        if self._roster.desired is not None:
+            services = self._roster.desired.services
+            self._ejector.warm_up(self._roster.desired)
         self._log("watching", services=",".join(services), instances=len(self._roster.members))
         gc.collect()
         gc.freeze()  # what is there now stays: no later collection walks it in the middle of an ejection

@@ -1,0 +1,188 @@
+"""The watcher from outside: instances die and hang, and clients do not notice more than they must."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from pathlib import Path
+
+from support.fleet_box import HOME, PORTFLEET, FleetBox, fleet_box
+from support.sandbox import HOST4, client4, wait_for
+from support.watched import NAMED, QUICK, events, load, pid_of, signal, wait_event
+
+_CLIENTS = str(Path(__file__).parents[1] / "support" / "clients.py")
+
+
+def slots(box: FleetBox) -> dict[str, int]:
+    """Give the slots of each instance that has any."""
+    return {name: found["slots"] for name, found in box.status().items() if found["slots"]}
+
+
+def test_the_dead_are_out_at_once_and_back_by_themselves() -> None:
+    with fleet_box(NAMED + QUICK) as box:
+        before = slots(box)
+        with load(box) as clients:
+            for number in (1, 2, 3):
+                name = f"echo-blue-{number}"
+                signal(box, box.status()[name]["pid"], "KILL")
+                ejected = wait_event(box, "ejected", instance=name)
+                wait_event(box, "serving", instance=name, after=ejected)
+        assert clients.refused == 0, clients.report["connects"]
+        hit = {f"echo-blue-{number}" for number in (1, 2, 3)}
+        assert [held for held in clients.lost if not set(held["seen"]) & hit] == []
+        assert slots(box) == before
+        box.settled()
+
+
+def test_many_that_die_at_once_leave_the_slots_to_the_rest() -> None:
+    with fleet_box(NAMED + QUICK) as box:
+        pids = [str(box.status()[f"echo-blue-{number}"]["pid"]) for number in (1, 2, 3)]
+        with load(box) as clients:
+            box.boxes.host.run("kill", "-KILL", *pids)
+            for number in (1, 2, 3):
+                name = f"echo-blue-{number}"
+                wait_event(box, "serving", instance=name, after=wait_event(box, "ejected", instance=name))
+        assert clients.refused == 0, clients.report["connects"]
+        assert slots(box) == {f"echo-blue-{number}": 1024 for number in (1, 2, 3, 4)}
+        box.settled()
+
+
+def test_the_hung_is_ejected_its_waiting_clients_go_elsewhere_and_it_is_restarted() -> None:
+    config = NAMED + QUICK + 'restart_after = "3s"\n'
+    with fleet_box() as box:
+        box.boxes.host.sysctl("net.core.somaxconn", "4")  # a backlog that a few clients fill
+        box.write(config)
+        box.portfleet("up")
+        name = "echo-blue-2"
+        sources = [client4(number) for number in range(200)]
+        mine = [source for source, owner in box.explain("echo", sources).items() if owner == name][:30]
+        assert len(mine) == 30
+        pid = box.status()[name]["pid"]
+        signal(box, pid, "STOP")
+        asking = box.boxes.clients.popen(sys.executable, _CLIENTS, "ask")
+        job = {"to": [HOST4, 7000], "sources": mine, "message": "who\n", "timeout": 10}
+        assert asking.stdin is not None
+        asking.stdin.write(json.dumps(job) + "\n")
+        asking.stdin.flush()
+        ejected = wait_event(box, "ejected", instance=name)
+        assert "no answer" in ejected.fields["reason"]
+        said, _ = asking.communicate(timeout=60)
+        answers = json.loads(said)
+        moved = [answer for answer in answers if answer["reply"] and answer["reply"].split()[0] != name]
+        assert moved, answers  # their SYN had met the full backlog
+        # 3 × 200 ms and a time-out until it is ejected, then the next SYN, a second after the one before.
+        assert max(answer["seconds"] for answer in moved) < 3 * 0.2 + 0.2 + 2, moved
+        wait_event(box, "serving", instance=name, after=wait_event(box, "restarting", instance=name))
+        assert box.status()[name]["pid"] != pid
+        box.settled()
+
+
+def test_the_last_one_that_serves_is_kept_until_another_is_back() -> None:
+    with fleet_box(NAMED.replace("instances = 4", "instances = 2") + QUICK) as box:
+        status = box.status()
+        first, second = (status[f"echo-blue-{number}"]["pid"] for number in (1, 2))
+        signal(box, first, "STOP")
+        wait_event(box, "ejected", instance="echo-blue-1")
+        signal(box, second, "STOP")
+        kept = wait_event(box, "kept", instance="echo-blue-2")
+        assert slots(box) == {"echo-blue-2": 4096}
+        signal(box, first, "CONT")
+        wait_event(box, "serving", instance="echo-blue-1", after=kept)
+        ejected = wait_event(box, "ejected", instance="echo-blue-2")
+        assert slots(box) == {"echo-blue-1": 4096}
+        signal(box, second, "CONT")
+        wait_event(box, "serving", instance="echo-blue-2", after=ejected)
+        assert slots(box) == {"echo-blue-1": 2048, "echo-blue-2": 2048}
+
+
+def wrapped(box: FleetBox, before: str, *, name: str = "wrapped", instances: int = 2) -> str:
+    """Put a command before our daemon, which runs in ``HOME/own/NAME``, and give the config that uses it."""
+    script = f'#!/bin/sh\n{before}\nexec portfleet-daemon "$@"\n'
+    path = f"{HOME}/own/{name}"
+    box.boxes.host.run("sh", "-c", f"mkdir -p {HOME}/own && cat > {path} && chmod +x {path}", text=script)
+    config = NAMED.replace('"portfleet-daemon"', f'"{path}"')
+    return config.replace("instances = 4", f"instances = {instances}")
+
+
+def test_a_crash_loop_is_loud_and_mends_itself() -> None:
+    with fleet_box() as box:
+        box.write(wrapped(box, f"test -e {HOME}/bad && echo the data is gone && exit 3"))
+        box.portfleet("up")
+        box.boxes.host.run("touch", f"{HOME}/bad")
+        signal(box, box.status()["echo-blue-1"]["pid"], "KILL")
+        given = wait_event(box, "given-up", instance="echo-blue-1")
+        assert given.fields["state"] == "FATAL" and given.fields["last_exit"] == "exit status 3"
+        found = box.wait_state("echo-blue-1", "failed")
+        assert found["last_exit"] == "exit status 3" and found["last_log"] == ["the data is gone"] * 3
+        words = box.portfleet("status").stdout
+        assert "ended last with exit status 3" in words and "log: the data is gone" in words
+        assert slots(box) == {"echo-blue-2": 4096}
+        box.boxes.host.run("rm", f"{HOME}/bad")
+        wait_event(box, "serving", instance="echo-blue-1", seconds=40, after=given)
+        assert slots(box) == {"echo-blue-1": 2048, "echo-blue-2": 2048}
+
+
+def test_a_broken_config_stays_down() -> None:
+    with fleet_box() as box:
+        # The name is how our daemon is known: one of that name in another directory counts as it.
+        box.write(wrapped(box, f"test -e {HOME}/bad && exit 2", name="portfleet-daemon"))
+        box.portfleet("up")
+        box.boxes.host.run("touch", f"{HOME}/bad")
+        signal(box, box.status()["echo-blue-1"]["pid"], "KILL")
+        said = wait_event(box, "stays-down", instance="echo-blue-1")
+        assert "config is broken" in said.fields["reason"]
+        assert box.status()["echo-blue-1"]["state"] == "failed"
+        # Any other end would have been followed by a start within 1.2 s: the first wait of the back-off.
+        quiet = time.monotonic() + 3
+        wait_for("nothing was started", lambda: time.monotonic() > quiet or events(box, "starting"))
+        assert events(box, "starting") == [] and box.status()["echo-blue-1"]["pid"] is None
+
+
+def test_an_operators_restart_does_not_flap() -> None:
+    with fleet_box(NAMED) as box:
+        with load(box, held=0, connects=100) as clients:  # held connections would be let finish first
+            box.write(NAMED.replace("environment = {", 'environment = { TURN = "2",'))
+            box.portfleet("apply")
+        assert clients.refused == 0, clients.report["connects"]
+        box.settled()
+        for number in (1, 2, 3, 4):
+            name = f"echo-blue-{number}"
+            assert len(events(box, "ejected", instance=name)) <= 1
+            assert len(events(box, "serving", instance=name)) <= 2
+            assert events(box, "given-up", instance=name) == []
+        assert slots(box) == {f"echo-blue-{number}": 1024 for number in (1, 2, 3, 4)}
+
+
+def test_the_watchers_own_death_changes_nothing_and_its_successor_adopts() -> None:
+    with fleet_box(NAMED + QUICK) as box, load(box) as clients:
+        rules, before = box.rules("map", "inet", "portfleet", "slots-echo"), box.status()
+        first = pid_of(box, "portfleet-watch")
+        refused = box.portfleet("watch", check=False)
+        assert refused.returncode == 5 and "already running" in refused.stderr
+        signal(box, first, "KILL")
+        wait_event(box, "watching", count=2)
+        assert box.rules("map", "inet", "portfleet", "slots-echo") == rules
+        assert {name: found["pid"] for name, found in box.status().items()} == {
+            name: found["pid"] for name, found in before.items()
+        }
+        # One that ends while nobody watches is noticed by the next watcher.
+        watcher, victim = pid_of(box, "portfleet-watch"), before["echo-blue-3"]["pid"]
+        box.boxes.host.run("sh", "-c", f"kill -KILL {watcher} {victim}")
+        wait_event(box, "watching", count=3)
+        wait_for("echo-blue-3 is back", lambda: box.status()["echo-blue-3"]["slots"] == 1024)
+        assert box.status()["echo-blue-3"]["pid"] != victim
+    assert clients.refused == 0, clients.report["connects"]
+    assert [held for held in clients.lost if "echo-blue-3" not in held["seen"]] == []
+
+
+def test_a_second_watcher_below_supervisord_waits_its_turn() -> None:
+    with fleet_box(NAMED) as box:
+        waiting = box.boxes.host.popen(PORTFLEET, "--home", HOME, "watch", "--wait")
+        assert waiting.stdout is not None
+        assert "waiting" in waiting.stdout.readline()
+        signal(box, pid_of(box, "portfleet-watch"), "KILL")
+        assert "watching" in waiting.stdout.readline()
+        wait_event(box, "waiting")  # the one that supervisord has started again
+        waiting.kill()
+        waiting.wait()

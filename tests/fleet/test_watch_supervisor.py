@@ -1,0 +1,105 @@
+"""supervisord dies, is killed again, comes back: instances go on serving and find their way below the next one."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from support.fleet_box import HOME, FleetBox, fleet_box
+from support.sandbox import wait_for
+from support.watched import NAMED, QUICK, load, pid_of, signal, wait_event
+
+_SUPERVISORD = str(Path(sys.executable).with_name("supervisord"))
+
+
+def pids(box: FleetBox) -> dict[str, int]:
+    """Give the processes of the instances that run."""
+    return {name: found["pid"] for name, found in box.status().items() if found["pid"]}
+
+
+def kill_supervisor(box: FleetBox) -> None:
+    """End supervisord by SIGKILL and wait until the next one and its watcher are there."""
+    before, watcher = pid_of(box, "supervisord"), pid_of(box, "portfleet-watch")
+    signal(box, before, "KILL")
+    taken = wait_event(box, "supervisord-back", count=1)
+    wait_event(box, "watching", after=taken)
+    assert pid_of(box, "supervisord") != before
+    assert pid_of(box, "portfleet-watch") not in (0, watcher)
+
+
+def test_instances_outlive_supervisord_and_come_below_the_next_one_at_their_restart() -> None:
+    with fleet_box(NAMED + QUICK) as box:
+        before = pids(box)
+        with load(box) as clients:
+            kill_supervisor(box)
+            found = box.status()
+            assert pids(box) == before and all(found[name]["adopted"] for name in before)
+            assert "adopted: it outlived its supervisord" in box.portfleet("status").stdout
+            box.settled()
+            box.portfleet("apply")
+            assert pids(box) == before
+            log = box.boxes.host.run("cat", f"{HOME}/log/supervisord.log").stdout
+            last_start = log.rpartition("supervisord started with pid")[2]
+            assert "echo-blue" not in last_start, last_start  # no start on a port that is taken, so no crash loop
+        assert clients.refused == 0 and clients.lost == [], (clients.report["connects"], clients.lost)
+        with load(box) as clients:
+            signal(box, before["echo-blue-2"], "KILL")
+            ejected = wait_event(box, "ejected", instance="echo-blue-2")
+            wait_event(box, "serving", instance="echo-blue-2", after=ejected)
+        assert clients.refused == 0, clients.report["connects"]
+        assert [held for held in clients.lost if "echo-blue-2" not in held["seen"]] == []
+        assert pid_of(box, "echo-blue-2") == pids(box)["echo-blue-2"] != before["echo-blue-2"]
+        assert not box.status()["echo-blue-2"]["adopted"]
+        box.settled()
+        box.portfleet("down", "--yes")
+        assert [words for words in box.processes().values() if "portfleet" in words] == []
+
+
+def test_a_changed_config_restarts_adopted_instances_too() -> None:
+    with fleet_box(NAMED + QUICK) as box:
+        before = pids(box)
+        kill_supervisor(box)
+        box.write(NAMED.replace("environment = {", 'environment = { TURN = "2",') + QUICK)
+        box.portfleet("apply")
+        after = box.status()
+        assert all(after[name]["pid"] != before[name] and not after[name]["adopted"] for name in before)
+        box.settled()
+
+
+def test_supervisord_and_watcher_killed_together_lose_nothing_either() -> None:
+    with fleet_box(NAMED + QUICK) as box:
+        before = pids(box)
+        with load(box) as clients:
+            box.boxes.host.run("kill", "-KILL", str(pid_of(box, "supervisord")), str(pid_of(box, "portfleet-watch")))
+            box.portfleet("up")
+            assert pids(box) == before
+            wait_for("all are adopted", lambda: all(box.status()[name]["adopted"] for name in before))
+        assert clients.refused == 0 and clients.lost == [], (clients.report["connects"], clients.lost)
+        box.settled()
+
+
+def test_a_supervisord_that_was_started_by_hand_over_adopted_instances_is_told() -> None:
+    """Whoever starts supervisord himself has it start programs whose ports are taken: the watcher ends that."""
+    with fleet_box(NAMED + QUICK) as box:
+        before = pids(box)
+        with load(box) as clients:
+            box.boxes.host.run("kill", "-KILL", str(pid_of(box, "supervisord")), str(pid_of(box, "portfleet-watch")))
+            box.boxes.host.run(_SUPERVISORD, "-c", f"{HOME}/lib/supervisord.conf")
+            wait_event(box, "watching", count=2)
+            for name in before:
+                wait_event(box, "adopted", instance=name)
+            wait_for("supervisord has forgotten them", lambda: all(box.status()[n]["adopted"] for n in before))
+            assert pids(box) == before
+        assert clients.refused == 0 and clients.lost == [], (clients.report["connects"], clients.lost)
+        box.settled()
+
+
+def test_supervisord_that_dies_again_and_again_is_started_again() -> None:
+    with fleet_box(NAMED + QUICK) as box, load(box) as clients:
+        before = pids(box)
+        for number in (1, 2, 3):
+            signal(box, pid_of(box, "supervisord"), "KILL")
+            back = wait_event(box, "supervisord-back", count=number)
+            wait_event(box, "watching", after=back)
+        assert pids(box) == before
+    assert clients.refused == 0 and clients.lost == [], (clients.report["connects"], clients.lost)
