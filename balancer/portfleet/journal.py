@@ -26,11 +26,17 @@ class JournalError(ValueError):
 
 @dataclass(frozen=True)
 class ColourRecord:
-    """What a colour runs: its release, a command other than the config's (or None), and since when."""
+    """What a colour runs: its release, a command other than the config's (or None), and since when it does.
+
+    ``stopped``: its processes were stopped, the rest is remembered for a rollback; ``keep_until`` (RFC 3339): when an
+    idle colour is to be stopped, None for never.
+    """
 
     release: str | None = None
     command: tuple[str, ...] | None = None
     since: str | None = None
+    stopped: bool = False
+    keep_until: str | None = None
 
 
 @dataclass(frozen=True)
@@ -44,8 +50,19 @@ class Asked:
 
 
 @dataclass(frozen=True)
+class Moved:
+    """A member's share that another member serves: ``percent`` of its slots."""
+
+    to: str
+    percent: int = 100
+
+
+@dataclass(frozen=True)
 class ServiceRecord:
-    """What the journal knows of one service. ``home`` has a member per slot; ``marks`` a number per instance name."""
+    """What the journal knows of one service. ``home`` has a member per slot; ``marks`` a number per instance name.
+
+    ``canary``: per cent of the slots that the idle colour serves; ``moved``: shares that were migrated, by member.
+    """
 
     live: Colour
     seed: int
@@ -54,16 +71,43 @@ class ServiceRecord:
     asked: Mapping[str, Asked] = field(default_factory=dict)
     colours: Mapping[Colour, ColourRecord] = field(default_factory=dict)
     config_release: str | None = None
+    canary: int = 0
+    moved: Mapping[str, Moved] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Operation:
+    """A long operation that the watcher advances: who asked for it, how far it is, and what it needs to go on.
+
+    ``phase`` is where it goes on after a restart; ``done`` of ``total`` is its progress (total 0: not known yet).
+    """
+
+    number: int
+    service: str
+    verb: str
+    words: str
+    who: str
+    since: str
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    phase: str = "begin"
+    done: int = 0
+    total: int = 0
+    note: str = ""
+    cancelled: bool = False
 
 
 @dataclass(frozen=True)
 class HistoryEntry:
-    """One thing that was done: when, who, which verb with which words, and what came of it."""
+    """One thing that was done: when, who, which verb with which words, and what came of it ("done" or why not)."""
 
+    number: int
     at: str
     who: str
+    service: str
     verb: str
-    detail: str
+    words: str
+    outcome: str
+    ok: bool = True
 
 
 @dataclass(frozen=True)
@@ -71,6 +115,7 @@ class Journal:
     """The whole journal."""
 
     services: Mapping[str, ServiceRecord] = field(default_factory=dict)
+    operations: tuple[Operation, ...] = ()
     history: tuple[HistoryEntry, ...] = ()
 
     def with_service(self, name: str, record: ServiceRecord) -> Journal:
@@ -81,9 +126,28 @@ class Journal:
         """Give a journal without the service ``name``."""
         return replace(self, services={key: value for key, value in self.services.items() if key != name})
 
-    def noting(self, entry: HistoryEntry) -> Journal:
-        """Give a journal with ``entry`` at the end of its history."""
-        return replace(self, history=(*self.history, entry)[-HISTORY:])
+    def operation(self, number: int) -> Operation | None:
+        """Give a running operation by its number."""
+        return next((operation for operation in self.operations if operation.number == number), None)
+
+    def running(self, service: str) -> Operation | None:
+        """Give the operation that is running on ``service``."""
+        return next((operation for operation in self.operations if operation.service == service), None)
+
+    def next_number(self) -> int:
+        """Give the number of the next operation."""
+        used = [entry.number for entry in self.history] + [operation.number for operation in self.operations]
+        return max(used, default=0) + 1
+
+    def with_operation(self, operation: Operation) -> Journal:
+        """Give a journal in which ``operation`` runs, in place of the one with its number."""
+        others = tuple(other for other in self.operations if other.number != operation.number)
+        return replace(self, operations=(*others, operation))
+
+    def ended(self, operation: Operation, entry: HistoryEntry) -> Journal:
+        """Give a journal in which ``operation`` has ended as ``entry`` says."""
+        others = tuple(other for other in self.operations if other.number != operation.number)
+        return replace(self, operations=others, history=(*self.history, entry)[-HISTORY:])
 
     def marks_in_use(self) -> set[int]:
         """Give every mark that some instance has."""
@@ -103,10 +167,11 @@ def from_json(data: Any) -> Journal:
         raise JournalError(f"it has version {data['version']}, this portfleet writes version {VERSION}")
     try:
         services = {name: _service(record) for name, record in data["services"].items()}
+        operations = tuple(Operation(**operation) for operation in data.get("operations", ()))
         history = tuple(HistoryEntry(**entry) for entry in data["history"])
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise JournalError(f"it is damaged ({error!r})") from None
-    return Journal(services, history)
+    return Journal(services, operations, history)
 
 
 def _service(data: dict[str, Any]) -> ServiceRecord:
@@ -122,9 +187,11 @@ def _service(data: dict[str, Any]) -> ServiceRecord:
         asked={name: Asked(**asked) for name, asked in data["asked"].items()},
         colours={
             cast(Colour, colour): ColourRecord(
-                record["release"], tuple(record["command"]) if record["command"] else None, record["since"]
+                **(record | {"command": tuple(record["command"]) if record["command"] else None})
             )
             for colour, record in data["colours"].items()
         },
         config_release=data["config_release"],
+        canary=int(data.get("canary", 0)),
+        moved={member: Moved(**moved) for member, moved in data.get("moved", {}).items()},
     )

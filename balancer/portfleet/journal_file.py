@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 from portfleet import atomic
@@ -38,6 +40,20 @@ def write(path: Path, journal: Journal) -> None:
         raise PortfleetError(
             f"cannot write {path}: {error.strerror}", hint="free space or rights there; nothing else was changed"
         ) from None
+
+
+def update(path: Path, change: Callable[[Journal], Journal]) -> Journal:
+    """Read, change and write the journal as one, under a lock of its own: many may work on different services.
+
+    Gives the journal written. A change that changes nothing writes nothing. Raises PortfleetError.
+    """
+    with path.with_suffix(".lock").open("a+") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        before = read(path) or Journal()
+        after = change(before)
+        if after != before:
+            write(path, after)
+        return after
 
 
 def set_aside(path: Path) -> Path:
