@@ -217,7 +217,8 @@ class ServingSelector(selectors.BaseSelector):
         raise KeyError(f"{fileobj!r} is not registered")
 
     def get_map(self) -> Mapping[Any, selectors.SelectorKey]:
-        return self._keys
+        # From Python 3.12 on asyncio looks up file objects here, before that descriptors.
+        return {name: key for key in self._keys.values() for name in (key.fd, key.fileobj)}
 
     def close(self) -> None:
         self._epoll.close()
