@@ -29,8 +29,7 @@ def test_the_dead_are_out_at_once_and_back_by_themselves() -> None:
                 ejected = wait_event(box, "ejected", instance=name)
                 wait_event(box, "serving", instance=name, after=ejected)
         assert clients.refused == 0, clients.report["connects"]
-        hit = {f"echo-blue-{number}" for number in (1, 2, 3)}
-        assert [held for held in clients.lost if not set(held["seen"]) & hit] == []
+        assert clients.lost_beside("echo-blue-1", "echo-blue-2", "echo-blue-3") == []
         assert slots(box) == before
         box.settled()
 
@@ -173,7 +172,7 @@ def test_the_watchers_own_death_changes_nothing_and_its_successor_adopts() -> No
         wait_for("echo-blue-3 is back", lambda: box.status()["echo-blue-3"]["slots"] == 1024)
         assert box.status()["echo-blue-3"]["pid"] != victim
     assert clients.refused == 0, clients.report["connects"]
-    assert [held for held in clients.lost if "echo-blue-3" not in held["seen"]] == []
+    assert clients.lost_beside("echo-blue-3") == []
 
 
 def test_a_second_watcher_below_supervisord_waits_its_turn() -> None:

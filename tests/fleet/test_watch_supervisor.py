@@ -47,7 +47,7 @@ def test_instances_outlive_supervisord_and_come_below_the_next_one_at_their_rest
             ejected = wait_event(box, "ejected", instance="echo-blue-2")
             wait_event(box, "serving", instance="echo-blue-2", after=ejected)
         assert clients.refused == 0, clients.report["connects"]
-        assert [held for held in clients.lost if "echo-blue-2" not in held["seen"]] == []
+        assert clients.lost_beside("echo-blue-2") == []
         assert pid_of(box, "echo-blue-2") == pids(box)["echo-blue-2"] != before["echo-blue-2"]
         assert not box.status()["echo-blue-2"]["adopted"]
         box.settled()

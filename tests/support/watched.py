@@ -102,6 +102,8 @@ class Load:
 
     process: subprocess.Popen[str]
     report: dict[str, Any]
+    #: Who each held connection was made to, by `explain`: its first answer may never have come.
+    owners: dict[str, str]
 
     @property
     def refused(self) -> int:
@@ -111,6 +113,10 @@ class Load:
     def lost(self) -> list[dict[str, Any]]:
         """Give those that held a connection and lost it."""
         return [held for held in self.report["held"] if held["lost"]]
+
+    def lost_beside(self, *hit: str) -> list[dict[str, Any]]:
+        """Give those that lost a connection to an instance that was not ``hit``."""
+        return [held for held in self.lost if not {self.owners[held["source"]], *held["seen"]} & set(hit)]
 
 
 @contextmanager
@@ -125,12 +131,14 @@ def load(box: FleetBox, *, held: int = 50, connects: int = 200, interval: float 
         "message": "who {id}\n",
     }
     process = box.boxes.clients.popen(sys.executable, _CLIENTS, "hold")
-    made = Load(process, {})
+    made = Load(process, {}, {})
     assert process.stdin is not None and process.stdout is not None
     try:
         process.stdin.write(json.dumps(job) + "\n")
         process.stdin.flush()
         assert process.stdout.readline() == "up\n"
+        if held:
+            made.owners.update(box.explain("echo", [client4(number) for number in range(held)]))
         yield made
         out, said = process.communicate("\n", timeout=60)
         assert process.returncode == 0, said
@@ -138,8 +146,3 @@ def load(box: FleetBox, *, held: int = 50, connects: int = 200, interval: float 
     finally:
         process.kill()
         process.wait()
-
-
-def held_by(load_report: dict[str, Any], instances: set[str]) -> list[dict[str, Any]]:
-    """Give the connections whose every answer came from one of ``instances``."""
-    return [held for held in load_report["held"] if set(held["seen"]) <= instances]

@@ -12,9 +12,12 @@ started ends, so that the one of the new supervisord, which waits for the lock, 
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
+import socket
 from collections.abc import Callable
 from concurrent.futures import Executor as Pool
+from pathlib import Path
 
 from portfleet import adopted, daemonize
 from portfleet.context import Context
@@ -50,10 +53,14 @@ class Supervision:
 
     async def look(self) -> None:
         """Watch supervisord's process; raises PortfleetError while none answers."""
-        if not self.alive and self._replacing is None:
-            pid = await self._loop.run_in_executor(self._pool, self.supervisor.pid)
-            if self._deaths.watch(SUPERVISOR, pid) and self._log.over("cannot-look"):
-                self._log("supervisord-answers", pid=pid)
+        if self.alive or self._replacing is not None:
+            return
+        if self.below and _deserted(self._paths.supervisor_socket):
+            self.died()  # between starting this watcher and being watched by it
+            return
+        pid = await self._loop.run_in_executor(self._pool, self.supervisor.pid)
+        if self._deaths.watch(SUPERVISOR, pid) and self._log.over("cannot-look"):
+            self._log("supervisord-answers", pid=pid)
 
     def died(self) -> None:
         """supervisord has ended: keep its successor from starting again what still runs, and see that one comes."""
@@ -113,3 +120,9 @@ class Supervision:
         except (PortfleetError, OSError) as error:
             return str(error).splitlines()[0]
         return ""
+
+
+def _deserted(path: Path) -> bool:
+    """True where nobody listens on a unix socket; one that only does not answer has somebody."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as connection:
+        return connection.connect_ex(str(path)) in (errno.ECONNREFUSED, errno.ENOENT)
