@@ -81,9 +81,15 @@ class ServiceWant:
         }
         if not weights:
             return current
-        before = [_member(current[slot]) if slot < len(current) else None for slot in range(len(self.home))]
+        members = {name: _member(name) for name in set(current)}
+        before = [members[name] for name in current[: len(self.home)]]
+        before += [None] * (len(self.home) - len(before))
         table = effective(before if any(before) else (), self.home, weights)
-        return tuple(self._owner(slot, member, serving) if member else None for slot, member in enumerate(table))
+        if self.canary or self.moved:
+            return tuple(self._owner(slot, member, serving) if member else None for slot, member in enumerate(table))
+        # Nearly always; the watcher computes it while clients wait, so not by an instance's name per slot.
+        names = {member: member_instance(self.name, member, self.live).name for member in weights}
+        return tuple(names[member] if member else None for member in table)
 
     def _owner(self, slot: int, member: str, serving: set[str]) -> str:
         """Give the instance that stands for ``member`` at ``slot``: of the other colour in a canary, or a stand-in."""
