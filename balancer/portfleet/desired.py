@@ -10,7 +10,17 @@ from pathlib import Path
 
 from portfleet.journal import MARK_LIMIT, ColourRecord, Journal, Moved, ServiceRecord
 from portfleet.kernel.changes import InstanceRule, ServiceRule
-from portfleet.model import COLOURS, Colour, Fleet, Instance, Service, member_instance, other, parse_instance
+from portfleet.model import (
+    COLOURS,
+    Colour,
+    Fleet,
+    Instance,
+    Service,
+    is_our_daemon,
+    member_instance,
+    other,
+    parse_instance,
+)
 from portfleet.paths import Paths
 from portfleet.program import Program, make_program
 from portfleet.slots import Table, assign, effective
@@ -37,6 +47,11 @@ class InstanceWant:
         if self.program is None:
             raise ValueError(f"{self.name} has no process on this box")
         return Path(self.program.control)
+
+    @property
+    def ours(self) -> bool:
+        """True where its process is our own daemon, with a control socket."""
+        return self.program is not None and is_our_daemon(self.program.command)
 
     @property
     def takes(self) -> bool:
@@ -149,11 +164,12 @@ class Desired:
 def make_desired(fleet: Fleet, journal: Journal, paths: Paths) -> Desired:
     """Join config and journal: new services get a seed, marks and a home table, changed ones keep what they can."""
     services = {}
-    for service in fleet.services.values():
-        record, notes = _record(service, journal)
+    for configured in fleet.services.values():
+        record, notes = _record(configured, journal)
+        service = _scaled(configured, record)
         marks = dict(record.marks)
         free = _free_marks(journal.marks_in_use())
-        for instance in _instances(service):
+        for instance in _instances(service, record):
             if instance.name not in marks:
                 marks[instance.name] = next(free)
         record = replace(record, marks=marks, home=_home(service, record.home))
@@ -180,6 +196,13 @@ def _record(service: Service, journal: Journal) -> tuple[ServiceRecord, tuple[st
     return record, ()
 
 
+def _scaled(service: Service, record: ServiceRecord) -> Service:
+    """Give the service with the number of instances that `scale` asked for, until the config's own number changes."""
+    if record.instances is None or record.config_instances != service.instances:
+        return service
+    return replace(service, instances=min(record.instances, service.most_instances))
+
+
 def _home(service: Service, home: Table) -> Table:
     weights = {instance.member: service.weight.get(instance.member, 1) for instance in _members(service)}
     previous = home if len(home) == service.slots else (None,) * service.slots
@@ -191,15 +214,17 @@ def _members(service: Service, colour: Colour = "blue") -> Iterator[Instance]:
     yield from (Instance(service.name, None, number + 1) for number in range(len(service.remote)))
 
 
-def _instances(service: Service) -> Iterator[Instance]:
-    """Give the instances of both colours, then the remote ones."""
+def _instances(service: Service, record: ServiceRecord) -> Iterator[Instance]:
+    """Give the instances of both colours, with those that are leaving, then the remote ones."""
     for colour in COLOURS:
-        yield from (Instance(service.name, colour, number + 1) for number in range(service.instances))
+        yield from (
+            Instance(service.name, colour, number + 1) for number in range(max(service.instances, record.leaving))
+        )
     yield from (Instance(service.name, None, number + 1) for number in range(len(service.remote)))
 
 
 def _want(service: Service, record: ServiceRecord, paths: Paths, notes: tuple[str, ...]) -> ServiceWant:
-    wants = tuple(_instance_want(service, instance, record, paths) for instance in _instances(service))
+    wants = tuple(_instance_want(service, instance, record, paths) for instance in _instances(service, record))
     running = record.colours.get(record.live, ColourRecord())
     rule = ServiceRule(service.name, service.affinity, record.seed, service.slots)
     return ServiceWant(
@@ -215,6 +240,8 @@ def _instance_want(service: Service, instance: Instance, record: ServiceRecord, 
     if instance.colour is None:
         remote = service.remote[instance.number - 1]
         return InstanceWant(instance, serving, weight, InstanceRule(name, mark, remote.port, remote), None)
+    if instance.number > service.instances:
+        serving = Wanted.DRAINED
     port = service.port_of(instance.colour, instance.number)
     rule = InstanceRule(name, mark, port)
     colour = record.colours.get(instance.colour)

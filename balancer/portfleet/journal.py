@@ -62,6 +62,8 @@ class ServiceRecord:
     """What the journal knows of one service. ``home`` has a member per slot; ``marks`` a number per instance name.
 
     ``canary``: per cent of the slots that the idle colour serves; ``moved``: shares that were migrated, by member.
+    ``instances``: how many a colour has by `scale`, which counts as long as the config says ``config_instances``;
+    ``leaving``: those above that number and up to this one have no slots any more and are being emptied.
     """
 
     live: Colour
@@ -73,6 +75,9 @@ class ServiceRecord:
     config_release: str | None = None
     canary: int = 0
     moved: Mapping[str, Moved] = field(default_factory=dict)
+    instances: int | None = None
+    config_instances: int | None = None
+    leaving: int = 0
 
 
 @dataclass(frozen=True)
@@ -80,6 +85,8 @@ class Operation:
     """A long operation that the watcher advances: who asked for it, how far it is, and what it needs to go on.
 
     ``phase`` is where it goes on after a restart; ``done`` of ``total`` is its progress (total 0: not known yet).
+    ``owned``: instances that it starts and stops itself in this phase, so that the watcher leaves them alone;
+    ``failed``: why it is being undone, "" while it is not; ``resumed``: the phase at which it last had to be resumed.
     """
 
     number: int
@@ -94,11 +101,17 @@ class Operation:
     total: int = 0
     note: str = ""
     cancelled: bool = False
+    owned: tuple[str, ...] = ()
+    failed: str = ""
+    resumed: str = ""
 
 
 @dataclass(frozen=True)
 class HistoryEntry:
-    """One thing that was done: when, who, which verb with which words, and what came of it ("done" or why not)."""
+    """One thing that was done: when, who, which verb with which words, and what came of it ("done" or why not).
+
+    ``code``: the exit code of a command that waited for it; ``release`` and ``command``: what was live when it ended.
+    """
 
     number: int
     at: str
@@ -108,6 +121,9 @@ class HistoryEntry:
     words: str
     outcome: str
     ok: bool = True
+    code: int = 0
+    release: str | None = None
+    command: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -167,11 +183,16 @@ def from_json(data: Any) -> Journal:
         raise JournalError(f"it has version {data['version']}, this portfleet writes version {VERSION}")
     try:
         services = {name: _service(record) for name, record in data["services"].items()}
-        operations = tuple(Operation(**operation) for operation in data.get("operations", ()))
-        history = tuple(HistoryEntry(**entry) for entry in data["history"])
+        operations = tuple(Operation(**_tuples(operation, "owned")) for operation in data.get("operations", ()))
+        history = tuple(HistoryEntry(**_tuples(entry, "command")) for entry in data["history"])
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise JournalError(f"it is damaged ({error!r})") from None
     return Journal(services, operations, history)
+
+
+def _tuples(data: dict[str, Any], key: str) -> dict[str, Any]:
+    """Give ``data`` with the list under ``key``, JSON's only sequence, as a tuple."""
+    return data | {key: tuple(data[key])} if data.get(key) is not None else data
 
 
 def _service(data: dict[str, Any]) -> ServiceRecord:
@@ -186,12 +207,13 @@ def _service(data: dict[str, Any]) -> ServiceRecord:
         marks={name: int(mark) for name, mark in data["marks"].items()},
         asked={name: Asked(**asked) for name, asked in data["asked"].items()},
         colours={
-            cast(Colour, colour): ColourRecord(
-                **(record | {"command": tuple(record["command"]) if record["command"] else None})
-            )
+            cast(Colour, colour): ColourRecord(**_tuples(record, "command"))
             for colour, record in data["colours"].items()
         },
         config_release=data["config_release"],
         canary=int(data.get("canary", 0)),
         moved={member: Moved(**moved) for member, moved in data.get("moved", {}).items()},
+        instances=data.get("instances"),
+        config_instances=data.get("config_instances"),
+        leaving=int(data.get("leaving", 0)),
     )

@@ -109,6 +109,11 @@ class Service:
         """True where the command is our own daemon, which has a control socket and a reserved exit code."""
         return is_our_daemon(self.command)
 
+    @property
+    def most_instances(self) -> int:
+        """How many instances a colour can have: its half of the ports."""
+        return (self.ports[1] - self.ports[0] + 1) // 2
+
     def port_of(self, colour: Colour, number: int) -> int:
         """Give the port of instance ``number`` (from 1): blue takes the lower half of ``ports``, green the upper."""
         low, high = self.ports
