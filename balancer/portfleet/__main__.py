@@ -20,10 +20,7 @@ _EPILOG = """exit codes: 0 done, 1 failed, 2 usage or config, 3 kernel refused (
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one verb and give its exit code."""
-    argv = list(sys.argv[1:] if arguments is None else arguments)
-    verb = _verb(argv)
-    command = importlib.import_module(f"portfleet.commands.{verb}") if verb else None
-    options = _parser(verb, command).parse_args(argv)
+    options, command = parse(list(sys.argv[1:] if arguments is None else arguments))
     if command is None:
         _parser(None, None).print_help()
         return Exit.USAGE
@@ -40,6 +37,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return Exit.FAILED
+
+
+def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, ModuleType | None]:
+    """Give the options and the verb's module (None where no verb was given); ends the process on wrong usage."""
+    verb = _verb(argv)
+    command = importlib.import_module(f"portfleet.commands.{verb}") if verb else None
+    return _parser(verb, command).parse_args(argv), command
 
 
 def _verb(argv: Sequence[str]) -> str | None:
