@@ -35,8 +35,9 @@ def build(house: Path, version: str | None) -> Path:
             copy = shutil.copytree if (TOP / name).is_dir() else shutil.copyfile
             copy(TOP / name, source / name)
         if version:
-            project = source / "pyproject.toml"
-            project.write_text(re.sub(r'^version = ".*"', f'version = "{version}"', project.read_text(), flags=re.M))
+            for file in (source / "pyproject.toml", source / "balancer/portfleet/__init__.py"):
+                text = file.read_text()
+                file.write_text(re.sub(r'^(version|__version__) = ".*"', rf'\1 = "{version}"', text, flags=re.M))
         pip("wheel", "--no-deps", "--wheel-dir", Path(work, "out"), source)
         (wheel,) = Path(work, "out").glob("portfleet-*.whl")
         for old in house.glob(wheel.name):
