@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from portfleet_daemon.commands import Command, Receive, parse
-from portfleet_daemon.errors import ListenError, Refused
+from portfleet_daemon.errors import ListenError, OperatorError, Refused
 from portfleet_daemon.log import log
 
 LONGEST_LINE = 65536  # bytes
@@ -108,7 +108,7 @@ class ControlSocket:
                         return
                     async for answer in self._run(command):
                         await send(client, answer)
-                except Refused as error:
+                except OperatorError as error:  # Refused, or a port that `resume` finds taken
                     await send(client, failure(error))
 
 
@@ -136,7 +136,7 @@ async def send(sock: socket.socket, answer: dict[str, Any]) -> None:
     await asyncio.get_running_loop().sock_sendall(sock, json.dumps(answer).encode() + b"\n")
 
 
-def failure(error: Refused) -> dict[str, Any]:
+def failure(error: OperatorError) -> dict[str, Any]:
     """The answer to what cannot be done."""
     return {"ok": False, "error": str(error), "hint": error.hint}
 

@@ -141,7 +141,7 @@ class Server:
             await empty.wait()
 
     async def run_command(self, command: Command) -> AsyncIterator[dict[str, Any]]:
-        """Do what the control socket asks; yields the answers; raises Refused."""
+        """Do what the control socket asks; yields the answers; raises OperatorError."""
         match command:
             case Status():
                 yield self.status()
@@ -154,9 +154,9 @@ class Server:
                 yield self._short_status()
             case Resume():
                 self._check_not_stopping()
-                self._pace(None)
                 if not self.port.sockets:
                     self.port.open()
+                self._pace(None)  # after what may fail: an error leaves the drain as it was
                 self.lifecycle.enter(State.READY)
                 yield self._short_status()
             case Evict():

@@ -175,6 +175,20 @@ def test_the_listener_goes_with_what_waits_in_its_backlog(daemons: Daemons) -> N
     assert successor.port == old.port
 
 
+def test_resume_while_the_receiver_has_the_listener_is_an_error_and_later_works(daemons: Daemons) -> None:
+    old, new = daemons.start(handler=WHOAMI), daemons.start(handler=WHOAMI)
+    with old.connect() as client:
+        assert old.stream(command="handoff", to=new.control, listener=True)[-1]["ok"]
+        answer = old.ask(command="resume")
+        assert not answer["ok"] and f"port {old.port} is taken" in answer["error"] and answer["hint"]
+        assert old.status()["state"] == "draining"
+        wait_for(lambda: old.ask(command="resume")["ok"], "the receiver to close the listener")
+        assert old.status()["state"] == "ready"
+        with old.connect() as fresh:
+            assert f"pid={old.pid} ".encode() in fresh.ask(b"?\n")
+        assert f"pid={new.pid} ".encode() in client.ask(b"?\n")
+
+
 class Load:
     """Clients that send numbered requests and check the order of the replies, in a thread."""
 
