@@ -23,4 +23,5 @@ VERBS = {
     "logs": "show an instance's log",
     "watch": "eject, re-admit and heal; run by supervisord",
     "doctor": "look for what this machine lacks for the fleet, with the command that mends it",
+    "completion": "print a completion script for bash",
 }
