@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -78,6 +79,17 @@ def wait_event(
     except AssertionError as error:
         log = box.boxes.host.run("tail", "-n", "30", f"{HOME}/log/portfleet-watch.log", check=False).stdout
         raise AssertionError(f"{error}\n{log}") from None
+
+
+def watch_status(box: FleetBox) -> dict[str, Any]:
+    """Ask the watcher itself, by its socket; AssertionError where it does not answer."""
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.settimeout(10)
+        connection.connect(f"/proc/{box.boxes.host.pid}/root{HOME}/run/watch.sock")
+        connection.sendall(b'{"command": "status"}\n')
+        answer: dict[str, Any] = json.loads(connection.makefile().readline())
+        assert answer["ok"], answer
+        return answer
 
 
 def signal(box: FleetBox, pid: int, name: str) -> None:

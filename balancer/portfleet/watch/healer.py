@@ -7,18 +7,23 @@ verb holds an operation lock, for then the difference is that verb's own work; a
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 
 from portfleet import locks
 from portfleet import steps as s
 from portfleet.desired import Desired
-from portfleet.kernel.changes import Kernel, KernelState, PointSlots, Transaction
+from portfleet.kernel.changes import Change, Kernel, KernelState, PointSlots, Transaction
 from portfleet.observed import InstanceSeen, Observed
 from portfleet.outset import Out
 from portfleet.paths import Paths
 from portfleet.plan import make_plan, slot_moves
+from portfleet.slots import Table
 from portfleet.watch.ejector import Ejector
 from portfleet.watch.log import Log
+
+#: How many slots one transaction of a repair moves at most, and a few more.
+_SLOTS_AT_ONCE = 16_384
 
 _KernelStep = s.LoadRules | s.PointSlots | s.OpenListens
 
@@ -49,21 +54,41 @@ class Healer:
                     self._log("drift", policy="report", would="; ".join(words))
                 self._reported = words
                 return True
-            for step in steps:
-                self._kernel.run(self._transaction(step, desired, state))
-            self._ejector.tables = {name: self._kernel.read_slots(name) for name in desired.services}
+            tables = dict(state.slots)
+            for transaction in self._transactions(steps, desired, state, tables):
+                self._kernel.run(transaction)
+            self._ejector.tables.update(tables)
         took = f"{(time.monotonic() - began) * 1000:.1f}"
         self._log("healed", lost="table" if lost else "rules", did="; ".join(words), took_ms=took)
         return True
 
-    def _transaction(self, step: _KernelStep, desired: Desired, state: KernelState) -> Transaction:
-        if not isinstance(step, s.PointSlots):
-            return step.changes
+    def _transactions(
+        self, steps: list[_KernelStep], desired: Desired, state: KernelState, tables: dict[str, Table]
+    ) -> Iterator[Transaction]:
+        """Join the changes of the steps: each transaction has a price of its own, a very large one too.
+
+        ``tables`` is brought up to what the services' slots will be.
+        """
+        joined: list[Change] = []
+        slots = 0
+        for step in steps:
+            if isinstance(step, s.PointSlots):
+                slots += step.moved
+                joined.append(self._point(step, desired, state, tables))
+            else:
+                joined += step.changes
+            if slots > _SLOTS_AT_ONCE:
+                yield tuple(joined)
+                joined, slots = [], 0
+        if joined:
+            yield tuple(joined)
+
+    def _point(self, step: s.PointSlots, desired: Desired, state: KernelState, tables: dict[str, Table]) -> PointSlots:
         before = state.slots.get(step.service, ())
         # As it was: slots of somebody who is out go back to where they had been dealt, not to a new deal.
         start = before if any(before) else self._ejector.tables.get(step.service, ())
-        after = desired.services[step.service].table(start, out=step.out)
-        return (PointSlots(step.service, slot_moves(before, after)),)
+        tables[step.service] = desired.services[step.service].table(start, out=step.out)
+        return PointSlots(step.service, slot_moves(before, tables[step.service]))
 
     def _steps(self, desired: Desired, state: KernelState) -> list[_KernelStep]:
         observed = Observed(kernel=state, supervisor=True, instances=self._as_if_ready(desired))

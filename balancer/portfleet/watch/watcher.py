@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import os
 import signal
 import sys
 import time
@@ -37,6 +38,9 @@ from portfleet.watch.warn import Limits
 
 T = TypeVar("T")
 
+#: The nice value of the loop: when instances keep all processors busy, an ejection must not queue behind them.
+_PRIORITY = -10
+
 #: Seconds between looks: at config and journal; at somebody on the way back, for the first half minute; at everything.
 _CALM, _HURRY, _FULL = 0.5, 0.03, 10.0
 _HURRIED_FOR = 30.0
@@ -50,7 +54,7 @@ class Watcher:
     def __init__(self, context: Context, log: Log, *, ejector: Ejector, roster: Roster) -> None:
         self._paths, self._log, self._ejector, self._roster = context.paths, log, ejector, roster
         self._loop = asyncio.get_running_loop()
-        self._pool = ThreadPoolExecutor(1, "helper")
+        self._pool = ThreadPoolExecutor(1, "helper", initializer=_nice, initargs=(0,))
         self._wake, self._stop = asyncio.Event(), asyncio.Event()
         self._deaths = Deaths(self._loop, self._died)
         self._judge = Judge(roster=roster, ejector=ejector, log=log)
@@ -73,6 +77,7 @@ class Watcher:
     async def run(self, rules: Rules) -> None:
         """Watch until told to stop."""
         sys.setswitchinterval(_SWITCH)
+        _nice(_PRIORITY)
         ticking = asyncio.create_task(self._tick())
         try:
             while not self._stop.is_set():
@@ -246,3 +251,11 @@ class Watcher:
 
     async def _in_pool(self, work: Callable[[], T]) -> T:
         return await self._loop.run_in_executor(self._pool, work)
+
+
+def _nice(value: int) -> None:
+    """Set the nice value of the calling thread (Linux: of no other), which what it starts inherits."""
+    try:
+        os.setpriority(os.PRIO_PROCESS, 0, value)
+    except PermissionError:
+        return  # without CAP_SYS_NICE it is as quick as the machine lets it be

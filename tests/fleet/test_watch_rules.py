@@ -1,0 +1,133 @@
+"""The rules are put back: after others' flushes and deletions, and after hand edits of ours."""
+
+from __future__ import annotations
+
+import statistics
+import sys
+
+from support.fleet_box import HOME, FleetBox, fleet_box
+from support.sandbox import wait_for
+from support.watched import NAMED, QUICK, events, load, signal, wait_event, watch_status
+
+#: What is promised: from the foreign change to the table as it was, in seconds.
+HEALED = 0.1
+
+
+_LISTEN = """
+import select, subprocess, sys, time
+from portfleet.kernel.nft_events import RulesWatch
+watch, lost = RulesWatch(), None
+subprocess.run(sys.argv[1:], check=True)
+while True:
+    assert select.select([watch], [], [], 10)[0], "not healed"
+    for change in watch.read():
+        at = time.monotonic()
+        if "portfleet" in change.deleted:
+            lost = at
+        elif "portfleet" in change.tables and lost is not None:
+            print(at - lost)
+            sys.exit()
+"""
+
+
+def healing(box: FleetBox, *change: str) -> float:
+    """Do a change that deletes our table; give the seconds from then until it is back, by the kernel's own word."""
+    return float(box.boxes.host.run(sys.executable, "-c", _LISTEN, *change).stdout)
+
+
+def calm(box: FleetBox) -> None:
+    """Wait until the watcher has let everybody in: a slot that it deals then is repaired on the way."""
+    wait_for("nobody is pending", lambda: not watch_status(box)["pending"])
+
+
+def test_a_foreign_flush_costs_no_connection_and_is_mended_at_once() -> None:
+    with fleet_box(NAMED + QUICK) as box, load(box, held=200, connects=100, interval=0.2) as clients:
+        rules = box.rules("table", "inet", "portfleet")
+        calm(box)
+        took = []
+        for number in range(1, 6):
+            took.append(healing(box, "nft", "flush", "ruleset"))
+            wait_event(box, "healed", count=number, lost="table")
+        print("back after", *[f"{seconds * 1000:.0f}" for seconds in took], "ms")
+        # Of five: on a machine that others use too one may be late for want of a processor.
+        assert statistics.median(took) < HEALED, took
+        healing(box, "nft", "delete", "table", "inet", "portfleet")
+        wait_event(box, "healed", count=6, lost="table")
+        assert events(box, "table-deleted")[-1].fields["by"] == "nft"
+        box.settled()
+        assert without_handles(box.rules("table", "inet", "portfleet")) == without_handles(rules)
+    assert clients.refused == 0 and clients.lost == [], (clients.report["connects"], clients.lost)
+
+
+def without_handles(listing: str) -> str:
+    """Give a listing without the numbers the kernel gives out."""
+    return "\n".join(line.partition(" # handle")[0] for line in listing.splitlines())
+
+
+def test_who_is_out_stays_out_when_the_table_is_put_back() -> None:
+    with fleet_box(NAMED + QUICK) as box:
+        signal(box, box.status()["echo-blue-1"]["pid"], "STOP")
+        wait_event(box, "ejected", instance="echo-blue-1")
+        wait_for("its slots are dealt", lambda: box.status()["echo-blue-1"]["slots"] == 0)
+        before = box.rules("map", "inet", "portfleet", "slots-echo")
+        box.boxes.host.run("nft", "flush", "ruleset")
+        wait_event(box, "healed", lost="table")
+        assert without_handles(box.rules("map", "inet", "portfleet", "slots-echo")) == without_handles(before)
+
+
+def test_hand_edits_of_our_table_are_repaired() -> None:
+    with fleet_box(NAMED + QUICK) as box:
+        calm(box)
+        rules = without_handles(box.rules("table", "inet", "portfleet"))
+        for number, edit in enumerate(
+            (
+                "delete element inet portfleet slots-echo { 7 }",
+                "flush chain inet portfleet echo-blue-2",
+                "add rule inet portfleet guard tcp dport 22 drop",
+                "flush chain inet portfleet prerouting",
+            ),
+            1,
+        ):
+            box.boxes.host.run("nft", edit)
+            wait_event(box, "healed", count=number, lost="rules")
+            assert without_handles(box.rules("table", "inet", "portfleet")) == rules, edit
+        box.settled()
+
+
+def test_other_tables_are_nobodys_business() -> None:
+    with fleet_box(NAMED + QUICK) as box:
+        calm(box)
+        box.boxes.host.run("nft", "add table inet firewall { chain input { type filter hook input priority 0 ; } ; }")
+        box.boxes.host.run("nft", "delete element inet portfleet slots-echo { 7 }")
+        wait_event(box, "healed")  # what came before it was looked at too
+        assert len(events(box, "healed", "drift")) == 1
+        assert "chain input" in box.rules("table", "inet", "firewall")
+
+
+def test_drift_is_only_reported_where_that_is_configured() -> None:
+    with fleet_box(NAMED + '[fleet]\ndrift = "report"\n') as box:
+        calm(box)
+        box.boxes.host.run("nft", "delete element inet portfleet slots-echo { 7 }")
+        told = wait_event(box, "drift")
+        assert told.fields["policy"] == "report" and "1 of 4,096 slots" in told.fields["would"]
+        assert box.portfleet("plan", "--check", check=False).returncode == 6
+        box.boxes.host.run("nft", "delete element inet portfleet slots-echo { 8 }")
+        wait_event(box, "drift", count=2)
+        box.boxes.host.run("nft", "flush", "ruleset")  # a lost table is no drift: it is put back all the same
+        wait_event(box, "healed", lost="table")
+        box.settled()
+
+
+def test_a_port_added_later_is_kept_waiting_too() -> None:
+    with fleet_box(NAMED + QUICK) as box:
+        box.write((NAMED + QUICK).replace('[":7000"]', '[":7000", "192.0.2.1:7500"]'))
+        box.portfleet("apply")
+        listing = wait_for("the keeper knows it", lambda: keeper(box) if "7500" in keeper(box) else "")
+        assert "7000" in listing
+        watcher = box.boxes.host.run("cat", f"{HOME}/log/portfleet-watch.log").stdout
+        assert "no-keeper" not in watcher
+
+
+def keeper(box: FleetBox) -> str:
+    """Give nft's listing of the keeper."""
+    return box.boxes.host.run("nft", "list", "table", "inet", "portfleet-keeper").stdout
