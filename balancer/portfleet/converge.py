@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterable
 
 from portfleet import atomic, journal_file, locks
 from portfleet.context import Context
@@ -29,6 +30,7 @@ def converge(context: Context, *, why: str) -> Exit:
     if not context.supervisor.running():
         raise PortfleetError("supervisord is not running", hint="start it and the fleet with: portfleet up")
     with locks.operations(context.paths.operation_lock, list(fleet.services), why=why):
+        _refuse_busy(context, fleet.services)
         desired, observed, plan = look(context)
         preflight(observed)
         # Before the first step, so that the watcher's idea of what shall be is the new one while it is being made.
@@ -54,6 +56,15 @@ def preflight(observed: Observed) -> None:
             "ports of instances are taken by others; nothing was changed\n  " + "\n  ".join(lines),
             hint="end that process, or choose other ports in fleet.toml",
         )
+
+
+def _refuse_busy(context: Context, services: Iterable[str]) -> None:
+    """Refuse to change what an operation works on; one without a watcher waits for its return, by `up` too."""
+    from portfleet.operate.submit import refuse_busy
+
+    if locks.held(context.paths.watch_lock):
+        for service in services:
+            refuse_busy(context, service)
 
 
 def _journal_differs(context: Context, desired: Desired) -> bool:

@@ -30,7 +30,10 @@ from portfleet.supervisor import Supervisor
 
 @dataclass
 class Executor:
-    """Does steps against a kernel and a supervisord; ``say`` is told each step and, while it waits, how far it is."""
+    """Does steps against a kernel and a supervisord; ``say`` is told each step and, while it waits, how far it is.
+
+    ``go_on`` is asked at every look while it waits for instances, and ends that early.
+    """
 
     desired: Desired
     kernel: Kernel
@@ -38,6 +41,7 @@ class Executor:
     paths: Paths
     say: Callable[[str], None]
     clock: Callable[[], float] = time.monotonic
+    go_on: Callable[[], bool] = lambda: True
     failed: dict[str, str] = field(default_factory=dict)
 
     def run(self, steps: Iterable[s.Step]) -> None:
@@ -147,20 +151,32 @@ class Executor:
                 waiting[name] = seen.fault or seen.waiting or _not_up(seen)
                 if _hopeless(seen):
                     self.failed[name] = waiting.pop(name)
-            if waiting and self.clock() > deadline:
+            if waiting and (self.clock() > deadline or not self.go_on()):
                 self.failed |= waiting
                 return
             if waiting:
                 time.sleep(0.05)
 
-    def end(self, names: Iterable[str]) -> None:
-        """End instances at once: the second SIGTERM of a daemon that drains is its last."""
+    def end(self, names: Iterable[str], *, patience: float = 5.0) -> None:
+        """End instances that nobody needs: SIGTERM, which lets our daemon take in what is on its way and finish.
+
+        After ``patience`` seconds comes another SIGTERM, which ends a daemon that drains, then SIGKILL.
+        """
+        found = tuple(names)
         known = self.supervisor.programs()
-        found = [name for name in names if name in known]
         for name in found:
             self.supervisor.stop(name)
-            self.supervisor.signal(name, "TERM")
-        self._stop(found, seconds=30)
+        for signal in ("TERM", "KILL"):
+            deadline = self.clock() + patience
+            while (left := self._alive(found)) and self.clock() < deadline:
+                time.sleep(0.02)
+            for name in left:
+                self.supervisor.signal(name, signal)
+        self._stop([name for name in found if name in known or name in adopted.alive(self.paths.processes)], seconds=30)
+
+    def _alive(self, names: Iterable[str]) -> list[str]:
+        programs = self.supervisor.programs()
+        return [name for name in names if name in programs and programs[name].pid is not None]
 
     def _stop(self, names: Iterable[str], *, seconds: float) -> None:
         for name in names:

@@ -86,7 +86,8 @@ class Operation:
 
     ``phase`` is where it goes on after a restart; ``done`` of ``total`` is its progress (total 0: not known yet).
     ``owned``: instances that it starts and stops itself in this phase, so that the watcher leaves them alone;
-    ``failed``: why it is being undone, "" while it is not; ``resumed``: the phase at which it last had to be resumed.
+    ``failed``: why it is being undone, "" while it is not; ``begun``: a watcher advances it, or did until its end;
+    ``resumed``: the phase at which it last had to be resumed.
     """
 
     number: int
@@ -103,6 +104,7 @@ class Operation:
     cancelled: bool = False
     owned: tuple[str, ...] = ()
     failed: str = ""
+    begun: bool = False
     resumed: str = ""
 
 

@@ -61,7 +61,7 @@ class Look:
         own = own_listeners(seen.pid, want.rule.port, self._listeners)
         trouble, waiting = listening_fault(want.rule.port, service.service.families, own)
         control = Path(want.program.control)
-        if service.service.ours:
+        if want.ours:
             answer = control_status(control, seconds=service.service.probe.timeout)
             if isinstance(answer, str):
                 return replace(seen, waiting=answer, connections=self._count(want.rule.port))

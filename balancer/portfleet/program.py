@@ -64,7 +64,7 @@ def make_program(
         "port": str(port),
         "instance": name,
         "colour": colour,
-        "release": _release_path(service, release),
+        "release": release_path(service, release),
         "control": control,
         "service": service.name,
     }
@@ -102,7 +102,7 @@ def watch_program(paths: Paths, python: str) -> Program:
     )
 
 
-def _release_path(service: Service, release: str | None) -> str:
+def release_path(service: Service, release: str | None) -> str:
     if release and service.releases and not release.startswith("/"):
         return f"{service.releases.rstrip('/')}/{release}"
     return release or ""

@@ -14,6 +14,7 @@ import struct
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 from typing import Literal
 
 _NETLINK_SOCK_DIAG = 4
@@ -70,13 +71,24 @@ def established() -> Counter[int]:
     return Counter(int.from_bytes(message[4:6], "big") for _, message in _dump(_ESTABLISHED | _CLOSE_WAIT))
 
 
-def destroy(port: int, count: int) -> int:
-    """Reset up to ``count`` established connections of local port ``port`` (SOCK_DESTROY, Linux 4.9); gives how many.
+def waiting() -> Counter[int]:
+    """Give how many connections no process has accepted yet, by local port: in accept queues and in SYN_RECV."""
+    found = Counter(int.from_bytes(message[4:6], "big") for _, message in _dump(_SYN_RECV))
+    for listener in listeners():
+        found[listener.port] += listener.queued
+    return found
+
+
+def destroy(port: int, count: int | None = None) -> int:
+    """Reset up to ``count`` established connections (None: all) of local port ``port``; gives how many.
+
+    By SOCK_DESTROY, Linux 4.9. The client sees a reset.
 
     Raises OSError (EPERM without CAP_NET_ADMIN, EOPNOTSUPP without CONFIG_INET_DIAG_DESTROY).
     """
     wanted = port.to_bytes(2, "big")
-    found = [message for _, message in _dump(_ESTABLISHED | _CLOSE_WAIT) if message[4:6] == wanted][:count]
+    established = _dump(_ESTABLISHED | _CLOSE_WAIT, port=port)
+    found = list(islice((message for _, message in established if message[4:6] == wanted), count))
     done = 0
     with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, _NETLINK_SOCK_DIAG) as netlink:
         netlink.bind((0, 0))
@@ -92,11 +104,12 @@ def destroy(port: int, count: int) -> int:
     return done
 
 
-def _dump(states: int) -> Iterator[tuple[Literal[4, 6], bytes]]:
+def _dump(states: int, *, port: int = 0) -> Iterator[tuple[Literal[4, 6], bytes]]:
+    """Dump the sockets in ``states``; with ``port`` the kernel itself picks those of that local port."""
     with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, _NETLINK_SOCK_DIAG) as netlink:
         netlink.bind((0, 0))
         for name, family in ((4, socket.AF_INET), (6, socket.AF_INET6)):
-            body = struct.pack("=BBBBI48x", family, socket.IPPROTO_TCP, 0, 0, states)
+            body = struct.pack("=BBBBI2s46x", family, socket.IPPROTO_TCP, 0, 0, states, port.to_bytes(2, "big"))
             head = _HEADER.pack(_HEADER.size + len(body), _SOCK_DIAG_BY_FAMILY, _NLM_F_REQUEST | _NLM_F_DUMP, 1, 0)
             netlink.send(head + body)
             yield from ((name, message) for message in _replies(netlink))  # type: ignore[misc] # name is 4 or 6

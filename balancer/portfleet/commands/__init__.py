@@ -13,6 +13,7 @@ VERBS = {
     "undrain": "let drained instances serve again",
     "maint": "drain an instance, then stop it until undrain",
     "migrate": "move an instance's share to another instance or box",
+    "scale": "run another number of instances, no connection dropped",
     "cutover": "make the other colour live with a new release, no connection dropped",
     "rollback": "go back to the release before",
     "restart": "restart instances rolling, connections handed off first",

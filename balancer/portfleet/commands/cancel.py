@@ -1,4 +1,7 @@
-"""Give up the operation that runs on a service; what it did is undone where it can be, and said where it stays."""
+"""Give up the operation that runs on a service; what it did is undone where it can be, and said where it stays.
+
+What cannot be undone (connections that ended) is said. A rollback of what has ended already is: portfleet rollback.
+"""
 
 from __future__ import annotations
 
@@ -9,31 +12,48 @@ from portfleet import journal_file
 from portfleet.context import Context
 from portfleet.errors import Exit
 from portfleet.journal import Journal
-from portfleet.operate.submit import follow, require_watcher, wake
+from portfleet.operate.submit import (
+    add_wait_options,
+    already,
+    follow,
+    require_watcher,
+    say,
+    wake,
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("service", metavar="SERVICE")
+    add_wait_options(parser)
 
 
 def run(options: argparse.Namespace, context: Context) -> Exit:
-    context.service(context.fleet, options.service)
+    context.service(context.applied_fleet, options.service)
+    journal = journal_file.read(context.paths.journal) or Journal()
+    running = journal.running(options.service)
+    if running is None:
+        return already(context, "cancel", options.service, f"nothing runs on {options.service}")
+    words = f"cancel operation {running.number}, {running.verb}: {running.words}"
+    if options.dry_run:
+        entry = {"verb": "cancel", "service": options.service, "dry_run": True, "words": words}
+        return say(context, entry, f"would {words}; nothing was done")
+    return begin(context, running.number, wait=options.wait)
+
+
+def begin(context: Context, number: int, *, wait: bool) -> Exit:
+    """Cancel operation ``number``; gives DONE, also where it has ended before that came."""
     require_watcher(context)
-    number = 0
 
     def change(journal: Journal) -> Journal:
-        nonlocal number
-        running = journal.running(options.service)
-        if running is None:
-            return journal
-        number = running.number
-        return journal.with_operation(replace(running, cancelled=True))
+        running = journal.operation(number)
+        return journal if running is None else journal.with_operation(replace(running, cancelled=True))
 
     journal_file.update(context.paths.journal, change)
-    if not number:
-        print(f"nothing runs on {options.service}")
-        return Exit.DONE
     wake(context)
-    entry = follow(context, number)
-    print(f"{entry.verb} {entry.service}: {entry.outcome}")
-    return Exit.DONE
+    if not wait:
+        entry = {"verb": "cancel", "number": number, "ok": True, "outcome": "begun"}
+        return say(context, entry, f"begun. Follow it with: portfleet history --follow {number}")
+    ended = follow(context, number)
+    words = f"{ended.verb} {ended.service}: {ended.outcome}"
+    entry = {"verb": "cancel", "number": number, "ok": True, "cancelled": not ended.ok, "outcome": ended.outcome}
+    return say(context, entry, words)

@@ -11,15 +11,18 @@ from __future__ import annotations
 import argparse
 import shlex
 from dataclasses import asdict, replace
+from pathlib import Path
 
 from portfleet.clock import now
 from portfleet.context import Context
 from portfleet.errors import Exit, PortfleetError
 from portfleet.expand import placeholders
 from portfleet.journal import ColourRecord, ServiceRecord
+from portfleet.machine import find_command
 from portfleet.model import Colour, Service, is_our_daemon, other
 from portfleet.operate import options as read
-from portfleet.operate.submit import add_options, submit
+from portfleet.operate.submit import add_options, already, record_of, service_want, submit
+from portfleet.program import release_path
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -45,18 +48,15 @@ def add_cutover_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace, context: Context) -> Exit:
-    service = context.service(context.fleet, options.service)
-    want = context.desired(context.fleet).services[service.name]
-    record = context.desired(context.fleet).journal.services[service.name]
-    release = options.release or service.release
+    want, record = service_want(context, options.service), record_of(context, options.service)
+    service = want.service
+    release = options.release or context.service(context.fleet, service.name).release
     command = tuple(shlex.split(options.command)) if options.command else None
     live = record.colours.get(want.live, ColourRecord())
     if (release, command) == (live.release, live.command) and not options.force:
-        print(
-            f"{service.name} already runs {release or 'this command'} on {want.live} since {live.since or 'its start'}"
-        )
-        return Exit.DONE
-    _check(context, service, release, command)
+        words = f"{want.live} already runs {release or 'this command'} since {live.since or 'its start'}"
+        return already(context, "cutover", service.name, words)
+    _check(service, release, command)
     canary = None
     if options.canary is not None:
         steps = [options.canary, *options.then]
@@ -76,37 +76,58 @@ def begin(
     canary: dict[str, object] | None,
 ) -> Exit:
     """Begin to make the idle colour live with ``new``."""
-    desired = context.desired(context.fleet)
-    want, record = desired.services[options.service], desired.journal.services[options.service]
+    want, record = service_want(context, options.service), record_of(context, options.service)
     colour: Colour = other(want.live)
     before = record.colours.get(colour)
-    _refuse_connections(context, options.service, colour)
+    runs = before is not None and not before.stopped and (before.release, before.command) == (new.release, new.command)
+    fresh = verb == "cutover" or not runs
+    if fresh:
+        _refuse_connections(context, options.service, colour)
 
     def change(record: ServiceRecord) -> ServiceRecord:
         started = replace(new, since=now(), stopped=False, keep_until=None)
-        return replace(record, colours={**record.colours, colour: started}, config_release=want.service.release)
+        return replace(record, colours={**record.colours, colour: started})
 
-    command = new.command or want.service.command
-    handoff = is_our_daemon(command) and want.service.ours if options.handoff is None else options.handoff
+    ours = is_our_daemon(new.command or want.service.command)
+    able = ours and all(i.ours for i in want.instances if i.takes and i.program is not None)
+    if options.handoff and not able:
+        raise PortfleetError(
+            f"the daemons of {want.name} cannot both hand off connections", hint="--drain", code=Exit.USAGE
+        )
+    handoff = able if options.handoff is None else options.handoff
+    owned = [i.name for i in want.instances if i.instance.colour == colour]
     arguments = {
         "colour": colour,
         "before": asdict(before) if before else None,
+        "fresh": fresh,
+        "config_release": context.service(context.fleet, want.name).release,
+        "config_release_before": record.config_release,
         "keep": options.keep,
         "handoff": handoff,
         "canary": canary,
     }
-    undo = f"portfleet rollback {want.name}"
     return submit(
-        context, want, options, verb=verb, words=words, arguments=arguments, change=change, undo=undo
-    )  # fmt: skip
+        context,
+        want,
+        options,
+        verb=verb,
+        words=words,
+        arguments=arguments,
+        change=change,
+        becomes=lambda record: replace(change(record), live=colour),
+        point=False,
+        owned=owned,
+        undo=f"portfleet rollback {want.name}",
+    )
 
 
-def _check(context: Context, service: Service, release: str | None, command: tuple[str, ...] | None) -> None:
-    from portfleet.machine import find_command
-
+def _check(service: Service, release: str | None, command: tuple[str, ...] | None) -> None:
     texts = [*(command or service.command), service.directory or "", *service.environment.values()]
     if release is None and "release" in placeholders(texts):
         raise PortfleetError(f"{service.name} needs a release", hint="cutover --release R", code=Exit.USAGE)
+    path = release_path(service, release)
+    if path.startswith("/") and not Path(path).exists():
+        raise PortfleetError(f"release {path} does not exist", hint="ship it there first", code=Exit.USAGE)
     if command is not None and not find_command(command[0]):
         raise PortfleetError(f'"{command[0]}" is not found', hint="give its absolute path", code=Exit.USAGE)
     if command is not None and "port" not in placeholders([*command, *service.environment.values()]):
@@ -115,7 +136,7 @@ def _check(context: Context, service: Service, release: str | None, command: tup
 
 def _refuse_connections(context: Context, service: str, colour: Colour) -> None:
     """Refuse to replace an idle colour that still has connections: they would be dropped."""
-    desired = context.desired(context.fleet)
+    desired = context.desired(context.applied_fleet)
     observed = context.observe(desired, probe=False)
     busy = {
         i.name: observed.seen(i.name).connections

@@ -16,7 +16,7 @@ from portfleet.errors import Exit, PortfleetError
 from portfleet.journal import Asked, ServiceRecord
 from portfleet.locks import operator
 from portfleet.operate.options import duration, rate
-from portfleet.operate.submit import add_options, submit, targets
+from portfleet.operate.submit import add_options, already, record_of, submit, targets
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -37,6 +37,7 @@ def add_drain_options(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace, context: Context) -> Exit:
     want, instances = targets(context, options.target)
+    options.verb = "drain"
     return begin(options, context, want, instances, wanted="drained")
 
 
@@ -45,17 +46,22 @@ def begin(
 ) -> Exit:
     """Begin a drain that ends in ``wanted``: "drained" or "maintenance"."""
     names = [i.name for i in instances]
-    asked = [want_of for want_of in instances if want_of.wanted == wanted]
-    if len(asked) == len(instances) and not options.dry_run:
-        since = {i.name: context.journal(context.fleet).services[want.name].asked[i.name].since for i in asked}
-        print("; ".join(f"{name} is already {wanted} since {at}" for name, at in since.items()))
-        return Exit.DONE
+    asked = record_of(context, want.name).asked
+    there = {name: asked[name].since for name in names if name in asked and asked[name].wanted == wanted}
+    if len(there) == len(names):
+        words = "; ".join(f"{name} is already {wanted} since {since}" for name, since in there.items())
+        return already(context, options.verb, want.name, words)
     left = [i.name for i in want.instances if i.takes and i.name not in names]
-    if not left and not options.force:
+    serve = [i for i in want.instances if i.takes]
+    if serve and not left and not options.force:
         raise PortfleetError(
             f"nobody would be left to serve {want.name}", hint="--force does it all the same", code=Exit.FAILED
         )
-    if options.handoff and not want.service.ours:
+    if options.handoff and not left:
+        raise PortfleetError(
+            f"nobody would be left to take the connections of {want.name}", hint="drain with --rate N", code=Exit.USAGE
+        )
+    if options.handoff and not all(i.ours for i in instances if i.program is not None):
         raise PortfleetError(
             f"the daemon of {want.name} cannot hand off connections", hint="drain with --rate N", code=Exit.USAGE
         )
@@ -68,7 +74,7 @@ def begin(
         context,
         want,
         options,
-        verb="drain",
+        verb=options.verb,
         words=f"{'take to maintenance' if wanted == 'maintenance' else 'drain'} {', '.join(names)}",
         arguments={
             "instances": names,

@@ -13,7 +13,7 @@ from portfleet.context import Context
 from portfleet.errors import Exit
 from portfleet.journal import Journal
 from portfleet.operate.bar import line
-from portfleet.operate.submit import follow
+from portfleet.operate.submit import ended
 from portfleet.output import paint, print_json
 
 
@@ -24,22 +24,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace, context: Context) -> Exit:
     if options.follow is not None:
-        entry = follow(context, options.follow)
-        print(f"{entry.verb} {entry.service}: {entry.outcome}")
-        return Exit.DONE if entry.ok else Exit.FAILED
+        return ended(context, options.follow)
     if options.service:
         context.service(context.serving_fleet, options.service)
     journal = journal_file.read(context.paths.journal) or Journal()
-    ended = [entry for entry in journal.history if options.service in (None, entry.service)]
+    done = [entry for entry in journal.history if options.service in (None, entry.service)]
     running = [operation for operation in journal.operations if options.service in (None, operation.service)]
     if context.json:
-        print_json({"history": [asdict(entry) for entry in ended], "running": [asdict(o) for o in running]})
+        print_json({"history": [asdict(entry) for entry in done], "running": [asdict(o) for o in running]})
         return Exit.DONE
-    for entry in ended:
+    for entry in done:
         outcome = entry.outcome if entry.ok else paint(entry.outcome, "red")
         print(f"{entry.number:4}  {entry.at}  {entry.who}  {entry.verb}: {entry.words}\n      {outcome}")
     for operation in running:
         print(f"{operation.number:4}  {operation.since}  {operation.who}  {line(operation)}")
-    if not ended and not running:
+    if not done and not running:
         print("nothing was done yet")
     return Exit.DONE

@@ -1,13 +1,14 @@
-"""Say who works on a service, since when and why."""
+"""Say who works on a service, since when and why: a command that is at it, or an operation that runs."""
 
 from __future__ import annotations
 
 import argparse
 from dataclasses import asdict
 
-from portfleet import locks
+from portfleet import journal_file, locks
 from portfleet.context import Context
 from portfleet.errors import Exit
+from portfleet.journal import Journal
 from portfleet.output import print_json
 
 
@@ -21,9 +22,19 @@ def run(options: argparse.Namespace, context: Context) -> Exit:
         context.service(fleet, options.service)
     names = [options.service] if options.service else list(fleet.services)
     holders = {name: locks.holder_of(context.paths.operation_lock(name)) for name in names}
+    journal = journal_file.read(context.paths.journal) or Journal()
+    running = {name: operation for name in names if (operation := journal.running(name))}
     if context.json:
-        print_json({name: asdict(holder) if holder else None for name, holder in holders.items()})
+        found = {name: asdict(holder) if holder else None for name, holder in holders.items()}
+        for name, operation in running.items():
+            why = f"{operation.verb}: {operation.words}"
+            found[name] = {"who": operation.who, "since": operation.since, "why": why, "operation": operation.number}
+        print_json(found)
         return Exit.DONE
     for name, holder in holders.items():
-        print(f"{name}: {holder or 'nobody'}")
+        if operation := running.get(name):
+            words = f"{operation.verb}: {operation.words}, {operation.phase} (operation {operation.number})"
+            print(f"{name}: {operation.who} since {operation.since}: {words}")
+        else:
+            print(f"{name}: {holder or 'nobody'}")
     return Exit.DONE

@@ -18,4 +18,5 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace, context: Context) -> Exit:
     want, instances = targets(context, options.target)
+    options.verb = "maint"
     return begin(options, context, want, instances, wanted="maintenance")

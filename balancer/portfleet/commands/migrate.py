@@ -14,8 +14,9 @@ from portfleet.context import Context
 from portfleet.desired import InstanceWant, ServiceWant
 from portfleet.errors import Exit, PortfleetError
 from portfleet.journal import Moved, ServiceRecord
+from portfleet.model import member_instance
 from portfleet.operate.options import percent
-from portfleet.operate.submit import add_options, submit, targets
+from portfleet.operate.submit import add_options, already, submit, targets
 from portfleet.read_toml import parse_listen
 
 
@@ -40,10 +41,15 @@ def run(options: argparse.Namespace, context: Context) -> Exit:
             f"{target.name} does not serve: it is {target.wanted}", hint=f"portfleet undrain {target.name}"
         )
 
-    def change(record: ServiceRecord) -> ServiceRecord:
-        return replace(record, moved={**record.moved, member: Moved(target.instance.member, options.share)})
+    moved = Moved(target.instance.member, options.share)
+    if want.moved.get(member) == moved:
+        words = f"{target.name} already serves {options.share} % of {source.name}'s share"
+        return already(context, "migrate", want.name, words)
 
-    handoff = want.service.ours and target.program is not None and source.program is not None and not options.drain
+    def change(record: ServiceRecord) -> ServiceRecord:
+        return replace(record, moved={**record.moved, member: moved})
+
+    handoff = target.ours and source.ours and not options.drain
     return submit(
         context,
         want,
@@ -56,6 +62,7 @@ def run(options: argparse.Namespace, context: Context) -> Exit:
             "to": target.name,
             "percent": options.share,
             "handoff": handoff,
+            "share": f"{target.name} serves {options.share} % of {source.name}'s share",
         },
         change=change,
         undo=f"portfleet migrate {options.source} {source.name}",
@@ -66,18 +73,28 @@ def _back(options: argparse.Namespace, context: Context, want: ServiceWant, sour
     member = source.instance.member
     moved = want.moved.get(member)
     if moved is None:
-        print(f"{source.name} already serves its own share")
-        return Exit.DONE
-    target = next((i for i in want.instances if i.instance.member == moved.to and i.takes), source)
-    handoff = want.service.ours and target.program is not None and not options.drain
+        return already(context, "migrate", want.name, f"{source.name} already serves its own share")
+    target = next(i for i in want.instances if i.name == member_instance(want.name, moved.to, want.live).name)
+    handoff = target.ours and source.ours and not options.drain
+    # What it serves is its own share and the migrated part of the other's: of its connections give back that part.
+    own, given = want.home.count(target.instance.member), want.home.count(member) * moved.percent / 100
+    percent = round(100 * given / (own + given)) if handoff else 0
     return submit(
         context,
         want,
         options,
         verb="migrate",
         words=f"give {source.name} its share back from {target.name}",
-        arguments={"source": target.name, "member": member, "to": source.name, "percent": 0, "handoff": handoff},
+        arguments={
+            "source": target.name,
+            "member": member,
+            "to": source.name,
+            "percent": percent,
+            "handoff": handoff,
+            "share": f"{source.name} serves its own share again",
+        },
         change=lambda record: replace(record, moved={k: v for k, v in record.moved.items() if k != member}),
+        undo=f"portfleet migrate {want.name}/{source.name} {target.name} --share {moved.percent}%",
     )
 
 

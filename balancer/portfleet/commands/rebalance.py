@@ -9,20 +9,32 @@ import argparse
 
 from portfleet.context import Context
 from portfleet.errors import Exit, PortfleetError
-from portfleet.operate.options import factor
-from portfleet.operate.submit import add_options, submit
+from portfleet.operate.options import limit
+from portfleet.operate.rebalance import next_move, ratio
+from portfleet.operate.submit import add_options, already, service_want, submit
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("service", metavar="SERVICE")
-    parser.add_argument("--limit", type=factor, default=1.1, metavar="X", help="the largest max/mean to be left (1.1)")
+    parser.add_argument("--limit", type=limit, default=1.1, metavar="X", help="the largest max/mean to be left (1.1)")
     add_options(parser)
 
 
 def run(options: argparse.Namespace, context: Context) -> Exit:
-    service = context.service(context.fleet, options.service)
-    if not service.ours:
-        raise PortfleetError(f"the daemon of {service.name} cannot hand off connections", code=Exit.USAGE)
-    want = context.desired(context.fleet).services[service.name]
-    words = f"rebalance {service.name} until max/mean ≤ {options.limit:g}"
-    return submit(context, want, options, verb="rebalance", words=words, arguments={"limit": max(1.0, options.limit)})
+    want = service_want(context, options.service)
+    instances = [i for i in want.instances if i.takes and i.program is not None]
+    if not all(i.ours for i in instances):
+        raise PortfleetError(
+            f"the daemon of {want.name} cannot hand off connections",
+            hint="clients spread anew when they connect again: portfleet restart, or drain --rate N and undrain",
+            code=Exit.USAGE,
+        )
+    observed = context.observe(context.desired(context.applied_fleet), probe=False)
+    counts = {i.name: observed.seen(i.name).connections or 0 for i in instances}
+    if next_move(counts, limit=options.limit) is None:
+        words = f"{want.name} is already even: max/mean {ratio(counts):.2f} ≤ {options.limit:g}"
+        return already(context, "rebalance", want.name, words)
+    words = f"rebalance {want.name}, max/mean {ratio(counts):.2f}, until ≤ {options.limit:g}"
+    return submit(
+        context, want, options, verb="rebalance", words=words, arguments={"limit": options.limit}, point=False
+    )

@@ -10,6 +10,7 @@ import argparse
 from portfleet.context import Context
 from portfleet.errors import Exit, PortfleetError
 from portfleet.operate.submit import add_options, submit, targets
+from portfleet.states import Wanted
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -20,10 +21,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace, context: Context) -> Exit:
     want, found = targets(context, options.target)
-    instances = [i for i in found if i.program is not None]
+    instances = [i for i in found if i.program is not None and i.wanted is not Wanted.MAINTENANCE]
+    names = [i.name for i in instances]
     serving = [i for i in want.instances if i.takes]
-    at_once = options.max_unavailable
-    if at_once < 1 or len(serving) <= at_once:
+    at_once = min(options.max_unavailable, len(names))
+    if not names:
+        raise PortfleetError(
+            f"{options.target} has no process to restart", hint=f"portfleet undrain {options.target}", code=Exit.USAGE
+        )
+    if at_once < 1 or not [i for i in serving if i.name not in names[:at_once]] or len(serving) <= at_once:
         raise PortfleetError(
             f"{len(serving)} instances serve; {at_once} at a time would leave nobody",
             hint=f"portfleet cutover {want.name} --force restarts all without a gap",
@@ -34,6 +40,7 @@ def run(options: argparse.Namespace, context: Context) -> Exit:
         want,
         options,
         verb="restart",
-        words=f"restart {', '.join(i.name for i in instances)}, {at_once} at a time",
-        arguments={"instances": [i.name for i in instances], "at_once": at_once, "handoff": want.service.ours},
+        words=f"restart {', '.join(names)}, {at_once} at a time",
+        arguments={"instances": names, "at_once": at_once, "handoff": all(i.ours for i in instances)},
+        point=False,
     )

@@ -13,43 +13,43 @@ from portfleet.context import Context
 from portfleet.errors import Exit, PortfleetError
 from portfleet.journal import ColourRecord
 from portfleet.model import other
-from portfleet.operate.submit import add_options
+from portfleet.operate.submit import add_options, already, record_of, service_want
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("service", metavar="SERVICE")
-    parser.add_argument("--to", type=int, metavar="N", help="the number of an ended cutover or rollback in the history")
+    parser.add_argument("--to", type=int, metavar="N", help="what was live when operation N of the history had ended")
     add_cutover_options(parser)
     add_options(parser)
 
 
 def run(options: argparse.Namespace, context: Context) -> Exit:
-    service = context.service(context.fleet, options.service)
-    desired = context.desired(context.fleet)
-    want, record = desired.services[service.name], desired.journal.services[service.name]
+    want, record = service_want(context, options.service), record_of(context, options.service)
     colour = other(want.live)
     before = record.colours.get(colour)
     if options.to is not None:
-        before = _at(context, service.name, options.to)
+        before = _at(context, want.name, options.to)
+        live = record.colours.get(want.live, ColourRecord())
+        if (before.release, before.command) == (live.release, live.command):
+            words = f"{want.live} already runs what operation {options.to} left: {before.release or 'this command'}"
+            return already(context, "rollback", want.name, words)
     if before is None:
         raise PortfleetError(
-            f"{service.name} has nothing to go back to: {colour} has never run",
+            f"{want.name} has nothing to go back to: {colour} has never run",
             hint="see: portfleet history",
             code=Exit.USAGE,
         )
-    words = f"roll {service.name} back to {colour}" + (f", release {before.release}" if before.release else "")
+    words = f"roll {want.name} back to {colour}" + (f", release {before.release}" if before.release else "")
     return begin(options, context, words=words, verb="rollback", new=replace(before, since=None), canary=None)
 
 
 def _at(context: Context, service: str, number: int) -> ColourRecord:
     """Give what was live when operation ``number`` had ended."""
-    history = context.journal(context.fleet).history
-    for entry in history:
-        if entry.number == number and entry.service == service and entry.ok and entry.verb in ("cutover", "rollback"):
-            release = entry.words.partition(", release ")[2].partition(" (")[0]
-            return ColourRecord(release or None)
+    for entry in context.journal(context.applied_fleet).history:
+        if entry.number == number and entry.service == service:
+            return ColourRecord(entry.release, entry.command)
     raise PortfleetError(
-        f"operation {number} is no ended cutover or rollback of {service}",
+        f"operation {number} is none of {service} that has ended",
         hint="see: portfleet history",
         code=Exit.USAGE,
     )

@@ -1,13 +1,19 @@
-"""Let drained instances and those in maintenance serve again, started first where they were stopped."""
+"""Let drained instances and those in maintenance serve again, started first where they were stopped.
+
+A drain that is still running on them is cancelled. Slots come back when the instance is ready.
+"""
 
 from __future__ import annotations
 
 import argparse
 
+from portfleet import journal_file
+from portfleet.commands import cancel
 from portfleet.context import Context
 from portfleet.errors import Exit
+from portfleet.journal import Journal
 from portfleet.operate.drain import without
-from portfleet.operate.submit import add_options, submit, targets
+from portfleet.operate.submit import add_options, already, record_of, submit, targets
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -17,11 +23,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace, context: Context) -> Exit:
     want, instances = targets(context, options.target)
-    asked = context.journal(context.fleet).services[want.name].asked
+    asked = record_of(context, want.name).asked
     names = [i.name for i in instances if i.name in asked]
     if not names:
-        print(f"{options.target} already serves: nothing is drained there")
-        return Exit.DONE
+        return already(context, "undrain", want.name, f"{options.target} already serves: nothing is drained there")
+    running = (journal_file.read(context.paths.journal) or Journal()).running(want.name)
+    draining = set(running.arguments["instances"]) if running and running.verb in ("drain", "maint") else set()
+    if running and draining and draining <= set(names) and not options.dry_run:
+        return cancel.begin(context, running.number, wait=options.wait)
     return submit(
         context,
         want,
@@ -30,5 +39,7 @@ def run(options: argparse.Namespace, context: Context) -> Exit:
         words=f"let {', '.join(names)} serve again",
         arguments={"instances": names},
         change=lambda record: without(record, set(names)),
+        point=False,
+        owned=names,
         undo=f"portfleet drain {options.target}",
     )

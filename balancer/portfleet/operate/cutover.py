@@ -1,130 +1,90 @@
 """cutover and rollback: the idle colour is started with its release, gets all slots at once, then the connections.
 
 Phases: begin (start the idle colour, wait until all are ready) → canary (a share of the slots for a while, watched) →
-switch (all slots in one transaction) → moving (established connections handed off, or drained by the policy) → end.
-Until ``switch`` clients of the live colour notice nothing, whatever becomes of the new release.
+switch (all slots in one transaction) → moving (established connections handed off, or drained by the policy) →
+keeping (how long the old colour is kept). Until ``switch`` clients of the live colour notice nothing, whatever becomes
+of the new release.
 """
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any
 
-from portfleet.clock import now, stamp
+from portfleet.clock import stamp
 from portfleet.desired import InstanceWant, ServiceWant
+from portfleet.errors import Exit
 from portfleet.journal import ColourRecord, ServiceRecord
+from portfleet.last_words import last_exit, last_lines
 from portfleet.model import Colour, other
 from portfleet.operate import canary
-from portfleet.operate.logtail import last_lines
-from portfleet.operate.moving import hand_over, let_end
-from portfleet.operate.task import OperationFailed, Task
+from portfleet.operate.moving import Handed, hand_over, let_end
+from portfleet.operate.releases import outlived
+from portfleet.operate.stopping import stop
+from portfleet.operate.task import OperationFailed, Task, running
 
 
 async def run(task: Task) -> str:
     """Make the other colour live. The journal is changed before processes are stopped: it says what is to run.
 
-    Arguments: colour (the one that becomes live), before (its record to go back to), keep (seconds), handoff,
-    canary ({"steps": [per cent …], "every", "max_errors", "max_p99"} or None).
+    Arguments: colour (the one that becomes live), before (its record to go back to), fresh (its processes are started
+    anew also where they run already), keep (seconds), handoff, config_release, canary ({"steps": [per cent …],
+    "every", "max_errors", "max_p99"} or None); remembered: step, took ({phase: seconds}), moved.
     """
     colour: Colour = task.arguments["colour"]
     if task.operation.phase == "begin":
+        began = time.monotonic()
         await _start(task, colour)
-        task.enter("canary" if task.arguments["canary"] else "switch")
+        task.enter("canary" if task.arguments["canary"] else "switch", took=_took(task, "ready", began))
     if task.operation.phase == "canary":
+        began = time.monotonic()
         await _canary(task, colour)
-        task.enter("switch")
+        task.enter("switch", took=_took(task, "canary", began))
     if task.operation.phase == "switch":
-        task.change(lambda record: replace(record, live=colour, canary=0))
+        began = time.monotonic()
+        task.change(partial(_switched, colour=colour, config_release=task.arguments["config_release"]))
         task.point(ready=[i.name for i in of(task.want(), colour)])
-        task.enter("moving")
-    result = await _move(task, colour)
-    task.change(lambda record: _kept(record, other(colour), task.arguments["keep"]))
-    if task.arguments["keep"] == 0:
-        task.change(lambda record: _stopped(record, other(colour)))
-        await task.stop(i.name for i in of(task.want(), other(colour)))
-    release = task.want().release
-    return f"{task.operation.service} is live on {colour}" + (f", release {release}" if release else "") + f"; {result}"
+        task.enter("moving", took=_took(task, "switch", began))
+    if task.operation.phase == "moving":
+        began = time.monotonic()
+        moved, left = await _move(task, colour)
+        task.enter("keeping", moved=moved, left=left, took=_took(task, "move", began))
+    return await _keep(task, colour)
 
 
 async def undo(task: Task) -> str:
     """Give up: before the switch the idle colour is ended; after it everything goes back to the old one."""
     colour: Colour = task.arguments["colour"]
+    old = other(colour)
+    if task.want().live == colour:
+        release = task.arguments["config_release_before"]
+        task.change(lambda record: replace(record, live=old, config_release=release))
+    task.change(lambda record: replace(record, canary=0))
+    task.point(ready=[i.name for i in of(task.want(), old)])
     want = task.want()
-    if want.live == colour:
-        task.change(lambda record: replace(record, live=other(colour)))
-        task.point(ready=[i.name for i in of(task.want(), other(colour))])
-    return await _abandon(task, colour)
+    there = [i for i in of(want, colour) if i.program is not None]
+    words = f"{old} serves"
+    if all(i.ours for i in there):
+        handed = await hand_over(task, [(i, [receiver]) for i in there if (receiver := counterpart(want, i)).takes])
+        words += f"; {handed.words()}" if handed.moved or handed.left else ""
+        if handed.left:  # never dropped: they end by themselves, then the colour is stopped
+            task.change(lambda record: _kept(record, colour, 0))
+            return f"{words}; they stay with {colour} until they end"
+    else:
+        await let_end(task, there, rate=want.service.drain.rate, deadline=want.service.drain.deadline, then="evict")
+    before = task.arguments["before"]
+    task.enter("stopping", owned=[i.name for i in there])
+    task.change(lambda record: _restored(record, colour, before))
+    await stop(task, there)
+    return words
 
 
 def of(want: ServiceWant, colour: Colour) -> list[InstanceWant]:
     """Give a service's instances of one colour."""
     return [instance for instance in want.instances if instance.instance.colour == colour]
-
-
-async def _start(task: Task, colour: Colour) -> None:
-    want = task.want()
-    instances = of(want, colour)
-    names = [i.name for i in instances]
-    task.progress(0, len(names), f"starting {len(names)} instances of {colour}")
-    failed = await task.start(names)
-    task.check()
-    if failed:
-        name, reason = next(iter(failed.items()))
-        words = last_lines(task.paths.log_of(name))
-        await _abandon(task, colour)
-        raise OperationFailed(
-            f"{len(failed)} of {len(names)} instances of the new release did not become ready, so nothing changed "
-            f"for clients. {name}: {reason}" + (f"; its last words: {words}" if words else "")
-        )
-
-
-async def _canary(task: Task, colour: Colour) -> None:
-    plan: dict[str, Any] = task.arguments["canary"]
-    steps: list[int] = plan["steps"]
-    for number in range(int(task.arguments.get("step", 0)), len(steps)):
-        percent = steps[number]
-        task.enter("canary", step=number)
-        task.change(partial(_canary_at, percent=percent))
-        task.point(ready=[i.name for i in of(task.want(), colour)])
-        fault = await canary.watch(task, colour, percent=percent, plan=plan)
-        if fault:
-            await _abandon(task, colour)
-            raise OperationFailed(f"rolled back at {percent} %: {fault}; {other(colour)} serves everything")
-
-
-async def _abandon(task: Task, colour: Colour) -> str:
-    """Take everything from ``colour``, hand its connections back, stop it, and remember what it ran before."""
-    old = other(colour)
-    task.change(lambda record: replace(record, canary=0))
-    task.point()
-    want = task.want()
-    there = [i for i in of(want, colour) if i.program is not None]
-    counts = await task.connections(there)
-    busy = [i for i in there if counts[i.name]]
-    back = 0
-    if busy and want.service.ours:
-        pairs = [(sender, [receiver]) for sender in busy if (receiver := counterpart(want, sender)).takes]
-        back = await hand_over(task, pairs)
-    elif busy:
-        await let_end(task, busy, rate=want.service.drain.rate, deadline=want.service.drain.deadline, then="evict")
-    before = task.arguments["before"]
-    task.change(lambda record: _restored(record, colour, before))
-    await task.stop(i.name for i in there)
-    return f"{old} serves" + (f", {back:,} connections were handed back" if back else "")
-
-
-async def _move(task: Task, colour: Colour) -> str:
-    """Empty the old colour: by hand-off member to member, else by the service's drain policy."""
-    want = task.want()
-    olds = [i for i in of(want, other(colour)) if i.program is not None]
-    if task.arguments["handoff"]:
-        moved = await hand_over(task, [(sender, [counterpart(want, sender)]) for sender in olds])
-        return f"{moved:,} connections were handed off"
-    policy = want.service.drain
-    ended = await let_end(task, olds, rate=policy.rate, deadline=policy.deadline, then=policy.then)
-    return f"{ended:,} connections of {other(colour)} were drained"
 
 
 def counterpart(want: ServiceWant, instance: InstanceWant) -> InstanceWant:
@@ -136,13 +96,88 @@ def counterpart(want: ServiceWant, instance: InstanceWant) -> InstanceWant:
     )
 
 
+async def _start(task: Task, colour: Colour) -> None:
+    instances = [i for i in of(task.want(), colour) if i.instance.number <= task.want().service.instances]
+    names = [i.name for i in instances]
+    task.enter("begin", owned=names)
+    if task.arguments["fresh"]:
+        await stop(task, [i for i in instances if i.name in running(task.paths)])
+    task.progress(0, len(names), f"starting {len(names)} instances of {colour}")
+    failed = await task.start(names)
+    if failed:
+        name, reason = next(iter(failed.items()))
+        ended, words = last_exit(task.paths, name), " | ".join(last_lines(task.paths.log_of(name)))
+        why = (
+            f"{name}: {reason}"
+            + f", ended last with {ended}" * bool(ended)
+            + f"; its last words: {words}" * bool(words)
+        )
+        raise OperationFailed(
+            f"{len(failed)} of {len(names)} instances of the new release did not become ready, nothing changed for "
+            f"clients; {why}",
+            code=Exit.TIMEOUT,
+        )
+
+
+async def _canary(task: Task, colour: Colour) -> None:
+    plan: dict[str, Any] = task.arguments["canary"]
+    steps: list[int] = plan["steps"]
+    for number in range(int(task.arguments.get("step", 0)), len(steps)):
+        percent = steps[number]
+        task.enter("canary", step=number)
+        task.change(partial(_canary_at, percent=percent))
+        task.point(ready=[i.name for i in of(task.want(), colour)])
+        if fault := await canary.watch(task, colour, percent=percent, plan=plan):
+            raise OperationFailed(f"the canary was rolled back at {percent} %: {fault}")
+
+
+async def _move(task: Task, colour: Colour) -> tuple[str, int]:
+    """Empty the old colour: by hand-off member to member, else by the service's drain policy."""
+    want = task.want()
+    olds = [i for i in of(want, other(colour)) if i.program is not None]
+    if task.arguments["handoff"]:
+        handed: Handed = await hand_over(task, [(sender, [counterpart(want, sender)]) for sender in olds])
+        return handed.words(), handed.left
+    policy = want.service.drain
+    ended = await let_end(task, olds, rate=policy.rate, deadline=policy.deadline, then=policy.then)
+    return f"{ended:,} connections of {other(colour)} were drained", 0
+
+
+async def _keep(task: Task, colour: Colour) -> str:
+    old, keep, left = other(colour), float(task.arguments["keep"]), int(task.arguments["left"])
+    want = task.want()
+    words = f"{want.name} is live on {colour}" + (f", release {want.release}" if want.release else "")
+    words += f"; {task.arguments['moved']}"
+    if left:
+        task.change(lambda record: _kept(record, old, keep))
+        raise OperationFailed(f"{words}; those stay with {old} until they end, then it can be stopped", settled=True)
+    if keep == 0:
+        there = [i for i in of(want, old) if i.program is not None]
+        task.enter("keeping", owned=[i.name for i in there])
+        task.change(lambda record: _stopped(record, old))
+        await stop(task, there)
+    else:
+        task.change(lambda record: _kept(record, old, keep))
+    took = ", ".join(f"{phase} {seconds:.2f} s" for phase, seconds in task.arguments["took"].items())
+    names = outlived(task.paths, task.want())
+    return f"{words} ({took})" + (f"; no longer kept: {', '.join(names)}" if names else "")
+
+
+def _took(task: Task, phase: str, began: float) -> dict[str, float]:
+    return {**task.arguments.get("took", {}), phase: round(time.monotonic() - began, 3)}
+
+
 def _canary_at(record: ServiceRecord, *, percent: int) -> ServiceRecord:
     return replace(record, canary=percent)
 
 
+def _switched(record: ServiceRecord, *, colour: Colour, config_release: str | None) -> ServiceRecord:
+    return replace(record, live=colour, canary=0, config_release=config_release)
+
+
 def _kept(record: ServiceRecord, colour: Colour, keep: float) -> ServiceRecord:
     until = stamp((datetime.now(UTC) + timedelta(seconds=keep)).timestamp())
-    idle = replace(record.colours[colour], keep_until=until, since=now())
+    idle = replace(record.colours[colour], keep_until=until)
     return replace(record, colours={**record.colours, colour: idle})
 
 

@@ -1,7 +1,8 @@
 """The watcher's side of operations: each in the journal gets a coroutine that advances it until it has ended.
 
 Started again after its own death or a reboot, the engine finds the operations in the journal and goes on at their
-phase. It also ends idle colours whose time is up.
+phase, or goes on undoing them; the outcome says so. An operation that fails is undone, unless it says that what it
+did holds. It also ends idle colours whose time is up.
 """
 
 from __future__ import annotations
@@ -9,11 +10,13 @@ from __future__ import annotations
 import asyncio
 import importlib
 from collections.abc import Callable
+from dataclasses import replace
+from types import ModuleType
 
-from portfleet import journal_file
+from portfleet import journal_file, locks
 from portfleet.clock import now
-from portfleet.errors import PortfleetError
-from portfleet.journal import HistoryEntry, Operation
+from portfleet.errors import Exit, PortfleetError
+from portfleet.journal import ColourRecord, HistoryEntry, Journal, Operation
 from portfleet.operate.keep import end_expired
 from portfleet.operate.task import Cancelled, OperationFailed, Task
 from portfleet.paths import Paths
@@ -21,6 +24,8 @@ from portfleet.watch.ejector import Ejector
 from portfleet.watch.log import Log
 
 _LOOK = 0.1
+#: How often a phase is entered again when what it needs does not answer, and seconds between.
+_TRIES, _AGAIN = 5, 1.0
 
 
 class Engine:
@@ -29,7 +34,6 @@ class Engine:
     def __init__(self, *, paths: Paths, ejector: Ejector, log: Log, wake: Callable[[], object]) -> None:
         self._paths, self._ejector, self._log, self._wake = paths, ejector, log, wake
         self._running: dict[int, asyncio.Task[None]] = {}
-        self._stamp = 0
 
     async def run(self) -> None:
         """Look for operations for ever; on cancellation they are left as they are, to be resumed."""
@@ -46,60 +50,96 @@ class Engine:
                 running.cancel()
 
     def _look(self) -> None:
+        for number in [number for number, running in self._running.items() if running.done()]:
+            del self._running[number]
         try:
-            stamp = self._paths.journal.stat().st_mtime_ns
-            if stamp == self._stamp:
-                return
-            self._stamp = stamp
             journal = journal_file.read(self._paths.journal)
         except (OSError, ValueError, PortfleetError):
             return  # the watcher's own look says what is wrong with the journal
         for operation in journal.operations if journal else ():
-            if operation.number not in self._running:
-                resumed = operation.phase != "begin"
-                fields = {"number": operation.number, "verb": operation.verb, "service": operation.service}
-                self._log("resumed" if resumed else "begins", **fields, who=operation.who, phase=operation.phase)
-                self._running[operation.number] = asyncio.create_task(self._advance(operation))
+            # Whoever holds the service's lock is still writing the operation down, or applies a config.
+            if operation.number not in self._running and not locks.held(self._paths.operation_lock(operation.service)):
+                self._begin(operation)
+
+    def _begin(self, operation: Operation) -> None:
+        resumed = operation.begun
+        fields = {"number": operation.number, "verb": operation.verb, "service": operation.service}
+        phase = "undoing" if operation.failed or operation.cancelled else operation.phase
+        self._log("resumed" if resumed else "begins", **fields, who=operation.who, phase=phase)
+        marked = replace(operation, begun=True, resumed=phase if resumed else operation.resumed)
+        self._running[operation.number] = asyncio.create_task(self._advance(marked))
 
     async def _expire(self) -> None:
         try:
             await end_expired(self._paths, self._log)
         except PortfleetError as error:
-            self._log("cannot-end-idle-colour", reason=error.message.splitlines()[0])
+            self._log.once("cannot-end-idle-colour", reason=error.message.splitlines()[0])
 
     async def _advance(self, operation: Operation) -> None:
         task = Task(operation, self._paths, self._ejector, self._log, self._wake)
         verb = importlib.import_module(f"portfleet.operate.{operation.verb}")
-        ok, outcome = False, ""
+        ok, outcome, code = False, "", Exit.FAILED
         try:
-            ok, outcome = True, await verb.run(task)
+            task.mark_begun()
+            if operation.failed:
+                outcome = f"{operation.failed}; {await self._undo(verb, task)}"
+            else:
+                ok, outcome, code = True, await self._attempt(verb, task), Exit.DONE
         except Cancelled:
-            outcome = f"cancelled; {await self._undo(verb.undo, task)}"
+            outcome = await self._give_up(verb, task, "cancelled")
         except OperationFailed as error:
-            outcome = str(error)
+            outcome, code = str(error), error.code
+            if not error.settled:
+                outcome = await self._give_up(verb, task, outcome)
         except PortfleetError as error:
-            outcome = error.message.splitlines()[0]
+            outcome = await self._give_up(verb, task, error.message.splitlines()[0])
         except Exception as error:  # noqa: BLE001 (a defect in one operation must not end the watcher; it is told)
-            outcome = f"internal error: {error!r}"
-        self._end(task.operation, outcome, ok=ok)
+            outcome = await self._give_up(verb, task, f"internal error: {error!r}")
+        if task.operation.resumed:
+            outcome += f" (resumed at {task.operation.resumed!r} after the watcher had been away)"
+        await self._end(task.operation, outcome, ok=ok, code=code)
 
-    async def _undo(self, undo: Callable[[Task], object], task: Task) -> str:
+    async def _attempt(self, verb: ModuleType, task: Task) -> str:
+        """Run the operation; where supervisord or the kernel does not answer, enter its phase again a little later."""
+        for last in [False] * (_TRIES - 1) + [True]:
+            try:
+                return str(await verb.run(task))
+            except PortfleetError as error:
+                self._log("tries-again", number=task.operation.number, reason=error.message.splitlines()[0])
+                if last:
+                    raise
+            await task.pause(_AGAIN)
+        raise AssertionError("the last try returns or raises")
+
+    async def _give_up(self, verb: ModuleType, task: Task, reason: str) -> str:
+        return f"{reason}; {await self._undo(verb, task, reason)}"
+
+    async def _undo(self, verb: ModuleType, task: Task, reason: str = "") -> str:
         try:
-            result = undo(task)
-            return str(await result if asyncio.iscoroutine(result) else result)
+            task.begin_undo(reason or task.operation.failed)
+            return str(await verb.undo(task))
         except (OperationFailed, PortfleetError) as error:
             return f"what was done stays: {error}"
+        except Exception as error:  # noqa: BLE001 (as above)
+            return f"what was done stays: internal error: {error!r}"
 
-    def _end(self, operation: Operation, outcome: str, *, ok: bool) -> None:
-        entry = HistoryEntry(
-            operation.number, now(), operation.who, operation.service, operation.verb, operation.words, outcome, ok
-        )
-        try:
-            journal_file.update(self._paths.journal, lambda journal: journal.ended(operation, entry))
-        except PortfleetError as error:
-            self._log("cannot-write-journal", reason=error.message)
-            return
-        del self._running[operation.number]
+    async def _end(self, operation: Operation, outcome: str, *, ok: bool, code: Exit) -> None:
+        def ended(journal: Journal) -> Journal:
+            record = journal.services.get(operation.service)
+            ran = record.colours.get(record.live, ColourRecord()) if record else ColourRecord()
+            entry = HistoryEntry(
+                operation.number, now(), operation.who, operation.service, operation.verb, operation.words, outcome,
+                ok, int(code), ran.release, ran.command,
+            )  # fmt: skip
+            return journal.ended(operation, entry)
+
         fields = {"number": operation.number, "verb": operation.verb, "service": operation.service}
+        while True:
+            try:
+                journal_file.update(self._paths.journal, ended)
+                break
+            except PortfleetError as error:  # a full disk: it is told as soon as it can be
+                self._log.once("cannot-write-journal", number=operation.number, reason=error.message.splitlines()[0])
+                await asyncio.sleep(_AGAIN)
         self._log("ended" if ok else "failed", **fields, outcome=outcome)
         self._wake()

@@ -39,9 +39,20 @@ def percents(text: str) -> list[int]:
 def errors(text: str) -> float:
     """Read an error share in per cent, such as 1% or 0.5%."""
     try:
-        return float(text.removesuffix("%"))
+        value = float(text.removesuffix("%"))
     except ValueError:
-        raise argparse.ArgumentTypeError(f'"{text}" is not a share; write 1%') from None
+        value = -1.0
+    if not 0 <= value <= 100:
+        raise argparse.ArgumentTypeError(f'"{text}" is not a share; write 1%')
+    return value
+
+
+def limit(text: str) -> float:
+    """Read a max/mean such as 1.1, at least 1."""
+    value = factor(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f'"{text}" is below 1, which no max/mean can be; write 1.1')
+    return value
 
 
 def factor(text: str) -> float:
@@ -50,6 +61,6 @@ def factor(text: str) -> float:
         value = float(text.removesuffix("x"))
     except ValueError:
         value = 0.0
-    if value <= 0:
+    if not 0 < value < float("inf"):
         raise argparse.ArgumentTypeError(f'"{text}" is not a factor; write 2x')
     return value

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from portfleet.operate.moving import move_some
-from portfleet.operate.task import Task
+from portfleet.operate.moving import spread
+from portfleet.operate.task import OperationFailed, Task
 
 
 async def run(task: Task) -> str:
@@ -13,26 +13,34 @@ async def run(task: Task) -> str:
     return await even_out(task, limit=float(task.arguments["limit"]))
 
 
-def undo(_: Task) -> str:
+async def undo(_: Task) -> str:
     """Nothing is to be undone: each connection is where it was handed."""
     return "connections stay where they are"
 
 
 async def even_out(task: Task, *, limit: float) -> str:
     """Move connections until no instance has more than ``limit`` × the mean; gives before and after in words."""
-    instances = {i.name: i for i in task.want().instances if i.takes and i.program is not None}
+    instances = {
+        i.name: i for i in task.want().instances if i.takes and i.program is not None and i.name not in task.ejector.out
+    }
     before = counts = await task.connections(instances.values())
     total = 0
     while (step := next_move(counts, limit=limit)) is not None:
         sender, receiver, count = step
-        moved = await move_some(instances[sender], instances[receiver], count)
+        moved, why, busy = await spread(task, instances[sender], [instances[receiver]], count)
         total += moved
-        task.progress(total, total + count, f"{sender} → {receiver}")
-        task.check()
+        task.progress(total, total + count - moved, f"{sender} → {receiver}")
+        await task.pause(1.0 if busy else 0)
+        if not moved and not busy:
+            raise OperationFailed(f"{in_words(before, counts)}; {why or 'requests in flight have not ended'}")
         counts = await task.connections(instances.values())
-        if moved == 0:
-            break
-    return f"max/mean {ratio(before):.2f} → {ratio(counts):.2f}; {total:,} connections were handed off"
+    return f"{in_words(before, counts)}; {total:,} connections were handed off"
+
+
+def in_words(before: Mapping[str, int], after: Mapping[str, int]) -> str:
+    """Say how the connections were and are spread."""
+    each = ", ".join(f"{name} {count:,} → {after[name]:,}" for name, count in before.items())
+    return f"max/mean {ratio(before):.2f} → {ratio(after):.2f} ({each})"
 
 
 def ratio(counts: Mapping[str, int]) -> float:

@@ -5,12 +5,16 @@ from __future__ import annotations
 from dataclasses import replace
 
 from portfleet.clock import now
-from portfleet.desired import InstanceWant
+from portfleet.errors import Exit
 from portfleet.journal import Asked
 from portfleet.operate import rebalance
 from portfleet.operate.drain import without
 from portfleet.operate.moving import hand_over, let_end
+from portfleet.operate.stopping import stop
 from portfleet.operate.task import OperationFailed, Task
+
+#: The largest max/mean that a restart leaves behind.
+_EVEN = 1.25
 
 
 async def run(task: Task) -> str:
@@ -19,42 +23,45 @@ async def run(task: Task) -> str:
     done: list[str] = list(task.arguments.get("done", []))
     while left := [name for name in names if name not in done]:
         batch = left[: task.arguments["at_once"]]
-        task.enter(f"restarting {', '.join(batch)}", done=done)
+        task.enter(f"restarting {', '.join(batch)}", owned=batch, done=done)
+        task.progress(len(done), len(names))
         await _one_batch(task, batch)
         done += batch
     task.enter("evening out", done=done)
-    if task.arguments["handoff"]:
-        await rebalance.even_out(task, limit=1.25)
-    return f"{len(done)} instances were restarted, one batch of {task.arguments['at_once']} at a time"
+    even = f"; {await rebalance.even_out(task, limit=_EVEN)}" if task.arguments["handoff"] else ""
+    return f"{', '.join(done)} restarted{even}"
 
 
 async def undo(task: Task) -> str:
-    """Let whoever is away serve again."""
-    names = set(task.arguments["instances"])
-    task.change(lambda record: without(record, names))
-    if failed := await task.start(names & {i.name for i in task.want().running}):
-        raise OperationFailed("; ".join(f"{name}: {reason}" for name, reason in failed.items()))
-    task.point(ready=names)
-    return "all serve"
+    """Let whoever is away serve again; who does not start is revived by the watcher and serves when it is ready."""
+    names = [i.name for i in task.instances(task.arguments["instances"])]
+    task.change(lambda record: without(record, set(names)))
+    failed = await task.start(names)
+    task.point(ready=set(names) - failed.keys())
+    done = ", ".join(task.arguments.get("done", [])) or "none"
+    if failed:
+        away = "; ".join(f"{name}: {reason}" for name, reason in failed.items())
+        return f"restarted: {done}; the others serve, the watcher goes on trying {away}"
+    return f"restarted: {done}; all serve"
 
 
 async def _one_batch(task: Task, names: list[str]) -> None:
-    number = task.operation.number
-    asked = Asked("drained", since=now(), who=task.operation.who, why=f"restart, operation {number}")
+    asked = Asked("drained", since=now(), who=task.operation.who, why=f"restart, operation {task.operation.number}")
     task.change(lambda record: replace(record, asked={**record.asked, **dict.fromkeys(names, asked)}))
     task.point()
     want = task.want()
-    batch: list[InstanceWant] = [i for i in want.instances if i.name in names]
+    batch = task.instances(names)
     siblings = [i for i in want.instances if i.takes and i.program is not None]
     if task.arguments["handoff"]:
-        await hand_over(task, [(instance, siblings) for instance in batch])
+        handed = await hand_over(task, [(instance, siblings) for instance in batch])
+        if handed.left:
+            raise OperationFailed(f"stopped rolling, nobody was disconnected: {handed.words()}")
     else:
         policy = want.service.drain
         await let_end(task, batch, rate=policy.rate, deadline=policy.deadline, then=policy.then)
-    await task.stop(names)
-    failed = await task.start(names)
-    if failed:
+    await stop(task, batch, siblings if task.arguments["handoff"] else ())
+    if failed := await task.start(names):
         words = "; ".join(f"{name}: {reason}" for name, reason in failed.items())
-        raise OperationFailed(f"stopped rolling, the others serve: {words}. Undo with: portfleet undrain")
+        raise OperationFailed(f"stopped rolling: {words}", code=Exit.TIMEOUT)
     task.change(lambda record: without(record, set(names)))
     task.point(ready=names)

@@ -6,31 +6,50 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, replace
 from typing import Any
 
 from portfleet import control, journal_file, locks
 from portfleet.clock import now
 from portfleet.context import Context
-from portfleet.desired import InstanceWant, ServiceWant
+from portfleet.desired import InstanceWant, ServiceWant, make_desired
 from portfleet.errors import Exit, PortfleetError
 from portfleet.execute import Executor
 from portfleet.journal import HistoryEntry, Journal, Operation, ServiceRecord
 from portfleet.model import parse_instance
 from portfleet.operate.bar import Bar
+from portfleet.plan import slot_moves
 
 #: What a command changes in a service's record before its operation begins.
 Change = Callable[[ServiceRecord], ServiceRecord]
+#: Seconds without a watcher after which who waits for an operation is told.
+_NO_WATCHER = 3.0
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the options that every operation has."""
     parser.add_argument("--why", default="", metavar="TEXT", help="the reason, for lock and history")
+    add_wait_options(parser)
+
+
+def add_wait_options(parser: argparse.ArgumentParser) -> None:
+    """Add --dry-run, --wait and --no-wait."""
     parser.add_argument("--dry-run", action="store_true", help="say what would be done and do nothing")
     wait = parser.add_mutually_exclusive_group()
     wait.add_argument("--wait", action="store_true", default=True, help="return when it has ended (default)")
     wait.add_argument("--no-wait", dest="wait", action="store_false", help="return when it is safe to go on")
+
+
+def service_want(context: Context, name: str) -> ServiceWant:
+    """Give a service as it shall be by the config that was applied last; raises PortfleetError (exit 2)."""
+    context.service(context.applied_fleet, name)
+    return context.desired(context.applied_fleet).services[name]
+
+
+def record_of(context: Context, service: str) -> ServiceRecord:
+    """Give a service's record in the journal."""
+    return context.desired(context.applied_fleet).journal.services[service]
 
 
 def targets(context: Context, text: str) -> tuple[ServiceWant, list[InstanceWant]]:
@@ -41,8 +60,7 @@ def targets(context: Context, text: str) -> tuple[ServiceWant, list[InstanceWant
     service, _, name = text.partition("/")
     if not name and (instance := parse_instance(service)):
         service, name = instance.service, service
-    context.service(context.fleet, service)
-    want = context.desired(context.fleet).services[service]
+    want = service_want(context, service)
     live = [i for i in want.instances if i.instance.colour in (want.live, None)]
     if not name:
         return want, [i for i in live if i.instance.colour is not None]
@@ -66,37 +84,69 @@ def submit(
     words: str,
     arguments: Mapping[str, Any],
     change: Change | None = None,
+    becomes: Change | None = None,
+    point: bool = True,
+    owned: Iterable[str] = (),
     undo: str = "",
 ) -> Exit:
-    """Begin an operation. When this returns (or with --wait follows it), its slots have been pointed.
+    """Begin an operation. With ``point`` its slots have been pointed when this returns; with --wait it is followed.
 
-    ``words`` say what is done, ``undo`` names the command that undoes it. Raises PortfleetError: locked (exit 5),
-    no watcher, refused by the kernel.
+    ``words`` say what is done, ``undo`` names the command that undoes it. ``change`` is made in the journal at once;
+    ``becomes`` is what it will have come to, for --dry-run (default: the same). ``owned`` are the instances that the
+    operation starts itself. Raises PortfleetError: locked (exit 5), no watcher, refused by the kernel.
     """
     if options.dry_run:
-        print(f"would {words}; nothing was done")
-        return Exit.DONE
+        return _dry_run(context, want, verb=verb, words=words, change=becomes or change)
     with locks.operation(context.paths.operation_lock(want.name), service=want.name, why=f"{verb}: {words}"):
         refuse_busy(context, want.name)
         require_watcher(context)
         reason = f" ({options.why})" if options.why else ""
-        wanted = Operation(0, want.name, verb, words + reason, who="", since="", arguments=arguments)
-        number = _register(context, wanted, change).number
-        point(context, want.name)
+        who, since = locks.operator(), now()
+        wanted = Operation(0, want.name, verb, words + reason, who, since, arguments=arguments, owned=tuple(owned))
+        number = _register(context, wanted, change)
+        if point:
+            _point(context, want.name)
     wake(context)
-    if not options.wait:
-        ending = f"follow it with: portfleet history --follow {number}"
-        return report(context, verb, words, {"number": number, "ok": True, "outcome": "begun"}, f"begun; {ending}")
+    if options.wait:
+        return ended(context, number, undo=undo)
+    words = f"begun: {words}. Follow it with: portfleet history --follow {number}; undo with: portfleet cancel"
+    return say(context, {"number": number, "verb": verb, "ok": True, "outcome": "begun"}, f"{words} {want.name}")
+
+
+def ended(context: Context, number: int, *, undo: str = "") -> Exit:
+    """Wait for the end of an operation, say what holds and what undoes it; gives the exit code."""
     entry = follow(context, number)
-    ending = entry.outcome + (f". Undo with: {undo}" if entry.ok and undo else "")
-    report(context, verb, words, asdict(entry), ending)
-    return Exit.DONE if entry.ok else Exit.FAILED
+    undoing = f". Undo with: {undo}" if entry.ok and undo else ". There is nothing to undo" if entry.ok else ""
+    if entry.ok:
+        return say(context, asdict(entry) | {"undo": undo or None}, entry.outcome + undoing)
+    if context.json:
+        say(context, asdict(entry), "")
+    else:
+        print(f"portfleet: {entry.verb} {entry.service}: {entry.outcome}", file=sys.stderr)
+    return Exit(entry.code)
 
 
-def report(context: Context, verb: str, words: str, entry: Mapping[str, Any], ending: str) -> Exit:
-    """Print what holds now, as JSON where that was asked for."""
-    print(json.dumps({**entry, "verb": verb, "words": words}) if context.json else ending)
+def say(context: Context, entry: Mapping[str, Any], words: str) -> Exit:
+    """Print what holds now: ``words``, or ``entry`` where JSON was asked for."""
+    print(json.dumps(entry) if context.json else words)
     return Exit.DONE
+
+
+def already(context: Context, verb: str, service: str, words: str) -> Exit:
+    """Say that nothing was to be done."""
+    entry = {"verb": verb, "service": service, "ok": True, "outcome": "already", "words": words}
+    return say(context, entry, words)
+
+
+def _dry_run(context: Context, want: ServiceWant, *, verb: str, words: str, change: Change | None) -> Exit:
+    current = context.kernel.read_slots(want.name)
+    journal = context.desired(context.applied_fleet).journal
+    if change is not None:
+        journal = journal.with_service(want.name, change(journal.services[want.name]))
+    after = make_desired(context.applied_fleet, journal, context.paths).services[want.name].table(current)
+    moved, total = len(slot_moves(current, after)), want.service.slots
+    entry = {"verb": verb, "service": want.name, "dry_run": True, "words": words, "slots_moved": moved, "slots": total}
+    return say(context, entry, f"would {words}; {moved:,} of {total:,} slots would move; nothing was done")
 
 
 def refuse_busy(context: Context, service: str) -> None:
@@ -117,42 +167,41 @@ def require_watcher(context: Context) -> None:
         raise PortfleetError("the watcher is not running, it advances operations", hint="portfleet up")
 
 
-def point(context: Context, service: str) -> None:
-    """Point the slots of ``service`` as the journal asks, in one transaction."""
-    desired = context.desired(context.fleet)
+def wake(context: Context) -> None:
+    """Tell the watcher to look now; it does so within half a second anyway."""
+    try:
+        control.ask(context.paths.watch_socket, "reload")
+    except control.ControlError:
+        return
+
+
+def _point(context: Context, service: str) -> None:
+    desired = context.desired(context.applied_fleet)
     executor = Executor(desired, context.kernel, context.supervisor, context.paths, say=lambda _: None)
     executor.point(service, frozenset())
 
 
-def wake(context: Context) -> None:
-    """Tell the watcher to look now; it would do so within a second anyway."""
-    try:
-        control.ask(context.paths.watch_socket, "reload")
-    except control.ControlError:
-        context.say("the watcher does not answer; it will see the journal when it does")
-
-
-def _register(context: Context, wanted: Operation, change: Change | None) -> Operation:
-    """Write ``wanted`` into the journal with a number, who asked and when; gives it as written."""
-    written = wanted
+def _register(context: Context, wanted: Operation, change: Change | None) -> int:
+    """Write ``wanted`` and its change into the journal; gives its number."""
+    first, number = record_of(context, wanted.service), 0
 
     def apply(journal: Journal) -> Journal:
-        nonlocal written
-        written = replace(wanted, number=journal.next_number(), who=locks.operator(), since=now())
-        record = context.desired(context.fleet).journal.services[wanted.service]
+        nonlocal number
+        number = journal.next_number()
+        record = journal.services.get(wanted.service, first)
         journal = journal.with_service(wanted.service, change(record) if change else record)
-        return journal.with_operation(written)
+        return journal.with_operation(replace(wanted, number=number))
 
     journal_file.update(context.paths.journal, apply)
-    return written
+    return number
 
 
 def follow(context: Context, number: int) -> HistoryEntry:
     """Wait until an operation has ended and give what came of it; shows a bar on a terminal.
 
-    Interrupted, the operation goes on. Raises PortfleetError where there is no such operation.
+    Interrupted, the operation goes on, which is said. Raises PortfleetError where there is no such operation.
     """
-    bar = Bar(sys.stderr)
+    bar, watched, told = Bar(sys.stderr), time.monotonic(), False
     try:
         while True:
             journal = journal_file.read(context.paths.journal) or Journal()
@@ -160,10 +209,20 @@ def follow(context: Context, number: int) -> HistoryEntry:
             if running is None:
                 break
             bar.show(running)
+            if locks.held(context.paths.watch_lock):
+                watched = time.monotonic()
+            elif not told and time.monotonic() - watched > _NO_WATCHER:
+                context.say("the watcher is not running; the operation goes on when it is back (portfleet up)")
+                told = True
             time.sleep(0.05)
+    except KeyboardInterrupt:
+        raise PortfleetError(
+            f"interrupted; operation {number} goes on",
+            hint=f"portfleet history --follow {number}, or to undo it: portfleet cancel SERVICE",
+        ) from None
     finally:
         bar.clear()
-    found: Sequence[HistoryEntry] = [entry for entry in journal.history if entry.number == number]
+    found = [entry for entry in journal.history if entry.number == number]
     if not found:
         raise PortfleetError(f"there is no operation {number}", hint="see: portfleet history", code=Exit.USAGE)
     return found[-1]

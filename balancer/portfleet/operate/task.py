@@ -3,24 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from portfleet import journal_file
+from portfleet import journal_file, sockdiag
 from portfleet.context import Context
 from portfleet.control import ControlError, ask
 from portfleet.desired import Desired, InstanceWant, ServiceWant
+from portfleet.errors import Exit
 from portfleet.execute import Executor
 from portfleet.journal import Journal, Operation, ServiceRecord
 from portfleet.paths import Paths
-from portfleet.sockdiag import established
 from portfleet.watch.ejector import Ejector
 from portfleet.watch.log import Log
 
-#: How often progress is written to the journal, in seconds.
-_PROGRESS = 0.5
+#: How often progress is written to the journal, and how often a cancellation is looked for, in seconds.
+_PROGRESS, _LOOK = 0.5, 0.1
 
 
 class Cancelled(Exception):
@@ -28,35 +29,51 @@ class Cancelled(Exception):
 
 
 class OperationFailed(Exception):
-    """The operation cannot go on; the text says why and what holds now."""
+    """The operation cannot go on; the text says why. ``settled``: what was done stays, and the text says what holds."""
+
+    def __init__(self, words: str, *, settled: bool = False, code: Exit = Exit.FAILED) -> None:
+        super().__init__(words)
+        self.settled, self.code = settled, code
 
 
 @dataclass
 class Task:
-    """One running operation. What may take long is a coroutine; nothing here blocks the watcher's loop for long."""
+    """One running operation. What may take long is a coroutine; nothing here blocks the watcher's loop for long.
+
+    ``undoing``: it is being undone and cannot be cancelled any more.
+    """
 
     operation: Operation
     paths: Paths
     ejector: Ejector
     log: Log
     wake: Callable[[], object]
+    undoing: bool = False
     _written: float = 0.0
+    _desired: tuple[tuple[int, int], Desired] | None = field(default=None, repr=False)
 
     @property
     def arguments(self) -> Mapping[str, Any]:
         return self.operation.arguments
 
     def desired(self) -> Desired:
-        """Give what shall be now, by the config that was applied and the journal."""
-        context = Context(self.paths)
-        return context.desired(context.applied_fleet)
+        """Give what shall be now, by the config that was applied and the journal; read again when they changed."""
+        stamp = self.paths.applied.stat().st_mtime_ns, self.paths.journal.stat().st_mtime_ns
+        if self._desired is None or self._desired[0] != stamp:
+            context = Context(self.paths)
+            self._desired = stamp, context.desired(context.applied_fleet)
+        return self._desired[1]
 
     def want(self) -> ServiceWant:
         """Give the operation's service as it shall be now; raises OperationFailed where it is gone."""
         services = self.desired().services
         if self.operation.service not in services:
-            raise OperationFailed(f"service {self.operation.service} is not in the config any more")
+            raise OperationFailed(f"service {self.operation.service} is not in the config any more", settled=True)
         return services[self.operation.service]
+
+    def instances(self, names: Collection[str]) -> list[InstanceWant]:
+        """Give those of the service's instances with a process that are called one of ``names``."""
+        return [want for want in self.want().instances if want.name in names and want.program is not None]
 
     def change(self, change: Callable[[ServiceRecord], ServiceRecord]) -> None:
         """Change the service's record in the journal."""
@@ -68,10 +85,14 @@ class Task:
         journal_file.update(self.paths.journal, apply)
         self.wake()
 
-    def enter(self, phase: str, **arguments: Any) -> None:
-        """Go on to ``phase``, from which the operation resumes; ``arguments`` are remembered with the others."""
+    def enter(self, phase: str, *, owned: Iterable[str] = (), **arguments: Any) -> None:
+        """Go on to ``phase``, from which the operation resumes; ``arguments`` are remembered with the others.
+
+        ``owned`` are the instances that it starts and stops itself from now on.
+        """
         merged = {**self.operation.arguments, **arguments}
-        self._save(replace(self.operation, phase=phase, note="", arguments=merged, done=0, total=0))
+        entered = replace(self.operation, phase=phase, note="", arguments=merged, done=0, total=0, owned=tuple(owned))
+        self._save(entered)
         fields = {"number": self.operation.number, "verb": self.operation.verb, "service": self.operation.service}
         self.log("operation", **fields, phase=phase)
 
@@ -81,12 +102,21 @@ class Task:
         if time.monotonic() - self._written > _PROGRESS:
             self._save(self.operation)
 
+    def mark_begun(self) -> None:
+        """Note that somebody advances it: who finds that noted later resumes it. Raises Cancelled."""
+        self._save(self.operation)
+
+    def begin_undo(self, reason: str) -> None:
+        """From now on it is undone for ``reason``, and that cannot be cancelled."""
+        self.undoing = True
+        self._save(replace(self.operation, failed=reason, note="", done=0, total=0))
+
     def _save(self, operation: Operation) -> None:
         def apply(journal: Journal) -> Journal:
             now = journal.operation(operation.number)
-            if now is None or now.cancelled:
+            if now is None or (now.cancelled and not self.undoing):
                 raise Cancelled
-            return journal.with_operation(operation)
+            return journal.with_operation(replace(operation, cancelled=now.cancelled))
 
         self.operation = operation
         journal_file.update(self.paths.journal, apply)
@@ -101,7 +131,7 @@ class Task:
         """Raise Cancelled when an operator has cancelled the operation."""
         journal = journal_file.read(self.paths.journal)
         now = journal.operation(self.operation.number) if journal else None
-        if now is None or now.cancelled:
+        if now is None or (now.cancelled and not self.undoing):
             raise Cancelled
 
     def point(self, *, ready: Iterable[str] = ()) -> None:
@@ -110,40 +140,64 @@ class Task:
 
     async def start(self, names: Iterable[str]) -> dict[str, str]:
         """Start instances and wait for them; gives {name: why not} for those that did not become ready."""
-        found, executor = tuple(names), self._executor()
+        found, executor, given_up = tuple(names), self.executor(), threading.Event()
+        if not found:
+            return {}
         seconds = executor.desired.services[self.operation.service].service.start_timeout
         await asyncio.to_thread(executor.start, found)
-        await asyncio.to_thread(executor.wait, found, seconds)
+        executor.go_on = lambda: not given_up.is_set()
+        waiting = asyncio.create_task(asyncio.to_thread(executor.wait, found, seconds))
+        try:
+            while not waiting.done():
+                await asyncio.wait({waiting}, timeout=_LOOK)
+                self.check()
+        finally:
+            given_up.set()
+            await asyncio.wait({waiting})
+        waiting.result()
         return executor.failed
 
-    async def stop(self, names: Iterable[str]) -> None:
-        """Stop instances (a second SIGTERM ends a daemon that drains) and have supervisord forget them."""
-        await asyncio.to_thread(self._executor().end, tuple(names))
-
-    def _executor(self) -> Executor:
+    def executor(self) -> Executor:
+        """Give what does steps, for use in another thread."""
         context = Context(self.paths)
         return Executor(self.desired(), context.kernel, context.supervisor, context.paths, say=lambda _: None)
 
     async def connections(self, instances: Iterable[InstanceWant]) -> dict[str, int]:
-        """Give how many established connections each instance has; one without a process has none."""
+        """Give how many established connections each instance has; one without a process has none.
+
+        One of ours that does not answer counts as having one: it is never taken for empty.
+        """
         return await asyncio.to_thread(self._connections, list(instances))
 
     def _connections(self, instances: list[InstanceWant]) -> dict[str, int]:
-        programs = Context(self.paths).supervisor.programs()
-        ours = self.want().service.ours
-        by_port = None if ours else established()
+        pids = running(self.paths)
+        by_port = sockdiag.established() if any(not want.ours for want in instances) else None
         found = {}
         for want in instances:
-            info = programs.get(want.name)
-            if info is None or info.pid is None:
+            if want.name not in pids:
                 found[want.name] = 0
+            elif want.ours:
+                found[want.name] = _asked(want)
             else:
-                found[want.name] = by_port[want.rule.port] if by_port is not None else _asked(want)
+                found[want.name] = by_port[want.rule.port] if by_port is not None else 0
         return found
+
+    async def waiting(self, instances: Iterable[InstanceWant]) -> int:
+        """Give how many connections wait in the accept queues and in SYN_RECV of instances' ports."""
+        queued = await asyncio.to_thread(sockdiag.waiting)
+        return sum(queued[want.rule.port] for want in instances)
+
+
+def running(paths: Paths) -> dict[str, int]:
+    """Give {instance: pid} of every instance that has a process, supervisord's own and adopted ones."""
+    from portfleet import adopted
+
+    programs = Context(paths).supervisor.programs()
+    return adopted.alive(paths.processes) | {name: info.pid for name, info in programs.items() if info.pid is not None}
 
 
 def _asked(want: InstanceWant) -> int:
     try:
         return int(ask(want.control, "status", seconds=2)["connections"])
     except ControlError:
-        return established()[want.rule.port]
+        return 1

@@ -6,24 +6,25 @@ import asyncio
 
 from portfleet.control import ControlError, ask
 from portfleet.desired import InstanceWant
+from portfleet.errors import Exit
 from portfleet.operate.task import OperationFailed, Task
 
 
 async def run(task: Task) -> str:
     """Arguments: instances."""
-    names = set(task.arguments["instances"])
-    want = task.want()
-    instances = [i for i in want.instances if i.name in names and i.program is not None]
-    task.enter("starting")
-    if failed := await task.start(i.name for i in instances):
-        raise OperationFailed("; ".join(f"{name}: {reason}" for name, reason in failed.items()))
-    if want.service.ours:
-        await asyncio.to_thread(_resume, instances)
-    task.point(ready=names)
-    return f"{', '.join(sorted(names))} serves"
+    names: list[str] = list(task.arguments["instances"])
+    instances = task.instances(names)
+    task.enter("starting", owned=names)
+    await asyncio.to_thread(_resume, instances)
+    failed = await task.start(i.name for i in instances)
+    task.point(ready=set(names) - failed.keys())
+    if failed:
+        words = "; ".join(f"{name}: {reason}" for name, reason in failed.items())
+        raise OperationFailed(f"{words}; it serves as soon as it is ready", settled=True, code=Exit.TIMEOUT)
+    return f"{', '.join(names)} serves"
 
 
-def undo(_: Task) -> str:
+async def undo(_: Task) -> str:
     """An undrain has nothing to go back to: the journal asks for serving already."""
     return "it serves as soon as it is ready"
 
@@ -31,7 +32,9 @@ def undo(_: Task) -> str:
 def _resume(instances: list[InstanceWant]) -> None:
     """End evictions that a drain had begun."""
     for want in instances:
+        if not want.ours:
+            continue
         try:
             ask(want.control, "resume", seconds=2)
         except ControlError:
-            continue  # just started, or not draining: nothing to end
+            continue  # not running yet: nothing to end

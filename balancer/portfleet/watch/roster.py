@@ -24,6 +24,8 @@ class Member:
     want: InstanceWant
     health: Health
     backoff: Backoff
+    #: An operation that runs starts and stops it itself.
+    owned: bool = False
     #: Since when its probes fail; None while they do not.
     hung_since: float | None = None
     #: When its process was last seen to end, and when it began to serve after that.
@@ -41,14 +43,14 @@ class Member:
 
     @property
     def startable(self) -> bool:
-        """True where the watcher may start it: nobody asked for it to be down."""
-        return self.local and self.want.wanted is not Wanted.MAINTENANCE
+        """True where the watcher may start it: nobody asked for it to be down, and nobody else starts it now."""
+        return self.local and not self.owned and self.want.wanted is not Wanted.MAINTENANCE
 
     def target(self) -> Target:
         """Give how to probe it."""
         remote, service = self.want.rule.remote, self.service.service
         host = str(remote.address) if remote else "127.0.0.1" if 4 in service.families else "::1"
-        control = self.want.program.control if self.want.program and service.ours else None
+        control = self.want.program.control if self.want.program and self.want.ours else None
         return Target(self.name, host, self.want.rule.port, control, service.probe)
 
 
@@ -73,13 +75,14 @@ class Roster:
         desired = context.desired(fleet)
         self._stamp, self.desired, self.repair = stamp, desired, fleet.drift == "repair"
         known, self.members = self.members, {}
+        owned = {name for operation in desired.journal.operations for name in operation.owned}
         for service in desired.services.values():
             probe = service.service.probe
             for want in service.running:
                 member = known.get(want.name)
                 if member is None:
                     member = Member(service, want, Health(probe.fall, probe.rise), Backoff(self._random))
-                member.service, member.want = service, want
+                member.service, member.want, member.owned = service, want, want.name in owned
                 member.health.fall, member.health.rise = probe.fall, probe.rise
                 self.members[want.name] = member
         return True

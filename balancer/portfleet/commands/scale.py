@@ -1,0 +1,63 @@
+"""Run another number of instances a colour: new ones are started first, those too many give their connections away.
+
+Only the share of slots moves that must. It counts until the config's own `instances` changes.
+  portfleet scale echo 6
+"""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import replace
+
+from portfleet.context import Context
+from portfleet.errors import Exit, PortfleetError
+from portfleet.journal import ServiceRecord
+from portfleet.operate.submit import add_options, already, record_of, service_want, submit
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("service", metavar="SERVICE")
+    parser.add_argument("number", type=int, metavar="N", help="instances a colour")
+    parser.add_argument("--drain", action="store_true", help="drain the connections instead of handing them off")
+    add_options(parser)
+
+
+def run(options: argparse.Namespace, context: Context) -> Exit:
+    want, number = service_want(context, options.service), options.number
+    before, most = want.service.instances, want.service.most_instances
+    if not 1 <= number <= most:
+        low, high = want.service.ports
+        raise PortfleetError(
+            f"{want.name} can have 1 to {most} instances a colour: ports are {low}-{high}, half for each",
+            hint=f"widen ports in [service.{want.name}], then: portfleet apply",
+            code=Exit.USAGE,
+        )
+    if number == before:
+        return already(context, "scale", want.name, f"{want.name} already has {number} instances")
+    serve = [i for i in want.instances if i.takes and i.instance.number <= number]
+    if not serve:
+        raise PortfleetError(
+            f"nobody would be left to serve {want.name}: its first {number} are drained",
+            hint=f"portfleet undrain {want.name}",
+            code=Exit.USAGE,
+        )
+    configured = context.applied_fleet.services[want.name].instances
+
+    def change(record: ServiceRecord) -> ServiceRecord:
+        leaving = before if number < before else 0
+        return replace(record, instances=number, config_instances=configured, leaving=leaving)
+
+    handoff = not options.drain and all(i.ours for i in want.instances if i.program is not None)
+    colours = [colour for colour, record in record_of(context, want.name).colours.items() if not record.stopped]
+    return submit(
+        context,
+        want,
+        options,
+        verb="scale",
+        words=f"scale {want.name} from {before} to {number}",
+        arguments={"before": before, "to": number, "handoff": handoff},
+        change=change,
+        point=number < before,
+        owned=[f"{want.name}-{colour}-{n}" for colour in colours for n in range(before + 1, number + 1)],
+        undo=f"portfleet scale {want.name} {before}",
+    )
