@@ -27,8 +27,8 @@ INSTALLED = [
     "procps",
     "kmod",
 ]
-#: The tests' own: a service of somebody else's, and a daemon that nobody here wrote.
-EXTRA = ["redis-server"]
+#: The tests' own: a daemon that nobody here wrote, and firewalls that people have.
+EXTRA = ["redis-server", "ufw", "firewalld"]
 
 _FILL = """
 set -eu

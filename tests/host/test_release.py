@@ -62,17 +62,22 @@ def test_a_reboot_in_the_middle_of_a_release(
     deployed: dict[str, Host], ansible: Ansible, measured: Callable[[str], None]
 ) -> None:
     one = deployed["one"]
+    said = ""
     with ansible.start("release.yml", *release(ansible, "v3")) as process:
         assert process.stdout is not None
-        for line in process.stdout:
-            if "TASK [Cut over]" in line:
-                break
-        wait_for("the idle colour starts", lambda: one.run("pgrep -f port.7104", check=False).returncode == 0)
+        while "TASK [Cut over]" not in said:
+            line = process.stdout.readline()
+            assert line, said
+            said += line
+        # brackets, so that the command that looks does not find itself
+        wait_for("the idle colour starts", lambda: one.run("pgrep -f '[p]ort 710[4567]'", check=False).returncode == 0)
         one.cut()
-        process.stdout.read()
-        assert process.wait(timeout=60) != 0
-    assert answers(deployed["two"]) == {"v1"}, "the second box was not begun"
-    one.boot()
+        try:
+            said += process.stdout.read()
+            assert process.wait(timeout=60) != 0, said
+        finally:
+            one.boot()
+    assert answers(deployed["two"]) == {"v1"}, f"the second box was begun: {said}"
     wait_for("the first box serves again", lambda: "nobody" not in answers(one), seconds=60)
     with load(deployed["two"]) as clients:
         done = ansible.play("release.yml", *release(ansible, "v3"))
