@@ -38,8 +38,12 @@ def expressions(affinity: Affinity, *, seed: int, slots: int) -> tuple[str, ...]
         case "connection":
             return (f"jhash ip saddr . tcp sport {tail}", f"jhash ip6 saddr . tcp sport {tail}")
         case "source":
-            four, six = _mask(affinity.prefix4, 32), _mask(affinity.prefix6, 128)
-            return (f"jhash ip saddr{four} {tail}", f"jhash ip6 saddr{six} {tail}")
+            return tuple(f"jhash {source} {tail}" for source in sources(affinity))
+
+
+def sources(affinity: Affinity) -> tuple[str, str]:
+    """Give the nft expressions of a client's source, IPv4 and IPv6: what a sticky client is known by."""
+    return f"ip saddr{_mask(affinity.prefix4, 32)}", f"ip6 saddr{_mask(affinity.prefix6, 128)}"
 
 
 def _mask(prefix: int, bits: int) -> str:

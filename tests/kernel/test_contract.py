@@ -411,7 +411,7 @@ def test_what_was_remembered_is_not_believed_blindly(nft: NftPlane) -> None:
 def test_a_refusal_shows_what_was_refused_and_hints(nft: NftPlane) -> None:
     nft.kernel.run(FLEET)
     with pytest.raises(PortfleetError) as caught:
-        nft.kernel.run((c.PointSlots("echo", {0: ("echo-blue-1", "echo-blue-8")}),))
+        nft.kernel.run((c.PointSlots("echo", {0: ("echo-blue-1", None)}), c.Detour("echo-blue-1", "echo-blue-8")))
     assert "nothing was applied" in caught.value.message and "echo-blue-8" in caught.value.message
     assert "    1  delete element inet portfleet slots-echo { 0 }" in caught.value.message
     assert caught.value.hint

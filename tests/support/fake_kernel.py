@@ -30,6 +30,10 @@ class _Tables:
     listens: dict[tuple[Family, str | None, int], str] = field(default_factory=dict)
     ports: frozenset[tuple[int, int]] = frozenset()
     edited: set[str] = field(default_factory=set)
+    remotes: frozenset[int] = frozenset()
+    others: dict[tuple[c.Which, str], dict[int, str]] = field(default_factory=dict)
+    taking: dict[str, frozenset[str]] = field(default_factory=dict)
+    pins: dict[str, dict[str, str]] = field(default_factory=dict)
 
 
 class FakeKernel:
@@ -55,12 +59,20 @@ class FakeKernel:
             slots={name: self.read_slots(name) for name in now.services},
             listens=self._listens(),
             ports=now.ports,
+            remotes=now.remotes,
+            beside={n: found for n, rule in now.services.items() if (found := self.read_beside(rule)) != c.Beside()},
+            pins={name: dict(now.pins.get(name, {})) for name, rule in now.services.items() if rule.pins},
             drift=frozenset(now.edited | detours),
         )
 
     def read_slots(self, service: str) -> tuple[str | None, ...]:
-        slots = self._now.slots.get(service, {})
-        return tuple(slots.get(slot) for slot in range(max(slots) + 1)) if slots else ()
+        return _filled(self._now.slots.get(service, {}))
+
+    def read_beside(self, rule: c.ServiceRule) -> c.Beside:
+        local = _filled(self._now.others.get(("local", rule.name), {})) if rule.remote else ()
+        overflow = _filled(self._now.others.get(("overflow", rule.name), {})) if rule.tries else ()
+        taking = self._now.taking.get(rule.name, frozenset()) if rule.marked else frozenset()
+        return c.Beside(local, overflow, taking)
 
     def recover(self) -> c.KernelState:
         state, now = self.observe(), self._now
@@ -136,8 +148,20 @@ def _apply(tables: _Tables, change: c.Change, *, began: _Tables) -> None:
             for key, service in _keys(add):
                 _demand(service in tables.services, "no such chain", change)
                 _demand(tables.listens.setdefault(key, service) == service, "element is there", change)
+        case c.SetRemotes(marks):
+            tables.remotes = marks
         case c.PointSlots():
             _point(tables, change)
+        case c.SetTaking(service, joining, leaving):
+            taking = tables.taking.get(service, frozenset())
+            _demand(leaving <= taking, "no such element", change)
+            tables.taking[service] = taking - leaving | joining
+        case c.SetPins(service, pins, unpinned):
+            now = tables.pins.setdefault(service, {})
+            for network in unpinned:
+                _demand(now.pop(network, None) is not None, "no such element", change)
+            for network, name in pins.items():
+                _demand(now.setdefault(network, name) == name, "element is there", change)
         case c.DropInstance(name):
             _demand(name in tables.chains, "no such chain", change)
             for state in (began, tables):
@@ -156,6 +180,8 @@ def _apply(tables: _Tables, change: c.Change, *, began: _Tables) -> None:
 
 def _point(tables: _Tables, change: c.PointSlots) -> None:
     slots = tables.slots.get(change.service)
+    if change.which != "slots":
+        slots = tables.others.setdefault((change.which, change.service), {})
     _demand(slots is not None, "no such map", change)
     assert slots is not None
     for slot, (old, _) in change.moves.items():
@@ -165,6 +191,10 @@ def _point(tables: _Tables, change: c.PointSlots) -> None:
         if new is not None:
             _demand(new in tables.chains, "no such chain", change)
             _demand(slots.setdefault(slot, new) == new, "element is there", change)
+
+
+def _filled(slots: Mapping[int, str]) -> tuple[str | None, ...]:
+    return tuple(slots.get(slot) for slot in range(max(slots) + 1)) if slots else ()
 
 
 def _keys(listens: Mapping[Listen, str]) -> list[tuple[tuple[Family, str | None, int], str]]:

@@ -4,32 +4,69 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Literal, Protocol
 
 from portfleet.model import Affinity, Listen
+from portfleet.slots import Table
 
 #: Slot → (instance it points to now, instance it shall point to); None is nowhere.
 Moves = Mapping[int, tuple[str | None, str | None]]
 
+#: A service's tables: of its slots, of the local instances for clients of this box (only where the service has remote
+#: ones), and of the order in which instances are tried where one is full (only where there is a limit).
+Which = Literal["slots", "local", "overflow"]
+
+
+@dataclass(frozen=True)
+class Sticky:
+    """Remember a client's instance for ``seconds`` after its last connect; ``size`` is how many clients at most."""
+
+    seconds: int
+    size: int
+
 
 @dataclass(frozen=True)
 class InstanceRule:
-    """How a new connection gets to an instance. ``remote`` None: to ``port`` on this box."""
+    """How a new connection gets to an instance. ``remote`` None: to ``port`` on this box.
+
+    ``limit``: established connections at most, 0 for no limit; what is over it goes to the service's "overflow" table
+    or, without ``spills``, is refused. ``key`` says what a sticky client is known by.
+    """
 
     name: str
     mark: int
     port: int
     remote: Listen | None = None
+    sticky: Sticky | None = None
+    key: Affinity | None = None
+    limit: int = 0
+    spills: bool = True
 
 
 @dataclass(frozen=True)
 class ServiceRule:
-    """How a new connection of a service gets to a slot."""
+    """How a new connection of a service gets to a slot.
+
+    ``pins``: some sources have an instance of their own; ``remote``: clients of this box need a table without remote
+    instances; ``tries``: how many entries the table "overflow" has, 0 without a limit; ``empty``: what a client of a
+    slot that points nowhere gets (keep: what this box says itself); ``limited``: its instances have a limit.
+    """
 
     name: str
     affinity: Affinity
     seed: int
     slots: int
+    sticky: Sticky | None = None
+    pins: bool = False
+    remote: bool = False
+    limited: bool = False
+    tries: int = 0
+    empty: Literal["keep", "refuse", "drop"] = "keep"
+
+    @property
+    def marked(self) -> bool:
+        """True where an instance is also found by its mark, so that it must be known which take connections."""
+        return self.pins or self.sticky is not None
 
 
 @dataclass(frozen=True)
@@ -61,6 +98,13 @@ class SetPorts:
 
 
 @dataclass(frozen=True)
+class SetRemotes:
+    """Translate the client's address too for the connections with exactly these marks: remote instances' ones."""
+
+    marks: frozenset[int]
+
+
+@dataclass(frozen=True)
 class SetListens:
     """Let clients in by ``add`` and no longer by ``remove``; each maps a listen address to its service."""
 
@@ -78,6 +122,28 @@ class PointSlots:
 
     service: str
     moves: Moves
+    which: Which = "slots"
+
+
+@dataclass(frozen=True)
+class SetTaking:
+    """Let sticky and pinned clients go to the instances ``add`` and no longer to ``remove``.
+
+    Belongs into one transaction with the slots: either alone leaves clients on an instance that is out.
+    """
+
+    service: str
+    add: frozenset[str] = frozenset()
+    remove: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True)
+class SetPins:
+    """Pin sources of a service to instances, {network: instance}, and no longer ``remove``; they must not overlap."""
+
+    service: str
+    add: Mapping[str, str] = field(default_factory=dict)
+    remove: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -115,14 +181,26 @@ Change = (
     | SetService
     | SetInstance
     | SetPorts
+    | SetRemotes
     | SetListens
     | PointSlots
+    | SetTaking
+    | SetPins
     | Detour
     | DropInstance
     | DropService
     | DropAll
 )
 Transaction = tuple[Change, ...]
+
+
+@dataclass(frozen=True)
+class Beside:
+    """What goes with a service's slots where its rule has it: its other tables, and who takes connections."""
+
+    local: Table = ()
+    overflow: Table = ()
+    taking: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -136,10 +214,24 @@ class KernelState:
     home: str | None = None
     services: Mapping[str, ServiceRule | None] = field(default_factory=dict)
     instances: Mapping[str, InstanceRule | None] = field(default_factory=dict)
-    slots: Mapping[str, tuple[str | None, ...]] = field(default_factory=dict)
+    slots: Mapping[str, Table] = field(default_factory=dict)
+    beside: Mapping[str, Beside] = field(default_factory=dict)
+    pins: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     listens: Mapping[Listen, str] = field(default_factory=dict)
     ports: frozenset[tuple[int, int]] = frozenset()
+    remotes: frozenset[int] = frozenset()
     drift: frozenset[str] = frozenset()
+
+
+def merge(found: Mapping[Listen, str]) -> dict[Listen, str]:
+    """Join the two families of ":PORT" into one listen address where both lead to one service."""
+    merged = dict(found)
+    for listen, service in found.items():
+        twin = Listen(listen.port, None, (6,))
+        if listen.address is None and listen.families == (4,) and found.get(twin) == service:
+            del merged[listen], merged[twin]
+            merged[Listen(listen.port, None, (4, 6))] = service
+    return merged
 
 
 class Kernel(Protocol):
@@ -148,8 +240,11 @@ class Kernel(Protocol):
     def observe(self) -> KernelState:
         """Read back everything of ours."""
 
-    def read_slots(self, service: str) -> tuple[str | None, ...]:
+    def read_slots(self, service: str) -> Table:
         """Read one service's slots; empty where there are none. Cheap enough for every ejection."""
+
+    def read_beside(self, rule: ServiceRule) -> Beside:
+        """Read what goes with a service's slots; as cheap as `read_slots`."""
 
     def recover(self) -> KernelState:
         """Read back everything as `observe` does, with marks, ports and seeds read out of the rules themselves.

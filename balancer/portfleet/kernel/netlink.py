@@ -6,6 +6,7 @@ and value padded to four bytes.
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 import struct
@@ -16,8 +17,10 @@ from typing import Self
 NETLINK_NETFILTER = 12
 REQUEST, ACK, DUMP = 0x1, 0x4, 0x300
 _ERROR, _DONE = 2, 3
+_INTERRUPTED = 0x10  # NLM_F_DUMP_INTR: what is dumped changed meanwhile
 _HEADER = struct.Struct("=LHHLL")
 _NFGEN = struct.Struct("=BBH")
+_ATTRIBUTE = struct.Struct("=HH")
 _NESTED, _TYPE_MASK = 0x8000, 0x3FFF
 #: Acknowledgements that fit into a default receive buffer (212,992 bytes) with room to spare.
 _BATCH = 128
@@ -33,26 +36,30 @@ def nested(kind: int, *members: bytes) -> bytes:
     return attribute(kind | _NESTED, b"".join(members))
 
 
+def members(data: bytes) -> Iterator[tuple[int, bytes]]:
+    """Give (kind, value) of each attribute."""
+    offset, size = 0, len(data)
+    while offset + 4 <= size:
+        length, kind = _ATTRIBUTE.unpack_from(data, offset)
+        if length < 4:
+            return
+        yield kind & _TYPE_MASK, data[offset + 4 : offset + length]
+        offset += (length + 3) & ~3
+
+
 def attributes(data: bytes) -> dict[int, bytes]:
     """Read attributes as {kind: value}; the last of a kind counts."""
-    found = {}
-    while len(data) >= 4:
-        length, kind = struct.unpack_from("=HH", data)
-        if length < 4:
-            break
-        found[kind & _TYPE_MASK] = data[4:length]
-        data = data[(length + 3) & ~3 :]
-    return found
+    return dict(members(data))
 
 
-def messages(data: bytes) -> Iterator[tuple[int, bytes]]:
-    """Give (type, body) of each message in what one recv gave; nfgenmsg is still in the body."""
+def messages(data: bytes) -> Iterator[tuple[int, int, bytes]]:
+    """Give (type, flags, body) of each message in what one recv gave; nfgenmsg is still in the body."""
     offset = 0
     while offset + _HEADER.size <= len(data):
-        length, kind, *_ = _HEADER.unpack_from(data, offset)
+        length, kind, flags, *_ = _HEADER.unpack_from(data, offset)
         if length < _HEADER.size:
             return
-        yield kind, data[offset + _HEADER.size : offset + length]
+        yield kind, flags, data[offset + _HEADER.size : offset + length]
         offset += (length + 3) & ~3
 
 
@@ -64,27 +71,43 @@ class Netfilter:
         self._socket.bind((0, 0))
         self._sequence = 0
 
+    def close(self) -> None:
+        self._socket.close()
+
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self._socket.close()
+        self.close()
 
     def dump(self, kind: int, family: int, *members: bytes) -> Iterator[tuple[int, dict[int, bytes]]]:
-        """Ask for everything of a kind; gives (address family, attributes) of each answer."""
+        """Ask for everything of a kind; gives (address family, attributes) of each answer.
+
+        Raises InterruptedError at the end where what was dumped changed meanwhile.
+        """
+        for family_found, body in self.bodies(kind, family, *members):
+            yield family_found, attributes(body)
+
+    def bodies(self, kind: int, family: int, *members: bytes) -> Iterator[tuple[int, bytes]]:
+        """Ask as `dump` does; gives (address family, attributes not taken apart)."""
         self._socket.send(self._message(kind, REQUEST | DUMP, family, members))
-        while True:
-            for answer, body in messages(self._socket.recv(1 << 18)):
+        interrupted = done = False
+        while not done:
+            for answer, flags, body in messages(self._socket.recv(1 << 18)):
+                interrupted |= bool(flags & _INTERRUPTED)
                 if answer == _DONE:
-                    return
-                if answer == _ERROR:
+                    done = True
+                elif answer == _ERROR:
                     _raise(body)
-                yield body[0], attributes(body[_NFGEN.size :])
+                else:
+                    yield body[0], body[_NFGEN.size :]
+        if interrupted:
+            raise InterruptedError(errno.EINTR, os.strerror(errno.EINTR))
 
     def get(self, kind: int, family: int, *members: bytes) -> dict[int, bytes]:
         """Ask for one thing and give its attributes."""
         self._socket.send(self._message(kind, REQUEST, family, members))
-        for answer, body in messages(self._socket.recv(1 << 16)):
+        for answer, _, body in messages(self._socket.recv(1 << 16)):
             if answer == _ERROR:
                 _raise(body)
             return attributes(body[_NFGEN.size :])
@@ -108,7 +131,7 @@ class Netfilter:
         while len(results) < len(batch):
             results += [
                 -struct.unpack_from("=i", body)[0]
-                for answer, body in messages(self._socket.recv(1 << 18))
+                for answer, _, body in messages(self._socket.recv(1 << 18))
                 if answer == _ERROR
             ]
         return results

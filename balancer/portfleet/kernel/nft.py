@@ -1,184 +1,204 @@
-"""nftables as the data plane, through libnftables in this process: text in, JSON out.
+"""nftables as the data plane: text in through libnftables, state out through nfnetlink.
 
 One transaction is one batch on one netlink socket: the kernel takes all of it or nothing, and packets see the state
-before or the state after. What we set is remembered beside what nft prints for it (``run/rules.json``), so that a
+before or the state after. What we set is remembered beside the kernel's form of it (``run/rules.json``), so that a
 later difference is somebody's hand edit; without that file rules are simply set again.
 """
 
 from __future__ import annotations
 
-import ctypes
-import json
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import asdict, replace
+from collections.abc import Iterable
+from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
-from typing import Any
 
-from portfleet import atomic
 from portfleet.errors import Exit, PortfleetError
 from portfleet.kernel import changes as c
+from portfleet.kernel import nft_leftovers as leftovers
 from portfleet.kernel import nft_listing as listing
-from portfleet.model import Affinity, Listen
+from portfleet.kernel import nft_text
+from portfleet.kernel.nft_context import NftContext
+from portfleet.kernel.nft_memory import Memory
+from portfleet.kernel.nft_reader import NftReader
+from portfleet.model import Affinity, parse_instance
+from portfleet.slots import Table
 
-TABLE = "inet portfleet"
-_MAPS = ("services4", "services6", "local4", "local6")
-_FIXED = frozenset({"prerouting", "output", "guard", "admit"})
-#: Larger scripts are refused by an nft_ctx of a machine short of memory only; this is for people: how much is shown.
-_SHOWN_LINES = 40
+NAME = "portfleet"
+_LISTENS = ("services4", "services6", "local4", "local6")
+_FIXED = frozenset({"prerouting", "output", "postrouting", "guard", "admit"})
+Rules = dict[str, c.ServiceRule | c.InstanceRule | None]
 
 
 class NftKernel:
     """The real data plane (see ``Kernel``). ``memory`` is the file that remembers what was set."""
 
     def __init__(self, memory: Path) -> None:
-        try:
-            import nftables
-        except ImportError as error:
-            raise PortfleetError(f"cannot import nftables: {error}", hint="pip install pip-nftables") from None
-        try:
-            self._nft = nftables.Nftables()
-        except OSError as error:
-            raise PortfleetError(
-                f"cannot load libnftables: {error}", hint="apt-get install libnftables1", code=Exit.KERNEL
-            ) from None
-        self._nft.set_json_output(True)
-        self._memory = memory
+        self._memory = Memory(memory)
+        self._reader = NftReader(NAME)
+        self._promised: dict[str, dict[int, str]] = {}
+
+    @cached_property
+    def _nft(self) -> NftContext:
+        return NftContext()
 
     def observe(self) -> c.KernelState:
-        table = self._rules()
-        if table is None:
+        chains = self._reader.chains()
+        if not chains and not self._reader.exists():
             return c.KernelState()
-        known, now = self._recall(), listing.digests(table)
-        same = {name for name, digest in now.items() if known.get(name, {}).get("listing") == digest}
+        now = listing.digests(chains)
+        same = {name for name, digest in now.items() if self._memory.same(name, digest)}
         services: dict[str, c.ServiceRule | None] = {}
         instances: dict[str, c.InstanceRule | None] = {}
         for name in now.keys() - _FIXED:
-            rule = known[name]["rule"] if name in same else None
             if name.startswith("service-"):
-                services[name.removeprefix("service-")] = _service_rule(rule) if rule else None
+                services[name.removeprefix("service-")] = self._memory.service(name) if name in same else None
             else:
-                instances[name] = _instance_rule(rule) if rule else None
-        found = dict(pair for name in _MAPS for pair in listing.listens(name, self._elements(name)))
+                instances[name] = self._memory.instance(name) if name in same else None
+        maps = self._reader.maps()
+        found = dict(pair for name in _LISTENS for pair in listing.listens(name, self._reader.elements(name)))
         drift = {name.removeprefix("service-") for name in now if name not in same and name not in _FIXED}
         return c.KernelState(
-            home=listing.home_of(table),
+            home=listing.home_of(chains),
             services=services,
             instances=instances,
             slots={name: self.read_slots(name) for name in services},
-            listens=listing.merge(found),
-            ports=listing.ranges(self._elements("ports", kind="set")),
+            beside={name: beside for name in services if (beside := self._beside(name, maps)) != c.Beside()},
+            pins={name: self._pins(name) for name in services if f"pins4-{name}" in maps},
+            listens=c.merge(found),
+            ports=listing.ranges(self._reader.elements("ports")),
+            remotes=frozenset(listing.number(element.key) for element in self._reader.elements("remotes")),
             drift=frozenset(drift | ({""} if not same >= _FIXED else set())),
         )
 
     def recover(self) -> c.KernelState:
-        state, table = self.observe(), self._rules() or {"nftables": []}
-        instances = {name: listing.instance_rule(name, listing.rules_of(table, name)) for name in state.instances}
-        services = {}
+        state, chains = self.observe(), self._reader.chains()
+        services, instances = {}, {}
         for name in state.services:
-            found = listing.seed_and_slots(listing.rules_of(table, f"service-{name}"))
+            found = listing.seed_and_slots(chains[f"service-{name}"])
             services[name] = c.ServiceRule(name, Affinity("source"), *found) if found else None
+        marks = {name: mark for service in services for mark, name in self._marks(service).items()}
+        for name in state.instances:
+            instances[name] = listing.instance_rule(name, marks.get(name), chains[name])
         return replace(state, services=services, instances=instances)
 
-    def _rules(self) -> listing.Json | None:
-        """List the table without the elements of its maps; None where there is no table."""
-        self._nft.set_terse_output(True)
-        try:
-            return self._list(f"list table {TABLE}")
-        finally:
-            self._nft.set_terse_output(False)
+    def read_slots(self, service: str) -> Table:
+        return self._table("slots", service, self._marks(service))
 
-    def read_slots(self, service: str) -> tuple[str | None, ...]:
-        pairs = {int(key): listing.target(data) for key, data in listing.elements(self._elements(f"slots-{service}"))}
-        return tuple(pairs.get(slot) for slot in range(max(pairs) + 1)) if pairs else ()
+    def read_beside(self, rule: c.ServiceRule) -> c.Beside:
+        has = [f"local-{rule.name}"] * rule.remote + [f"overflow-{rule.name}"] * bool(rule.tries)
+        return self._beside(rule.name, [*has, *[f"taking-{rule.name}"] * rule.marked])
 
     def check(self, transaction: c.Transaction) -> None:
-        with self._dry():
-            self._run(self.text(transaction))
+        self._refuse_used(transaction)
+        self._nft.do(nft_text.text(transaction, self._known(transaction)), dry=True)
 
     def run(self, transaction: c.Transaction) -> None:
-        self._run(self.text(transaction))
-        self._remember(transaction)
+        self._refuse_used(transaction)
+        known = self._known(transaction)
+        rules = _rules(transaction)
+        before = {name: self._memory.rule(name) for name in rules}
+        script = nft_text.text(transaction, known)
+        if first := nft_text.unmarked(transaction, known):
+            self._nft.do(script, dry=True)
+            self._nft.do(first)
+            script = nft_text.text(transaction, self._known(transaction))
+        self._nft.do(script)
+        self._sweep(transaction, before, rules)
+        if rules:
+            self._memory.note(rules, listing.digests(self._reader.chains(*_chains(rules))))
 
     def text(self, transaction: c.Transaction) -> str:
-        from portfleet.kernel.nft_text import text
-
-        return text(transaction)
-
-    def _elements(self, name: str, *, kind: str = "map") -> listing.Json:
-        return self._list(f"list {kind} {TABLE} {name}") or {"nftables": []}
-
-    def _list(self, command: str) -> listing.Json | None:
-        code, out, err = self._nft.cmd(command)
-        if code:
-            if "No such file or directory" in err:
-                return None
-            raise _refused(err, command)
-        return json.loads(out)  # type: ignore[no-any-return] # what nft prints is an object
-
-    def _run(self, script: str) -> None:
-        code, _, err = self._nft.cmd(script)
-        if code:
-            raise _refused(err, script)
-
-    @contextmanager
-    def _dry(self) -> Iterator[None]:
-        # python-nftables 1.0.2 does not wrap this call of libnftables, which has had it since 0.9.0.
-        lib, context = ctypes.CDLL("libnftables.so.1"), ctypes.c_void_p(self._nft._Nftables__ctx)
-        lib.nft_ctx_set_dry_run.argtypes = [ctypes.c_void_p, ctypes.c_bool]
-        lib.nft_ctx_set_dry_run(context, True)
-        try:
-            yield
-        finally:
-            lib.nft_ctx_set_dry_run(context, False)
-
-    def _recall(self) -> dict[str, Any]:
-        try:
-            found = json.loads(self._memory.read_text())
-            return {name: entry for name, entry in found.items() if entry.keys() == {"rule", "listing"}}
-        except (OSError, ValueError, AttributeError):
-            return {}
-
-    def _remember(self, transaction: c.Transaction) -> None:
-        """Note what nft prints for the chains that ``transaction`` set. Elements are read back, not remembered."""
-        rules: dict[str, Any] = {}
+        known = self._known(transaction) if self._reader.exists() else {}
+        for service, marks in self._promised.items():
+            known[service] = marks | known.get(service, {})
         for change in transaction:
-            match change:
-                case c.SetBase():
-                    rules |= dict.fromkeys(_FIXED)
-                case c.SetService(rule):
-                    rules[f"service-{rule.name}"] = asdict(rule)
-                case c.SetInstance(rule):
-                    rules[rule.name] = asdict(rule)
-                case _:
-                    pass
-        if not rules:
+            if isinstance(change, c.SetInstance):  # a later transaction may point at it before this one has run
+                service = nft_text.service_of(change) or ""
+                self._promised.setdefault(service, {})[change.rule.mark] = change.rule.name
+        return nft_text.text(transaction, known)
+
+    def _known(self, transaction: c.Transaction) -> dict[str, dict[int, str]]:
+        services = {service for change in transaction if (service := nft_text.service_of(change))}
+        return {service: self._marks(service) for service in services}
+
+    def _marks(self, service: str) -> dict[int, str]:
+        return listing.marks(self._reader.elements(f"instances-{service}"))
+
+    def _table(self, which: c.Which, service: str, marks: dict[int, str]) -> Table:
+        slots = {slot: marks.get(mark, "?") for slot, mark in self._reader.registers(f"{which}-{service}").items()}
+        return tuple(slots.get(slot) for slot in range(max(slots) + 1)) if slots else ()
+
+    def _beside(self, service: str, maps: Iterable[str]) -> c.Beside:
+        there = {name.partition("-")[0] for name in maps if name.partition("-")[2] == service}
+        if not there & {"local", "overflow", "taking"}:
+            return c.Beside()
+        marks = self._marks(service)
+        tried = {listing.number(e.key): e.chain or "?" for e in self._reader.elements(f"overflow-{service}")}
+        taking = self._reader.elements(f"taking-{service}") if "taking" in there else []
+        return c.Beside(
+            local=self._table("local", service, marks) if "local" in there else (),
+            overflow=tuple(tried[n].removeprefix("try_") if n in tried else None for n in range(max(tried) + 1))
+            if tried
+            else (),
+            taking=frozenset(marks.get(listing.number(element.key), "?") for element in taking),
+        )
+
+    def _pins(self, service: str) -> dict[str, str]:
+        marks = self._marks(service)
+        found = [(family, self._reader.elements(f"pins{family}-{service}")) for family in (4, 6)]
+        pairs = (pair for family, elements in found for pair in listing.networks(elements, six=family == 6))
+        return {network: marks.get(mark, "?") for network, mark in pairs}
+
+    def _refuse_used(self, transaction: c.Transaction) -> None:
+        """Slots hold marks, so the kernel itself would let an instance go that slots still point at."""
+        for change in transaction:
+            instance = parse_instance(change.name) if isinstance(change, c.DropInstance) else None
+            if instance and instance.name in self.read_slots(instance.service):
+                raise PortfleetError(
+                    f"cannot forget {instance.name}: slots of {instance.service} point at it",
+                    hint="portfleet plan",
+                    code=Exit.KERNEL,
+                )
+
+    def _sweep(self, transaction: c.Transaction, before: Rules, after: Rules) -> None:
+        """Remove what rules needed before ``transaction`` and need no longer."""
+        parts = {part for rule in before.values() if rule for part in leftovers.parts_of(rule)}
+        parts -= {part for rule in after.values() if rule for part in leftovers.parts_of(rule)}
+        parts |= {f"try_{change.name}" for change in transaction if isinstance(change, c.DropInstance)}
+        services = [change.name for change in transaction if isinstance(change, c.DropService)]
+        if not parts and not services:
             return
-        now = listing.digests(self._rules() or {"nftables": []})
-        known = {name: entry for name, entry in self._recall().items() if name in now}
-        known |= {name: {"rule": rule, "listing": now[name]} for name, rule in rules.items() if name in now}
-        atomic.write(self._memory, json.dumps(known).encode(), mode=0o600)
+        maps, chains = self._reader.maps(), self._reader.chains()
+        parts &= maps | chains.keys()
+        for name in services:
+            parts |= leftovers.of_service(name, maps, chains)
+        for script in leftovers.removal(parts):
+            self._nft.do(script)
 
 
-def _service_rule(data: dict[str, Any]) -> c.ServiceRule:
-    return c.ServiceRule(**(data | {"affinity": Affinity(**data["affinity"])}))
+def _rules(transaction: c.Transaction) -> Rules:
+    """Give the rules that ``transaction`` sets, by unit; None for a part that has none."""
+    rules: Rules = {}
+    for change in transaction:
+        match change:
+            case c.SetBase():
+                rules |= dict.fromkeys(_FIXED)
+            case c.SetService(service):
+                rules[f"service-{service.name}"] = service
+            case c.SetInstance(instance):
+                rules[instance.name] = instance
+            case _:
+                pass
+    return rules
 
 
-def _instance_rule(data: dict[str, Any]) -> c.InstanceRule:
-    remote = data["remote"]
-    return c.InstanceRule(**(data | {"remote": Listen(**remote) if remote else None}))
-
-
-def _refused(said: str, script: str) -> PortfleetError:
-    if "Operation not permitted" in said:
-        hint = "run as root, or give the program CAP_NET_ADMIN"
-        return PortfleetError("cannot change nftables: Operation not permitted", hint=hint, code=Exit.KERNEL)
-    lines = script.splitlines()
-    shown = [f"{number:5}  {line[:160]}" for number, line in enumerate(lines[:_SHOWN_LINES], 1)]
-    if len(lines) > _SHOWN_LINES:
-        shown.append(f"       … {len(lines) - _SHOWN_LINES} more lines")
-    return PortfleetError(
-        f"cannot change nftables, nothing was applied: {said.strip()}\n" + "\n".join(shown),
-        hint="portfleet doctor says what this kernel and nft lack",
-        code=Exit.KERNEL,
-    )
+def _chains(units: Iterable[str]) -> list[str]:
+    """Give the chains that units may have."""
+    chains = list(units)
+    for unit in units:
+        if unit.startswith("service-"):
+            name = unit.removeprefix("service-")
+            chains += [f"local_{name}", f"overflow_{name}"]
+        else:
+            chains.append(f"try_{unit}")
+    return chains

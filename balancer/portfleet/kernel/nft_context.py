@@ -28,14 +28,27 @@ class NftContext:
             raise PortfleetError(
                 f"cannot load libnftables: {error}", hint="apt-get install libnftables1", code=Exit.KERNEL
             ) from None
-        self._nft.set_json_output(True)
+        self._nft.set_stateless_output(True)
 
-    def ask(self, command: str, *, terse: bool = False) -> Mapping[str, Any] | None:
-        """List something; None where it does not exist. ``terse`` leaves the elements of sets and maps out."""
-        self._nft.set_terse_output(terse)
+    def ask(self, command: str) -> Mapping[str, Any] | None:
+        """List something as JSON; None where it does not exist."""
+        self._nft.set_json_output(True)
+        out = self._list(command)
+        return None if out is None else json.loads(out)
+
+    def show(self, command: str) -> str | None:
+        """List something as text, without counters and without the elements of sets and maps."""
+        self._nft.set_json_output(False)
+        self._nft.set_terse_output(True)
+        try:
+            return self._list(command)
+        finally:
+            self._nft.set_terse_output(False)
+
+    def _list(self, command: str) -> str | None:
         code, out, err = self._nft.cmd(command)
         if not code:
-            return json.loads(out)  # type: ignore[no-any-return] # what nft prints is an object
+            return str(out)
         if "No such file or directory" in err:
             return None
         raise _refused(err, command)

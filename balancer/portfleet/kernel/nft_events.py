@@ -86,7 +86,7 @@ class RulesWatch:
                 self._tables, self._deleted = set(), set()
                 found.append(RulesChanged(lost=True))
                 continue
-            for kind, body in messages(data):
+            for kind, _, body in messages(data):
                 self._take(kind, attributes(body[_NFGEN_SIZE:]), found)
 
     def _take(self, kind: int, values: dict[int, bytes], found: list[RulesChanged]) -> None:

@@ -1,122 +1,118 @@
-"""What `nft -j list` prints, read back into values: elements of maps, and each chain's rules in a normal form.
-
-nft prints rules in a form of its own (1.0.6 has ``ct status ! dnat`` for ``ct status & dnat == 0``), so rules are never
-compared with what was written: the digest of a chain's listing is taken right after our own commit and compared
-with later listings by the same nft.
-"""
+"""What `NftReader` reads, as the values of ``changes``: elements of maps, and rules of a lost journal."""
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections.abc import Iterator, Mapping
-from typing import Any
+import ipaddress
+import re
+import struct
+import sys
+from collections.abc import Iterable, Iterator, Mapping
 
 from portfleet.kernel.changes import InstanceRule
+from portfleet.kernel.netlink import attributes, members
+from portfleet.kernel.nft_reader import Chain, Element
 from portfleet.model import Listen
 
-Json = Mapping[str, Any]
+_HOME = re.compile(rb"portfleet ([0-9a-f]+)\0")
+_NAME, _DATA = 1, 2  # of an expression
+_HASH_MODULUS, _HASH_SEED = 4, 5
+_IMMEDIATE_DATA, _VALUE = 2, 1
 
 
-def digests(listing: Json) -> dict[str, str]:
-    """Give {chain: digest of its rules and hook} for a table's listing, counters and handles left out."""
-    chains: dict[str, list[Any]] = {}
-    for item in listing["nftables"]:
-        if "chain" in item:
-            chain = {key: item["chain"].get(key) for key in ("type", "hook", "prio", "policy")}
-            chains.setdefault(item["chain"]["name"], []).insert(0, chain)
-        elif "rule" in item:
-            rule = item["rule"]
-            normal = [_without_counts(expression) for expression in rule["expr"]]
-            chains.setdefault(rule["chain"], []).append([normal, rule.get("comment")])
-    return {name: hashlib.sha256(json.dumps(rules, sort_keys=True).encode()).hexdigest()[:32]
-            for name, rules in chains.items()}  # fmt: skip
+def unit_of(chain: str) -> str:
+    """Give the name under which ``chain`` is set: ``try_X`` goes with ``X``, ``local_X`` with ``service-X``."""
+    kind, _, of = chain.partition("_")
+    return {"try": of, "local": f"service-{of}", "overflow": f"service-{of}"}.get(kind, chain) if of else chain
 
 
-def _without_counts(expression: Json) -> Json:
-    return {"counter": None} if "counter" in expression else expression
+def digests(chains: Mapping[str, Chain]) -> dict[str, str]:
+    """Give {unit: digest} of all its chains together."""
+    units: dict[str, str] = {}
+    for name in sorted(chains):
+        unit = unit_of(name)
+        units[unit] = f"{units[unit]} {chains[name].digest}" if unit in units else chains[name].digest
+    return units
 
 
-def rules_of(listing: Json, chain: str) -> list[list[Json]]:
-    """Give the expressions of each rule of ``chain``."""
-    return [item["rule"]["expr"] for item in listing["nftables"] if item.get("rule", {}).get("chain") == chain]
-
-
-def home_of(listing: Json) -> str | None:
+def home_of(chains: Mapping[str, Chain]) -> str:
     """Give the identity of the fleet that made the table; "" where a table is there that does not say."""
-    found = None
-    for item in listing["nftables"]:
-        if "table" in item:
-            found = found or ""
-        comment = item.get("rule", {}).get("comment") or ""
-        if item.get("rule", {}).get("chain") == "guard" and comment.startswith("portfleet "):
-            found = comment.removeprefix("portfleet ")
-    return found
+    for rule in chains["guard"].rules if "guard" in chains else ():
+        if found := _HOME.search(rule):
+            return found[1].decode()
+    return ""
 
 
-def elements(listing: Json) -> Iterator[tuple[Any, Any]]:
-    """Give (key, data) of every element of the one map or set in ``listing``; data is None for a set."""
-    for item in listing["nftables"]:
-        body = item.get("map") or item.get("set") or {}
-        for element in body.get("elem", ()):
-            if "map" in item:
-                yield element[0], element[1]
-            else:
-                yield element, None
+def marks(elements: Iterable[Element]) -> dict[int, str]:
+    """Give {mark: instance} of the map of a service's instances; "?" for a verdict that is not ours."""
+    return {number(element.key): element.chain or "?" for element in elements}
 
 
-def target(data: Any) -> str | None:
-    """Give the chain that a verdict leads to; None for any verdict that is not ours."""
-    return data["goto"]["target"] if isinstance(data, dict) and "goto" in data else None
+def number(data: bytes) -> int:
+    """Give a register's number."""
+    return int.from_bytes(data, sys.byteorder)
 
 
-def listens(name: str, listing: Json) -> Iterator[tuple[Listen, str]]:
+def listens(name: str, elements: Iterable[Element]) -> Iterator[tuple[Listen, str]]:
     """Give (listen address of one family, service) of every element of the map ``name``."""
     family = 6 if name.endswith("6") else 4
-    for key, data in elements(listing):
-        service = (target(data) or "").removeprefix("service-")
-        if isinstance(key, dict):
-            address, port = key["concat"]
-            yield Listen(int(port), str(address), (family,)), service  # type: ignore[arg-type] # 4 or 6
-        else:
-            yield Listen(int(key), None, (family,)), service  # type: ignore[arg-type] # 4 or 6
+    for element in elements:
+        service = (element.chain or "?").removeprefix("service-")
+        if name.startswith("local"):
+            yield Listen(int.from_bytes(element.key[:2], "big"), None, (family,)), service  # type: ignore[arg-type] # 4 or 6
+            continue
+        size = 4 if family == 4 else 16
+        address = str(ipaddress.ip_address(element.key[:size]))
+        port = int.from_bytes(element.key[size : size + 2], "big")
+        yield Listen(port, address, (family,)), service  # type: ignore[arg-type] # 4 or 6
 
 
-def merge(found: Mapping[Listen, str]) -> dict[Listen, str]:
-    """Join the two families of ":PORT" into one listen address where both lead to one service."""
-    merged = dict(found)
-    for listen, service in found.items():
-        twin = Listen(listen.port, None, (6,))
-        if listen.address is None and listen.families == (4,) and found.get(twin) == service:
-            del merged[listen], merged[twin]
-            merged[Listen(listen.port, None, (4, 6))] = service
-    return merged
+def intervals(elements: Iterable[Element]) -> Iterator[tuple[int, int, bytes | None]]:
+    """Give (first, last, data) of every interval of a set or map with intervals."""
+    ordered = sorted(elements, key=lambda element: (element.key, not element.end))
+    first: Element | None = None
+    for element in ordered:
+        if first is not None:
+            yield int.from_bytes(first.key, "big"), int.from_bytes(element.key, "big") - 1, first.data
+        first = None if element.end else element
+    if first is not None:  # to the end of all keys
+        yield int.from_bytes(first.key, "big"), (1 << 8 * len(first.key)) - 1, first.data
 
 
-def ranges(listing: Json) -> frozenset[tuple[int, int]]:
+def ranges(elements: Iterable[Element]) -> frozenset[tuple[int, int]]:
     """Give the port ranges of a set, inclusive."""
-    return frozenset(
-        (key["range"][0], key["range"][1]) if isinstance(key, dict) else (key, key) for key, _ in elements(listing)
-    )
+    return frozenset((first, last) for first, last, _ in intervals(elements))
 
 
-def instance_rule(name: str, rules: list[list[Json]]) -> InstanceRule | None:
-    """Read an instance's mark and port out of its chain, for a lost journal; None where they are not there."""
-    mark = port = None
-    for rule in rules:
-        for expression in rule:
-            if "mangle" in expression and expression["mangle"]["key"] == {"ct": {"key": "mark"}}:
-                mark = expression["mangle"]["value"]
-            if "redirect" in expression:
-                port = expression["redirect"]["port"]
-    return InstanceRule(name, mark, port) if isinstance(mark, int) and isinstance(port, int) else None
+def networks(elements: Iterable[Element], *, six: bool) -> Iterator[tuple[str, int]]:
+    """Give (network, mark) of every element of a map of pins."""
+    kind = ipaddress.IPv6Address if six else ipaddress.IPv4Address
+    for first, last, data in intervals(elements):
+        for network in ipaddress.summarize_address_range(kind(first), kind(last)):
+            yield str(network), number(data or b"")
 
 
-def seed_and_slots(rules: list[list[Json]]) -> tuple[int, int] | None:
+def instance_rule(name: str, mark: int | None, chain: Chain) -> InstanceRule | None:
+    """Read an instance's port out of its chain, for a lost journal; None where it is not there."""
+    port = None
+    for kind, data in _expressions(chain):
+        if kind == "immediate":
+            value = attributes(attributes(data).get(_IMMEDIATE_DATA, b"")).get(_VALUE, b"")
+            if len(value) >= 2:
+                port = struct.unpack("!H", value[:2])[0]  # redirect's is the last; a mark before it is overwritten
+    return InstanceRule(name, mark, port) if mark is not None and port else None
+
+
+def seed_and_slots(chain: Chain) -> tuple[int, int] | None:
     """Read a service's seed and number of slots out of its chain, for a lost journal."""
-    for rule in rules:
-        for expression in rule:
-            key = expression.get("vmap", {}).get("key", {})
-            if "jhash" in key:
-                return int(key["jhash"]["seed"]), int(key["jhash"]["mod"])
+    for kind, data in _expressions(chain):
+        found = attributes(data)
+        if kind == "hash" and _HASH_MODULUS in found:
+            return int.from_bytes(found.get(_HASH_SEED, b""), "big"), int.from_bytes(found[_HASH_MODULUS], "big")
     return None
+
+
+def _expressions(chain: Chain) -> Iterator[tuple[str, bytes]]:
+    for rule in chain.rules:
+        for _, body in members(rule):
+            found = attributes(body)
+            yield found.get(_NAME, b"").rstrip(b"\0").decode(errors="replace"), found.get(_DATA, b"")

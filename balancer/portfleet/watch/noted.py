@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 
-from portfleet.kernel.changes import Kernel, KernelState, Moves, PointSlots, Transaction
+from portfleet.kernel.changes import Beside, Kernel, KernelState, Moves, PointSlots, ServiceRule, Transaction
 from portfleet.slots import Table
 
 
@@ -41,6 +41,9 @@ class NotedKernel:
             self._slots[service] = self._kernel.read_slots(service)
         return self._slots[service]
 
+    def read_beside(self, rule: ServiceRule) -> Beside:
+        return self._kernel.read_beside(rule)
+
     def recover(self) -> KernelState:
         return self._kernel.recover()
 
@@ -57,7 +60,7 @@ class NotedKernel:
         if before == self._known:
             self._known = after
             for change in transaction:
-                if isinstance(change, PointSlots):
+                if isinstance(change, PointSlots) and change.which == "slots":
                     self._follow(change.service, change.moves)
 
     def text(self, transaction: Transaction) -> str:
