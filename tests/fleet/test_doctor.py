@@ -17,7 +17,7 @@ PORTFLEET = str(Path(sys.executable).parent / "portfleet")
 FLEET = """
 [service.echo]
 listen = [":7000"]
-command = ["portfleet-daemon", "--port", "{port}"]
+command = ["portfleet-daemon", "--port", "{port}", "--handler", "portfleet_daemon.handlers:whoami"]
 ports = "7100-7107"
 instances = 2
 max_connections = 1000
@@ -95,3 +95,13 @@ def test_words_for_people(box: Box) -> None:
     done: subprocess.CompletedProcess[str] = box.run(PORTFLEET, "--home", "/run/pf", "doctor", check=False)
     assert "fine     kernel: " in done.stdout
     assert done.stdout.splitlines()[-1].startswith("0 broken, ")
+
+
+def test_a_sticky_map_that_is_nearly_full(box: Box) -> None:
+    box.run("sh", "-c", "echo 'sticky = \"1h\"\nsticky_size = 1024' >> /run/pf/fleet.toml")
+    clients = ", ".join(f"198.18.{n // 256}.{n % 256} : 1" for n in range(820))
+    kind = f"typeof ip saddr : ct mark\nsize 1024\nflags dynamic,timeout\nelements = {{ {clients} }}"
+    box.run("nft", "-f", "-", text=f"table inet portfleet {{\nmap sticky4-1024-echo {{\n{kind}\n}}\n}}")
+    found = doctor(box)[1]
+    assert found["sticky clients of echo, IPv4"]["what"] == "820 of 1,024 places are taken"
+    assert "sticky clients of echo, IPv6" not in found

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from portfleet.doctor import conntrack, files, firewalls, limits, ports, system
+from portfleet.doctor import conntrack, files, firewalls, limits, ports, sticky, system
 from portfleet.doctor.finding import Finding, Severity, setting
 from portfleet.doctor.needs import Needs, needs_of
 from portfleet.sockdiag import Listener
@@ -219,3 +219,10 @@ def test_needs_follow_the_config() -> None:
     text = ECHO + 'user = "nobody"\nremote = ["203.0.113.2:7101"]\n'
     needs = needs_of(fleet(text.replace('":7000"', '"0.0.0.0:7000"'), machine()), descriptors=1024)
     assert (needs.users, needs.remote, needs.ports) == (True, True, {"echo": (7100, 7107)})
+
+
+@pytest.mark.parametrize(("used", "severity"), [(799, Severity.FINE), (800, Severity.WARNING)])
+def test_how_full_the_sticky_maps_are(used: int, severity: Severity) -> None:
+    (found,) = sticky.judge([sticky.StickyFacts("echo", 4, used, 1000)])
+    assert found.severity is severity
+    assert severity is Severity.FINE or "sticky_size = 2000" in found.mend

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import asdict
 
 from portfleet.context import Context
-from portfleet.doctor import conntrack, files, firewalls, limits, ports, system
+from portfleet.doctor import conntrack, files, firewalls, limits, ports, sticky, system
 from portfleet.doctor.finding import Finding, Severity, broken
 from portfleet.doctor.needs import needs_of
 from portfleet.errors import ConfigError, Exit
@@ -56,6 +56,7 @@ def _examine(context: Context) -> Iterator[Finding]:
     needs = needs_of(fleet, descriptors=limit.hard)
     yield from system.judge(system.read(), needs)
     yield from conntrack.judge(conntrack.read(), needs)
+    yield from sticky.judge(sticky.read(fleet))
     yield from limits.judge(limit, needs)
     yield from ports.judge(ports.read(context.paths, needs), needs)
     yield from firewalls.judge(firewalls.read(), needs)

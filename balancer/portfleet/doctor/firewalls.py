@@ -5,7 +5,6 @@ Fact: ``redirect`` happens before the input hook, so a firewall there sees the *
 
 from __future__ import annotations
 
-import json
 import re
 import shutil
 import subprocess
@@ -15,6 +14,7 @@ from pathlib import Path
 
 from portfleet.doctor.finding import Finding, fine, warning
 from portfleet.doctor.needs import Needs
+from portfleet.doctor.nft_command import listed, nft
 
 _FLUSH = re.compile(r"^[^#]*\bflush\s+ruleset\b", re.MULTILINE)
 _OURS = {"portfleet", "portfleet-keeper"}
@@ -102,27 +102,13 @@ def _drops(chain: Chain, ports: str) -> Finding:
 
 
 def _dropping() -> Iterator[Chain]:
-    for chain in _listed("chains", "chain"):
+    for chain in listed("chain", "chains"):
         if chain.get("policy") == "drop" and chain.get("hook") in ("input", "forward") and chain["table"] not in _OURS:
             table = f"{chain['family']} {chain['table']}"
-            rules = _nft("list", "chain", *table.split(), chain["name"])
+            rules = nft("list", "chain", *table.split(), chain["name"])
             yield Chain(
                 table, chain["name"], chain["hook"], accepts_dnat=bool(re.search(r"ct status.*dnat.*accept", rules))
             )
-
-
-def _listed(what: str, kind: str) -> Iterator[dict[str, str]]:
-    try:
-        entries = json.loads(_nft("--json", "list", what) or "{}").get("nftables", [])
-    except ValueError:
-        return
-    yield from (entry[kind] for entry in entries if kind in entry)
-
-
-def _nft(*arguments: str) -> str:
-    if not shutil.which("nft"):
-        return ""
-    return subprocess.run(["nft", *arguments], capture_output=True, text=True, check=False).stdout
 
 
 def _systemd(question: str, unit: str) -> bool:
