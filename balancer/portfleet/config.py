@@ -131,7 +131,15 @@ def _listens(read: Reader, key: str) -> tuple[Listen, ...]:
             read.wrong(f"{key}[{number}]", f'"{text}" and "{wider}" let the same clients in', "remove one of them")
         else:
             found.append(listen)
-    return tuple(found)
+    return _joined(found)
+
+
+def _joined(found: list[Listen]) -> tuple[Listen, ...]:
+    """Write "0.0.0.0:P" beside "[::]:P" as ":P", which is what the kernel's table is read back as."""
+    both = {listen.port for listen in found if listen.address is None and listen.families == (6,)}
+    both &= {listen.port for listen in found if listen.address is None and listen.families == (4,)}
+    joined = (Listen(x.port, None, (4, 6)) if x.address is None and x.port in both else x for x in found)
+    return tuple(dict.fromkeys(joined))
 
 
 def _contains(found: list[Listen], listen: Listen) -> Listen | None:

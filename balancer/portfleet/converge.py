@@ -43,7 +43,7 @@ def converge(context: Context, *, why: str) -> Exit:
             say=Steps(len(plan.steps)),
         )
         executor.run(plan.steps)
-    for note in plan.notes:
+    for note in (*plan.notes, *executor.notes):
         context.say(note)
     return _report(desired, plan, executor.failed)
 

@@ -18,7 +18,8 @@ from portfleet import steps as s
 from portfleet.desired import Desired
 from portfleet.errors import PortfleetError
 from portfleet.journal import Journal
-from portfleet.kernel.changes import Kernel, PointSlots, Transaction
+from portfleet.kernel.changes import DropInstance, Kernel, PointSlots, Transaction
+from portfleet.model import parse_instance
 from portfleet.observe import Look
 from portfleet.observed import InstanceSeen
 from portfleet.paths import Paths
@@ -43,6 +44,8 @@ class Executor:
     clock: Callable[[], float] = time.monotonic
     go_on: Callable[[], bool] = lambda: True
     failed: dict[str, str] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    _restarted: set[str] = field(default_factory=set)
 
     def run(self, steps: Iterable[s.Step]) -> None:
         """Do all ``steps``; instances that do not become ready are left out and noted in ``failed``."""
@@ -69,22 +72,23 @@ class Executor:
 
     def _do(self, step: s.Step) -> None:
         match step:
-            case s.LoadRules(_, changes) | s.OpenListens(changes, _) | s.DropRules(_, changes):
+            case s.LoadRules(_, changes) | s.OpenListens(changes, _):
                 with locks.table(self.paths.table_lock):
                     self._transact(changes)
+            case s.DropRules(_, changes):
+                self._drop(changes)
             case s.StartWatcher():
                 self._start_programs({WATCHER: watch_program(self.paths, sys.executable)})
             case s.StartInstances(found):
                 self.start(found)
-            case s.RestartInstance(name):
-                self._stop([name], seconds=self.desired.programs[name].stop_seconds)
-                self.start([name])
+            case s.RestartInstance(name, _, changes):
+                self._restart(name, changes)
             case s.WaitReady(found, seconds):
                 self.wait(found, seconds)
             case s.PointSlots(service, out):
                 self.point(service, out)
             case s.StopInstances(found):
-                self._stop(found, seconds=60)
+                self._stop(self._unused(found), seconds=60)
             case s.WriteJournal(_, forget):
                 self._write(forget)
             case _:
@@ -99,9 +103,42 @@ class Executor:
         want = self.desired.services[service]
         with locks.table(self.paths.table_lock):
             before = self.kernel.read_slots(service)
+            out = frozenset(name for name in out if not self._halted(name))
             after = want.table(before, out=out | self.failed.keys() | self._ejected())
             if moves := slot_moves(before, after):
                 self._transact((PointSlots(service, moves),))
+
+    def _restart(self, name: str, changes: Transaction) -> None:
+        if peer := self._halted(name):
+            self.notes.append(f"{name} was not restarted and serves on as it runs: {peer} did not become ready")
+            return
+        self._restarted.add(name)
+        self._stop([name], seconds=self.desired.programs[name].stop_seconds)
+        if changes:
+            with locks.table(self.paths.table_lock):
+                self._transact(changes)
+        self.start([name])
+
+    def _drop(self, changes: Transaction) -> None:
+        with locks.table(self.paths.table_lock):
+            unused = set(self._unused(change.name for change in changes if isinstance(change, DropInstance)))
+            if left := tuple(c for c in changes if not isinstance(c, DropInstance) or c.name in unused):
+                self._transact(left)
+
+    def _unused(self, names: Iterable[str]) -> list[str]:
+        """Give those of ``names`` without slots: who still has some is all that its service has to serve with."""
+        found = list(names)
+        services = {_service(name) for name in found} & self.desired.services.keys()
+        owners = {owner for service in services if service for owner in self.kernel.read_slots(service)}
+        for name in filter(owners.__contains__, found):
+            note = f"{name} is not wanted any more but serves on: nobody else of its service is ready"
+            self.notes += [note] if note not in self.notes else []
+        return [name for name in found if name not in owners]
+
+    def _halted(self, name: str) -> str | None:
+        """Give who of the same service was restarted and did not become ready: others must not follow it."""
+        found = (other for other in self._restarted & self.failed.keys() if _service(other) == _service(name))
+        return min(found, default=None)
 
     def start(self, names: Iterable[str]) -> None:
         """Write the programs of instances and have supervisord run them as they are wanted now."""
@@ -210,6 +247,11 @@ class Executor:
             return journal
 
         journal_file.update(self.paths.journal, merge)
+
+
+def _service(name: str) -> str | None:
+    instance = parse_instance(name)
+    return instance.service if instance else None
 
 
 def _hopeless(seen: InstanceSeen) -> bool:

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from portfleet import steps as s
-from portfleet.desired import Desired, ServiceWant
+from portfleet.desired import Desired, InstanceWant, ServiceWant
 from portfleet.kernel import changes as c
 from portfleet.model import Listen, parse_instance
 from portfleet.observed import Observed
@@ -63,6 +63,8 @@ def transactions(
         match step:
             case s.LoadRules(_, changes) | s.OpenListens(changes, _) | s.DropRules(_, changes):
                 yield step.describe(), changes
+            case s.RestartInstance(_, _, changes) if changes:
+                yield step.describe(), changes
             case s.PointSlots(service, out):
                 before = current.get(service, ())
                 current[service] = desired.services[service].table(before, out=out)
@@ -88,7 +90,7 @@ def _rules(want: ServiceWant, observed: Observed) -> Iterator[s.Step]:
     changes: list[c.Change] = [
         c.SetInstance(instance.rule)
         for instance in want.instances
-        if kernel.instances.get(instance.name) != instance.rule
+        if kernel.instances.get(instance.name) != instance.rule and not _with_restart(instance, observed)
     ]
     if kernel.services.get(want.name) != want.rule:
         changes.append(c.SetService(want.rule))
@@ -96,6 +98,12 @@ def _rules(want: ServiceWant, observed: Observed) -> Iterator[s.Step]:
         touched = [change.rule.name for change in changes if isinstance(change, c.SetInstance | c.SetService)]
         drifted = " (somebody changed them)" if any(name in kernel.drift for name in touched) else ""
         yield s.LoadRules(f"{want.name}{drifted}", tuple(changes))
+
+
+def _with_restart(instance: InstanceWant, observed: Observed) -> bool:
+    """True where an instance serves by its old rules until it is restarted: its port may be another from then on."""
+    old = instance.name in observed.outdated and observed.seen(instance.name).ready
+    return old and instance.name in observed.kernel.instances
 
 
 def _down(want: ServiceWant, observed: Observed) -> frozenset[str]:
@@ -109,9 +117,15 @@ def _current(want: ServiceWant, observed: Observed) -> Table:
 
 def _away(want: ServiceWant, observed: Observed) -> Iterator[s.Step]:
     """Clients that are served now go on being served while others start: slots leave instances that are down."""
+    yield from _point(want, _current(want, observed), _left(want, observed), out=_down(want, observed))
+
+
+def _left(want: ServiceWant, observed: Observed) -> Table:
+    """Give where the slots point once they have left the instances that are down."""
     current, down = _current(want, observed), _down(want, observed)
-    if any(current) and any(name in down for name in current):
-        yield from _point(want, current, want.table(current, out=down | observed.ejected), out=down)
+    if not any(name in down for name in current):
+        return current
+    return want.table(current, out=down | observed.ejected)
 
 
 def _starts(desired: Desired, observed: Observed) -> Iterator[s.Step]:
@@ -121,7 +135,12 @@ def _starts(desired: Desired, observed: Observed) -> Iterator[s.Step]:
             if instance.program is None:
                 continue
             seen = observed.seen(instance.name)
-            if seen.program is None or seen.program in AT_REST:
+            # One that is not ready and runs another program than is wanted now loses nothing by a restart.
+            if (
+                seen.program is None
+                or seen.program in AT_REST
+                or (instance.name in observed.outdated and not seen.ready)
+            ):
                 missing.append(instance.name)
             if not seen.ready:
                 waiting.append(instance.name)
@@ -135,11 +154,12 @@ def _starts(desired: Desired, observed: Observed) -> Iterator[s.Step]:
 def _rolling(want: ServiceWant, observed: Observed) -> Iterator[s.Step]:
     """Restart changed instances one at a time, each without slots while it is away."""
     changed = [i for i in want.running if i.name in observed.outdated and observed.seen(i.name).ready]
-    current = _current(want, observed)
+    current = _left(want, observed)
     for instance in changed:
         away = want.table(current, out=observed.ejected | {instance.name})
         yield from _point(want, current, away, out=frozenset({instance.name}))
-        yield s.RestartInstance(instance.name, observed.seen(instance.name).connections or 0)
+        rules = () if observed.kernel.instances.get(instance.name) == instance.rule else (c.SetInstance(instance.rule),)
+        yield s.RestartInstance(instance.name, observed.seen(instance.name).connections or 0, rules)
         yield s.WaitReady((instance.name,), want.service.start_timeout)
         current = away
     if changed:
@@ -147,7 +167,7 @@ def _rolling(want: ServiceWant, observed: Observed) -> Iterator[s.Step]:
 
 
 def _slots(want: ServiceWant, observed: Observed) -> Iterator[s.Step]:
-    current = _current(want, observed)
+    current = _left(want, observed)
     if not any(i.name in observed.outdated and observed.seen(i.name).ready for i in want.running):
         yield from _point(want, current, want.table(current, out=observed.ejected), out=frozenset())
 

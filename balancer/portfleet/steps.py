@@ -39,10 +39,11 @@ class StartInstances:
 
 @dataclass(frozen=True)
 class RestartInstance:
-    """Stop an instance and start it as it is wanted now."""
+    """Stop an instance and start it as it is wanted now; between the two its rules become what they must be."""
 
     name: str
     connections: int
+    changes: Transaction = ()
 
     def describe(self) -> str:
         end = f"; {self.connections:,} connections end" if self.connections else ""
