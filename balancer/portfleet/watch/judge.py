@@ -13,6 +13,10 @@ from portfleet.watch.log import Log
 from portfleet.watch.prober import Prober
 from portfleet.watch.roster import Member, Roster
 
+#: Seconds from a detour to the dealing of the slots, which keeps the loop busy for 10–50 ms: other deaths get their
+#: detours first, and supervisord its pokes, so that restarts begin meanwhile.
+_DEAL_AFTER = 0.02
+
 
 class Judge:
     """Ejects and admits members. Everything it does is one event of the loop; nothing waits."""
@@ -142,7 +146,7 @@ class Judge:
             self._log("cannot-eject", instance=member.name, reason=error.message.splitlines()[0])
             took = None
         if not self._to_deal:
-            self._loop.call_soon(self.deal)
+            self._loop.call_later(_DEAL_AFTER if took is not None else 0, self.deal)
         self._to_deal.add(member.service.name)
         if took is not None and not known:
             self._log("ejected", instance=member.name, reason=entry.reason, took_ms=f"{took * 1000:.2f}")

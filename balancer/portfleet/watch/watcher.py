@@ -39,7 +39,7 @@ from portfleet.watch.warn import Limits
 T = TypeVar("T")
 
 #: The nice value of the loop: when instances keep all processors busy, an ejection must not queue behind them.
-_PRIORITY = -10
+_PRIORITY = -20
 
 #: Seconds between looks: at config and journal; at somebody on the way back, for the first half minute; at everything.
 _CALM, _HURRY, _FULL = 0.5, 0.03, 10.0

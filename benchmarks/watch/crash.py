@@ -1,0 +1,99 @@
+"""kill -9 of instances under load: when new connections go elsewhere, when the restart begins, what clients notice.
+
+A fleet of four in a sandbox, clients in another network namespace that hold connections and make new ones all the time.
+A process on the host kills one instance after the other and listens to the kernel: the moment from which new
+connections go elsewhere is the commit of the first transaction on our table after the kill, as nftables' own
+notification tells it; right after it, fresh connections from addresses whose home the dead instance is must be answered
+by others. The restart begins when supervisord has a new child. Prints a table, writes
+benchmarks/results/watch-crash.json, exits 1 when p50 is over 5 ms, p99 over 50 ms, the median restart began later than
+20 ms after the death, or a connect was refused.
+"""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from statistics import median
+
+from benchmarks.lib.measure import save
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "tests"))
+
+from support.fleet_box import fleet_box
+from support.sandbox import client4, wait_for
+from support.watched import NAMED, load, pid_of, watch_status
+
+P50, P99, RESTART = 0.005, 0.050, 0.020
+_KILL = """
+import json, os, select, signal, sys, time
+from pathlib import Path
+from portfleet.kernel.nft_events import RulesWatch
+victim, supervisord = int(sys.argv[1]), int(sys.argv[2])
+children = Path(f"/proc/{supervisord}/task/{supervisord}/children")
+rules, known = RulesWatch(), set(children.read_text().split())
+began = time.monotonic()
+os.kill(victim, signal.SIGKILL)
+elsewhere = restarted = None
+while elsewhere is None or restarted is None:
+    assert time.monotonic() < began + 10, (elsewhere, restarted)
+    if select.select([rules], [], [], 0.0005)[0]:
+        if any("portfleet" in change.tables for change in rules.read()) and elsewhere is None:
+            elsewhere = time.monotonic() - began
+    if restarted is None and set(children.read_text().split()) - known:
+        restarted = time.monotonic() - began
+print(json.dumps([elsewhere, restarted]))
+"""
+
+
+def share(values: list[float], part: float) -> float:
+    """Give the value below which ``part`` of all are (nearest rank)."""
+    return sorted(values)[max(0, round(part * len(values)) - 1)]
+
+
+def run(kills: int) -> dict[str, object]:
+    """Kill ``kills`` times and give the times in seconds, and the clients' report."""
+    elsewhere, restarts, wrong = [], [], 0
+    with fleet_box(NAMED) as box:
+        sources = box.explain("echo", [client4(number) for number in range(5000, 5400)])
+        with load(box, held=20, connects=50, interval=0.2) as clients:
+            for number in range(kills):
+                name = f"echo-blue-{number % 4 + 1}"
+                wait_for("all serve", lambda: not (found := watch_status(box))["out"] and not found["pending"])
+                pid, supervisord = str(box.status()[name]["pid"]), str(pid_of(box, "supervisord"))
+                said = json.loads(box.boxes.host.run(sys.executable, "-c", _KILL, pid, supervisord).stdout)
+                elsewhere.append(said[0])
+                restarts.append(said[1])
+                mine = [source for source, owner in sources.items() if owner == name][:5]
+                answers = box.ask(mine, port=7000, message="who\\n")
+                wrong += sum(answer.reply is None for answer in answers)
+                print(f"{number + 1:3} {name}: elsewhere {1000 * said[0]:.1f} ms, restart {1000 * said[1]:.1f} ms",
+                      file=sys.stderr)  # fmt: skip
+    return {
+        "kills": kills,
+        "elsewhere_ms": [round(1000 * value, 2) for value in elsewhere],
+        "restart_ms": [round(1000 * value, 2) for value in restarts],
+        "elsewhere": {"p50": median(elsewhere), "p99": share(elsewhere, 0.99), "max": max(elsewhere)},
+        "restart": {"p50": median(restarts), "p99": share(restarts, 0.99), "max": max(restarts)},
+        "connects": {key: clients.report["connects"][key] for key in ("done", "refused", "reset", "slowest")},
+        "unanswered_after_commit": wrong,
+        "lost_beside": len(clients.lost_beside(*(f"echo-blue-{number}" for number in (1, 2, 3, 4)))),
+    }
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="12 kills instead of 60")
+    found = run(12 if parser.parse_args().quick else 60)
+    print(f"{'of ' + str(found['kills']) + ' kills':<26} {'p50':>9} {'p99':>9} {'max':>9}")
+    for key, words in (("elsewhere", "new connections elsewhere"), ("restart", "restart begun")):
+        times = found[key]
+        print(f"{words:<26}", *(f"{1000 * times[name]:>6.1f} ms" for name in ("p50", "p99", "max")))
+    print("connects:", found["connects"])
+    save("watch-crash", found)
+    good = found["elsewhere"]["p50"] <= P50 and found["elsewhere"]["p99"] <= P99
+    good = good and found["restart"]["p50"] <= RESTART
+    return 0 if good and not found["connects"]["refused"] and not found["unanswered_after_commit"] else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
