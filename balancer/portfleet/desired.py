@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import itertools
+import math
 import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from portfleet.journal import MARK_LIMIT, ColourRecord, Journal, Moved, ServiceRecord
-from portfleet.kernel.changes import InstanceRule, ServiceRule
+from portfleet.kernel.changes import InstanceRule, ServiceRule, Sticky
 from portfleet.model import (
     COLOURS,
     Colour,
@@ -22,6 +23,7 @@ from portfleet.model import (
     parse_instance,
 )
 from portfleet.paths import Paths
+from portfleet.pins import flatten
 from portfleet.program import Program, make_program
 from portfleet.slots import Table, assign, effective
 from portfleet.states import Wanted
@@ -61,7 +63,10 @@ class InstanceWant:
 
 @dataclass(frozen=True)
 class ServiceWant:
-    """One service as it shall be. ``instances`` are those of both colours and the remote ones."""
+    """One service as it shall be. ``instances`` are those of both colours and the remote ones.
+
+    ``pins`` are {network: instance of the live colour}; the networks do not overlap.
+    """
 
     service: Service
     live: Colour
@@ -72,6 +77,7 @@ class ServiceWant:
     notes: tuple[str, ...] = ()
     canary: int = 0
     moved: Mapping[str, Moved] = field(default_factory=dict)
+    pins: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -152,6 +158,11 @@ class Desired:
         }
 
     @property
+    def remotes(self) -> frozenset[int]:
+        """The marks of the instances on other boxes."""
+        return frozenset(want.rule.mark for want in self.instances() if want.rule.remote is not None)
+
+    @property
     def ports(self) -> frozenset[tuple[int, int]]:
         """Every range of instance ports to guard."""
         return frozenset(want.service.ports for want in self.services.values())
@@ -226,10 +237,31 @@ def _instances(service: Service, record: ServiceRecord) -> Iterator[Instance]:
 def _want(service: Service, record: ServiceRecord, paths: Paths, notes: tuple[str, ...]) -> ServiceWant:
     wants = tuple(_instance_want(service, instance, record, paths) for instance in _instances(service, record))
     running = record.colours.get(record.live, ColourRecord())
-    rule = ServiceRule(service.name, service.affinity, record.seed, service.slots)
-    return ServiceWant(
-        service, record.live, record.home, rule, wants, running.release, notes, record.canary, record.moved
+    limited = [want for want in wants if want.rule.limit]
+    rule = ServiceRule(
+        service.name,
+        service.affinity,
+        record.seed,
+        service.slots,
+        sticky=_sticky(service),
+        pins=bool(record.pins),
+        remote=bool(service.remote),
+        limited=bool(limited),
+        tries=len(limited) if service.overflow == "next" else 0,
+        empty=service.when_empty,
     )
+    pins = {
+        network: member_instance(service.name, member, record.live).name
+        for network, member in flatten(record.pins).items()
+    }
+    return ServiceWant(
+        service, record.live, record.home, rule, wants, running.release, notes, record.canary, record.moved, pins
+    )
+
+
+def _sticky(service: Service) -> Sticky | None:
+    # The kernel counts in milliseconds, nft text in whole seconds.
+    return Sticky(max(1, math.ceil(service.sticky)), service.sticky_size) if service.sticky else None
 
 
 def _instance_want(service: Service, instance: Instance, record: ServiceRecord, paths: Paths) -> InstanceWant:
@@ -237,13 +269,17 @@ def _instance_want(service: Service, instance: Instance, record: ServiceRecord, 
     weight = service.weight.get(instance.member, 1)
     asked = record.asked.get(name)
     serving = Wanted(asked.wanted) if asked else Wanted.SERVING
+    sticky = _sticky(service)
+    rule = InstanceRule(name, mark, 0, sticky=sticky, key=service.affinity if sticky else None)
     if instance.colour is None:
         remote = service.remote[instance.number - 1]
-        return InstanceWant(instance, serving, weight, InstanceRule(name, mark, remote.port, remote), None)
+        return InstanceWant(instance, serving, weight, replace(rule, port=remote.port, remote=remote), None)
     if instance.number > service.instances:
         serving = Wanted.DRAINED
     port = service.port_of(instance.colour, instance.number)
-    rule = InstanceRule(name, mark, port)
+    # Our own daemon counts for itself: a connection it was handed keeps the mark and port it came by.
+    limit = 0 if service.ours else service.max_connections
+    rule = replace(rule, port=port, limit=limit, spills=not limit or service.overflow == "next")
     colour = record.colours.get(instance.colour)
     if colour is None or colour.stopped:
         return InstanceWant(instance, Wanted.STOPPED, weight, rule, None)

@@ -18,12 +18,12 @@ from portfleet import steps as s
 from portfleet.desired import Desired
 from portfleet.errors import PortfleetError
 from portfleet.journal import Journal
-from portfleet.kernel.changes import DropInstance, Kernel, PointSlots, Transaction
+from portfleet.kernel.changes import DropInstance, Kernel, Transaction
 from portfleet.model import parse_instance
 from portfleet.observe import Look
 from portfleet.observed import InstanceSeen
 from portfleet.paths import Paths
-from portfleet.plan import slot_moves
+from portfleet.pointing import turn
 from portfleet.program import WATCHER, Program, watch_program
 from portfleet.states import AT_REST
 from portfleet.supervisor import Supervisor
@@ -102,11 +102,11 @@ class Executor:
         """Point a service's slots as they shall be now, ``out`` left out besides who is ejected or failed."""
         want = self.desired.services[service]
         with locks.table(self.paths.table_lock):
-            before = self.kernel.read_slots(service)
+            slots, beside = self.kernel.read_slots(service), self.kernel.read_beside(want.rule)
             out = frozenset(name for name in out if not self._halted(name))
-            after = want.table(before, out=out | self.failed.keys() | self._ejected())
-            if moves := slot_moves(before, after):
-                self._transact((PointSlots(service, moves),))
+            turned = turn(want, slots, beside, out=out | self.failed.keys() | self._ejected())
+            if turned.changes:
+                self._transact(turned.changes)
 
     def _restart(self, name: str, changes: Transaction) -> None:
         if peer := self._halted(name):

@@ -15,7 +15,7 @@ from portfleet.slots import Table
 
 VERSION = 1
 #: Connection marks have 24 bits, so that the upper byte stays free for others.
-MARK_LIMIT = 1 << 24
+MARK_LIMIT = (1 << 24) - 256  # above are marks of those who are told no
 #: History kept in the journal; older entries are in the log.
 HISTORY = 200
 
@@ -64,6 +64,7 @@ class ServiceRecord:
     ``canary``: per cent of the slots that the idle colour serves; ``moved``: shares that were migrated, by member.
     ``instances``: how many a colour has by `scale`, which counts as long as the config says ``config_instances``;
     ``leaving``: those above that number and up to this one have no slots any more and are being emptied.
+    ``pins``: {network: member}, the longest prefix decides.
     """
 
     live: Colour
@@ -78,6 +79,7 @@ class ServiceRecord:
     instances: int | None = None
     config_instances: int | None = None
     leaving: int = 0
+    pins: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -218,4 +220,5 @@ def _service(data: dict[str, Any]) -> ServiceRecord:
         instances=data.get("instances"),
         config_instances=data.get("config_instances"),
         leaving=int(data.get("leaving", 0)),
+        pins=dict(data.get("pins", {})),
     )

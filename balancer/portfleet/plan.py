@@ -6,7 +6,7 @@ ready before slots point at them, slots away before an instance stops, listen ad
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from portfleet import steps as s
@@ -14,7 +14,8 @@ from portfleet.desired import Desired, InstanceWant, ServiceWant
 from portfleet.kernel import changes as c
 from portfleet.model import Listen, parse_instance
 from portfleet.observed import Observed
-from portfleet.slots import Table, moves
+from portfleet.pointing import slot_moves, turn
+from portfleet.slots import Table
 from portfleet.states import AT_REST
 
 
@@ -55,10 +56,10 @@ def make_plan(desired: Desired, observed: Observed, *, journal_differs: bool = F
 
 
 def transactions(
-    steps: Iterable[s.Step], desired: Desired, slots: Mapping[str, Table]
+    steps: Iterable[s.Step], desired: Desired, kernel: c.KernelState
 ) -> Iterator[tuple[str, c.Transaction]]:
-    """Give each kernel transaction of ``steps`` with its words; ``slots`` are followed from one step to the next."""
-    current = dict(slots)
+    """Give each kernel transaction of ``steps`` with its words; slots are followed from one step to the next."""
+    current, beside = dict(kernel.slots), dict(kernel.beside)
     for step in steps:
         match step:
             case s.LoadRules(_, changes) | s.OpenListens(changes, _) | s.DropRules(_, changes):
@@ -66,9 +67,10 @@ def transactions(
             case s.RestartInstance(_, _, changes) if changes:
                 yield step.describe(), changes
             case s.PointSlots(service, out):
-                before = current.get(service, ())
-                current[service] = desired.services[service].table(before, out=out)
-                yield step.describe(), (c.PointSlots(service, slot_moves(before, current[service])),)
+                want = desired.services[service]
+                turned = turn(want, current.get(service, ()), beside.get(service, c.Beside()), out=out)
+                current[service], beside[service] = turned.table, turned.beside
+                yield step.describe(), turned.changes
             case _:
                 pass
 
@@ -80,6 +82,8 @@ def _base(desired: Desired, observed: Observed) -> Iterator[s.Step]:
         changes.append(c.SetBase(desired.home))
     if kernel.ports != desired.ports:
         changes.append(c.SetPorts(desired.ports))
+    if kernel.remotes != desired.remotes:
+        changes.append(c.SetRemotes(desired.remotes))
     if changes:
         drifted = " (somebody changed them)" if "" in kernel.drift else ""
         yield s.LoadRules(f"the table and its guard{drifted}", tuple(changes))
@@ -117,7 +121,9 @@ def _current(want: ServiceWant, observed: Observed) -> Table:
 
 def _away(want: ServiceWant, observed: Observed) -> Iterator[s.Step]:
     """Clients that are served now go on being served while others start: slots leave instances that are down."""
-    yield from _point(want, _current(want, observed), _left(want, observed), out=_down(want, observed))
+    current, down = _current(want, observed), _down(want, observed)
+    if any(name in down for name in current):
+        yield from _point(want, observed, current, out=down | observed.ejected, named=down)
 
 
 def _left(want: ServiceWant, observed: Observed) -> Table:
@@ -156,33 +162,34 @@ def _rolling(want: ServiceWant, observed: Observed) -> Iterator[s.Step]:
     changed = [i for i in want.running if i.name in observed.outdated and observed.seen(i.name).ready]
     current = _left(want, observed)
     for instance in changed:
-        away = want.table(current, out=observed.ejected | {instance.name})
-        yield from _point(want, current, away, out=frozenset({instance.name}))
+        out = frozenset({instance.name})
+        yield from _point(want, observed, current, out=observed.ejected | out, named=out)
         rules = () if observed.kernel.instances.get(instance.name) == instance.rule else (c.SetInstance(instance.rule),)
         yield s.RestartInstance(instance.name, observed.seen(instance.name).connections or 0, rules)
         yield s.WaitReady((instance.name,), want.service.start_timeout)
-        current = away
+        current = want.table(current, out=observed.ejected | out)
     if changed:
-        yield from _point(want, current, want.table(current, out=observed.ejected), out=frozenset())
+        yield from _point(want, observed, current, out=observed.ejected)
 
 
 def _slots(want: ServiceWant, observed: Observed) -> Iterator[s.Step]:
     current = _left(want, observed)
     if not any(i.name in observed.outdated and observed.seen(i.name).ready for i in want.running):
-        yield from _point(want, current, want.table(current, out=observed.ejected), out=frozenset())
+        yield from _point(want, observed, current, out=observed.ejected)
 
 
-def _point(want: ServiceWant, before: Table, after: Table, *, out: frozenset[str]) -> Iterator[s.Step]:
-    moved = len(slot_moves(before, after))
-    if moved:
-        yield s.PointSlots(want.name, out, moved, want.service.slots)
-
-
-def slot_moves(before: Table, after: Table) -> c.Moves:
-    """Give the moves between two tables, which may differ in length (the missing part points nowhere)."""
-    length = max(len(before), len(after))
-    pad = (None,) * length
-    return moves((before + pad)[:length], (after + pad)[:length])
+def _point(
+    want: ServiceWant,
+    observed: Observed,
+    slots: Table,
+    *,
+    out: frozenset[str],
+    named: frozenset[str] = frozenset(),
+) -> Iterator[s.Step]:
+    """Point ``slots`` at who is not ``out``; the words name those of them who go out by this."""
+    turned = turn(want, slots, observed.kernel.beside.get(want.name, c.Beside()), out=out)
+    if turned.changes:
+        yield s.PointSlots(want.name, named, turned.moved, want.service.slots)
 
 
 def _moved(want: ServiceWant, observed: Observed) -> tuple[int, int]:

@@ -71,6 +71,8 @@ class PointSlots:
     total: int
 
     def describe(self) -> str:
+        if not self.moved:
+            return f"tell {self.service} who takes sticky, pinned, overflowing and local clients"
         without = f" away from {names(sorted(self.out))}" if self.out else ""
         share = f"{100 * self.moved / self.total:.1f} %"
         return f"point {self.moved:,} of {self.total:,} slots of {self.service}{without} ({share} of its clients)"

@@ -61,7 +61,6 @@ class FakeKernel:
             ports=now.ports,
             remotes=now.remotes,
             beside={n: found for n, rule in now.services.items() if (found := self.read_beside(rule)) != c.Beside()},
-            pins={name: dict(now.pins.get(name, {})) for name, rule in now.services.items() if rule.pins},
             drift=frozenset(now.edited | detours),
         )
 
@@ -72,7 +71,8 @@ class FakeKernel:
         local = _filled(self._now.others.get(("local", rule.name), {})) if rule.remote else ()
         overflow = _filled(self._now.others.get(("overflow", rule.name), {})) if rule.tries else ()
         taking = self._now.taking.get(rule.name, frozenset()) if rule.marked else frozenset()
-        return c.Beside(local, overflow, taking)
+        pins = dict(self._now.pins.get(rule.name, {})) if rule.pins else {}
+        return c.Beside(local, overflow, taking, pins)
 
     def recover(self) -> c.KernelState:
         state, now = self.observe(), self._now

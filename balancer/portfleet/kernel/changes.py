@@ -15,6 +15,8 @@ Moves = Mapping[int, tuple[str | None, str | None]]
 #: A service's tables: of its slots, of the local instances for clients of this box (only where the service has remote
 #: ones), and of the order in which instances are tried where one is full (only where there is a limit).
 Which = Literal["slots", "local", "overflow"]
+#: Entries of the table of local instances; it serves clients on this box only.
+LOCAL_SLOTS = 64
 
 
 @dataclass(frozen=True)
@@ -196,11 +198,12 @@ Transaction = tuple[Change, ...]
 
 @dataclass(frozen=True)
 class Beside:
-    """What goes with a service's slots where its rule has it: its other tables, and who takes connections."""
+    """What goes with a service's slots where its rule has it: its other tables, who takes connections, and pins."""
 
     local: Table = ()
     overflow: Table = ()
     taking: frozenset[str] = frozenset()
+    pins: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -216,7 +219,6 @@ class KernelState:
     instances: Mapping[str, InstanceRule | None] = field(default_factory=dict)
     slots: Mapping[str, Table] = field(default_factory=dict)
     beside: Mapping[str, Beside] = field(default_factory=dict)
-    pins: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     listens: Mapping[Listen, str] = field(default_factory=dict)
     ports: frozenset[tuple[int, int]] = frozenset()
     remotes: frozenset[int] = frozenset()

@@ -63,7 +63,6 @@ class NftKernel:
             instances=instances,
             slots={name: self.read_slots(name) for name in services},
             beside={name: beside for name in services if (beside := self._beside(name, maps)) != c.Beside()},
-            pins={name: self._pins(name) for name in services if f"pins4-{name}" in maps},
             listens=c.merge(found),
             ports=listing.ranges(self._reader.elements("ports")),
             remotes=frozenset(listing.number(element.key) for element in self._reader.elements("remotes")),
@@ -86,7 +85,8 @@ class NftKernel:
 
     def read_beside(self, rule: c.ServiceRule) -> c.Beside:
         has = [f"local-{rule.name}"] * rule.remote + [f"overflow-{rule.name}"] * bool(rule.tries)
-        return self._beside(rule.name, [*has, *[f"taking-{rule.name}"] * rule.marked])
+        has += [f"taking-{rule.name}"] * rule.marked + [f"pins4-{rule.name}"] * rule.pins
+        return self._beside(rule.name, has)
 
     def check(self, transaction: c.Transaction) -> None:
         self._refuse_used(transaction)
@@ -125,12 +125,12 @@ class NftKernel:
         return listing.marks(self._reader.elements(f"instances-{service}"))
 
     def _table(self, which: c.Which, service: str, marks: dict[int, str]) -> Table:
-        slots = {slot: marks.get(mark, "?") for slot, mark in self._reader.registers(f"{which}-{service}").items()}
+        slots = {slot: _named(mark, marks) for slot, mark in self._reader.registers(f"{which}-{service}").items()}
         return tuple(slots.get(slot) for slot in range(max(slots) + 1)) if slots else ()
 
     def _beside(self, service: str, maps: Iterable[str]) -> c.Beside:
         there = {name.partition("-")[0] for name in maps if name.partition("-")[2] == service}
-        if not there & {"local", "overflow", "taking"}:
+        if not there & {"local", "overflow", "taking", "pins4"}:
             return c.Beside()
         marks = self._marks(service)
         tried = {listing.number(e.key): e.chain or "?" for e in self._reader.elements(f"overflow-{service}")}
@@ -140,14 +140,14 @@ class NftKernel:
             overflow=tuple(tried[n].removeprefix("try_") if n in tried else None for n in range(max(tried) + 1))
             if tried
             else (),
-            taking=frozenset(marks.get(listing.number(element.key), "?") for element in taking),
+            taking=frozenset(_named(listing.number(element.key), marks) for element in taking),
+            pins=self._pins(service, marks) if "pins4" in there else {},
         )
 
-    def _pins(self, service: str) -> dict[str, str]:
-        marks = self._marks(service)
+    def _pins(self, service: str, marks: dict[int, str]) -> dict[str, str]:
         found = [(family, self._reader.elements(f"pins{family}-{service}")) for family in (4, 6)]
         pairs = (pair for family, elements in found for pair in listing.networks(elements, six=family == 6))
-        return {network: marks.get(mark, "?") for network, mark in pairs}
+        return {network: _named(mark, marks) for network, mark in pairs}
 
     def _refuse_used(self, transaction: c.Transaction) -> None:
         """Slots hold marks, so the kernel itself would let an instance go that slots still point at."""
@@ -174,6 +174,11 @@ class NftKernel:
             parts |= leftovers.of_service(name, maps, chains)
         for script in leftovers.removal(parts):
             self._nft.do(script)
+
+
+def _named(mark: int, marks: dict[int, str]) -> str:
+    """Give the instance to which a mark leads; "?" and the number for one that leads nowhere."""
+    return marks.get(mark, f"?{mark}")
 
 
 def _rules(transaction: c.Transaction) -> Rules:

@@ -22,8 +22,6 @@ from portfleet.model import Affinity, Listen, parse_instance
 TABLE = "inet portfleet"
 #: Connection marks of those who are told no, above all marks of instances.
 REFUSED, DROPPED = (1 << 24) - 1, (1 << 24) - 2
-#: Entries of the table of local instances: it serves clients on this box only.
-LOCAL_SLOTS = 64
 #: What the kernel has: {service: {mark: instance}}.
 Marks = Mapping[str, Mapping[int, str]]
 _IDENTIFIER = re.compile(r"[a-z][a-z0-9-]{0,60}")
@@ -151,6 +149,8 @@ def _unmark(name: str, known: dict[int, str]) -> Iterator[str]:
 
 
 def _mark(instance: str, mark_of: Mapping[str, int]) -> int:
+    if instance.startswith("?"):  # a mark that leads nowhere, as it was read
+        return int(instance[1:])
     if _name(instance) not in mark_of:
         words = f"cannot change nftables, nothing was applied: it has no rules of {instance}"
         raise PortfleetError(words, hint="portfleet apply", code=Exit.KERNEL)
@@ -163,7 +163,7 @@ def _service(rule: c.ServiceRule) -> str:
         "nft/service.nft.j2",
         name=name,
         expressions=expressions(key, seed=rule.seed, slots=rule.slots),
-        local_expressions=expressions(key, seed=rule.seed, slots=LOCAL_SLOTS),
+        local_expressions=expressions(key, seed=rule.seed, slots=c.LOCAL_SLOTS),
         pins=[(f"pins4-{name}", "ip saddr", "ip saddr"), (f"pins6-{name}", "ip6 saddr", "ip6 saddr")] * rule.pins,
         sticky=_sticky(name, rule.sticky, key),
         sticky_size=rule.sticky.size if rule.sticky else 0,

@@ -19,7 +19,7 @@ from portfleet.execute import Executor
 from portfleet.journal import HistoryEntry, Journal, Operation, ServiceRecord
 from portfleet.model import parse_instance
 from portfleet.operate.bar import Bar
-from portfleet.plan import slot_moves
+from portfleet.pointing import slot_moves
 
 #: What a command changes in a service's record before its operation begins.
 Change = Callable[[ServiceRecord], ServiceRecord]

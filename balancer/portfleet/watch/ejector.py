@@ -16,10 +16,10 @@ from collections.abc import Callable, Iterable
 from portfleet import locks, outset
 from portfleet.clock import now
 from portfleet.desired import Desired, InstanceWant, ServiceWant
-from portfleet.kernel.changes import Change, Detour, InstanceRule, Kernel, PointSlots, SetInstance
+from portfleet.kernel.changes import Change, Detour, InstanceRule, Kernel, SetInstance
 from portfleet.outset import Out
 from portfleet.paths import Paths
-from portfleet.plan import slot_moves
+from portfleet.pointing import turn
 from portfleet.slots import Table
 from portfleet.watch.log import Log
 
@@ -108,17 +108,21 @@ class Ejector:
 
     def _point(self, want: ServiceWant) -> None:
         current = self._kernel.read_slots(want.name)
-        table = want.table(current, out=self.without(want, current))
-        moves = slot_moves(current, table)
+        beside = self._kernel.read_beside(want.rule)
+        turned = turn(want, current, beside, out=self.without(want, current), probed_out=self._all_probed_out(want))
         ended = {i.name: self._detours[i.name] for i in want.instances if i.name in self._detours}
         changes: list[Change] = [SetInstance(rule) for rule in ended.values()]
-        if moves:
-            changes.append(PointSlots(want.name, moves))
+        changes += turned.changes
         if changes:
             self._kernel.run(tuple(changes))
         for name in ended:
             del self._detours[name]
-        self.tables[want.name] = table
+        self.tables[want.name] = turned.table
+
+    def _all_probed_out(self, want: ServiceWant) -> bool:
+        """Tell whether nobody serves any more and nobody died: then the policy for an empty service counts."""
+        serving = [i.name for i in want.instances if i.takes]
+        return all(name in self.out and self.out[name].kind == "probe" for name in serving)
 
     def _sibling(self, want: ServiceWant, name: str) -> str | None:
         """Give an instance that serves beside ``name``."""

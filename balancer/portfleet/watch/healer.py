@@ -13,11 +13,12 @@ from dataclasses import replace
 from portfleet import locks
 from portfleet import steps as s
 from portfleet.desired import Desired
-from portfleet.kernel.changes import Change, Kernel, KernelState, PointSlots, Transaction
+from portfleet.kernel.changes import Beside, Change, Kernel, KernelState, Transaction
 from portfleet.observed import InstanceSeen, Observed
 from portfleet.outset import Out
 from portfleet.paths import Paths
-from portfleet.plan import make_plan, slot_moves
+from portfleet.plan import make_plan
+from portfleet.pointing import turn
 from portfleet.slots import Table
 from portfleet.watch.ejector import Ejector
 from portfleet.watch.log import Log
@@ -74,7 +75,7 @@ class Healer:
         for step in steps:
             if isinstance(step, s.PointSlots):
                 slots += step.moved
-                joined.append(self._point(step, desired, state, tables))
+                joined += self._point(step, desired, state, tables)
             else:
                 joined += step.changes
             if slots > _SLOTS_AT_ONCE:
@@ -83,12 +84,14 @@ class Healer:
         if joined:
             yield tuple(joined)
 
-    def _point(self, step: s.PointSlots, desired: Desired, state: KernelState, tables: dict[str, Table]) -> PointSlots:
+    def _point(self, step: s.PointSlots, desired: Desired, state: KernelState, tables: dict[str, Table]) -> Transaction:
         before = state.slots.get(step.service, ())
         # As it was: slots of somebody who is out go back to where they had been dealt, not to a new deal.
-        start = before if any(before) else self._ejector.tables.get(step.service, ())
-        tables[step.service] = desired.services[step.service].table(start, out=step.out)
-        return PointSlots(step.service, slot_moves(before, tables[step.service]))
+        basis = before if any(before) else self._ejector.tables.get(step.service, ())
+        beside = state.beside.get(step.service, Beside())
+        turned = turn(desired.services[step.service], before, beside, out=step.out, basis=basis)
+        tables[step.service] = turned.table
+        return turned.changes
 
     def _steps(self, desired: Desired, state: KernelState) -> list[_KernelStep]:
         observed = Observed(kernel=state, supervisor=True, instances=self._as_if_ready(desired))
