@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from struct import Struct
+from typing import NamedTuple
 
 VERSIONS = (1,)
 MOST_DESCRIPTORS = 253  # SCM_MAX_FD
@@ -30,9 +30,8 @@ class Kind(IntEnum):
     REFUSE = 17
 
 
-@dataclass(frozen=True)
-class Parcel:
-    """What goes along with a connection's descriptor."""
+class Parcel(NamedTuple):
+    """What goes along with a connection's descriptor; a tuple, as a frozen dataclass takes 1 µs to make."""
 
     partial: bytes = b""  #: received, not answered
     unsent: bytes = b""  #: replied, not accepted by the kernel
@@ -104,7 +103,7 @@ class Inbox:
 
     def __init__(self) -> None:
         self._buffer = bytearray()
-        self._descriptors: deque[int] = deque()
+        self._descriptors: list[int] = []
 
     def feed(self, data: bytes, descriptors: Sequence[int] = ()) -> Iterator[Message]:
         """The messages that `data` completes; raises ProtocolError at the first that is wrong."""
@@ -125,12 +124,13 @@ class Inbox:
             carries = count if kind in (Kind.LISTENERS, Kind.CONNECTIONS) else 0
             if carries > len(self._descriptors):
                 raise ProtocolError(f"{count} descriptors announced, {len(self._descriptors)} came")
-            taken = tuple(self._descriptors.popleft() for _ in range(carries))
+            taken = tuple(self._descriptors[:carries])
+            del self._descriptors[:carries]
             yield Message(kind, count, sequence, body, taken)
 
     def leftover(self) -> list[int]:
         """Descriptors of no complete message, for closing; the inbox is empty after."""
-        left = list(self._descriptors)
+        left = self._descriptors.copy()
         self._descriptors.clear()
         self._buffer.clear()
         return left

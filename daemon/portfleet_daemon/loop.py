@@ -29,7 +29,7 @@ import os
 import select
 import selectors
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Any, Protocol
 
 from portfleet_daemon.stats import Stats
@@ -81,6 +81,9 @@ class ServingSelector(selectors.BaseSelector):
         self._clock = clock
         self._stats = stats
         self._epoll = select.epoll()
+        self.watch = self._epoll.register  # (descriptor, mask): put a connection or listener into the set
+        self.rewatch = self._epoll.modify  # (descriptor, mask): watch it for something else
+        self.unwatch = self._epoll.unregister  # (descriptor): take it out
         self._keys: dict[int, selectors.SelectorKey] = {}
         self._exchange: Exchange = lambda _: None
         self._irregular: Irregular
@@ -92,17 +95,23 @@ class ServingSelector(selectors.BaseSelector):
         """Answer plain connections by `exchange`, reading `read_size` bytes at most; the rest is for `irregular`."""
         self._exchange, self._irregular, self._read_size = exchange, irregular, read_size
 
-    def watch(self, fd: int, mask: int) -> None:
-        """Put a connection or listener into the set."""
-        self._epoll.register(fd, mask)
+    def watch_plain(self, descriptors: Iterable[int]) -> None:
+        """Put connections at a request boundary into the set."""
+        watch, plain, age = self.watch, self.plain, self.age
+        for fd in descriptors:
+            watch(fd, EPOLLIN)
+            plain[fd] = 1
+            if age is not None:
+                age[fd] = 1
 
-    def rewatch(self, fd: int, mask: int) -> None:
-        """Watch a connection in the set for something else."""
-        self._epoll.modify(fd, mask)
-
-    def unwatch(self, fd: int) -> None:
-        """Take a connection or listener out."""
-        self._epoll.unregister(fd)
+    def unwatch_plain(self, descriptors: Iterable[int]) -> None:
+        """Take connections at a request boundary out."""
+        unwatch, plain, age = self.unwatch, self.plain, self.age
+        for fd in descriptors:
+            unwatch(fd)
+            plain[fd] = 0
+            if age is not None:
+                age[fd] = 0
 
     # One long function, as each call saved is 40 ns of the 900 ns that Python adds to a request.
     def select(self, timeout: float | None = None) -> list[Ready]:  # noqa: PLR0915  see above

@@ -8,6 +8,7 @@ import contextlib
 import gc
 import os
 import socket
+from collections.abc import Callable
 
 from portfleet_daemon.commands import Receive
 from portfleet_daemon.connections import Connections
@@ -26,10 +27,10 @@ from portfleet_daemon.handoff_wire import (
 )
 from portfleet_daemon.listener import Port, adopt_listener
 from portfleet_daemon.log import log
-from portfleet_daemon.sockets import readable
 
 READ = 65536  # bytes
-FDS = array.array("i")
+FD_SIZE = array.array("i").itemsize
+SPACE = socket.CMSG_SPACE(MOST_DESCRIPTORS * FD_SIZE)
 
 
 class Receiver:
@@ -57,28 +58,16 @@ class Receiver:
         """Agree, then take messages until the sender's END or its end."""
         version = self.agree(command)
         await send(sock, {"ok": True, "version": version, "room": self._port.room()})
-        inbox = Inbox()
-        taken = 0
+        intake = Intake(sock, self._take)
         try:
-            while True:
-                data, descriptors = await _receive(sock)
-                if not data:
-                    log("handoff-cut", taken=taken)
-                    break
-                for message in inbox.feed(data, descriptors):
-                    taken += self._take(message, sock)
-                    if message.kind is Kind.END:
-                        return
-                await asyncio.sleep(0)  # a turn of the loop: the clients we have are served
-        except ProtocolError as error:
-            log("handoff-refused", error=error)
-            _answer(sock, pack(Kind.REFUSE, count=0, sequence=0, body=str(error).encode()))
+            await intake.over
+        except OSError as error:
+            log("handoff-cut", error=error)
         finally:
-            for fd in inbox.leftover():
-                os.close(fd)
+            intake.close()
             gc.collect()
             gc.freeze()
-            log("handoff-received", connections=taken)
+            log("handoff-received", connections=intake.taken)
 
     def _take(self, message: Message, sock: socket.socket) -> int:
         """Own what `message` carries from its acknowledgement on; how many connections that were."""
@@ -99,8 +88,8 @@ class Receiver:
                     os.close(fd)
             raise ProtocolError(str(error)) from error
         _answer(sock, pack(Kind.ACK, count=message.count, sequence=message.sequence))
-        for fd, parcel in zip(message.descriptors if parcels else (), parcels, strict=True):
-            self._connections.adopt(fd, parcel)
+        if parcels:
+            self._connections.adopt(message.descriptors, parcels)
         if listeners:
             self._empty(listeners)
         return len(parcels)
@@ -120,25 +109,62 @@ class Receiver:
                 self._port.discard(listener)
 
 
-async def _receive(sock: socket.socket) -> tuple[bytes, list[int]]:
-    space = socket.CMSG_SPACE(MOST_DESCRIPTORS * FDS.itemsize)
-    while True:
+class Intake:
+    """One hand-off coming in on `sock`: `take` gets each message and says how many connections it was.
+
+    Messages are taken in where the loop tells of them, one a turn, so that the clients we have are served in between.
+    """
+
+    def __init__(self, sock: socket.socket, take: Callable[[Message, socket.socket], int]) -> None:
+        self.taken = 0
+        self.over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._sock, self._take = sock, take
+        self._inbox = Inbox()
+        asyncio.get_running_loop().add_reader(sock, self._arrived)
+
+    def close(self) -> None:
+        """Stop taking messages, and let go what came of one that is not complete."""
+        asyncio.get_running_loop().remove_reader(self._sock)
+        for fd in self._inbox.leftover():
+            os.close(fd)
+
+    def _arrived(self) -> None:
+        if self.over.done():
+            return
         try:
-            data, ancillary, flags, _ = sock.recvmsg(READ, space, socket.MSG_CMSG_CLOEXEC)
-            break
+            data, descriptors = _receive(self._sock)
+            if not data:
+                log("handoff-cut", taken=self.taken)
+                self.over.set_result(None)
+            for message in self._inbox.feed(data, descriptors):
+                self.taken += self._take(message, self._sock)
+                if message.kind is Kind.END:
+                    self.over.set_result(None)
+                    return
         except BlockingIOError:
-            await readable(sock)
-        except ConnectionError:
-            return b"", []
+            return
+        except ProtocolError as error:
+            log("handoff-refused", error=error)
+            _answer(self._sock, pack(Kind.REFUSE, count=0, sequence=0, body=str(error).encode()))
+            self.over.set_result(None)
+        except Exception as error:  # noqa: BLE001  for `run` to raise, which ends the hand-off; the loop would only log it
+            self.over.set_exception(error)
+
+
+def _receive(sock: socket.socket) -> tuple[bytes, array.array[int]]:
+    try:
+        data, ancillary, flags, _ = sock.recvmsg(READ, SPACE, socket.MSG_CMSG_CLOEXEC)
+    except ConnectionError:
+        return b"", array.array("i")
     descriptors = array.array("i")
     for level, kind, body in ancillary:
         if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
-            descriptors.frombytes(body[: len(body) - len(body) % FDS.itemsize])
+            descriptors.frombytes(body[: len(body) - len(body) % FD_SIZE])
     if flags & socket.MSG_CTRUNC:
         for fd in descriptors:
             os.close(fd)
         raise ProtocolError("descriptors were lost on the way: this process has none left")
-    return data, list(descriptors)
+    return data, descriptors
 
 
 def _answer(sock: socket.socket, message: bytes) -> None:

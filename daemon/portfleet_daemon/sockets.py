@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import _socket
 import asyncio
 import fcntl
 import socket
 import struct
 import termios
+from collections.abc import Iterable
 
 #: local address, local port, peer address, peer port; IPv4-mapped addresses as IPv4
 FourTuple = tuple[str, int, str, int]
@@ -24,14 +26,23 @@ def acknowledge_now(fd: int) -> None:
 
 def four_tuple(fd: int) -> FourTuple | None:
     """Both ends of a TCP connection; None if the peer is gone already."""
-    sock = _borrow(fd)
-    try:
-        local, peer = sock.getsockname(), sock.getpeername()
-    except OSError:
-        return None
-    finally:
-        sock.detach()
-    return _plain(local[0]), local[1], _plain(peer[0]), peer[1]
+    return next(iter(four_tuples([fd])), None)
+
+
+def four_tuples(descriptors: Iterable[int]) -> list[FourTuple]:
+    """Both ends of TCP connections, without those whose peer is gone already."""
+    found: list[FourTuple] = []
+    for fd in descriptors:
+        sock = _borrow(fd)
+        try:
+            local, peer = sock.getsockname(), sock.getpeername()
+        except OSError:
+            continue
+        finally:
+            sock.detach()
+        # IPv4 has pairs, IPv6 flow and scope besides
+        found.append(local + peer if len(peer) == 2 else (_plain(local[0]), local[1], _plain(peer[0]), peer[1]))
+    return found
 
 
 def unread(fd: int) -> int:
@@ -40,25 +51,15 @@ def unread(fd: int) -> int:
     return size
 
 
-def _borrow(fd: int) -> socket.socket:
-    # With family and type given, Python asks the kernel nothing. It decodes addresses by the family they say, but has
-    # the family given here decide how long they may be: AF_INET would cut IPv6 addresses at 8 bytes.
-    return socket.socket(socket.AF_INET6, socket.SOCK_STREAM, socket.IPPROTO_TCP, fileno=fd)
+def _borrow(fd: int) -> _socket.socket:
+    # With family and type given, Python asks the kernel nothing more. It decodes addresses by the family they say, but
+    # has the family given here decide how long they may be: AF_INET would cut IPv6 addresses at 8 bytes. The class that
+    # socket.socket extends is used as it is, which halves the 1.3 µs for making one.
+    return _socket.socket(socket.AF_INET6, socket.SOCK_STREAM, socket.IPPROTO_TCP, fd)
 
 
 def _plain(address: str) -> str:
     return address.removeprefix("::ffff:") if "." in address else address
-
-
-async def readable(sock: socket.socket) -> None:
-    """Wait until `sock` can be read."""
-    loop = asyncio.get_running_loop()
-    ready = loop.create_future()
-    loop.add_reader(sock, _set, ready)
-    try:
-        await ready
-    finally:
-        loop.remove_reader(sock)
 
 
 async def writable(sock: socket.socket) -> None:

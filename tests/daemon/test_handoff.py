@@ -138,6 +138,21 @@ def test_requests_in_flight_finish_first(daemons: Daemons, flags: tuple[str, ...
         assert old.status()["requests"] >= 2
 
 
+def test_those_that_stay_are_untouched_by_the_closing_of_their_neighbours(daemons: Daemons) -> None:
+    """Copies are closed by ranges of numbers where there are no gaps; here every third connection is one."""
+    old, new = daemons.start(handler="sample:slow"), daemons.start(handler="sample:slow")
+    clients = [old.connect() for _ in range(150)]
+    old.until(connections=150)
+    for client in clients[::3]:
+        client.send(b"wait2\n")
+    wait_for(lambda: old.status()["bytes_in"] == 300, "the requests")
+    last = old.stream(command="handoff", to=new.control, deadline=0.2)[-1]
+    assert (last["moved"], last["remaining"]) == (100, 50)
+    assert (sockets_of(old.pid), sockets_of(new.pid)) == (50, 100)
+    assert all(client.line() == b"wait2\n" for client in clients[::3])
+    assert all(client.ask(b"x\n") == b"x\n" for client in clients)
+
+
 def test_what_does_not_finish_in_time_stays(daemons: Daemons) -> None:
     old, new = daemons.start(handler="sample:slow"), daemons.start(handler="sample:slow")
     with old.connect() as client, old.connect() as idle:
@@ -254,6 +269,7 @@ def test_a_receiver_killed_in_mid_way_costs_only_what_it_had_acknowledged(daemon
         pytest.skip("the hand-off was over before the kill")
     assert last["moved"] + last["remaining"] == 3000
     assert 0 < last["moved"] < 3000
+    assert sum(len(answer["connections"]) for answer in answers[:-1]) == last["moved"]  # reported to the last one
     for client in clients:
         client.send(b"x\n")
     alive = sum(_answers(client) for client in clients)
