@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable
 
 from portfleet.errors import PortfleetError
 from portfleet.outset import Out
@@ -21,8 +22,9 @@ _DEAL_AFTER = 0.02
 class Judge:
     """Ejects and admits members. Everything it does is one event of the loop; nothing waits."""
 
-    def __init__(self, *, roster: Roster, ejector: Ejector, log: Log) -> None:
-        self._roster, self._ejector, self._log = roster, ejector, log
+    def __init__(self, *, roster: Roster, ejector: Ejector, log: Log, blind: Callable[[], str]) -> None:
+        """``blind`` says why probes prove nothing at the moment; "" where they do."""
+        self._roster, self._ejector, self._log, self._blind = roster, ejector, log, blind
         self._loop = asyncio.get_running_loop()
         self._prober = Prober(self.probed, time.monotonic)
         self._to_deal: set[str] = set()
@@ -75,8 +77,14 @@ class Judge:
             return
         if not trouble:
             member.hung_since = None
+        elif why := self._blind():
+            # Every probe through a port is a new connection too: all instances would fail at once, none of them ill.
+            self._log.once("blind", reason=why)
+            return
         elif member.hung_since is None:
             member.hung_since = time.monotonic()
+        if not trouble and self._log.over("blind"):
+            self._log("probes-count", reason="they are judged again")
         if member.health.note(trouble):
             self._flipped(member)
 

@@ -17,6 +17,8 @@ from pathlib import Path
 
 #: From this share of a limit on an operator is told.
 _NEAR = 0.9
+#: From this share on conntrack's table counts as full: entries that end make room for moments only.
+_FULL = 0.98
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,15 @@ def read_table() -> Table | None:
         return None
     column = header.split().index("drop")
     return Table(entries, limit, sum(int(row.split()[column], 16) for row in rows))
+
+
+def full_table() -> str:
+    """Say that conntrack's table is full, or so nearly that it was a moment ago; "" where it is not."""
+    try:
+        entries, limit = (int(_read(f"/proc/sys/net/netfilter/nf_conntrack_{name}")) for name in ("count", "max"))
+    except OSError:
+        return ""
+    return f"conntrack holds {entries:,} of {limit:,} entries: new connections are dropped" * (entries >= _FULL * limit)
 
 
 def read_descriptors(pid: int) -> Descriptors | None:

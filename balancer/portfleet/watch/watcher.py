@@ -28,6 +28,7 @@ from portfleet.supervisor import ProgramInfo
 from portfleet.watch.deaths import Deaths
 from portfleet.watch.ejector import Ejector
 from portfleet.watch.judge import Judge
+from portfleet.watch.limits import full_table
 from portfleet.watch.log import Log
 from portfleet.watch.poke import poke
 from portfleet.watch.revival import Revival
@@ -57,7 +58,7 @@ class Watcher:
         self._pool = ThreadPoolExecutor(1, "helper", initializer=_nice, initargs=(0,))
         self._wake, self._stop = asyncio.Event(), asyncio.Event()
         self._deaths = Deaths(self._loop, self._died)
-        self._judge = Judge(roster=roster, ejector=ejector, log=log)
+        self._judge = Judge(roster=roster, ejector=ejector, log=log, blind=full_table)
         self._supervision = Supervision(
             paths=self._paths, deaths=self._deaths, log=log, pool=self._pool, hand_over=self.stop
         )
