@@ -108,8 +108,12 @@ class FleetBox:
         return {int(pid): words for pid, _, words in lines if words and script[:20] not in words}
 
     def files(self) -> dict[str, str]:
-        """Give a digest of every file of the home that operators or later runs read; not logs, nor the config."""
-        left_out = ("!", "-path", f"{HOME}/log/*", "!", "-name", "*.lock", "!", "-name", "fleet.toml")
+        """Give a digest of every file of the home that operators or later runs read.
+
+        Not logs, nor the config, nor what the watcher notes for itself in run/.
+        """
+        paths = ("log/*", "run/*.lock", "run/*.json", "fleet.toml")
+        left_out = [word for path in paths for word in ("!", "-path", f"{HOME}/{path}")]
         found = self.boxes.host.run("find", HOME, "-type", "f", *left_out, "-exec", "md5sum", "{}", "+").stdout
         lines = found.splitlines()
         return {path: digest for digest, _, path in (line.partition("  ") for line in lines)}

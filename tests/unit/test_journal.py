@@ -25,6 +25,8 @@ from portfleet.journal import (
     HistoryEntry,
     Journal,
     JournalError,
+    Moved,
+    Operation,
     ServiceRecord,
     from_json,
     to_json,
@@ -39,6 +41,7 @@ COLOUR = st.builds(
     command=st.none() | st.lists(TEXT, min_size=1, max_size=3).map(tuple),
     since=st.none() | TEXT,
 )
+OPERATION = st.builds(Operation, arguments=st.dictionaries(TEXT, TEXT), owned=..., phase=...)
 RECORD = st.builds(
     ServiceRecord,
     st.sampled_from(["blue", "green"]),
@@ -48,11 +51,17 @@ RECORD = st.builds(
     asked=st.dictionaries(TEXT, ASKED),
     colours=st.dictionaries(st.sampled_from(["blue", "green"]), COLOUR),
     config_release=st.none() | TEXT,
+    canary=...,
+    moved=st.dictionaries(TEXT, st.builds(Moved)),
+    instances=...,
+    leaving=...,
+    pins=st.dictionaries(TEXT, TEXT),
 )
 JOURNAL = st.builds(
     Journal,
     services=st.dictionaries(TEXT, RECORD, max_size=3),
-    history=st.lists(st.builds(HistoryEntry, TEXT, TEXT, TEXT, TEXT), max_size=3).map(tuple),
+    operations=st.lists(OPERATION, max_size=2).map(tuple),
+    history=st.lists(st.builds(HistoryEntry), max_size=3).map(tuple),
 )
 
 
@@ -139,9 +148,14 @@ def test_damaged_journals_are_kept_side_by_side(tmp_path: Path) -> None:
 
 def test_history_keeps_the_newest() -> None:
     journal = Journal()
-    for number in range(HISTORY + 5):
-        journal = journal.noting(HistoryEntry(str(number), "", "", ""))
-    assert [entry.at for entry in journal.history] == [str(number) for number in range(5, HISTORY + 5)]
+    for number in range(1, HISTORY + 6):
+        assert journal.next_number() == number
+        operation = Operation(number, "echo", "drain", "", "me", "")
+        journal = journal.with_operation(operation)
+        assert journal.running("echo") == journal.operation(number) == operation
+        journal = journal.ended(operation, HistoryEntry(number, "", "", "echo", "drain", "", "done"))
+    assert [entry.number for entry in journal.history] == list(range(6, HISTORY + 6))
+    assert journal.operations == ()
 
 
 def test_marks_are_unique_and_stay_when_services_come_and_go() -> None:

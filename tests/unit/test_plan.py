@@ -1,0 +1,229 @@
+"""Plans: what they lead to, in which order, and that clients are served all the time. Nothing here needs a machine."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from portfleet import steps as s
+from portfleet.model import Fleet, parse_instance
+from portfleet.slots import count
+from support.fake_world import World
+from support.fleets import ECHO, fleet, machine
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> World:
+    return World(tmp_path)
+
+
+SERVICE = st.fixed_dictionaries(
+    {
+        "instances": st.integers(1, 4),
+        "ports": st.sampled_from([0, 8]),
+        "listen": st.lists(
+            st.sampled_from(["", "0.0.0.0", "[::]", "192.0.2.1", "[2001:db8::1]"]), min_size=1, max_size=2, unique=True
+        ).filter(lambda found: "" not in found or not {"0.0.0.0", "[::]"} & set(found)),
+        "mode": st.sampled_from(["1", "2"]),
+        "affinity": st.sampled_from(["source", "source/24", "round-robin"]),
+        "weight": st.sampled_from([1, 1, 3]),
+    }
+)
+FLEETS = st.dictionaries(st.sampled_from(["a", "b"]), SERVICE, min_size=1)
+
+
+def made(services: dict[str, dict[str, object]]) -> Fleet:
+    """Give the fleet of the drawn ``services``: each has a hundred ports and a listen port of its own."""
+    text = ""
+    for name, found in services.items():
+        low = {"a": 7100, "b": 7200}[name] + int(str(found["ports"]))
+        port = {"a": 7000, "b": 7001}[name]
+        listen = [f"{address}:{port}" for address in found["listen"]]  # type: ignore[attr-defined] # a list of strings
+        text += f"""
+[service.{name}]
+listen = {listen}
+command = ["redis-server", "--port", "{{port}}", "--mode", "{found["mode"]}"]
+ports = "{low}-{low + 7}"
+instances = {found["instances"]}
+slots = 256
+affinity = "{found["affinity"]}"
+weight = {{ 1 = {found["weight"]} }}
+"""
+    return fleet(text, machine())
+
+
+def check_is_as_wanted(world: World, wanted: Fleet) -> None:
+    """Kernel, supervisord and journal are what ``wanted`` asks; nothing is left to do and nothing left over."""
+    desired, plan = world.plan(wanted)
+    state = world.kernel.observe()
+
+    assert plan.describe() == []
+    assert state.drift == frozenset() and state.ports == desired.ports and state.home == desired.home
+    assert state.services == {name: want.rule for name, want in desired.services.items()}
+    assert state.instances == {want.name: want.rule for want in desired.instances()}
+    listens = {listen: name for name, want in desired.services.items() for listen in want.service.listen}
+    assert state.listens == listens
+    programs = {name: known.text for name, known in world.supervisor.known.items() if parse_instance(name)}
+    assert programs == {name: program.text() for name, program in desired.programs.items()}
+    for name, want in desired.services.items():
+        assert state.slots[name] == want.table(())
+        held = {instance.name: instance.weight for instance in want.instances if instance.takes}
+        assert count(state.slots[name]).keys() == held.keys()
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(FLEETS, FLEETS, st.randoms(use_true_random=False))
+def test_applying_the_plan_gives_what_is_wanted_and_planning_again_gives_nothing(
+    first: dict[str, dict[str, object]], second: dict[str, dict[str, object]], chance: random.Random
+) -> None:
+    with TemporaryDirectory(dir="/dev/shm") as directory:  # fsync costs nothing there
+        world = World(Path(directory))
+        world.apply(made(first))
+        check_is_as_wanted(world, made(first))
+
+        damage(world, chance)
+        world.apply(made(second))
+
+        check_is_as_wanted(world, made(second))
+
+
+def damage(world: World, chance: random.Random) -> None:
+    """Do what happens to a fleet: processes end, people edit rules, memory and files get lost."""
+    state = world.kernel.observe()
+    for name in sorted(world.supervisor.known):
+        if chance.random() < 0.2:
+            world.supervisor.known[name].state = chance.choice(["STOPPED", "FATAL", "EXITED"])
+        if chance.random() < 0.1:
+            (world.paths.programs / f"{name}.conf").unlink()
+    for name in sorted({"", *state.services, *state.instances}):
+        if chance.random() < 0.1:
+            world.kernel.edit(name)
+    if chance.random() < 0.1:
+        world.kernel.forget()
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(FLEETS, FLEETS, st.data())
+def test_some_that_never_become_ready_do_not_hold_up_the_others(
+    first: dict[str, dict[str, object]], second: dict[str, dict[str, object]], data: st.DataObject
+) -> None:
+    with TemporaryDirectory(dir="/dev/shm") as directory:  # fsync costs nothing there
+        world = World(Path(directory))
+        world.apply(made(first))
+        names = sorted(want.name for want in world.desired(made(second)).instances() if want.program)
+        world.doomed = set(data.draw(st.lists(st.sampled_from(names), unique=True)))
+
+        desired = world.apply(made(second))
+
+        for name, want in desired.services.items():
+            serving = {i.name for i in want.instances if i.takes} - world.doomed
+            if serving:
+                owners = count(world.slots()[name])
+                assert owners.keys() == serving and sum(owners.values()) == 256
+        world.doomed = set()
+        world.apply(made(second))
+        check_is_as_wanted(world, made(second))
+
+
+def words(world: World, text: str) -> list[str]:
+    """Give the plan for the config ``text`` in words."""
+    return world.plan(fleet(text))[1].describe()
+
+
+def steps(world: World, text: str) -> Iterator[s.Step]:
+    yield from world.plan(fleet(text))[1].steps
+
+
+def test_a_service_that_is_not_wanted_any_more_goes_when_its_connections_have_ended(world: World) -> None:
+    kv = ECHO.replace("echo", "kv").replace("7000", "6000").replace("710", "610")
+    world.apply(fleet(ECHO + kv))
+    world.busy = {"kv-blue-1"}
+
+    world.apply(fleet(ECHO))
+
+    _, plan = world.plan(fleet(ECHO))
+    assert plan.steps == () and [note.split(" (")[0] for note in plan.notes] == [
+        "kv-blue-1 is not wanted any more and drains: 7 connections; apply again when they have ended"
+    ]
+    assert "kv" not in world.kernel.observe().services
+    assert "kv" in world.desired(fleet(ECHO)).journal.services, "its marks are kept while connections carry them"
+    world.busy = set()
+    world.apply(fleet(ECHO))
+    check_is_as_wanted(world, fleet(ECHO))
+    assert "kv" not in world.desired(fleet(ECHO)).journal.services
+
+
+def test_clients_move_only_by_the_share_that_must(world: World) -> None:
+    world.apply(fleet(ECHO))
+    before = world.slots()["echo"]
+
+    _, plan = world.plan(fleet(ECHO.replace("= 4", "= 3")))
+    assert plan.moved == {"echo": (1024, 4096)}
+    world.apply(fleet(ECHO.replace("= 4", "= 3")))
+
+    after = world.slots()["echo"]
+    assert all(old == new for old, new in zip(before, after, strict=True) if old != "echo-blue-4")
+
+
+def test_a_new_instance_gets_slots_only_when_it_is_ready(world: World) -> None:
+    world.apply(fleet(ECHO.replace("= 4", "= 3")))
+    kinds = [type(step) for step in steps(world, ECHO)]
+    order = [s.WriteJournal, s.LoadRules, s.StartInstances, s.WaitReady, s.PointSlots]
+    assert kinds == order
+
+
+def test_a_changed_command_restarts_one_at_a_time_without_slots(world: World) -> None:
+    text = ECHO.replace("= 4", "= 2")
+    world.apply(fleet(text))
+    assert words(world, text + "environment = { A = '1' }\n") == [
+        "point 2,048 of 4,096 slots of echo away from echo-blue-1 (50.0 % of its clients)",
+        "restart echo-blue-1 (its command, user or environment changed)",
+        "wait until echo-blue-1 is ready",
+        "point 4,096 of 4,096 slots of echo away from echo-blue-2 (100.0 % of its clients)",
+        "restart echo-blue-2 (its command, user or environment changed)",
+        "wait until echo-blue-2 is ready",
+        "point 2,048 of 4,096 slots of echo (50.0 % of its clients)",
+    ]
+
+
+def test_a_command_that_does_not_work_stops_the_rolling_restart_at_the_first(world: World) -> None:
+    world.apply(fleet(ECHO))
+    before = {name: known.text for name, known in world.supervisor.known.items()}
+    world.broken = 'A="bad"'
+
+    world.apply(fleet(ECHO + "environment = { A = 'bad' }\n"))
+
+    assert count(world.slots()["echo"]).keys() == {"echo-blue-2", "echo-blue-3", "echo-blue-4"}
+    others = {name: known.text for name, known in world.supervisor.known.items() if name != "echo-blue-1"}
+    assert others == {name: text for name, text in before.items() if name != "echo-blue-1"}
+    world.apply(fleet(ECHO))
+    check_is_as_wanted(world, fleet(ECHO))
+
+
+def test_a_broken_instance_whose_command_was_mended_is_restarted(world: World) -> None:
+    world.broken = 'A="bad"'
+    world.apply(fleet(ECHO + "environment = { A = 'bad' }\n"))
+    assert count(world.slots().get("echo", ())) == {}
+
+    world.apply(fleet(ECHO + "environment = { A = 'good' }\n"))
+
+    check_is_as_wanted(world, fleet(ECHO + "environment = { A = 'good' }\n"))
+
+
+def test_both_families_in_two_words_are_as_good_as_in_one(world: World) -> None:
+    two = ECHO.replace('[":7000"]', '["0.0.0.0:7000", "[::]:7000"]')
+    world.apply(fleet(ECHO))
+    assert words(world, two) == []
+
+
+def test_a_release_that_only_the_config_changed_waits_for_a_cutover(world: World) -> None:
+    world.apply(fleet(ECHO + 'release = "v1"\n'))
+    _, plan = world.plan(fleet(ECHO + 'release = "v2"\n'))
+    assert plan.steps == ()
+    assert plan.notes == ("echo: release differs: v1 runs, v2 is configured: cutover needed",)
