@@ -76,6 +76,16 @@ def test_the_cost_of_restarting_the_unit(one: Host, measured: Callable[[str], No
     assert ask(one, message="hello\n") == ["v1 hello"]
 
 
+def test_down_and_up_by_hand_go_through_systemd(one: Host) -> None:
+    one.run("portfleet down --yes")
+    wait_for("the unit has ended", lambda: one.run("systemctl is-active portfleet", check=False).stdout == "inactive\n")
+    assert one.run("systemctl is-failed portfleet", check=False).returncode != 0
+    assert "portfleet" not in one.run("nft list ruleset").stdout
+    one.run("portfleet up")
+    assert one.run("systemctl is-active portfleet").stdout == "active\n"
+    assert ask(one, message="hello\n") == ["v1 hello"]
+
+
 def test_portfleet_is_upgraded_with_connections_open(
     one: Host, ansible: Ansible, tmp_path: Path, measured: Callable[[str], None]
 ) -> None:
