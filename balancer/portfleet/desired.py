@@ -83,6 +83,10 @@ class ServiceWant:
     def name(self) -> str:
         return self.service.name
 
+    def of(self, colour: Colour) -> tuple[InstanceWant, ...]:
+        """The instances of one colour."""
+        return tuple(want for want in self.instances if want.instance.colour == colour)
+
     @property
     def running(self) -> tuple[InstanceWant, ...]:
         """The instances that shall have a process (or are remote)."""

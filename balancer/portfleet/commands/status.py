@@ -14,9 +14,11 @@ from portfleet.clock import stamp
 from portfleet.context import Context
 from portfleet.desired import InstanceWant, ServiceWant
 from portfleet.errors import Exit
+from portfleet.journal import Journal
 from portfleet.last_words import last_exit, last_lines
 from portfleet.model import other
 from portfleet.observed import InstanceSeen, Observed
+from portfleet.operate import colours
 from portfleet.output import paint, print_json, table
 from portfleet.paths import Paths
 from portfleet.slots import count
@@ -40,7 +42,7 @@ def run(options: argparse.Namespace, context: Context) -> Exit:
     if context.json:
         print_json(
             {
-                "services": [_service(service, observed, context.paths) for service in services],
+                "services": [_service(service, observed, desired.journal, context.paths) for service in services],
                 "warnings": [vars(entry) for entry in warned],
             }
         )
@@ -53,10 +55,12 @@ def run(options: argparse.Namespace, context: Context) -> Exit:
         if number:
             print()
         _show(service, observed, context.paths)
+        for line in colours.lines(service, observed, desired.journal):
+            print(f"  {line}")
     return Exit.DONE
 
 
-def _service(service: ServiceWant, observed: Observed, paths: Paths) -> dict[str, Any]:
+def _service(service: ServiceWant, observed: Observed, journal: Journal, paths: Paths) -> dict[str, Any]:
     slots = count(observed.kernel.slots.get(service.name, ()))
     return {
         "name": service.name,
@@ -66,6 +70,8 @@ def _service(service: ServiceWant, observed: Observed, paths: Paths) -> dict[str
         "release": service.release,
         "slots": service.service.slots,
         "instances": [_instance(want, observed, slots, paths) for want in service.instances],
+        "colours": colours.values(service, observed, journal),
+        "operation": colours.operation(service, journal),
     }
 
 

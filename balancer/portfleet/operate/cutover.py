@@ -8,6 +8,7 @@ of the new release.
 
 from __future__ import annotations
 
+import asyncio
 import time
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -21,10 +22,13 @@ from portfleet.journal import ColourRecord, ServiceRecord
 from portfleet.last_words import last_exit, last_lines
 from portfleet.model import Colour, other
 from portfleet.operate import canary
-from portfleet.operate.moving import Handed, hand_over, let_end
+from portfleet.operate.moving import Handed, hand_over, let_end, spread
 from portfleet.operate.releases import outlived
 from portfleet.operate.stopping import stop
-from portfleet.operate.task import OperationFailed, Task, running
+from portfleet.operate.task import OperationFailed, Task, hangs, running
+
+#: Seconds for the first connections that were handed off to ask something.
+_TASTE = 0.3
 
 
 async def run(task: Task) -> str:
@@ -46,7 +50,7 @@ async def run(task: Task) -> str:
     if task.operation.phase == "switch":
         began = time.monotonic()
         task.change(partial(_switched, colour=colour, config_release=task.arguments["config_release"]))
-        task.point(ready=[i.name for i in of(task.want(), colour)])
+        task.point(ready=[i.name for i in task.want().of(colour)])
         task.enter("moving", took=_took(task, "switch", began))
     if task.operation.phase == "moving":
         began = time.monotonic()
@@ -63,28 +67,27 @@ async def undo(task: Task) -> str:
         release = task.arguments["config_release_before"]
         task.change(lambda record: replace(record, live=old, config_release=release))
     task.change(lambda record: replace(record, canary=0))
-    task.point(ready=[i.name for i in of(task.want(), old)])
+    task.point(ready=[i.name for i in task.want().of(old)])
     want = task.want()
-    there = [i for i in of(want, colour) if i.program is not None]
+    there = [i for i in want.of(colour) if i.program is not None]
     words = f"{old} serves"
     if all(i.ours for i in there):
         handed = await hand_over(task, [(i, [receiver]) for i in there if (receiver := counterpart(want, i)).takes])
         words += f"; {handed.words()}" if handed.moved or handed.left else ""
-        if handed.left:  # never dropped: they end by themselves, then the colour is stopped
+        hung = [i.name for i in there if i.name in running(task.paths) and await asyncio.to_thread(hangs, i)]
+        if hung:
+            words += f"; {', '.join(hung)} did not answer and lost what had moved there"
+        elif handed.left:  # never dropped: they end by themselves, then the colour is stopped
             task.change(lambda record: _kept(record, colour, 0))
             return f"{words}; they stay with {colour} until they end"
     else:
         await let_end(task, there, rate=want.service.drain.rate, deadline=want.service.drain.deadline, then="evict")
     before = task.arguments["before"]
-    task.enter("stopping", owned=[i.name for i in there])
+    names = [i.name for i in want.of(colour)]
+    task.enter("stopping", owned=names)
     task.change(lambda record: _restored(record, colour, before))
-    await stop(task, there)
+    await stop(task, names)
     return words
-
-
-def of(want: ServiceWant, colour: Colour) -> list[InstanceWant]:
-    """Give a service's instances of one colour."""
-    return [instance for instance in want.instances if instance.instance.colour == colour]
 
 
 def counterpart(want: ServiceWant, instance: InstanceWant) -> InstanceWant:
@@ -97,11 +100,11 @@ def counterpart(want: ServiceWant, instance: InstanceWant) -> InstanceWant:
 
 
 async def _start(task: Task, colour: Colour) -> None:
-    instances = [i for i in of(task.want(), colour) if i.instance.number <= task.want().service.instances]
+    instances = [i for i in task.want().of(colour) if i.instance.number <= task.want().service.instances]
     names = [i.name for i in instances]
     task.enter("begin", owned=names)
     if task.arguments["fresh"]:
-        await stop(task, [i for i in instances if i.name in running(task.paths)])
+        await stop(task, names)
     task.progress(0, len(names), f"starting {len(names)} instances of {colour}")
     failed = await task.start(names)
     if failed:
@@ -126,7 +129,7 @@ async def _canary(task: Task, colour: Colour) -> None:
         percent = steps[number]
         task.enter("canary", step=number)
         task.change(partial(_canary_at, percent=percent))
-        task.point(ready=[i.name for i in of(task.want(), colour)])
+        task.point(ready=[i.name for i in task.want().of(colour)])
         if fault := await canary.watch(task, colour, percent=percent, plan=plan):
             raise OperationFailed(f"the canary was rolled back at {percent} %: {fault}")
 
@@ -134,13 +137,34 @@ async def _canary(task: Task, colour: Colour) -> None:
 async def _move(task: Task, colour: Colour) -> tuple[str, int]:
     """Empty the old colour: by hand-off member to member, else by the service's drain policy."""
     want = task.want()
-    olds = [i for i in of(want, other(colour)) if i.program is not None]
+    olds = [i for i in want.of(other(colour)) if i.program is not None]
     if task.arguments["handoff"]:
-        handed: Handed = await hand_over(task, [(sender, [counterpart(want, sender)]) for sender in olds])
-        return handed.words(), handed.left
+        return await _hand_off(task, [(old, counterpart(want, old)) for old in olds])
     policy = want.service.drain
     ended = await let_end(task, olds, rate=policy.rate, deadline=policy.deadline, then=policy.then)
     return f"{ended:,} connections of {other(colour)} were drained", 0
+
+
+async def _hand_off(task: Task, pairs: list[tuple[InstanceWant, InstanceWant]]) -> tuple[str, int]:
+    """Hand everything over, one connection to each new instance first: it may hang on its first request."""
+    counts = await task.connections(old for old, _ in pairs)
+    first = 0
+    for old, new in pairs:
+        if counts[old.name]:
+            first += (await spread(task, old, [new], 1))[0]
+    await task.pause(_TASTE if first else 0)
+    await _refuse_hanging([new for _, new in pairs])
+    handed: Handed = await hand_over(task, [(old, [new]) for old, new in pairs])
+    handed = replace(handed, moved=handed.moved + first)
+    if handed.left:
+        await _refuse_hanging([new for _, new in pairs])
+    return handed.words(), handed.left
+
+
+async def _refuse_hanging(news: list[InstanceWant]) -> None:
+    answers = await asyncio.gather(*(asyncio.to_thread(hangs, new) for new in news))
+    if hung := [new.name for new, silent in zip(news, answers, strict=True) if silent]:
+        raise OperationFailed(f"rolled back: {', '.join(hung)} of the new release hangs")
 
 
 async def _keep(task: Task, colour: Colour) -> str:
@@ -152,15 +176,15 @@ async def _keep(task: Task, colour: Colour) -> str:
         task.change(lambda record: _kept(record, old, keep))
         raise OperationFailed(f"{words}; those stay with {old} until they end, then it can be stopped", settled=True)
     if keep == 0:
-        there = [i for i in of(want, old) if i.program is not None]
-        task.enter("keeping", owned=[i.name for i in there])
+        names = [i.name for i in want.of(old)]
+        task.enter("keeping", owned=names)
         task.change(lambda record: _stopped(record, old))
-        await stop(task, there)
+        await stop(task, names)
     else:
         task.change(lambda record: _kept(record, old, keep))
     took = ", ".join(f"{phase} {seconds:.2f} s" for phase, seconds in task.arguments["took"].items())
-    names = outlived(task.paths, task.want())
-    return f"{words} ({took})" + (f"; no longer kept: {', '.join(names)}" if names else "")
+    gone = outlived(task.paths, task.want())
+    return f"{words} ({took})" + (f"; older than keep_releases, can be removed: {', '.join(gone)}" if gone else "")
 
 
 def _took(task: Task, phase: str, began: float) -> dict[str, float]:

@@ -36,7 +36,7 @@ async def run(task: Task) -> str:
         )
         task.enter("stopping", owned=[i.name for i in instances], ended=ended)
     if task.arguments["stop"]:
-        await stop(task, instances, siblings if task.arguments["handoff"] else ())
+        await stop(task, [i.name for i in instances], siblings if task.arguments["handoff"] else ())
     words = f"{names} {'in maintenance' if task.arguments['stop'] else 'drained'}: "
     words += task.arguments["left"] or f"{task.arguments['handed']:,} connections handed off"
     return f"{words}, {task.arguments['ended']:,} ended"

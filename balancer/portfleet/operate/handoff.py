@@ -7,6 +7,7 @@ import json
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from portfleet import faults
 from portfleet.desired import InstanceWant
 from portfleet.kernel.conntrack import Connection, set_marks
 
@@ -14,6 +15,8 @@ from portfleet.kernel.conntrack import Connection, set_marks
 Tuples = Sequence[Sequence[Any]]
 #: Seconds that a daemon waits for requests in flight; what is not finished then is tried again.
 _IN_FLIGHT = 5
+#: Seconds without a word after which one of the two hangs: a batch takes milliseconds.
+_SILENT = _IN_FLIGHT + 5
 #: What a daemon answers while it hands off already (docs/control.md); the client of that one may be gone.
 _BUSY = "under way"
 
@@ -39,6 +42,7 @@ async def hand_off(sender: InstanceWant, receiver: InstanceWant, *, count: int |
 
     def moved(tuples: Tuples) -> None:
         set_marks({Connection(peer, port, local, to): receiver.rule.mark for local, to, peer, port in tuples})
+        faults.point("batch handed off")
 
     return await _ask(sender, receiver, count=count, moved=moved)
 
@@ -56,7 +60,7 @@ async def _ask(
         request = {"command": "handoff", "to": str(receiver.control), "count": count, "listener": False}
         writer.write(json.dumps(request | {"deadline": _IN_FLIGHT}).encode() + b"\n")
         await writer.drain()
-        while line := await reader.readline():
+        while line := await asyncio.wait_for(reader.readline(), _SILENT):
             answer = json.loads(line)
             total = int(answer.get("moved", total))
             if not answer.get("ok"):
@@ -64,6 +68,8 @@ async def _ask(
             if answer["event"] == "done":
                 return total
             moved(answer["connections"])
+    except TimeoutError:
+        raise HandoffFailed(f"{pair}: no word for {_SILENT} s, one of them hangs", total) from None
     except (OSError, ValueError, KeyError) as error:
         raise HandoffFailed(f"{pair}: {error!r}", total) from None
     finally:

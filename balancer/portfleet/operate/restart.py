@@ -59,7 +59,7 @@ async def _one_batch(task: Task, names: list[str]) -> None:
     else:
         policy = want.service.drain
         await let_end(task, batch, rate=policy.rate, deadline=policy.deadline, then=policy.then)
-    await stop(task, batch, siblings if task.arguments["handoff"] else ())
+    await stop(task, names, siblings if task.arguments["handoff"] else ())
     if failed := await task.start(names):
         words = "; ".join(f"{name}: {reason}" for name, reason in failed.items())
         raise OperationFailed(f"stopped rolling: {words}", code=Exit.TIMEOUT)

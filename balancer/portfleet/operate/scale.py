@@ -14,6 +14,7 @@ from portfleet.context import Context
 from portfleet.desired import InstanceWant
 from portfleet.errors import Exit
 from portfleet.journal import ServiceRecord
+from portfleet.model import COLOURS
 from portfleet.observe import observe
 from portfleet.operate.moving import Handed, hand_over, let_end
 from portfleet.operate.stopping import stop
@@ -78,10 +79,11 @@ async def _empty(task: Task, number: int) -> str:
 
 async def _forget(task: Task, number: int) -> None:
     """Stop the instances above ``number`` and remove their rules."""
-    leaving = _above(task, number)
-    task.enter("stopping", owned=[i.name for i in leaving])
+    last = max(task.arguments["before"], task.arguments["to"])
+    names = [f"{task.operation.service}-{colour}-{n}" for colour in COLOURS for n in range(number + 1, last + 1)]
+    task.enter("stopping", owned=names)
     siblings = [i for i in task.want().instances if i.takes and i.program is not None]
-    await stop(task, leaving, siblings if task.arguments["handoff"] else ())
+    await stop(task, names, siblings if task.arguments["handoff"] else ())
     task.change(_left)
     await asyncio.to_thread(_rules, task, steps.DropRules)
 

@@ -7,7 +7,7 @@ more after SIGTERM before it closes its port; what it accepts meanwhile is hande
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from portfleet.desired import InstanceWant
 from portfleet.operate.moving import spread
@@ -16,13 +16,15 @@ from portfleet.operate.task import Task
 _LOOK = 0.1
 
 
-async def stop(task: Task, instances: Sequence[InstanceWant], receivers: Sequence[InstanceWant] = ()) -> None:
-    """Stop instances and have supervisord forget them; ``receivers`` get what still comes in. Not cancellable."""
-    if not instances:
+async def stop(task: Task, names: Collection[str], receivers: Sequence[InstanceWant] = ()) -> None:
+    """Stop instances and have supervisord forget them; ``receivers`` get what still comes in. Not cancellable.
+
+    By name: what the journal wants stopped already is no instance with a process any more.
+    """
+    if not names:
         return
-    work = asyncio.to_thread(task.executor().end, [want.name for want in instances])
-    ending = asyncio.create_task(work)
-    handing = [want for want in instances if want.ours] if receivers else []
+    handing = [want for want in task.instances(names) if want.ours] if receivers else []
+    ending = asyncio.create_task(asyncio.to_thread(task.executor().end, list(names)))
     while not ending.done():
         await asyncio.wait({ending}, timeout=_LOOK)
         counts = await task.connections(handing) if handing else {}

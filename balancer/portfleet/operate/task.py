@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from portfleet import journal_file, sockdiag
+from portfleet import faults, journal_file, sockdiag
 from portfleet.context import Context
 from portfleet.control import ControlError, ask
 from portfleet.desired import Desired, InstanceWant, ServiceWant
@@ -83,6 +83,7 @@ class Task:
             return journal.with_service(name, change(journal.services[name]))
 
         journal_file.update(self.paths.journal, apply)
+        faults.point(f"{self.operation.verb} {self.operation.phase}: changed")
         self.wake()
 
     def enter(self, phase: str, *, owned: Iterable[str] = (), **arguments: Any) -> None:
@@ -95,6 +96,7 @@ class Task:
         self._save(entered)
         fields = {"number": self.operation.number, "verb": self.operation.verb, "service": self.operation.service}
         self.log("operation", **fields, phase=phase)
+        faults.point(f"{self.operation.verb} {phase}")
 
     def progress(self, done: int, total: int, note: str = "") -> None:
         """Show how far the present phase is."""
@@ -110,6 +112,7 @@ class Task:
         """From now on it is undone for ``reason``, and that cannot be cancelled."""
         self.undoing = True
         self._save(replace(self.operation, failed=reason, note="", done=0, total=0))
+        faults.point(f"{self.operation.verb} undo")
 
     def _save(self, operation: Operation) -> None:
         def apply(journal: Journal) -> Journal:
@@ -194,6 +197,15 @@ def running(paths: Paths) -> dict[str, int]:
 
     programs = Context(paths).supervisor.programs()
     return adopted.alive(paths.processes) | {name: info.pid for name, info in programs.items() if info.pid is not None}
+
+
+def hangs(want: InstanceWant) -> bool:
+    """Tell whether our daemon does not answer its control socket within two seconds."""
+    try:
+        ask(want.control, "status", seconds=2)
+    except ControlError:
+        return True
+    return False
 
 
 def _asked(want: InstanceWant) -> int:

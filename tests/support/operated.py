@@ -1,0 +1,109 @@
+"""What tests of operations share: fleets whose answers tell the release, the history, kills at a phase, a reboot."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from support.fleet_box import HOME, PORTFLEET, FleetBox
+from support.sandbox import sandbox, wait_for
+
+_TESTS = Path(__file__).parents[1]
+_FAULT = f"{HOME}/fault"
+
+#: Two of our own daemon; answers tell instance and release and repeat the request (support.told).
+TOLD = f"""
+[service.echo]
+listen = [":7000"]
+command = ["portfleet-daemon", "--port", "{{port}}", "--handler", "support.told:told"]
+environment = {{ PYTHONPATH = "{_TESTS}:{_TESTS.parent / "daemon"}" }}
+release = "v1"
+ports = "7100-7119"
+instances = 2
+start_timeout = "8s"
+[service.echo.drain]
+rate = 5
+[service.echo.probe]
+send = "PING\\n"
+expect = "PING"
+"""
+
+
+@contextmanager
+def operated(config: str = TOLD) -> Iterator[FleetBox]:
+    """Give a fleet that is up, whose watcher can be told to die at a point (``die_at``)."""
+    with sandbox() as boxes:
+        made = FleetBox(boxes)
+        made.write(config)
+        made.portfleet("up", env={"PORTFLEET_FAULT_ONCE": _FAULT})
+        yield made
+
+
+def die_at(box: FleetBox, point: str) -> None:
+    """Have the watcher kill itself when it passes ``point`` (portfleet/faults.py) the next time."""
+    box.boxes.host.run("sh", "-c", f"cat > {_FAULT}", text=point)
+
+
+def died(box: FleetBox) -> bool:
+    """Tell whether the last ``die_at`` has happened."""
+    return box.boxes.host.run("test", "-e", _FAULT, check=False).returncode == 1
+
+
+def history(box: FleetBox) -> list[dict[str, Any]]:
+    """Give the operations that have ended, oldest first."""
+    return list(json.loads(box.portfleet("history", "--json").stdout)["history"])
+
+
+def phase(box: FleetBox) -> str:
+    """Give the phase of the operation that runs; "" where none does."""
+    running = json.loads(box.portfleet("history", "--json").stdout)["running"]
+    return str(running[0]["phase"]) if running else ""
+
+
+def in_background(box: FleetBox, *words: str) -> subprocess.Popen[str]:
+    """Start a verb and give its process; who starts it waits for it."""
+    return box.boxes.host.popen(PORTFLEET, "--home", HOME, *words)
+
+
+def reboot(box: FleetBox) -> None:
+    """End every process of the box, its rules and what is in run/, then start the fleet as at boot."""
+    pids = [str(pid) for pid in box.processes() if pid != 1]
+    box.boxes.host.run("sh", "-c", f"kill -KILL {' '.join(pids)} 2>/dev/null", check=False)
+    wait_for("all are gone", lambda: not [words for words in box.processes().values() if "portfleet" in words])
+    box.boxes.host.run("sh", "-c", f"nft flush ruleset; conntrack -F 2>/dev/null; rm -rf {HOME}/run")
+    box.portfleet("up")
+
+
+def slots(box: FleetBox) -> dict[str, int]:
+    """Give the slots of each instance that has any."""
+    return {name: found["slots"] for name, found in box.status().items() if found["slots"]}
+
+
+def sockets(box: FleetBox) -> dict[str, int]:
+    """Give how many established TCP connections each instance's process has open, by its descriptors."""
+    script = (
+        "import os,sys\n"
+        "inodes={line.split()[9] for file in ('tcp','tcp6') for line in open(f'/proc/net/{file}').readlines()[1:] "
+        "if line.split()[3] in ('01','08')}\n"
+        "for pid in sys.argv[1:]:\n"
+        " found=0\n"
+        " for fd in os.listdir(f'/proc/{pid}/fd'):\n"
+        "  try: link=os.readlink(f'/proc/{pid}/fd/{fd}')\n"
+        "  except OSError: continue\n"
+        "  found+=link.startswith('socket:[') and link[8:-1] in inodes\n"
+        " print(pid,found)\n"
+    )
+    pids = {str(found["pid"]): name for name, found in box.status().items() if found["pid"]}
+    said = box.boxes.host.run(sys.executable, "-c", script, *pids).stdout
+    return {pids[pid]: int(count) for pid, count in (line.split() for line in said.splitlines())}
+
+
+def last_releases(report: dict[str, Any]) -> Counter[str]:
+    """Give how many held connections had their last answer from each release."""
+    return Counter(held["seen"][-1].partition("/")[2] for held in report["held"])
