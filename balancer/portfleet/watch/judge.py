@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from portfleet.errors import PortfleetError
 from portfleet.outset import Out
@@ -34,6 +34,11 @@ class Judge:
     def tick(self) -> float:
         """Go on with the probes; gives the seconds until there is something to do again."""
         return self._prober.tick()
+
+    @property
+    def connections(self) -> Mapping[str, tuple[int, int]]:
+        """Give, of daemons that tell, how many connections they have and how many they take."""
+        return self._prober.connections
 
     def reloaded(self) -> None:
         """Take in what the roster read: members without slots wait until they are ready."""

@@ -83,13 +83,24 @@ def read_files() -> Descriptors:
     return Descriptors(int(used), int(limit))
 
 
-def judge(*, table: Table | None, dropped: int, files: Descriptors, processes: Mapping[str, Descriptors]) -> list[Near]:
-    """Say which limits are near or reached; ``dropped`` is how many connections conntrack dropped lately."""
+def judge(
+    *,
+    table: Table | None,
+    dropped: int,
+    files: Descriptors,
+    processes: Mapping[str, Descriptors],
+    connections: Mapping[str, tuple[int, int]],
+) -> list[Near]:
+    """Say which limits are near or reached.
+
+    ``dropped`` is how many connections conntrack dropped lately; ``connections`` gives, of daemons that tell, how many
+    they have and how many they take.
+    """
     found = []
     if table is not None and (dropped or table.entries >= _NEAR * table.limit):
         words = f"conntrack holds {table.entries:,} of {table.limit:,} entries"
         if dropped:
-            words += f"; its table is full and {dropped:,} new connections were dropped"
+            words += f"; {dropped:,} new connections were dropped in the last minute, when it was full"
         found.append(Near("conntrack", words, f"sysctl -w net.netfilter.nf_conntrack_max={2 * table.limit}"))
     if files.used >= _NEAR * files.limit:
         words = f"this machine has {files.used:,} of {files.limit:,} files open"
@@ -99,6 +110,10 @@ def judge(*, table: Table | None, dropped: int, files: Descriptors, processes: M
             words = f"{name} has {process.used:,} of {process.limit:,} descriptors open"
             hint = "more instances (portfleet scale), or a higher limit: fs.nr_open, LimitNOFILE= of portfleet.service"
             found.append(Near(f"descriptors:{name}", words, hint))
+    for name, (now, most) in connections.items():
+        if now >= _NEAR * most > 0:
+            words = f"{name} has {now:,} of {most:,} connections; what is more waits in its backlog"
+            found.append(Near(f"connections:{name}", words, "more instances (portfleet scale), or max_connections"))
     return found
 
 

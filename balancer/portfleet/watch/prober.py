@@ -68,6 +68,8 @@ class Prober:
         self._asking: dict[str, Asking] = {}
         self._control: dict[str, socket.socket] = {}
         self._full: set[str] = set()
+        #: By instance: how many connections it has and how many it takes, as our daemon told last.
+        self.connections: dict[str, tuple[int, int]] = {}
 
     def aim(self, targets: Iterable[Target]) -> None:
         """Probe exactly ``targets`` from now on; new ones are spread over their interval."""
@@ -137,6 +139,7 @@ class Prober:
             self._close(asking)
         self._hang_up(name)
         self._full.discard(name)
+        self.connections.pop(name, None)
 
     def _close(self, asking: Asking) -> None:
         for part in asking.parts:
@@ -169,8 +172,10 @@ class Prober:
         state = _STATE.search(got)
         if state is None or state[1] != b"ready":
             raise _Failed(f"it says it is {state[1].decode() if state else got[:80]}")
-        if (limit := _LIMIT.search(got)) and (now := _CONNECTIONS.search(got)) and int(now[1]) >= int(limit[1]) > 0:
-            self._full.add(target.name)
+        if (limit := _LIMIT.search(got)) and (now := _CONNECTIONS.search(got)):
+            has, most = self.connections[target.name] = int(now[1]), int(limit[1])
+            if has >= most > 0:
+                self._full.add(target.name)
 
 
 def _connect(connection: socket.socket, target: Target) -> Iterator[None]:

@@ -27,8 +27,8 @@ class Limits:
         self.warned: dict[str, Warned] = {}
         warnings.write(paths.warnings, ())
 
-    def look(self, pids: Mapping[str, int]) -> None:
-        """Look where it is time to; ``pids`` are the instances' processes."""
+    def look(self, pids: Mapping[str, int], connections: Mapping[str, tuple[int, int]]) -> None:
+        """Look where it is time to; ``pids`` are the instances' processes, ``connections`` as `limits.judge` has it."""
         began = time.monotonic()
         if began < self._next:
             return
@@ -36,7 +36,11 @@ class Limits:
         table = limits.read_table()
         processes = {name: seen for name, pid in pids.items() if (seen := limits.read_descriptors(pid))}
         found = limits.judge(
-            table=table, dropped=self._drops(table, began), files=limits.read_files(), processes=processes
+            table=table,
+            dropped=self._drops(table, began),
+            files=limits.read_files(),
+            processes=processes,
+            connections=connections,
         )
         fresh = {entry.name: entry for entry in found}
         before = self.warned

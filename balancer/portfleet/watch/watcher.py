@@ -144,7 +144,8 @@ class Watcher:
             if self._roster.reload():
                 self._take_in(rules)
             rules.hold()
-            self._limits.look({name: pid for name in self._roster.members if (pid := self._deaths.pid(name))})
+            pids = {name: pid for name in self._roster.members if (pid := self._deaths.pid(name))}
+            self._limits.look(pids, self._judge.connections)
             for member in self._roster.members.values():
                 self._revival.hung(member)
             now = time.monotonic()
