@@ -1,7 +1,8 @@
 """Clients, run as a program inside the clients' box: one JSON job on stdin, one JSON report on stdout.
 
     ask    {"to": [address, port], "sources": [...], "message": "x\\n", "lines": 1, "parallel": 200, "timeout": 5}
-           one connection from each source; → [{"source", "reply", "error", "seconds"}], in the order of the sources
+           one connection from each source (an address, or [address, port]);
+           → [{"source", "port", "reply", "error", "seconds"}], in the order of the sources
     hold   {"to", "sources", "interval": 0.05, "connects": 200, "message": "who {id}\\n", "timeout": 5}
            one long-lived connection per source that sends a request every ``interval`` seconds, and ``connects`` new
            short connections per second beside it, until stdin ends; prints "up" when all are connected;
@@ -23,17 +24,19 @@ from typing import Any
 Job = dict[str, Any]
 
 
-async def ask_one(job: Job, source: str | None, message: str) -> dict[str, Any]:
-    """Connect from ``source``, send ``message``, read the reply's lines, close."""
+async def ask_one(job: Job, source: Any, message: str) -> dict[str, Any]:
+    """Connect from ``source``, an address or [address, port], send ``message``, read the reply's lines, close."""
     report: dict[str, Any] = {"source": source, "reply": None, "error": None}
+    local = tuple(source) if isinstance(source, list) else (source, 0) if source else None
     began = time.monotonic()
     try:
         async with asyncio.timeout(job.get("timeout", 5)):
-            reader, writer = await asyncio.open_connection(*job["to"], local_addr=(source, 0) if source else None)
+            reader, writer = await asyncio.open_connection(*job["to"], local_addr=local)
     except ConnectionResetError as error:  # answered, then reset: the process died with it in its accept queue
         return report | {"error": f"reset: {error!r}", "seconds": time.monotonic() - began}
     except (OSError, TimeoutError) as error:
         return report | {"error": f"refused: {error!r}", "seconds": time.monotonic() - began}
+    report["port"] = writer.get_extra_info("sockname")[1]
     try:
         async with asyncio.timeout(job.get("timeout", 5)):
             writer.write(message.encode())
@@ -51,7 +54,7 @@ async def ask(job: Job) -> list[dict[str, Any]]:
     """Ask once from every source, ``parallel`` at a time."""
     gate = asyncio.Semaphore(job.get("parallel", 200))
 
-    async def one(source: str) -> dict[str, Any]:
+    async def one(source: Any) -> dict[str, Any]:
         async with gate:
             return await ask_one(job, source, job["message"])
 

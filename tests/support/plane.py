@@ -1,0 +1,181 @@
+"""The data plane alone, in boxes: rules as the plan loads them, small servers behind them, clients in another box."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from portfleet.desired import Desired, ServiceWant
+from portfleet.journal import Journal, ServiceRecord
+from portfleet.kernel.nft import NftKernel
+from portfleet.observed import InstanceSeen, Observed
+from portfleet.outset import Out
+from portfleet.plan import make_plan, transactions
+from portfleet.pointing import turn
+from support.fleets import PATHS, fleet
+from support.netns import network_of
+from support.sandbox import HOST4, HOST6, Sandbox, sandbox
+
+HERE = Path(__file__).parent
+#: Four instances on this box.
+ECHO = """
+[service.echo]
+listen = [":7000"]
+command = ["portfleet-daemon", "--port", "{port}"]
+ports = "7100-7115"
+instances = 4
+"""
+
+
+@dataclass
+class Plane:
+    """Rules in a box. ``desired`` is what was loaded last.
+
+    ``servers`` are what started the answering servers by name, ``pids`` the servers themselves as the box numbers them.
+    """
+
+    boxes: Sandbox
+    kernel: NftKernel
+    desired: Desired = field(init=False)
+    servers: dict[str, subprocess.Popen[str]] = field(default_factory=dict)
+    pids: dict[str, str] = field(default_factory=dict)
+
+    def load(self, text: str = ECHO, journal: Journal | None = None, *, out: Iterable[str] = ()) -> list[str]:
+        """Make the rules what ``text`` and ``journal`` ask, everybody ready but ``out``; gives the plan's words."""
+        from portfleet.desired import make_desired
+
+        self.desired = make_desired(fleet(text), journal or self.journal, PATHS)
+        plan = make_plan(self.desired, self.observed(out))
+        for _, transaction in transactions(plan.steps, self.desired, self.kernel.observe()):
+            self.kernel.check(transaction)
+            self.kernel.run(transaction)
+        return plan.describe()
+
+    def plan(self, out: Iterable[str] = ()) -> list[str]:
+        """Give what would be done, in words."""
+        return make_plan(self.desired, self.observed(out)).describe()
+
+    def observed(self, out: Iterable[str] = ()) -> Observed:
+        """Give the kernel as it is, with every instance ready but ``out``, who are ejected."""
+        return Observed(
+            kernel=self.kernel.observe(),
+            supervisor=True,
+            instances={want.name: InstanceSeen("RUNNING", ready=True) for want in self.desired.instances()},
+            out=dict.fromkeys(out, Out("died", "", "")),
+        )
+
+    @property
+    def journal(self) -> Journal:
+        """The journal as it goes with what was loaded last."""
+        return self.desired.journal if hasattr(self, "desired") else Journal()
+
+    def record(self, **changes: Any) -> Journal:
+        """Give the journal with the only service's record changed."""
+        name = next(iter(self.desired.services))
+        record: ServiceRecord = replace(self.journal.services[name], **changes)
+        return self.journal.with_service(name, record)
+
+    @property
+    def want(self) -> ServiceWant:
+        """The only service."""
+        return next(iter(self.desired.services.values()))
+
+    def point(self, out: Iterable[str] = (), *, probed_out: bool = False) -> int:
+        """Point the only service's slots at everybody but ``out``; gives how many moved."""
+        want = self.want
+        slots, beside = self.kernel.read_slots(want.name), self.kernel.read_beside(want.rule)
+        turned = turn(want, slots, beside, out=frozenset(out), probed_out=probed_out)
+        if turned.changes:
+            self.kernel.run(turned.changes)
+        return turned.moved
+
+    def serve(self, *flags: str, names: Iterable[str] = ()) -> None:
+        """Start an answering server for each local instance of the live colour, or for ``names``."""
+        chosen = set(names)
+        for want in self.desired.instances():
+            live = want.instance.colour == self.desired.services[want.instance.service].live
+            if want.name in chosen if chosen else live:
+                self.start(want.name, want.rule.port, *flags)
+        for name in chosen or self.servers:
+            self.await_up(name)
+
+    def start(self, name: str, port: int, *flags: str) -> None:
+        """Start one answering server in the host's box."""
+        argv = ["/usr/bin/python3", str(HERE / "answerer.py"), str(port), name, *flags]
+        self.servers[name] = self.boxes.host.popen(*argv)
+
+    def await_up(self, name: str) -> None:
+        """Wait until a server listens."""
+        out = self.servers[name].stdout
+        assert out is not None
+        pid = out.readline().strip()
+        assert pid, f"{name} does not start"
+        self.pids[name] = pid
+
+    def signal(self, name: str, what: str) -> None:
+        """Send a signal such as KILL to a server."""
+        self.boxes.host.run("kill", f"-{what}", self.pids[name])
+
+    def ask(self, sources: Sequence[Any], *, port: int = 7000, **job: Any) -> list[dict[str, Any]]:
+        """Connect once from each source, an address or [address, port]; gives the clients' reports in that order."""
+        found: dict[str, dict[str, Any]] = {}
+        for host in (HOST4, HOST6):
+            some = [source for source in sources if (":" in address_of(source)) == (":" in host)]
+            if some:
+                wanted = {"to": [host, port], "sources": some, "message": "x\n"} | job
+                command = ["/usr/bin/python3", str(HERE / "clients.py"), "ask"]
+                done = self.boxes.clients.run(*command, text=json.dumps(wanted) + "\n", timeout=120)
+                found |= {json.dumps(report["source"]): report for report in json.loads(done.stdout)}
+        return [found[json.dumps(source)] for source in sources]
+
+    def met(self, sources: Sequence[Any], **job: Any) -> dict[str, str | None]:
+        """Give {source: instance that answered}; None where nobody did."""
+        reports = self.ask(sources, **job)
+        return {address_of(r["source"]): r["reply"].split()[0] if r["reply"] else None for r in reports}
+
+
+def address_of(source: Any) -> str:
+    """Give the address of a source."""
+    return str(source[0]) if isinstance(source, list) else str(source)
+
+
+@contextmanager
+def plane(memory: Path, *, other: bool = False) -> Iterator[Plane]:
+    """Give an empty data plane; this thread is in the host's network until the block ends."""
+    with sandbox(other=other) as boxes, network_of(boxes.host):
+        made = Plane(boxes, NftKernel(memory))
+        try:
+            yield made
+        finally:
+            for server in made.servers.values():
+                close(server)
+
+
+def close(process: subprocess.Popen[str]) -> None:
+    """Let go of a program in a box; it ends with the box."""
+    process.kill()
+    process.wait()
+    for stream in (process.stdin, process.stdout, process.stderr):
+        if stream is not None:
+            stream.close()
+
+
+def explained(made: Plane, service: str, reports: Iterable[Mapping[str, Any]]) -> list[str | None]:
+    """Give the instance that each client's connection gets by computation."""
+    import ipaddress
+
+    from portfleet.affinity import slot_for
+
+    want, slots = made.desired.services[service], made.kernel.read_slots(service)
+    found = []
+    for report in reports:
+        address = ipaddress.ip_address(address_of(report["source"]))
+        slot = slot_for(want.service.affinity, address, report["port"], seed=want.rule.seed, slots=want.rule.slots)
+        assert slot is not None
+        found.append(slots[slot])
+    return found
