@@ -7,6 +7,8 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
+
 from support.fleet_box import HOME, PORTFLEET, FleetBox, fleet_box
 from support.sandbox import HOST4, client4, wait_for
 from support.watched import NAMED, QUICK, events, load, pid_of, signal, wait_event
@@ -93,6 +95,25 @@ def test_the_last_one_that_serves_is_kept_until_another_is_back() -> None:
         signal(box, second, "CONT")
         wait_event(box, "serving", instance="echo-blue-2", after=ejected)
         assert slots(box) == {"echo-blue-1": 2048, "echo-blue-2": 2048}
+
+
+@pytest.mark.parametrize("policy", ["refuse", "drop"])
+def test_with_all_out_clients_are_refused_or_dropped_where_that_is_asked_for(policy: str) -> None:
+    config = NAMED.replace("instances = 4", f'instances = 2\nwhen_empty = "{policy}"')
+    with fleet_box(config + QUICK) as box:
+        pids = [found["pid"] for found in box.status().values() if found["pid"]]
+        for pid in pids:
+            signal(box, pid, "STOP")
+        wait_event(box, "ejected", count=2)
+        wait_for("no slot points anywhere", lambda: slots(box) == {})
+        job = {"to": [HOST4, 7000], "sources": [client4(1)], "message": "who\n", "timeout": 2}
+        said = box.boxes.clients.run(sys.executable, _CLIENTS, "ask", text=json.dumps(job) + "\n").stdout
+        error = json.loads(said)[0]["error"]
+        assert ("ConnectionRefusedError" if policy == "refuse" else "TimeoutError") in error
+        for pid in pids:
+            signal(box, pid, "CONT")
+        wait_for("both serve", lambda: slots(box) == {"echo-blue-1": 2048, "echo-blue-2": 2048})
+        assert set(box.who([client4(number) for number in range(40)]).values()) == {"echo-blue-1", "echo-blue-2"}
 
 
 def wrapped(box: FleetBox, before: str, *, name: str = "wrapped", instances: int = 2) -> str:
