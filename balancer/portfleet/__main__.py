@@ -90,7 +90,8 @@ class _Version(argparse.Action):
     def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
         from portfleet import __version__
 
-        parser.exit(message=f"portfleet {__version__}\n")
+        print(f"portfleet {__version__}")
+        parser.exit()
 
 
 def _sentence(words: str) -> str:

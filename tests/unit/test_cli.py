@@ -1,0 +1,128 @@
+"""The command line: help, usage errors, exit codes, and that every verb keeps the same manners."""
+
+from __future__ import annotations
+
+import importlib
+import io
+import os
+import subprocess
+import sys
+from contextlib import redirect_stderr, redirect_stdout
+from pathlib import Path
+
+import pytest
+
+from portfleet import __version__, commands
+from portfleet.__main__ import main
+from portfleet.commands import VERBS
+from portfleet.errors import Exit
+
+
+def run(*words: str) -> tuple[int, str, str]:
+    """Run the command line in this process and give (exit code, stdout, stderr)."""
+    out, err = io.StringIO(), io.StringIO()
+    with redirect_stdout(out), redirect_stderr(err):
+        try:
+            code = main(words)
+        except SystemExit as end:
+            code = int(end.code or 0)
+    return code, out.getvalue(), err.getvalue()
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_explains_itself(verb: str) -> None:
+    command = importlib.import_module(f"portfleet.commands.{verb}")
+    code, out, err = run(verb, "--help")
+
+    assert (code, err) == (0, "")
+    assert out.startswith(f"usage: portfleet {verb}") and "--home DIR" in out and "--config FILE" in out
+    assert (command.__doc__ or "").strip().splitlines()[0] in out
+
+
+def test_there_is_one_file_per_verb_and_one_verb_per_file() -> None:
+    files = {path.stem for path in Path(commands.__file__).parent.glob("[a-z]*.py")}
+    assert files == set(VERBS)
+
+
+def test_help_names_every_verb_and_every_exit_code() -> None:
+    code, out, _ = run("--help")
+    assert code == 0
+    assert all(f"    {verb} " in out and words.split(",")[0][:20] in out for verb, words in VERBS.items())
+    assert all(str(int(code)) in out.split("exit codes:")[1] for code in Exit)
+
+
+def test_verbs_in_the_docs_are_verbs() -> None:
+    """A command line in the README that no verb answers is a promise nobody keeps."""
+    readme = (Path(__file__).parents[2] / "README.md").read_text()
+    named = {line.split()[0] for line in readme.split("portfleet ")[1:] if line.split()}
+    shown = {word for word in named if word.isalpha() and f"    portfleet {word}" in readme}
+    assert shown <= set(VERBS) | {"VERB"}
+
+
+def test_without_a_verb_help_is_shown_and_it_is_a_usage_error() -> None:
+    code, out, _ = run()
+    assert code == 2 and out.startswith("usage: portfleet")
+
+
+@pytest.mark.parametrize("words", [("nope",), ("status", "--nope"), ("explain", "echo"), ("--home",), ("logs",)])
+def test_a_usage_error_is_2(words: tuple[str, ...]) -> None:
+    code, out, err = run(*words)
+    assert (code, out) == (2, "")
+    assert "usage: " in err
+
+
+def test_the_version() -> None:
+    assert run("--version") == (0, f"portfleet {__version__}\n", "")
+
+
+def test_global_flags_count_before_and_after_the_verb(tmp_path: Path) -> None:
+    said = [run("--home", str(tmp_path), "check"), run("check", "--home", str(tmp_path))]
+    assert said[0] == said[1]
+    assert said[0][0] == 2 and f"{tmp_path}/fleet.toml" in said[0][2]
+
+
+def test_the_home_of_the_environment_counts_where_none_is_given(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PORTFLEET_HOME", str(tmp_path / "env"))
+    assert f"{tmp_path}/env/fleet.toml" in run("check")[2]
+    assert f"{tmp_path}/own/fleet.toml" in run("check", "--home", f"{tmp_path}/own")[2]
+    (tmp_path / "other.toml").write_text("x = 1")
+    assert f"{tmp_path}/other.toml" in run("check", "--config", f"{tmp_path}/other.toml")[2]
+
+
+def test_an_operators_mistake_is_no_traceback(tmp_path: Path) -> None:
+    for words in (("status",), ("plan",), ("apply",), ("up",), ("down",), ("explain", "echo", "x"), ("lock",)):
+        code, _, err = run("--home", str(tmp_path), *words)
+        assert code == 2 and "hint: " in err and "Traceback" not in err
+    code, _, err = run("logs", "nope")
+    assert code == 2 and "is not an instance" in err
+    code, _, err = run("--home", "/srv/a b", "check")
+    assert code == 2 and "choose a --home" in err
+
+
+def test_init_writes_once_and_what_it_writes_is_checked(tmp_path: Path) -> None:
+    path = tmp_path / "fleet.toml"
+    assert run("init", str(path))[0] == 0
+    code, out, _ = run("check", "--home", str(tmp_path))
+    assert code == 0 and out.endswith("no problem found\n")
+    code, _, err = run("init", str(path))
+    assert code == 1 and "File exists" in err and "hint: " in err
+    assert run("init")[1] == path.read_text()
+
+
+def test_check_gives_json_for_programs(tmp_path: Path) -> None:
+    (tmp_path / "fleet.toml").write_text("x = 1")
+    code, out, err = run("check", "--json", "--home", str(tmp_path))
+    assert code == 2 and err == "" and '"path": "x"' in out
+
+
+def test_a_reader_that_goes_away_is_no_traceback() -> None:
+    """As in `portfleet init | head -1`."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    with os.fdopen(writing, "wb") as gone:
+        done = subprocess.run(
+            [sys.executable, "-m", "portfleet", "init"], stdout=gone, stderr=subprocess.PIPE, check=False, timeout=60
+        )
+    assert (done.returncode, done.stderr) == (1, b"")
