@@ -16,11 +16,12 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from support.fleet_box import HOME, PORTFLEET, FleetBox
 from support.sandbox import sandbox, wait_for
-from support.watched import NAMED, events, load, pid_of, signal, wait_event, watch_status
+from support.watched import NAMED, events, load, pid_of, signal, watch_status
 
 _HERE = Path(__file__).parent
 _CLOCK, _SHIM = f"{HOME}/clock", f"{HOME}/clock.so"
@@ -198,7 +199,7 @@ class Chaos:
             _, said = process.communicate(timeout=60)
             assert process.returncode in (0, 5) and "Traceback" not in said, (verb, process.returncode, said)
         for name in (one, two):
-            wait_for(f"{name} serves again", lambda name=name: not self._undrain(name), seconds=60)
+            wait_for(f"{name} serves again", partial(self._undrain, name), seconds=60)
         return set()
 
     def jump(self) -> set[str]:
@@ -206,8 +207,8 @@ class Chaos:
         set_clock(self.box, self._random.randint(-3600, 3600))
         return self.kill_instance()
 
-    def _undrain(self, name: str) -> int:
-        return self.box.portfleet("undrain", name, check=False).returncode
+    def _undrain(self, name: str) -> bool:
+        return self.box.portfleet("undrain", name, check=False).returncode == 0
 
     def _victim(self) -> tuple[str, int]:
         serving = {name: found["pid"] for name, found in self.box.status().items() if found["state"] == "ready"}
@@ -222,7 +223,7 @@ class Chaos:
         """See that the watcher logs ``event`` once more than before the block. By number: the clock may jump."""
         before = len(events(self.box, event, **fields))
         yield
-        wait_event(self.box, event, count=before + 1, seconds=30, **fields)
+        wait_for(f"{event} {fields}", lambda: len(events(self.box, event, **fields)) > before, seconds=30)
 
     def _is_whole(self) -> bool:
         try:

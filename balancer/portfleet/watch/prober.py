@@ -171,7 +171,7 @@ class Prober:
             got += part
         state = _STATE.search(got)
         if state is None or state[1] != b"ready":
-            raise _Failed(f"it says it is {state[1].decode() if state else got[:80]}")
+            raise _Failed(f"it says it is {state[1].decode() if state else repr(got[:80])}")
         if (limit := _LIMIT.search(got)) and (now := _CONNECTIONS.search(got)):
             has, most = self.connections[target.name] = int(now[1]), int(limit[1])
             if has >= most > 0:

@@ -1,0 +1,301 @@
+"""The watcher's decisions: health, back-off, limits, its log, its socket, and what it remembers of the rules."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import json
+import random
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from portfleet.adopted import alive, note, set_aside, start_time
+from portfleet.kernel.changes import KernelState, PointSlots, Transaction
+from portfleet.last_words import last_exit, last_lines
+from portfleet.model import Probe
+from portfleet.paths import Paths
+from portfleet.slots import Table
+from portfleet.watch.deaths import Deaths
+from portfleet.watch.health import Health, all_out
+from portfleet.watch.limits import Descriptors, Near, judge
+from portfleet.watch.limits import Table as Entries
+from portfleet.watch.log import Log
+from portfleet.watch.noted import NotedKernel
+from portfleet.watch.prober import Prober, Target
+from portfleet.watch.restarts import Backoff
+from portfleet.watch.server import serve
+
+
+def test_health_falls_after_fall_failures_in_a_row_and_rises_after_rise_successes() -> None:
+    health = Health(fall=3, rise=2)
+    flips = [health.note(trouble) for trouble in ("x", "x", "", "x", "x", "x", "x", "", "x", "", "")]
+    assert flips == [False, False, False, False, False, True, False, False, False, False, True]
+    assert health.healthy
+
+
+@given(st.lists(st.booleans()), st.integers(1, 5), st.integers(1, 5))
+def test_health_never_flips_on_fewer_than_asked(results: list[bool], fall: int, rise: int) -> None:
+    health, run, last = Health(fall, rise), 0, None
+    for good in results:
+        run = run + 1 if good == last else 1
+        last = good
+        was = health.healthy
+        if health.note("" if good else "x"):
+            assert good != was and run >= (fall if was else rise)
+
+
+def test_all_out_counts_those_that_are_out_already() -> None:
+    assert all_out({"a"}, set(), "a")
+    assert all_out({"a", "b"}, {"b"}, "a")
+    assert not all_out({"a", "b"}, set(), "a")
+
+
+def test_backoff_doubles_to_its_cap_with_jitter_and_forgets_after_a_stable_run() -> None:
+    backoff, now, waits = Backoff(random.Random(1)), 0.0, []
+    for _ in range(2000):  # a crash loop of a day and a half
+        waits.append(backoff.schedule(now))
+        assert not backoff.is_due(now + waits[-1] - 0.01)
+        now += waits[-1]
+        assert backoff.is_due(now + 0.001)
+    assert all(0.8 * 2**number <= wait <= 1.2 * 2**number for number, wait in enumerate(waits[:6]))
+    assert all(48 <= wait <= 72 for wait in waits[10:]) and len(set(waits[10:])) > 100
+    backoff.ran(59)
+    assert backoff.schedule(now) > 40
+    backoff.ran(61)
+    assert backoff.schedule(now) <= 1.2
+
+
+CALM = {"table": Entries(10, 1000, 0), "files": Descriptors(10, 1000)}
+
+
+@pytest.mark.parametrize(
+    ("changed", "name", "hint"),
+    [
+        ({"table": Entries(900, 1000, 0)}, "conntrack", "nf_conntrack_max=2000"),
+        ({"dropped": 7}, "conntrack", "nf_conntrack_max=2000"),
+        ({"files": Descriptors(950, 1000)}, "files", "fs.file-max=2000"),
+        ({"processes": {"a": Descriptors(90, 100)}}, "descriptors:a", "LimitNOFILE"),
+        ({"connections": {"a": (95, 100)}}, "connections:a", "portfleet scale"),
+    ],
+)
+def test_each_limit_is_named_with_what_raises_it(changed: dict[str, object], name: str, hint: str) -> None:
+    found: list[Near] = judge(**({"dropped": 0, "processes": {}, "connections": {}} | CALM | changed))  # type: ignore[arg-type] # built from parts
+    assert [near.name for near in found] == [name]
+    assert hint in found[0].hint
+
+
+def test_what_is_not_near_is_not_warned_of() -> None:
+    quiet = judge(dropped=0, processes={"a": Descriptors(89, 100)}, connections={"a": (0, 0)}, **CALM)  # type: ignore[arg-type] # built from parts
+    assert quiet == []
+
+
+def test_the_log_is_a_line_an_event_in_words_or_json() -> None:
+    words, objects = io.StringIO(), io.StringIO()
+    for as_json, file in ((False, words), (True, objects)):
+        Log(as_json=as_json, file=file)("ejected", instance="echo-blue-1", reason='it says "no"\nmore', slots=7)
+    line = words.getvalue()
+    assert (
+        line.endswith(' ejected instance=echo-blue-1 reason="it says \\"no\\"\\nmore" slots=7\n')
+        and line.count("\n") == 1
+    )
+    found = json.loads(objects.getvalue())
+    assert found["event"] == "ejected" and found["slots"] == 7 and found["time"].endswith("Z")
+
+
+def test_the_log_goes_to_the_file_itself_when_nobody_reads_the_pipe(tmp_path: Path) -> None:
+    script = (
+        "import sys; from pathlib import Path; from portfleet.watch.log import Log\n"
+        "log = Log(as_json=False, fallback=Path(sys.argv[1])); sys.stdin.readline(); log('a', n=1); log('b')\n"
+    )
+    child = subprocess.Popen(
+        [sys.executable, "-c", script, str(tmp_path / "log")], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    assert child.stdin is not None and child.stdout is not None
+    child.stdout.close()
+    child.stdin.write(b"\n")
+    child.stdin.close()
+    child.wait(timeout=20)
+    assert [line.split(" ", 1)[1] for line in (tmp_path / "log").read_text().splitlines()] == ["a n=1", "b"]
+
+
+def test_a_lasting_trouble_is_logged_once_until_it_changes_or_is_over() -> None:
+    file = io.StringIO()
+    log = Log(as_json=False, file=file)
+    for reason in ("x", "x", "y", "y"):
+        log.once("cannot", reason=reason)
+    assert log.over("cannot") and not log.over("cannot")
+    log.once("cannot", reason="y")
+    assert file.getvalue().count("\n") == 3
+
+
+def test_the_socket_answers_and_malformed_input_does_no_harm(tmp_path: Path) -> None:
+    async def talk() -> list[dict[str, object]]:
+        server = await serve(tmp_path / "s", {"status": lambda request: {"asked": request.get("n")}})
+        assert (tmp_path / "s").stat().st_mode & 0o777 == 0o600
+        reader, writer = await asyncio.open_unix_connection(str(tmp_path / "s"))
+        answers = []
+        for line in (b'{"command": "status", "n": 7}', b"{", b"[]", b'{"command": []}', b'{"command": "x"}', b"\xff"):
+            writer.write(line + b"\n")
+            answers.append(json.loads(await reader.readline()))
+        writer.write(b"x" * (1 << 17) + b"\n")
+        assert await reader.read() == b""  # too long a line ends the connection, not the server
+        writer.close()
+        reader, writer = await asyncio.open_unix_connection(str(tmp_path / "s"))
+        writer.write(b'{"command": "status"}\n')
+        answers.append(json.loads(await reader.readline()))
+        writer.close()
+        server.close()
+        return answers
+
+    answers = asyncio.run(talk())
+    assert answers[0] == {"ok": True, "asked": 7} and answers[-1]["ok"]
+    assert all(not answer["ok"] and answer["error"] for answer in answers[1:-1])
+
+
+class Counting:
+    """A kernel whose reads are counted; ``foreign`` changes a slot behind the watcher's back."""
+
+    def __init__(self) -> None:
+        self.table: Table = ("a", "a", "b", "b")
+        self.generation, self.reads = 5, 0
+
+    def read_slots(self, service: str) -> Table:
+        assert service == "echo"
+        self.reads += 1
+        return self.table
+
+    def observe(self) -> KernelState:
+        return KernelState(home="h", slots={"echo": self.read_slots("echo")})
+
+    def run(self, transaction: Transaction) -> None:
+        slots = list(self.table)
+        for change in transaction:
+            if isinstance(change, PointSlots):
+                for slot, (_, new) in change.moves.items():
+                    slots[slot] = new
+        self.table = tuple(slots)
+        self.generation += 1
+
+    def foreign(self, slot: int, owner: str) -> None:
+        slots = list(self.table)
+        slots[slot] = owner
+        self.table, self.generation = tuple(slots), self.generation + 1
+
+
+def test_slots_are_read_again_only_when_somebody_else_changed_something() -> None:
+    real = Counting()
+    kernel = NotedKernel(real, lambda: real.generation)  # type: ignore[arg-type] # the part of a kernel that is used
+    assert kernel.read_slots("echo") == real.table and real.reads == 1
+    kernel.run((PointSlots("echo", {0: ("a", "b")}),))
+    assert kernel.is_own(6) and kernel.read_slots("echo") == real.table and real.reads == 1
+    real.foreign(1, "b")
+    assert not kernel.is_own(7) and kernel.read_slots("echo") == real.table == ("b",) * 4 and real.reads == 2
+
+
+def ends(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 10
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+
+
+def test_a_death_is_told_at_once_and_a_kill_hits_only_what_is_watched() -> None:
+    async def run() -> list[tuple[str, int]]:
+        told: list[tuple[str, int]] = []
+        came = asyncio.Event()
+
+        def died(name: str, pid: int) -> None:
+            told.append((name, pid))
+            came.set()
+
+        deaths = Deaths(asyncio.get_running_loop(), died)
+        child = subprocess.Popen(["sleep", "60"])
+        assert deaths.watch("a", child.pid) and deaths.pid("a") == child.pid and not deaths.kill("b")
+        assert deaths.kill("a")
+        await asyncio.wait_for(came.wait(), 10)
+        child.wait()
+        assert not deaths.kill("a") and not deaths.watch("a", child.pid)
+        return [(name, pid - child.pid) for name, pid in told]
+
+    assert asyncio.run(run()) == [("a", 0)]
+
+
+def test_a_noted_process_is_found_again_and_a_pid_given_to_another_is_not(tmp_path: Path) -> None:
+    child = subprocess.Popen(["sleep", "60"])
+    try:
+        started = start_time(child.pid)
+        assert started is not None
+        note(tmp_path / "p", {"a": (child.pid, started), "b": (child.pid, started - 1)})
+        assert alive(tmp_path / "p") == {"a": child.pid}
+    finally:
+        child.kill()
+    ends(lambda: start_time(child.pid) is None)
+    assert alive(tmp_path / "p") == {}
+    child.wait()
+
+
+def test_setting_aside_moves_only_what_is_there(tmp_path: Path) -> None:
+    paths = Paths(tmp_path / "c", tmp_path, tmp_path, tmp_path)
+    paths.programs.mkdir()
+    (paths.programs / "a.conf").write_text("x")
+    assert set_aside(paths, ["a", "b"]) == ["a"]
+    assert [file.name for file in paths.programs.iterdir()] == ["a.adopted"]
+
+
+def test_last_words(tmp_path: Path) -> None:
+    paths = Paths(tmp_path / "c", tmp_path, tmp_path, tmp_path)
+    assert last_exit(paths, "echo-blue-1") == "" and last_lines(tmp_path / "none") == []
+    (tmp_path / "supervisord.log").write_text(
+        "2026 WARN exited: echo-blue-1 (exit status 3; not expected)\n"
+        "2026 WARN exited: echo-blue-11 (exit status 4; not expected)\n"
+        "2026 WARN exited: echo-blue-1 (terminated by SIGSEGV; not expected)\n"
+        "2026 WARN exited: echo-blue-11 (exit status 5; not expected)\n"
+    )
+    assert last_exit(paths, "echo-blue-1") == "terminated by SIGSEGV"
+    (tmp_path / "log").write_bytes(b"one\ntwo\n\nthree\x1b[31m\n" + "vier ä\n".encode())
+    assert last_lines(tmp_path / "log") == ["two", "three?[31m", "vier ä"]
+
+
+@pytest.fixture
+def listener() -> Iterator[socket.socket]:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield server
+
+
+def probe_once(target: Target, *, seconds: float = 5) -> str:
+    """Give the first result of probing ``target``."""
+    results: list[str] = []
+    prober = Prober(lambda _, trouble: results.append(trouble), time.monotonic)
+    prober.aim([target])
+    deadline = time.monotonic() + seconds
+    while not results:
+        assert time.monotonic() < deadline
+        time.sleep(prober.tick())
+    prober.aim([])
+    return results[0]
+
+
+def test_probes_by_connect(listener: socket.socket) -> None:
+    port = listener.getsockname()[1]
+    assert probe_once(Target("a", "127.0.0.1", port, None, Probe())) == ""
+    listener.close()
+    assert "ECONNREFUSED" in probe_once(Target("a", "127.0.0.1", port, None, Probe()))
+
+
+def test_a_loop_that_hangs_fails_although_the_kernel_accepts_for_it(listener: socket.socket, tmp_path: Path) -> None:
+    port = listener.getsockname()[1]
+    expecting = Probe(send="PING\n", expect="PONG", timeout=0.05)
+    assert "no answer within 50 ms" in probe_once(Target("a", "127.0.0.1", port, None, expecting))
+    with socket.socket(socket.AF_UNIX) as control:
+        control.bind(str(tmp_path / "c"))
+        control.listen()
+        trouble = probe_once(Target("a", "127.0.0.1", port, str(tmp_path / "c"), Probe(timeout=0.05)))
+    assert "no answer within 50 ms" in trouble
