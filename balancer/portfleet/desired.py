@@ -96,7 +96,7 @@ class ServiceWant:
         """Give the instance each slot shall point to while the instances named in ``out`` cannot serve.
 
         ``current`` is what the kernel has (instances per slot, empty for nothing yet). With nobody left to serve the
-        result is ``current``, the last state, where ``when_empty`` says keep, and else points nowhere.
+        result is ``current``: the last state is kept.
         """
         serving = {w.name for w in self.instances if w.takes and w.name not in out}
         weights = {
@@ -105,7 +105,7 @@ class ServiceWant:
             if w.instance.colour in (self.live, None) and (w.name in serving or self._stand_in(w.instance, serving))
         }
         if not weights:
-            return current if self.service.when_empty == "keep" else (None,) * len(current)
+            return current
         members = {name: _member(name) for name in set(current)}
         before = [members[name] for name in current[: len(self.home)]]
         before += [None] * (len(self.home) - len(before))
