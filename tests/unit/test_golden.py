@@ -1,0 +1,80 @@
+"""Plans and nft text, word for word.
+
+After a wanted change: GOLDEN=write pytest tests/unit/test_golden.py, and read the diff.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+import pytest
+
+from portfleet.kernel.changes import InstanceRule, SetInstance
+from portfleet.kernel.nft_text import text
+from portfleet.model import parse_instance
+from portfleet.plan import transactions
+from support.fake_world import World
+from support.fleets import ECHO, fleet
+
+GOLDEN = Path(__file__).with_name("golden")
+
+SMALL = ECHO.replace("instances = 4", "instances = 2\nslots = 256")
+KV = """
+[service.kv]
+listen = ["192.0.2.1:6000", "[2001:db8::1]:6000"]
+command = ["redis-server", "--port", "{port}"]
+ports = "6100-6103"
+instances = 2
+slots = 256
+affinity = "source/24/56"
+weight = { 1 = 3 }
+"""
+#: name -> (what was applied before, what shall be now)
+CASES = {
+    "first": (None, SMALL),
+    "two-services": (None, SMALL + KV),
+    "scaled-up": (SMALL, SMALL.replace("instances = 2", "instances = 3")),
+    "scaled-down": (SMALL, SMALL.replace("instances = 2", "instances = 1")),
+    "another-command": (SMALL, SMALL + "environment = { A = '1' }\n"),
+    "another-listen": (SMALL, SMALL.replace(":7000", "0.0.0.0:7001")),
+    "a-service-less": (SMALL + KV, SMALL),
+}
+
+
+def marks_of(rules: Iterable[InstanceRule | None]) -> dict[str, dict[int, str]]:
+    """Give {service: {mark: instance}} of ``rules``."""
+    found: dict[str, dict[int, str]] = {}
+    for rule in rules:
+        if rule and (instance := parse_instance(rule.name)):
+            found.setdefault(instance.service, {})[rule.mark] = rule.name
+    return found
+
+
+def compare(name: str, found: str) -> None:
+    """Compare ``found`` with the golden file ``name``, or write that where the environment asks for it."""
+    path = GOLDEN / name
+    if os.environ.get("GOLDEN") == "write":
+        path.write_text(found)
+    assert found == path.read_text()
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_plans_and_their_transactions_are_as_they_were_read_and_agreed_to(name: str, tmp_path: Path) -> None:
+    before, after = CASES[name]
+    world = World(tmp_path)
+    if before:
+        world.apply(fleet(before))
+
+    desired, plan = world.plan(fleet(after))
+
+    share = [f"{service}: {moved} of {of} slots move" for service, (moved, of) in plan.moved.items()]
+    compare(f"{name}.plan", "\n".join([*plan.describe(), *share, *plan.notes]) + "\n")
+    state, found = world.kernel.observe(), ""
+    marks = marks_of(state.instances.values())
+    for words, transaction in transactions(plan.steps, desired, state):
+        found += f"# {words}\n{text(transaction, marks)}"
+        marks |= marks_of(change.rule for change in transaction if isinstance(change, SetInstance))
+    # The home is a hash of the directory, another one for every test.
+    compare(f"{name}.nft", found.replace(world.paths.identity, "0123456789abcdef"))
