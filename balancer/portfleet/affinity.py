@@ -17,14 +17,19 @@ def slot_for(affinity: Affinity, address: Address, port: int | None, *, seed: in
     return slot_of(_key(affinity, address, port), seed=seed, slots=slots)
 
 
+def source_of(affinity: Affinity, address: Address) -> bytes:
+    """Give the bytes that a sticky client is known by: its address cut to the affinity's prefix."""
+    prefix = affinity.prefix4 if address.version == 4 else affinity.prefix6
+    return ipaddress.ip_network((address, prefix), strict=False).network_address.packed
+
+
 def _key(affinity: Affinity, address: Address, port: int | None) -> bytes:
     if affinity.kind == "connection":
         if port is None:
             raise ValueError("the affinity is by connection: the client's port counts too")
         # A concatenation pads each of its parts to a 32-bit register.
         return address.packed + port.to_bytes(2, "big") + b"\0\0"
-    prefix = affinity.prefix4 if address.version == 4 else affinity.prefix6
-    return ipaddress.ip_network((address, prefix), strict=False).network_address.packed
+    return source_of(affinity, address)
 
 
 def expressions(affinity: Affinity, *, seed: int, slots: int) -> tuple[str, ...]:

@@ -254,9 +254,11 @@ def _want(service: Service, record: ServiceRecord, paths: Paths, notes: tuple[st
         tries=len(limited) if service.overflow == "next" else 0,
         empty=service.when_empty,
     )
+    names = {want.name for want in wants}
     pins = {
-        network: member_instance(service.name, member, record.live).name
+        network: name
         for network, member in flatten(record.pins).items()
+        if (name := member_instance(service.name, member, record.live).name) in names
     }
     return ServiceWant(
         service, record.live, record.home, rule, wants, running.release, notes, record.canary, record.moved, pins

@@ -76,12 +76,15 @@ def _beside(want: ServiceWant, slots: Table, now: c.Beside) -> c.Beside:
 
 
 def _difference(want: ServiceWant, now: c.Beside, new: c.Beside) -> list[c.Change]:
+    """Give the changes from ``now`` to ``new`` of what the rule has; the rest went, or goes, with the rule."""
     changes: list[c.Change] = []
-    if now.taking != new.taking:
+    if want.rule.marked and now.taking != new.taking:
         changes.append(c.SetTaking(want.name, add=new.taking - now.taking, remove=now.taking - new.taking))
-    changes += _point(want.name, now.local, new.local, "local")
-    changes += _point(want.name, now.overflow, new.overflow, "overflow")
-    if now.pins != new.pins:
+    if want.rule.remote:
+        changes += _point(want.name, now.local, new.local, "local")
+    if want.rule.tries:
+        changes += _point(want.name, now.overflow, new.overflow, "overflow")
+    if want.rule.pins and now.pins != new.pins:
         add = {network: name for network, name in new.pins.items() if now.pins.get(network) != name}
         remove = {network: name for network, name in now.pins.items() if new.pins.get(network) != name}
         changes.append(c.SetPins(want.name, add, remove))

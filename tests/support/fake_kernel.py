@@ -74,6 +74,9 @@ class FakeKernel:
         pins = dict(self._now.pins.get(rule.name, {})) if rule.pins else {}
         return c.Beside(local, overflow, taking, pins)
 
+    def read_sticky(self, rule: c.ServiceRule, source: bytes) -> str | None:
+        return None
+
     def recover(self) -> c.KernelState:
         state, now = self.observe(), self._now
         return c.KernelState(

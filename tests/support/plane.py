@@ -56,6 +56,11 @@ class Plane:
             self.kernel.run(transaction)
         return plan.describe()
 
+    def is_as_wanted(self) -> bool:
+        """Tell whether nothing is left to do to the rules."""
+        plan = make_plan(self.desired, self.observed())
+        return not list(transactions(plan.steps, self.desired, self.kernel.observe()))
+
     def plan(self, out: Iterable[str] = ()) -> list[str]:
         """Give what would be done, in words."""
         return make_plan(self.desired, self.observed(out)).describe()
@@ -65,7 +70,11 @@ class Plane:
         return Observed(
             kernel=self.kernel.observe(),
             supervisor=True,
-            instances={want.name: InstanceSeen("RUNNING", ready=True) for want in self.desired.instances()},
+            instances={
+                want.name: InstanceSeen("RUNNING", ready=True)
+                for service in self.desired.services.values()
+                for want in service.running
+            },
             out=dict.fromkeys(out, Out("died", "", "")),
         )
 

@@ -14,6 +14,8 @@ VERBS = {
     "maint": "drain an instance, then stop it until undrain",
     "migrate": "move an instance's share to another instance or box",
     "scale": "run another number of instances, no connection dropped",
+    "pin": "give a heavy source an instance of its own choice",
+    "unpin": "let a pinned source go where its slot leads again",
     "cutover": "make the other colour live with a new release, no connection dropped",
     "rollback": "go back to the release before",
     "restart": "restart instances rolling, connections handed off first",

@@ -5,6 +5,7 @@
   portfleet explain kv [2001:db8::7]:40000
 
 The slots are read from the kernel; without the right to do so they come from the journal, and the answer says so.
+Where clients are sticky, --live looks up where the kernel remembers each, which comes before its slot.
 """
 
 from __future__ import annotations
@@ -13,7 +14,8 @@ import argparse
 import ipaddress
 import re
 
-from portfleet.affinity import Address, slot_for
+from portfleet import pins
+from portfleet.affinity import Address, slot_for, source_of
 from portfleet.context import Context
 from portfleet.desired import ServiceWant
 from portfleet.errors import Exit, PortfleetError
@@ -23,6 +25,7 @@ from portfleet.output import print_json
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("service", metavar="SERVICE")
     parser.add_argument("address", metavar="ADDRESS[:PORT]", nargs="+", help="clients' addresses, IPv4 or IPv6")
+    parser.add_argument("--live", action="store_true", help="look up sticky clients in the kernel")
 
 
 def run(options: argparse.Namespace, context: Context) -> Exit:
@@ -30,25 +33,14 @@ def run(options: argparse.Namespace, context: Context) -> Exit:
     context.service(fleet, options.service)
     want = context.desired(fleet).services[options.service]
     slots, source = _slots(context, want)
-    answers = []
-    for text in options.address:
-        address, port = parse_client(text)
-        if address.version not in want.service.families:
-            raise PortfleetError(
-                f"{want.name} has no IPv{address.version} listen address", hint="see listen in fleet.toml"
-            )
-        try:
-            slot = slot_for(want.service.affinity, address, port, seed=want.rule.seed, slots=want.rule.slots)
-        except ValueError as error:
-            raise PortfleetError(
-                f"{text}: {error}", hint=f"portfleet explain {want.name} {text}:PORT", code=Exit.USAGE
-            ) from None
-        answers.append(_answer(want, text, slot, slots) | {"source": source})
+    answers = [_answer(context, want, text, slots, live=options.live) | {"source": source} for text in options.address]
     if context.json:
         print_json(answers if len(answers) > 1 else answers[0])
         return Exit.DONE
     if source == "journal":
         context.say("the kernel's table cannot be read; this is by the journal, with nobody ejected")
+    if want.rule.sticky and not options.live:
+        context.say(f"clients of {want.name} are sticky: who came lately is where --live says")
     for answer in answers:
         print(_line(want, answer))
     return Exit.DONE
@@ -77,17 +69,47 @@ def _slots(context: Context, want: ServiceWant) -> tuple[tuple[str | None, ...],
     return (found, "kernel") if any(found) else (want.table(()), "journal")
 
 
-def _answer(want: ServiceWant, text: str, slot: int | None, slots: tuple[str | None, ...]) -> dict[str, object]:
+def _answer(
+    context: Context, want: ServiceWant, text: str, slots: tuple[str | None, ...], *, live: bool
+) -> dict[str, object]:
+    address, port = parse_client(text)
+    if address.version not in want.service.families:
+        raise PortfleetError(f"{want.name} has no IPv{address.version} listen address", hint="see listen in fleet.toml")
+    for by, name in (
+        ("pin", pins.find(want.pins, address)),
+        ("sticky", _remembered(context, want, address, live=live)),
+    ):
+        if name is not None and name in slots:  # else it takes no connections now, and the slot decides
+            return {"address": text, "slot": None, "instance": name, "port": _port(want, name), "by": by}
+    try:
+        slot = slot_for(want.service.affinity, address, port, seed=want.rule.seed, slots=want.rule.slots)
+    except ValueError as error:
+        hint = f"portfleet explain {want.name} {text}:PORT"
+        raise PortfleetError(f"{text}: {error}", hint=hint, code=Exit.USAGE) from None
     if slot is None:
-        return {"address": text, "slot": None, "instance": None, "any": sorted({name for name in slots if name})}
-    name = slots[slot] if slot < len(slots) else None
-    rule = next((instance.rule for instance in want.instances if instance.name == name), None)
-    return {"address": text, "slot": slot, "instance": name, "port": rule.port if rule else None}
+        serving = sorted({name for name in slots if name})
+        return {"address": text, "slot": None, "instance": None, "any": serving, "by": str(want.service.affinity)}
+    found = slots[slot] if slot < len(slots) else None
+    return {"address": text, "slot": slot, "instance": found, "port": _port(want, found), "by": "slot"}
+
+
+def _remembered(context: Context, want: ServiceWant, address: Address, *, live: bool) -> str | None:
+    if not live or want.rule.sticky is None:
+        return None
+    return context.kernel.read_sticky(want.rule, source_of(want.service.affinity, address))
+
+
+def _port(want: ServiceWant, name: str | None) -> int | None:
+    return next((instance.rule.port for instance in want.instances if instance.name == name), None)
 
 
 def _line(want: ServiceWant, answer: dict[str, object]) -> str:
-    if answer["slot"] is None:
-        return f"{answer['address']}: affinity is {want.service.affinity}; any of {', '.join(answer['any'])}"  # type: ignore[arg-type] # a list of names
-    if answer["instance"] is None:
-        return f"{answer['address']}: slot {answer['slot']}, which points nowhere: nobody serves"
-    return f"{answer['address']}: slot {answer['slot']} → {answer['instance']}, port {answer['port']}"
+    address, slot, name = answer["address"], answer["slot"], answer["instance"]
+    if answer["by"] in ("pin", "sticky"):
+        words = {"pin": "pinned to", "sticky": "remembered with"}[str(answer["by"])]
+        return f"{address}: {words} {name}, port {answer['port']}"
+    if slot is None:
+        return f"{address}: affinity is {want.service.affinity}; any of {', '.join(answer['any'])}"  # type: ignore[arg-type] # a list of names
+    if name is None:
+        return f"{address}: slot {slot}, which points nowhere: nobody serves"
+    return f"{address}: slot {slot} → {name}, port {answer['port']}"

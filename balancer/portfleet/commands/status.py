@@ -16,7 +16,7 @@ from portfleet.desired import InstanceWant, ServiceWant
 from portfleet.errors import Exit
 from portfleet.journal import Journal
 from portfleet.last_words import last_exit, last_lines
-from portfleet.model import other
+from portfleet.model import member_instance, other
 from portfleet.observed import InstanceSeen, Observed
 from portfleet.operate import colours
 from portfleet.output import paint, print_json, table
@@ -57,6 +57,8 @@ def run(options: argparse.Namespace, context: Context) -> Exit:
         _show(service, observed, context.paths)
         for line in colours.lines(service, observed, desired.journal):
             print(f"  {line}")
+        for network, name in _pins(service, desired.journal).items():
+            print(f"  pinned: {network} → {name}")
     return Exit.DONE
 
 
@@ -72,7 +74,14 @@ def _service(service: ServiceWant, observed: Observed, journal: Journal, paths: 
         "instances": [_instance(want, observed, slots, paths) for want in service.instances],
         "colours": colours.values(service, observed, journal),
         "operation": colours.operation(service, journal),
+        "pins": _pins(service, journal),
     }
+
+
+def _pins(service: ServiceWant, journal: Journal) -> dict[str, str]:
+    """Give {network: instance of the live colour}, as they were pinned."""
+    found = journal.services[service.name].pins
+    return {network: member_instance(service.name, member, service.live).name for network, member in found.items()}
 
 
 def _instance(want: InstanceWant, observed: Observed, slots: Counter[str], paths: Paths) -> dict[str, Any]:

@@ -248,6 +248,9 @@ class Kernel(Protocol):
     def read_beside(self, rule: ServiceRule) -> Beside:
         """Read what goes with a service's slots; as cheap as `read_slots`."""
 
+    def read_sticky(self, rule: ServiceRule, source: bytes) -> str | None:
+        """Give the instance that a sticky client is remembered with; ``source`` is its address cut to the prefix."""
+
     def recover(self) -> KernelState:
         """Read back everything as `observe` does, with marks, ports and seeds read out of the rules themselves.
 

@@ -35,7 +35,7 @@ class NftKernel:
     def __init__(self, memory: Path) -> None:
         self._memory = Memory(memory)
         self._reader = NftReader(NAME)
-        self._promised: dict[str, dict[int, str]] = {}
+        self._writer = nft_text.Writer()
 
     @cached_property
     def _nft(self) -> NftContext:
@@ -88,6 +88,12 @@ class NftKernel:
         has += [f"taking-{rule.name}"] * rule.marked + [f"pins4-{rule.name}"] * rule.pins
         return self._beside(rule.name, has)
 
+    def read_sticky(self, rule: c.ServiceRule, source: bytes) -> str | None:
+        family = 4 if len(source) == 4 else 6
+        name = f"sticky{family}-{rule.sticky.size if rule.sticky else 0}-{rule.name}"
+        found = self._reader.element(name, source)
+        return _named(listing.number(found.data), self._marks(rule.name)) if found and found.data else None
+
     def check(self, transaction: c.Transaction) -> None:
         self._refuse_used(transaction)
         self._nft.do(nft_text.text(transaction, self._known(transaction)), dry=True)
@@ -108,14 +114,8 @@ class NftKernel:
             self._memory.note(rules, listing.digests(self._reader.chains(*_chains(rules))))
 
     def text(self, transaction: c.Transaction) -> str:
-        known = self._known(transaction) if self._reader.exists() else {}
-        for service, marks in self._promised.items():
-            known[service] = marks | known.get(service, {})
-        for change in transaction:
-            if isinstance(change, c.SetInstance):  # a later transaction may point at it before this one has run
-                service = nft_text.service_of(change) or ""
-                self._promised.setdefault(service, {})[change.rule.mark] = change.rule.name
-        return nft_text.text(transaction, known)
+        self._writer.learn(self._known(transaction))
+        return self._writer.text(transaction)
 
     def _known(self, transaction: c.Transaction) -> dict[str, dict[int, str]]:
         services = {service for change in transaction if (service := nft_text.service_of(change))}

@@ -19,7 +19,7 @@ from functools import cached_property
 from typing import TypeVar
 
 from portfleet.errors import Exit, PortfleetError
-from portfleet.kernel.netlink import Netfilter, attribute, attributes, members
+from portfleet.kernel.netlink import Netfilter, attribute, attributes, members, nested
 
 T = TypeVar("T")
 
@@ -32,6 +32,7 @@ _RULE_EXPRESSIONS, _RULE_USERDATA = 4, 7
 _ELEMENTS = 3
 _KEY, _DATA, _FLAGS, _EXPIRATION, _KEY_END = 1, 2, 3, 5, 10
 _VALUE, _VERDICT = 1, 2
+_LIST_ELEMENT = 1
 _VERDICT_CHAIN = 2
 _INTERVAL_END = 1
 #: An element whose key and data are one 32-bit register each: three headers, key, two headers, data.
@@ -95,6 +96,13 @@ class NftReader:
     def elements(self, name: str) -> list[Element]:
         """Give the elements of a map or set; none where it is not there."""
         return self._ask(lambda: [element for data in self._element_lists(name) for element in _elements(data)]) or []
+
+    def element(self, name: str, key: bytes) -> Element | None:
+        """Give the element of a map with this key; None where it is not there."""
+        chosen = nested(_ELEMENTS, nested(_LIST_ELEMENT, nested(_KEY, attribute(_VALUE, key))))
+        which = attribute(_NAME, name.encode() + b"\0")
+        found = self._ask(lambda: self._netfilter.get(_GET_ELEMENTS, _INET, self._table, which, chosen))
+        return next(_elements(found.get(_ELEMENTS, b"")), None) if found else None
 
     def registers(self, name: str) -> dict[int, int]:
         """Give a map of 32-bit numbers to 32-bit numbers; of 4,096 elements within 3 ms."""

@@ -30,13 +30,25 @@ _FOREIGN = re.compile(r"[A-Za-z_.][A-Za-z0-9/\\_.-]{0,250}")
 _DIGEST = re.compile(r"[0-9a-f]{1,64}")
 
 
-def text(transaction: c.Transaction, marks: Marks) -> str:
-    """Give the whole transaction as nft text; ``marks`` is what the kernel has before it.
+class Writer:
+    """Writes transactions that come one after the other: what one of them sets, a later one may point at."""
 
-    Raises PortfleetError for an instance of which neither ``marks`` nor ``transaction`` knows.
-    """
-    book = {service: dict(known) for service, known in marks.items()}
-    return "".join(line.rstrip("\n") + "\n" for change in transaction for line in _lines(change, book))
+    def __init__(self, marks: Marks | None = None) -> None:
+        self._book = {service: dict(known) for service, known in (marks or {}).items()}
+
+    def learn(self, marks: Marks) -> None:
+        """Take ``marks`` for what the kernel has; what was written but not run meanwhile is kept beside it."""
+        for service, known in marks.items():
+            self._book[service] = self._book.get(service, {}) | dict(known)
+
+    def text(self, transaction: c.Transaction) -> str:
+        """Give a whole transaction as nft text; raises PortfleetError for an instance of which nothing is known."""
+        return "".join(line.rstrip("\n") + "\n" for change in transaction for line in _lines(change, self._book))
+
+
+def text(transaction: c.Transaction, marks: Marks) -> str:
+    """Give one transaction as nft text, with ``marks`` what the kernel has before it; raises as `Writer.text`."""
+    return Writer(marks).text(transaction)
 
 
 def service_of(change: c.Change) -> str | None:

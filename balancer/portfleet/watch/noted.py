@@ -44,6 +44,9 @@ class NotedKernel:
     def read_beside(self, rule: ServiceRule) -> Beside:
         return self._kernel.read_beside(rule)
 
+    def read_sticky(self, rule: ServiceRule, source: bytes) -> str | None:
+        return self._kernel.read_sticky(rule, source)
+
     def recover(self) -> KernelState:
         return self._kernel.recover()
 

@@ -1,0 +1,63 @@
+"""Give a heavy source, such as an office behind one address, an instance of your choice.
+
+  portfleet pin echo 198.18.0.7 echo-blue-2       portfleet pin echo 2001:db8:7::/48 2
+
+The longest prefix decides. A pin follows a cutover to the instance of the same number; while its instance is out, its
+clients go by their slots. New connections only: established ones stay where they are.
+"""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import replace
+
+from portfleet import pins
+from portfleet.context import Context
+from portfleet.desired import InstanceWant
+from portfleet.errors import Exit, PortfleetError
+from portfleet.operate.pinning import change_pins
+from portfleet.operate.submit import already, record_of, targets
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("service", metavar="SERVICE")
+    parser.add_argument("source", metavar="ADDRESS[/PREFIX]", help="a client's address, or a network of them")
+    parser.add_argument("instance", metavar="INSTANCE", help="such as echo-blue-2, or 2")
+
+
+def run(options: argparse.Namespace, context: Context) -> Exit:
+    want, found = targets(context, f"{options.service}/{options.instance}")
+    instance, network = found[0], parse_network(options.source)
+    if network.version not in want.service.families:
+        raise PortfleetError(
+            f"{want.name} has no IPv{network.version} listen address", hint="see listen in fleet.toml", code=Exit.USAGE
+        )
+    _refuse_other_colour(instance, want.live)
+    text, member = str(network), instance.instance.member
+    before = record_of(context, want.name).pins.get(text)
+    if before == member:
+        return already(context, "pin", want.name, f"{text} is already pinned to {instance.name}")
+    change_pins(
+        context, want.name, why="pin", change=lambda record: replace(record, pins={**record.pins, text: member})
+    )
+    undo = f"portfleet pin {want.name} {text} {before}" if before else f"portfleet unpin {want.name} {text}"
+    print(f"{want.name}: new connections of {text} go to {instance.name}. Undo with: {undo}")
+    return Exit.DONE
+
+
+def parse_network(text: str) -> pins.Network:
+    """Read ADDRESS[/PREFIX]; raises PortfleetError (exit 2)."""
+    try:
+        return pins.parse(text)
+    except ValueError as error:
+        hint = "write 198.18.0.7, 198.18.0.0/24, 2001:db8::7 or 2001:db8:7::/48"
+        raise PortfleetError(f'"{text}" is not an address or a network: {error}', hint=hint, code=Exit.USAGE) from None
+
+
+def _refuse_other_colour(instance: InstanceWant, live: str) -> None:
+    if instance.instance.colour not in (live, None):
+        raise PortfleetError(
+            f"{instance.name} is of the idle colour; a pin goes to the live one, {live}, and follows a cutover",
+            hint=f"pin to {instance.instance.number}",
+            code=Exit.USAGE,
+        )

@@ -1,0 +1,35 @@
+"""Let a pinned source go where its slot leads again; established connections stay where they are.
+
+portfleet unpin echo 198.18.0.7
+"""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import replace
+
+from portfleet.commands.pin import parse_network
+from portfleet.context import Context
+from portfleet.errors import Exit
+from portfleet.journal import ServiceRecord
+from portfleet.operate.pinning import change_pins
+from portfleet.operate.submit import already, record_of, service_want
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("service", metavar="SERVICE")
+    parser.add_argument("source", metavar="ADDRESS[/PREFIX]", help="as it was pinned; see portfleet status")
+
+
+def run(options: argparse.Namespace, context: Context) -> Exit:
+    want, text = service_want(context, options.service), str(parse_network(options.source))
+    member = record_of(context, want.name).pins.get(text)
+    if member is None:
+        return already(context, "unpin", want.name, f"{text} is not pinned")
+
+    def without(record: ServiceRecord) -> ServiceRecord:
+        return replace(record, pins={network: to for network, to in record.pins.items() if network != text})
+
+    change_pins(context, want.name, why="unpin", change=without)
+    print(f"{want.name}: {text} goes by its slot again. Undo with: portfleet pin {want.name} {text} {member}")
+    return Exit.DONE
