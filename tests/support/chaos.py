@@ -132,6 +132,8 @@ class Chaos:
         report.replies += sum(held["replies"] for held in clients.report["held"])
         report.lost_beside += len(beside)
         report.lost_hit += len(clients.lost) - len(beside)
+        done = ", ".join(f"{fault.kind} ({fault.seconds:.1f} s)" for fault in report.faults[-len(kinds) :])
+        print(f"{len(report.faults):4} {done}: {connects['done']} connects", file=sys.stderr, flush=True)
         if beside or connects["refused"]:
             print(f"after {kinds}, which hit {sorted(hit)}: {beside} {connects}", file=sys.stderr)
 
