@@ -98,6 +98,11 @@ def _rules(want: ServiceWant, observed: Observed) -> Iterator[s.Step]:
     ]
     if kernel.services.get(want.name) != want.rule:
         changes.append(c.SetService(want.rule))
+    limits = {i.rule.mark: i.name for i in want.instances if i.rule.limit}
+    now = {mark: name for mark, name in kernel.limits.items() if _service_of(name) == want.name}
+    if limits != now:
+        add = {mark: name for mark, name in limits.items() if now.get(mark) != name}
+        changes.append(c.SetLimits(add, frozenset(mark for mark, name in now.items() if limits.get(mark) != name)))
     if changes:
         touched = [change.rule.name for change in changes if isinstance(change, c.SetInstance | c.SetService)]
         drifted = " (somebody changed them)" if any(name in kernel.drift for name in touched) else ""
@@ -108,6 +113,11 @@ def _with_restart(instance: InstanceWant, observed: Observed) -> bool:
     """True where an instance serves by its old rules until it is restarted: its port may be another from then on."""
     old = instance.name in observed.outdated and observed.seen(instance.name).ready
     return old and instance.name in observed.kernel.instances
+
+
+def _service_of(name: str) -> str:
+    instance = parse_instance(name)
+    return instance.service if instance else ""
 
 
 def _down(want: ServiceWant, observed: Observed) -> frozenset[str]:

@@ -31,6 +31,7 @@ class _Tables:
     ports: frozenset[tuple[int, int]] = frozenset()
     edited: set[str] = field(default_factory=set)
     remotes: frozenset[int] = frozenset()
+    limits: dict[int, str] = field(default_factory=dict)
     others: dict[tuple[c.Which, str], dict[int, str]] = field(default_factory=dict)
     taking: dict[str, frozenset[str]] = field(default_factory=dict)
     pins: dict[str, dict[str, str]] = field(default_factory=dict)
@@ -60,6 +61,7 @@ class FakeKernel:
             listens=self._listens(),
             ports=now.ports,
             remotes=now.remotes,
+            limits=dict(now.limits),
             beside={n: found for n, rule in now.services.items() if (found := self.read_beside(rule)) != c.Beside()},
             drift=frozenset(now.edited | detours),
         )
@@ -74,7 +76,7 @@ class FakeKernel:
         pins = dict(self._now.pins.get(rule.name, {})) if rule.pins else {}
         return c.Beside(local, overflow, taking, pins)
 
-    def read_sticky(self, rule: c.ServiceRule, source: bytes) -> str | None:
+    def read_sticky(self, rule: c.ServiceRule, source: bytes) -> str | None:  # noqa: ARG002 (no client comes here)
         return None
 
     def recover(self) -> c.KernelState:
@@ -153,6 +155,11 @@ def _apply(tables: _Tables, change: c.Change, *, began: _Tables) -> None:
                 _demand(tables.listens.setdefault(key, service) == service, "element is there", change)
         case c.SetRemotes(marks):
             tables.remotes = marks
+        case c.SetLimits(limited, free):
+            for mark in free:
+                _demand(tables.limits.pop(mark, None) is not None, "no such element", change)
+            for mark, name in limited.items():
+                _demand(tables.limits.setdefault(mark, name) == name, "element is there", change)
         case c.PointSlots():
             _point(tables, change)
         case c.SetTaking(service, joining, leaving):
@@ -171,6 +178,7 @@ def _apply(tables: _Tables, change: c.Change, *, began: _Tables) -> None:
                 used = {owner for slots in state.slots.values() for owner in slots.values()}
                 _demand(name not in used | set(state.chains.values()), "chain is in use", change)
             del tables.chains[name]
+            tables.limits = {mark: limited for mark, limited in tables.limits.items() if limited != name}
             tables.edited.discard(name)
         case c.DropService(name):
             _demand(name in tables.services, "no such chain", change)

@@ -31,8 +31,8 @@ class Sticky:
 class InstanceRule:
     """How a new connection gets to an instance. ``remote`` None: to ``port`` on this box.
 
-    ``limit``: established connections at most, 0 for no limit; what is over it goes to the service's "overflow" table
-    or, without ``spills``, is refused. ``key`` says what a sticky client is known by.
+    ``limit``: connections at most, 0 for no limit; what is over it goes by the service's table "overflow" or, without
+    ``spills``, is refused. `SetLimits` makes it count. ``key`` says what a sticky client is known by.
     """
 
     name: str
@@ -104,6 +104,14 @@ class SetRemotes:
     """Translate the client's address too for the connections with exactly these marks: remote instances' ones."""
 
     marks: frozenset[int]
+
+
+@dataclass(frozen=True)
+class SetLimits:
+    """Count the connections with the marks ``add``, {mark: instance}, against the instance's limit; not ``remove``."""
+
+    add: Mapping[int, str] = field(default_factory=dict)
+    remove: frozenset[int] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -184,6 +192,7 @@ Change = (
     | SetInstance
     | SetPorts
     | SetRemotes
+    | SetLimits
     | SetListens
     | PointSlots
     | SetTaking
@@ -222,6 +231,7 @@ class KernelState:
     listens: Mapping[Listen, str] = field(default_factory=dict)
     ports: frozenset[tuple[int, int]] = frozenset()
     remotes: frozenset[int] = frozenset()
+    limits: Mapping[int, str] = field(default_factory=dict)
     drift: frozenset[str] = frozenset()
 
 

@@ -65,6 +65,7 @@ class NftKernel:
             beside={name: beside for name in services if (beside := self._beside(name, maps)) != c.Beside()},
             listens=c.merge(found),
             ports=listing.ranges(self._reader.elements("ports")),
+            limits=self._limits(),
             remotes=frozenset(listing.number(element.key) for element in self._reader.elements("remotes")),
             drift=frozenset(drift | ({""} if not same >= _FIXED else set())),
         )
@@ -119,7 +120,14 @@ class NftKernel:
 
     def _known(self, transaction: c.Transaction) -> dict[str, dict[int, str]]:
         services = {service for change in transaction if (service := nft_text.service_of(change))}
-        return {service: self._marks(service) for service in services}
+        known = {service: self._marks(service) for service in services}
+        if any(isinstance(change, c.DropInstance) for change in transaction):
+            known[nft_text.LIMIT] = self._limits()
+        return known
+
+    def _limits(self) -> dict[int, str]:
+        found = self._reader.elements("limits")
+        return {listing.number(element.key): (element.chain or "?").removeprefix("cap_") for element in found}
 
     def _marks(self, service: str) -> dict[int, str]:
         return listing.marks(self._reader.elements(f"instances-{service}"))
@@ -164,7 +172,8 @@ class NftKernel:
         """Remove what rules needed before ``transaction`` and need no longer."""
         parts = {part for rule in before.values() if rule for part in leftovers.parts_of(rule)}
         parts -= {part for rule in after.values() if rule for part in leftovers.parts_of(rule)}
-        parts |= {f"try_{change.name}" for change in transaction if isinstance(change, c.DropInstance)}
+        dropped = [change.name for change in transaction if isinstance(change, c.DropInstance)]
+        parts |= {f"{kind}_{name}" for name in dropped for kind in ("try", "cap")}
         services = [change.name for change in transaction if isinstance(change, c.DropService)]
         if not parts and not services:
             return
@@ -203,7 +212,7 @@ def _chains(units: Iterable[str]) -> list[str]:
     for unit in units:
         if unit.startswith("service-"):
             name = unit.removeprefix("service-")
-            chains += [f"local_{name}", f"overflow_{name}"]
+            chains += [f"local_{name}", f"overflow_{name}", f"full_{name}"]
         else:
-            chains.append(f"try_{unit}")
+            chains += [f"try_{unit}", f"cap_{unit}"]
     return chains

@@ -11,19 +11,20 @@ from portfleet.kernel import changes as c
 from portfleet.kernel.nft_text import TABLE
 from portfleet.model import parse_instance
 
-_SETS = ("taking-", "counts-")
+_SETS = ("taking-", "counts-", "full-")
 
 
 def parts_of(rule: c.ServiceRule | c.InstanceRule) -> frozenset[str]:
     """Give the maps and chains beside those every service has that ``rule`` needs."""
     if isinstance(rule, c.InstanceRule):
-        return frozenset({f"try_{rule.name}"} if rule.limit and rule.spills else ())
+        tried = {f"try_{rule.name}"} if rule.limit and rule.spills else set()
+        return frozenset(tried | ({f"cap_{rule.name}"} if rule.limit else set()))
     name = rule.name
     parts = {f"counts-{name}"} if rule.limited else set()
     if rule.remote:
         parts |= {f"local-{name}", f"local_{name}"}
     if rule.tries:
-        parts |= {f"overflow-{name}", f"overflow_{name}"}
+        parts |= {f"overflow-{name}", f"overflow_{name}", f"full-{name}", f"full_{name}"}
     if rule.marked:
         parts.add(f"taking-{name}")
     if rule.pins:
@@ -36,9 +37,10 @@ def parts_of(rule: c.ServiceRule | c.InstanceRule) -> frozenset[str]:
 def of_service(name: str, maps: Iterable[str], chains: Iterable[str]) -> frozenset[str]:
     """Give everything of a service that has no rules any more."""
     found = {part for part in maps if _service_of_map(part) == name}
-    found |= {chain for chain in chains if chain in (f"local_{name}", f"overflow_{name}")}
+    found |= {chain for chain in chains if chain in (f"local_{name}", f"overflow_{name}", f"full_{name}")}
     for chain in chains:
-        instance = parse_instance(chain.removeprefix("try_")) if chain.startswith("try_") else None
+        kind, _, of = chain.partition("_")
+        instance = parse_instance(of) if kind in ("try", "cap") else None
         if instance and instance.service == name:
             found.add(chain)
     return frozenset(found)

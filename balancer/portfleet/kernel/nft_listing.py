@@ -22,7 +22,9 @@ _IMMEDIATE_DATA, _VALUE = 2, 1
 def unit_of(chain: str) -> str:
     """Give the name under which ``chain`` is set: ``try_X`` goes with ``X``, ``local_X`` with ``service-X``."""
     kind, _, of = chain.partition("_")
-    return {"try": of, "local": f"service-{of}", "overflow": f"service-{of}"}.get(kind, chain) if of else chain
+    if kind in ("try", "cap") and of:
+        return of
+    return f"service-{of}" if kind in ("local", "overflow", "full") and of else chain
 
 
 def digests(chains: Mapping[str, Chain]) -> dict[str, str]:

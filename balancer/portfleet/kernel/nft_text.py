@@ -22,7 +22,8 @@ from portfleet.model import Affinity, Listen, parse_instance
 TABLE = "inet portfleet"
 #: Connection marks of those who are told no, above all marks of instances.
 REFUSED, DROPPED = (1 << 24) - 1, (1 << 24) - 2
-#: What the kernel has: {service: {mark: instance}}.
+#: What the kernel has: {service: {mark: instance}}; by LIMIT, which no service is called, of those with a limit.
+LIMIT = "+limit"
 Marks = Mapping[str, Mapping[int, str]]
 _IDENTIFIER = re.compile(r"[a-z][a-z0-9-]{0,60}")
 #: A chain that somebody else made in our table may be called anything that nft takes.
@@ -84,6 +85,9 @@ def _lines(change: c.Change, book: dict[str, dict[int, str]]) -> Iterator[str]:
         case c.SetRemotes(marks):
             yield f"flush set {TABLE} remotes"
             yield from _add("remotes", [str(mark) for mark in sorted(marks)])
+        case c.SetLimits(limited, free):
+            yield from _delete("limits", [str(mark) for mark in sorted(free)])
+            yield from _add("limits", [f"{mark} : jump cap_{_name(name)}" for mark, name in limited.items()])
         case c.SetListens(add, remove):
             for name, elements in _by_map(remove).items():
                 yield from _delete(name, [key for key, _ in elements])
@@ -95,8 +99,7 @@ def _lines(change: c.Change, book: dict[str, dict[int, str]]) -> Iterator[str]:
             yield f"flush chain {TABLE} {_name(name)}"
             yield f"add rule {TABLE} {name} goto {_name(to)}"
         case c.DropInstance(name):
-            known = book.get(_service_of(name), {})
-            yield from _unmark(name, known)
+            yield from _unmark(name, book)
             yield f"flush chain {TABLE} {_name(name, _FOREIGN)}"
             yield f"delete chain {TABLE} {name}"
         case c.DropService(name):
@@ -138,7 +141,7 @@ def unmarked(transaction: c.Transaction, marks: Marks) -> str:
     """
     book = {service: dict(known) for service, known in marks.items()}
     dropped = [change.name for change in transaction if isinstance(change, c.DropInstance)]
-    return "".join(f"{line}\n" for name in dropped for line in _unmark(name, book.get(_service_of(name), {})))
+    return "".join(f"{line}\n" for name in dropped for line in _unmark(name, book))
 
 
 def _set_mark(rule: c.InstanceRule, known: dict[int, str]) -> Iterator[str]:
@@ -153,11 +156,15 @@ def _set_mark(rule: c.InstanceRule, known: dict[int, str]) -> Iterator[str]:
         yield from _add(name, [f"{rule.mark} : goto {_name(rule.name)}"])
 
 
-def _unmark(name: str, known: dict[int, str]) -> Iterator[str]:
-    stale = [mark for mark, instance in known.items() if instance == name]
-    yield from _delete(f"instances-{_service_of(name)}", [str(mark) for mark in stale])
-    for mark in stale:
-        del known[mark]
+def _unmark(name: str, book: dict[str, dict[int, str]]) -> Iterator[str]:
+    """Have no mark lead to an instance's chains."""
+    service = _service_of(name)
+    for where, map_name in ((service, f"instances-{service}"), (LIMIT, "limits")):
+        known = book.get(where, {})
+        stale = [mark for mark, instance in known.items() if instance == name]
+        yield from _delete(map_name, [str(mark) for mark in stale])
+        for mark in stale:
+            del known[mark]
 
 
 def _mark(instance: str, mark_of: Mapping[str, int]) -> int:
