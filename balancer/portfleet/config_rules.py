@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import ipaddress
 from collections.abc import Iterator
 
 from portfleet import program
@@ -91,7 +92,21 @@ def _command(service: Service, path: str, machine: Machine) -> Iterator[Problem]
 
 
 def _remote(service: Service, path: str, _: Machine) -> Iterator[Problem]:
+    for number, listen in enumerate(service.listen):
+        if service.remote and _is_loopback(listen):
+            yield Problem(
+                f"{path}.listen[{number}]",
+                f'"{listen}" is dialed by clients on this box only, and those get local instances only: '
+                "no connection would ever go to remote",
+                f'listen on ":{listen.port}", or leave remote out',
+            )
     for number, remote in enumerate(service.remote):
+        if _is_loopback(remote):
+            yield Problem(
+                f"{path}.remote[{number}]",
+                f'"{remote}" is this box itself',
+                "instances on this box are what command, ports and instances say; remote names another box",
+            )
         for listen in service.listen:
             for family in listen.families:
                 if family not in remote.families:
@@ -103,6 +118,10 @@ def _remote(service: Service, path: str, _: Machine) -> Iterator[Problem]:
                         f'but listen "{listen}" lets {kind[family]} clients in',
                         hint,
                     )
+
+
+def _is_loopback(listen: Listen) -> bool:
+    return listen.address is not None and ipaddress.ip_address(listen.address).is_loopback
 
 
 def _weights(service: Service, path: str, _: Machine) -> Iterator[Problem]:

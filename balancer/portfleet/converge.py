@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable
 
-from portfleet import atomic, journal_file, locks
+from portfleet import atomic, journal_file, locks, preflight
 from portfleet.context import Context
 from portfleet.desired import Desired
 from portfleet.errors import Exit, PortfleetError
@@ -32,7 +32,7 @@ def converge(context: Context, *, why: str) -> Exit:
     with locks.operations(context.paths.operation_lock, list(fleet.services), why=why):
         _refuse_busy(context, fleet.services)
         desired, observed, plan = look(context)
-        preflight(observed)
+        preflight.refuse(fleet, observed)
         # Before the first step, so that the watcher's idea of what shall be is the new one while it is being made.
         atomic.write(context.paths.applied, context.paths.config.read_bytes())
         executor = Executor(
@@ -46,16 +46,6 @@ def converge(context: Context, *, why: str) -> Exit:
     for note in (*plan.notes, *executor.notes):
         context.say(note)
     return _report(desired, plan, executor.failed)
-
-
-def preflight(observed: Observed) -> None:
-    """Refuse to begin what cannot end well; raises PortfleetError with every reason."""
-    if observed.strangers:
-        lines = [f"{name}: {words}" for name, words in sorted(observed.strangers.items())]
-        raise PortfleetError(
-            "ports of instances are taken by others; nothing was changed\n  " + "\n  ".join(lines),
-            hint="end that process, or choose other ports in fleet.toml",
-        )
 
 
 def _refuse_busy(context: Context, services: Iterable[str]) -> None:

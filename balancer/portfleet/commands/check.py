@@ -10,6 +10,7 @@ import argparse
 from portfleet.context import Context
 from portfleet.errors import ConfigError, Exit
 from portfleet.output import print_json
+from portfleet.preflight import forwarding
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -19,6 +20,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace, context: Context) -> Exit:
     try:
         fleet = context.fleet
+        if problems := forwarding(fleet):
+            raise ConfigError(problems, source=str(context.paths.config))
     except ConfigError as error:
         if not context.json:
             raise

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import argparse
 
-from portfleet import daemonize
+from portfleet import daemonize, preflight
 from portfleet.context import Context
-from portfleet.converge import converge, look, preflight
+from portfleet.converge import converge, look
 from portfleet.errors import Exit
 
 
@@ -28,7 +28,7 @@ def run(options: argparse.Namespace, context: Context) -> Exit:
         daemonize.become(context.paths)
     if not context.supervisor.running():
         _, observed, _ = look(context)  # what cannot end well is not begun: supervisord is not started for it either
-        preflight(observed)
+        preflight.refuse(fleet, observed)
         context.say("starting supervisord")
         daemonize.start(fleet, context.paths)
     return converge(context, why="up")
