@@ -81,9 +81,9 @@ def missing() -> list[str]:
     nft = NftContext()
     nft.do("table inet portfleet-probe { }\n", dry=True)
     found = []
-    for capability in NEEDED:
-        try:
-            nft.do(f"table inet portfleet-probe {{\n{capability.rules}\n}}\n", dry=True)
+    for number, capability in enumerate(NEEDED):
+        try:  # in a table of its own: libnftables remembers maps that were only checked
+            nft.do(f"table inet portfleet-probe-{number} {{\n{capability.rules}\n}}\n", dry=True)
         except PortfleetError:
             found.append(f"{capability.words}: without it {capability.without}")
     return found
