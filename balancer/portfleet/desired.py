@@ -87,6 +87,11 @@ class ServiceWant:
         """The instances of one colour."""
         return tuple(want for want in self.instances if want.instance.colour == colour)
 
+    def takers(self, name: str) -> tuple[InstanceWant, ...]:
+        """The instances that can take over the connections of the instance ``name``; none where it cannot hand off."""
+        able = [want for want in self.instances if want.ours]
+        return tuple(i for i in able if i.takes and i.name != name) if any(i.name == name for i in able) else ()
+
     @property
     def running(self) -> tuple[InstanceWant, ...]:
         """The instances that shall have a process (or are remote)."""

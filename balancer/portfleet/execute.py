@@ -81,7 +81,9 @@ class Executor:
                 self._start_programs({WATCHER: watch_program(self.paths, sys.executable)})
             case s.StartInstances(found):
                 self.start(found)
-            case s.RestartInstance(name, _, changes):
+            case s.RestartInstance(name, _, changes, handed):
+                if handed:
+                    self._part(name)
                 self._restart(name, changes)
             case s.WaitReady(found, seconds):
                 self.wait(found, seconds)
@@ -93,6 +95,11 @@ class Executor:
                 self._write(forget)
             case _:
                 assert_never(step)
+
+    def _part(self, name: str) -> None:
+        from portfleet.operate.parting import part  # asyncio is not for `status`
+
+        part(self.desired, name, out=self.failed.keys() | self._ejected())
 
     def _transact(self, transaction: Transaction) -> None:
         self.kernel.check(transaction)

@@ -64,7 +64,7 @@ def transactions(
         match step:
             case s.LoadRules(_, changes) | s.OpenListens(changes, _) | s.DropRules(_, changes):
                 yield step.describe(), changes
-            case s.RestartInstance(_, _, changes) if changes:
+            case s.RestartInstance(changes=changes) if changes:
                 yield step.describe(), changes
             case s.PointSlots(service, out):
                 want = desired.services[service]
@@ -175,7 +175,8 @@ def _rolling(want: ServiceWant, observed: Observed) -> Iterator[s.Step]:
         out = frozenset({instance.name})
         yield from _point(want, observed, current, out=observed.ejected | out, named=out)
         rules = () if observed.kernel.instances.get(instance.name) == instance.rule else (c.SetInstance(instance.rule),)
-        yield s.RestartInstance(instance.name, observed.seen(instance.name).connections or 0, rules)
+        connections, handed = observed.seen(instance.name).connections or 0, bool(want.takers(instance.name))
+        yield s.RestartInstance(instance.name, connections, rules, handed)
         yield s.WaitReady((instance.name,), want.service.start_timeout)
         current = want.table(current, out=observed.ejected | out)
     if changed:

@@ -44,9 +44,11 @@ class RestartInstance:
     name: str
     connections: int
     changes: Transaction = ()
+    handed: bool = False
 
     def describe(self) -> str:
-        end = f"; {self.connections:,} connections end" if self.connections else ""
+        what = "go to its siblings" if self.handed else "end"
+        end = f"; {self.connections:,} connections {what}" if self.connections else ""
         return f"restart {self.name} (its command, user or environment changed{end})"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 from collections.abc import Sequence
 
 import pytest
@@ -95,15 +96,20 @@ REBOOTS = (
 )
 
 
+def reboot_at(box: FleetBox, going: subprocess.Popen[str], point: str) -> None:
+    """Reboot as soon as the watcher has died at ``point``, on behalf of the verb ``going``."""
+    wait_for(f"the watcher died at {point}", lambda: died(box) or going.poll() is not None)
+    assert died(box), going.communicate()
+    reboot(box)
+
+
 def test_the_machine_reboots_in_the_middle() -> None:
     with operated() as box:
         for point, words, colour in REBOOTS:
             die_at(box, point)
             going = in_background(box, *words)
             try:
-                wait_for(f"the watcher died at {point}", lambda: died(box) or going.poll() is not None)
-                assert died(box), going.communicate()
-                reboot(box)
+                reboot_at(box, going, point)
                 wait_for(f"{words} has ended", lambda: not phase(box))
             finally:
                 going.kill()

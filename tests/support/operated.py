@@ -77,7 +77,7 @@ def reboot(box: FleetBox) -> None:
     box.boxes.host.run("sh", "-c", f"kill -KILL {' '.join(pids)} 2>/dev/null", check=False)
     wait_for("all are gone", lambda: not [words for words in box.processes().values() if "portfleet" in words])
     box.boxes.host.run("sh", "-c", f"nft flush ruleset; conntrack -F 2>/dev/null; rm -rf {HOME}/run")
-    box.portfleet("up")
+    box.portfleet("up", env={"PORTFLEET_FAULT_ONCE": _FAULT})
 
 
 def slots(box: FleetBox) -> dict[str, int]:

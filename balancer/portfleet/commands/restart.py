@@ -9,7 +9,7 @@ import argparse
 
 from portfleet.context import Context
 from portfleet.errors import Exit, PortfleetError
-from portfleet.operate.submit import add_options, submit, targets
+from portfleet.operate.submit import add_options, refuse_busy, submit, targets
 from portfleet.states import Wanted
 
 
@@ -21,6 +21,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace, context: Context) -> Exit:
     want, found = targets(context, options.target)
+    if not options.dry_run:  # before its own refusals: who works on the service is why too few serve
+        refuse_busy(context, want.name)
     instances = [i for i in found if i.program is not None and i.wanted is not Wanted.MAINTENANCE]
     names = [i.name for i in instances]
     serving = [i for i in want.instances if i.takes]

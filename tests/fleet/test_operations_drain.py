@@ -1,0 +1,211 @@
+"""Drain, evict, restart, scale, migrate, rebalance from outside: who is left alone, who moves, who ends, how fast."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from support.fleet_box import REDIS, FleetBox
+from support.operated import TOLD, history, in_background, operated, phase, slots
+from support.sandbox import HOST4, client4, wait_for
+from support.watched import load
+
+_ENDS = str(Path(__file__).parents[1] / "support" / "ends.py")
+#: One at a time would take a minute.
+REDIS_TWO = REDIS.replace("instances = 4", "instances = 2")
+
+
+def marks(box: FleetBox) -> dict[str, int]:
+    """Give each instance's connection mark, out of the journal."""
+    journal = json.loads(box.boxes.host.run("cat", "/run/pf/lib/journal.json").stdout)
+    return {name: mark for record in journal["services"].values() for name, mark in record["marks"].items()}
+
+
+@contextmanager
+def ends(box: FleetBox, *, port: int, number: int, message: str) -> Iterator[list[float]]:
+    """Hold ``number`` quiet connections to ``port``; gives the times (monotonic) at which they ended, at the end."""
+    job = {"to": [HOST4, port], "sources": [client4(i) for i in range(number)], "message": message}
+    clients = box.boxes.clients.popen(sys.executable, _ENDS)
+    assert clients.stdin is not None and clients.stdout is not None
+    ended: list[float] = []
+    try:
+        clients.stdin.write(json.dumps(job) + "\n")
+        clients.stdin.flush()
+        assert clients.stdout.readline() == "up\n"
+        yield ended
+        ended += json.loads(clients.communicate("\n", timeout=60)[0])
+    finally:
+        clients.kill()
+        clients.wait()
+
+
+def per_second(ended: list[float]) -> list[int]:
+    """Give how many ended in each whole second from the first end on, the last (partial) one left out."""
+    first = min(ended)
+    counts = [0] * (int(max(ended) - first) + 1)
+    for at in ended:
+        counts[int(at - first)] += 1
+    return counts[:-1]
+
+
+def test_drain_has_no_new_connection_from_its_return_on() -> None:
+    with operated(TOLD.replace("instances = 2", "instances = 3")) as box:
+        mark = marks(box)["echo-blue-2"]
+        log = "/run/pf/events"
+        command = f"echo $$ > {log}.pid; exec conntrack -E -e NEW -o timestamp,id -p tcp > {log}"
+        watching = box.boxes.host.popen("sh", "-c", command)
+        wait_for("conntrack listens", lambda: "conntrack -E" in " ".join(box.processes().values()))
+        try:
+            with load(box, held=30, connects=1000) as clients:
+                wait_for("connects go on", lambda: f"mark={mark}" in box.boxes.host.run("cat", log).stdout)
+                box.portfleet("drain", "echo/2", "--handoff")
+                returned = time.time()
+                until = time.monotonic() + 2
+                wait_for("connects have gone on for two seconds", lambda: time.monotonic() > until)
+        finally:
+            # nsenter, not conntrack, is our child: it ends with it.
+            box.boxes.host.run("sh", "-c", f"kill $(cat {log}.pid)")
+            watching.communicate(timeout=10)
+        said = box.boxes.host.run("cat", log).stdout
+        events = [(float(at), int(number)) for at, number in re.findall(r"\[(\d+\.\d+)\s*\].*?mark=(\d+)", said)]
+        assert [at for at, number in events if number == mark and at < returned], said[:500]
+        assert [at for at, number in events if number == mark and at > returned] == []
+        assert sum(at > returned for at, _ in events) > 500  # it went on elsewhere
+        assert clients.refused == 0 and clients.lost == []
+
+
+def test_our_daemon_evicts_at_the_rate_asked_for() -> None:
+    with operated() as box, ends(box, port=7000, number=600, message="hello\n") as ended:
+        box.portfleet("drain", "echo", "--rate", "100/s", "--force")
+    check_rate(ended, 100, box)
+
+
+def test_the_kernel_evicts_from_others_at_the_rate_asked_for() -> None:
+    with operated(REDIS_TWO) as box, ends(box, port=6000, number=600, message="PING\r\n") as ended:
+        box.portfleet("drain", "kv", "--rate", "100/s", "--force")
+    check_rate(ended, 100, box)
+
+
+def check_rate(ended: list[float], rate: int, box: FleetBox) -> None:
+    """600 ended, in every window of a second the rate ± 10 %."""
+    assert len(ended) == 600
+    counts = per_second(ended)
+    assert len(counts) >= 5, counts
+    assert all(0.9 * rate <= count <= 1.1 * rate for count in counts), counts
+
+
+def test_redis_is_cut_over_by_draining() -> None:
+    config = REDIS_TWO.replace("[service.kv.probe]", "[service.kv.drain]\nrate = 20\n[service.kv.probe]")
+    with operated(config) as box:
+        with load_redis(box) as report:
+            done = box.portfleet("cutover", "kv", "--force").stdout
+        assert "60 connections of blue were drained" in done or "were drained" in done, done
+        connects = report["connects"]
+        assert (connects["refused"], connects["reset"]) == (0, 0), connects
+        lost = [held for held in report["held"] if held["lost"]]
+        assert len(lost) == 60  # evicted by the policy, and by nothing else: none before the slots had moved
+        assert min(held["replies"] for held in lost) >= 1
+        assert {name.split("-")[1] for name in slots(box)} == {"green"}
+
+
+@contextmanager
+def load_redis(box: FleetBox) -> Iterator[dict[str, Any]]:
+    """Hold 60 connections that PING all the time, with 100 new ones a second beside them; gives the report."""
+    clients = box.boxes.clients.popen(sys.executable, str(Path(_ENDS).with_name("clients.py")), "hold")
+    job = {
+        "to": [HOST4, 6000], "sources": [client4(i) for i in range(60)], "message": "PING\r\n", "connects": 100,
+        "from": [client4(i) for i in range(60, 2000)],
+    }  # fmt: skip
+    assert clients.stdin is not None and clients.stdout is not None
+    report: dict[str, Any] = {}
+    try:
+        clients.stdin.write(json.dumps(job) + "\n")
+        clients.stdin.flush()
+        assert clients.stdout.readline() == "up\n"
+        yield report
+        report |= json.loads(clients.communicate("\n", timeout=60)[0])
+    finally:
+        clients.kill()
+        clients.wait()
+
+
+def test_restart_scale_migrate_and_rebalance_lose_nobody() -> None:
+    with operated() as box:
+        before = {name: found["pid"] for name, found in box.status().items() if found["pid"]}
+        with load(box, held=80, connects=100) as clients:
+            assert "restarted" in box.portfleet("restart", "echo").stdout
+            assert not set(before.values()) & {found["pid"] for found in box.status().values()}
+            two = slots(box)
+            assert "portfleet scale echo 2" in box.portfleet("scale", "echo", "4").stdout
+            assert slots(box) == {f"echo-blue-{number}": 1024 for number in (1, 2, 3, 4)}
+            box.portfleet("rebalance", "echo", "--limit", "1.1")
+            counts = [found["connections"] for found in box.status().values() if found["slots"]]
+            assert max(counts) / (sum(counts) / 4) <= 1.25
+            box.portfleet("migrate", "echo/1", "2", "--share", "50%")
+            assert slots(box)["echo-blue-2"] == pytest.approx(1536, abs=60)
+            box.portfleet("migrate", "echo/1", "1")
+            box.portfleet("scale", "echo", "2")
+            assert slots(box) == two
+            assert "echo-blue-3" not in box.status()
+        assert clients.lost == []
+        assert (clients.refused, clients.report["connects"]["reset"]) == (0, 0)
+        box.settled()
+
+
+def test_the_deadline_and_what_comes_then() -> None:
+    with operated() as box:
+        with load(box, held=40, connects=20) as clients:
+            box.portfleet("drain", "echo/1", "--deadline", "1s", "--then", "kill")
+            assert box.status()["echo-blue-1"]["state"] == "drained"
+            box.portfleet("undrain", "echo/1")
+            box.portfleet("drain", "echo/2", "--deadline", "1s", "--then", "wait", "--no-wait")
+            wait_for("the deadline has passed", lambda: "deadline" in box.portfleet("logs", "portfleet-watch").stdout)
+            # An undrain while it drains ends that.
+            assert "cancelled" in box.portfleet("undrain", "echo/2").stdout
+        assert clients.lost and clients.refused == 0
+        box.settled()
+
+
+def test_two_operators_at_once() -> None:
+    with operated() as box:
+        with load(box, held=10, connects=10):
+            box.portfleet("drain", "echo/1", "--no-wait", "--why", "a new disk")
+            for words in (("cutover", "echo", "--release", "v2"), ("restart", "echo"), ("apply",)):
+                refused = box.portfleet(*words, check=False)
+                assert refused.returncode == 5, refused
+                for told in ("root@host", "since 20", "drain echo-blue-1 (a new disk)", "portfleet cancel echo"):
+                    assert told in refused.stderr, refused
+            assert re.search(
+                r"echo: root@host since 20\S+ drain: drain echo-blue-1 \(a new disk\)", box.portfleet("lock").stdout
+            )
+            operation = json.loads(box.portfleet("status", "--json").stdout)["services"][0]["operation"]
+            assert operation["verb"] == "drain" and phase(box)
+            two = [in_background(box, "undrain", "echo"), in_background(box, "cancel", "echo")]
+            codes = [(process.communicate(), process.returncode) for process in two]
+            assert all(code in (0, 5) for _, code in codes), codes
+        assert box.portfleet("lock").stdout == "echo: nobody\n"
+
+
+def test_already_and_dry_runs_change_nothing() -> None:
+    with operated() as box:
+        before = box.snapshot()
+        for words in (
+            ("cutover", "echo", "--release", "v2"), ("drain", "echo/1"), ("maint", "echo/1"), ("restart", "echo"),
+            ("migrate", "echo/1", "2"), ("scale", "echo", "3"),
+        ):  # fmt: skip
+            assert "would " in (said := box.portfleet(*words, "--dry-run").stdout) and "nothing was done" in said
+            assert json.loads(box.portfleet(*words, "--dry-run", "--json").stdout)["dry_run"] is True
+        for words in (("undrain", "echo/1"), ("migrate", "echo/1", "1"), ("scale", "echo", "2"), ("cancel", "echo"),
+                      ("rebalance", "echo"), ("cutover", "echo")):  # fmt: skip
+            assert json.loads(box.portfleet(*words, "--json").stdout)["outcome"] == "already", words
+        assert box.snapshot() == before and history(box) == []
+        last = box.portfleet("drain", "echo", check=False)
+        assert last.returncode == 1 and "nobody would be left" in last.stderr and "--force" in last.stderr
