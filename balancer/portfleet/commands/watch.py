@@ -53,7 +53,7 @@ def _take(lock: IO[str], context: Context, log: Log, *, wait: bool) -> None:
 
 async def _watch(context: Context, log: Log) -> None:
     from portfleet.kernel.keeper import Keeper
-    from portfleet.kernel.nft_events import RulesWatch, generation
+    from portfleet.kernel.nft_events import Generation, RulesWatch
     from portfleet.operate.engine import Engine
     from portfleet.watch.ejector import Ejector
     from portfleet.watch.half_open import HalfOpen
@@ -69,7 +69,7 @@ async def _watch(context: Context, log: Log) -> None:
     def forget(mark: int) -> None:
         loop.run_in_executor(None, half_open.forget, mark)  # walks the whole connection table: not in the loop
 
-    kernel = NotedKernel(context.kernel, generation)
+    kernel = NotedKernel(context.kernel, Generation())
     ejector, roster = Ejector(kernel=kernel, paths=paths, forget_half_open=forget, log=log), Roster(paths)
     healer = Healer(kernel=kernel, paths=paths, ejector=ejector, log=log)
     rules = Rules(roster=roster, healer=healer, keeper=Keeper(), events=RulesWatch(), is_own=kernel.is_own, log=log)

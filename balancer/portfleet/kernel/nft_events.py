@@ -40,13 +40,27 @@ class RulesChanged:
     lost: bool = False
 
 
-def generation() -> int:
-    """Give the generation id of the rules; it grows with every transaction of anybody. Raises PortfleetError."""
-    try:
-        with Netfilter() as netfilter:
-            return int.from_bytes(netfilter.get(_GET_GENERATION, socket.AF_UNSPEC)[_GENERATION_ID], "big")
-    except OSError as error:
-        raise _refused(error) from None
+class Generation:
+    """Gives the generation id of the rules when called; it grows with every transaction of anybody.
+
+    One socket serves all calls: closing a netfilter socket waits for the kernel to flush what it has pending, which took
+    5 ms on a busy machine, where asking takes 0.02. Raises PortfleetError.
+    """
+
+    def __init__(self) -> None:
+        try:
+            self._netfilter = Netfilter()
+        except OSError as error:
+            raise _refused(error) from None
+
+    def __call__(self) -> int:
+        try:
+            return int.from_bytes(self._netfilter.get(_GET_GENERATION, socket.AF_UNSPEC)[_GENERATION_ID], "big")
+        except OSError as error:
+            raise _refused(error) from None
+
+    def close(self) -> None:
+        self._netfilter.close()
 
 
 class RulesWatch:
