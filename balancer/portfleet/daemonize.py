@@ -47,6 +47,11 @@ def start(fleet: Fleet, paths: Paths, *, seconds: float = 20, clock: Callable[[]
     write_config(fleet, paths)
     adopted.set_aside(paths, adopted.alive(paths.processes))
     said = _by_systemd() if paths.home is None and unit_enabled() else _by_itself(paths)
+    wait(paths, seconds=seconds, clock=clock, said=said)
+
+
+def wait(paths: Paths, *, seconds: float = 60, clock: Callable[[], float] = time.monotonic, said: str = "") -> None:
+    """Return when supervisord answers; raises PortfleetError after ``seconds``, with what its starter ``said``."""
     deadline = clock() + seconds
     while not Supervisor(paths.supervisor_socket).running():
         if clock() > deadline:
@@ -55,6 +60,11 @@ def start(fleet: Fleet, paths: Paths, *, seconds: float = 20, clock: Callable[[]
                 hint=f"see {paths.log / 'supervisord.log'}",
             )
         time.sleep(0.02)
+
+
+def by_unit() -> bool:
+    """Tell whether this is the unit's ExecStartPost=, beside which supervisord is being started (systemd.exec(5))."""
+    return "MAINPID" in os.environ
 
 
 def become(paths: Paths) -> NoReturn:
@@ -71,9 +81,6 @@ def unit_enabled() -> bool:
 
 
 def _by_systemd() -> str:
-    # systemd.exec(5) sets it for ExecStartPost=, where waiting for the start would be waiting for oneself.
-    if "MAINPID" in os.environ:
-        return ""
     done = subprocess.run(["systemctl", "start", UNIT], capture_output=True, text=True, check=False)
     return f": {done.stderr.strip()}" if done.stderr.strip() else ""
 

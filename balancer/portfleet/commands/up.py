@@ -26,7 +26,9 @@ def run(options: argparse.Namespace, context: Context) -> Exit:
 
         prepare(context)
         daemonize.become(context.paths)
-    if not context.supervisor.running():
+    if daemonize.by_unit():
+        daemonize.wait(context.paths)  # the rules are being loaded: neither looks at the kernel while the other sets it
+    elif not context.supervisor.running():
         _, observed, _ = look(context)  # what cannot end well is not begun: supervisord is not started for it either
         preflight.refuse(fleet, observed)
         context.say("starting supervisord")
