@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import gc
 import importlib
 import os
 import sys
@@ -10,7 +11,6 @@ from collections.abc import Sequence
 from types import ModuleType
 
 from portfleet.commands import VERBS
-from portfleet.context import Context
 from portfleet.errors import Exit, PortfleetError
 from portfleet.paths import resolve
 
@@ -20,11 +20,15 @@ _EPILOG = """exit codes: 0 done, 1 failed, 2 usage or config, 3 kernel refused (
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one verb and give its exit code."""
+    if arguments is None:
+        gc.disable()  # a verb lives for a tenth of a second, and spent a tenth of it on collections; watch enables it
     options, command = parse(list(sys.argv[1:] if arguments is None else arguments))
     if command is None:
         _parser(None, None).print_help()
         return Exit.USAGE
     home = getattr(options, "home", None) or os.environ.get("PORTFLEET_HOME")
+    from portfleet.context import Context
+
     try:
         context = Context(resolve(home=home, config=getattr(options, "config", None)), json=hasattr(options, "json"))
         return int(command.run(options, context))
@@ -71,8 +75,10 @@ def _parser(verb: str | None, command: ModuleType | None) -> argparse.ArgumentPa
         parents=[shared],
     )
     parser.add_argument("--version", action=_Version)
-    verbs = parser.add_subparsers(metavar="VERB", title="verbs")
+    verbs = parser.add_subparsers(metavar="VERB", title="verbs", prog="portfleet")  # without prog it formats a usage
     for name, words in VERBS.items():
+        if verb not in (None, name):
+            continue  # a parser costs half a millisecond, and there are many verbs
         sub = verbs.add_parser(name, help=words, description=_sentence(words), parents=[shared])
         if name == verb and command is not None:
             sub.description = (command.__doc__ or "").strip()

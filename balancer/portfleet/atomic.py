@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import os
-import tempfile
 from pathlib import Path
 
 from portfleet import faults
+
+_numbers = itertools.count()
 
 
 def write(path: Path, data: bytes, *, mode: int = 0o644) -> None:
@@ -15,7 +17,10 @@ def write(path: Path, data: bytes, *, mode: int = 0o644) -> None:
     Raises OSError; then ``path`` is as it was.
     """
     faults.point(f"before write {path.name}")
-    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    # Not by the module tempfile, which costs every verb 3 ms. A name with our pid is ours, also where one with that
+    # pid was killed while it wrote.
+    temporary = path.with_name(f".{path.name}.{os.getpid()}-{next(_numbers)}")
+    handle = os.open(temporary, os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_WRONLY | os.O_CLOEXEC, 0o600)
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(data)
@@ -23,9 +28,9 @@ def write(path: Path, data: bytes, *, mode: int = 0o644) -> None:
             os.fchmod(file.fileno(), mode)
             os.fsync(file.fileno())
         faults.point(f"before rename {path.name}")
-        Path(temporary).replace(path)
+        temporary.replace(path)
     except BaseException:
-        Path(temporary).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise
     directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
     try:

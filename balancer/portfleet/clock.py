@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+import time
 
 
 def now() -> str:
     """Give the time now, as in ``2026-01-31T12:03:10Z``."""
-    return stamp(datetime.now(UTC).timestamp())
+    return stamp(time.time())
 
 
 def stamp(seconds: float) -> str:
     """Give a Unix time as RFC 3339 in UTC."""
-    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(seconds))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import ipaddress
 from collections.abc import Iterator
 
@@ -10,7 +9,7 @@ from portfleet import program
 from portfleet.errors import Problem
 from portfleet.expand import PLACEHOLDERS, placeholders
 from portfleet.model import Fleet, Listen, Machine, Service
-from portfleet.read_toml import key_text
+from portfleet.read_toml import key_text, nearest
 
 
 def cross_check(fleet: Fleet, machine: Machine, *, broken: set[str]) -> list[Problem]:
@@ -48,9 +47,9 @@ def _placeholders(service: Service, path: str, _: Machine) -> Iterator[Problem]:
     for key, texts in places.items():
         for word in sorted(placeholders(texts)):
             if word not in PLACEHOLDERS:
-                near = difflib.get_close_matches(word, PLACEHOLDERS, n=1)
+                near = nearest(word, PLACEHOLDERS)
                 known = f"known: {', '.join('{' + name + '}' for name in PLACEHOLDERS)}"
-                hint = f"did you mean {{{near[0]}}}?" if near else known
+                hint = f"did you mean {{{near}}}?" if near else known
                 yield Problem(f"{path}.{key}", f"unknown placeholder {{{word}}}", hint)
             elif word == "release" and service.release is None:
                 yield Problem(

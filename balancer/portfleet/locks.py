@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import errno
 import fcntl
-import getpass
 import json
 import os
+import pwd
 import socket
 import time
 from collections.abc import Callable, Iterator
@@ -37,7 +37,7 @@ class Holder:
 def operator() -> str:
     """Give who is at work, as user@host; the person behind sudo where there is one."""
     try:
-        name = os.environ.get("SUDO_USER") or getpass.getuser()
+        name = os.environ.get("SUDO_USER") or pwd.getpwuid(os.getuid()).pw_name
     except (KeyError, OSError):
         name = str(os.getuid())
     return f"{name}@{socket.gethostname()}"

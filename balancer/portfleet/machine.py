@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import pwd
 import resource
-import shutil
 import sys
 from pathlib import Path
 
@@ -45,7 +44,9 @@ def sysctl(name: str, default: str | None = None) -> str:
 def find_command(command: str) -> str | None:
     """Find a command by PATH, the venv of portfleet first; None where it is not found or not executable."""
     own = str(Path(sys.executable).parent)
-    return shutil.which(command, path=os.pathsep.join([own, os.environ.get("PATH", os.defpath)]))
+    folders = [own, *os.environ.get("PATH", os.defpath).split(os.pathsep)] if "/" not in command else [""]
+    found = (Path(folder, command) for folder in folders)
+    return next((str(path) for path in found if path.is_file() and os.access(path, os.X_OK)), None)
 
 
 def _has_user(name: str) -> bool:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import difflib
 import ipaddress
 import json
 import re
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -59,6 +58,13 @@ def parse_affinity(text: str) -> Affinity:
     if match[1]:
         return Affinity("source", prefix4, prefix6)
     return Affinity("connection" if match[4] else "round-robin" if match[5] else "random")
+
+
+def nearest(word: str, known: Iterable[str]) -> str | None:
+    """Give the one of ``known`` that ``word`` was probably meant to be; None where none is near."""
+    import difflib  # only for a mistake: it costs as much as a config takes to read
+
+    return next(iter(difflib.get_close_matches(word, list(known), n=1)), None)
 
 
 def key_text(name: str) -> str:
@@ -195,8 +201,8 @@ class Reader:
         """Note every key that nobody asked for, with the nearest known one."""
         for key in self.table:
             if key not in self.known:
-                near = difflib.get_close_matches(key, self.known, n=1)
-                hint = f'did you mean "{near[0]}"?' if near else f"known keys: {', '.join(sorted(self.known))}"
+                near = nearest(key, self.known)
+                hint = f'did you mean "{near}"?' if near else f"known keys: {', '.join(sorted(self.known))}"
                 self.wrong(key_text(key), "unknown key", hint)
 
 

@@ -6,14 +6,12 @@ and removed one by one. ``reloadConfig`` only reads the files again and says wha
 
 from __future__ import annotations
 
-import http.client
-import socket
-import xmlrpc.client
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from portfleet import rpc
 from portfleet.errors import PortfleetError
 
 #: Fault codes of supervisor/xmlrpc.py.
@@ -33,41 +31,16 @@ class ProgramInfo:
     error: str
 
 
-class _Connection(http.client.HTTPConnection):
-    def __init__(self, path: str) -> None:
-        super().__init__("localhost", timeout=30)
-        self._path = path
-
-    def connect(self) -> None:
-        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self.sock.settimeout(self.timeout)
-        self.sock.connect(self._path)
-
-
-class _Transport(xmlrpc.client.Transport):
-    def __init__(self, path: str) -> None:
-        super().__init__()
-        self._path = path
-
-    def make_connection(self, host: Any) -> _Connection:  # noqa: ARG002 (the base class's signature)
-        connection = _Connection(self._path)
-        self._connection: Any = ("", connection)  # where the base class looks for it to close it
-        return connection
-
-
 class Supervisor:
     """A running supervisord. Methods raise PortfleetError when it does not answer."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._proxy = xmlrpc.client.ServerProxy("http://localhost", transport=_Transport(str(path)))
 
-    def _call(self, method: str, *arguments: Any) -> Any:
+    def _call(self, method: str, *arguments: str | int | bool) -> Any:
         try:
-            return getattr(self._proxy.supervisor, method)(*arguments)
-        except xmlrpc.client.Fault:
-            raise
-        except (OSError, http.client.HTTPException, xmlrpc.client.ProtocolError) as error:
+            return rpc.call(self._path, f"supervisor.{method}", *arguments)
+        except rpc.RpcError as error:
             raise PortfleetError(
                 f"supervisord does not answer on {self._path}: {error}", hint="start it with: portfleet up"
             ) from None
@@ -103,8 +76,8 @@ class Supervisor:
         """Have it read its files again; gives (added, changed, removed) programs. Nothing is started or stopped."""
         try:
             added, changed, removed = self._call("reloadConfig")[0]
-        except xmlrpc.client.Fault as fault:
-            raise PortfleetError(f"supervisord cannot read its config: {fault.faultString}") from None
+        except rpc.RpcFault as fault:
+            raise PortfleetError(f"supervisord cannot read its config: {fault.words}") from None
         return set(added), set(changed), set(removed)
 
     def start(self, name: str) -> None:
@@ -120,11 +93,11 @@ class Supervisor:
         """Forget ``name``; False while its process still runs."""
         try:
             self._call("removeProcessGroup", name)
-        except xmlrpc.client.Fault as fault:
-            if fault.faultCode == STILL_RUNNING:
+        except rpc.RpcFault as fault:
+            if fault.code == STILL_RUNNING:
                 return False
-            if fault.faultCode != BAD_NAME:
-                raise PortfleetError(f"supervisord: {name}: {fault.faultString}") from None
+            if fault.code != BAD_NAME:
+                raise PortfleetError(f"supervisord: {name}: {fault.words}") from None
         return True
 
     def signal(self, name: str, signal: str) -> None:
@@ -142,6 +115,6 @@ class Supervisor:
     def _tolerate(self, method: str, *arguments: Any, accept: Iterable[int]) -> None:
         try:
             self._call(method, *arguments)
-        except xmlrpc.client.Fault as fault:
-            if fault.faultCode not in accept:
-                raise PortfleetError(f"supervisord: {arguments[0]}: {fault.faultString}") from None
+        except rpc.RpcFault as fault:
+            if fault.code not in accept:
+                raise PortfleetError(f"supervisord: {arguments[0]}: {fault.words}") from None

@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import fcntl
+import gc
 import os
 from typing import IO
 
@@ -26,6 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace, context: Context) -> Exit:
+    gc.enable()  # unlike other verbs this one lives for months
     context.paths.make()
     as_json = options.json_logs or os.environ.get("PORTFLEET_JSON_LOGS") == "1"
     log = Log(as_json=as_json, fallback=context.paths.log_of(WATCHER))
