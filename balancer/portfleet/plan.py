@@ -78,7 +78,7 @@ def transactions(
 def _base(desired: Desired, observed: Observed) -> Iterator[s.Step]:
     kernel = observed.kernel
     changes: list[c.Change] = []
-    if kernel.home is None or "" in kernel.drift:
+    if kernel.home is None or "" in kernel.drift | kernel.stale:
         changes.append(c.SetBase(desired.home))
     if kernel.ports != desired.ports:
         changes.append(c.SetPorts(desired.ports))

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from portfleet.expand import expand
 from portfleet.model import Service
 from portfleet.paths import Paths
+from portfleet.templating import fill
 
 #: The watcher's name as a program of supervisord.
 WATCHER = "portfleet-watch"
@@ -33,8 +34,6 @@ class Program:
 
     def text(self) -> str:
         """Give the program's section of supervisord's config."""
-        from portfleet.templating import fill  # not for `status`: jinja2 takes as long as everything else it imports
-
         return fill(
             "supervisor/program.conf.j2",
             name=self.name,

@@ -4,18 +4,23 @@ from __future__ import annotations
 
 from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import jinja2
+if TYPE_CHECKING:
+    import jinja2
 
 _HERE = Path(__file__).parent
+_PACKAGED = _HERE / "templates"
+#: Where the templates are.
+DIRECTORY = _PACKAGED if _PACKAGED.is_dir() else _HERE.parents[1] / "templates"
 
 
 @cache
 def _environment() -> jinja2.Environment:
-    packaged = _HERE / "templates"
-    directory = packaged if packaged.is_dir() else _HERE.parents[1] / "templates"
+    import jinja2  # not for `status` and ejections: it takes as long to import as everything else they need
+
     return jinja2.Environment(
-        loader=jinja2.FileSystemLoader(directory),
+        loader=jinja2.FileSystemLoader(DIRECTORY),
         undefined=jinja2.StrictUndefined,
         keep_trailing_newline=True,
         autoescape=False,  # noqa: S701 (nft text and ini files are not HTML; values are validated by the config)

@@ -220,10 +220,12 @@ class KernelState:
     """What a data plane has now.
 
     ``home`` is None where there is nothing of ours. A service or instance whose rules are not what was set (a hand
-    edit) is listed in ``drift`` by name ("" for the fixed part) and its rule in the maps may be None.
+    edit) is listed in ``drift`` by name ("" for the fixed part) and its rule in the maps may be None. So is one that
+    another version of this tool wrote otherwise, without being drift; ``stale`` has "" where the fixed part is so.
     """
 
     home: str | None = None
+    stale: frozenset[str] = frozenset()
     services: Mapping[str, ServiceRule | None] = field(default_factory=dict)
     instances: Mapping[str, InstanceRule | None] = field(default_factory=dict)
     slots: Mapping[str, Table] = field(default_factory=dict)

@@ -7,7 +7,7 @@ later difference is somebody's hand edit; without that file rules are simply set
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -18,7 +18,7 @@ from portfleet.kernel import nft_leftovers as leftovers
 from portfleet.kernel import nft_listing as listing
 from portfleet.kernel import nft_text
 from portfleet.kernel.nft_context import NftContext
-from portfleet.kernel.nft_memory import Memory
+from portfleet.kernel.nft_memory import Memory, Setting
 from portfleet.kernel.nft_reader import NftReader
 from portfleet.model import Affinity, parse_instance
 from portfleet.slots import Table
@@ -26,7 +26,7 @@ from portfleet.slots import Table
 NAME = "portfleet"
 _LISTENS = ("services4", "services6", "local4", "local6")
 _FIXED = frozenset({"prerouting", "output", "postrouting", "guard", "admit"})
-Rules = dict[str, c.ServiceRule | c.InstanceRule | None]
+Rule = c.ServiceRule | c.InstanceRule
 
 
 class NftKernel:
@@ -47,27 +47,33 @@ class NftKernel:
             return c.KernelState()
         now = listing.digests(chains)
         same = {name for name, digest in now.items() if self._memory.same(name, digest)}
+        fresh = {name for name in same if self._memory.current(name)}
+        self._memory.renew({name: now[name] for name in fresh})
         services: dict[str, c.ServiceRule | None] = {}
         instances: dict[str, c.InstanceRule | None] = {}
         for name in now.keys() - _FIXED:
+            rule = self._memory.rule(name) if name in fresh else None
             if name.startswith("service-"):
-                services[name.removeprefix("service-")] = self._memory.service(name) if name in same else None
+                services[name.removeprefix("service-")] = rule if isinstance(rule, c.ServiceRule) else None
             else:
-                instances[name] = self._memory.instance(name) if name in same else None
+                instances[name] = rule if isinstance(rule, c.InstanceRule) else None
         maps = self._reader.maps()
+        marks = {name: self._marks(name) for name in services}
+        astray = _astray(services, instances, marks)
         found = dict(pair for name in _LISTENS for pair in listing.listens(name, self._reader.elements(name)))
         drift = {name.removeprefix("service-") for name in now if name not in same and name not in _FIXED}
         return c.KernelState(
             home=listing.home_of(chains),
-            services=services,
-            instances=instances,
-            slots={name: self.read_slots(name) for name in services},
-            beside={name: beside for name in services if (beside := self._beside(name, maps)) != c.Beside()},
+            services={name: None if name in astray else rule for name, rule in services.items()},
+            instances={name: None if name in astray else rule for name, rule in instances.items()},
+            slots={name: self._table("slots", name, marks[name]) for name in services},
+            beside={n: beside for n in services if (beside := self._beside(n, maps, marks[n])) != c.Beside()},
             listens=c.merge(found),
             ports=listing.ranges(self._reader.elements("ports")),
             limits=self._limits(),
             remotes=frozenset(listing.number(element.key) for element in self._reader.elements("remotes")),
-            drift=frozenset(drift | ({""} if not same >= _FIXED else set())),
+            stale=frozenset({""} if same >= _FIXED and not fresh >= _FIXED else set()),
+            drift=frozenset(drift | astray | ({""} if not same >= _FIXED else set())),
         )
 
     def recover(self) -> c.KernelState:
@@ -87,7 +93,7 @@ class NftKernel:
     def read_beside(self, rule: c.ServiceRule) -> c.Beside:
         has = [f"local-{rule.name}"] * rule.remote + [f"overflow-{rule.name}"] * bool(rule.tries)
         has += [f"taking-{rule.name}"] * rule.marked + [f"pins4-{rule.name}"] * rule.pins
-        return self._beside(rule.name, has)
+        return self._beside(rule.name, has, self._marks(rule.name)) if has else c.Beside()
 
     def read_sticky(self, rule: c.ServiceRule, source: bytes) -> str | None:
         family = 4 if len(source) == 4 else 6
@@ -102,17 +108,17 @@ class NftKernel:
     def run(self, transaction: c.Transaction) -> None:
         self._refuse_used(transaction)
         known = self._known(transaction)
-        rules = _rules(transaction)
-        before = {name: self._memory.rule(name) for name in rules}
+        made = _made(transaction)
+        before = [rule for name in made if (rule := self._memory.rule(name))]
         script = nft_text.text(transaction, known)
         if first := nft_text.unmarked(transaction, known):
             self._nft.do(script, dry=True)
             self._nft.do(first)
             script = nft_text.text(transaction, self._known(transaction))
         self._nft.do(script)
-        self._sweep(transaction, before, rules)
-        if rules:
-            self._memory.note(rules, listing.digests(self._reader.chains(*_chains(rules))))
+        self._sweep(transaction, before, [change.rule for change in made.values() if not isinstance(change, c.SetBase)])
+        if made:
+            self._memory.note(made, listing.digests(self._reader.chains(*_chains(made))))
 
     def text(self, transaction: c.Transaction) -> str:
         self._writer.learn(self._known(transaction))
@@ -136,11 +142,10 @@ class NftKernel:
         slots = {slot: _named(mark, marks) for slot, mark in self._reader.registers(f"{which}-{service}").items()}
         return tuple(slots.get(slot) for slot in range(max(slots) + 1)) if slots else ()
 
-    def _beside(self, service: str, maps: Iterable[str]) -> c.Beside:
+    def _beside(self, service: str, maps: Iterable[str], marks: dict[int, str]) -> c.Beside:
         there = {name.partition("-")[0] for name in maps if name.partition("-")[2] == service}
         if not there & {"local", "overflow", "taking", "pins4"}:
             return c.Beside()
-        marks = self._marks(service)
         tried = {listing.number(e.key): e.chain or "?" for e in self._reader.elements(f"overflow-{service}")}
         taking = self._reader.elements(f"taking-{service}") if "taking" in there else []
         return c.Beside(
@@ -168,10 +173,10 @@ class NftKernel:
                     code=Exit.KERNEL,
                 )
 
-    def _sweep(self, transaction: c.Transaction, before: Rules, after: Rules) -> None:
+    def _sweep(self, transaction: c.Transaction, before: Iterable[Rule], after: Iterable[Rule]) -> None:
         """Remove what rules needed before ``transaction`` and need no longer."""
-        parts = {part for rule in before.values() if rule for part in leftovers.parts_of(rule)}
-        parts -= {part for rule in after.values() if rule for part in leftovers.parts_of(rule)}
+        parts = {part for rule in before for part in leftovers.parts_of(rule)}
+        parts -= {part for rule in after for part in leftovers.parts_of(rule)}
         dropped = [change.name for change in transaction if isinstance(change, c.DropInstance)]
         parts |= {f"{kind}_{name}" for name in dropped for kind in ("try", "cap")}
         services = [change.name for change in transaction if isinstance(change, c.DropService)]
@@ -185,25 +190,39 @@ class NftKernel:
             self._nft.do(script)
 
 
+def _astray(
+    services: Mapping[str, c.ServiceRule | None],
+    instances: Mapping[str, c.InstanceRule | None],
+    marks: Mapping[str, Mapping[int, str]],
+) -> set[str]:
+    """Give instances to which not just their own mark leads, and services with marks that lead to none of theirs."""
+    leading: dict[str, list[int]] = {}
+    for leads in marks.values():
+        for mark, name in leads.items():
+            leading.setdefault(name, []).append(mark)
+    found = {name for name, rule in instances.items() if rule and leading.get(name) != [rule.mark]}
+    return found | {service for service in services if any(name not in instances for name in marks[service].values())}
+
+
 def _named(mark: int, marks: dict[int, str]) -> str:
     """Give the instance to which a mark leads; "?" and the number for one that leads nowhere."""
     return marks.get(mark, f"?{mark}")
 
 
-def _rules(transaction: c.Transaction) -> Rules:
-    """Give the rules that ``transaction`` sets, by unit; None for a part that has none."""
-    rules: Rules = {}
+def _made(transaction: c.Transaction) -> dict[str, Setting]:
+    """Give the changes that set chains, by the unit they make."""
+    made: dict[str, Setting] = {}
     for change in transaction:
         match change:
             case c.SetBase():
-                rules |= dict.fromkeys(_FIXED)
+                made |= dict.fromkeys(_FIXED, change)
             case c.SetService(service):
-                rules[f"service-{service.name}"] = service
+                made[f"service-{service.name}"] = change
             case c.SetInstance(instance):
-                rules[instance.name] = instance
+                made[instance.name] = change
             case _:
                 pass
-    return rules
+    return made
 
 
 def _chains(units: Iterable[str]) -> list[str]:

@@ -1,27 +1,33 @@
 """What was set, beside the digest of what the kernel made of it: a file of JSON lines, the last of a name counts.
 
 Appended to, so that a change of one service among 1,000 writes one service; a line that a crash tore is a line not
-written, and its rules are simply set again.
+written, and its rules are simply set again. After an upgrade of this tool the same rule may be written otherwise: each
+entry has a digest of its text too, compared when the files that make the text are not those it was made by.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict
+from functools import cache
 from pathlib import Path
 from typing import Any
 
-from portfleet import atomic
+from portfleet import affinity, atomic, templating
 from portfleet.kernel import changes as c
+from portfleet.kernel import nft_text
 from portfleet.model import Affinity, Listen
 
+#: A change that sets chains.
+Setting = c.SetBase | c.SetService | c.SetInstance
 #: Lines for each name before the file is written anew.
 _STALE = 4
 
 
 class Memory:
-    """The rules that were set, by unit (see ``nft_listing.unit_of``), with their digests."""
+    """The changes that were made, by unit (see ``nft_listing.unit_of``), with their digests."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -33,50 +39,51 @@ class Memory:
         """True where what the kernel has is what was set."""
         return self._recall().get(name, {}).get("digest") == digest
 
+    def current(self, name: str) -> bool:
+        """True where what was set is what this version of the tool would set for the same rule."""
+        entry = self._recall().get(name)
+        if entry is None:
+            return False
+        return bool(entry["by"] == writer() or entry["text"] == _digest(nft_text.rendered(_change(name, entry))))
+
+    def renew(self, digests: Mapping[str, str]) -> None:
+        """Note that the units in ``digests`` are as this version of the tool would set them."""
+        known = self._recall()
+        if old := [name for name in digests if known[name]["by"] != writer()]:
+            self._append({name: known[name] | {"by": writer()} for name in old})
+
     def rule(self, name: str) -> c.ServiceRule | c.InstanceRule | None:
         """Give the rule that was set last for a unit; None where there is none."""
         entry = self._recall().get(name)
-        if entry is None or entry["rule"] is None:
-            return None
-        return self.service(name) if name.startswith("service-") else self.instance(name)
+        change = _change(name, entry) if entry else None
+        return None if change is None or isinstance(change, c.SetBase) else change.rule
 
-    def service(self, name: str) -> c.ServiceRule:
-        """Give the rule of the unit ``name``, which must be the `same`."""
-        data = self._recall()[name]["rule"]
-        return c.ServiceRule(**(data | {"affinity": Affinity(**data["affinity"]), "sticky": _sticky(data)}))
-
-    def instance(self, name: str) -> c.InstanceRule:
-        """Give the rule of the unit ``name``, which must be the `same`."""
-        data = self._recall()[name]["rule"]
-        remote, key = data["remote"], data["key"]
-        if remote:
-            remote = Listen(remote["port"], remote["address"], tuple(remote["families"]))
-        return c.InstanceRule(
-            **(data | {"remote": remote, "sticky": _sticky(data), "key": Affinity(**key) if key else None})
-        )
-
-    def note(self, rules: Mapping[str, c.ServiceRule | c.InstanceRule | None], digests: Mapping[str, str]) -> None:
-        """Remember ``rules`` by unit with the digests the kernel gives them now."""
+    def note(self, made: Mapping[str, Setting], digests: Mapping[str, str]) -> None:
+        """Remember ``made`` by unit with the digests the kernel gives them now."""
         known = self._recall()
-        fresh = {
-            name: {"rule": asdict(rule) if rule else None, "digest": digests[name]}
-            for name, rule in rules.items()
-            if name in digests
-        }
-        fresh = {name: entry for name, entry in fresh.items() if known.get(name) != json.loads(json.dumps(entry))}
+        fresh = {}
+        for name, change in made.items():
+            if name in digests:
+                entry = {
+                    "made": json.loads(json.dumps(asdict(change))),
+                    "digest": digests[name],
+                    "text": _digest(nft_text.rendered(change)),
+                    "by": writer(),
+                }
+                if known.get(name) != entry:
+                    fresh[name] = entry
         if fresh:
             self._append(fresh)
 
     def _append(self, fresh: Mapping[str, dict[str, Any]]) -> None:
-        self._entries |= json.loads(json.dumps(fresh))
-        line = json.dumps(fresh) + "\n"
+        self._entries |= fresh
         if self._lines > 64 + _STALE * len(self._entries):
             atomic.write(self._path, (json.dumps(self._entries) + "\n").encode(), mode=0o600)
             self._lines = len(self._entries)
         else:
             with self._path.open("a") as file:
                 self._path.chmod(0o600)
-                file.write(line)
+                file.write(json.dumps(fresh) + "\n")
             self._lines += len(fresh)
         self._read = self._stamp()
 
@@ -90,13 +97,9 @@ class Memory:
         except (OSError, UnicodeDecodeError):
             return self._entries
         for line in text.splitlines():
-            try:
-                found = json.loads(line)
-            except ValueError:
-                continue
-            if isinstance(found, dict) and all(isinstance(entry, dict) for entry in found.values()):
-                self._entries |= found
-                self._lines += len(found)
+            found = _entries(line)
+            self._entries |= found
+            self._lines += len(found)
         return self._entries
 
     def _stamp(self) -> tuple[int, int] | None:
@@ -107,5 +110,39 @@ class Memory:
         return found.st_mtime_ns, found.st_size
 
 
-def _sticky(data: dict[str, Any]) -> c.Sticky | None:
-    return c.Sticky(**data["sticky"]) if data["sticky"] else None
+@cache
+def writer() -> str:
+    """Give what tells one version of what makes the text from another."""
+    files = [*sorted((templating.DIRECTORY / "nft").glob("*.j2")), Path(nft_text.__file__), Path(affinity.__file__)]
+    return _digest("".join(file.read_text() for file in files))
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+def _entries(line: str) -> dict[str, dict[str, Any]]:
+    """Read one line; nothing of one that is torn, or that another version wrote."""
+    try:
+        found = json.loads(line)
+        for name, entry in found.items():
+            _change(name, entry)
+            if not {"digest", "text", "by"} <= entry.keys():
+                return {}
+    except (ValueError, TypeError, KeyError, AttributeError):
+        return {}
+    return dict(found)
+
+
+def _change(name: str, entry: Mapping[str, Any]) -> Setting:
+    """Give the change that made a unit; raises TypeError or KeyError where the entry is not of this form."""
+    made = entry["made"]
+    if "home" in made:
+        return c.SetBase(**made)
+    data = made["rule"] | {"sticky": c.Sticky(**made["rule"]["sticky"]) if made["rule"]["sticky"] else None}
+    if name.startswith("service-"):
+        return c.SetService(c.ServiceRule(**(data | {"affinity": Affinity(**data["affinity"])})))
+    remote, key = data["remote"], data["key"]
+    if remote:
+        remote = Listen(remote["port"], remote["address"], tuple(remote["families"]))
+    return c.SetInstance(c.InstanceRule(**(data | {"remote": remote, "key": Affinity(**key) if key else None})))
