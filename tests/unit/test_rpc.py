@@ -31,7 +31,7 @@ class Server:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.answer: Answer = lambda body: b""
+        self.answer: Answer = lambda _: b""
         self._listener = socket.socket(socket.AF_UNIX)
         self._listener.bind(str(path))
         self._listener.listen()
@@ -80,7 +80,7 @@ def test_what_is_asked_and_answered_arrives(server: Server, arguments: list[Any]
 
 
 def test_a_fault_is_told_with_its_code(server: Server) -> None:
-    server.answer = lambda body: OK + xmlrpc.client.dumps(xmlrpc.client.Fault(91, "STILL_RUNNING: x")).encode()
+    server.answer = lambda _: OK + xmlrpc.client.dumps(xmlrpc.client.Fault(91, "STILL_RUNNING: x")).encode()
     with pytest.raises(rpc.RpcFault) as caught:
         rpc.call(server.path, "x")
     assert (caught.value.code, caught.value.words) == (91, "STILL_RUNNING: x")
@@ -91,7 +91,7 @@ def test_a_fault_is_told_with_its_code(server: Server) -> None:
     [b"", b"HTTP/1.0 500 Internal Server Error\r\n\r\n", b"nonsense", OK, OK + b"<a>", OK + b"<methodResponse/>"],
 )
 def test_what_is_no_answer_is_an_error(server: Server, reply: bytes) -> None:
-    server.answer = lambda body: reply
+    server.answer = lambda _: reply
     with pytest.raises(rpc.RpcError, match=r"."):
         rpc.call(server.path, "x")
 
