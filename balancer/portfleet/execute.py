@@ -28,6 +28,9 @@ from portfleet.program import WATCHER, Program, watch_program
 from portfleet.states import AT_REST
 from portfleet.supervisor import Supervisor
 
+#: Seconds for which a running process must listen wrongly to be given up: it binds its addresses one after the other.
+_CERTAIN = 1.0
+
 
 @dataclass
 class Executor:
@@ -184,6 +187,7 @@ class Executor:
         deadline = self.clock() + seconds
         wanted = {want.name: (service, want) for service in self.desired.services.values() for want in service.running}
         waiting = dict.fromkeys(names, "")
+        faulty: dict[str, tuple[str, float]] = {}
         while waiting:
             programs = self.supervisor.programs()
             look = Look(programs, self.paths, probe=True)
@@ -193,7 +197,11 @@ class Executor:
                     del waiting[name]
                     continue
                 waiting[name] = seen.fault or seen.waiting or _not_up(seen)
-                if _hopeless(seen):
+                if not _hopeless(seen):
+                    faulty.pop(name, None)
+                    continue
+                fault, since = faulty.setdefault(name, (waiting[name], self.clock()))
+                if seen.program in AT_REST or (fault == waiting[name] and self.clock() - since > _CERTAIN):
                     self.failed[name] = waiting.pop(name)
             if waiting and (self.clock() > deadline or not self.go_on()):
                 self.failed |= waiting

@@ -16,7 +16,7 @@ import pytest
 from support.fleet_box import REDIS, FleetBox
 from support.operated import TOLD, history, in_background, operated, phase, slots
 from support.sandbox import HOST4, client4, wait_for
-from support.watched import load
+from support.watched import load, wait_event
 
 _ENDS = str(Path(__file__).parents[1] / "support" / "ends.py")
 #: One at a time would take a minute.
@@ -167,7 +167,7 @@ def test_the_deadline_and_what_comes_then() -> None:
             assert box.status()["echo-blue-1"]["state"] == "drained"
             box.portfleet("undrain", "echo/1")
             box.portfleet("drain", "echo/2", "--deadline", "1s", "--then", "wait", "--no-wait")
-            wait_for("the deadline has passed", lambda: "deadline" in box.portfleet("logs", "portfleet-watch").stdout)
+            wait_event(box, "deadline", then="wait")
             # An undrain while it drains ends that.
             assert "cancelled" in box.portfleet("undrain", "echo/2").stdout
         assert clients.lost and clients.refused == 0
