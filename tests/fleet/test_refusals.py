@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
+from support import fleet_box as fleet_box_module
 from support.fleet_box import ECHO, HOME, PORTFLEET, REDIS, FleetBox, fleet_box
 from support.sandbox import Box, client4
 
@@ -208,6 +211,24 @@ def test_without_the_right_to_change_nftables_nothing_is_started(empty: FleetBox
 def _portfleet(box: Box, *prefix: str, verb: str) -> tuple[int, str]:
     done = box.run(*prefix, PORTFLEET, "--home", "/run/pf", verb, check=False)
     return done.returncode, done.stderr
+
+
+def test_an_nft_too_old_is_told_what_it_lacks(empty: FleetBox, tmp_path: Path) -> None:
+    empty.write(ONE)
+    real = subprocess.run(["ldconfig", "-p"], capture_output=True, text=True, check=True).stdout
+    real = next(line.split()[-1] for line in real.splitlines() if "libnftables.so.1" in line)
+    lacking = [f'-DREAL="{real}"', '-DLACKS="jhash"', "-o", str(tmp_path / "libnftables.so.1")]
+    source = Path(fleet_box_module.__file__).with_name("older_nft.c")
+    subprocess.run(["gcc", "-shared", "-fPIC", *lacking, str(source)], check=True)
+
+    with unchanged(empty):
+        refused = empty.portfleet("up", check=False, env={"LD_LIBRARY_PATH": str(tmp_path)})
+
+    assert refused.returncode == 3
+    assert "this kernel or libnftables lacks what the rules are made of; nothing was changed" in refused.stderr
+    assert "  a hash of the client's address (nft_hash): without it affinity source" in refused.stderr
+    assert "hint: Debian 12 and later, or Linux 5.12 with nft 1.0.2, have it all" in refused.stderr
+    assert refused.stderr.count("without it") == 1, "the rest is there"
 
 
 def test_somebody_without_rights_can_look_but_not_touch(running: FleetBox) -> None:
