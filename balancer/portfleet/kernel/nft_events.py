@@ -43,7 +43,7 @@ class RulesChanged:
 class Generation:
     """Gives the generation id of the rules when called; it grows with every transaction of anybody.
 
-    One socket serves all calls: closing a netfilter socket waits for the kernel to flush what it has pending, which took
+    One socket serves all calls: closing a netfilter socket waits until the kernel has flushed its work, which took
     5 ms on a busy machine, where asking takes 0.02. Raises PortfleetError.
     """
 
