@@ -6,14 +6,8 @@ each new one it looks at up to eight that may have ended.
 
 from __future__ import annotations
 
-import json
-from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any
-
-from support.plane import HERE, Plane, close, explained
-from support.sandbox import HOST4, client4
+from support.plane import Plane, explained, load
+from support.sandbox import client4
 
 REDIS = """
 [service.echo]
@@ -27,31 +21,6 @@ ALL = ("echo-blue-1", "echo-blue-2", "echo-blue-3")
 CLIENTS = [client4(number * 409) for number in range(100)]
 
 
-@contextmanager
-def held(rules: Plane, sources: list[str]) -> Iterator[dict[str, Any]]:
-    """Hold a talking connection from each source; the report is complete after the block."""
-    job = {"to": [HOST4, 7000], "sources": sources, "message": "{id}\n", "interval": 0.2, "timeout": 5}
-    process = rules.boxes.clients.popen("/usr/bin/python3", str(HERE / "clients.py"), "hold")
-    assert process.stdin is not None and process.stdout is not None
-    report: dict[str, Any] = {}
-    try:
-        process.stdin.write(json.dumps(job) + "\n")
-        process.stdin.flush()
-        assert process.stdout.readline() == "up\n"
-        yield report
-        process.stdin.write("\n")
-        process.stdin.flush()
-        out, _ = process.communicate(timeout=60)
-        report |= json.loads(out)
-    finally:
-        close(process)
-
-
-def by_instance(report: dict[str, Any]) -> Counter[str]:
-    assert all(one["error"] is None and len(one["seen"]) == 1 for one in report["held"]), report
-    return Counter(one["seen"][0] for one in report["held"])
-
-
 def homes(rules: Plane) -> dict[str, list[str]]:
     """Give the clients of each instance by their slots, by computation: nobody has connected yet."""
     found = explained(rules, "echo", [{"source": client, "port": 0} for client in CLIENTS])
@@ -63,9 +32,9 @@ def test_what_one_cannot_take_another_does(rules: Plane) -> None:
     rules.serve()
     of = homes(rules)["echo-blue-1"]
     assert len(of) > 25
-    with held(rules, of[:30]) as report:
+    with load(rules, of[:30]) as clients:
         pass
-    counts = by_instance(report)
+    counts = clients.seen
     assert counts["echo-blue-1"] == 20
     assert counts["echo-blue-2"] + counts["echo-blue-3"] == 10
 
@@ -73,22 +42,22 @@ def test_what_one_cannot_take_another_does(rules: Plane) -> None:
 def test_when_all_are_full_the_next_is_refused(rules: Plane) -> None:
     rules.load(REDIS)
     rules.serve()
-    with held(rules, CLIENTS[:60]) as report:
+    with load(rules, CLIENTS[:60]) as clients:
         more = rules.ask(CLIENTS[60:70], timeout=3)
         assert all("ConnectionRefused" in one["error"] for one in more), more
-    assert by_instance(report) == dict.fromkeys(ALL, 20)
+    assert clients.seen == dict.fromkeys(ALL, 20)
 
 
 def test_refused_where_that_is_asked(rules: Plane) -> None:
     rules.load(REDIS + 'overflow = "refuse"\n')
     rules.serve()
     mine = homes(rules)["echo-blue-2"]
-    with held(rules, mine[:20]) as report:
+    with load(rules, mine[:20]) as clients:
         more = rules.ask(mine[20:25], timeout=3)
         assert all("ConnectionRefused" in one["error"] for one in more), more
         others = homes(rules)["echo-blue-1"][:20] + homes(rules)["echo-blue-3"][:20]
         assert set(rules.met(others).values()) == {"echo-blue-1", "echo-blue-3"}
-    assert by_instance(report) == {"echo-blue-2": 20}
+    assert clients.seen == {"echo-blue-2": 20}
 
 
 def test_an_ended_connection_makes_room(rules: Plane) -> None:
@@ -96,9 +65,9 @@ def test_an_ended_connection_makes_room(rules: Plane) -> None:
     rules.serve()
     mine = homes(rules)["echo-blue-3"]
     for _ in range(3):
-        with held(rules, mine[:20]) as report:
+        with load(rules, mine[:20]) as clients:
             pass
-        assert by_instance(report) == {"echo-blue-3": 20}
+        assert clients.seen == {"echo-blue-3": 20}
 
 
 def test_who_is_out_gets_no_overflow(rules: Plane) -> None:
@@ -107,9 +76,9 @@ def test_who_is_out_gets_no_overflow(rules: Plane) -> None:
     of = homes(rules)["echo-blue-1"]
     rules.signal("echo-blue-2", "KILL")
     rules.point(["echo-blue-2"])
-    with held(rules, of[:30]) as report:
+    with load(rules, of[:30]) as clients:
         pass
-    assert by_instance(report) == {"echo-blue-1": 20, "echo-blue-3": 10}
+    assert clients.seen == {"echo-blue-1": 20, "echo-blue-3": 10}
 
 
 def test_without_a_limit_again_nothing_of_it_is_left(rules: Plane) -> None:

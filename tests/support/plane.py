@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -146,6 +147,42 @@ class Plane:
         """Give {source: instance that answered}; None where nobody did."""
         reports = self.ask(sources, **job)
         return {address_of(r["source"]): r["reply"].split()[0] if r["reply"] else None for r in reports}
+
+
+@dataclass
+class Load:
+    """Clients that hold connections and make new ones; ``report`` is there when the block has ended."""
+
+    report: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def lost(self) -> list[dict[str, Any]]:
+        """The held connections that broke."""
+        return [one for one in self.report["held"] if one["error"] is not None]
+
+    @property
+    def seen(self) -> Counter[str]:
+        """How many held connections each instance answered; each must have met one instance only."""
+        assert all(len(one["seen"]) == 1 for one in self.report["held"]), self.report
+        return Counter(one["seen"][0] for one in self.report["held"])
+
+
+@contextmanager
+def load(made: Plane, sources: Sequence[str], *, host: str = HOST4, **job: Any) -> Iterator[Load]:
+    """Hold a talking connection from each source (see clients.py) while the block runs."""
+    wanted = {"to": [host, 7000], "sources": list(sources), "message": "{id}\n", "interval": 0.2} | job
+    process = made.boxes.clients.popen("/usr/bin/python3", str(HERE / "clients.py"), "hold")
+    assert process.stdin is not None and process.stdout is not None
+    found = Load()
+    try:
+        process.stdin.write(json.dumps(wanted) + "\n")
+        process.stdin.flush()
+        assert process.stdout.readline() == "up\n", "not every held connection was made"
+        yield found
+        out, _ = process.communicate("\n", timeout=120)
+        found.report |= json.loads(out)
+    finally:
+        close(process)
 
 
 def address_of(source: Any) -> str:
