@@ -58,7 +58,7 @@ def role_packages(text: str) -> list[str]:
 def image(suite: str) -> Path:
     """Give the image of a Debian suite, made where it is not there yet."""
     packages = [*role_packages(ROLE.read_text()), *EXTRA]
-    recipe = " ".join([_FILL, *INSTALLED, *packages])
+    recipe = " ".join([str(root.CHECKOUT), _FILL, *INSTALLED, *packages])
     base = root.bare_root(suite)
     key = hashlib.sha256(recipe.encode()).hexdigest()[:12]
     kept = base.with_name(f"{base.name}-host-{key}")
@@ -67,12 +67,14 @@ def image(suite: str) -> Path:
             for old in base.parent.glob(f"{base.name}-host-*"):
                 root.run("rm", "-rf", old)
             partial = base.with_name(f"{base.name}-host-{key}.partial")
+            root.run("rm", "-rf", partial)
             root.run("cp", "-a", "--reflink=auto", base, partial)
             (partial / root.CHECKOUT).mkdir(parents=True)
             script = f"INSTALLED='{' '.join(INSTALLED)}' DOWNLOADED='{' '.join(packages)}'\n{_FILL}"
             if root.enter(partial, ["sh", "-c", f"({script}) >/var/log/image.log 2>&1"], network=True):
                 said = "\n".join((partial / "var/log/image.log").read_text().splitlines()[-15:])
                 raise root.RootError(f"the image of Debian {suite} cannot be made:\n{said}")
+            (partial / root.CHECKOUT).rmdir()
             partial.rename(kept)
     return kept
 

@@ -61,9 +61,11 @@ def make(work: Path) -> None:
     """Fill the folder ``work`` with what a box holds."""
     system = work / "system"
     root.run("cp", "-a", "--reflink=auto", host_image.image(SUITE), system)
+    (system / root.CHECKOUT).mkdir()
     (system / "tmp/vagrant.pub").write_text(public_key())
     if root.enter(system, ["sh", "-c", f"({_FILL}) >/var/log/image.log 2>&1"], network=True):
         raise root.RootError("\n".join((system / "var/log/image.log").read_text().splitlines()[-15:]))
+    (system / root.CHECKOUT).rmdir()
     (system / "etc/resolv.conf").write_text("")
     for name, pattern in (("vmlinuz", "vmlinuz-*"), ("initrd.img", "initrd.img-*")):
         (found,) = (system / "boot").glob(pattern)

@@ -104,6 +104,9 @@ def test_portfleet_is_upgraded_with_connections_open(
             assert one.run("portfleet --version").stdout == "portfleet 0.1.0.post1\n"
     finally:
         ansible.write_inventory()
+        back = ansible.play("site.yml", "--limit", "one")
+    assert back.code == 0, back.output
+    assert one.run("portfleet --version").stdout == "portfleet 0.1.0\n", "and back to the version before"
     measured(f"upgrade of portfleet by site.yml ({done.seconds:.1f} s): {clients}")
     assert clients.failed == 0, clients.report
     assert [i["pid"] for i in status(one)["instances"]] == pids, "no instance was restarted"
