@@ -146,6 +146,7 @@ def test_restart_scale_migrate_and_rebalance_lose_nobody() -> None:
             two = slots(box)
             assert "portfleet scale echo 2" in box.portfleet("scale", "echo", "4").stdout
             assert slots(box) == {f"echo-blue-{number}": 1024 for number in (1, 2, 3, 4)}
+            box.settled()  # marks and the home table are kept too
             box.portfleet("rebalance", "echo", "--limit", "1.1")
             counts = [found["connections"] for found in box.status().values() if found["slots"]]
             assert max(counts) / (sum(counts) / 4) <= 1.25
@@ -209,3 +210,14 @@ def test_already_and_dry_runs_change_nothing() -> None:
         assert box.snapshot() == before and history(box) == []
         last = box.portfleet("drain", "echo", check=False)
         assert last.returncode == 1 and "nobody would be left" in last.stderr and "--force" in last.stderr
+
+
+def test_apply_hands_connections_over_before_it_restarts_an_instance() -> None:
+    with operated() as box:
+        with load(box, held=40, connects=50) as clients:
+            box.write(TOLD.replace("environment = {", 'environment = { TURN = "2",'))
+            said = box.portfleet("apply").stderr
+            assert re.search(r"restart echo-blue-1 .*[1-9]\d* connections go to its siblings", said), said
+        assert clients.lost == []
+        assert (clients.refused, clients.report["connects"]["reset"]) == (0, 0)
+        box.settled()

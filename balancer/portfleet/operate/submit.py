@@ -190,6 +190,7 @@ def _register(context: Context, wanted: Operation, change: Change | None) -> int
         number = journal.next_number()
         record = journal.services.get(wanted.service, first)
         journal = journal.with_service(wanted.service, change(record) if change else record)
+        journal = make_desired(context.applied_fleet, journal, context.paths).journal  # marks and home of new instances
         return journal.with_operation(replace(wanted, number=number))
 
     journal_file.update(context.paths.journal, apply)

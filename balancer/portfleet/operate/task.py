@@ -12,7 +12,7 @@ from typing import Any
 from portfleet import faults, journal_file, sockdiag
 from portfleet.context import Context
 from portfleet.control import ControlError, ask
-from portfleet.desired import Desired, InstanceWant, ServiceWant
+from portfleet.desired import Desired, InstanceWant, ServiceWant, make_desired
 from portfleet.errors import Exit
 from portfleet.execute import Executor
 from portfleet.journal import Journal, Operation, ServiceRecord
@@ -78,9 +78,11 @@ class Task:
     def change(self, change: Callable[[ServiceRecord], ServiceRecord]) -> None:
         """Change the service's record in the journal."""
         name = self.operation.service
+        fleet = Context(self.paths).applied_fleet
 
         def apply(journal: Journal) -> Journal:
-            return journal.with_service(name, change(journal.services[name]))
+            changed = journal.with_service(name, change(journal.services[name]))
+            return make_desired(fleet, changed, self.paths).journal  # marks and home table go with it
 
         journal_file.update(self.paths.journal, apply)
         faults.point(f"{self.operation.verb} {self.operation.phase}: changed")
