@@ -85,9 +85,9 @@ class Context:
         """Read the journal; a lost or damaged one is rebuilt from what runs, saying so."""
         try:
             found = journal_file.read(self.paths.journal)
-            damage = "it is lost"
+            damage = "the journal is lost"
         except JournalError as error:
-            found, damage = None, str(error)
+            found, damage = None, error.message
         if found is not None:
             return found
         from portfleet.rebuild import rebuild
@@ -95,14 +95,14 @@ class Context:
         try:
             state = self.kernel.recover()
         except PortfleetError as error:
-            if damage == "it is lost" and error.code is Exit.KERNEL:
+            if damage == "the journal is lost" and error.code is Exit.KERNEL:
                 return Journal()
             raise
         programs = self.supervisor.programs() if self.supervisor.running() else {}
         journal = rebuild(fleet, state, programs)
-        if journal.services or damage != "it is lost":
+        if journal.services or damage != "the journal is lost":
             self.say(
-                f"journal {self.paths.journal}: {damage}; rebuilt from the kernel's table and supervisord "
+                f"{self.paths.journal}: {damage}; rebuilt from the kernel's table and supervisord "
                 "(what operators had drained is forgotten)"
             )
         return journal

@@ -17,7 +17,7 @@ from portfleet import adopted, atomic, faults, journal_file, locks, outset
 from portfleet import steps as s
 from portfleet.desired import Desired
 from portfleet.errors import PortfleetError
-from portfleet.journal import Journal
+from portfleet.journal import Journal, JournalError
 from portfleet.kernel.changes import DropInstance, Kernel, Transaction
 from portfleet.model import parse_instance
 from portfleet.observe import Look
@@ -261,6 +261,10 @@ class Executor:
                 journal = journal.without_service(name)
             return journal
 
+        try:
+            journal_file.read(self.paths.journal)
+        except JournalError:
+            journal_file.set_aside(self.paths.journal)
         journal_file.update(self.paths.journal, merge)
 
 

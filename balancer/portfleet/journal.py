@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal, cast
 
+from portfleet.errors import PortfleetError
 from portfleet.model import Colour
 from portfleet.slots import Table
 
@@ -20,8 +21,11 @@ MARK_LIMIT = (1 << 24) - 256  # above are marks of those who are told no
 HISTORY = 200
 
 
-class JournalError(ValueError):
+class JournalError(PortfleetError):
     """The text is not a journal this version can use; the message says why."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, hint="it is rebuilt from what runs, and the damaged one kept, by: portfleet apply")
 
 
 @dataclass(frozen=True)
@@ -182,15 +186,15 @@ def to_json(journal: Journal) -> dict[str, Any]:
 def from_json(data: Any) -> Journal:
     """Read the journal back; raises JournalError with the reason."""
     if not isinstance(data, dict) or not isinstance(data.get("version"), int):
-        raise JournalError("it is not a journal")
+        raise JournalError("the journal is damaged (it is no journal at all)")
     if data["version"] > VERSION:
-        raise JournalError(f"it has version {data['version']}, this portfleet writes version {VERSION}")
+        raise JournalError(f"the journal has version {data['version']}, this portfleet writes version {VERSION}")
     try:
         services = {name: _service(record) for name, record in data["services"].items()}
         operations = tuple(Operation(**_tuples(operation, "owned")) for operation in data.get("operations", ()))
         history = tuple(HistoryEntry(**_tuples(entry, "command")) for entry in data["history"])
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise JournalError(f"it is damaged ({error!r})") from None
+        raise JournalError(f"the journal is damaged ({error!r})") from None
     return Journal(services, operations, history)
 
 

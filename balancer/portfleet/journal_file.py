@@ -23,7 +23,7 @@ def read(path: Path) -> Journal | None:
     try:
         content = json.loads(data)
     except ValueError as error:
-        raise JournalError(f"it is damaged ({error})") from None
+        raise JournalError(f"the journal is damaged ({error})") from None
     if isinstance(content, dict) and isinstance(content.get("version"), int) and content["version"] > VERSION:
         raise PortfleetError(
             f"cannot use {path}: it was written by a newer portfleet (version {content['version']}, known {VERSION})",

@@ -57,6 +57,7 @@ def test_a_port_below_1024_is_served_by_a_daemon_without_any_right(empty: FleetB
         facts = empty.boxes.host.run("grep", "-E", "^(Uid|CapEff)", f"/proc/{pid}/status").stdout.split()
         assert facts == ["Uid:", *["65534"] * 4, "CapEff:", "0000000000000000"]
     assert empty.boxes.host.run("ss", "-Htln", "sport = :443").stdout == "", "nobody listens on 443 itself"
+    empty.calm()
     before = empty.snapshot()
     empty.portfleet("apply")
     assert empty.snapshot() == before
@@ -110,6 +111,7 @@ def test_down_says_how_many_connections_end_and_asks(empty: FleetBox) -> None:
     script = f"import socket; s=socket.create_connection(('{HOST4}', 7000)); print('up', flush=True); print(s.recv(9))"
     with empty.boxes.clients.popen("python3", "-c", script) as client:
         assert client.stdout is not None and client.stdout.readline() == "up\n"
+        empty.calm()
         before = empty.snapshot()
 
         refused = empty.portfleet("down", check=False)
@@ -141,6 +143,7 @@ def test_one_service_goes_down_alone(empty: FleetBox) -> None:
 def test_a_second_home_is_refused_and_the_first_left_alone(empty: FleetBox) -> None:
     empty.write(ECHO.replace("instances = 4", "instances = 1"))
     empty.portfleet("up")
+    empty.calm()
     before = empty.snapshot()
     host = empty.boxes.host
     copy = "mkdir /run/other && sed s/710/720/g /run/pf/fleet.toml > /run/other/fleet.toml"
@@ -152,3 +155,24 @@ def test_a_second_home_is_refused_and_the_first_left_alone(empty: FleetBox) -> N
         assert "another home" in refused.stderr and "one home per network namespace" in refused.stderr
     assert empty.snapshot() == before
     assert host.run("ls", "/run/other").stdout == "fleet.toml\n", "nothing half done"
+
+
+@pytest.mark.parametrize("damage", ["rm", "truncate -s 100"])
+def test_a_lost_or_damaged_journal_is_rebuilt_from_what_runs(empty: FleetBox, damage: str) -> None:
+    empty.write(ECHO.replace("instances = 4", "instances = 3"))
+    empty.portfleet("up")
+    clients = [client4(number) for number in range(100)]
+    empty.calm()
+    met, rules, processes = empty.who(clients), empty.rules(), empty.processes()
+    empty.boxes.host.run("sh", "-c", f"{damage} /run/pf/lib/journal.json")
+    for verb in ("status", "lock", "history"):
+        assert "Traceback" not in empty.portfleet(verb, check=False).stderr, verb
+
+    said = empty.portfleet("apply")
+
+    assert "rebuilt from the kernel's table and supervisord" in said.stderr
+    assert ("the journal is lost" if damage == "rm" else "the journal is damaged (") in said.stderr
+    kept = empty.boxes.host.run("sh", "-c", "ls /run/pf/lib | grep damaged", check=False).stdout
+    assert kept == ("" if damage == "rm" else "journal.json.damaged-1\n")
+    assert (empty.who(clients), empty.rules(), empty.processes()) == (met, rules, processes), "nobody was moved"
+    assert empty.portfleet("apply").stderr == ""

@@ -72,7 +72,7 @@ CONFIGS = {
 def running() -> Iterator[FleetBox]:
     """A fleet of one instance that is up and settled."""
     with fleet_box(ONE) as fleet:
-        fleet.settled()
+        fleet.calm()
         yield fleet
 
 
@@ -204,6 +204,7 @@ def test_without_the_right_to_change_nftables_nothing_is_started(empty: FleetBox
             assert refused[0] == 3, verb
             assert "Operation not permitted" in refused[1] and "CAP_NET_ADMIN" in refused[1]
     empty.portfleet("up")
+    empty.calm()
     with unchanged(empty):
         assert _portfleet(empty.boxes.host, *less, verb="apply")[0] == 3
 

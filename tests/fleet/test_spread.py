@@ -63,7 +63,7 @@ def test_every_connection_of_a_prefix_meets_one_instance(case: Case) -> None:
 
 
 def test_up_and_apply_again_change_nothing(case: Case) -> None:
-    case.fleet.settled()
+    case.fleet.calm()
     before = case.fleet.snapshot()
 
     for verb in ("apply", "up", "apply"):

@@ -126,6 +126,11 @@ class FleetBox:
         """Wait until nothing is left to do; AssertionError with the plan after 20 s."""
         wait_for("plan --check is quiet", lambda: self.portfleet("plan", "--check", check=False).returncode == 0)
 
+    def calm(self) -> None:
+        """Wait until nothing changes by itself any more: all is as wanted, and the watcher has its keeper table."""
+        self.settled()
+        wait_for("the keeper is there", lambda: "table inet portfleet-keeper" in self.rules())
+
     def wait_state(self, name: str, state: str) -> dict[str, Any]:
         """Wait until an instance is in ``state`` and give its status."""
 

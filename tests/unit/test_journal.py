@@ -11,7 +11,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from portfleet import atomic, journal_file
@@ -65,6 +65,7 @@ JOURNAL = st.builds(
 )
 
 
+@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(JOURNAL)
 def test_what_is_written_is_what_is_read(journal: Journal) -> None:
     assert from_json(json.loads(json.dumps(to_json(journal)))) == journal
@@ -81,6 +82,7 @@ def test_on_disk_too_and_only_its_owner_may_read_it(tmp_path: Path) -> None:
     assert [file.name for file in tmp_path.iterdir()] == ["journal.json"], "no temporary file stays"
 
 
+@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(JOURNAL, st.data())
 def test_a_journal_cut_off_anywhere_is_called_damaged(journal: Journal, data: st.DataObject) -> None:
     text = json.dumps(to_json(journal))
@@ -110,7 +112,7 @@ def test_damage_is_said_and_the_file_left_where_it_is(tmp_path: Path, content: b
     path = tmp_path / "journal.json"
     path.write_bytes(content)
 
-    with pytest.raises(JournalError, match=r"damaged|not a journal"):
+    with pytest.raises(JournalError, match="damaged"):
         journal_file.read(path)
     assert path.read_bytes() == content
 

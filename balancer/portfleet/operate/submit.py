@@ -16,7 +16,7 @@ from portfleet.context import Context
 from portfleet.desired import InstanceWant, ServiceWant, make_desired
 from portfleet.errors import Exit, PortfleetError
 from portfleet.execute import Executor
-from portfleet.journal import HistoryEntry, Journal, Operation, ServiceRecord
+from portfleet.journal import HistoryEntry, Journal, JournalError, Operation, ServiceRecord
 from portfleet.model import parse_instance
 from portfleet.operate.bar import Bar
 from portfleet.pointing import slot_moves
@@ -151,7 +151,10 @@ def _dry_run(context: Context, want: ServiceWant, *, verb: str, words: str, chan
 
 def refuse_busy(context: Context, service: str) -> None:
     """Raise PortfleetError (exit 5) where an operation runs on ``service``, saying who, since when and why."""
-    journal = journal_file.read(context.paths.journal)
+    try:
+        journal = journal_file.read(context.paths.journal)
+    except JournalError:
+        return  # what ran is not known any more; whoever comes next rebuilds the journal
     running = journal.running(service) if journal else None
     if running is not None:
         raise PortfleetError(
