@@ -6,7 +6,7 @@ ready before slots point at them, slots away before an instance stops, listen ad
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from portfleet import steps as s
@@ -17,6 +17,9 @@ from portfleet.observed import Observed
 from portfleet.pointing import slot_moves, turn
 from portfleet.slots import Table
 from portfleet.states import AT_REST
+
+#: New services whose rules are loaded in one transaction.
+_AT_ONCE = 32
 
 
 @dataclass(frozen=True)
@@ -41,8 +44,7 @@ def make_plan(desired: Desired, observed: Observed, *, journal_differs: bool = F
     if observed.supervisor and not observed.watcher:
         steps.append(s.StartWatcher())
     steps += _base(desired, observed)
-    for want in wants:
-        steps += _rules(want, observed)
+    steps += _rules(wants, observed)
     steps += [step for want in wants for step in _away(want, observed)]
     steps += _starts(desired, observed)
     for want in wants:
@@ -89,7 +91,28 @@ def _base(desired: Desired, observed: Observed) -> Iterator[s.Step]:
         yield s.LoadRules(f"the table and its guard{drifted}", tuple(changes))
 
 
-def _rules(want: ServiceWant, observed: Observed) -> Iterator[s.Step]:
+def _rules(wants: Iterable[ServiceWant], observed: Observed) -> Iterator[s.Step]:
+    """Set rules that are not as they must be; many new services in one transaction, for each has a price of its own."""
+    limits: dict[str, dict[int, str]] = {}
+    for mark, name in observed.kernel.limits.items():
+        limits.setdefault(_service_of(name), {})[mark] = name
+    new: list[tuple[str, list[c.Change]]] = []
+    for want in wants:
+        if not (changes := _rules_of(want, observed, limits.get(want.name, {}))):
+            continue
+        if want.name not in observed.kernel.services:
+            new.append((want.name, changes))
+            continue
+        touched = [change.rule.name for change in changes if isinstance(change, c.SetInstance | c.SetService)]
+        drifted = " (somebody changed them)" if any(name in observed.kernel.drift for name in touched) else ""
+        yield s.LoadRules(f"{want.name}{drifted}", tuple(changes))
+    for first in range(0, len(new), _AT_ONCE):
+        some = new[first : first + _AT_ONCE]
+        words = s.names([name for name, _ in some], "services")
+        yield s.LoadRules(words, tuple(change for _, changes in some for change in changes))
+
+
+def _rules_of(want: ServiceWant, observed: Observed, limited: Mapping[int, str]) -> list[c.Change]:
     kernel = observed.kernel
     changes: list[c.Change] = [
         c.SetInstance(instance.rule)
@@ -99,14 +122,10 @@ def _rules(want: ServiceWant, observed: Observed) -> Iterator[s.Step]:
     if kernel.services.get(want.name) != want.rule:
         changes.append(c.SetService(want.rule))
     limits = {i.rule.mark: i.name for i in want.instances if i.rule.limit}
-    now = {mark: name for mark, name in kernel.limits.items() if _service_of(name) == want.name}
-    if limits != now:
-        add = {mark: name for mark, name in limits.items() if now.get(mark) != name}
-        changes.append(c.SetLimits(add, frozenset(mark for mark, name in now.items() if limits.get(mark) != name)))
-    if changes:
-        touched = [change.rule.name for change in changes if isinstance(change, c.SetInstance | c.SetService)]
-        drifted = " (somebody changed them)" if any(name in kernel.drift for name in touched) else ""
-        yield s.LoadRules(f"{want.name}{drifted}", tuple(changes))
+    if limits != limited:
+        add = {mark: name for mark, name in limits.items() if limited.get(mark) != name}
+        changes.append(c.SetLimits(add, frozenset(mark for mark, name in limited.items() if limits.get(mark) != name)))
+    return changes
 
 
 def _with_restart(instance: InstanceWant, observed: Observed) -> bool:

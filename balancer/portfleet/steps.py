@@ -137,8 +137,8 @@ Step = (
 )
 
 
-def names(found: Sequence[str]) -> str:
-    """Join names for people: all of a few, the first and the number of many."""
+def names(found: Sequence[str], kind: str = "instances") -> str:
+    """Join names for people: all of a few; of many the first, the last and how many of their ``kind``."""
     if len(found) <= 4:
         return ", ".join(found)
-    return f"{found[0]} … {found[-1]} ({len(found)} instances)"
+    return f"{found[0]} … {found[-1]} ({len(found)} {kind})"
