@@ -162,7 +162,7 @@ class Host:
     def _connect(self) -> None:
         """Give it a new network namespace, joined to the bridge."""
         run("ip", "netns", "add", self.name)
-        # The same hardware address after every boot: with another, the neighbours' ARP entries lead astray for a minute.
+        # The same hardware address after every boot: with another, neighbours' ARP entries lead astray for a minute.
         peer = ("name", "eth0", "address", f"02:00:00:00:02:{10 + self.number:02x}", "netns", self.name)
         run("ip", "link", "add", f"to-{self.name}", "type", "veth", "peer", *peer)
         run("ip", "link", "set", f"to-{self.name}", "master", "hosts", "up")
