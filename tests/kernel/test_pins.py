@@ -96,6 +96,8 @@ def test_pin_explain_status_and_unpin() -> None:
         words = said(box, "pin", "echo", client4(7), target)
         assert words.startswith(f"echo: new connections of {client4(7)}/32 go to {target}.")
         assert words.endswith(f"Undo with: portfleet unpin echo {client4(7)}/32\n")
+        assert "would pin" in said(box, "pin", "echo", client4(9), target, "--dry-run")
+        assert f"pin {client4(7)}/32 to {target}" in said(box, "history")
         assert "already pinned" in said(box, "pin", "echo", client4(7), target[-1])
         assert f"pinned to {target}" in said(box, "explain", "echo", client4(7))
         assert box.who([client4(7)])[client4(7)] == target

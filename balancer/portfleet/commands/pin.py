@@ -16,13 +16,14 @@ from portfleet.context import Context
 from portfleet.desired import InstanceWant
 from portfleet.errors import Exit, PortfleetError
 from portfleet.operate.pinning import change_pins
-from portfleet.operate.submit import already, record_of, targets
+from portfleet.operate.submit import add_options, already, record_of, targets
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("service", metavar="SERVICE")
     parser.add_argument("source", metavar="ADDRESS[/PREFIX]", help="a client's address, or a network of them")
     parser.add_argument("instance", metavar="INSTANCE", help="such as echo-blue-2, or 2")
+    add_options(parser)
 
 
 def run(options: argparse.Namespace, context: Context) -> Exit:
@@ -37,12 +38,16 @@ def run(options: argparse.Namespace, context: Context) -> Exit:
     before = record_of(context, want.name).pins.get(text)
     if before == member:
         return already(context, "pin", want.name, f"{text} is already pinned to {instance.name}")
-    change_pins(
-        context, want.name, why="pin", change=lambda record: replace(record, pins={**record.pins, text: member})
+    return change_pins(
+        context,
+        want,
+        options,
+        verb="pin",
+        words=f"pin {text} to {instance.name}",
+        outcome=f"new connections of {text} go to {instance.name}",
+        undo=f"portfleet pin {want.name} {text} {before}" if before else f"portfleet unpin {want.name} {text}",
+        change=lambda record: replace(record, pins={**record.pins, text: member}),
     )
-    undo = f"portfleet pin {want.name} {text} {before}" if before else f"portfleet unpin {want.name} {text}"
-    print(f"{want.name}: new connections of {text} go to {instance.name}. Undo with: {undo}")
-    return Exit.DONE
 
 
 def parse_network(text: str) -> pins.Network:

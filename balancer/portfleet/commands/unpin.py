@@ -13,12 +13,13 @@ from portfleet.context import Context
 from portfleet.errors import Exit
 from portfleet.journal import ServiceRecord
 from portfleet.operate.pinning import change_pins
-from portfleet.operate.submit import already, record_of, service_want
+from portfleet.operate.submit import add_options, already, record_of, service_want
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("service", metavar="SERVICE")
     parser.add_argument("source", metavar="ADDRESS[/PREFIX]", help="as it was pinned; see portfleet status")
+    add_options(parser)
 
 
 def run(options: argparse.Namespace, context: Context) -> Exit:
@@ -30,6 +31,13 @@ def run(options: argparse.Namespace, context: Context) -> Exit:
     def without(record: ServiceRecord) -> ServiceRecord:
         return replace(record, pins={network: to for network, to in record.pins.items() if network != text})
 
-    change_pins(context, want.name, why="unpin", change=without)
-    print(f"{want.name}: {text} goes by its slot again. Undo with: portfleet pin {want.name} {text} {member}")
-    return Exit.DONE
+    return change_pins(
+        context,
+        want,
+        options,
+        verb="unpin",
+        words=f"unpin {text}",
+        outcome=f"{text} goes by its slot again",
+        undo=f"portfleet pin {want.name} {text} {member}",
+        change=without,
+    )
