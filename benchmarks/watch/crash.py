@@ -76,7 +76,7 @@ def run(kills: int) -> dict[str, object]:
                 restarts.append(said[1])
                 told.append(said[2])
                 mine = [source for source, owner in sources.items() if owner == name][:5]
-                answers = box.ask(mine, port=7000, message="who\\n")
+                answers = box.ask(mine, port=7000, message="who\n")
                 wrong += sum(answer.reply is None for answer in answers)
                 print(f"{number + 1:3} {name}: elsewhere {1000 * said[0]:.1f} ms, restart {1000 * said[1]:.1f} ms",
                       file=sys.stderr)  # fmt: skip
@@ -109,6 +109,7 @@ def main() -> int:
         times = found[key]
         print(f"{words:<26}", *(f"{1000 * times[name]:>6.1f} ms" for name in ("p50", "p99", "max")))
     print("connects:", found["connects"])
+    print("fresh connections after the commit without an answer:", found["unanswered_after_commit"])
     save("watch-crash", found)
     good = found["elsewhere"]["p50"] <= P50 and found["elsewhere"]["p99"] <= P99
     good = good and found["restart"]["p50"] <= RESTART
