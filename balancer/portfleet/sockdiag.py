@@ -12,9 +12,8 @@ import os
 import socket
 import struct
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from itertools import islice
 from typing import Literal
 
 _NETLINK_SOCK_DIAG = 4
@@ -26,6 +25,9 @@ _SKV6ONLY = 11
 _ESTABLISHED, _SYN_RECV, _CLOSE_WAIT, _LISTEN = 1 << 1, 1 << 3, 1 << 8, 1 << 10
 _HEADER = struct.Struct("=LHHLL")
 _MESSAGE = struct.Struct("=BBBB HH16s16sI8s IIIII".replace(" ", ""))
+
+#: One socket as the kernel describes it (struct inet_diag_msg), by which it is found again even if its port is re-used.
+Socket = bytes
 
 
 @dataclass(frozen=True)
@@ -79,20 +81,22 @@ def waiting() -> Counter[int]:
     return found
 
 
-def destroy(port: int, count: int | None = None) -> int:
-    """Reset up to ``count`` established connections (None: all) of local port ``port``; gives how many.
+def of_port(port: int) -> list[Socket]:
+    """Give the established connections of local port ``port``."""
+    wanted = port.to_bytes(2, "big")
+    established = _dump(_ESTABLISHED | _CLOSE_WAIT, port=port)
+    return [message for _, message in established if message[4:6] == wanted]
 
-    By SOCK_DESTROY, Linux 4.9. The client sees a reset.
+
+def destroy(sockets: Iterable[Socket]) -> int:
+    """Reset connections (SOCK_DESTROY, Linux 4.9), whose clients see that; gives how many were still there.
 
     Raises OSError (EPERM without CAP_NET_ADMIN, EOPNOTSUPP without CONFIG_INET_DIAG_DESTROY).
     """
-    wanted = port.to_bytes(2, "big")
-    established = _dump(_ESTABLISHED | _CLOSE_WAIT, port=port)
-    found = list(islice((message for _, message in established if message[4:6] == wanted), count))
     done = 0
     with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, _NETLINK_SOCK_DIAG) as netlink:
         netlink.bind((0, 0))
-        for message in found:
+        for message in sockets:
             body = struct.pack("=BBBBI", message[0], socket.IPPROTO_TCP, 0, 0, 1 << message[1]) + message[4:52]
             head = _HEADER.pack(_HEADER.size + len(body), _SOCK_DESTROY, _NLM_F_REQUEST | _NLM_F_ACK, 1, 0)
             netlink.send(head + body)

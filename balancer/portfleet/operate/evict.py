@@ -1,7 +1,8 @@
 """Closes connections of a service at a rate, jittered so that clients do not come back in step.
 
-Our daemon is told a rate once and closes connections at request boundaries by its own clock; of other daemons the
-kernel destroys the sockets (SOCK_DESTROY), slice by slice, which their clients see as a reset.
+Our daemon is told a rate and closes connections at request boundaries by its own clock; of other daemons the kernel
+destroys the sockets (SOCK_DESTROY), which their clients see as a reset. That goes by its own clock too, in ticks of
+about 20 ms: counting what is left takes longer than a tick, and a slice of 100 ms is 10 % of what a second may have.
 """
 
 from __future__ import annotations
@@ -14,11 +15,13 @@ from collections.abc import Mapping, Sequence
 from portfleet import sockdiag
 from portfleet.control import ControlError, ask
 from portfleet.desired import InstanceWant
-from portfleet.operate.task import Task
+from portfleet.operate.task import OperationFailed, Task
 
-_SLICE = 0.1
+_SLICE, _TICK = 0.1, 0.02
 #: A daemon is told a new rate when its share of the service's differs by more than this.
 _APART = 0.1
+#: What is made up for after a pause, in seconds of the rate: no window of a second has more than a tenth above it.
+_CREDIT = 0.1
 
 
 class Evictor:
@@ -29,39 +32,61 @@ class Evictor:
         self._ours = [want for want in instances if want.ours]
         self._others = [want for want in instances if not want.ours]
         self._told: dict[str, float] = {}
-        self._jitter = random.Random()  # noqa: S311 (jitter, not a secret)
-        self._owed, self._last = 0.0, time.monotonic()
+        self._rate = 0.0
+        self._destroying: asyncio.Task[None] | None = None
 
     async def evict(self, counts: Mapping[str, int], rate: int) -> None:
-        """Evict one slice of time, about a tenth of a second; ``counts`` are the connections each instance has."""
+        """Evict for a tenth of a second; ``counts`` are the connections each instance has.
+
+        Raises OperationFailed where the kernel does not destroy sockets.
+        """
         total = sum(counts.values())
         for want in self._ours:
             share = rate * counts[want.name] / total
             if counts[want.name] and abs(share - self._told.get(want.name, 0.0)) > _APART * share:
                 await asyncio.to_thread(self._tell, want, share)
-        await self._task.pause(_SLICE * self._jitter.uniform(0.7, 1.3))
-        now = time.monotonic()
-        # After a long pause (a busy machine) half a second is made up for at most: the rate holds in every window.
-        self._owed = min(self._owed + (now - self._last) * rate, max(rate / 2, 1.0))
-        self._last = now
-        for want in self._others:
-            share = min(round(self._owed * counts[want.name] / total), counts[want.name])
-            if share > 0:
-                self._owed -= await asyncio.to_thread(sockdiag.destroy, want.rule.port, share)
+        self._rate = rate * sum(counts[want.name] for want in self._others) / total
+        if self._others and self._destroying is None:
+            self._destroying = asyncio.create_task(self._destroy())
+        await self._task.pause(_SLICE)
+        if self._destroying is not None and self._destroying.done():
+            self._destroying.result()
 
     def kill(self) -> None:
         """Close everything that is left, at once."""
         for want in self._others:
-            sockdiag.destroy(want.rule.port)
+            sockdiag.destroy(sockdiag.of_port(want.rule.port))
         for want in self._ours:
             self._told[want.name] = 0.0
             self._ask(want, "drain", deadline=0.001)
 
-    def stop(self) -> None:
-        """End what our daemons were told, so that they serve as before."""
+    async def stop(self) -> None:
+        """End the eviction; our daemons serve as before."""
+        if self._destroying is not None:
+            self._destroying.cancel()
         for want in self._ours:
             if want.name in self._told:
-                self._ask(want, "resume")
+                await asyncio.to_thread(self._ask, want, "resume")
+
+    async def _destroy(self) -> None:
+        jitter = random.Random()  # noqa: S311 (jitter, not a secret)
+        victims: list[sockdiag.Socket] = []
+        credit, last = 0.0, time.monotonic()
+        while True:
+            await asyncio.sleep(_TICK * jitter.uniform(0.5, 1.5))
+            now = time.monotonic()
+            credit, last = min(credit + self._rate * (now - last), max(1.0, self._rate * _CREDIT)), now
+            try:
+                if not victims:  # for about a second; a dump of 20,000 sockets takes as long as a tick
+                    victims = await asyncio.to_thread(self._victims)
+                    jitter.shuffle(victims)
+                some, victims = victims[: int(credit)], victims[int(credit) :]
+                credit -= sockdiag.destroy(some)
+            except OSError as error:
+                raise OperationFailed(f"the kernel does not destroy sockets: {error}") from None
+
+    def _victims(self) -> list[sockdiag.Socket]:
+        return [one for want in self._others for one in sockdiag.of_port(want.rule.port)]
 
     def _tell(self, want: InstanceWant, rate: float) -> None:
         if self._ask(want, "evict", rate=rate):

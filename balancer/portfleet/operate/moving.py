@@ -136,7 +136,7 @@ async def let_end(
             await _step(task, evictor, counts, rate=rate)
             counts = await task.connections(instances)
     finally:
-        await asyncio.to_thread(evictor.stop)
+        await evictor.stop()
 
 
 async def _step(task: Task, evictor: Evictor, counts: Mapping[str, int], *, rate: int | None) -> None:
