@@ -77,7 +77,7 @@ class Executor:
         match step:
             case s.LoadRules(_, changes) | s.OpenListens(changes, _):
                 with locks.table(self.paths.table_lock):
-                    self._transact(changes)
+                    self.kernel.run(changes)
             case s.DropRules(_, changes):
                 self._drop(changes)
             case s.StartWatcher():
@@ -104,10 +104,6 @@ class Executor:
 
         part(self.desired, name, out=self.failed.keys() | self._ejected())
 
-    def _transact(self, transaction: Transaction) -> None:
-        self.kernel.check(transaction)
-        self.kernel.run(transaction)
-
     def point(self, service: str, out: frozenset[str]) -> None:
         """Point a service's slots as they shall be now, ``out`` left out besides who is ejected or failed."""
         want = self.desired.services[service]
@@ -116,7 +112,7 @@ class Executor:
             out = frozenset(name for name in out if not self._halted(name))
             turned = turn(want, slots, beside, out=out | self.failed.keys() | self._ejected())
             if turned.changes:
-                self._transact(turned.changes)
+                self.kernel.run(turned.changes)
 
     def _restart(self, name: str, changes: Transaction) -> None:
         if peer := self._halted(name):
@@ -126,14 +122,14 @@ class Executor:
         self._stop([name], seconds=self.desired.programs[name].stop_seconds)
         if changes:
             with locks.table(self.paths.table_lock):
-                self._transact(changes)
+                self.kernel.run(changes)
         self.start([name])
 
     def _drop(self, changes: Transaction) -> None:
         with locks.table(self.paths.table_lock):
             unused = set(self._unused(change.name for change in changes if isinstance(change, DropInstance)))
             if left := tuple(c for c in changes if not isinstance(c, DropInstance) or c.name in unused):
-                self._transact(left)
+                self.kernel.run(left)
 
     def _unused(self, names: Iterable[str]) -> list[str]:
         """Give those of ``names`` without slots: who still has some is all that its service has to serve with."""
