@@ -38,3 +38,15 @@ def write(path: Path, data: bytes, *, mode: int = 0o644) -> None:
     finally:
         os.close(directory)
     faults.point(f"after write {path.name}")
+
+
+def version(path: Path) -> tuple[int, int] | None:
+    """Tell versions of a file that `write` writes apart; None where there is none.
+
+    Each is a new inode. Its time alone would not do: the clock of files ticks, and two writes may come in one tick.
+    """
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        return None
+    return found.st_ino, found.st_mtime_ns

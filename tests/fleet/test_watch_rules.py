@@ -149,3 +149,14 @@ def test_a_port_added_later_is_kept_waiting_too() -> None:
 def keeper(box: FleetBox) -> str:
     """Give nft's listing of the keeper."""
     return box.boxes.host.run("nft", "list", "table", "inet", "portfleet-keeper").stdout
+
+
+def test_what_commands_changed_is_never_taken_back() -> None:
+    """Many at once, so that the watcher's looks fall between journal, kernel and the end of each."""
+    with fleet_box(NAMED) as box:
+        box.calm()
+        for number in range(25):
+            box.portfleet("pin", "echo", f"198.18.7.{number}", "2")
+            box.portfleet("unpin", "echo", f"198.18.7.{number}")
+        assert events(box, "healed") + events(box, "drift") == []
+        assert "pins" not in box.rules("table", "inet", "portfleet")

@@ -72,8 +72,9 @@ async def _watch(context: Context, log: Log) -> None:
         loop.run_in_executor(None, half_open.forget, mark)  # walks the whole connection table: not in the loop
 
     kernel = NotedKernel(context.kernel, Generation())
-    ejector, roster = Ejector(kernel=kernel, paths=paths, forget_half_open=forget, log=log), Roster(paths)
-    healer = Healer(kernel=kernel, paths=paths, ejector=ejector, log=log)
+    roster = Roster(paths)
+    ejector = Ejector(kernel=kernel, paths=paths, latest=roster.latest, forget_half_open=forget, log=log)
+    healer = Healer(kernel=kernel, paths=paths, roster=roster, ejector=ejector, log=log)
     rules = Rules(roster=roster, healer=healer, keeper=Keeper(), events=RulesWatch(), is_own=kernel.is_own, log=log)
     watcher = Watcher(context, log, ejector=ejector, roster=roster)
     server = await serve(paths.watch_socket, {"status": lambda _: watcher.status(), "reload": lambda _: watcher.wake()})

@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from portfleet import faults, journal_file, sockdiag
+from portfleet import atomic, faults, journal_file, sockdiag
 from portfleet.context import Context
 from portfleet.control import ControlError, ask
 from portfleet.desired import Desired, InstanceWant, ServiceWant, make_desired
@@ -50,7 +50,7 @@ class Task:
     wake: Callable[[], object]
     undoing: bool = False
     _written: float = 0.0
-    _desired: tuple[tuple[int, int], Desired] | None = field(default=None, repr=False)
+    _desired: tuple[object, Desired] | None = field(default=None, repr=False)
 
     @property
     def arguments(self) -> Mapping[str, Any]:
@@ -58,7 +58,7 @@ class Task:
 
     def desired(self) -> Desired:
         """Give what shall be now, by the config that was applied and the journal; read again when they changed."""
-        stamp = self.paths.applied.stat().st_mtime_ns, self.paths.journal.stat().st_mtime_ns
+        stamp = atomic.version(self.paths.applied), atomic.version(self.paths.journal)
         if self._desired is None or self._desired[0] != stamp:
             context = Context(self.paths)
             self._desired = stamp, context.desired(context.applied_fleet)

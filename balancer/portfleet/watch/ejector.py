@@ -27,11 +27,17 @@ from portfleet.watch.log import Log
 class Ejector:
     """Points slots by who is out. ``pending`` are wanted instances without slots that have not been ready yet.
 
-    ``forget_half_open`` has the conntrack entries of a mark deleted that saw no reply; it must not wait for that.
+    ``latest`` gives what shall be as of the moment it is asked, under the table lock: no command that has returned by
+    then is ever taken back. ``forget_half_open`` has the conntrack entries of a mark deleted that saw no reply; it
+    must not wait for that.
     """
 
-    def __init__(self, *, kernel: Kernel, paths: Paths, forget_half_open: Callable[[int], None], log: Log) -> None:
-        self._kernel, self._paths, self._forget_half_open, self._log = kernel, paths, forget_half_open, log
+    def __init__(
+        self, *, kernel: Kernel, paths: Paths, latest: Callable[[], Desired | None],
+        forget_half_open: Callable[[int], None], log: Log,
+    ) -> None:  # fmt: skip
+        self._kernel, self._paths, self._latest, self._log = kernel, paths, latest, log
+        self._forget_half_open = forget_half_open
         self.out = outset.read(paths.out)
         self.pending: set[str] = set()
         #: The last table of each service that was seen or set, to put it back as it was after a foreign flush.
@@ -46,7 +52,7 @@ class Ejector:
         self.pending.discard(instance.name)
         self._half_open.setdefault(want.name, []).append(instance.rule.mark)
         with locks.table(self._paths.table_lock):
-            sibling = self._sibling(want, instance.name)
+            sibling = self._sibling(self._now(want), instance.name)
             if sibling is not None and instance.name in self.tables.get(want.name, ()):
                 self._kernel.run((Detour(instance.name, sibling),))
                 self._detours[instance.name] = instance.rule
@@ -57,7 +63,7 @@ class Ejector:
         self.pending.difference_update(ready)
         self._keep()
         with locks.table(self._paths.table_lock):
-            self._point(want)
+            self._point(self._now(want))
         while marks := self._half_open.get(want.name):
             self._forget_half_open(marks.pop())
 
@@ -67,7 +73,7 @@ class Ejector:
             self.pending.discard(instance.name)
             if self.out.pop(instance.name, None) is not None:
                 self._keep()
-            self._point(want)
+            self._point(self._now(want))
         return self.tables[want.name].count(instance.name)
 
     def note(self, name: str, reason: str) -> None:
@@ -105,6 +111,10 @@ class Ejector:
         """Give who is left out of a service: the ejected, and the pending that nobody pointed slots at yet."""
         new = {name for name in self.pending if name not in current}
         return frozenset(i.name for i in want.instances if i.name in self.out or i.name in new)
+
+    def _now(self, want: ServiceWant) -> ServiceWant:
+        desired = self._latest()
+        return desired.services.get(want.name, want) if desired else want
 
     def _point(self, want: ServiceWant) -> None:
         current = self._kernel.read_slots(want.name)

@@ -22,6 +22,7 @@ from portfleet.pointing import turn
 from portfleet.slots import Table
 from portfleet.watch.ejector import Ejector
 from portfleet.watch.log import Log
+from portfleet.watch.roster import Roster
 
 #: How many slots one transaction of a repair moves at most, and a few more.
 _SLOTS_AT_ONCE = 16_384
@@ -32,14 +33,17 @@ _KernelStep = s.LoadRules | s.PointSlots | s.OpenListens
 class Healer:
     """Compares the kernel's rules with what shall be and repairs, or reports, by the policy."""
 
-    def __init__(self, *, kernel: Kernel, paths: Paths, ejector: Ejector, log: Log) -> None:
-        self._kernel, self._paths, self._ejector, self._log = kernel, paths, ejector, log
+    def __init__(self, *, kernel: Kernel, paths: Paths, roster: Roster, ejector: Ejector, log: Log) -> None:
+        self._kernel, self._paths, self._roster, self._ejector, self._log = kernel, paths, roster, ejector, log
         self._reported: tuple[str, ...] = ()
 
-    def heal(self, desired: Desired, *, repair: bool) -> bool:
+    def heal(self) -> bool:
         """Look once and mend; True when there was something to mend."""
         began = time.monotonic()
         with locks.table(self._paths.table_lock):
+            desired = self._roster.latest()
+            if desired is None:
+                return False
             state = self._kernel.observe()
             lost = state.home is None
             if not lost and self._somebody_works(desired):
@@ -50,7 +54,7 @@ class Healer:
                 self._reported = ()
                 return False
             words = tuple(step.describe() for step in steps)
-            if not lost and not repair:
+            if not lost and not self._roster.repair:
                 if words != self._reported:
                     self._log("drift", policy="report", would="; ".join(words))
                 self._reported = words

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 from random import Random
 
-from portfleet import locks
+from portfleet import atomic, locks
 from portfleet.context import Context
 from portfleet.desired import Desired, InstanceWant, ServiceWant
+from portfleet.errors import PortfleetError
 from portfleet.paths import Paths
 from portfleet.states import Wanted
 from portfleet.watch.health import Health
@@ -55,21 +57,32 @@ class Member:
 
 
 class Roster:
-    """The members, read again where config or journal have changed."""
+    """The members, read again where config or journal have changed; ``changed`` is called whenever they were."""
 
     def __init__(self, paths: Paths) -> None:
         self._paths = paths
         self._random = Random()  # noqa: S311 (jitter, not a secret)
-        self._stamp: tuple[float, ...] = ()
+        self._stamp: tuple[object, ...] = ()
+        self.changed: Callable[[], None] = lambda: None
         self.members: dict[str, Member] = {}
         self.desired: Desired | None = None
         self.repair = True
 
-    def reload(self) -> bool:
-        """Read config and journal where they changed; True when they had. Raises PortfleetError."""
-        stamp = tuple(_modified(path) for path in (self._paths.applied, self._paths.journal))
+    def latest(self) -> Desired | None:
+        """Give what shall be as of this moment: to be asked under the table lock by whoever is about to change slots.
+
+        A command writes the journal first and points the slots then, under that lock. Going by an older journal would
+        take its change back until the next look. What cannot be read is as it was; the next look says why.
+        """
+        with suppress(PortfleetError):
+            self.reload()
+        return self.desired
+
+    def reload(self) -> None:
+        """Read config and journal where they changed. Raises PortfleetError."""
+        stamp = tuple(atomic.version(path) for path in (self._paths.applied, self._paths.journal))
         if stamp == self._stamp:
-            return False
+            return
         context = Context(self._paths)
         fleet = context.applied_fleet
         desired = context.desired(fleet)
@@ -85,15 +98,8 @@ class Roster:
                 member.service, member.want, member.owned = service, want, want.name in owned
                 member.health.fall, member.health.rise = probe.fall, probe.rise
                 self.members[want.name] = member
-        return True
+        self.changed()
 
     def busy(self, service: str) -> locks.Holder | None:
         """Say which operator's verb works on a service at the moment."""
         return locks.holder_of(self._paths.operation_lock(service))
-
-
-def _modified(path: Path) -> float:
-    try:
-        return path.stat().st_mtime_ns
-    except FileNotFoundError:
-        return 0.0

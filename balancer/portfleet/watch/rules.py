@@ -108,11 +108,8 @@ class Rules:
     def _heal(self) -> None:
         self._next = None
         self.look_in(_POLL)
-        desired = self._roster.desired
-        if desired is None:
-            return
         try:
-            self._healer.heal(desired, repair=self._roster.repair)
+            self._healer.heal()
         except PortfleetError as error:
             self._log.once("cannot-heal", reason=error.message.splitlines()[0])
             self.look_in(_RETRY)

@@ -79,6 +79,7 @@ class Watcher:
         """Watch until told to stop."""
         sys.setswitchinterval(_SWITCH)
         _nice(_PRIORITY)
+        self._roster.changed = lambda: self._take_in(rules)
         ticking = asyncio.create_task(self._tick())
         try:
             while not self._stop.is_set():
@@ -141,8 +142,7 @@ class Watcher:
     async def _look(self, rules: Rules) -> None:
         """Read what is wanted, what supervisord has, and who is on the way back."""
         try:
-            if self._roster.reload():
-                self._take_in(rules)
+            self._roster.reload()
             rules.hold()
             pids = {name: pid for name in self._roster.members if (pid := self._deaths.pid(name))}
             self._limits.look(pids, self._judge.connections)
