@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +18,9 @@ from portfleet.probe import control_status, exchange, listening_fault, own_liste
 from portfleet.program import WATCHER
 from portfleet.states import RUNNING
 from portfleet.supervisor import ProgramInfo, Supervisor
+
+#: How often, and how many seconds apart, connections of a program that is to be stopped are looked at again.
+_LOOKS, _MOMENT = 5, 0.05
 
 
 def observe(desired: Desired, *, kernel: Kernel, supervisor: Supervisor, paths: Paths, probe: bool = True) -> Observed:
@@ -77,16 +81,28 @@ class Look:
         return replace(seen, ready=seen.program in ("RUNNING", "STARTING"))
 
     def at_surplus(self, name: str) -> InstanceSeen:
-        """Look at a program that nobody wants any more."""
-        seen, answer = self._process(name), control_status(self._paths.control(name), seconds=0.5)
+        """Look at a program that nobody wants any more, and for a moment: a probe under way is not a client."""
+        seen = self._process(name)
+        connections = self._connections_of(name, seen.pid)
+        for _ in range(_LOOKS if self._probe else 0):
+            if not connections:
+                break
+            time.sleep(_MOMENT)
+            self._established = None
+            connections = min(connections, self._connections_of(name, seen.pid))
+        return replace(seen, connections=connections)
+
+    def _connections_of(self, name: str, pid: int | None) -> int:
+        """Give the connections of a program of which nothing but its name is known."""
+        answer = control_status(self._paths.control(name), seconds=0.5)
         if not isinstance(answer, str):
-            return replace(seen, connections=int(answer["connections"]))
+            return int(answer["connections"])
         ports = {
             listener.port
             for listener in self._listeners
-            if seen.pid and processes.owned(processes.tree(seen.pid), {listener.inode})
+            if pid and processes.owned(processes.tree(pid), {listener.inode})
         }
-        return replace(seen, connections=sum(self._count(port) for port in ports))
+        return sum(self._count(port) for port in ports)
 
     def strangers(self, desired: Desired) -> dict[str, str]:
         """Give, by instance, who else listens on the port of an instance that is to be started."""
