@@ -17,7 +17,6 @@ from functools import cache
 def database() -> sqlite3.Connection:
     """One connection per worker process, opened with its first request."""
     connection = sqlite3.connect(os.environ["WORDS_DB"], timeout=30, isolation_level=None)
-    connection.execute("PRAGMA journal_mode = wal")
     connection.execute("CREATE TABLE IF NOT EXISTS words (word BLOB PRIMARY KEY, asked INTEGER NOT NULL)")
     return connection
 
