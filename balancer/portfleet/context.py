@@ -8,7 +8,7 @@ from functools import cached_property
 
 from portfleet import journal_file
 from portfleet.config import load
-from portfleet.desired import Desired, make_desired
+from portfleet.desired import make_desired
 from portfleet.errors import ConfigError, Exit, PortfleetError, Problem
 from portfleet.journal import Journal, JournalError
 from portfleet.kernel.changes import Kernel
@@ -18,14 +18,16 @@ from portfleet.observe import observe
 from portfleet.observed import Observed
 from portfleet.paths import Paths
 from portfleet.supervisor import Supervisor
+from portfleet.wants import Desired, ServiceWant
 
 
 @dataclass
 class Context:
-    """One run of one verb."""
+    """One run of one verb. ``all_up``: services that were taken down are wanted too, as the verb `up` does."""
 
     paths: Paths
     json: bool = False
+    all_up: bool = False
 
     @cached_property
     def fleet(self) -> Fleet:
@@ -109,7 +111,8 @@ class Context:
 
     def desired(self, fleet: Fleet) -> Desired:
         """Give what shall be."""
-        return make_desired(fleet, self.journal(fleet), self.paths)
+        journal = self.journal(fleet)
+        return make_desired(fleet, journal.all_up() if self.all_up else journal, self.paths)
 
     def observe(self, desired: Desired, *, probe: bool = True) -> Observed:
         """Look at what is; raises PortfleetError (exit 5) where the table belongs to another home."""
@@ -130,6 +133,14 @@ class Context:
                 f"there is no service {name!r}", hint=f"services are: {', '.join(fleet.services)}", code=Exit.USAGE
             )
         return fleet.services[name]
+
+    def service_up(self, fleet: Fleet, name: str) -> ServiceWant:
+        """Give a service as it shall be; raises PortfleetError where there is none (exit 2) or it is down (exit 1)."""
+        self.service(fleet, name)
+        desired = self.desired(fleet)
+        if down := desired.configured[name].down:
+            raise PortfleetError(f"{name} is down by {down}", hint="portfleet up")
+        return desired.services[name]
 
     def say(self, text: str) -> None:
         """Tell the operator something; progress and remarks go to stderr, data to stdout."""

@@ -7,13 +7,13 @@ from collections.abc import Iterable
 
 from portfleet import atomic, journal_file, locks, preflight
 from portfleet.context import Context
-from portfleet.desired import Desired
 from portfleet.errors import Exit, PortfleetError
 from portfleet.execute import Executor
 from portfleet.journal import JournalError
 from portfleet.observed import Observed
 from portfleet.output import Steps, paint
 from portfleet.plan import Plan, make_plan
+from portfleet.wants import Desired
 
 
 def look(context: Context) -> tuple[Desired, Observed, Plan]:
@@ -66,7 +66,7 @@ def _journal_differs(context: Context, desired: Desired) -> bool:
 
 def _report(desired: Desired, plan: Plan, failed: dict[str, str]) -> Exit:
     serving = [want.name for want in desired.instances() if want.takes and want.name not in failed]
-    services = ", ".join(desired.services)
+    services = ", ".join(desired.services) or "every service is down"
     if failed:
         print(paint(f"{services}: {len(serving)} instances serve, {len(failed)} do not:", "red", file=sys.stdout))
         for name, reason in failed.items():

@@ -15,7 +15,6 @@ from typing import assert_never
 
 from portfleet import adopted, atomic, faults, journal_file, locks, outset
 from portfleet import steps as s
-from portfleet.desired import Desired
 from portfleet.errors import PortfleetError
 from portfleet.journal import Journal, JournalError
 from portfleet.kernel.changes import DropInstance, Kernel, Transaction
@@ -27,6 +26,7 @@ from portfleet.pointing import turn
 from portfleet.program import WATCHER, Program, watch_program
 from portfleet.states import AT_REST
 from portfleet.supervisor import Supervisor
+from portfleet.wants import Desired
 
 #: Seconds for which a running process must listen wrongly to be given up: it binds its addresses one after the other.
 _CERTAIN = 1.0

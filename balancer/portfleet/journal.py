@@ -68,7 +68,8 @@ class ServiceRecord:
     ``canary``: per cent of the slots that the idle colour serves; ``moved``: shares that were migrated, by member.
     ``instances``: how many a colour has by `scale`, which counts as long as the config says ``config_instances``;
     ``leaving``: those above that number and up to this one have no slots any more and are being emptied.
-    ``pins``: {network: member}, the longest prefix decides.
+    ``pins``: {network: member}, the longest prefix decides. ``down``: who took the whole service down and since when,
+    "" while it is up.
     """
 
     live: Colour
@@ -84,6 +85,7 @@ class ServiceRecord:
     config_instances: int | None = None
     leaving: int = 0
     pins: Mapping[str, str] = field(default_factory=dict)
+    down: str = ""
 
 
 @dataclass(frozen=True)
@@ -149,6 +151,10 @@ class Journal:
     def without_service(self, name: str) -> Journal:
         """Give a journal without the service ``name``."""
         return replace(self, services={key: value for key, value in self.services.items() if key != name})
+
+    def all_up(self) -> Journal:
+        """Give a journal in which no service was taken down."""
+        return replace(self, services={name: replace(record, down="") for name, record in self.services.items()})
 
     def operation(self, number: int) -> Operation | None:
         """Give a running operation by its number."""
@@ -225,4 +231,5 @@ def _service(data: dict[str, Any]) -> ServiceRecord:
         config_instances=data.get("config_instances"),
         leaving=int(data.get("leaving", 0)),
         pins=dict(data.get("pins", {})),
+        down=str(data.get("down", "")),
     )

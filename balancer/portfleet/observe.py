@@ -9,7 +9,6 @@ from dataclasses import replace
 from pathlib import Path
 
 from portfleet import adopted, locks, outset, processes, sockdiag
-from portfleet.desired import Desired, InstanceWant, ServiceWant
 from portfleet.kernel.changes import Kernel
 from portfleet.model import Listen, parse_instance
 from portfleet.observed import InstanceSeen, Observed
@@ -18,6 +17,7 @@ from portfleet.probe import control_status, exchange, listening_fault, own_liste
 from portfleet.program import WATCHER
 from portfleet.states import RUNNING
 from portfleet.supervisor import ProgramInfo, Supervisor
+from portfleet.wants import Desired, InstanceWant, ServiceWant
 
 #: How often, and how many seconds apart, connections of a program that is to be stopped are looked at again.
 _LOOKS, _MOMENT = 5, 0.05

@@ -10,13 +10,13 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from portfleet import steps as s
-from portfleet.desired import Desired, InstanceWant, ServiceWant
 from portfleet.kernel import changes as c
 from portfleet.model import Listen, parse_instance
 from portfleet.observed import Observed
 from portfleet.pointing import slot_moves, turn
 from portfleet.slots import Table
 from portfleet.states import AT_REST
+from portfleet.wants import Desired, InstanceWant, ServiceWant
 
 #: New services whose rules are loaded in one transaction; of 32 libnftables takes 180 MB, of 8 it takes 68.
 _AT_ONCE = 8
@@ -53,7 +53,7 @@ def make_plan(desired: Desired, observed: Observed, *, journal_differs: bool = F
     steps += _listens(desired, observed)
     gone, notes = _gone(desired, observed)
     steps += gone
-    notes += [f"{want.name}: {note}" for want in wants for note in want.notes]
+    notes += [f"{want.name}: {note}" for want in desired.configured.values() for note in want.notes]
     return Plan(tuple(steps), tuple(notes), {want.name: _moved(want, observed) for want in wants})
 
 
@@ -267,7 +267,7 @@ def _gone(desired: Desired, observed: Observed) -> tuple[list[s.Step], list[str]
     if dropped:
         steps.append(s.DropRules(s.names([*services, *left]), tuple(dropped)))
     draining = {instance.service for name in busy if (instance := parse_instance(name))}
-    if forgotten := sorted(desired.journal.services.keys() - desired.services.keys() - draining):
+    if forgotten := sorted(desired.journal.services.keys() - desired.configured.keys() - draining):
         steps.append(s.WriteJournal(f"without {', '.join(forgotten)}", tuple(forgotten)))
     notes = [
         f"{name} is not wanted any more and drains: {observed.seen(name).connections:,} connections; "

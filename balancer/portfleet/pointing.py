@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from portfleet.desired import ServiceWant
 from portfleet.kernel import changes as c
 from portfleet.slots import Table, moves
+from portfleet.wants import ServiceWant
 
 
 @dataclass(frozen=True)

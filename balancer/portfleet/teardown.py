@@ -7,11 +7,11 @@ from collections.abc import Callable
 
 from portfleet import adopted, locks
 from portfleet.context import Context
-from portfleet.desired import ServiceWant
 from portfleet.errors import PortfleetError
 from portfleet.kernel.changes import Change, DropAll, DropInstance, DropService, PointSlots, SetListens
 from portfleet.model import parse_instance
 from portfleet.program import WATCHER
+from portfleet.wants import ServiceWant
 
 
 def take_down(context: Context, *, seconds: float = 60, clock: Callable[[], float] = time.monotonic) -> None:

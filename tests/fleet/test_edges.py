@@ -8,6 +8,7 @@ import pytest
 
 from support.fleet_box import ECHO, FleetBox, fleet_box
 from support.sandbox import HOST4, client4, client6
+from support.watched import wait_event
 
 #: What an operator's firewall and Docker have there already.
 FOREIGN = """
@@ -125,19 +126,34 @@ def test_down_says_how_many_connections_end_and_asks(empty: FleetBox) -> None:
     assert empty.rules() == ""
 
 
-@pytest.mark.xfail(strict=True, reason="the watcher, which knows nothing of a service that is down, puts it back")
-def test_one_service_goes_down_alone(empty: FleetBox) -> None:
+def test_one_service_goes_down_alone_and_stays_down(empty: FleetBox) -> None:
     two = ECHO.replace("instances = 4", "instances = 1")
     empty.write(two + two.replace("echo", "also").replace("7000", "6000").replace("710", "610"))
     empty.portfleet("up")
 
-    empty.portfleet("down", "also", "--yes")
+    marks = empty.rules("chain", "inet", "portfleet", "also-blue-1")
+    assert empty.portfleet("down", "also", "--yes").stdout.startswith("also: down; 0 established connections ended")
 
-    assert empty.who([client4(0)]) == {client4(0): "echo-blue-1"}
-    assert empty.ask([client4(0)], port=6000, message="who\n")[0].error
-    assert "also" not in empty.rules()
+    for verb in ("apply", "plan"):  # neither they nor the watcher, which looks at all of it now, bring it back
+        told = empty.portfleet(verb)
+        assert "also: down by root@" in told.stdout + told.stderr
+        empty.boxes.host.run("nft", "add", "rule", "inet", "portfleet", "service-echo", "counter")
+        wait_event(empty, "healed", count=1 if verb == "apply" else 2)
+        assert empty.who([client4(0)]) == {client4(0): "echo-blue-1"}
+        assert empty.ask([client4(0)], port=6000, message="who\n")[0].error
+        assert "also" not in empty.rules()
+        assert empty.portfleet("plan", "--check").returncode == 0
+    assert "also  down by root@" in empty.portfleet("status").stdout
+    assert {one["state"] for name, one in empty.status().items() if name.startswith("also")} == {"stopped"}
+    assert empty.portfleet("down", "also").stdout.startswith("also: already down by root@")
+    for verb in (("drain", "also"), ("explain", "also", client4(0)), ("pin", "also", client4(0), "1")):
+        refused = empty.portfleet(*verb, check=False)
+        assert refused.returncode == 1 and "also is down by root@" in refused.stderr, verb
+
     empty.portfleet("up")
     assert empty.who([client4(0)], port=6000) == {client4(0): "also-blue-1"}
+    assert empty.rules("chain", "inet", "portfleet", "also-blue-1").split("#")[0] == marks.split("#")[0]
+    empty.settled()
 
 
 def test_a_second_home_is_refused_and_the_first_left_alone(empty: FleetBox) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from portfleet import journal_file
 from portfleet import steps as s
-from portfleet.desired import Desired, make_desired
+from portfleet.desired import make_desired
 from portfleet.execute import Executor
 from portfleet.journal import Journal
 from portfleet.model import Fleet
@@ -20,6 +20,7 @@ from portfleet.paths import Paths, resolve
 from portfleet.plan import Plan, make_plan
 from portfleet.program import WATCHER
 from portfleet.supervisor import ProgramInfo, Supervisor
+from portfleet.wants import Desired
 from support.fake_kernel import FakeKernel
 
 

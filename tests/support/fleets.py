@@ -6,11 +6,12 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from portfleet.config import load
-from portfleet.desired import Desired, make_desired
+from portfleet.desired import make_desired
 from portfleet.errors import ConfigError, Problem
 from portfleet.journal import Journal
 from portfleet.model import Fleet, Machine
 from portfleet.paths import Paths
+from portfleet.wants import Desired
 
 #: A service with nothing but what must be there.
 ECHO = """

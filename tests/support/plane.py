@@ -11,13 +11,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from portfleet.desired import Desired, ServiceWant
 from portfleet.journal import Journal, ServiceRecord
 from portfleet.kernel.nft import NftKernel
 from portfleet.observed import InstanceSeen, Observed
 from portfleet.outset import Out
 from portfleet.plan import make_plan, transactions
 from portfleet.pointing import turn
+from portfleet.wants import Desired, ServiceWant
 from support.fleets import PATHS, fleet
 from support.netns import network_of
 from support.sandbox import HOST4, HOST6, Sandbox, sandbox

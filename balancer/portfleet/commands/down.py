@@ -1,18 +1,23 @@
 """Stop everything and remove our table, and nothing else. The journal stays: slots and marks come back equal.
 
-Says how many established connections end. Where there are any it asks on a terminal, and needs --yes without one.
+With SERVICE only that one: it stays down, also over a reboot and beside `apply`, until `portfleet up`. Says how many
+established connections end. Where there are any it asks on a terminal, and needs --yes without one.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
+from dataclasses import replace
 
-from portfleet import locks
+from portfleet import journal_file, locks
+from portfleet.clock import now
 from portfleet.context import Context
-from portfleet.desired import Desired
 from portfleet.errors import Exit, PortfleetError
+from portfleet.journal import Journal
+from portfleet.operate.submit import refuse_busy, wake
 from portfleet.teardown import take_down, take_down_service
+from portfleet.wants import Desired
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -24,6 +29,10 @@ def run(options: argparse.Namespace, context: Context) -> Exit:
     fleet = context.serving_fleet
     if options.service:
         context.service(fleet, options.service)
+        was = context.desired(fleet).journal.services[options.service].down
+        if was:
+            print(f"{options.service}: already down by {was}. Undo with: portfleet up")
+            return Exit.DONE
     if not context.paths.run.is_dir():
         print("nothing is up")
         return Exit.DONE
@@ -34,16 +43,30 @@ def run(options: argparse.Namespace, context: Context) -> Exit:
         if ending and not options.yes:
             _ask(ending)
         if options.service:
+            refuse_busy(context, options.service)
+            _note(context, desired, options.service)
             take_down_service(context, desired.services[options.service])
+            wake(context)
         else:
             take_down(context)
     print(f"{', '.join(names)}: down; {ending:,} established connections ended. Undo with: portfleet up")
     return Exit.DONE
 
 
+def _note(context: Context, desired: Desired, name: str) -> None:
+    """Write down that the service is wanted down, before anything is: a watcher would start it again."""
+    words = f"{locks.operator()} since {now()}"
+
+    def down(journal: Journal) -> Journal:
+        record = journal.services.get(name, desired.journal.services[name])
+        return journal.with_service(name, replace(record, down=words))
+
+    journal_file.update(context.paths.journal, down)
+
+
 def _connections(context: Context, desired: Desired, names: list[str]) -> int:
     observed = context.observe(desired, probe=False)
-    wanted = [want.name for name in names for want in desired.services[name].instances]
+    wanted = [want.name for name in names for want in desired.configured[name].instances]
     return sum(observed.seen(name).connections or 0 for name in wanted)
 
 

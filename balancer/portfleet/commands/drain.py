@@ -11,12 +11,12 @@ from dataclasses import replace
 
 from portfleet.clock import now
 from portfleet.context import Context
-from portfleet.desired import InstanceWant, ServiceWant
 from portfleet.errors import Exit, PortfleetError
 from portfleet.journal import Asked, ServiceRecord
 from portfleet.locks import operator
 from portfleet.operate.options import duration, rate
 from portfleet.operate.submit import add_options, already, record_of, submit, targets
+from portfleet.wants import InstanceWant, ServiceWant
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -17,9 +17,9 @@ import re
 from portfleet import pins
 from portfleet.affinity import Address, slot_for, source_of
 from portfleet.context import Context
-from portfleet.desired import ServiceWant
 from portfleet.errors import Exit, PortfleetError
 from portfleet.output import print_json
+from portfleet.wants import ServiceWant
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -30,8 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace, context: Context) -> Exit:
     fleet = context.serving_fleet
-    context.service(fleet, options.service)
-    want = context.desired(fleet).services[options.service]
+    want = context.service_up(fleet, options.service)
     slots, source = _slots(context, want)
     answers = [_answer(context, want, text, slots, live=options.live) | {"source": source} for text in options.address]
     if context.json:

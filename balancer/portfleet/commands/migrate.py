@@ -11,13 +11,13 @@ import argparse
 from dataclasses import replace
 
 from portfleet.context import Context
-from portfleet.desired import InstanceWant, ServiceWant
 from portfleet.errors import Exit, PortfleetError
 from portfleet.journal import Moved, ServiceRecord
 from portfleet.model import member_instance
 from portfleet.operate.options import percent
 from portfleet.operate.submit import add_options, already, submit, targets
 from portfleet.read_toml import parse_listen
+from portfleet.wants import InstanceWant, ServiceWant
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

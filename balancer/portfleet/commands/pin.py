@@ -13,10 +13,10 @@ from dataclasses import replace
 
 from portfleet import pins
 from portfleet.context import Context
-from portfleet.desired import InstanceWant
 from portfleet.errors import Exit, PortfleetError
 from portfleet.operate.pinning import change_pins
 from portfleet.operate.submit import add_options, already, record_of, targets
+from portfleet.wants import InstanceWant
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

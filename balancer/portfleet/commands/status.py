@@ -12,7 +12,6 @@ from typing import Any
 from portfleet import locks, warnings
 from portfleet.clock import stamp
 from portfleet.context import Context
-from portfleet.desired import InstanceWant, ServiceWant
 from portfleet.errors import Exit
 from portfleet.journal import Journal
 from portfleet.last_words import last_exit, last_lines
@@ -23,6 +22,7 @@ from portfleet.output import paint, print_json, table
 from portfleet.paths import Paths
 from portfleet.slots import count
 from portfleet.states import State, Wanted, state_of
+from portfleet.wants import InstanceWant, ServiceWant
 
 _COLOURS = {State.READY: "green", State.FAILED: "red", State.EJECTED: "red", State.STOPPED: "dim"}
 
@@ -37,7 +37,7 @@ def run(options: argparse.Namespace, context: Context) -> Exit:
         context.service(fleet, options.service)
     desired = context.desired(fleet)
     observed = context.observe(desired, probe=False)
-    services = [service for name, service in desired.services.items() if options.service in (None, name)]
+    services = [service for name, service in desired.configured.items() if options.service in (None, name)]
     warned = warnings.read(context.paths.warnings) if locks.held(context.paths.watch_lock) else []
     if context.json:
         print_json(
@@ -54,6 +54,9 @@ def run(options: argparse.Namespace, context: Context) -> Exit:
     for number, service in enumerate(services):
         if number:
             print()
+        if service.down:
+            print(f"{paint(service.name, 'bold')}  {paint(service.notes[0], 'yellow')}")
+            continue
         _show(service, observed, context.paths)
         for line in colours.lines(service, observed, desired.journal):
             print(f"  {line}")
@@ -74,6 +77,7 @@ def _service(service: ServiceWant, observed: Observed, journal: Journal, paths: 
         "instances": [_instance(want, observed, slots, paths) for want in service.instances],
         "colours": colours.values(service, observed, journal),
         "operation": colours.operation(service, journal),
+        "down": service.down or None,
         "pins": _pins(service, journal),
     }
 

@@ -1,4 +1,4 @@
-"""Start supervisord in the background where it is not running, then apply.
+"""Start supervisord in the background where it is not running, then apply; services that were down come up too.
 
 Returns when all wanted instances are ready; else exit 4, saying what serves and why the others do not.
 With --foreground it loads the rules and becomes supervisord, for a service manager to run (as portfleet.service does).
@@ -26,6 +26,7 @@ def run(options: argparse.Namespace, context: Context) -> Exit:
 
         prepare(context)
         daemonize.become(context.paths)
+    context.all_up = not daemonize.by_unit()  # at boot, what an operator took down stays down
     if daemonize.by_unit():
         daemonize.wait(context.paths)  # the rules are being loaded: neither looks at the kernel while the other sets it
     elif not context.supervisor.running():

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from portfleet.control import ControlError, ask
-from portfleet.desired import InstanceWant
 from portfleet.model import Colour, other
 from portfleet.operate.task import Task
+from portfleet.wants import InstanceWant
 
 _LOOK = 0.5
 #: Fewer requests than this say nothing about errors or latency.

@@ -7,11 +7,11 @@ from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from portfleet.desired import ServiceWant
 from portfleet.journal import Journal
 from portfleet.model import COLOURS
 from portfleet.observed import Observed
 from portfleet.operate.bar import line
+from portfleet.wants import ServiceWant
 
 
 def values(service: ServiceWant, observed: Observed, journal: Journal) -> dict[str, Any]:

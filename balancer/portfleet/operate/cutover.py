@@ -16,7 +16,6 @@ from functools import partial
 from typing import Any
 
 from portfleet.clock import stamp
-from portfleet.desired import InstanceWant, ServiceWant
 from portfleet.errors import Exit
 from portfleet.journal import ColourRecord, ServiceRecord
 from portfleet.last_words import last_exit, last_lines
@@ -26,6 +25,7 @@ from portfleet.operate.moving import Handed, hand_over, let_end, spread
 from portfleet.operate.releases import outlived
 from portfleet.operate.stopping import stop
 from portfleet.operate.task import OperationFailed, Task, hangs, running
+from portfleet.wants import InstanceWant, ServiceWant
 
 #: Seconds for the first connections that were handed off to ask something.
 _TASTE = 0.3

@@ -14,8 +14,8 @@ from collections.abc import Mapping, Sequence
 
 from portfleet import sockdiag
 from portfleet.control import ControlError, ask
-from portfleet.desired import InstanceWant
 from portfleet.operate.task import OperationFailed, Task
+from portfleet.wants import InstanceWant
 
 _SLICE, _TICK = 0.1, 0.02
 #: A daemon is told a new rate when its share of the service's differs by more than this.

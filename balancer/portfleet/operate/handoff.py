@@ -8,8 +8,8 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from portfleet import faults
-from portfleet.desired import InstanceWant
 from portfleet.kernel.conntrack import Connection, set_marks
+from portfleet.wants import InstanceWant
 
 #: Four-tuples [local address, local port, peer address, peer port].
 Tuples = Sequence[Sequence[Any]]

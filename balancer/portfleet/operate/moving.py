@@ -12,10 +12,10 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from portfleet.desired import InstanceWant
 from portfleet.operate.evict import Evictor
 from portfleet.operate.handoff import HandoffFailed, hand_off
 from portfleet.operate.task import Task
+from portfleet.wants import InstanceWant
 
 _SETTLE, _QUEUE = 0.2, 3.0
 #: Seconds after which a hand-off that moves nothing is given up.

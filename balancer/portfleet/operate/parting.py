@@ -7,8 +7,8 @@ from collections.abc import Collection, Sequence
 from contextlib import suppress
 
 from portfleet.control import ControlError, ask
-from portfleet.desired import Desired, InstanceWant
 from portfleet.operate.handoff import HandoffFailed, hand_off
+from portfleet.wants import Desired, InstanceWant
 
 #: Looks at a sender, and seconds between: connections may still come out of its accept queue.
 _LOOKS, _SETTLE = 5, 0.2

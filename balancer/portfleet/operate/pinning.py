@@ -9,12 +9,12 @@ from dataclasses import asdict
 from portfleet import journal_file, locks
 from portfleet.clock import now
 from portfleet.context import Context
-from portfleet.desired import ServiceWant
 from portfleet.errors import Exit
 from portfleet.execute import Executor
 from portfleet.journal import HistoryEntry, Journal, Operation, ServiceRecord
 from portfleet.kernel.changes import SetService
 from portfleet.operate.submit import record_of, refuse_busy, say
+from portfleet.wants import ServiceWant
 
 
 def change_pins(

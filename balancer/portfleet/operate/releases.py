@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from portfleet import journal_file
-from portfleet.desired import ServiceWant
 from portfleet.journal import Journal
 from portfleet.paths import Paths
 from portfleet.program import release_path
+from portfleet.wants import ServiceWant
 
 
 def outlived(paths: Paths, want: ServiceWant) -> list[str]:

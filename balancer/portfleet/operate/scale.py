@@ -11,7 +11,6 @@ from dataclasses import replace
 
 from portfleet import steps
 from portfleet.context import Context
-from portfleet.desired import InstanceWant
 from portfleet.errors import Exit
 from portfleet.journal import ServiceRecord
 from portfleet.model import COLOURS
@@ -20,6 +19,7 @@ from portfleet.operate.moving import Handed, hand_over, let_end
 from portfleet.operate.stopping import stop
 from portfleet.operate.task import OperationFailed, Task
 from portfleet.plan import make_plan
+from portfleet.wants import InstanceWant
 
 
 async def run(task: Task) -> str:

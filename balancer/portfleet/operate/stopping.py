@@ -9,9 +9,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Collection, Sequence
 
-from portfleet.desired import InstanceWant
 from portfleet.operate.moving import spread
 from portfleet.operate.task import Task
+from portfleet.wants import InstanceWant
 
 _LOOK = 0.1
 

@@ -13,13 +13,14 @@ from typing import Any
 from portfleet import control, journal_file, locks
 from portfleet.clock import now
 from portfleet.context import Context
-from portfleet.desired import InstanceWant, ServiceWant, make_desired
+from portfleet.desired import make_desired
 from portfleet.errors import Exit, PortfleetError
 from portfleet.execute import Executor
 from portfleet.journal import HistoryEntry, Journal, JournalError, Operation, ServiceRecord
 from portfleet.model import parse_instance
 from portfleet.operate.bar import Bar
 from portfleet.pointing import slot_moves
+from portfleet.wants import InstanceWant, ServiceWant
 
 #: What a command changes in a service's record before its operation begins.
 Change = Callable[[ServiceRecord], ServiceRecord]
@@ -42,9 +43,8 @@ def add_wait_options(parser: argparse.ArgumentParser) -> None:
 
 
 def service_want(context: Context, name: str) -> ServiceWant:
-    """Give a service as it shall be by the config that was applied last; raises PortfleetError (exit 2)."""
-    context.service(context.applied_fleet, name)
-    return context.desired(context.applied_fleet).services[name]
+    """Give a service as it shall be by the config that was applied last; raises PortfleetError."""
+    return context.service_up(context.applied_fleet, name)
 
 
 def record_of(context: Context, service: str) -> ServiceRecord:

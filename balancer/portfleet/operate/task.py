@@ -12,11 +12,12 @@ from typing import Any
 from portfleet import atomic, faults, journal_file, sockdiag
 from portfleet.context import Context
 from portfleet.control import ControlError, ask
-from portfleet.desired import Desired, InstanceWant, ServiceWant, make_desired
+from portfleet.desired import make_desired
 from portfleet.errors import Exit
 from portfleet.execute import Executor
 from portfleet.journal import Journal, Operation, ServiceRecord
 from portfleet.paths import Paths
+from portfleet.wants import Desired, InstanceWant, ServiceWant
 from portfleet.watch.ejector import Ejector
 from portfleet.watch.log import Log
 

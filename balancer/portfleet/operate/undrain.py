@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 
 from portfleet.control import ControlError, ask
-from portfleet.desired import InstanceWant
 from portfleet.errors import Exit
 from portfleet.operate.task import OperationFailed, Task
+from portfleet.wants import InstanceWant
 
 
 async def run(task: Task) -> str:

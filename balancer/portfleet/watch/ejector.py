@@ -15,12 +15,12 @@ from collections.abc import Callable, Iterable
 
 from portfleet import locks, outset
 from portfleet.clock import now
-from portfleet.desired import Desired, InstanceWant, ServiceWant
 from portfleet.kernel.changes import Change, Detour, InstanceRule, Kernel, SetInstance
 from portfleet.outset import Out
 from portfleet.paths import Paths
 from portfleet.pointing import turn
 from portfleet.slots import Table
+from portfleet.wants import Desired, InstanceWant, ServiceWant
 from portfleet.watch.log import Log
 
 
@@ -52,7 +52,8 @@ class Ejector:
         self.pending.discard(instance.name)
         self._half_open.setdefault(want.name, []).append(instance.rule.mark)
         with locks.table(self._paths.table_lock):
-            sibling = self._sibling(self._now(want), instance.name)
+            now = self._now(want)
+            sibling = self._sibling(now, instance.name) if now else None
             if sibling is not None and instance.name in self.tables.get(want.name, ()):
                 self._kernel.run((Detour(instance.name, sibling),))
                 self._detours[instance.name] = instance.rule
@@ -63,7 +64,7 @@ class Ejector:
         self.pending.difference_update(ready)
         self._keep()
         with locks.table(self._paths.table_lock):
-            self._point(self._now(want))
+            self._point(want)
         while marks := self._half_open.get(want.name):
             self._forget_half_open(marks.pop())
 
@@ -73,8 +74,8 @@ class Ejector:
             self.pending.discard(instance.name)
             if self.out.pop(instance.name, None) is not None:
                 self._keep()
-            self._point(self._now(want))
-        return self.tables[want.name].count(instance.name)
+            self._point(want)
+        return self.tables.get(want.name, ()).count(instance.name)
 
     def note(self, name: str, reason: str) -> None:
         """Say better why ``name`` is out; when it went out stays."""
@@ -112,11 +113,15 @@ class Ejector:
         new = {name for name in self.pending if name not in current}
         return frozenset(i.name for i in want.instances if i.name in self.out or i.name in new)
 
-    def _now(self, want: ServiceWant) -> ServiceWant:
+    def _now(self, want: ServiceWant) -> ServiceWant | None:
+        """Give the service as it shall be now; None where nobody wants it any more."""
         desired = self._latest()
-        return desired.services.get(want.name, want) if desired else want
+        return desired.services.get(want.name) if desired else want
 
-    def _point(self, want: ServiceWant) -> None:
+    def _point(self, service: ServiceWant) -> None:
+        want = self._now(service)
+        if want is None:
+            return
         current = self._kernel.read_slots(want.name)
         beside = self._kernel.read_beside(want.rule)
         turned = turn(want, current, beside, out=self.without(want, current), probed_out=self._all_probed_out(want))

@@ -12,7 +12,6 @@ from dataclasses import replace
 
 from portfleet import locks
 from portfleet import steps as s
-from portfleet.desired import Desired
 from portfleet.kernel.changes import Beside, Change, Kernel, KernelState, Transaction
 from portfleet.observed import InstanceSeen, Observed
 from portfleet.outset import Out
@@ -20,6 +19,7 @@ from portfleet.paths import Paths
 from portfleet.plan import make_plan
 from portfleet.pointing import turn
 from portfleet.slots import Table
+from portfleet.wants import Desired
 from portfleet.watch.ejector import Ejector
 from portfleet.watch.log import Log
 from portfleet.watch.roster import Roster
@@ -110,4 +110,4 @@ class Healer:
         return {want.name: InstanceSeen("RUNNING", ready=True) for want in desired.instances()}
 
     def _somebody_works(self, desired: Desired) -> bool:
-        return any(locks.holder_of(self._paths.operation_lock(name)) for name in desired.services)
+        return any(locks.holder_of(self._paths.operation_lock(name)) for name in desired.configured)

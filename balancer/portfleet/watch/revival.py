@@ -13,13 +13,13 @@ from concurrent.futures import Executor as Pool
 
 from portfleet import steps
 from portfleet.context import Context
-from portfleet.desired import Desired
 from portfleet.errors import PortfleetError
 from portfleet.execute import Executor
 from portfleet.last_words import last_exit, last_lines
 from portfleet.paths import Paths
 from portfleet.states import AT_REST
 from portfleet.supervisor import ProgramInfo
+from portfleet.wants import Desired
 from portfleet.watch.deaths import Deaths
 from portfleet.watch.ejector import Ejector
 from portfleet.watch.log import Log

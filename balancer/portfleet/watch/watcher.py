@@ -20,11 +20,11 @@ from typing import TypeVar
 
 from portfleet import adopted
 from portfleet.context import Context
-from portfleet.desired import ServiceWant
 from portfleet.errors import PortfleetError
 from portfleet.observe import Look
 from portfleet.observed import InstanceSeen
 from portfleet.supervisor import ProgramInfo
+from portfleet.wants import ServiceWant
 from portfleet.watch.deaths import Deaths
 from portfleet.watch.ejector import Ejector
 from portfleet.watch.judge import Judge
