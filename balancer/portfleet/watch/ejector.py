@@ -61,20 +61,24 @@ class Ejector:
 
     def deal(self, want: ServiceWant, *, ready: Iterable[str] = ()) -> None:
         """Deal the slots of a service to those that serve, and end its detours; ``ready`` are pending no longer."""
-        self.pending.difference_update(ready)
         self._keep()
         with locks.table(self._paths.table_lock):
-            self._point(want)
+            now = self._now(want)  # first: whoever is new in it is pending from then on
+            self.pending.difference_update(ready)
+            if now is not None:
+                self._point(now)
         while marks := self._half_open.get(want.name):
             self._forget_half_open(marks.pop())
 
     def admit(self, want: ServiceWant, instance: InstanceWant) -> int:
         """Let ``instance`` take connections again; gives how many slots it has now."""
         with locks.table(self._paths.table_lock):
+            now = self._now(want)
             self.pending.discard(instance.name)
             if self.out.pop(instance.name, None) is not None:
                 self._keep()
-            self._point(want)
+            if now is not None:
+                self._point(now)
         return self.tables.get(want.name, ()).count(instance.name)
 
     def note(self, name: str, reason: str) -> None:
@@ -118,10 +122,7 @@ class Ejector:
         desired = self._latest()
         return desired.services.get(want.name) if desired else want
 
-    def _point(self, service: ServiceWant) -> None:
-        want = self._now(service)
-        if want is None:
-            return
+    def _point(self, want: ServiceWant) -> None:
         current = self._kernel.read_slots(want.name)
         beside = self._kernel.read_beside(want.rule)
         turned = turn(want, current, beside, out=self.without(want, current), probed_out=self._all_probed_out(want))
