@@ -1,10 +1,10 @@
 """The sending side of a hand-off: docs/handoff.md.
 
 128 connections a message and two messages in flight, with a turn of the loop between messages: clients wait about as
-long as two messages take, 1 to 3 ms at worst with 10,000 connections under load. 64 a message take a tenth longer in all
-and half as long each; 253 all at once keep clients waiting for 15 ms. What is left per connection are system calls:
-EPOLL_CTL_DEL 1.0 µs, the two addresses 2.4, sending 0.2 and closing 0.2 here; receiving 0.3 and EPOLL_CTL_ADD 1.4 there
-(2-core VM).
+long as two messages take, 1 to 3 ms at worst with 10,000 connections under load. 64 a message take a tenth longer
+in all and half as long each; 253 all at once keep clients waiting for 15 ms. What is left per connection are system
+calls: EPOLL_CTL_DEL 1.0 µs, the two addresses 2.4, sending 0.2 and closing 0.2 here; receiving 0.3 and EPOLL_CTL_ADD
+1.4 there (2-core VM).
 """
 
 from __future__ import annotations
