@@ -61,6 +61,7 @@ async def _watch(context: Context, log: Log) -> None:
     from portfleet.watch.half_open import HalfOpen
     from portfleet.watch.healer import Healer
     from portfleet.watch.noted import NotedKernel
+    from portfleet.watch.overflow import Overflow
     from portfleet.watch.roster import Roster
     from portfleet.watch.rules import Rules
     from portfleet.watch.server import serve
@@ -79,10 +80,12 @@ async def _watch(context: Context, log: Log) -> None:
     watcher = Watcher(context, log, ejector=ejector, roster=roster)
     server = await serve(paths.watch_socket, {"status": lambda _: watcher.status(), "reload": lambda _: watcher.wake()})
     engine = asyncio.create_task(Engine(paths=paths, ejector=ejector, log=log, wake=watcher.wake).run())
+    overflow = asyncio.create_task(Overflow(kernel=kernel, paths=paths, roster=roster, log=log).run())
     try:
         await watcher.run(rules)
     finally:
         engine.cancel()
+        overflow.cancel()
         server.close()
         rules.close()
     log("stopped", reason="asked to")
