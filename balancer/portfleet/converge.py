@@ -17,7 +17,11 @@ from portfleet.wants import Desired
 
 
 def look(context: Context) -> tuple[Desired, Observed, Plan]:
-    """Read everything and give what shall be, what is, and the plan between them."""
+    """Read everything and give what shall be, what is, and the plan between them.
+
+    Raises PortfleetError while supervisord shuts down: what runs is not known then.
+    """
+    context.supervisor.refuse_ending()
     desired = context.desired(context.fleet)
     observed = context.observe(desired)
     return desired, observed, make_plan(desired, observed, journal_differs=_journal_differs(context, desired))
@@ -27,6 +31,7 @@ def converge(context: Context, *, why: str) -> Exit:
     """Make what is into what shall be; gives DONE, or TIMEOUT when some instances did not become ready."""
     fleet = context.fleet
     context.paths.make()
+    context.supervisor.refuse_ending()
     if not context.supervisor.running():
         raise PortfleetError("supervisord is not running", hint="start it and the fleet with: portfleet up")
     with locks.operations(context.paths.operation_lock, list(fleet.services), why=why):

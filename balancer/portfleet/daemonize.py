@@ -43,6 +43,7 @@ def write_config(fleet: Fleet, paths: Paths) -> None:
 
 def start(fleet: Fleet, paths: Paths, *, seconds: float = 20, clock: Callable[[], float] = time.monotonic) -> None:
     """Start supervisord and return when it answers; raises PortfleetError with its own words when it does not."""
+    Supervisor(paths.supervisor_socket).refuse_ending()
     paths.make()
     write_config(fleet, paths)
     adopted.set_aside(paths, adopted.alive(paths.processes))

@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from portfleet import adopted, locks, outset, processes, sockdiag
+from portfleet.errors import PortfleetError
 from portfleet.kernel.changes import Kernel
 from portfleet.model import Listen, parse_instance
 from portfleet.observed import InstanceSeen, Observed
@@ -25,8 +26,11 @@ _LOOKS, _MOMENT = 5, 0.05
 
 def observe(desired: Desired, *, kernel: Kernel, supervisor: Supervisor, paths: Paths, probe: bool = True) -> Observed:
     """Look at everything that a plan or `status` needs. ``probe`` False leaves out the exchange through the ports."""
-    running = supervisor.running()
-    programs = supervisor.programs() if running else {}
+    running, programs = True, dict[str, ProgramInfo]()
+    try:
+        programs = supervisor.programs()
+    except PortfleetError:
+        running = False  # not there, or it is shutting down, which may begin at any moment
     look = Look(programs, paths, probe=probe)
     instances = {
         want.name: look.at(service, want) for service in desired.services.values() for want in service.instances

@@ -14,7 +14,8 @@ from typing import Any
 from portfleet import rpc
 from portfleet.errors import PortfleetError
 
-#: Fault codes of supervisor/xmlrpc.py.
+#: Fault codes of supervisor/xmlrpc.py. While it shuts down, every call gets SHUTDOWN_STATE, getState too.
+SHUTDOWN_STATE = 6
 BAD_NAME, ALREADY_STARTED, NOT_RUNNING, ALREADY_ADDED, STILL_RUNNING = 10, 60, 70, 90, 91
 
 
@@ -31,27 +32,61 @@ class ProgramInfo:
     error: str
 
 
+class ShuttingDown(PortfleetError):
+    """supervisord is there and takes no orders any more."""
+
+    def __init__(self) -> None:
+        super().__init__("supervisord is shutting down", hint="when it has ended: portfleet up")
+
+
 class Supervisor:
-    """A running supervisord. Methods raise PortfleetError when it does not answer."""
+    """A running supervisord. Methods raise PortfleetError when it does not answer, or refuses what is asked."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
 
-    def _call(self, method: str, *arguments: str | int | bool) -> Any:
+    def _ask(self, method: str, *arguments: str | int | bool) -> Any:
+        """Call a method; raises RpcFault for what it refuses by itself."""
         try:
             return rpc.call(self._path, f"supervisor.{method}", *arguments)
         except rpc.RpcError as error:
             raise PortfleetError(
                 f"supervisord does not answer on {self._path}: {error}", hint="start it with: portfleet up"
             ) from None
+        except rpc.RpcFault as fault:
+            if fault.code == SHUTDOWN_STATE:
+                raise ShuttingDown from None
+            raise
+
+    def _call(self, method: str, *arguments: str | int | bool) -> Any:
+        """Call a method of which no refusal is expected."""
+        try:
+            return self._ask(method, *arguments)
+        except rpc.RpcFault as fault:
+            raise PortfleetError(f"supervisord: {method}: {fault.words}") from None
 
     def running(self) -> bool:
-        """Tell whether it answers."""
+        """Tell whether it answers and takes orders."""
         try:
             self._call("getState")
         except PortfleetError:
             return False
         return True
+
+    def ending(self) -> bool:
+        """Tell whether it shuts down: its programs may be there yet, but it says nothing about them."""
+        try:
+            self._call("getState")
+        except ShuttingDown:
+            return True
+        except PortfleetError:
+            return False
+        return False
+
+    def refuse_ending(self) -> None:
+        """Raise ShuttingDown while it shuts down: then nothing can be begun, nor another one started."""
+        if self.ending():
+            raise ShuttingDown
 
     def pid(self) -> int:
         """Give supervisord's process."""
@@ -75,7 +110,7 @@ class Supervisor:
     def reload(self) -> tuple[set[str], set[str], set[str]]:
         """Have it read its files again; gives (added, changed, removed) programs. Nothing is started or stopped."""
         try:
-            added, changed, removed = self._call("reloadConfig")[0]
+            added, changed, removed = self._ask("reloadConfig")[0]
         except rpc.RpcFault as fault:
             raise PortfleetError(f"supervisord cannot read its config: {fault.words}") from None
         return set(added), set(changed), set(removed)
@@ -92,7 +127,7 @@ class Supervisor:
     def remove(self, name: str) -> bool:
         """Forget ``name``; False while its process still runs."""
         try:
-            self._call("removeProcessGroup", name)
+            self._ask("removeProcessGroup", name)
         except rpc.RpcFault as fault:
             if fault.code == STILL_RUNNING:
                 return False
@@ -114,7 +149,7 @@ class Supervisor:
 
     def _tolerate(self, method: str, *arguments: Any, accept: Iterable[int]) -> None:
         try:
-            self._call(method, *arguments)
+            self._ask(method, *arguments)
         except rpc.RpcFault as fault:
             if fault.code not in accept:
                 raise PortfleetError(f"supervisord: {arguments[0]}: {fault.words}") from None

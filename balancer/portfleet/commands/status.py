@@ -48,7 +48,8 @@ def run(options: argparse.Namespace, context: Context) -> Exit:
         )
         return Exit.DONE
     if not observed.supervisor:
-        print(paint("supervisord is not running: portfleet up", "red"))
+        ending = context.supervisor.ending()
+        print(paint("supervisord is shutting down" if ending else "supervisord is not running: portfleet up", "red"))
     for entry in warned:
         print(f"{paint('warning:', 'red')} {entry.text} (since {entry.since})\n  hint: {entry.hint}")
     for number, service in enumerate(services):
