@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 
 import pytest
 
-from support.fleet_box import ECHO, FleetBox, fleet_box
-from support.sandbox import HOST4, client4, client6
-from support.watched import wait_event
+from support.fleet_box import ECHO, HOME, FleetBox, fleet_box
+from support.sandbox import HOST4, client4, client6, wait_for
+from support.watched import pid_of, signal, wait_event
+
+SOME = [client4(number) for number in range(20)]
 
 #: What an operator's firewall and Docker have there already.
 FOREIGN = """
@@ -146,9 +149,9 @@ def test_one_service_goes_down_alone_and_stays_down(empty: FleetBox) -> None:
     assert "also  down by root@" in empty.portfleet("status").stdout
     assert {one["state"] for name, one in empty.status().items() if name.startswith("also")} == {"stopped"}
     assert empty.portfleet("down", "also").stdout.startswith("also: already down by root@")
-    for verb in (("drain", "also"), ("explain", "also", client4(0)), ("pin", "also", client4(0), "1")):
-        refused = empty.portfleet(*verb, check=False)
-        assert refused.returncode == 1 and "also is down by root@" in refused.stderr, verb
+    for words in (("drain", "also"), ("explain", "also", client4(0)), ("pin", "also", client4(0), "1")):
+        refused = empty.portfleet(*words, check=False)
+        assert refused.returncode == 1 and "also is down by root@" in refused.stderr, words
 
     empty.portfleet("up")
     assert empty.who([client4(0)], port=6000) == {client4(0): "also-blue-1"}
@@ -192,3 +195,61 @@ def test_a_lost_or_damaged_journal_is_rebuilt_from_what_runs(empty: FleetBox, da
     assert kept == ("" if damage == "rm" else "journal.json.damaged-1\n")
     assert (empty.who(clients), empty.rules(), empty.processes()) == (met, rules, processes), "nobody was moved"
     assert empty.portfleet("apply").stderr == ""
+
+
+def test_down_counts_the_connections_of_those_that_are_not_wanted_any_more(empty: FleetBox) -> None:
+    empty.write(ECHO.replace("instances = 4", "instances = 2"))
+    empty.portfleet("up")
+    source = next(s for s, name in empty.explain("echo", SOME).items() if name == "echo-blue-2")
+    script = (
+        f"import socket; s=socket.create_connection(('{HOST4}', 7000), source_address=('{source}', 0)); "
+        "print('up', flush=True); s.recv(9)"
+    )
+    with empty.boxes.clients.popen("python3", "-c", script) as client:
+        assert client.stdout is not None and client.stdout.readline() == "up\n"
+        empty.write(ECHO.replace("instances = 4", "instances = 1"))
+        for words in ((), ("echo",)):
+            refused = empty.portfleet("down", *words, check=False)
+            assert refused.returncode == 1 and "1 established connections will end" in refused.stderr, refused
+        assert "1 established connections ended" in empty.portfleet("down", "echo", "--yes").stdout
+        assert client.wait(10) == 0
+    assert [words for words in empty.processes().values() if "portfleet-daemon" in words] == []
+    assert "echo" not in empty.rules("table", "inet", "portfleet")
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("words", [(), ("echo",)])
+def test_down_ends_what_hangs_within_seconds(empty: FleetBox, words: tuple[str, ...]) -> None:
+    empty.write(ECHO.replace("instances = 4", "instances = 2"))
+    empty.portfleet("up")
+    hung = empty.status()["echo-blue-2"]["pid"]
+    signal(empty, hung, "STOP")
+    began = time.monotonic()
+
+    empty.portfleet("down", *words, "--yes")
+
+    assert time.monotonic() - began < 20  # ten of them until SIGKILL; supervisord's own would come after ten minutes
+    assert hung not in empty.processes()
+
+
+def test_while_supervisord_shuts_down_each_verb_says_so(empty: FleetBox) -> None:
+    empty.write(ECHO.replace("instances = 4", "instances = 1"))
+    empty.portfleet("up")
+    hung = empty.status()["echo-blue-1"]["pid"]
+    noted = ("grep", "-q", "echo-blue-1", f"{HOME}/run/processes.json")
+    wait_for("the watcher knows it", lambda: empty.boxes.host.run(*noted, check=False).returncode == 0)
+    signal(empty, hung, "STOP")  # so that the shutdown lasts
+    signal(empty, pid_of(empty, "supervisord"), "TERM")
+    wait_for("it shuts down", lambda: "supervisord is shutting down" in empty.portfleet("status").stdout)
+
+    assert empty.status()["echo-blue-1"]["pid"] == hung, "what can be seen without supervisord is shown"
+    for verb in ("plan", "apply", "up"):
+        refused = empty.portfleet(verb, check=False)
+        assert refused.returncode == 1 and refused.stderr.startswith("portfleet: supervisord is shutting down"), refused
+    for verb in ("lock", "history", "doctor"):
+        assert "Traceback" not in empty.portfleet(verb, check=False).stderr, verb
+
+    signal(empty, hung, "CONT")
+    wait_for("it has ended", lambda: hung not in empty.processes())
+    empty.portfleet("down", "--yes")
+    assert empty.rules() == ""

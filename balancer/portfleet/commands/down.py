@@ -15,6 +15,7 @@ from portfleet.clock import now
 from portfleet.context import Context
 from portfleet.errors import Exit, PortfleetError
 from portfleet.journal import Journal
+from portfleet.model import parse_instance
 from portfleet.operate.submit import refuse_busy, wake
 from portfleet.teardown import take_down, take_down_service
 from portfleet.wants import Desired
@@ -39,7 +40,7 @@ def run(options: argparse.Namespace, context: Context) -> Exit:
     desired = context.desired(fleet)
     names = [options.service] if options.service else list(fleet.services)
     with locks.operations(context.paths.operation_lock, names, why="down"):
-        ending = _connections(context, desired, names)
+        ending = _connections(context, desired, options.service)
         if ending and not options.yes:
             _ask(ending)
         if options.service:
@@ -64,10 +65,14 @@ def _note(context: Context, desired: Desired, name: str) -> None:
     journal_file.update(context.paths.journal, down)
 
 
-def _connections(context: Context, desired: Desired, names: list[str]) -> int:
-    observed = context.observe(desired, probe=False)
-    wanted = [want.name for name in names for want in desired.configured[name].instances]
-    return sum(observed.seen(name).connections or 0 for name in wanted)
+def _connections(context: Context, desired: Desired, service: str | None) -> int:
+    """Count what every instance that is there has, also where the config does not know it any more."""
+    ending = 0
+    for name, seen in context.observe(desired, probe=False).instances.items():
+        instance = parse_instance(name)
+        if instance and service in (None, instance.service):
+            ending += seen.connections or 0
+    return ending
 
 
 def _ask(ending: int) -> None:
