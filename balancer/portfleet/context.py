@@ -32,7 +32,19 @@ class Context:
     @cached_property
     def fleet(self) -> Fleet:
         """The checked config; raises ConfigError with every problem."""
-        return self._load(self._config_text(), str(self.paths.config))
+        return self._load(self.config_text, str(self.paths.config))
+
+    @cached_property
+    def config_text(self) -> bytes:
+        """The config as it was read; raises ConfigError where it cannot be."""
+        try:
+            return self.paths.config.read_bytes()
+        except OSError as error:
+            hint = f"write one with: portfleet init > {self.paths.config}"
+            if isinstance(error, PermissionError):
+                hint = "run as root"
+            problem = Problem("file", f"cannot be read: {error.strerror}", hint)
+            raise ConfigError([problem], source=str(self.paths.config)) from None
 
     @cached_property
     def serving_fleet(self) -> Fleet:
@@ -57,20 +69,10 @@ class Context:
             problem = Problem("file", f"cannot be read: {error.strerror}", "portfleet up")
             raise ConfigError([problem], source=str(self.paths.applied)) from None
 
-    def _config_text(self) -> bytes:
-        try:
-            return self.paths.config.read_bytes()
-        except OSError as error:
-            hint = f"write one with: portfleet init > {self.paths.config}"
-            if isinstance(error, PermissionError):
-                hint = "run as root"
-            problem = Problem("file", f"cannot be read: {error.strerror}", hint)
-            raise ConfigError([problem], source=str(self.paths.config)) from None
-
     def _load(self, data: bytes, source: str) -> Fleet:
         fleet = load(data, read_machine(), source=source)
-        longest = max((f"{name}-green-1000" for name in fleet.services), key=len)
-        self.paths.check_socket(self.paths.control(longest))
+        sockets = [self.paths.control(f"{s.name}-green-1000", user=s.user) for s in fleet.services.values()]
+        self.paths.check_socket(max(sockets, key=lambda path: len(bytes(path))))
         return fleet
 
     @cached_property

@@ -39,7 +39,8 @@ def converge(context: Context, *, why: str) -> Exit:
         desired, observed, plan = look(context)
         preflight.refuse(fleet, observed)
         # Before the first step, so that the watcher's idea of what shall be is the new one while it is being made.
-        atomic.write(context.paths.applied, context.paths.config.read_bytes())
+        # The text that was checked: somebody may write the file anew in this moment.
+        atomic.write(context.paths.applied, context.config_text)
         executor = Executor(
             desired=desired,
             kernel=context.kernel,
@@ -73,9 +74,11 @@ def _report(desired: Desired, plan: Plan, failed: dict[str, str]) -> Exit:
     serving = [want.name for want in desired.instances() if want.takes and want.name not in failed]
     services = ", ".join(desired.services) or "every service is down"
     if failed:
+        elsewhere = {want.name for want in desired.instances() if want.rule.remote}
         print(paint(f"{services}: {len(serving)} instances serve, {len(failed)} do not:", "red", file=sys.stdout))
         for name, reason in failed.items():
-            print(f"  {name}: {reason}\n    see: portfleet logs {desired_path(name)}")
+            see = "status" if name in elsewhere else f"logs {desired_path(name)}"
+            print(f"  {name}: {reason}\n    see: portfleet {see}")
         return Exit.TIMEOUT
     done = "is as wanted" if plan.steps else "was as wanted already; nothing was done"
     print(f"{services}: {len(serving)} instances serve; everything {done}. Undo with: portfleet down")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from portfleet.observed import InstanceSeen, Observed
 from portfleet.paths import Paths
 from portfleet.probe import control_status, exchange, listening_fault, own_listeners
 from portfleet.program import WATCHER
+from portfleet.slots import Table
 from portfleet.states import RUNNING
 from portfleet.supervisor import ProgramInfo, Supervisor
 from portfleet.wants import Desired, InstanceWant, ServiceWant
@@ -38,8 +40,11 @@ def observe(desired: Desired, *, kernel: Kernel, supervisor: Supervisor, paths: 
     for name in programs:
         if name not in instances and parse_instance(name):
             instances[name] = look.at_surplus(name)
+    rules = kernel.observe()
+    for service in desired.services.values():
+        instances |= _elsewhere(service, instances, rules.slots.get(service.name, ()), probed=probe)
     return Observed(
-        kernel=kernel.observe(),
+        kernel=rules,
         supervisor=running,
         instances=instances,
         outdated=_outdated(desired, supervisor, paths, programs) if running and probe else frozenset(),
@@ -150,6 +155,35 @@ class Look:
         if self._established is None:
             self._established = sockdiag.established()
         return self._established[port]
+
+
+def _elsewhere(
+    service: ServiceWant, instances: Mapping[str, InstanceSeen], slots: Table, *, probed: bool
+) -> dict[str, InstanceSeen]:
+    """Give what is known here of a service's remote instances: their connections, by the kernel's connection table.
+
+    Without a probe who shall serve and was never given slots has not answered the watcher's probes yet.
+    """
+    found = {}
+    for want in service.instances:
+        if want.rule.remote is None:
+            continue
+        seen = replace(instances[want.name], connections=_of_mark(want.rule.mark))
+        share = want.takes and want.instance.member not in service.moved
+        if not probed and share and any(slots) and want.name not in slots:
+            seen = replace(seen, ready=False, waiting="has not answered the watcher's probes yet")
+        found[want.name] = seen
+    return found
+
+
+def _of_mark(mark: int) -> int | None:
+    """Count the established connections with ``mark``; None where the kernel does not tell."""
+    from portfleet.kernel import conntrack  # of no use to a fleet that is on one box
+
+    try:
+        return conntrack.established(mark)
+    except PortfleetError:
+        return None
 
 
 def _local(want: InstanceWant) -> Listen:

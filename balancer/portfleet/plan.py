@@ -184,6 +184,19 @@ def _starts(desired: Desired, observed: Observed) -> Iterator[s.Step]:
         yield s.StartInstances(tuple(missing))
     if waiting:
         yield s.WaitReady(tuple(waiting), seconds)
+    yield from _elsewhere(desired, observed)
+
+
+def _elsewhere(desired: Desired, observed: Observed) -> Iterator[s.Step]:
+    """Wait for remote instances, and by themselves: nobody starts them here, so a dead one must not hold up others."""
+    silent = {
+        instance.name: (want.service.probe.fall + want.service.probe.rise) * want.service.probe.interval
+        for want in desired.services.values()
+        for instance in want.instances
+        if instance.rule.remote and instance.takes and not observed.seen(instance.name).ready
+    }
+    if silent:
+        yield s.WaitReady(tuple(silent), max(silent.values()))
 
 
 def _rolling(want: ServiceWant, observed: Observed) -> Iterator[s.Step]:

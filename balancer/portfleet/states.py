@@ -43,17 +43,19 @@ def state_of(
     slots: int,
     connections: int,
     ejected: bool,
+    remote: bool = False,
 ) -> State:
     """Derive an instance's state from what is observed.
 
-    ``program`` is supervisord's state (None: it does not know the program, or the instance is remote); ``ready`` tells
-    whether it takes connections on its port; ``fault`` is why it never will be ready as it is (None: no such reason).
+    ``program`` is supervisord's state (None: it does not know the program, or the instance is ``remote``); ``ready``
+    tells whether it takes connections on its port; ``fault`` is why it never will be ready as it is (None: no such
+    reason). Whether a process runs on another box cannot be told: one that is not ready is taken to be starting.
     """
     if program == "FATAL" or fault:
         return State.FAILED
     if ejected:
         return State.EJECTED
-    running = program in RUNNING or (program is None and ready)
+    running = program in RUNNING or remote
     if not running:
         if wanted is Wanted.MAINTENANCE:
             return State.MAINTENANCE

@@ -81,13 +81,14 @@ class World:
     """Everything a plan sees and changes.
 
     ``doomed`` never become ready, nor does what is started with the text ``broken``; ``busy`` have connections that do
-    not end.
+    not end. ``remotes`` are those on other boxes, who serve unless they are doomed.
     """
 
     directory: Path
     doomed: set[str] = field(default_factory=set)
     broken: str | None = None
     busy: set[str] = field(default_factory=set)
+    remotes: frozenset[str] = frozenset()
     kernel: FakeKernel = field(default_factory=FakeKernel)
 
     def __post_init__(self) -> None:
@@ -96,7 +97,9 @@ class World:
         self.supervisor = FakeSupervisor(self.paths)
 
     def desired(self, fleet: Fleet) -> Desired:
-        return make_desired(fleet, journal_file.read(self.paths.journal) or Journal(), self.paths)
+        desired = make_desired(fleet, journal_file.read(self.paths.journal) or Journal(), self.paths)
+        self.remotes = frozenset(want.name for want in desired.instances() if want.rule.remote)
+        return desired
 
     def ready(self) -> set[str]:
         """Give the instances that take connections on the port that the kernel sends them to."""
@@ -105,12 +108,13 @@ class World:
             name
             for name, known in self.supervisor.known.items()
             if self.up(name) and ((rule := rules.get(name)) is None or known.port == rule.port)
-        }
+        } | (self.remotes - self.doomed)
 
     def up(self, name: str) -> bool:
         """True where the instance's process is ready, wherever it listens."""
         known = self.supervisor.known.get(name)
-        return known is not None and known.state == "RUNNING" and not self.hopeless(name)
+        runs = known is not None and known.state == "RUNNING"
+        return (runs or name in self.remotes) and not self.hopeless(name)
 
     def hopeless(self, name: str) -> bool:
         """True where the instance will not become ready, as it is."""
@@ -179,8 +183,9 @@ class _Executor(Executor):
     def wait(self, names: Iterable[str], seconds: float) -> None:
         assert seconds > 0
         for name in names:
-            known = self._world.supervisor.known[name]
-            known.state = "RUNNING" if known.state == "STARTING" else known.state
+            known = self._world.supervisor.known.get(name)
+            if known is not None and known.state == "STARTING":
+                known.state = "RUNNING"
             if not self._world.up(name):
                 self.failed[name] = "doomed"
 

@@ -178,6 +178,29 @@ def test_a_new_instance_gets_slots_only_when_it_is_ready(world: World) -> None:
     assert kinds == order
 
 
+def test_a_remote_instance_gets_slots_only_when_it_answers(world: World) -> None:
+    """Nobody here starts it: the others are not kept waiting for it, and repeated applies do not move a slot."""
+    text = ECHO.replace(":7000", "0.0.0.0:7000")
+    with_remote = text + 'remote = ["203.0.113.2:7101"]\n'
+    world.apply(fleet(text))
+    before, world.doomed = world.slots(), {"echo-remote-1"}
+    for _ in range(2):
+        world.apply(fleet(with_remote))
+        assert world.slots() == before
+        waits = [step for step in steps(world, with_remote) if isinstance(step, s.WaitReady)]
+        assert waits == [s.WaitReady(("echo-remote-1",), 5.0)]
+    world.doomed = set()
+    world.apply(fleet(with_remote))
+    assert count(world.slots()["echo"])["echo-remote-1"] == 819
+    assert words(world, with_remote) == []
+
+    world.doomed = {"echo-remote-1"}
+    for _ in range(2):
+        world.apply(fleet(with_remote))
+        assert "echo-remote-1" not in world.slots()["echo"]
+    assert words(world, with_remote)[0] == "wait until echo-remote-1 is ready"
+
+
 def test_a_changed_command_restarts_one_at_a_time_without_slots(world: World) -> None:
     text = ECHO.replace("= 4", "= 2")
     world.apply(fleet(text))

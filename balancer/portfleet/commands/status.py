@@ -124,6 +124,7 @@ def _state(want: InstanceWant, seen: InstanceSeen, slots: Counter[str], *, eject
         slots=slots[want.name],
         connections=seen.connections or 0,
         ejected=ejected,
+        remote=want.rule.remote is not None,
     )
 
 

@@ -12,19 +12,19 @@ import ipaddress
 import os
 import socket
 import struct
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from portfleet.errors import Exit, PortfleetError
-from portfleet.kernel.netlink import Netfilter, attribute, nested
+from portfleet.kernel.netlink import Netfilter, attribute, attributes, nested
 
 _NEW, _GET, _DELETE = 0x100, 0x101, 0x102  # subsystem 1 (ctnetlink), messages 0 … 2
-_TUPLE_ORIG, _TUPLE_REPLY, _STATUS, _MARK, _ID, _MARK_MASK = 1, 2, 3, 8, 12, 21
+_TUPLE_ORIG, _TUPLE_REPLY, _STATUS, _PROTOCOL, _MARK, _ID, _MARK_MASK = 1, 2, 3, 4, 8, 12, 21
 _TUPLE_IP, _TUPLE_PROTO = 1, 2
 _IP_V4_SRC, _IP_V4_DST, _IP_V6_SRC, _IP_V6_DST = 1, 2, 3, 4
 _PROTO_NUM, _PROTO_SRC_PORT, _PROTO_DST_PORT = 1, 2, 3
 _SEEN_REPLY = 1 << 1
+_PROTOCOL_TCP, _TCP_STATE, _ESTABLISHED = 1, 1, 3
 _GONE = (0, errno.ENOENT)
 
 
@@ -38,12 +38,10 @@ class Connection:
     server_port: int
 
 
-def count_by_mark() -> Counter[int]:
-    """Give how many entries carry each mark but 0. Raises PortfleetError where the kernel refuses."""
+def established(mark: int) -> int:
+    """Give how many established TCP connections carry ``mark``. Raises PortfleetError where the kernel refuses."""
     with _netfilter() as netfilter:
-        found = Counter(_mark(entry) for _, entry in _dump(netfilter))
-    del found[0]
-    return found
+        return sum(_state(entry) == _ESTABLISHED for _, entry in _dump(netfilter, mark))
 
 
 def forget_half_open(mark: int) -> int:
@@ -108,6 +106,12 @@ def _dump(netfilter: Netfilter, mark: int | None = None) -> Iterator[tuple[int, 
 
 def _mark(entry: Mapping[int, bytes]) -> int:
     return int.from_bytes(entry.get(_MARK, b""), "big")
+
+
+def _state(entry: Mapping[int, bytes]) -> int:
+    """Give an entry's TCP state (enum tcp_conntrack); 0 for one of another protocol."""
+    tcp = attributes(attributes(entry.get(_PROTOCOL, b"")).get(_PROTOCOL_TCP, b""))
+    return int.from_bytes(tcp.get(_TCP_STATE, b""), "big")
 
 
 def _family(address: str) -> int:

@@ -1,0 +1,78 @@
+"""An instance on another box: it gets its share once it answers, and while it does not everybody is told."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from support.fleet_box import FleetBox, fleet_box
+from support.sandbox import HOST4, client4, wait_for
+from support.watched import QUICK
+
+_SUPPORT = Path(__file__).parents[1] / "support"
+LOCAL = """
+[service.echo]
+listen = ["0.0.0.0:7000"]
+command = ["portfleet-daemon", "--port", "{port}", "--handler", "portfleet_daemon.handlers:whoami"]
+ports = "7100-7107"
+instances = 2
+"""
+REMOTE = LOCAL + 'remote = ["203.0.113.2:7101"]\n' + QUICK
+NAME = "echo-remote-1"
+CLIENTS = [client4(number * 409) for number in range(60)]
+
+
+def serve(box: FleetBox) -> subprocess.Popen[str]:
+    """Have the other box answer; gives what started it."""
+    assert box.boxes.other is not None
+    server = box.boxes.other.popen("/usr/bin/python3", str(_SUPPORT / "answerer.py"), "7101", NAME)
+    assert server.stdout is not None and server.stdout.readline()
+    return server
+
+
+def state(box: FleetBox) -> tuple[str, int]:
+    """Give the remote instance's state and slots by `status`."""
+    found = box.status()[NAME]
+    return found["state"], found["slots"]
+
+
+@contextmanager
+def held(box: FleetBox) -> Iterator[int]:
+    """Hold a connection from each of CLIENTS; gives how many of them the remote instance has, by `explain`."""
+    process = box.boxes.clients.popen(sys.executable, str(_SUPPORT / "clients.py"), "hold")
+    assert process.stdin is not None and process.stdout is not None
+    job = {"to": [HOST4, 7000], "sources": CLIENTS, "message": "x {id}\n", "interval": 0.2}
+    try:
+        process.stdin.write(json.dumps(job) + "\n")
+        process.stdin.flush()
+        assert process.stdout.readline() == "up\n"
+        yield list(box.explain("echo", CLIENTS).values()).count(NAME)
+    finally:
+        process.kill()
+        process.wait()
+
+
+def test_a_dead_one_is_told_gets_no_clients_and_is_let_in_when_it_answers() -> None:
+    with fleet_box(LOCAL, other=True) as box:
+        box.boxes.host.sysctl("net.ipv4.ip_forward", "1")
+        box.write(REMOTE)
+        for _ in range(2):
+            said = box.portfleet("apply", check=False)
+            assert said.returncode == 4, said
+            assert "echo: 2 instances serve, 1 do not:" in said.stdout
+            assert f"  {NAME}: the probe of port 7101 failed" in said.stdout and "see: portfleet status" in said.stdout
+            assert state(box) == ("starting", 0)
+        assert "has not answered the watcher's probes yet" in box.portfleet("status").stdout
+        assert set(box.who(CLIENTS).values()) == {"echo-blue-1", "echo-blue-2"}
+
+        serve(box)
+        wait_for("it has its share", lambda: state(box) == ("ready", 1365))
+        said = box.portfleet("apply")
+        assert "3 instances serve; everything was as wanted already" in said.stdout
+        assert set(box.who(CLIENTS).values()) == {"echo-blue-1", "echo-blue-2", NAME}
+        with held(box) as expected:
+            assert box.status()[NAME]["connections"] == expected > 0
