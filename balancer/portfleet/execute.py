@@ -49,6 +49,7 @@ class Executor:
     failed: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     _restarted: set[str] = field(default_factory=set)
+    _ready: set[str] = field(default_factory=set)
 
     def run(self, steps: Iterable[s.Step]) -> None:
         """Do all ``steps``; instances that do not become ready are left out and noted in ``failed``."""
@@ -91,6 +92,7 @@ class Executor:
             case s.WaitReady(found, seconds):
                 self.wait(found, seconds)
             case s.PointSlots(service, out):
+                self._look_at_new(service)
                 self.point(service, out)
             case s.StopInstances(found):
                 self._stop(self._unused(found), seconds=60)
@@ -113,6 +115,13 @@ class Executor:
             turned = turn(want, slots, beside, out=out | self.failed.keys() | self._ejected())
             if turned.changes:
                 self.kernel.run(turned.changes)
+
+    def _look_at_new(self, service: str) -> None:
+        """Find out which new instances are ready that the watcher has not let in yet: they get their slots as well."""
+        new = [i for i in self.desired.services[service].running if i.name in self._ejected() - self.failed.keys()]
+        if new:
+            look = Look(self.supervisor.programs(), self.paths, probe=True)
+            self._ready |= {i.name for i in new if look.at(self.desired.services[service], i).ready}
 
     def _restart(self, name: str, changes: Transaction) -> None:
         if peer := self._halted(name):
@@ -183,12 +192,14 @@ class Executor:
         deadline = self.clock() + seconds
         wanted = {want.name: (service, want) for service in self.desired.services.values() for want in service.running}
         waiting = dict.fromkeys(names, "")
+        self._ready.difference_update(names)
         faulty: dict[str, tuple[str, float]] = {}
         while waiting:
             programs = self.supervisor.programs()
             look = Look(programs, self.paths, probe=True)
             for name in list(waiting):
                 seen = look.at(*wanted[name])
+                self._ready |= {name} if seen.ready else set()
                 if seen.ready and name not in self.failed and name not in self._ejected():
                     del waiting[name]
                     continue
@@ -246,8 +257,9 @@ class Executor:
             time.sleep(0.02)
 
     def _ejected(self) -> frozenset[str]:
-        """Give who is out by the watcher's word, which counts while it lives."""
-        return frozenset(outset.read(self.paths.out)) if locks.held(self.paths.watch_lock) else frozenset()
+        """Give who is left out by the watcher's word; of the new not those that were found ready here."""
+        out = outset.left_out(self.paths)
+        return frozenset(name for name, entry in out.items() if entry.kind != "new" or name not in self._ready)
 
     def _write(self, forget: tuple[str, ...]) -> None:
         def merge(journal: Journal) -> Journal:

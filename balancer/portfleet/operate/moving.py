@@ -91,11 +91,11 @@ async def hand_over(task: Task, pairs: Pairs) -> Handed:
 async def spread(
     task: Task, sender: InstanceWant, receivers: Sequence[InstanceWant], count: int
 ) -> tuple[int, str, bool]:
-    """Hand ``count`` connections to ``receivers`` in even shares, those that are out left out.
+    """Hand ``count`` connections to ``receivers`` in even shares; those that are out, or not ready yet, get none.
 
     Gives how many moved, why not all ("" for no reason), and whether an earlier hand-off is still under way.
     """
-    alive = [receiver for receiver in receivers if receiver.name not in task.ejector.out]
+    alive = [receiver for receiver in receivers if task.ejector.serves(receiver.name)]
     total, reason, busy = 0, "" if alive else f"nobody can take the connections of {sender.name}", False
     for number, receiver in enumerate(alive):
         share = count * (number + 1) // len(alive) - count * number // len(alive)

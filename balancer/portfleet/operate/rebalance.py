@@ -21,7 +21,7 @@ async def undo(_: Task) -> str:
 async def even_out(task: Task, *, limit: float) -> str:
     """Move connections until no instance has more than ``limit`` × the mean; gives before and after in words."""
     instances = {
-        i.name: i for i in task.want().instances if i.takes and i.program is not None and i.name not in task.ejector.out
+        i.name: i for i in task.want().instances if i.takes and i.program is not None and task.ejector.serves(i.name)
     }
     before = counts = await task.connections(instances.values())
     total = 0

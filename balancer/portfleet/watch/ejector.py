@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable
+from typing import Literal
 
 from portfleet import locks, outset
 from portfleet.clock import now
@@ -25,7 +26,7 @@ from portfleet.watch.log import Log
 
 
 class Ejector:
-    """Points slots by who is out. ``pending`` are wanted instances without slots that have not been ready yet.
+    """Points slots by who is out. ``pending`` are wanted instances without slots that have not been ready yet: new.
 
     ``latest`` gives what shall be as of the moment it is asked, under the table lock: no command that has returned by
     then is ever taken back. ``forget_half_open`` has the conntrack entries of a mark deleted that saw no reply; it
@@ -39,17 +40,18 @@ class Ejector:
         self._kernel, self._paths, self._latest, self._log = kernel, paths, latest, log
         self._forget_half_open = forget_half_open
         self.out = outset.read(paths.out)
-        self.pending: set[str] = set()
+        self.pending: dict[str, Out] = {}
         #: The last table of each service that was seen or set, to put it back as it was after a foreign flush.
         self.tables: dict[str, Table] = {}
         self._detours: dict[str, InstanceRule] = {}
         self._half_open: dict[str, list[int]] = {}
+        self._written: dict[str, Out] | None = None
 
     def eject(self, want: ServiceWant, instance: InstanceWant, entry: Out) -> float:
         """Send new connections of ``instance`` elsewhere at once; gives the seconds that took. ``deal`` must follow."""
         began = time.monotonic()
         self.out[instance.name] = entry
-        self.pending.discard(instance.name)
+        self.pending.pop(instance.name, None)
         self._half_open.setdefault(want.name, []).append(instance.rule.mark)
         with locks.table(self._paths.table_lock):
             now = self._now(want)
@@ -64,9 +66,11 @@ class Ejector:
         self._keep()
         with locks.table(self._paths.table_lock):
             now = self._now(want)  # first: whoever is new in it is pending from then on
-            self.pending.difference_update(ready)
+            for name in ready:
+                self.pending.pop(name, None)
             if now is not None:
                 self._point(now)
+            self._keep()  # still under the lock: who reads it next must not take the slots of those that were ready
         while marks := self._half_open.get(want.name):
             self._forget_half_open(marks.pop())
 
@@ -74,9 +78,9 @@ class Ejector:
         """Let ``instance`` take connections again; gives how many slots it has now."""
         with locks.table(self._paths.table_lock):
             now = self._now(want)
-            self.pending.discard(instance.name)
-            if self.out.pop(instance.name, None) is not None:
-                self._keep()
+            self.pending.pop(instance.name, None)
+            self.out.pop(instance.name, None)
+            self._keep()
             if now is not None:
                 self._point(now)
         return self.tables.get(want.name, ()).count(instance.name)
@@ -88,14 +92,13 @@ class Ejector:
             self.out[name] = Out(entry.kind, entry.since, reason)
             self._keep()
 
-    def settle(self, desired: Desired) -> None:
-        """Forget what is out but not wanted any more."""
+    def settle(self, desired: Desired, *, new: Iterable[str]) -> None:
+        """Forget what is out but not wanted any more, and take ``new``, nobody else, as pending."""
         wanted = {want.name for want in desired.instances() if want.takes}
-        if gone := self.out.keys() - wanted:
-            for name in gone:
-                del self.out[name]
-            self._keep()
-        self.pending &= wanted
+        for name in self.out.keys() - wanted:
+            del self.out[name]
+        self.pending = {name: self.pending.get(name) or fresh("new", "not ready yet") for name in new}
+        self._keep()
         self.tables = {name: table for name, table in self.tables.items() if name in desired.services}
 
     def warm_up(self, desired: Desired) -> None:
@@ -106,16 +109,21 @@ class Ejector:
                 self._kernel.check((Detour(names[0], names[1]),))
                 return
 
-    def table(self, service: str) -> Table:
-        """Give the slots of a service as they are, read once."""
-        if service not in self.tables:
-            self.tables[service] = self._kernel.read_slots(service)
+    def table(self, service: str, *, anew: bool = False) -> Table:
+        """Give the slots of a service as they are, read once; ``anew`` where a command may have changed them since."""
+        if anew or service not in self.tables:
+            found = self._kernel.read_slots(service)
+            if any(found) or service not in self.tables:  # after a foreign flush the last one is what counts
+                self.tables[service] = found
         return self.tables[service]
 
-    def without(self, want: ServiceWant, current: Table) -> frozenset[str]:
-        """Give who is left out of a service: the ejected, and the pending that nobody pointed slots at yet."""
-        new = {name for name in self.pending if name not in current}
-        return frozenset(i.name for i in want.instances if i.name in self.out or i.name in new)
+    def serves(self, name: str) -> bool:
+        """True for an instance that is neither ejected nor pending."""
+        return name not in self.out and name not in self.pending
+
+    def without(self, want: ServiceWant) -> frozenset[str]:
+        """Give who is left out of a service: the ejected and the pending."""
+        return frozenset(i.name for i in want.instances if not self.serves(i.name))
 
     def _now(self, want: ServiceWant) -> ServiceWant | None:
         """Give the service as it shall be now; None where nobody wants it any more."""
@@ -125,7 +133,7 @@ class Ejector:
     def _point(self, want: ServiceWant) -> None:
         current = self._kernel.read_slots(want.name)
         beside = self._kernel.read_beside(want.rule)
-        turned = turn(want, current, beside, out=self.without(want, current), probed_out=self._all_probed_out(want))
+        turned = turn(want, current, beside, out=self.without(want), probed_out=self._all_probed_out(want))
         ended = {i.name: self._detours[i.name] for i in want.instances if i.name in self._detours}
         changes: list[Change] = [SetInstance(rule) for rule in ended.values()]
         changes += turned.changes
@@ -143,19 +151,22 @@ class Ejector:
     def _sibling(self, want: ServiceWant, name: str) -> str | None:
         """Give an instance that serves beside ``name``."""
         table = self.tables.get(want.name, ())
-        serving = [i.name for i in want.instances if i.takes and i.name != name and i.name not in self.out]
+        serving = [i.name for i in want.instances if i.takes and i.name != name and self.serves(i.name)]
         return next((sibling for sibling in serving if sibling in table), None)
 
     def _keep(self) -> None:
-        """Write the out-set down for the command line; a full disk is said, not obeyed."""
+        """Write the out-set down for the command line where it changed; a full disk is said, not obeyed."""
+        if self._written == (out := self.pending | self.out):
+            return
         try:
-            outset.write(self._paths.out, self.out)
+            outset.write(self._paths.out, out)
         except OSError as error:
             self._log.once("cannot-write", file=self._paths.out, reason=error.strerror)
         else:
+            self._written = out
             self._log.over("cannot-write")
 
 
-def fresh(kind: str, reason: str) -> Out:
+def fresh(kind: Literal["died", "probe", "new"], reason: str) -> Out:
     """Give the entry of somebody who goes out now."""
-    return Out("died" if kind == "died" else "probe", now(), reason)
+    return Out(kind, now(), reason)

@@ -17,6 +17,8 @@ from portfleet.watch.roster import Member, Roster
 #: Seconds from a detour to the dealing of the slots, which keeps the loop busy for 10–50 ms: other deaths get their
 #: detours first, and supervisord its pokes, so that restarts begin meanwhile.
 _DEAL_AFTER = 0.02
+#: Seconds until slots are dealt again where the kernel refused or the table lock could not be had.
+_DEAL_AGAIN = 1.0
 
 
 class Judge:
@@ -41,15 +43,16 @@ class Judge:
         return self._prober.connections
 
     def reloaded(self) -> None:
-        """Take in what the roster read: members without slots wait until they are ready."""
+        """Take in what the roster read: members without slots wait until they are ready, all others are probed."""
         desired = self._roster.desired
         if desired is None:
             return
-        self._ejector.settle(desired)
-        for name, member in self._roster.members.items():
-            takes = member.want.takes and name not in self._ejector.out
-            if takes and name not in self._ejector.table(member.service.name):
-                self._ejector.pending.add(name)
+        takers = [m for m in self._roster.members.values() if m.want.takes and m.name not in self._ejector.out]
+        new = [member for member in takers if member.name not in self._ejector.table(member.service.name)]
+        for service in {member.service.name for member in new}:
+            self._ejector.table(service, anew=True)
+        found = [member.name for member in new if member.name not in self._ejector.table(member.service.name)]
+        self._ejector.settle(desired, new=found)
         self.kept &= self._roster.members.keys()
         self.aim()
 
@@ -67,7 +70,7 @@ class Judge:
         name = member.name
         member.hung_since = None
         self.kept.discard(name)
-        if not member.want.takes or name in self._ejector.pending:
+        if not member.want.takes or self._waits(member):
             self._log("ended", instance=name, wanted=member.want.wanted, reason=reason)
             return
         known = self._ejector.out.get(name)
@@ -77,6 +80,11 @@ class Judge:
 
     def probed(self, name: str, trouble: str) -> None:
         """Take one probe's result ("" is a success)."""
+    def _waits(self, member: Member) -> bool:
+        """True for a new member without slots; a command may have given it some where nobody else could serve."""
+        name = member.name
+        return name in self._ejector.pending and name not in self._ejector.table(member.service.name, anew=True)
+
         member = self._roster.members.get(name)
         if member is None:
             return
@@ -119,11 +127,18 @@ class Judge:
             try:
                 self._ejector.deal(want)
             except PortfleetError as error:
-                self._log("cannot-deal", service=want.name, reason=error.message.splitlines()[0])
+                self._log.once("cannot-deal", about=want.name, service=want.name, reason=error.message.splitlines()[0])
+                self._loop.call_later(_DEAL_AGAIN, self._deal_again, want.name)
+            else:
+                self._log.over("cannot-deal", about=want.name)
         self.aim()
 
     def _flipped(self, member: Member) -> None:
         name = member.name
+    def _deal_again(self, service: str) -> None:
+        self._to_deal.add(service)
+        self.deal()
+
         if member.health.healthy:
             self.kept.discard(name)
             if name in self._ejector.out:
