@@ -78,13 +78,13 @@ class Judge:
             return
         self._eject(member, fresh("died", reason))
 
-    def probed(self, name: str, trouble: str) -> None:
-        """Take one probe's result ("" is a success)."""
     def _waits(self, member: Member) -> bool:
         """True for a new member without slots; a command may have given it some where nobody else could serve."""
         name = member.name
         return name in self._ejector.pending and name not in self._ejector.table(member.service.name, anew=True)
 
+    def probed(self, name: str, trouble: str) -> None:
+        """Take one probe's result ("" is a success)."""
         member = self._roster.members.get(name)
         if member is None:
             return
