@@ -133,12 +133,12 @@ class Judge:
                 self._log.over("cannot-deal", about=want.name)
         self.aim()
 
-    def _flipped(self, member: Member) -> None:
-        name = member.name
     def _deal_again(self, service: str) -> None:
         self._to_deal.add(service)
         self.deal()
 
+    def _flipped(self, member: Member) -> None:
+        name = member.name
         if member.health.healthy:
             self.kept.discard(name)
             if name in self._ejector.out:
