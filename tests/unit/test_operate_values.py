@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 from dataclasses import replace
 
 import pytest
@@ -41,6 +42,11 @@ def test_counters_since() -> None:
     assert after.since(before) == Counters(20, 1, ((100, 0), (200, 20), (400, 0), (float("inf"), 0)))
     assert after.since(before).quantile(0.5) == 200
     assert Counters().quantile(0.99) == 0.0
+
+
+def test_counters_come_back_from_the_journal_as_they_were() -> None:
+    counters = add([status(30, 2, [10, 20, 0, 5])])
+    assert Counters.from_json(json.loads(json.dumps(counters.as_json(), allow_nan=False))) == counters
 
 
 @given(st.lists(st.integers(0, 10_000), min_size=1, max_size=12), st.floats(1.0, 3.0))

@@ -13,7 +13,7 @@ from typing import Any
 
 from portfleet.control import ControlError, ask
 from portfleet.model import Colour, other
-from portfleet.operate.task import Task
+from portfleet.operate.task import Task, running
 from portfleet.wants import InstanceWant
 
 _LOOK = 0.5
@@ -37,6 +37,15 @@ class Counters:
             self.errors - before.errors,
             tuple((bound, count - earlier.get(bound, 0)) for bound, count in self.latency),
         )
+
+    def as_json(self) -> dict[str, Any]:
+        """Give it for the journal; JSON has no infinity, the last bound."""
+        return {"requests": self.requests, "errors": self.errors, "latency": [[str(b), c] for b, c in self.latency]}
+
+    @classmethod
+    def from_json(cls, found: Mapping[str, Any]) -> Counters:
+        """Read what ``as_json`` gave."""
+        return cls(found["requests"], found["errors"], tuple((float(b), int(c)) for b, c in found["latency"]))
 
     @property
     def error_share(self) -> float:
@@ -79,21 +88,23 @@ def judge(canary: Counters, live: Counters, *, max_errors: float, max_p99: float
 
 
 async def watch(task: Task, colour: Colour, *, percent: int, plan: Mapping[str, Any]) -> str:
-    """Watch one step of the canary for ``plan["every"]`` seconds; gives what is wrong, "" when the time is up."""
-    began = time.monotonic()
-    running = [want for want in task.want().instances if want.program is not None]
-    mine = [want for want in running if want.instance.colour == colour]
-    theirs = [want for want in running if want.instance.colour == other(colour)]
-    pids = await asyncio.to_thread(_pids, task, mine)
-    first = await asyncio.to_thread(_counters, mine), await asyncio.to_thread(_counters, theirs)
+    """Watch one step of the canary for ``plan["every"]`` seconds; gives what is wrong, "" when the time is up.
+
+    Remembered: canary_from, what there was at the step's begin, so that a watcher that resumes judges all of it.
+    """
+    began = task.began(f"canary at {percent} %")
+    there = [want for want in task.want().instances if want.program is not None]
+    mine = [want for want in there if want.instance.colour == colour]
+    theirs = [want for want in there if want.instance.colour == other(colour)]
+    pids, *first = await _first(task, mine, theirs, percent=percent)
     while (spent := time.monotonic() - began) < plan["every"]:
         task.progress(int(spent), int(plan["every"]), f"canary at {percent} %")
         await task.pause(_LOOK)
         if out := [want.name for want in mine if want.name in task.ejector.out]:
             return f"{out[0]} was ejected: {task.ejector.out[out[0]].reason}"
-        if (now := await asyncio.to_thread(_pids, task, mine)) != pids:
-            changed = next(name for name in pids if now.get(name) != pids[name])
-            return f"{changed} was restarted"
+        now = await asyncio.to_thread(running, task.paths)
+        if changed := [want.name for want in mine if now.get(want.name) != pids[want.name]]:
+            return f"{changed[0]} was restarted"
         after = await asyncio.to_thread(_counters, mine), await asyncio.to_thread(_counters, theirs)
         fault = judge(
             after[0].since(first[0]),
@@ -106,11 +117,21 @@ async def watch(task: Task, colour: Colour, *, percent: int, plan: Mapping[str, 
     return ""
 
 
-def _pids(task: Task, instances: list[InstanceWant]) -> dict[str, int | None]:
-    from portfleet.context import Context
-
-    programs = Context(task.paths).supervisor.programs()
-    return {want.name: programs[want.name].pid if want.name in programs else None for want in instances}
+async def _first(
+    task: Task, mine: list[InstanceWant], theirs: list[InstanceWant], *, percent: int
+) -> tuple[dict[str, int | None], Counters, Counters]:
+    """Give the processes and both colours' counters at the begin of a step, as they were remembered or are now."""
+    now = await asyncio.to_thread(running, task.paths)
+    pids = {want.name: now.get(want.name) for want in (*mine, *theirs)}
+    known = task.arguments.get("canary_from", {})
+    # After a reboot every process is another one: none of them crashed, and all counters begin anew.
+    if known.get("percent") == percent and any(known["pids"].get(name) == pid for name, pid in pids.items()):
+        return known["pids"], Counters.from_json(known["canary"]), Counters.from_json(known["live"])
+    first = await asyncio.to_thread(_counters, mine), await asyncio.to_thread(_counters, theirs)
+    task.remember(
+        canary_from={"percent": percent, "pids": pids, "canary": first[0].as_json(), "live": first[1].as_json()}
+    )
+    return pids, *first
 
 
 def _counters(instances: list[InstanceWant]) -> Counters:

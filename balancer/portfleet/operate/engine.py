@@ -95,6 +95,8 @@ class Engine:
             outcome = await self._give_up(verb, task, error.message.splitlines()[0])
         except Exception as error:  # noqa: BLE001 (a defect in one operation must not end the watcher; it is told)
             outcome = await self._give_up(verb, task, f"internal error: {error!r}")
+        if killed := task.arguments.get("killed"):
+            outcome += f"; {', '.join(killed)} did not answer and was ended by SIGKILL"
         if task.operation.resumed:
             outcome += f" (resumed at {task.operation.resumed!r} after the watcher had been away)"
         await self._end(task.operation, outcome, ok=ok, code=code)

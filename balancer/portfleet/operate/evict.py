@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 
 from portfleet import sockdiag
 from portfleet.control import ControlError, ask
-from portfleet.operate.task import OperationFailed, Task
+from portfleet.operate.task import OperationFailed, Task, kill
 from portfleet.wants import InstanceWant
 
 _SLICE, _TICK = 0.1, 0.02
@@ -52,13 +52,20 @@ class Evictor:
         if self._destroying is not None and self._destroying.done():
             self._destroying.result()
 
-    def kill(self) -> None:
-        """Close everything that is left, at once."""
-        for want in self._others:
-            sockdiag.destroy(sockdiag.of_port(want.rule.port))
+    async def kill(self) -> None:
+        """Close everything that is left, at once. One of ours that does not answer is ended, once, which is remembered.
+
+        Raises OperationFailed where the kernel does not destroy sockets.
+        """
+        if self._others:
+            await asyncio.to_thread(_destroyed, await asyncio.to_thread(self._victims))
         for want in self._ours:
             self._told[want.name] = 0.0
-            self._ask(want, "drain", deadline=0.001)
+            killed = self._task.arguments.get("killed", [])
+            if not await asyncio.to_thread(self._ask, want, "drain", deadline=0.001) and want.name not in killed:
+                await asyncio.to_thread(kill, self._task.paths, want.name)
+                self._task.remember(killed=[*killed, want.name])
+                self._task.log("killed", instance=want.name, reason="it does not answer")
 
     async def stop(self) -> None:
         """End the eviction; our daemons serve as before."""
@@ -76,14 +83,11 @@ class Evictor:
             await asyncio.sleep(_TICK * jitter.uniform(0.5, 1.5))
             now = time.monotonic()
             credit, last = min(credit + self._rate * (now - last), max(1.0, self._rate * _CREDIT)), now
-            try:
-                if not victims:  # for about a second; a dump of 20,000 sockets takes as long as a tick
-                    victims = await asyncio.to_thread(self._victims)
-                    jitter.shuffle(victims)
-                some, victims = victims[: int(credit)], victims[int(credit) :]
-                credit -= sockdiag.destroy(some)
-            except OSError as error:
-                raise OperationFailed(f"the kernel does not destroy sockets: {error}") from None
+            if not victims:  # for about a second; a dump of 20,000 sockets takes as long as a tick
+                victims = await asyncio.to_thread(self._victims)
+                jitter.shuffle(victims)
+            some, victims = victims[: int(credit)], victims[int(credit) :]
+            credit -= _destroyed(some)
 
     def _victims(self) -> list[sockdiag.Socket]:
         return [one for want in self._others for one in sockdiag.of_port(want.rule.port)]
@@ -99,3 +103,10 @@ class Evictor:
             self._task.log.once("cannot-evict", about=want.name, instance=want.name, reason=str(error))
             return False
         return True
+
+
+def _destroyed(some: Sequence[sockdiag.Socket]) -> int:
+    try:
+        return sockdiag.destroy(some)
+    except OSError as error:
+        raise OperationFailed(f"the kernel does not destroy sockets: {error}") from None

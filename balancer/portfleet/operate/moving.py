@@ -7,7 +7,6 @@ and SYN_RECV), twice, 200 ms apart. A SYN_RECV whose client never answers would 
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -113,13 +112,14 @@ async def let_end(
 ) -> int:
     """Wait until ``instances`` have no connections, evicting ``rate`` a second (None: let them finish).
 
-    ``deadline`` seconds from now ``then`` says how it goes on: "wait", "evict" (at the service's rate) or "kill" (all
-    at once). The rate is per service, shared by the instances. Gives how many connections ended.
+    ``deadline`` seconds from its begin ``then`` says how it goes on: "wait", "evict" (at the service's rate) or "kill"
+    (all at once; one of ours that does not answer is ended). The rate is per service, shared by the instances. Gives
+    how many connections ended.
     """
-    began, settled = time.monotonic(), Settled(task, instances)
+    began, settled = task.began(f"ending {' '.join(want.name for want in instances)}"), Settled(task, instances)
     counts = await task.connections(instances)
     before = most = sum(counts.values())
-    evictor = Evictor(task, instances)
+    evictor, killing = Evictor(task, instances), False
     try:
         while True:
             left = sum(counts.values())
@@ -130,9 +130,10 @@ async def let_end(
             if left and deadline is not None and time.monotonic() - began >= deadline:
                 task.log("deadline", service=task.operation.service, left=left, then=then)
                 deadline = None
-                if then == "kill":
-                    await asyncio.to_thread(evictor.kill)
+                killing = then == "kill"
                 rate = rate or (task.want().service.drain.rate if then == "evict" else None)
+            if left and killing:
+                await evictor.kill()
             await _step(task, evictor, counts, rate=rate)
             counts = await task.connections(instances)
     finally:

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 import threading
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 from typing import Any
 
 from portfleet import atomic, faults, journal_file, sockdiag
+from portfleet.clock import now
 from portfleet.context import Context
 from portfleet.control import ControlError, ask
 from portfleet.desired import make_desired
@@ -100,6 +105,22 @@ class Task:
         fields = {"number": self.operation.number, "verb": self.operation.verb, "service": self.operation.service}
         self.log("operation", **fields, phase=phase)
         faults.point(f"{self.operation.verb} {phase}")
+
+    def remember(self, **arguments: Any) -> None:
+        """Keep ``arguments`` with the others, for a watcher that resumes here."""
+        self._save(replace(self.operation, arguments={**self.operation.arguments, **arguments}))
+
+    def began(self, what: str) -> float:
+        """Give when ``what`` began, in monotonic seconds: now, where nobody has asked before.
+
+        Of what a watcher before this one began only the wall clock can tell, jumps and all.
+        """
+        known = self.arguments.get("began", {})
+        if what in known:
+            since = datetime.fromisoformat(known[what])
+            return time.monotonic() - max(0.0, (datetime.now(UTC) - since).total_seconds())
+        self.remember(began={**known, what: now()})
+        return time.monotonic()
 
     def progress(self, done: int, total: int, note: str = "") -> None:
         """Show how far the present phase is."""
@@ -200,6 +221,14 @@ def running(paths: Paths) -> dict[str, int]:
 
     programs = Context(paths).supervisor.programs()
     return adopted.alive(paths.processes) | {name: info.pid for name, info in programs.items() if info.pid is not None}
+
+
+def kill(paths: Paths, name: str) -> None:
+    """End an instance's process by SIGKILL, an adopted one too; supervisord starts it again where it is wanted."""
+    pid = running(paths).get(name)
+    if pid is not None:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
 
 
 def hangs(want: InstanceWant) -> bool:

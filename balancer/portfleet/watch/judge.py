@@ -59,11 +59,13 @@ class Judge:
     def aim(self) -> None:
         """Probe those that serve or came out by probes; who died is looked at until ready instead."""
         out, pending = self._ejector.out, self._ejector.pending
-        self._prober.aim(
-            member.target()
-            for name, member in self._roster.members.items()
-            if member.want.takes and name not in pending and (name not in out or out[name].kind == "probe")
-        )
+        probed = []
+        for name, member in self._roster.members.items():
+            if member.want.takes and name not in pending and (name not in out or out[name].kind == "probe"):
+                probed.append(member.target())
+            else:
+                member.unprobed()
+        self._prober.aim(probed)
 
     def died(self, member: Member, reason: str) -> None:
         """A member's process has ended: out in the same moment, its slots dealt right after all such moments."""

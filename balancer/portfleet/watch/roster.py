@@ -46,7 +46,12 @@ class Member:
     @property
     def startable(self) -> bool:
         """True where the watcher may start it: nobody asked for it to be down, and nobody else starts it now."""
-        return self.local and not self.owned and self.want.wanted is not Wanted.MAINTENANCE
+        return self.want.startable and not self.owned
+
+    def unprobed(self) -> None:
+        """Forget what its probes told: nobody asks it any more, so that nobody would hear that it is well again."""
+        self.hung_since = None
+        self.health.healthy, self.health.streak = True, 0
 
     def target(self) -> Target:
         """Give how to probe it."""

@@ -1,0 +1,82 @@
+"""Operations on what hangs, and operations whose watcher or supervisord dies: each keeps its time and its word."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from support.fleet_box import fleet_box
+from support.operated import TOLD, operated, slots
+from support.sandbox import wait_for
+from support.watched import NAMED, QUICK, load, pid_of, signal, wait_event
+
+
+def test_a_drain_and_a_maintenance_that_kill_end_what_hangs() -> None:
+    with operated(TOLD.replace("instances = 2", "instances = 3")) as box:
+        before = box.status()
+        with load(box, held=30, connects=20) as clients:
+            for verb, name in (("drain", "echo-blue-1"), ("maint", "echo-blue-2")):
+                signal(box, before[name]["pid"], "STOP")
+                done = box.portfleet(verb, f"echo/{name}", "--deadline", "1s", "--then", "kill").stdout
+                assert f"{name} did not answer and was ended by SIGKILL" in done
+            status = box.status()
+            assert status["echo-blue-1"]["pid"] != before["echo-blue-1"]["pid"]
+            assert {name: found["state"] for name, found in status.items() if found["colour"] == "blue"} == {
+                "echo-blue-1": "drained",
+                "echo-blue-2": "maintenance",
+                "echo-blue-3": "ready",
+            }
+        assert clients.lost_beside("echo-blue-1", "echo-blue-2") == []
+        box.portfleet("undrain", "echo")
+        box.settled()
+
+
+def test_an_instance_that_hung_before_it_was_drained_is_let_be() -> None:
+    with fleet_box(NAMED + QUICK + 'restart_after = "2s"\n') as box:
+        pid = box.status()["echo-blue-2"]["pid"]
+        signal(box, pid, "STOP")
+        ejected = wait_event(box, "ejected", instance="echo-blue-2")
+        box.portfleet("drain", "echo/2", "--no-wait")
+        signal(box, pid, "CONT")
+        wait_for("two seconds have passed and some", lambda: time.time() > ejected.at + 3)
+        assert box.status()["echo-blue-2"]["pid"] == pid
+        box.portfleet("history", "--follow", "1")
+        box.portfleet("undrain", "echo/2")
+        assert slots(box)["echo-blue-2"] == 1024 and box.status()["echo-blue-2"]["pid"] == pid
+
+
+def test_the_deadline_counts_from_the_begin_of_the_drain_also_for_the_next_watcher() -> None:
+    with operated() as box, load(box, held=20, connects=0):
+        box.portfleet("drain", "echo/1", "--deadline", "4s", "--then", "kill", "--no-wait")
+        ending = wait_event(box, "operation", phase="ending")
+        wait_for("half the time is over", lambda: time.time() > ending.at + 2)
+        signal(box, pid_of(box, "portfleet-watch"), "KILL")
+        assert wait_event(box, "deadline").at < ending.at + 5.5
+        assert "resumed at 'ending'" in box.portfleet("history", "--follow", "1").stdout
+
+
+@pytest.mark.full
+def test_a_canary_keeps_its_time_when_the_watcher_dies() -> None:
+    with operated() as box, load(box, held=40):
+        words = ("cutover", "echo", "--release", "v2", "--canary", "25%", "--every", "8s", "--max-p99", "50x")
+        box.portfleet(*words, "--no-wait")
+        begun = wait_event(box, "operation", phase="canary", count=2)
+        wait_for("half the time is over", lambda: time.time() > begun.at + 4)
+        signal(box, pid_of(box, "portfleet-watch"), "KILL")
+        assert wait_event(box, "operation", phase="switch").at < begun.at + 10
+        assert "resumed at 'canary'" in box.portfleet("history", "--follow", "1").stdout
+
+
+def test_a_drain_outlives_supervisord() -> None:
+    with operated() as box:
+        with load(box, held=40, connects=20) as clients:
+            box.portfleet("drain", "echo/1", "--rate", "5/s", "--no-wait")
+            wait_event(box, "operation", phase="ending")
+            signal(box, pid_of(box, "supervisord"), "KILL")
+            said = box.portfleet("history", "--follow", "1").stdout
+            assert "echo-blue-1 drained" in said and "resumed at 'ending'" in said
+        assert clients.refused == 0
+        assert clients.lost_beside("echo-blue-1") == []
+        assert box.status()["echo-blue-1"]["state"] == "drained"
+        box.settled()
