@@ -8,8 +8,10 @@ later difference is somebody's hand edit; without that file rules are simply set
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, reduce
+from operator import or_
 from pathlib import Path
 
 from portfleet.errors import Exit, PortfleetError
@@ -17,7 +19,7 @@ from portfleet.kernel import changes as c
 from portfleet.kernel import nft_leftovers as leftovers
 from portfleet.kernel import nft_listing as listing
 from portfleet.kernel import nft_text
-from portfleet.kernel.nft_context import NftContext
+from portfleet.kernel.nft_context import InUse, NftContext
 from portfleet.kernel.nft_memory import Memory, Setting
 from portfleet.kernel.nft_reader import NftReader
 from portfleet.model import Affinity, parse_instance
@@ -45,7 +47,8 @@ class NftKernel:
         chains = self._reader.chains()
         if not chains and not self._reader.exists():
             return c.KernelState()
-        now = listing.digests(chains)
+        # Of an instance or a service that is gone, a chain may be left to which others' old rules lead.
+        now = {name: digest for name, digest in listing.digests(chains).items() if name in chains}
         same = {name for name, digest in now.items() if self._memory.same(name, digest)}
         fresh = {name for name in same if self._memory.current(name)}
         self._memory.renew({name: now[name] for name in fresh})
@@ -116,7 +119,7 @@ class NftKernel:
             self._nft.do(first)
             script = nft_text.text(transaction, self._known(transaction))
         self._nft.do(script)
-        self._sweep(transaction, before, [change.rule for change in made.values() if not isinstance(change, c.SetBase)])
+        self._sweep(transaction, before, {n: set_.rule for n, set_ in made.items() if not isinstance(set_, c.SetBase)})
         if made:
             self._memory.note(made, listing.digests(self._reader.chains(*_chains(made))))
 
@@ -173,20 +176,35 @@ class NftKernel:
                     code=Exit.KERNEL,
                 )
 
-    def _sweep(self, transaction: c.Transaction, before: Iterable[Rule], after: Iterable[Rule]) -> None:
-        """Remove what rules needed before ``transaction`` and need no longer."""
-        parts = {part for rule in before for part in leftovers.parts_of(rule)}
-        parts -= {part for rule in after for part in leftovers.parts_of(rule)}
+    def _sweep(self, transaction: c.Transaction, before: Iterable[Rule], after: Mapping[str, Rule]) -> None:
+        """Remove what rules needed before ``transaction`` and need no longer; ``after`` are those it set, by chain."""
+        old = {part for rule in before for part in leftovers.parts_of(rule)}
+        services = {leftovers.service_of(rule) for rule in before} if old else set()
+        if old <= {part for rule in after.values() for part in leftovers.parts_of(rule)}:
+            services = set()
+        services |= {change.name for change in transaction if isinstance(change, c.DropService)}
         dropped = [change.name for change in transaction if isinstance(change, c.DropInstance)]
-        parts |= {f"{kind}_{name}" for name in dropped for kind in ("try", "cap")}
-        services = [change.name for change in transaction if isinstance(change, c.DropService)]
-        if not parts and not services:
+        services |= {service for name in dropped if (service := nft_text.service_of_instance(name))}
+        if not services:
             return
-        maps, chains = self._reader.maps(), self._reader.chains()
-        parts &= maps | chains.keys()
-        for name in services:
-            parts |= leftovers.of_service(name, maps, chains)
-        for script in leftovers.removal(parts):
+        chains = self._reader.chains()
+        there, left = leftovers.by_service(self._reader.maps(), chains), {}
+        for service in sorted(services):
+            maps, own = there.get(service, (set(), set()))
+            rules = [rule for chain in own if (rule := after.get(chain) or self._memory.rule(chain))]
+            left[service] = leftovers.of_service(service, maps, own, rules)
+        try:
+            self._remove(left.values())
+        except InUse:
+            for one in left.values():
+                with suppress(InUse):  # later: the next change of that service looks again
+                    self._remove([one])
+        emptied = {listing.unit_of(chain) for one in left.values() for chain in one.emptied} & chains.keys()
+        was, now = listing.digests(chains), listing.digests(self._reader.chains(*_chains(emptied)))
+        self._memory.replace({name: now[name] for name in emptied & now.keys() if self._memory.same(name, was[name])})
+
+    def _remove(self, left: Iterable[leftovers.Leftovers]) -> None:
+        for script in leftovers.removal(reduce(or_, left)):
             self._nft.do(script)
 
 

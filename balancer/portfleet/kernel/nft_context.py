@@ -14,6 +14,10 @@ from portfleet.errors import Exit, PortfleetError
 _SHOWN_LINES = 40
 
 
+class InUse(PortfleetError):
+    """Something was to be removed to which something else leads yet."""
+
+
 class NftContext:
     """One context of libnftables: one netlink socket, kept open. Methods raise PortfleetError (exit 3)."""
 
@@ -85,7 +89,8 @@ def _refused(said: str, script: str) -> PortfleetError:
     shown = [f"{number:5}  {line[:160]}" for number, line in enumerate(lines[:_SHOWN_LINES], 1)]
     if len(lines) > _SHOWN_LINES:
         shown.append(f"       … {len(lines) - _SHOWN_LINES} more lines")
-    return PortfleetError(
+    kind = InUse if "Device or resource busy" in said else PortfleetError
+    return kind(
         f"cannot change nftables, nothing was applied: {said.strip()}\n" + "\n".join(shown),
         hint="portfleet doctor says what this kernel and nft lack",
         code=Exit.KERNEL,

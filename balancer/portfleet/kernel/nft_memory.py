@@ -75,6 +75,12 @@ class Memory:
         if fresh:
             self._append(fresh)
 
+    def replace(self, digests: Mapping[str, str]) -> None:
+        """Note that the units in ``digests``, set as they are remembered, are in the kernel in that form now."""
+        known = self._recall()
+        if changed := {name: digest for name, digest in digests.items() if known[name]["digest"] != digest}:
+            self._append({name: known[name] | {"digest": digest} for name, digest in changed.items()})
+
     def _append(self, fresh: Mapping[str, dict[str, Any]]) -> None:
         self._entries |= fresh
         if self._lines > 64 + _STALE * len(self._entries):
