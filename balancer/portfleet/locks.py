@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import IO
 
 from portfleet.clock import now
 from portfleet.errors import Exit, PortfleetError
@@ -43,21 +44,26 @@ def operator() -> str:
     return f"{name}@{socket.gethostname()}"
 
 
+#: Seconds for which a lock without a holder's name is tried: whoever only looks at it has it for microseconds, and
+#: who has just taken it writes the name at once.
+_NAMELESS = 0.1
+
+
 @contextmanager
-def operation(path: Path, *, service: str, why: str) -> Iterator[None]:
+def operation(path: Path, *, service: str, why: str, clock: Callable[[], float] = time.monotonic) -> Iterator[None]:
     """Hold the operation lock of ``service``; raises PortfleetError (exit 5) naming the holder when it is taken."""
     with path.open("a+") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            if error.errno not in (errno.EAGAIN, errno.EACCES):
-                raise
+        deadline = clock() + _NAMELESS
+        while not _taken(file):
             holder = holder_of(path)
+            if holder is None and clock() < deadline:
+                time.sleep(0.001)
+                continue
             raise PortfleetError(
                 f"service {service} is locked by {holder or 'an operation that is just beginning'}",
                 hint=f"wait for it to end; see: portfleet lock {service}",
                 code=Exit.LOCKED,
-            ) from None
+            )
         file.truncate(0)
         file.write(json.dumps(asdict(Holder(operator(), now(), why, os.getpid()))))
         file.flush()
@@ -94,13 +100,7 @@ def table(path: Path, *, seconds: float = 10.0, clock: Callable[[], float] = tim
     """Hold the table lock: read, plan and one transaction; raises PortfleetError (exit 5) after ``seconds``."""
     with path.open("a+") as file:
         deadline = clock() + seconds
-        while True:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except OSError as error:
-                if error.errno not in (errno.EAGAIN, errno.EACCES):
-                    raise
+        while not _taken(file):
             if clock() > deadline:
                 raise PortfleetError(
                     f"the table lock {path} has been held by another process for {seconds:.0f} s",
@@ -122,3 +122,14 @@ def held(path: Path) -> bool:
     except FileNotFoundError:
         pass
     return False
+
+
+def _taken(file: IO[str]) -> bool:
+    """Take the flock on ``file`` where nobody else has it."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno not in (errno.EAGAIN, errno.EACCES):
+            raise
+        return False
+    return True

@@ -31,6 +31,15 @@ with locks.table(Path(sys.argv[1])):
     print("held", flush=True)
     sys.stdin.readline()
 """
+LOOK_AT_IT = """
+import sys
+from pathlib import Path
+from portfleet import locks
+print("held", flush=True)
+while True:
+    locks.holder_of(Path(sys.argv[1]))
+    locks.held(Path(sys.argv[1]))
+"""
 
 Start = Callable[[str, Path], "subprocess.Popen[str]"]
 
@@ -65,6 +74,15 @@ def test_the_holder_is_named_with_who_since_when_and_why(start: Start, tmp_path:
     assert caught.value.message == f"service echo is locked by {holder}"
     assert f"(pid {process.pid}) since 20" in str(holder) and str(holder).endswith("Z: cutover to v2")
     assert "portfleet lock echo" in caught.value.hint
+
+
+def test_who_only_looks_at_a_lock_keeps_nobody_from_it(start: Start, tmp_path: Path) -> None:
+    path = tmp_path / "service-echo.lock"
+    path.touch()
+    start(LOOK_AT_IT, path)
+    for _ in range(500):
+        with locks.operation(path, service="echo", why="apply"):
+            pass
 
 
 def test_a_killed_holder_holds_nothing(start: Start, tmp_path: Path) -> None:
