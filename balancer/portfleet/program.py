@@ -75,6 +75,8 @@ def make_program(
         "PORTFLEET_PORT": str(port),
         "PORTFLEET_CONTROL": control,
     }
+    if service.ours and service.max_connections:
+        own["PORTFLEET_MAX_CONNECTIONS"] = str(service.max_connections)
     return Program(
         name=name,
         command=tuple(expand(word, values) for word in command),

@@ -57,6 +57,9 @@ def _between(low: int, high: int, what: str) -> Callable[[str], int]:
     return number
 
 
+_connections = _between(1, 1 << 24, "number")
+
+
 def _rate(text: str) -> float | None:
     if text == "off":
         return None
@@ -77,8 +80,8 @@ def make_parser() -> argparse.ArgumentParser:
         epilog=f"Exit codes: {EXIT_STOPPED} stopped cleanly; {EXIT_CONFIG} usage, handler or framing wrong; "
         f"{EXIT_PORT} the port or the control socket cannot be had; any other is a crash. "
         "Durations are written 500ms, 30s, 10m, 1h; off is none. "
-        "PORTFLEET_CONTROL, PORTFLEET_INSTANCE, PORTFLEET_SERVICE, PORTFLEET_COLOUR and PORTFLEET_RELEASE are read "
-        "from the environment.",
+        "PORTFLEET_CONTROL, PORTFLEET_MAX_CONNECTIONS, PORTFLEET_INSTANCE, PORTFLEET_SERVICE, PORTFLEET_COLOUR and "
+        "PORTFLEET_RELEASE are read from the environment.",
     )
     add = parser.add_argument
     add("--port", required=True, type=_between(0, 65535, "port"), metavar="N", help="port to listen on; 0: any free")
@@ -92,8 +95,8 @@ def make_parser() -> argparse.ArgumentParser:
         help="connections the kernel queues (default: %(default)s, at most net.core.somaxconn)")  # fmt: skip
     add("--max-request", default=65536, type=_between(16, 1 << 30, "size"), metavar="BYTES",
         help="largest request, delimiter and prefix included (default: %(default)s)")  # fmt: skip
-    add("--max-connections", type=_between(1, 1 << 24, "number"), metavar="N",
-        help="more wait in the backlog (default: the hard limit of descriptors less 64)")  # fmt: skip
+    add("--max-connections", type=_connections, metavar="N", help="more wait in the backlog (default: "
+        "$PORTFLEET_MAX_CONNECTIONS; without it the hard limit of descriptors less 64)")  # fmt: skip
     add("--request-timeout", default="30s", type=duration, metavar="DUR",
         help="from a request's first byte to its last (default: %(default)s)")  # fmt: skip
     add("--idle-timeout", default="off", type=duration, metavar="DUR",
@@ -126,7 +129,7 @@ def read_settings(argv: Sequence[str], environ: Mapping[str, str] = os.environ) 
         hosts=tuple(given.host),
         backlog=given.backlog,
         max_request=given.max_request,
-        max_connections=given.max_connections,
+        max_connections=given.max_connections or _from_environment(environ.get("PORTFLEET_MAX_CONNECTIONS")),
         request_timeout=given.request_timeout,
         idle_timeout=given.idle_timeout,
         drain_rate=given.drain_rate,
@@ -135,3 +138,12 @@ def read_settings(argv: Sequence[str], environ: Mapping[str, str] = os.environ) 
         instance=environ.get("PORTFLEET_INSTANCE") or "-",
         release=environ.get("PORTFLEET_RELEASE") or "-",
     )
+
+
+def _from_environment(text: str | None) -> int | None:
+    if not text:
+        return None
+    try:
+        return _connections(text)
+    except argparse.ArgumentTypeError as error:
+        raise ConfigError(f"PORTFLEET_MAX_CONNECTIONS: {error}", hint="unset it, or use --max-connections N") from None

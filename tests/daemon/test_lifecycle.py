@@ -35,6 +35,7 @@ def run(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess
         (["--port", "0", "--handler", "broken:respond"], "SyntaxError"),
         (["--port", "0", "--handler", "os:sep"], "a function or a class is needed"),
         (["--port", "0", "--handler", "portfleet_daemon.handlers:echo", "--framing", "morse"], "'morse' is unknown"),
+        (["--port", "0", "--handler", "portfleet_daemon.handlers:echo", "--framing", "incomplete:Half"], "abstract"),
         (["--port", "0", "--handler", "portfleet_daemon.handlers:echo", "--control", "/" + "x" * 120], "at most 107"),
         (["--port", "70000", "--handler", "portfleet_daemon.handlers:echo"], "no port of 0 to 65535"),
         (["--port", "0", "--handler", "portfleet_daemon.handlers:echo", "--request-timeout", "5"], "no duration"),
@@ -44,10 +45,25 @@ def run(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess
 )
 def test_an_operators_mistake_is_exit_2_without_a_traceback(tmp_path: Path, arguments: list[str], said: str) -> None:
     (tmp_path / "broken.py").write_text("def respond(:\n")
+    half = "class Half(Framing):\n    def split(self, buffer, memo):\n        return None, 0, None\n"
+    (tmp_path / "incomplete.py").write_text("from portfleet_daemon.framing import Framing\n" + half)
     done = run(*arguments, cwd=tmp_path)
     assert done.returncode == 2
     assert said in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_the_environment_says_how_many_connections_and_the_flag_says_it_better(
+    monkeypatch: pytest.MonkeyPatch, daemons: Daemons, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("PORTFLEET_MAX_CONNECTIONS", "7")
+    assert daemons.start().status()["max_connections"] == 7
+    assert daemons.start("--max-connections", "9").status()["max_connections"] == 9
+    for wrong in ("many", "0", "-3", "99999999"):
+        monkeypatch.setenv("PORTFLEET_MAX_CONNECTIONS", wrong)
+        done = run("--port", "0", "--handler", "portfleet_daemon.handlers:echo", cwd=tmp_path)
+        assert done.returncode == 2 and f"PORTFLEET_MAX_CONNECTIONS: '{wrong}' is no number" in done.stderr
+        assert "hint: " in done.stderr and "Traceback" not in done.stderr
 
 
 def test_a_taken_port_is_exit_3_and_names_it(daemons: Daemons) -> None:

@@ -115,6 +115,15 @@ def test_what_an_instance_is_told(tmp_path: Path) -> None:
     assert (read["killasgroup"], read["stopasgroup"]) == (True, False)
 
 
+def test_our_daemon_is_told_how_many_connections_it_may_have() -> None:
+    told, limited = [], ECHO + "max_connections = 50\n"
+    for text in (ECHO, limited, limited.replace("portfleet-daemon", "redis-server")):
+        made = desired(text).services["echo"].instances[0].program
+        assert made is not None
+        told.append(made.environment.get("PORTFLEET_MAX_CONNECTIONS"))
+    assert told == [None, "50", None]
+
+
 def test_only_our_daemon_says_by_its_exit_code_that_its_config_is_broken(tmp_path: Path) -> None:
     text = ECHO.replace("portfleet-daemon", "redis-server")
     made = desired(text).services["echo"].instances[0].program
