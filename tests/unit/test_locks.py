@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import fcntl
+import itertools
 import os
 import subprocess
 import sys
@@ -30,15 +32,6 @@ from portfleet import locks
 with locks.table(Path(sys.argv[1])):
     print("held", flush=True)
     sys.stdin.readline()
-"""
-LOOK_AT_IT = """
-import sys
-from pathlib import Path
-from portfleet import locks
-print("held", flush=True)
-while True:
-    locks.holder_of(Path(sys.argv[1]))
-    locks.held(Path(sys.argv[1]))
 """
 
 Start = Callable[[str, Path], "subprocess.Popen[str]"]
@@ -76,13 +69,32 @@ def test_the_holder_is_named_with_who_since_when_and_why(start: Start, tmp_path:
     assert "portfleet lock echo" in caught.value.hint
 
 
-def test_who_only_looks_at_a_lock_keeps_nobody_from_it(start: Start, tmp_path: Path) -> None:
+def test_who_only_looks_at_a_lock_keeps_nobody_from_it(tmp_path: Path) -> None:
     path = tmp_path / "service-echo.lock"
-    path.touch()
-    start(LOOK_AT_IT, path)
-    for _ in range(500):
-        with locks.operation(path, service="echo", why="apply"):
-            pass
+    looking = path.open("a+")
+    fcntl.flock(looking, fcntl.LOCK_SH)
+    asked = itertools.count()
+
+    def clock() -> float:
+        """Let the one who looks be done as soon as the lock was found taken."""
+        if next(asked) == 1:
+            looking.close()
+        return 0.0
+
+    with locks.operation(path, service="echo", why="apply", clock=clock):
+        assert next(asked) >= 2
+
+
+def test_a_lock_that_stays_nameless_is_not_waited_for_for_ever(tmp_path: Path) -> None:
+    path = tmp_path / "service-echo.lock"
+    with path.open("a+") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        with (
+            pytest.raises(PortfleetError, match="just beginning") as caught,
+            locks.operation(path, service="e", why=""),
+        ):
+            pytest.fail("two at once")
+    assert caught.value.code is Exit.LOCKED
 
 
 def test_a_killed_holder_holds_nothing(start: Start, tmp_path: Path) -> None:
