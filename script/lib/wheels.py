@@ -1,7 +1,7 @@
 """A wheel house of this checkout: `wheels.py DIR [VERSION]`. Hosts install from it with no package index.
 
 The wheel of portfleet is made anew (under VERSION where one is given, for trying upgrades); its dependencies are
-fetched once for the Pythons of Debian 12 and 13.
+fetched once for the Pythons of Debian 12, Ubuntu 24.04 and Debian 13.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import tempfile
 from pathlib import Path
 
 TOP = Path(__file__).resolve().parents[2]
-PYTHONS = ("3.11", "3.13")
+PYTHONS = ("3.11", "3.12", "3.13")
 SOURCES = ("balancer", "daemon", "templates", "pyproject.toml", "README.md", "LICENSE", "CHANGELOG.md")
 
 
