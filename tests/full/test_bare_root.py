@@ -39,7 +39,7 @@ def bare_root(suite: str, *command: str, minutes: float = 20) -> tuple[int, str]
 
 @pytest.mark.parametrize("suite", ["bookworm", "trixie"])
 def test_demo_and_tests_pass_on_a_machine_with_nothing(suite: str) -> None:
-    """The issue's own words: each of the two commands does all the set-up it needs by itself."""
+    """Each of the two commands does all the set-up it needs by itself."""
     status, said = bare_root(suite)
 
     assert status == 0
