@@ -1,14 +1,14 @@
 /* A line echo server that portfleet runs, drains and hands off: docs/control.md, docs/handoff.md.
- * The main thread serves clients from one edge-triggered epoll set. Each client of the control
- * socket has a thread that may block, so that commands and hand-offs read from top to bottom.
- * `lock` is held by whoever touches connections, and by nobody who waits for another process. */
+ * The main thread serves clients from one edge-triggered epoll set. Each client of the control socket has a thread that
+ * may block, so that commands and hand-offs read from top to bottom. `lock` is held by whoever touches connections, the
+ * port or what is due, and by nobody who waits for another process; what is read without it is atomic. */
 #define _GNU_SOURCE
-#include <arpa/inet.h>
 #include <err.h>
 #include <errno.h>
 #include <netdb.h>
 #include <netinet/tcp.h>
 #include <pthread.h>
+#include <regex.h>
 #include <signal.h>
 #include <stdbool.h>
 #include <stdio.h>
@@ -16,46 +16,44 @@
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/stat.h>
-#include <sys/timerfd.h>
+#include <sys/times.h>
 #include <sys/un.h>
 #include <unistd.h>
 
-enum { CONNECTIONS = 2, END = 3, ACK = 16, REFUSE = 17, MOST_DESCRIPTORS = 253, OPERATORS = 64 };
-enum { LINE = 65536, REQUEST = 1 << 20, BODY = 1 << 28, SPARE = 400, NEVER = 1 << 30 };
-enum { RATE, DEADLINE, COUNT, ROOM, VERSION, COMMAND, LISTENER, TO, VERSIONS, FRAMING, STATEFUL, OK,
-       KEYS };
-static const char *const keys[] = {"rate", "deadline", "count", "room", "version", "command",
-                                   "listener", "to", "versions", "framing", "stateful", "ok"};
-typedef char values[KEYS + 1][110]; /* "" if absent; strings with their first quote */
+enum { CONNECTIONS = 2, END = 3, ACK = 16, REFUSE = 17, MOST_DESCRIPTORS = 253, OPERATORS = 64, SPARE = 400 };
+enum { LINE = 65536, REQUEST = 1 << 20, BODY = 1 << 28, NEVER = 1 << 30, FLAGS = SOCK_NONBLOCK | SOCK_CLOEXEC };
+
+/* Flat JSON in regular expressions: what begins and what is a member, values, a command among its other members. */
+#define KEY(name) "\"" name "\"\\s*:\\s*"
+#define IS(name, value) KEY(name) value "\\s*"
+#define NUMBER "(null|[0-9]+(\\.[0-9]+)?([eE][+-]?[0-9]+)?)"
+#define ANY "(\"[^\"\\]*\"|-?" NUMBER "|true|false|\\[[0-9, ]*\\])"
+#define COMMAND(name, rest) "^\\s*\\{\\s*((" rest "),\\s*)*" IS("command", "\"" name "\"") "(,\\s*(" rest "))*\\}\\s*$"
+enum { STATUS, RESUME, DRAIN, HANDOFF, RECEIVE, COMMANDS };
+static const char *const commands[] = {
+    COMMAND("status", "$."), COMMAND("resume", "$."), /* nothing is behind the end */
+    COMMAND("drain", IS("(rate|deadline)", NUMBER) "|" IS("listener", "\"(keep|close)\"")),
+    COMMAND("handoff", IS("(count|deadline)", NUMBER) "|" IS("listener", "false") "|" IS("to", "\"[^\"\\]{1,107}\"")),
+    COMMAND("receive", IS("[^\"\\]*", ANY))};
 
 struct header { uint8_t type, flags; uint16_t count; uint32_t sequence, length; };
-union control { struct cmsghdr header; char space[CMSG_SPACE(MOST_DESCRIPTORS * sizeof(int))]; };
-static struct end {
-    enum { NONE, OURS, AWAY } owner; /* AWAY: on its way to a receiver */
-    bool eof;                        /* the client has shut down its side */
-    char *kept;                      /* replies not sent yet, all whole lines; a partial request */
-    size_t size;
-} *ends; /* of connections, by descriptor */
-static int epoll, control, listener, top, port, room, connections;
-static long requests, errors;
-static double seconds, close_rate, close_all_at, close_port_at = NEVER;
-static bool draining, giving;
-static const char *instance;
+struct control { struct cmsghdr header; int fds[MOST_DESCRIPTORS]; };
+static struct end { bool ours; char *kept; size_t size, replies; } *ends; /* of connections, by descriptor. `ours`: not
+    on its way to a receiver. `kept`: `replies` bytes of unsent replies, all whole lines, then a partial request */
+static struct drain { bool on; double rate, all_at, port_at; bool last; } drain = {false, 0, NEVER, NEVER, false};
+static int epoll, port, room;
+static _Atomic int listener, connections, stopping, giving;
+static _Atomic long requests, errors;
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
-static volatile sig_atomic_t stopping;
 
 static void on_sigterm(int number) { stopping = number; }
+static double now(void) { return times(NULL) / (double)sysconf(_SC_CLK_TCK); }
 
 /* Adding and modifying report at once what is ready, so that serve() gets its turn. */
 static void watch(int how, int fd) {
     struct epoll_event event = {.events = EPOLLIN | EPOLLOUT | EPOLLET, .data.fd = fd};
     if (epoll_ctl(epoll, how, fd, &event)) err(1, "epoll_ctl");
-}
-
-static void add(int fd) {
-    ends[fd] = (struct end){.owner = OURS};
-    connections++;
-    top = fd > top ? fd : top;
+    ends[fd].ours = how != EPOLL_CTL_DEL && fd != listener;
 }
 
 static void drop(int fd) {
@@ -65,70 +63,31 @@ static void drop(int fd) {
     close(fd);
 }
 
-static void keep(struct end *e, const char *data, size_t n) {
-    if (!(e->kept = realloc(e->kept, e->size + n + 1))) err(1, "memory");
-    memcpy(e->kept + e->size, data, n);
-    e->size += n;
-}
-
-static size_t unsent(const struct end *e) {
-    const char *last = e->size ? memrchr(e->kept, '\n', e->size) : NULL;
-    return last ? last + 1 - e->kept : 0;
-}
-
 /* Writes replies while there are any, else reads, until neither goes on. */
 static void serve(int fd) {
-    static char data[16384];
     struct end *e = &ends[fd];
+    char data[16384];
     for (int turn = 0; turn < 16; turn++) {
-        size_t reply = unsent(e);
-        if (e->eof && !reply) return drop(fd);
-        ssize_t n = reply ? send(fd, e->kept, reply, 0) : recv(fd, data, sizeof data, 0);
+        ssize_t n = e->replies ? send(fd, e->kept, e->replies, 0) : recv(fd, data, sizeof data, 0);
         if (n < 0 && errno == EAGAIN) return;
-        if (n < 0 || e->size - reply > REQUEST) return errors++, drop(fd);
-        if (reply) {
+        if (n <= 0 || e->size - e->replies > REQUEST) return (void)(errors += n > 0), drop(fd);
+        if (e->replies) {
+            e->replies -= n;
             memmove(e->kept, e->kept + n, e->size -= n);
-        } else {
-            for (ssize_t i = 0; i < n; i++) requests += data[i] == '\n';
-            keep(e, data, n);
-            e->eof = n == 0;
+            continue;
         }
+        if (!(e->kept = realloc(e->kept, e->size + n))) err(1, "memory");
+        memcpy(e->kept + e->size, data, n);
+        for (ssize_t i = 0; i < n; i++)
+            if (data[i] == '\n') e->replies = e->size + i + 1, requests++;
+        e->size += n;
     }
     watch(EPOLL_CTL_MOD, fd); /* the others first */
 }
 
-static void accept_all(void) {
-    for (int fd; connections < room; watch(EPOLL_CTL_ADD, fd)) {
-        if ((fd = accept4(listener, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC)) < 0) return;
-        add(fd);
-    }
-}
-
-/* Every 50 ms: closes the port, and connections at a request boundary, when it is time to. */
-static void tick(double passed) {
-    static double owed;
-    seconds += passed;
-    if (stopping > 0) { /* SIGTERM has come since the last tick */
-        stopping = -1;
-        draining = true;
-        close_rate = NEVER;
-        close_port_at = seconds + 3;
-        close_all_at = seconds + 30;
-    }
-    accept_all(); /* there may have been no room or no descriptor before */
-    if (seconds >= close_port_at && listener >= 0) close(listener), listener = -1;
-    owed = close_rate * passed + (owed < 1 ? owed : 0);
-    for (int fd = 0; fd <= top && draining; fd++) {
-        if (ends[fd].owner == OURS && seconds >= close_all_at) drop(fd);
-        if (ends[fd].owner != OURS || owed < 1 || (stopping && listener >= 0)) continue;
-        serve(fd); /* a request may have come meanwhile */
-        if (ends[fd].owner == OURS && !ends[fd].size) drop(fd), owed--;
-    }
-}
-
 static bool open_port(void) {
     struct sockaddr_in6 any = {.sin6_family = AF_INET6, .sin6_port = htons(port)};
-    int s = socket(AF_INET6, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0), on = 1;
+    int s = socket(AF_INET6, SOCK_STREAM | FLAGS, 0), on = 1;
     setsockopt(s, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on); /* a successor may hold connections */
     setsockopt(s, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on); /* accepted sockets inherit it */
     if (bind(s, (void *)&any, sizeof any) || listen(s, SOMAXCONN)) return close(s), false;
@@ -136,279 +95,203 @@ static bool open_port(void) {
     return true;
 }
 
-/* Takes a flat JSON object apart. Returns the keys it has as bits, 0 if it is malformed. */
-static int parse(const char *p, values v) {
-    char key[32], mark;
-    int seen = 0, k, n;
-    memset(v, 0, sizeof(values));
-    do {
-        n = 0;
-        if (sscanf(p, " %c \"%31[^\"\\]\" : %n", &mark, key, &n) < 2 || !n) return 0;
-        if (mark != (seen ? ',' : '{')) return 0;
-        for (k = 0; k < KEYS && strcmp(key, keys[k]);) k++;
-        seen |= 1 << k, p += n, n = 0;
-        if (*p == '"') sscanf(p, "%1[\"]%107[^\"\\]\" %n", v[k], v[k] + 1, &n);
-        else sscanf(p, *p == '[' ? "[%107[0-9, ]] %n" : "%109[0-9a-zE.+-] %n", v[k], &n);
-        p += n;
-    } while (n && *p == ',');
-    return n && *p == '}' && !p[1 + strspn(p + 1, " \t\r\n")] ? seen : 0;
+/* Every 50 ms: closes the port, and connections at a request boundary, when it is time to. */
+static void tick(void) {
+    static double last, owed;
+    double passed = now() - last;
+    if (passed < 0.05) return;
+    last += passed;
+    if (stopping && !drain.last) drain = (struct drain){true, NEVER, last + 30, last + 3, true}; /* SIGTERM came */
+    if (last >= drain.port_at && listener >= 0) close(listener), listener = -1;
+    owed = stopping && listener >= 0 ? 0 : drain.rate * passed + (owed < 1 ? owed : 0);
+    for (int fd = 0; fd < room + SPARE && drain.on && (owed >= 1 || last >= drain.all_at); fd++) {
+        if (ends[fd].ours) serve(fd); /* a request may have come meanwhile */
+        if (ends[fd].ours && (!ends[fd].size || last >= drain.all_at)) drop(fd), owed--;
+    }
 }
 
-static double number(const char *text) { /* NEVER if it is null or absent, -1 if it is none */
-    char *end;
-    double n = strtod(text, &end);
-    if (!*text || !strcmp(text, "null")) return NEVER;
-    return *end || !(n >= 0) ? -1 : n < NEVER ? n : NEVER;
+/* Where in `line` what matches `pattern` ends, which for KEY() is where the value begins; NULL if nothing does. */
+static const char *find(const char *line, const char *pattern) {
+    regex_t compiled;
+    regmatch_t match;
+    bool found = !regcomp(&compiled, pattern, REG_EXTENDED) && !regexec(&compiled, line, 1, &match, 0);
+    regfree(&compiled);
+    return found ? line + match.rm_eo : NULL;
 }
 
-static bool trusted(int s) {
+static double number(const char *line, const char *key, double otherwise) {
+    const char *value = find(line, key);
+    return value && *value != 'n' ? strtod(value, NULL) : otherwise;
+}
+
+/* A stream from a socket, NULL if the other end must not be trusted. Unbuffered, as receive() reads the socket too. */
+static FILE *trusted(int s) {
     struct ucred peer = {.uid = -1};
     getsockopt(s, SOL_SOCKET, SO_PEERCRED, &peer, &(socklen_t){sizeof peer});
-    return peer.uid == 0 || peer.uid == geteuid();
+    FILE *stream = peer.uid == 0 || peer.uid == geteuid() ? fdopen(s, "r") : NULL;
+    return stream && !setvbuf(stream, NULL, _IONBF, 0) ? stream : (close(s), NULL);
 }
 
-static void print_ends(FILE *out, int fd) { /* nothing if the client is gone already */
-    char host[2][64], at[2][8];
-    struct sockaddr_storage a[2];
-    socklen_t n[2] = {sizeof *a, sizeof *a};
-    if (getsockname(fd, (void *)&a[0], &n[0]) || getpeername(fd, (void *)&a[1], &n[1])) return;
+/* The four-tuple of a connection as a JSON array, nothing if the client is gone already. */
+static const char *describe(int fd, char *four) {
+    struct sockaddr_storage a;
+    char host[64], at[8], *end = four;
     for (int i = 0; i < 2; i++) {
-        getnameinfo((void *)&a[i], n[i], host[i], 64, at[i], 8, NI_NUMERICHOST | NI_NUMERICSERV);
-        if (!strncmp(host[i], "::ffff:", 7)) memmove(host[i], host[i] + 7, 57);
+        if ((i ? getpeername : getsockname)(fd, (void *)&a, &(socklen_t){sizeof a})) return "";
+        getnameinfo((void *)&a, sizeof a, host, sizeof host, at, sizeof at, NI_NUMERICHOST | NI_NUMERICSERV);
+        const char *shown = strncmp(host, "::ffff:", 7) ? host : host + 7; /* IPv4 as such */
+        end += sprintf(end, "%s\"%s\", %s%s", i ? ", " : "[", shown, at, i ? "]" : "");
     }
-    fprintf(out, "[\"%s\", %s, \"%s\", %s]", host[0], at[0], host[1], at[1]);
+    return four;
 }
 
-/* Sends the connection `fd`, END if it is -1. True once the receiver has acknowledged it. */
-static bool give(int s, FILE *in, int fd, uint32_t sequence) {
-    struct end e = fd < 0 ? (struct end){0} : ends[fd]; /* AWAY: nobody else touches it */
-    uint32_t record[] = {htonl(e.eof ? 2 : 0), htonl(e.size - unsent(&e)), htonl(unsent(&e)), 0};
-    struct header ack, h = {END, 0, 0, htonl(sequence), 0};
-    if (fd >= 0) h = (struct header){CONNECTIONS, 0, htons(1), h.sequence, htonl(16 + e.size)};
-    struct iovec parts[] = {{&h, sizeof h}, {record, sizeof record},
-                            {e.kept + unsent(&e), e.size - unsent(&e)}, {e.kept, unsent(&e)}};
-    struct msghdr m = {.msg_iov = parts, .msg_iovlen = fd < 0 ? 1 : 4};
-    union control c = {.header = {CMSG_LEN(sizeof fd), SOL_SOCKET, SCM_RIGHTS}};
-    memcpy(CMSG_DATA(&c.header), &fd, sizeof fd);
-    if (fd >= 0) m.msg_control = &c, m.msg_controllen = c.header.cmsg_len;
-    return sendmsg(s, &m, 0) == (ssize_t)(sizeof h + ntohl(h.length)) &&
-           fread(&ack, sizeof ack, 1, in) && ack.type == ACK && ack.sequence == h.sequence;
+/* Sends a message, the connection `fd` or END if it is -1. True once the receiver has acknowledged it. */
+static bool give(FILE *to, int fd, uint32_t sequence) {
+    struct end e = fd < 0 ? (struct end){0} : ends[fd]; /* nobody else touches it now */
+    size_t partial = e.size - e.replies, length = fd < 0 ? 0 : 16 + e.size;
+    struct header ack, h = {fd < 0 ? END : CONNECTIONS, 0, htons(fd >= 0), htonl(sequence), htonl(length)};
+    uint32_t record[] = {0, htonl(partial), htonl(e.replies), 0};
+    struct iovec io[] = {{&h, sizeof h}, {record, length - e.size}, {e.kept + e.replies, partial}, {e.kept, e.replies}};
+    struct control c = {{CMSG_LEN(sizeof fd), SOL_SOCKET, SCM_RIGHTS}, {fd}};
+    struct msghdr m = {NULL, 0, io, 4, &c, fd < 0 ? 0 : c.header.cmsg_len, 0};
+    return sendmsg(fileno(to), &m, 0) == (ssize_t)(sizeof h + length) &&
+           fread(&ack, sizeof ack, 1, to) && ack.type == ACK && ack.sequence == h.sequence;
 }
 
 /* The sender. One connection is on its way at a time, so no client waits for another's. */
-static void hand_off(FILE *out, values v) {
+static void hand_off(int operator, const char *line) {
     struct sockaddr_un at = {.sun_family = AF_UNIX};
-    char answer[LINE] = "";
+    char answer[LINE] = "", four[160];
     int s = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0), moved = 0;
-    double left = number(v[COUNT]);
-    FILE *in = fdopen(s, "r");
-    memcpy(at.sun_path, v[TO] + 1, sizeof at.sun_path - 1);
-    if (in && !connect(s, (void *)&at, sizeof at) && trusted(s)) {
-        dprintf(s, "{\"command\": \"receive\", \"versions\": [1], \"framing\": \"line\", "
-                   "\"stateful\": false, \"instance\": \"%s\"}\n", instance);
-        if (!fgets(answer, sizeof answer, in)) *answer = '\0';
-    }
-    bool ok = parse(answer, v) && !strcmp(v[OK], "true") && number(v[VERSION]) == 1;
-    left = left < number(v[ROOM]) ? left : number(v[ROOM]);
-    for (int fd = 0; ok && fd < room + SPARE && moved < left; fd++) {
+    sscanf(find(line, KEY("to")), "\"%107[^\"]", at.sun_path);
+    connect(s, (void *)&at, sizeof at);
+    FILE *to = trusted(s); /* nobody is if it is not connected */
+    bool ok = to && dprintf(s, "{\"command\": \"receive\", \"versions\": [1], \"framing\": \"line\", "
+                            "\"stateful\": false}\n") > 0 && fgets(answer, sizeof answer, to) &&
+              find(answer, IS("ok", "true")) && number(answer, KEY("version"), 0) == 1;
+    double count = number(line, KEY("count"), NEVER), space = number(answer, KEY("room"), 0);
+    for (int fd = 0; ok && fd < room + SPARE && moved < count && moved < space; fd++) {
         pthread_mutex_lock(&lock);
-        bool ours = ends[fd].owner == OURS;
-        if (ours) ends[fd].owner = AWAY, watch(EPOLL_CTL_DEL, fd);
+        bool ours = ends[fd].ours;
+        if (ours) watch(EPOLL_CTL_DEL, fd);
         pthread_mutex_unlock(&lock);
         if (!ours) continue;
-        ok = give(s, in, fd, moved + 1);
+        ok = give(to, fd, moved + 1);
+        const char *tuple = describe(fd, four);
         pthread_mutex_lock(&lock);
-        ends[fd].owner = OURS;
-        if (ok) {
-            fprintf(out, "{\"ok\": true, \"event\": \"progress\", \"moved\": %d, "
-                    "\"remaining\": %d, \"connections\": [", ++moved, connections - 1);
-            print_ends(out, fd), fputs("]}\n", out);
-            drop(fd);
-        } else {
-            watch(EPOLL_CTL_ADD, fd);
-        }
+        ok ? drop(fd) : watch(EPOLL_CTL_ADD, fd);
         pthread_mutex_unlock(&lock);
-        fflush(out); /* not with the lock held: the operator may be slow to read */
+        if (ok) dprintf(operator, "{\"ok\": true, \"event\": \"progress\", \"moved\": %d, \"remaining\": %d, "
+                        "\"connections\": [%s]}\n", ++moved, connections, tuple);
     }
-    ok = ok && give(s, in, -1, moved + 1);
-    in ? fclose(in) : close(s);
-    pthread_mutex_lock(&lock);
+    ok = ok && give(to, -1, moved + 1);
+    if (to) fclose(to);
     giving = false;
-    fprintf(out, "{\"ok\": %s, \"moved\": %d, \"remaining\": %d}\n", !ok ? "false, \"error\": "
-            "\"the receiver refused or ended\", \"hint\": \"see its log\"" :
-            "true, \"event\": \"done\"", moved, connections);
-    pthread_mutex_unlock(&lock);
-}
-
-/* Makes connections of the records in `body`, not served yet. All or, for nonsense, none. */
-static bool unpack(const char *body, size_t length, const int *fds, int n) {
-    size_t at = 0;
-    int made = 0;
-    for (uint32_t r[4]; made < n && at + sizeof r <= length; made++) {
-        memcpy(r, body + at, sizeof r);
-        size_t start = at + sizeof r, partial = ntohl(r[1]), replies = ntohl(r[2]);
-        if ((at = start + partial + replies + ntohl(r[3])) > length) break;
-        add(fds[made]);
-        ends[fds[made]].eof = ntohl(r[0]) & 2;
-        keep(&ends[fds[made]], body + start + partial, replies);
-        keep(&ends[fds[made]], body + start, partial);
-    }
-    if (made == n && at == length) return true;
-    for (int i = 0; i < n; i++) i < made ? drop(fds[i]) : (void)close(fds[i]);
-    return false;
+    dprintf(operator, "{\"ok\": %s, \"moved\": %d, \"remaining\": %d}\n", ok ? "true, \"event\": \"done\"" :
+            "false, \"error\": \"the receiver refused or ended\", \"hint\": \"see its log\"", moved, connections);
 }
 
 /* The receiver. It never reads past a message, so the descriptors at hand belong to that one. */
-static void receive(int s) {
+static void receive(FILE *from) {
     struct header h = {0};
+    dprintf(fileno(from), "{\"ok\": true, \"version\": 1, \"room\": %d}\n", room - connections);
     for (bool ok = true; ok && h.type != END;) {
-        union control c = {0};
-        struct msghdr m = {.msg_iov = &(struct iovec){&h, sizeof h}, .msg_iovlen = 1,
-                           .msg_control = &c, .msg_controllen = sizeof c};
-        ssize_t got = recvmsg(s, &m, MSG_CMSG_CLOEXEC | MSG_WAITALL), rest = sizeof h - got;
+        struct control c = {0};
+        struct msghdr m = {NULL, 0, &(struct iovec){&h, 1}, 1, &c, sizeof c, 0};
+        ok = recvmsg(fileno(from), &m, MSG_CMSG_CLOEXEC) == 1 && fread((char *)&h + 1, sizeof h - 1, 1, from);
         int n = c.header.cmsg_len ? (c.header.cmsg_len - CMSG_LEN(0)) / sizeof(int) : 0;
-        const int *fds = (int *)CMSG_DATA(&c.header);
-        ok = got > 0 && (!rest || recv(s, (char *)&h + got, rest, MSG_WAITALL) == rest);
-        ssize_t length = ok && ntohl(h.length) <= BODY ? ntohl(h.length) : 0;
-        char *body = malloc(length + 1);
-        ok = ok && body && (!length || recv(s, body, length, MSG_WAITALL) == length);
-        pthread_mutex_lock(&lock);
-        ok = ok && length == ntohl(h.length) && h.type == (n ? CONNECTIONS : END) &&
-             ntohs(h.count) == n && connections + n <= room;
-        ok = unpack(body, ok ? length : 0, fds, n) && ok;
-        static const char why[] = "no room, or no message that is known here";
-        struct header ack = {ACK, 0, h.count, h.sequence, 0};
-        struct header refuse = {REFUSE, 0, 0, h.sequence, htonl(sizeof why - 1)};
-        send(s, ok ? &ack : &refuse, sizeof h, 0), send(s, why, ok ? 0 : sizeof why - 1, 0);
-        for (int i = 0; ok && i < n; i++) watch(EPOLL_CTL_ADD, fds[i]);
-        pthread_mutex_unlock(&lock);
+        size_t length = ok ? ntohl(h.length) : 0, at = 0;
+        char *body = ok && length <= BODY ? malloc(length + 1) : NULL;
+        ok = body && fread(body, 1, length, from) == length && ntohs(h.count) == n && h.type == (n ? CONNECTIONS : END);
+        for (int i = 0; ok && i < n; i++) { /* nobody else touches these yet */
+            struct end *e = &ends[c.fds[i]];
+            uint32_t record[4] = {0};
+            if (length - at >= sizeof record) memcpy(record, body + at, sizeof record);
+            size_t partial = ntohl(record[1]), replies = ntohl(record[2]), size = partial + replies;
+            ok = (at += sizeof record) + size <= length && (e->kept = malloc(size + 1));
+            if (!ok) break;
+            memcpy(e->kept, body + at + partial, e->replies = replies);
+            memcpy(e->kept + replies, body + at, partial);
+            at += e->size = size;
+        }
         free(body);
+        pthread_mutex_lock(&lock);
+        connections += n;
+        ok = ok && at == length && connections <= room;
+        for (int i = 0; !ok && i < n; i++) drop(c.fds[i]);
+        struct header answer = {ok ? ACK : REFUSE, 0, ok ? h.count : 0, h.sequence, 0};
+        send(fileno(from), &answer, sizeof answer, 0);
+        for (int i = 0; ok && i < n; i++) watch(EPOLL_CTL_ADD, c.fds[i]);
+        pthread_mutex_unlock(&lock);
     }
 }
 
-static bool is(values v, int seen, const char *name, int others) {
-    return !strcmp(v[COMMAND] + 1, name) && !(seen & ~(1 << COMMAND | others));
+/* Answers a command; false after a hand-off was received, which ends the connection. */
+static bool obey(FILE *in, const char *line) {
+    int c = 0, s = fileno(in);
+    while (c < COMMANDS && !find(line, commands[c])) c++;
+    pthread_mutex_lock(&lock);
+    bool can = c == STATUS || (c == DRAIN && !stopping) || (c == HANDOFF && !giving && find(line, KEY("to"))) ||
+               (c == RESUME && !stopping && (listener >= 0 || open_port())) ||
+               (c == RECEIVE && !drain.on && find(line, IS("versions", "\\[([0-9 ]+,)* *1 *(,[0-9 ]+)*\\]")) &&
+                find(line, IS("framing", "\"line\"")) && find(line, IS("stateful", "false")));
+    if (can && c == HANDOFF) giving = true;
+    if (can && (c == DRAIN || c == RESUME))
+        drain = (struct drain){c == DRAIN, number(line, KEY("rate"), 0), now() + number(line, KEY("deadline"), NEVER),
+                               now() + (find(line, IS("listener", "\"close\"")) ? 3 : NEVER), false};
+    const char *state = drain.on ? "draining" : "ready";
+    pthread_mutex_unlock(&lock);
+    if (!can)
+        dprintf(s, "{\"ok\": false, \"error\": \"%s\", \"hint\": \"see docs/control.md\"}\n", c < COMMANDS ?
+                "not in this state, or not with these values" : "no flat JSON object, no such command, keys or values");
+    else if (c == HANDOFF) hand_off(s, line);
+    else if (c == RECEIVE) receive(in);
+    else
+        dprintf(s, "{\"ok\": true, \"state\": \"%s\", \"connections\": %d, \"pid\": %d, \"instance\": \"%s\", "
+                "\"port\": %d, \"version\": \"c-daemon\", \"requests\": %ld, \"errors\": %ld, \"max_connections\": %d, "
+                "\"latency\": {\"bounds_us\": [], \"counts\": [%ld]}, \"handoff\": [1]}\n", state, connections,
+                getpid(), getenv("PORTFLEET_INSTANCE") ?: "-", port, requests, errors, room, requests);
+    return !can || c != RECEIVE;
 }
 
-/* Does what a command says, short of moving connections. NULL, or why it cannot be done. */
-static const char *execute(values v, int seen) {
-    bool shut = !strcmp(v[LISTENER], "\"close"), common = false;
-    char *rest;
-    double rate = number(v[RATE]), deadline = number(v[DEADLINE]);
-    if (!seen || rate < 0 || deadline < 0 || number(v[COUNT]) < 0)
-        return "no flat JSON object, or something else where a number belongs";
-    if (is(v, seen, "drain", 1 << RATE | 1 << DEADLINE | 1 << LISTENER)) {
-        if (stopping) return "SIGTERM came";
-        if (*v[LISTENER] && !shut && strcmp(v[LISTENER], "\"keep")) return "listener is not known";
-        draining = true;
-        close_rate = rate < NEVER ? rate : 0;
-        close_all_at = seconds + deadline;
-        close_port_at = shut ? seconds + 3 : NEVER;
-    } else if (is(v, seen, "resume", 0)) {
-        if (stopping || (listener < 0 && !open_port())) return "the port is taken, or SIGTERM came";
-        draining = false;
-        close_port_at = NEVER;
-    } else if (is(v, seen, "handoff", 1 << TO | 1 << COUNT | 1 << DEADLINE | 1 << LISTENER)) {
-        if (giving) return "a hand-off is under way";
-        if (*v[TO] != '"') return "to is the path of the receiver's control socket";
-        if (*v[LISTENER] && strcmp(v[LISTENER], "false")) return "listeners are not handed off";
-        giving = true;
-    } else if (is(v, seen, "receive", -1)) {
-        for (char *n = strtok_r(v[VERSIONS], ", ", &rest); n; n = strtok_r(NULL, ", ", &rest))
-            common |= !strcmp(n, "1");
-        if (draining) return "not ready";
-        if (!common || strcmp(v[FRAMING], "\"line") || strcmp(v[STATEFUL], "false"))
-            return "only version 1, framing line and stateful false are known here";
-    } else if (!is(v, seen, "status", 0)) {
-        return "no such command, or not with these keys";
+static void *operate(void *control) {
+    char *line = NULL;
+    for (size_t size = 0;;) {
+        FILE *in = trusted(accept4(*(int *)control, NULL, NULL, SOCK_CLOEXEC));
+        for (ssize_t n; in && (n = getline(&line, &size, in)) > 0;)
+            if (!obey(in, n > LINE ? "" : line) || n > LINE) break;
+        in ? fclose(in) : (int)sleep(1); /* out of descriptors, or a stranger */
     }
     return NULL;
 }
 
-/* Answers a command; false after a hand-off was received, which ends the connection. */
-static bool obey(FILE *out, const char *line, int s) {
-    values v;
-    int seen = parse(line, v);
-    pthread_mutex_lock(&lock);
-    const char *error = execute(v, seen), *state = draining ? "draining" : "ready";
-    bool giver = !error && is(v, seen, "handoff", -1), taker = !error && is(v, seen, "receive", -1);
-    if (error)
-        fprintf(out, "{\"ok\": false, \"error\": \"%s\", \"hint\": \"see control.md\"}\n", error);
-    else if (taker)
-        fprintf(out, "{\"ok\": true, \"version\": 1, \"room\": %d}\n", room - connections);
-    else if (!giver)
-        fprintf(out, "{\"ok\": true, \"state\": \"%s\", \"connections\": %d, \"pid\": %d, "
-                "\"instance\": \"%s\", \"port\": %d, \"version\": \"c-daemon\", \"requests\": %ld, "
-                "\"errors\": %ld, \"latency\": {\"bounds_us\": [], \"counts\": [%ld]}, "
-                "\"max_connections\": %d, \"handoff\": [1]}\n", state, connections, getpid(),
-                instance, port, requests, errors, requests, room);
-    pthread_mutex_unlock(&lock);
-    if (giver) hand_off(out, v);
-    fflush(out);
-    if (taker) receive(s);
-    return !taker;
-}
-
-static void *operate(void *unused) {
-    char *line = NULL;
-    ssize_t n;
-    for (size_t size = 0;;) {
-        int s = accept4(control, NULL, NULL, SOCK_CLOEXEC);
-        FILE *in = s < 0 ? NULL : fdopen(s, "r"), *out = in ? fdopen(dup(s), "w") : NULL;
-        if (out) setvbuf(out, NULL, _IOFBF, LINE); /* no write before obey() has left the lock */
-        while (out && trusted(s) && (n = getline(&line, &size, in)) > 0)
-            if (!obey(out, n > LINE ? "" : line, s) || n > LINE) break;
-        if (out) fclose(out);
-        if (in) fclose(in);
-        else sleep(1); /* out of descriptors */
-    }
-    return unused;
-}
-
-static int open_control(const char *path) {
-    struct sockaddr_un at = {.sun_family = AF_UNIX};
-    int s = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
-    struct stat found;
-    if (strlen(path) >= sizeof at.sun_path) errx(2, "%s: longer than 107 bytes", path);
-    strcpy(at.sun_path, path);
-    if (!stat(path, &found) && S_ISSOCK(found.st_mode) && connect(s, (void *)&at, sizeof at))
-        unlink(path); /* nobody listens on it */
-    umask(0177);
-    if (bind(s, (void *)&at, sizeof at) || listen(s, OPERATORS)) err(3, "%s", path);
-    return s;
-}
-
 int main(int argc, char **argv) {
-    const char *path = getenv("PORTFLEET_CONTROL"), *name = getenv("PORTFLEET_INSTANCE");
-    int timer = timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC), most = sysconf(_SC_OPEN_MAX);
-    struct itimerspec period = {{0, 50000000}, {0, 50000000}};
-    instance = name ? name : "-";
+    struct sockaddr_un at = {.sun_family = AF_UNIX};
+    const char *path = getenv("PORTFLEET_CONTROL");
+    struct stat found;
     port = argc == 3 && !strcmp(argv[1], "--port") ? atoi(argv[2]) : 0;
-    if (port < 1 || port > 65535 || !path) errx(2, "usage: PORTFLEET_CONTROL=FILE daemon --port N");
+    if (port < 1 || port > 65535 || !path || strlen(path) > 107) errx(2, "usage: PORTFLEET_CONTROL=F daemon --port N");
     signal(SIGTERM, on_sigterm);
     signal(SIGPIPE, SIG_IGN);
-    room = most - SPARE;
-    ends = calloc(most, sizeof *ends);
+    room = sysconf(_SC_OPEN_MAX) - SPARE;
+    if (room < 1 || !(ends = calloc(room + SPARE, sizeof *ends))) errx(3, "needs over %d descriptors", SPARE);
     epoll = epoll_create1(EPOLL_CLOEXEC);
-    if (!ends || room < 1) errx(3, "at least %d descriptors are needed: ulimit -n", SPARE + 1);
     if (!open_port()) err(3, "port %d", port);
-    control = open_control(path);
-    timerfd_settime(timer, 0, &period, NULL);
-    watch(EPOLL_CTL_ADD, timer);
-    pthread_t thread;
+    int control = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    strcpy(at.sun_path, path); /* taken over if it is a socket that nobody listens on */
+    if (!stat(path, &found) && S_ISSOCK(found.st_mode) && connect(control, (void *)&at, sizeof at)) unlink(path);
+    umask(0177);
+    if (bind(control, (void *)&at, sizeof at) || listen(control, OPERATORS)) err(3, "%s", path);
     for (int i = 0; i < OPERATORS; i++)
-        if (pthread_create(&thread, NULL, operate, NULL)) errx(3, "cannot start threads");
-    for (bool done = false; !done;) {
-        struct epoll_event events[256];
-        uint64_t times;
-        int n = epoll_wait(epoll, events, 256, -1);
+        if (pthread_create(&(pthread_t){0}, NULL, operate, &control)) errx(3, "cannot start threads");
+    for (struct epoll_event events[256]; connections || giving || !stopping || listener >= 0;) {
+        int n = epoll_wait(epoll, events, 256, 50), fd;
         pthread_mutex_lock(&lock);
-        for (int i = 0, fd; i < n; i++) {
-            if ((fd = events[i].data.fd) == listener) accept_all();
-            else if (fd == timer && read(timer, &times, sizeof times) > 0) tick(times * 0.05);
-            else if (ends[fd].owner == OURS) serve(fd);
-        }
-        done = stopping && listener < 0 && !connections;
+        for (; connections < room && (fd = accept4(listener, NULL, NULL, FLAGS)) >= 0; connections++)
+            watch(EPOLL_CTL_ADD, fd);
+        for (int i = 0; i < n; i++)
+            if (ends[events[i].data.fd].ours) serve(events[i].data.fd);
+        tick();
         pthread_mutex_unlock(&lock);
     }
     unlink(path);

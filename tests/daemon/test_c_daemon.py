@@ -91,6 +91,12 @@ def hand_over(giver: Daemon, taker: Daemon, clients: list[Client], *, answers: b
     assert (taker.status()["connections"], sockets_of(taker.pid)) == (len(clients), len(clients))
 
 
+def test_it_is_as_short_as_promised() -> None:
+    lines = SOURCE.read_text().splitlines()
+    assert len(lines) < 300
+    assert max(map(len, lines)) <= 120
+
+
 def test_python_to_c_to_python(daemons: Daemons, program: Path) -> None:
     python, c = daemons.start(handler=WHOAMI, name="python"), start_c(daemons, program)
     back = daemons.start(handler=WHOAMI, name="back")
@@ -247,10 +253,38 @@ def test_nonsense_is_refused_and_its_descriptor_closed(
         with theirs:
             socket.send_fds(sender, [struct.pack(">BBHII", kind, 0, count, 1, len(body)) + body], [theirs.fileno()])
         answer = b"".join(iter(lambda: sender.recv(4096), b""))
-        assert answer[0] == 17 and int.from_bytes(answer[8:12]) == len(answer) - 12 > 0
+        assert answer[0] == 17 and int.from_bytes(answer[8:12]) == len(answer) - 12
         ours.settimeout(15)
         assert ours.recv(1) == b""  # nobody has the other end any more
     assert c.status()["connections"] == 0
+
+
+def test_a_message_of_as_many_connections_as_the_kernel_lets_through(daemons: Daemons, program: Path) -> None:
+    c = start_c(daemons, program)
+    pairs = [socket.socketpair() for _ in range(253)]
+    with socket.socket(socket.AF_UNIX) as sender, contextlib.ExitStack() as held:
+        sender.settimeout(15)
+        sender.connect(c.control)
+        sender.sendall(b'{"stateful":false,"framing":"line","versions":[ 3,1 ],"new":null,"command":"receive"}\n')
+        assert json.loads(sender.recv(4096))["room"] >= 253
+        body = b"".join(record(3, 4, 0) + b"par" + b"old\n" for _ in pairs)
+        for ours, theirs in pairs:
+            theirs.setblocking(False)
+            held.enter_context(ours)
+        message = struct.pack(">BBHII", 2, 0, 253, 1, len(body)) + body
+        assert socket.send_fds(sender, [message], [theirs.fileno() for _, theirs in pairs]) == len(message)
+        assert sender.recv(4096) == struct.pack(">BBHII", 16, 0, 253, 1, 0)
+        sender.sendall(struct.pack(">BBHII", 3, 0, 0, 2, 0))
+        assert sender.recv(4096) == struct.pack(">BBHII", 16, 0, 0, 2, 0)
+        assert sender.recv(4096) == b""
+        for ours, theirs in pairs:
+            theirs.close()
+            ours.settimeout(15)
+            ours.sendall(b"tial\n")
+            with ours.makefile("rb") as answers:
+                assert [answers.readline(), answers.readline()] == [b"old\n", b"partial\n"]
+        assert c.status()["connections"] == 253
+    c.until(connections=0)
 
 
 def test_drain_evicts_and_resume_ends_it(daemons: Daemons, program: Path) -> None:
