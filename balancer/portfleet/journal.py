@@ -116,6 +116,10 @@ class Operation:
     resumed: str = ""
 
 
+#: How an outcome says that the operation could not be undone.
+STAYS = "what was done stays"
+
+
 @dataclass(frozen=True)
 class HistoryEntry:
     """One thing that was done: when, who, which verb with which words, and what came of it ("done" or why not).

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from support.fleet_box import fleet_box
+from support.fleet_box import HOME, fleet_box
 from support.operated import TOLD, operated, slots
 from support.sandbox import wait_for
 from support.watched import NAMED, QUICK, load, pid_of, signal, wait_event
@@ -80,3 +80,18 @@ def test_a_drain_outlives_supervisord() -> None:
         assert clients.lost_beside("echo-blue-1") == []
         assert box.status()["echo-blue-1"]["state"] == "drained"
         box.settled()
+
+
+def test_a_cancelled_drain_of_one_that_does_not_come_back_says_so() -> None:
+    own = f"{HOME}/own/portfleet-daemon"
+    script = f'#!/bin/sh\ntest -e {HOME}/bad && exit 3\nexec portfleet-daemon "$@"\n'
+    with fleet_box() as box:
+        box.boxes.host.run("sh", "-c", f"mkdir -p {HOME}/own; cat > {own}; chmod +x {own}", text=script)
+        box.write(TOLD.replace('"portfleet-daemon"', f'"{own}"').replace("8s", "3s"))
+        box.portfleet("up")
+        with load(box, held=20, connects=0):
+            box.portfleet("drain", "echo", "--force", "--no-wait")
+            box.boxes.host.run("touch", f"{HOME}/bad")
+            signal(box, box.status()["echo-blue-2"]["pid"], "KILL")
+            cancelled = box.portfleet("cancel", "echo", check=False)
+        assert cancelled.returncode == 4 and "echo-blue-2 is to serve again, but: " in cancelled.stdout, cancelled

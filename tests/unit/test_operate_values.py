@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from portfleet.commands.cancel import code_of
 from portfleet.journal import ColourRecord, HistoryEntry, Journal, Operation, ServiceRecord, from_json, to_json
 from portfleet.operate import options
 from portfleet.operate.bar import line
@@ -124,3 +125,16 @@ def test_options(read, good, value, bad) -> None:  # type: ignore[no-untyped-def
     assert read(good) == value
     with pytest.raises(argparse.ArgumentTypeError, match=r"write|not"):
         read(bad)
+
+
+@pytest.mark.parametrize(
+    ("ok", "code", "outcome", "said"),
+    [
+        (True, 0, "echo-blue-1 drained", 0),
+        (False, 1, "cancelled; echo-blue-1 serves again", 0),
+        (False, 4, "cancelled; echo-blue-1 is to serve again, but: ended with exit code 3", 4),
+        (False, 1, "cancelled; what was done stays: supervisord does not answer", 1),
+    ],
+)
+def test_who_cancels_is_told_by_the_exit_code_how_that_went(ok: bool, code: int, outcome: str, said: int) -> None:
+    assert code_of(HistoryEntry(1, "", "", "echo", "drain", "", outcome, ok=ok, code=code)) == said

@@ -6,12 +6,13 @@ What cannot be undone (connections that ended) is said. A rollback of what has e
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from dataclasses import replace
 
 from portfleet import journal_file
 from portfleet.context import Context
 from portfleet.errors import Exit
-from portfleet.journal import Journal
+from portfleet.journal import STAYS, HistoryEntry, Journal
 from portfleet.operate.submit import (
     add_wait_options,
     already,
@@ -40,13 +41,18 @@ def run(options: argparse.Namespace, context: Context) -> Exit:
     return begin(context, running.number, wait=options.wait)
 
 
-def begin(context: Context, number: int, *, wait: bool) -> Exit:
-    """Cancel operation ``number``; gives DONE, also where it has ended before that came."""
+def begin(
+    context: Context, number: int, *, wait: bool, also: Callable[[Journal], Journal] = lambda journal: journal
+) -> Exit:
+    """Cancel operation ``number``, with what ``also`` changes; gives DONE, also where it has ended before that came.
+
+    FAILED where what it did stays, TIMEOUT where an instance that is to serve again is not ready in time.
+    """
     require_watcher(context)
 
     def change(journal: Journal) -> Journal:
         running = journal.operation(number)
-        return journal if running is None else journal.with_operation(replace(running, cancelled=True))
+        return also(journal if running is None else journal.with_operation(replace(running, cancelled=True)))
 
     journal_file.update(context.paths.journal, change)
     wake(context)
@@ -55,5 +61,14 @@ def begin(context: Context, number: int, *, wait: bool) -> Exit:
         return say(context, entry, f"begun. Follow it with: portfleet history --follow {number}")
     ended = follow(context, number)
     words = f"{ended.verb} {ended.service}: {ended.outcome}"
-    entry = {"verb": "cancel", "number": number, "ok": True, "cancelled": not ended.ok, "outcome": ended.outcome}
-    return say(context, entry, words)
+    code, cancelled = code_of(ended), not ended.ok
+    entry = {"verb": "cancel", "number": number, "ok": code is Exit.DONE, "cancelled": cancelled}
+    say(context, entry | {"outcome": ended.outcome}, words)
+    return code
+
+
+def code_of(ended: HistoryEntry) -> Exit:
+    """Give the exit code of who cancelled an operation that ended so."""
+    if not ended.ok and STAYS in ended.outcome:
+        return Exit.FAILED
+    return Exit.TIMEOUT if not ended.ok and ended.code == Exit.TIMEOUT else Exit.DONE

@@ -16,7 +16,7 @@ from types import ModuleType
 from portfleet import journal_file, locks
 from portfleet.clock import now
 from portfleet.errors import Exit, PortfleetError
-from portfleet.journal import ColourRecord, HistoryEntry, Journal, Operation
+from portfleet.journal import STAYS, ColourRecord, HistoryEntry, Journal, Operation
 from portfleet.operate.keep import end_expired
 from portfleet.operate.task import Cancelled, OperationFailed, Task
 from portfleet.paths import Paths
@@ -83,10 +83,12 @@ class Engine:
             task.mark_begun()
             if operation.failed:
                 outcome = f"{operation.failed}; {await self._undo(verb, task)}"
+                code = task.undone or code
             else:
                 ok, outcome, code = True, await self._attempt(verb, task), Exit.DONE
         except Cancelled:
             outcome = await self._give_up(verb, task, "cancelled")
+            code = task.undone or code
         except OperationFailed as error:
             outcome, code = str(error), error.code
             if not error.settled:
@@ -121,9 +123,9 @@ class Engine:
             task.begin_undo(reason or task.operation.failed)
             return str(await verb.undo(task))
         except (OperationFailed, PortfleetError) as error:
-            return f"what was done stays: {error}"
+            return f"{STAYS}: {error}"
         except Exception as error:  # noqa: BLE001 (as above)
-            return f"what was done stays: internal error: {error!r}"
+            return f"{STAYS}: internal error: {error!r}"
 
     async def _end(self, operation: Operation, outcome: str, *, ok: bool, code: Exit) -> None:
         def ended(journal: Journal) -> Journal:

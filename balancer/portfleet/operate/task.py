@@ -42,11 +42,15 @@ class OperationFailed(Exception):
         self.settled, self.code = settled, code
 
 
+class TooLate(Exception):
+    """The operation cannot be undone any more, so it was finished; the text says what holds."""
+
+
 @dataclass
 class Task:
     """One running operation. What may take long is a coroutine; nothing here blocks the watcher's loop for long.
 
-    ``undoing``: it is being undone and cannot be cancelled any more.
+    ``undoing``: it is being undone and cannot be cancelled any more; ``undone``: what came of that, as an exit code.
     """
 
     operation: Operation
@@ -55,6 +59,7 @@ class Task:
     log: Log
     wake: Callable[[], object]
     undoing: bool = False
+    undone: Exit = Exit.DONE
     _written: float = 0.0
     _desired: tuple[object, Desired] | None = field(default=None, repr=False)
 
@@ -166,12 +171,15 @@ class Task:
         self.ejector.deal(self.want(), ready=ready)
 
     async def start(self, names: Iterable[str]) -> dict[str, str]:
-        """Start instances and wait for them; gives {name: why not} for those that did not become ready."""
+        """Start instances and wait for them; gives {name: why not} for those that did not become ready.
+
+        One on another box is only waited for.
+        """
         found, executor, given_up = tuple(names), self.executor(), threading.Event()
         if not found:
             return {}
         seconds = executor.desired.services[self.operation.service].service.start_timeout
-        await asyncio.to_thread(executor.start, found)
+        await asyncio.to_thread(executor.start, [name for name in found if name in executor.desired.programs])
         executor.go_on = lambda: not given_up.is_set()
         waiting = asyncio.create_task(asyncio.to_thread(executor.wait, found, seconds))
         try:
@@ -182,6 +190,8 @@ class Task:
             given_up.set()
             await asyncio.wait({waiting})
         waiting.result()
+        if executor.failed and self.undoing:
+            self.undone = Exit.TIMEOUT
         return executor.failed
 
     def executor(self) -> Executor:
