@@ -12,6 +12,7 @@ import sys
 import traceback
 from typing import Any
 
+from portfleet_daemon.failures import place_of
 from portfleet_daemon.handler import load_handler
 from portfleet_daemon.workers import PREFIX, pack
 
@@ -25,15 +26,15 @@ def main() -> None:
     with socket.socket(fileno=int(sys.argv[1])) as sock, sock.makefile("rb") as stream:
         sock.sendall(pack("ready"))
         while prefix := stream.read(PREFIX.size):
-            request = pickle.loads(stream.read(PREFIX.unpack(prefix)[0]))  # noqa: S301  from our own parent
-            sock.sendall(_answer(respond, request))
+            sock.sendall(_answer(respond, stream.read(PREFIX.unpack(prefix)[0])))
 
 
-def _answer(respond: Any, request: Any) -> bytes:
+def _answer(respond: Any, data: bytes) -> bytes:
+    """None and the handler's answer, or where it raised and its traceback."""
     try:
-        return pack((True, respond(request)))
+        return pack((None, respond(pickle.loads(data))))  # noqa: S301  from our own parent
     except Exception as error:  # noqa: BLE001  whatever a handler raises is the request's answer, not our end
-        return pack((False, "".join(traceback.format_exception(error))))
+        return pack((place_of(error), "".join(traceback.format_exception(error))))
 
 
 if __name__ == "__main__":

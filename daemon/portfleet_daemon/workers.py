@@ -11,9 +11,12 @@ import pickle
 import socket
 import subprocess
 import sys
+from collections import deque
+from dataclasses import dataclass
 from struct import Struct
 from typing import Any
 
+from portfleet_daemon.failures import Place, place_of
 from portfleet_daemon.log import log
 
 PREFIX = Struct(">I")  # length of the pickle that follows
@@ -22,7 +25,20 @@ LONGEST_BACKOFF = 5.0  # seconds between a worker's death and the next, when the
 
 
 class WorkerError(Exception):
-    """What the handler raised in a worker, with its traceback as text, or that the worker died."""
+    """What the handler raised in a worker, with its traceback as text and its place there, or that the worker died."""
+
+    def __init__(self, text: str, *, place: Place) -> None:
+        super().__init__(text)
+        self.place = place
+
+
+@dataclass
+class Job:
+    """A request, and the future of its answer."""
+
+    request: Any
+    future: asyncio.Future[Any]
+    tried: bool = False  #: a worker died before it had read this
 
 
 class Workers:
@@ -30,15 +46,24 @@ class Workers:
 
     def __init__(self, handler: str, *, number: int) -> None:
         self._handler, self._number = handler, number
-        self._queue: asyncio.Queue[tuple[Any, asyncio.Future[Any]]] = asyncio.Queue()
+        self._queue: deque[Job] = deque()  # as long as there are connections at most, each has one in flight
+        self._idle: deque[asyncio.Future[None]] = deque()
         self._tasks: list[asyncio.Task[None]] = []
         self._started = asyncio.Semaphore(0)
 
     def respond(self, request: Any) -> asyncio.Future[Any]:
-        """Queue a request; the queue is as long as there are connections at most, each has one in flight."""
-        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        self._queue.put_nowait((request, future))
-        return future
+        """Queue a request."""
+        job = Job(request, asyncio.get_running_loop().create_future())
+        self._queue.append(job)
+        self._wake_one()
+        return job.future
+
+    def _wake_one(self) -> None:
+        while self._idle:
+            waiter = self._idle.popleft()
+            if not waiter.done():
+                waiter.set_result(None)
+                return
 
     async def start(self) -> None:
         """Start all and return when they can answer; raises TimeoutError."""
@@ -54,47 +79,97 @@ class Workers:
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     async def _keep_one(self) -> None:
-        """Run a worker, and another one when it dies."""
+        """Run a worker, and another one when it dies or cannot be started."""
         loop = asyncio.get_running_loop()
         backoff = 0.0
         while True:
             born = loop.time()
-            ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
-            with ours:
-                with theirs:
-                    theirs.setblocking(True)
-                    command = [sys.executable, "-m", "portfleet_daemon.worker", str(theirs.fileno()), self._handler]
-                    process = subprocess.Popen(command, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL)
-                try:
-                    await self._feed(ours)
-                except OSError as error:
-                    log("worker-died", pid=process.pid, error=error)
-                finally:
-                    process.kill()
-                    process.wait()  # killed, so this does not block
+            try:
+                await self._run_one()
+            except Exception as error:  # noqa: BLE001  out of descriptors or memory, say; the next attempt may succeed
+                log("worker-failed", error=error)
             backoff = min(2 * backoff + 0.1, LONGEST_BACKOFF) if loop.time() - born < 10 else 0.0
             await asyncio.sleep(backoff)
 
+    async def _run_one(self) -> None:
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+        with ours:
+            with theirs:
+                theirs.setblocking(True)
+                command = [sys.executable, "-m", "portfleet_daemon.worker", str(theirs.fileno()), self._handler]
+                process = subprocess.Popen(command, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL)
+            try:
+                await _read(ours)  # it says when the handler is imported
+                self._started.release()
+                await self._feed(ours)
+            except (OSError, EOFError) as error:
+                log("worker-died", pid=process.pid, error=error)
+            finally:
+                process.kill()
+                process.wait()  # killed, so this does not block
+
     async def _feed(self, sock: socket.socket) -> None:
-        await _read(sock)  # it says when the handler is imported
-        self._started.release()
+        """Have the worker answer one job after the other; raises OSError or EOFError when it dies."""
         while True:
-            request, future = await self._queue.get()
-            if future.done():
+            job = await self._next(sock)
+            if job.future.done():
                 continue  # the client is gone
             try:
-                await asyncio.get_running_loop().sock_sendall(sock, pack(request))
-                fine, answer = await _read(sock)
-            except OSError:
-                if not future.done():
-                    future.set_exception(WorkerError("the worker process died"))
-                raise
-            if future.done():
+                data = pack(job.request)
+            except Exception as error:  # noqa: BLE001  a request that cannot be pickled is that request's error
+                job.future.set_exception(WorkerError(repr(error), place=place_of(error)))
                 continue
-            if fine:
-                future.set_result(answer)
-            else:
-                future.set_exception(WorkerError(answer))
+            try:
+                await asyncio.get_running_loop().sock_sendall(sock, data)
+                answer = await _read(sock)
+            except (OSError, EOFError) as error:
+                self._died(job, error)
+                raise
+            if not job.future.done():
+                _settle(job.future, answer)
+
+    async def _next(self, sock: socket.socket) -> Job:
+        loop = asyncio.get_running_loop()
+        while not self._queue:
+            waiter = loop.create_future()
+            self._idle.append(waiter)
+            loop.add_reader(sock, _ended, waiter)
+            try:
+                await waiter
+            finally:
+                loop.remove_reader(sock)
+        return self._queue.popleft()
+
+    def _died(self, job: Job, error: Exception) -> None:
+        """End the request that a worker died of, or give it to another if it died before.
+
+        The kernel says which: a pair closed with all of it read is at its end, one with bytes unread is reset.
+        """
+        if job.future.done():
+            return
+        if isinstance(error, OSError) and not job.tried:
+            job.tried = True
+            self._queue.appendleft(job)
+            self._wake_one()
+        else:
+            job.future.set_exception(WorkerError("the worker process died", place=("WorkerError", "died", 0)))
+
+
+def _ended(waiter: asyncio.Future[None]) -> None:
+    """An idle worker has nothing to say, so this is its end."""
+    if not waiter.done():
+        waiter.set_exception(EOFError("while idle"))
+
+
+def _settle(future: asyncio.Future[Any], data: bytes) -> None:
+    try:
+        place, answer = pickle.loads(data)  # noqa: S301  from our own child, over a private pair
+    except Exception as error:  # noqa: BLE001  a reply that pickles and does not unpickle is its request's error
+        place, answer = place_of(error), repr(error)
+    if place is None:
+        future.set_result(answer)
+    else:
+        future.set_exception(WorkerError(answer, place=place))
 
 
 def pack(value: Any) -> bytes:
@@ -103,9 +178,9 @@ def pack(value: Any) -> bytes:
     return PREFIX.pack(len(data)) + data
 
 
-async def _read(sock: socket.socket) -> Any:
+async def _read(sock: socket.socket) -> bytes:
     (length,) = PREFIX.unpack(await _read_exactly(sock, PREFIX.size))
-    return pickle.loads(await _read_exactly(sock, length))  # noqa: S301  from our own child, over a private pair
+    return await _read_exactly(sock, length)
 
 
 async def _read_exactly(sock: socket.socket, size: int) -> bytes:
@@ -113,6 +188,6 @@ async def _read_exactly(sock: socket.socket, size: int) -> bytes:
     while len(data) < size:
         part = await asyncio.get_running_loop().sock_recv(sock, min(size - len(data), 65536))
         if not part:
-            raise ConnectionResetError("end of file")
+            raise EOFError("end of file")
         data += part
     return bytes(data)
