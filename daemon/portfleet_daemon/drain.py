@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+from collections.abc import Iterator
 from itertools import islice
 
 from portfleet_daemon.connection import Connection
@@ -20,40 +21,55 @@ async def evict(connections: Connections, *, rate: float, count: int | None = No
     Only connections at a request boundary are closed, so those in the midst of a request wait for their turn.
     """
     loop = asyncio.get_running_loop()
-    done, credit, cursor, last = 0, 0.0, -1, loop.time()
+    done, credit, last = 0, 0.0, loop.time()
+    candidates = _rounds(connections)
     while connections.count and (count is None or done < count):
         await asyncio.sleep(TICK * random.uniform(0.5, 1.5))  # noqa: S311  jitter, no secret
         now = loop.time()
         credit, last = min(credit + rate * (now - last), max(1.0, rate / 10)), now
-        wanted = min(int(credit), CLOSE_AT_ONCE, connections.count if count is None else count - done)
-        closed, cursor = _close_some(connections, wanted, cursor)
-        credit -= closed
-        done += closed
+        due = min(int(credit), connections.count if count is None else count - done)
+        while due:
+            wanted = min(due, CLOSE_AT_ONCE)
+            closed = _close_some(connections, wanted, candidates)
+            due -= closed
+            credit -= closed
+            done += closed
+            if closed < wanted:
+                break
+            await asyncio.sleep(0)
     return done
 
 
-def _close_some(connections: Connections, wanted: int, cursor: int) -> tuple[int, int]:
+def _close_some(connections: Connections, wanted: int, candidates: Iterator[int | None]) -> int:
     closed = 0
-    for _ in range(2 * wanted):  # some have a request waiting; look a little further, then let them be answered
-        if closed == wanted:
+    for fd in islice(candidates, 2 * wanted):  # some are busy; look a little further, then let them be answered
+        if fd is None:
             break
-        cursor = connections.plain_after(cursor)
-        if cursor < 0:
-            break
-        if not unread(cursor):
-            connections.close(cursor)
+        if _at_boundary(connections, fd):
+            connections.close(fd)
             closed += 1
-    for connection in connections.exceptional() if closed < wanted else ():
-        if at_boundary(connection) and closed < wanted:
-            connections.close(connection.fd)
-            closed += 1
-    return closed, cursor
+            if closed == wanted:
+                break
+    return closed
 
 
-def at_boundary(connection: Connection) -> bool:
-    """Whether a connection that has an object (its handler keeps state) is between two requests."""
-    busy = connection.buffer or connection.out or connection.task
-    return not busy and not unread(connection.fd)
+def _rounds(connections: Connections) -> Iterator[int | None]:
+    """All descriptors, the plain ones first, then those with an object; None at the end, and again for ever."""
+    while True:
+        fd = -1
+        while (fd := connections.plain_after(fd)) >= 0:
+            yield fd
+        for connection in connections.exceptional():
+            if connections.selector.odd.get(connection.fd) is connection:  # else it has become plain, or ended
+                yield connection.fd
+        yield None
+
+
+def _at_boundary(connections: Connections, fd: int) -> bool:
+    """Whether a connection is between two requests."""
+    connection = connections.selector.odd.get(fd)
+    busy = isinstance(connection, Connection) and (connection.buffer or connection.out or connection.task)
+    return not busy and not unread(fd)
 
 
 async def close_all(connections: Connections) -> None:
