@@ -19,7 +19,11 @@ class RespError(Exception):
 
 
 class Resp(Framing):
-    """The memo of a partial request is (position, arguments wanted, arguments so far): nothing is parsed twice."""
+    """The memo of a partial request is (position, arguments wanted, arguments that end before the position).
+
+    The arguments themselves are taken out when all is there, in a second pass: those of 64 KiB in tiny pieces are
+    objects of half a megabyte.
+    """
 
     name = "resp"
 
@@ -34,10 +38,11 @@ class Resp(Framing):
                 return None, 0, None
             if wanted > self.max_request:
                 raise FramingError("Protocol error: invalid multibulk length")
-            arguments: list[bytes] = []
+            whole = 0
         else:
-            at, wanted, arguments = memo
-        while len(arguments) < wanted:
+            at, wanted, whole = memo
+        arguments: list[bytes] = []
+        while whole < wanted:
             if at < len(buffer) and buffer[at] != 0x24:
                 raise FramingError(f"Protocol error: expected '$', got {chr(buffer[at])!a}")
             size, start = self._number(buffer, at + 1)
@@ -45,11 +50,14 @@ class Resp(Framing):
                 raise FramingError("Protocol error: invalid bulk length")
             end = start + size
             if start < 0 or len(buffer) < end + 2:
-                return None, 0, (at, wanted, arguments)
+                return None, 0, (at, wanted, whole)
             if buffer[end : end + 2] != b"\r\n":
                 raise FramingError("Protocol error: bulk string without its end")
-            arguments.append(bytes(buffer[start:end]))
-            at = end + 2
+            if memo is None:
+                arguments.append(bytes(buffer[start:end]))
+            whole, at = whole + 1, end + 2
+        if memo is not None:
+            return self.split(buffer, None)
         return arguments or None, at, None  # `*0` is no request and has no reply
 
     def _inline(self, buffer: bytes | bytearray, memo: Any) -> tuple[Any, int, Any]:
