@@ -63,6 +63,7 @@ def test_latency_of_awaited_replies_is_counted_whole(daemons: Daemons) -> None:
         (b'{"command": "drain", "speed": 1}', "drain has no 'speed'"),
         (b'{"command": "drain", "rate": -1}', "rate is -1"),
         (b'{"command": "drain", "rate": NaN}', "rate is nan"),
+        (b'{"command": "drain", "rate": 1%b}' % (b"0" * 400), "rate is 1000"),
         (b'{"command": "drain", "rate": true}', "rate is True"),
         (b'{"command": "drain", "listener": "open"}', "listener is 'open'"),
         (b'{"command": "evict"}', "evict needs rate"),
@@ -110,7 +111,12 @@ def test_too_many_control_clients_are_told(daemons: Daemons) -> None:
 def test_random_lines_do_no_harm(daemons: Daemons) -> None:
     daemon = daemons.start()
     values = st.recursive(
-        st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
+        st.none()
+        | st.booleans()
+        | st.integers()
+        | st.sampled_from([10**400, -(10**400)])
+        | st.floats()
+        | st.text(max_size=8),
         lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
         max_leaves=6,
     )
