@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from portfleet_daemon.framing import FramingError
 from portfleet_daemon.framing.base import is_awaitable
 from portfleet_daemon.loop import EPOLLIN, EPOLLOUT
-from portfleet_daemon.sockets import acknowledge_now
+from portfleet_daemon.sockets import acknowledge_now, shut_down
 
 if TYPE_CHECKING:
     from portfleet_daemon.client import Client
@@ -54,12 +54,12 @@ class Connection:
         self.task_since = 0.0
         self.mask = EPOLLIN  # what the epoll set has; 0: not in it
         self.eof = False  # the peer has shut down its side
-        self.ending = False  # close once `out` is sent
+        self.ending = False  # read nothing more, close once `out` is sent
         self.closed = False
         self.client: Client | None = None
 
     def event(self, mask: int) -> None:  # noqa: ARG002  level-triggered: the system call's result says more than the mask
-        """Act on what the epoll set reports."""
+        """Act on what the epoll set reports; what comes once the connection is to be closed is not looked at."""
         if self.out:
             if self.flush() and not self.out:
                 self.advance()
@@ -71,7 +71,10 @@ class Connection:
         except OSError:
             self.hub.close(self.fd)
             return
-        self.feed(data)
+        if not self.ending:
+            self.feed(data)
+        elif not data:
+            self.hub.close(self.fd)
 
     def feed(self, data: bytes) -> None:
         """Take what was read, b"" for end of file, and answer what is whole."""
@@ -88,7 +91,7 @@ class Connection:
             self._answer_whole()
             if self.out and not self.flush():
                 return
-            if self.out or self.task is not None or self.since is not None or not self.buffer:
+            if self.out or self.task is not None or self.since is not None or self.ending or not self.buffer:
                 break
         self._settle()
 
@@ -97,12 +100,16 @@ class Connection:
         while self.buffer and self.task is None and not self.ending and len(self.out) < FLUSH_AT:
             try:
                 request, end, self.memo = hub.framing.split(self.buffer, self.memo)
+                if not 0 <= end <= len(self.buffer):
+                    raise ValueError(f"split took {end} of {len(self.buffer)} bytes")
                 if end > hub.max_request or (not end and len(self.buffer) >= hub.max_request):
                     raise FramingError(f"request over {hub.max_request} bytes")
             except FramingError as error:
                 hub.stats.errors += 1
-                self.out += hub.framing.error(str(error)) or b""
-                self._end()
+                self._end(hub.error_reply(str(error)))
+                return
+            except Exception as error:  # noqa: BLE001  a framing of one's own; where the next request begins is unknown
+                self._end(hub.handler_failed(error))
                 return
             if not end:
                 if self.since is None:
@@ -162,11 +169,12 @@ class Connection:
         """Answer a request whose handler raised: an error reply, or the end of the connection where there is none."""
         reply = self.hub.handler_failed(error)
         if reply is None:
-            self._end()
+            self._end(None)
         else:
             self.out += reply
 
-    def _end(self) -> None:
+    def _end(self, reply: bytes | None) -> None:
+        self.out += reply or b""
         self.buffer.clear()
         self.since = None
         self.ending = True
@@ -187,12 +195,15 @@ class Connection:
     def _settle(self) -> None:
         """Watch for what the connection needs next, or let its state go."""
         hub = self.hub
-        if self.task is not None:
+        if self.out:
+            self.watch(EPOLLOUT)  # also while a reply is awaited: those before it need not wait for that
+        elif self.task is not None:
             self.watch(0)
-        elif self.out:
-            self.watch(EPOLLOUT)
-        elif self.eof or self.ending:
+        elif self.eof:
             hub.close(self.fd)
+            return
+        elif self.ending:
+            self._linger()
             return
         else:
             self.watch(EPOLLIN)
@@ -203,6 +214,20 @@ class Connection:
             if self.client is None:
                 hub.make_plain(self)
         hub.timeouts.request_over(self.fd)
+
+    def _linger(self) -> None:
+        """Say that this is all, and close when the peer has too, or soon.
+
+        A socket closed with bytes unread, or still to come, sends a reset, which destroys the replies before it (RFC
+        9112 §9.6).
+        """
+        try:
+            shut_down(self.fd)
+        except OSError:
+            self.hub.close(self.fd)
+            return
+        self.watch(EPOLLIN)
+        self.hub.timeouts.await_end(self.fd)
 
     def watch(self, mask: int) -> None:
         """Bring the epoll set to `mask`."""

@@ -6,7 +6,7 @@ import asyncio
 import os
 import sys
 import time
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Container, Iterator, Sequence
 from itertools import islice
 from typing import Any
 
@@ -75,6 +75,7 @@ class Connections:
     def raised(self, fd: int, data: bytes, error: Exception) -> None:
         self.stats.bytes_in += len(data)
         connection = self._make_odd(fd)
+        connection.eof = not data
         connection.failed(error)
         connection.advance()
 
@@ -114,7 +115,8 @@ class Connections:
         connection.mask = 0
         connection.buffer += parcel.partial
         connection.out += parcel.unsent
-        connection.eof = parcel.eof
+        connection.ending = parcel.eof and not parcel.partial  # the peer's end or the sender's: all is answered
+        connection.eof = parcel.eof and not connection.ending
         if self.handler.stateful is not None:
             connection.client = Client(connection)
             try:
@@ -134,21 +136,31 @@ class Connections:
             found += range(first, min(end, first + most - len(found)))
         return found
 
-    def movable_exceptional(self, most: int) -> list[Connection]:
+    def movable_exceptional(self, most: int, *, without: Container[Connection] = ()) -> list[Connection]:
         """Up to `most` connections with an object that can be released now: no reply is awaited."""
-        odd = self.selector.odd.values()
-        return list(islice((one for one in odd if isinstance(one, Connection) and one.task is None), most))
+        movable = (one for one in self._exceptional() if one.task is None and one not in without)
+        return list(islice(movable, most))
 
-    def release(self, connection: Connection) -> Parcel:
+    def release(self, connection: Connection) -> Parcel | None:
         """Stop serving a movable connection; it stays open and counted until `forget` or `restore`.
 
-        Plain ones are released by the selector's `unwatch_plain`.
+        Plain ones are released by the selector's `unwatch_plain`. None, and it is served on, if its handler cannot
+        export its state.
         """
-        state = self.handler.stateful.export_state(connection.client) if connection.client else None
+        state = None
+        if connection.client is not None:
+            try:
+                state = self.handler.stateful.export_state(connection.client)
+                if not isinstance(state, bytes):
+                    raise TypeError(f"export_state returned {type(state).__name__}, not bytes")
+            except Exception as error:  # noqa: BLE001  as above
+                self.handler_failed(error)
+                return None
         connection.watch(0)
         connection.closed = True
         self._unlist(connection.fd)
-        return Parcel(bytes(connection.buffer), bytes(connection.out), state, connection.eof)
+        partial = b"" if connection.ending else bytes(connection.buffer)
+        return Parcel(partial, bytes(connection.out), state, connection.eof or connection.ending)
 
     def forget(self, descriptors: Sequence[int]) -> None:
         """Close our copies of released descriptors: they are another process's now."""
@@ -190,7 +202,8 @@ class Connections:
                 self.handler_failed(error)
 
     def close_soon(self, connection: Connection) -> None:
-        """End a connection after this turn."""
+        """End a connection after this turn; here, or where it has been handed off to by then."""
+        connection.ending = True
         asyncio.get_running_loop().call_soon(self._close_still_open, connection)
 
     def _close_still_open(self, connection: Connection) -> None:
@@ -226,14 +239,17 @@ class Connections:
 
     def exceptional(self) -> list[Connection]:
         """All connections that have an object now."""
-        return [odd for odd in self.selector.odd.values() if isinstance(odd, Connection)]
+        return list(self._exceptional())
+
+    def _exceptional(self) -> Iterator[Connection]:
+        return (odd for odd in self.selector.odd.values() if isinstance(odd, Connection))
 
     def descriptors(self) -> Iterator[int]:
         """All connections, plain ones first; the table must not change meanwhile."""
         fd = -1
         while (fd := self.plain_after(fd)) >= 0:
             yield fd
-        yield from (connection.fd for connection in self.exceptional())
+        yield from (connection.fd for connection in self._exceptional())
 
     def _make_odd(self, fd: int) -> Connection:
         connection = Connection(fd, self)
@@ -259,7 +275,16 @@ class Connections:
     def handler_failed(self, error: Exception) -> bytes | None:
         """Log and count; the framing's error reply, if it has one."""
         self._failures.note(error)
-        return self.framing.error("internal error")
+        return self.error_reply("internal error")
+
+    def error_reply(self, message: str) -> bytes | None:
+        """The framing's error reply, if it has one and can make it."""
+        try:
+            reply = self.framing.error(message)
+            return None if reply is None else b"" + reply  # a TypeError for what is no bytes
+        except Exception as error:  # noqa: BLE001  as above
+            self._failures.note(error)
+            return None
 
 
 def _nothing(*_: object) -> None:

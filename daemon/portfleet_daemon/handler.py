@@ -80,6 +80,10 @@ def load_framing(name: str, *, max_request: int) -> Framing:
         raise ConfigError(
             f"--framing {name!r} is no subclass of Framing", hint="from portfleet_daemon.framing import Framing"
         )
-    framing: Framing = found(max_request=max_request)
+    try:
+        framing: Framing = found(max_request=max_request)
+    except Exception as error:
+        hint = "split and reply are needed, see docs/daemon.md"
+        raise ConfigError(f"--framing {name!r}: {type(error).__name__}: {error}", hint=hint) from error
     framing.name = name
     return framing

@@ -83,6 +83,7 @@ class Sender:
         self._news: asyncio.Future[None] | None = None
         self._tuples: list[FourTuple] = []  # of the moved connections that are not reported yet
         self._unreported = 0
+        self._kept: set[Connection] = set()  # whose state cannot be exported
         self._sequence = 0
         self.moved = 0
         self.listeners_moved = False
@@ -99,12 +100,14 @@ class Sender:
                 if self._command.listener and self._port.sockets:
                     await self._send_listeners(sock)
                 await self._send_all(sock, room)
-                await self._send(sock, Kind.END, Flight(sequence=self._next()))
+                await self._send(sock, Kind.END, self._begin())
                 await self._acknowledged()
-            except (OSError, ProtocolError, ReceiverEnded) as error:
-                self._collect_last_acks(sock)
+            except Exception as error:  # whatever it is, no connection may be left that nobody serves
+                reason = self._collect_last_acks(sock) or error
                 self._take_back()
-                raise Refused(f"hand-off to {self._command.to}: {error}", hint="the rest is served on here") from error
+                if not isinstance(error, OSError | ProtocolError | ReceiverEnded):
+                    raise
+                raise Refused(f"hand-off to {self._command.to}: {reason}", hint="the rest is served on here") from error
             finally:
                 loop.remove_reader(sock)
                 self._tell()
@@ -145,7 +148,7 @@ class Sender:
             ) from error
 
     async def _send_listeners(self, sock: socket.socket) -> None:
-        flight = Flight(sequence=self._next(), listeners=tuple(self._port.sockets))
+        flight = self._begin(listeners=tuple(self._port.sockets))
         for listener in flight.listeners:
             self._port.unwatch(listener)
         await self._send(sock, Kind.LISTENERS, flight)
@@ -164,7 +167,7 @@ class Sender:
                 left -= sent
             if self._flights:
                 await self._acknowledged()
-            elif not left or not self._connections.count or loop.time() > deadline:
+            elif not left or not self._any_to_move() or loop.time() > deadline:
                 return
             else:
                 await asyncio.sleep(BUSY_INTERVAL)
@@ -173,20 +176,35 @@ class Sender:
         most = min(BATCH, most)
         plain = self._connections.movable_plain(most)
         self._connections.selector.unwatch_plain(plain)
-        flight = Flight(sequence=self._next(), plain=plain)
+        flight = self._begin(plain=plain)
         parcels, size = [NOTHING] * len(plain), 0
-        for connection in self._connections.movable_exceptional(most - len(plain)):
-            parcels.append(parcel := self._connections.release(connection))
+        for connection in self._connections.movable_exceptional(most - len(plain), without=self._kept):
+            parcel = self._connections.release(connection)
+            if parcel is None:
+                self._kept.add(connection)
+                continue
             flight.exceptional.append(connection)
-            size += len(parcel.partial) + len(parcel.unsent)
+            parcels.append(parcel)
+            size += len(parcel.partial) + len(parcel.unsent) + len(parcel.state or b"")
             if size > BATCH_BYTES:
                 break
         if parcels:
             await self._send(sock, Kind.CONNECTIONS, flight, body=pack_parcels(parcels))
+        else:
+            self._flights.pop()
         return len(parcels)
 
-    async def _send(self, sock: socket.socket, kind: Kind, flight: Flight, *, body: bytes = b"") -> None:
+    def _any_to_move(self) -> bool:
+        return self._connections.count > sum(not one.closed for one in self._kept)
+
+    def _begin(self, *, plain: list[int] | None = None, listeners: tuple[socket.socket, ...] = ()) -> Flight:
+        """A flight that is taken back if anything fails from here on; its number is used up by `_send`."""
+        flight = Flight(sequence=self._sequence + 1, plain=plain or [], listeners=listeners)
         self._flights.append(flight)
+        return flight
+
+    async def _send(self, sock: socket.socket, kind: Kind, flight: Flight, *, body: bytes = b"") -> None:
+        self._sequence = flight.sequence
         descriptors = flight.descriptors()
         message = pack(kind, count=len(descriptors), sequence=flight.sequence, body=body)
         while True:
@@ -235,7 +253,8 @@ class Sender:
             raise ProtocolError(f"{message.kind.name} {message.sequence} out of order")
         flight = self._flights.popleft()
         for listener in flight.listeners:
-            self._port.sockets.remove(listener)
+            if listener in self._port.sockets:  # SIGTERM may have closed the port meanwhile
+                self._port.sockets.remove(listener)
             listener.close()
         if descriptors := flight.descriptors() if not flight.listeners else []:
             self._tuples += four_tuples(descriptors)
@@ -250,28 +269,27 @@ class Sender:
             self._report({"ok": True, "event": "progress", **self.numbers(), "connections": self._tuples})
             self._tuples, self._unreported = [], 0
 
-    def _collect_last_acks(self, sock: socket.socket) -> None:
-        """An ACK the receiver wrote before it ended counts: those connections were its own."""
+    def _collect_last_acks(self, sock: socket.socket) -> ReceiverEnded | None:
+        """An ACK the receiver wrote before it ended counts: those connections were its own. A REFUSE is returned."""
         while self._broken is None and self._arrived(sock):
             pass
         try:
             while self._acks:
                 self._settle(self._acks.popleft())
-        except (ProtocolError, ReceiverEnded) as error:
+        except Exception as error:  # noqa: BLE001  what is left is taken back, whatever this was
             log("handoff-end", to=self._command.to, error=error)
+            return error if isinstance(error, ReceiverEnded) else None
+        return None
 
     def _take_back(self) -> None:
         for flight in self._flights:
             for listener in flight.listeners:
-                self._port.watch(listener)
+                if listener in self._port.sockets:
+                    self._port.watch(listener)
             self._connections.selector.watch_plain(flight.plain)
             for connection in flight.exceptional:
                 self._connections.restore(connection)
         self._flights.clear()
-
-    def _next(self) -> int:
-        self._sequence += 1
-        return self._sequence
 
     def numbers(self) -> dict[str, int]:
         """How many connections have moved and how many are here."""

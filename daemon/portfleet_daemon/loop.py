@@ -95,6 +95,10 @@ class ServingSelector(selectors.BaseSelector):
         """Answer plain connections by `exchange`, reading `read_size` bytes at most; the rest is for `irregular`."""
         self._exchange, self._irregular, self._read_size = exchange, irregular, read_size
 
+    def begin(self) -> None:
+        """Count how long clients wait from now on; before, there were none."""
+        self._left, self._stats.max_lag = self._clock(), 0.0
+
     def watch_plain(self, descriptors: Iterable[int]) -> None:
         """Put connections at a request boundary into the set."""
         watch, plain, age = self.watch, self.plain, self.age

@@ -8,6 +8,7 @@ import os
 import resource
 import signal
 import socket
+import traceback
 from collections.abc import AsyncIterator, Callable, Coroutine
 from typing import Any, assert_never
 
@@ -30,6 +31,7 @@ from portfleet_daemon.stats import Stats
 from portfleet_daemon.workers import Workers
 
 RESERVED = 64  # descriptors for everything that is no connection
+LAST_ANSWERS = 5.0  # seconds for a hand-off to end, and its last line to be read, once no connection is left
 MOST_DESCRIPTORS = 1 << 20  # the tables have a byte per descriptor; a limit of "infinity" is not taken literally
 
 
@@ -69,6 +71,7 @@ class Server:
         self._stopping = False
         self._receiver = Receiver(connections=self.connections, port=self.port)
         self._sender: asyncio.Task[None] | None = None
+        self._told = asyncio.Event()  # whoever asked for the hand-off has its last line
 
     async def run(self) -> None:
         """Listen, serve, and return when stopped; raises OperatorError."""
@@ -86,6 +89,7 @@ class Server:
             gc.freeze()  # what is here now stays; the collector need not look at it again
             log("listening", port=self.port.number, pid=os.getpid(), instance=self.settings.instance)
             self.lifecycle.enter(State.READY)
+            self.connections.selector.begin()
             await self._ended.wait()
         finally:
             self.port.close()
@@ -114,6 +118,9 @@ class Server:
     async def _stop(self) -> None:
         settings = self.settings
         await self._drain(rate=settings.drain_rate, deadline=settings.drain_deadline, close_listener=True)
+        if self._sender is not None:
+            last = asyncio.get_running_loop().create_task(self._told.wait())
+            await asyncio.wait({self._sender, last}, timeout=LAST_ANSWERS)
         self._ended.set()
 
     def _pace(self, work: Coroutine[Any, Any, None] | None) -> None:
@@ -183,11 +190,15 @@ class Server:
         answers: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
         # A task of its own: if the control socket's client goes away, half a hand-off must not be left.
         self._sender = asyncio.get_running_loop().create_task(self._send_off(command, answers.put_nowait))
-        while True:
-            answer = await answers.get()
-            yield answer
-            if answer.get("event") != "progress":
-                return
+        self._told = told = asyncio.Event()
+        try:
+            while True:
+                answer = await answers.get()
+                yield answer
+                if answer.get("event") != "progress":
+                    return
+        finally:
+            told.set()  # written by now, as the next answer was asked for
 
     async def _send_off(self, command: HandOff, report: Callable[[dict[str, Any]], None]) -> None:
         sender = Sender(
@@ -203,9 +214,15 @@ class Server:
             last: dict[str, Any] = {"ok": True, "event": "done"}
         except Refused as error:
             last = failure(error)
+        except Exception as error:  # noqa: BLE001  whoever asked waits for a last line
+            log("handoff-broken", traceback=traceback.format_exc())
+            last = failure(Refused(f"hand-off to {command.to}: {error!r}", hint="the log has the traceback"))
         if sender.listeners_moved and self.lifecycle.state is State.READY:
             self.lifecycle.enter(State.DRAINING)
-        log("handoff-done" if last["ok"] else "handoff-failed", to=command.to, **sender.numbers())
+        if last["ok"]:
+            log("handoff-done", to=command.to, **sender.numbers())
+        else:
+            log("handoff-failed", to=command.to, error=last["error"], **sender.numbers())
         report({**last, **sender.numbers()})
 
     async def _evict(self, command: Evict) -> None:

@@ -24,6 +24,15 @@ def acknowledge_now(fd: int) -> None:
     sock.detach()
 
 
+def shut_down(fd: int) -> None:
+    """Send nothing more; raises OSError if the peer is gone already."""
+    sock = _borrow(fd)
+    try:
+        sock.shutdown(socket.SHUT_WR)
+    finally:
+        sock.detach()
+
+
 def four_tuple(fd: int) -> FourTuple | None:
     """Both ends of a TCP connection; None if the peer is gone already."""
     return next(iter(four_tuples([fd])), None)

@@ -20,6 +20,12 @@ def boom(request):
     return request
 
 
+def boom_resp(request):
+    if request[0] == b"boom":
+        raise ValueError("asked for")
+    return request[0] * (100_000 if request[0] == b"x" else 1)
+
+
 def big(request):
     return request * 100_000
 
@@ -36,8 +42,21 @@ def blocking(request):
         os._exit(7)
     if request == b"boom":
         raise ValueError("asked for")
+    if request == b"boom again":
+        raise ValueError("asked for")
+    if request == b"unreadable":
+        return Unreadable()
     time.sleep(0.2)
     return request
+
+
+def unreadable():
+    raise ValueError("not to be read")
+
+
+class Unreadable:
+    def __reduce__(self):
+        return unreadable, ()
 
 
 class Counter:
@@ -64,12 +83,44 @@ class Counter:
         conn.state = int(blob)
 
 
+class Picky(Counter):
+    """Keeps some of its states to itself."""
+
+    def export_state(self, conn):
+        if conn.state == 3:
+            raise ValueError("asked for")
+        return "no bytes" if conn.state == 4 else super().export_state(conn)
+
+
+class Hanging(Counter):
+    """Hangs as it takes over the 300th connection."""
+
+    imported = 0
+
+    def import_state(self, conn, blob):
+        super().import_state(conn, blob)
+        self.imported += 1
+        if self.imported == 300:
+            time.sleep(60)
+
+
+async def waiting_echo(request):
+    if request and len(request) % 2:
+        await asyncio.sleep(0)
+    return request
+
+
+class EchoObject:
+    def request(self, conn, data):
+        return data
+
+
 class Stateful:
     def request(self, conn, data):
         return data
 
 
-from portfleet_daemon.framing import Framing
+from portfleet_daemon.framing import Framing, FramingError
 
 
 class Pipe(Framing):
@@ -81,6 +132,54 @@ class Pipe(Framing):
 
     def reply(self, answer):
         return answer + b"|"
+
+
+class Fragile(Pipe):
+    """Breaks at what it did not expect, also at nothing."""
+
+    def split(self, buffer, memo):
+        if buffer[0] == 33:
+            raise KeyError("asked for")
+        if buffer[0] == 63:
+            return b"?", -1, None
+        return super().split(buffer, memo)
+
+    def error(self, message):
+        return b"error|"
+
+
+class Eager(Pipe):
+    """Its fast path breaks at the end of file."""
+
+    def exchange(self, respond):
+        def exchange(data):
+            assert data[0]
+            return None
+
+        return exchange
+
+    def error(self, message):
+        return b"error|"
+
+
+class Loud(Pipe):
+    """Has an error reply larger than any socket buffer."""
+
+    def split(self, buffer, memo):
+        if buffer[:1] == b"!":
+            raise FramingError("asked for")
+        return super().split(buffer, memo)
+
+    def error(self, message):
+        return b"e" * 20_000_000 + b"|"
+
+
+class Unpicklable(Pipe):
+    """Its requests cannot be sent to a worker, but one."""
+
+    def split(self, buffer, memo):
+        request, end, memo = super().split(buffer, memo)
+        return (request if request in (None, b"fine") else lambda: request), end, memo
 '''
 
 

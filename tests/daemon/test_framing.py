@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import tracemalloc
 from collections.abc import Iterator
 from itertools import pairwise
 from typing import Any
@@ -13,7 +14,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from portfleet_daemon.framing import FRAMINGS, Framing, FramingError, RespError
-from support.daemons import Client, Daemon, Daemons
+from support.daemons import Client, Daemon, Daemons, daemons_in
+
+from .conftest import HANDLERS
 
 WORDS = st.binary(max_size=40)
 LINES = st.binary(max_size=40).map(lambda data: data.replace(b"\n", b"").rstrip(b"\r"))
@@ -117,6 +120,19 @@ def test_what_cannot_be_sent_is_a_type_error(name: str, answer: Any) -> None:
         FRAMINGS[name](max_request=100).reply(answer)
 
 
+def test_a_part_of_many_arguments_is_kept_once() -> None:
+    """The buffer has the bytes; the memo must not have them again as objects."""
+    framing = FRAMINGS["resp"](max_request=65536)
+    part = b"*60000\r\n" + b"$0\r\n\r\n" * 10_000
+    tracemalloc.start()
+    try:
+        _, end, memo = framing.split(part, None)
+        assert memo and not end
+        assert tracemalloc.get_traced_memory()[0] < 5_000
+    finally:
+        tracemalloc.stop()
+
+
 def test_one_byte_pieces_cost_no_more_than_linear_work() -> None:
     """A request of many arguments in single bytes: what was parsed is not parsed again."""
 
@@ -163,6 +179,28 @@ def test_any_split_through_the_daemon_gives_the_same_replies(
             assert client.receive(len(expected)) == expected
         client.sock.shutdown(socket.SHUT_WR)
         assert client.receive(1 << 20) == (b"" if awaited else expected)
+
+
+@pytest.fixture(scope="module", params=["waiting_echo", "EchoObject"])
+def other_kind(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
+    directory = tmp_path_factory.mktemp(request.param)
+    (directory / "sample.py").write_text(HANDLERS)
+    with daemons_in(directory) as daemons:
+        yield daemons.start(handler=f"sample:{request.param}")
+
+
+@given(requests=REQUESTS["line"], cuts=st.lists(st.integers(0, 2000), max_size=12))
+@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_any_split_through_an_async_or_stateful_handler_too(
+    other_kind: Daemon, requests: list[Any], cuts: list[int]
+) -> None:
+    stream = b"".join(encode("line", request) for request in requests)
+    with other_kind.connect() as client:
+        client.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        for chunk in chop(stream, cuts):
+            client.send(chunk)
+        client.sock.shutdown(socket.SHUT_WR)
+        assert client.receive(1 << 20) == stream
 
 
 def test_random_bytes_through_the_daemon_do_no_harm(served: tuple[str, Daemon]) -> None:

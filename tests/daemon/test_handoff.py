@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import signal
@@ -14,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from portfleet_daemon.handoff_wire import HEADER, Kind, pack
 from support.daemons import Client, Daemon, Daemons, wait_for
 
 WHOAMI = "portfleet_daemon.handlers:whoami"
@@ -261,21 +263,32 @@ def test_under_load_nothing_is_lost_doubled_or_mixed_up(daemons: Daemons, fragme
     assert two.status()["connections"] == 800
 
 
+class HandingOff:
+    """A hand-off in a thread; `end` waits for it and gives all answers."""
+
+    def __init__(self, sender: Daemon, to: str, **keys: Any) -> None:
+        self._answers: list[dict[str, Any]] = []
+        self._thread = threading.Thread(
+            target=lambda: self._answers.extend(sender.stream(command="handoff", to=to, **keys))
+        )
+        self._thread.start()
+
+    def end(self) -> list[dict[str, Any]]:
+        self._thread.join()
+        return self._answers
+
+
 def test_a_receiver_killed_in_mid_way_costs_only_what_it_had_acknowledged(daemons: Daemons) -> None:
-    old, new = daemons.start(), daemons.start()
-    clients = [old.connect() for _ in range(3000)]
-    old.until(connections=3000)
-    answers: list[dict[str, Any]] = []
-    handing = threading.Thread(target=lambda: answers.extend(old.stream(command="handoff", to=new.control)))
-    handing.start()
-    wait_for(lambda: old.status()["connections"] < 2900, "the hand-off is under way")
+    old, new = daemons.start(handler="sample:Hanging"), daemons.start(handler="sample:Hanging")
+    clients = [old.connect() for _ in range(1000)]
+    old.until(connections=1000)
+    handing = HandingOff(old, new.control)
+    wait_for(lambda: old.status()["connections"] <= 700, "the receiver to hang at its 300th connection")
     os.kill(new.pid, signal.SIGKILL)
-    handing.join()
+    answers = handing.end()
     last = answers[-1]
-    if last["ok"]:
-        pytest.skip("the hand-off was over before the kill")
-    assert last["moved"] + last["remaining"] == 3000
-    assert 0 < last["moved"] < 3000
+    assert not last["ok"] and last["moved"] + last["remaining"] == 1000
+    assert 300 <= last["moved"] < 1000
     assert sum(len(answer["connections"]) for answer in answers[:-1]) == last["moved"]  # reported to the last one
     for client in clients:
         client.send(b"x\n")
@@ -285,7 +298,7 @@ def test_a_receiver_killed_in_mid_way_costs_only_what_it_had_acknowledged(daemon
 
 def _answers(client: Client) -> bool:
     try:
-        return client.line() == b"x\n"
+        return client.line() == b"x 1\n"
     except ConnectionError:
         return False
 
@@ -297,14 +310,11 @@ def test_a_receiver_stopped_in_mid_way_holds_up_only_what_is_in_flight(daemons: 
     clients[0].send(b"par")
     old.until(connections=500)
     os.kill(new.pid, signal.SIGSTOP)
-    answers: list[dict[str, Any]] = []
-    handing = threading.Thread(target=lambda: answers.extend(old.stream(command="handoff", to=new.control)))
-    handing.start()
-    time.sleep(0.1)
-    assert not answers
+    handing = HandingOff(old, new.control)
+    wait_for(lambda: "handoff " in old.log, "the hand-off to begin")
     os.kill(new.pid, signal.SIGKILL)
     os.kill(new.pid, signal.SIGCONT)
-    handing.join()
+    answers = handing.end()
     assert not answers[-1]["ok"] and answers[-1]["remaining"] == 500
     assert clients[0].ask(b"t\n") == b"part\n"
     assert all(client.ask(b"x\n") == b"x\n" for client in clients)
@@ -337,6 +347,156 @@ def test_versions_are_negotiated(daemons: Daemons) -> None:
     assert answer["ok"] and answer["version"] == 1
     answer = daemon.ask(command="receive", versions=[2], framing="line", stateful=False)
     assert not answer["ok"] and "no common version" in answer["error"]
+
+
+class FakeReceiver:
+    """A receiver by the document, in the test's own hands."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = str(path)
+        self._listener = socket.socket(socket.AF_UNIX)
+        self._listener.bind(self.path)
+        self._listener.listen()
+        self.owned: list[int] = []  #: descriptors of what it acknowledged
+        self.sequences: list[int] = []
+
+    def __enter__(self) -> FakeReceiver:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._listener.close()
+        for fd in self.owned:
+            os.close(fd)
+
+    def answer(self, line: bytes) -> dict[str, Any]:
+        """Be connected to and answer `line`; what the sender had said."""
+        self._listener.settimeout(10)
+        self._sock, _ = self._listener.accept()
+        self._sock.settimeout(10)
+        said: dict[str, Any] = json.loads(self._sock.recv(4096))
+        self._sock.sendall(line + b"\n")
+        return said
+
+    def take(self, *, most: int = 1000) -> None:
+        """Acknowledge `most` messages or until the last; then refuse the next."""
+        while True:
+            header, descriptors, _, _ = socket.recv_fds(self._sock, 12, 253)
+            kind, _, count, sequence, length = HEADER.unpack(header)
+            while length:
+                length -= len(self._sock.recv(length))
+            self.sequences.append(sequence)
+            if len(self.sequences) > most:
+                for fd in descriptors:
+                    os.close(fd)
+                self._sock.sendall(pack(Kind.REFUSE, count=0, sequence=sequence, body=b"enough"))
+                self._sock.close()
+                return
+            self.owned += descriptors
+            self._sock.sendall(pack(Kind.ACK, count=count, sequence=sequence))
+            if kind == Kind.END:
+                self._sock.close()
+                return
+
+
+def test_a_receiver_that_refuses_in_mid_way_has_what_it_acknowledged_and_no_more(
+    daemons: Daemons, tmp_path: Path
+) -> None:
+    old = daemons.start()
+    clients = [old.connect() for _ in range(600)]
+    old.until(connections=600)
+    with FakeReceiver(tmp_path / "fake.sock") as fake:
+        handing = HandingOff(old, fake.path)
+        fake.answer(b'{"ok": true, "version": 1, "room": 1000}')
+        fake.take(most=2)
+        answers = handing.end()
+        last = answers[-1]
+        assert not last["ok"] and "it refused: enough" in last["error"] and last["hint"]
+        assert (last["moved"], last["remaining"]) == (len(fake.owned), 600 - len(fake.owned))
+        assert 0 < last["moved"] < 600
+        moved = {four[3] for answer in answers[:-1] for four in answer["connections"]}
+        here = [client for client in clients if client.sock.getsockname()[1] not in moved]
+        assert len(here) == last["remaining"]
+        assert all(client.ask(b"x\n") == b"x\n" for client in here)
+    assert old.stream(command="handoff", to=daemons.start().control)[-1]["moved"] == len(here)
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        (b'{"ok": true, "version": 9, "room": 10}', "it chose version 9"),
+        (b'{"ok": false, "error": "no common version: [1] there, [9] here"}', "no common version"),
+        (b'{"ok": true}', "no sense in its answer"),
+        (b"[" * 60_000, "RecursionError"),
+    ],
+)
+def test_a_sender_offers_its_versions_and_takes_no_other(
+    daemons: Daemons, tmp_path: Path, line: bytes, said: str
+) -> None:
+    old = daemons.start()
+    with old.connect() as client, FakeReceiver(tmp_path / "fake.sock") as fake:
+        assert client.ask(b"a\n") == b"a\n"
+        handing = HandingOff(old, fake.path)
+        assert fake.answer(line)["versions"] == old.status()["handoff"] == [1]
+        last = handing.end()[-1]
+        assert not last["ok"] and said in last["error"] and last["hint"] is not None
+        assert last["remaining"] == 1
+        assert client.ask(b"b\n") == b"b\n"
+
+
+def test_messages_are_numbered_without_a_gap_also_while_there_is_nothing_to_send(
+    daemons: Daemons, tmp_path: Path
+) -> None:
+    old = daemons.start(handler="sample:slow")
+    with old.connect() as busy, old.connect() as idle, FakeReceiver(tmp_path / "fake.sock") as fake:
+        assert idle.ask(b"x\n") == b"x\n"
+        busy.send(b"wait0.3\n")
+        wait_for(lambda: old.status()["bytes_in"] >= 10, "the request")
+        handing = HandingOff(old, fake.path)
+        fake.answer(b'{"ok": true, "version": 1, "room": 1000}')
+        fake.take()
+        assert handing.end()[-1]["moved"] == 2
+        assert fake.sequences == [1, 2, 3]
+
+
+def test_a_state_that_cannot_be_exported_stays_and_costs_the_others_nothing(daemons: Daemons) -> None:
+    old, new = daemons.start(handler="sample:Picky"), daemons.start(handler="sample:Picky")
+    clients = [old.connect() for _ in range(200)]
+    asked = [1 + number % 5 for number in range(200)]  # 40 have no state that goes, 40 one of the wrong type
+    for client, requests in zip(clients, asked, strict=True):
+        assert [client.ask(b"x\n") for _ in range(requests)][-1] == b"x %d\n" % requests
+    began = time.monotonic()
+    last = old.stream(command="handoff", to=new.control)[-1]
+    assert time.monotonic() - began < 10, "it waits for what will never go"
+    assert last == {"ok": True, "event": "done", "moved": 120, "remaining": 80}
+    for client, requests in zip(clients, asked, strict=True):
+        assert client.ask(b"x\n") == b"x %d\n" % (requests + 1)
+    assert (old.status()["connections"], new.status()["connections"]) == (80, 120)
+    assert old.log.count("Traceback") == 2
+
+
+def test_what_is_to_be_closed_is_closed_by_the_receiver_and_answered_no_more(daemons: Daemons) -> None:
+    old, new = daemons.start("--framing", "sample:Loud"), daemons.start("--framing", "sample:Loud")
+    with old.connect() as client:
+        client.send(b"a|!|")
+        old.until(errors=1)
+        client.send(b"b|")  # after the error, whose reply is too large to have been sent
+        assert old.stream(command="handoff", to=new.control)[-1]["moved"] == 1
+        assert client.receive(30_000_000) == b"a|" + b"e" * 20_000_000 + b"|"
+    assert new.until(connections=0)["requests"] == 0
+
+
+def test_a_hand_off_after_sigterm_has_its_last_line(daemons: Daemons) -> None:
+    for _ in range(3):
+        old, new = daemons.start(), daemons.start()
+        clients = [old.connect() for _ in range(50)]
+        old.until(connections=50)
+        old.process.terminate()
+        old.until(state="draining")
+        assert old.stream(command="handoff", to=new.control)[-1] == {
+            "ok": True, "event": "done", "moved": 50, "remaining": 0,
+        }  # fmt: skip
+        assert old.process.wait(10) == 0
+        assert all(client.ask(b"x\n") == b"x\n" for client in clients)
 
 
 def test_a_killed_sender_leaves_whole_messages_to_the_receiver(daemons: Daemons) -> None:

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import os
+import resource
+import signal
 import socket
 import struct
 import time
+from functools import partial
+from pathlib import Path
 
 import pytest
 
-from support.daemons import Client, Daemons, wait_for
+from support.daemons import Client, Daemon, Daemons, wait_for
 
 
 def test_a_request_is_answered_over_ipv4_and_ipv6(daemons: Daemons) -> None:
@@ -135,13 +140,54 @@ def test_a_handler_that_raises_ends_one_connection_and_is_logged_once(daemons: D
 
 
 def test_with_an_error_reply_the_connection_lives_on(daemons: Daemons) -> None:
-    daemon = daemons.start("--framing", "resp", handler="sample:boom")
+    daemon = daemons.start("--framing", "resp", handler="sample:boom_resp")
     with daemon.connect() as client:
-        assert client.ask(b"PING\r\n").startswith(b"*1")  # the list of arguments, echoed
-        client.receive(10)
+        assert client.ask(b"boom\r\n") == b"-ERR internal error\r\n"  # by the fast path, and by the other:
+        client.send(b"a\r\nboom\r\nb\r\n")
+        assert client.receive(35) == b"$1\r\na\r\n-ERR internal error\r\n$1\r\nb\r\n"
+        assert daemon.status()["errors"] == 2
+        assert daemon.log.count("Traceback") == 1
         client.send(b"*1\r\n$-5\r\n")
         assert client.line() == b"-ERR Protocol error: invalid bulk length\r\n"
         assert client.closed()
+
+
+def test_the_replies_before_an_error_arrive_though_more_was_sent_behind_it(daemons: Daemons) -> None:
+    """Closing with bytes unread would reset the connection, and with it what the client has not got yet."""
+    daemon = daemons.start("--framing", "resp", handler="sample:boom_resp")
+    client = daemon.connect()
+    client.send(b"x\r\n" * 10 + b"*1\r\n$-5\r\n" + b"y" * 200_000)
+    error = b"-ERR Protocol error: invalid bulk length\r\n"
+    assert client.receive(10 * 100_011 + len(error) + 1) == (b"$100000\r\n" + b"x" * 100_000 + b"\r\n") * 10 + error
+    assert daemon.status()["connections"] == 1  # until the client closes, or for a second
+    client.sock.close()
+    daemon.until(connections=0)
+    with daemon.connect() as client:
+        client.send(b"*x\r\n")
+        assert client.line().startswith(b"-ERR")
+        began = time.monotonic()
+        daemon.until(connections=0)
+        assert time.monotonic() - began < 3
+
+
+@pytest.mark.parametrize("framing", ["Fragile", "Eager"])
+def test_a_framing_that_raises_ends_one_connection_and_is_logged_once(daemons: Daemons, framing: str) -> None:
+    daemon = daemons.start("--framing", f"sample:{framing}")
+    with daemon.connect() as other:
+        for data in (b"!|", b"ok|!|", b"?|") if framing == "Fragile" else ():
+            with daemon.connect() as client:
+                client.send(data)
+                assert client.receive(100) == (b"ok|error|" if data.startswith(b"ok") else b"error|")
+        with daemon.connect() as client:  # nor is the end of file a reason to spin
+            client.send(b"a|")
+            assert client.receive(2) == b"a|"
+            client.sock.shutdown(socket.SHUT_WR)
+            client.receive(100)
+            assert client.closed()
+        other.send(b"fine|")
+        assert other.receive(5) == b"fine|"
+        assert daemon.until(connections=1)["errors"] == (3 if framing == "Fragile" else 1)
+    assert daemon.log.count("Traceback") == (2 if framing == "Fragile" else 1)
 
 
 def test_an_await_stalls_nobody_and_keeps_order(daemons: Daemons) -> None:
@@ -181,6 +227,76 @@ def test_workers_answer_in_order_in_parallel_and_survive(daemons: Daemons) -> No
     for client in clients:
         client.sock.close()
     daemon.until(connections=0)
+
+
+def children(daemon: Daemon) -> list[int]:
+    return [int(pid) for pid in Path(f"/proc/{daemon.pid}/task/{daemon.pid}/children").read_text().split()]
+
+
+def gone(pid: int) -> bool:
+    """Whether a process has ended, and perhaps waits for its parent to notice."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] == "Z"
+    except FileNotFoundError:
+        return True
+
+
+def test_a_worker_that_died_while_idle_costs_nobody_anything(daemons: Daemons) -> None:
+    daemon = daemons.start("--workers", "2", handler="sample:blocking")
+    for _ in range(2):
+        for pid in children(daemon):
+            os.kill(pid, signal.SIGKILL)
+            wait_for(partial(gone, pid), "the end of a worker")
+        with daemon.connect() as client:
+            assert client.ask(b"x\n") == b"x\n"
+        wait_for(lambda: len(children(daemon)) == 2, "two new workers")
+    assert daemon.status()["errors"] == 0
+
+
+def test_what_cannot_be_pickled_or_read_costs_a_request_and_no_worker(daemons: Daemons) -> None:
+    daemon = daemons.start("--workers", "1", handler="sample:blocking")
+    (worker,) = children(daemon)
+    for _ in range(2):
+        with daemon.connect() as client:
+            client.send(b"unreadable\n")
+            assert client.closed()
+    with daemon.connect() as client:
+        assert client.ask(b"x\n") == b"x\n"
+    assert children(daemon) == [worker]
+    assert "not to be read" in daemon.log
+    other = daemons.start("--workers", "1", "--framing", "sample:Unpicklable", handler="sample:blocking")
+    with other.connect() as client:
+        client.send(b"a|")
+        assert client.closed()
+    with other.connect() as client:
+        client.send(b"fine|")
+        assert client.receive(5) == b"fine|"
+
+
+def test_a_worker_that_cannot_be_started_is_tried_again(daemons: Daemons) -> None:
+    daemon = daemons.start("--workers", "1", handler="sample:blocking")
+    with daemon.connect() as client:
+        before = resource.prlimit(daemon.pid, resource.RLIMIT_NOFILE)
+        resource.prlimit(daemon.pid, resource.RLIMIT_NOFILE, (3, before[1]))  # none is free
+        os.kill(children(daemon)[0], signal.SIGKILL)
+        wait_for(lambda: "worker-failed" in daemon.log, "a vain attempt")
+        resource.prlimit(daemon.pid, resource.RLIMIT_NOFILE, before)
+        assert client.ask(b"x\n") == b"x\n"
+
+
+def test_each_place_that_raises_in_a_worker_is_logged_once(daemons: Daemons) -> None:
+    daemon = daemons.start("--workers", "2", handler="sample:blocking")
+    for data in (b"boom\n", b"boom again\n", b"boom\n", b"boom again\n"):
+        with daemon.connect() as client:
+            client.send(data)
+            assert client.closed()
+    assert daemon.status()["errors"] == 4
+    assert daemon.log.count("handler-failed") == 2
+
+
+def test_the_loops_lag_counts_from_the_moment_it_is_ready(daemons: Daemons) -> None:
+    (daemons.directory / "slow_import.py").write_text("import time\ntime.sleep(0.5)\nrespond = bytes.upper\n")
+    assert daemons.start(handler="slow_import:respond").status()["max_loop_lag_us"] < 400_000
 
 
 def test_a_class_keeps_state_per_connection(daemons: Daemons) -> None:
