@@ -9,7 +9,7 @@ from typing import Any, Literal, cast
 from portfleet.config_rules import cross_check
 from portfleet.errors import ConfigError, Problem
 from portfleet.model import Affinity, Drain, Fleet, Listen, Machine, Probe, Service
-from portfleet.read_toml import Reader, key_text, parse_affinity, parse_listen
+from portfleet.read_toml import Reader, key_text, parse_affinity, parse_listen, short
 
 NAME = re.compile(r"[a-z][a-z0-9-]{0,30}")
 _LIKE_INSTANCE = re.compile(r"-(blue|green|remote)-\d+$")
@@ -66,8 +66,10 @@ def _parse(data: bytes, source: str) -> dict[str, Any]:
     except UnicodeDecodeError as error:
         message = f"not a text file: byte 0x{data[error.start]:02x} at offset {error.start} is not UTF-8"
         raise ConfigError([Problem("file", message, hint)], source=source) from None
-    except tomllib.TOMLDecodeError as error:
+    except ValueError as error:  # TOMLDecodeError is one; a number of 5,000 digits is refused by int itself
         raise ConfigError([Problem("file", f"not TOML: {error}", hint)], source=source) from None
+    except RecursionError:
+        raise ConfigError([Problem("file", "not TOML: lists within lists too deep", hint)], source=source) from None
 
 
 def _service(name: str, read: Reader, machine: Machine) -> Service:
@@ -149,14 +151,12 @@ def _contains(found: list[Listen], listen: Listen) -> Listen | None:
 
 def _environment(read: Reader) -> dict[str, str]:
     found = read.mapping("environment", str, word="a string", example='{ PYTHONPATH = "{release}" }')
-    for name, value in found.items():
+    for name in found:
         path = f"environment.{key_text(name)}"
         if not _ENVIRONMENT_NAME.fullmatch(name):
             read.wrong(path, "is not the name of an environment variable", "use letters, digits and _")
         elif name.startswith("PORTFLEET_"):
             read.wrong(path, "names that start with PORTFLEET_ are set by portfleet itself", "choose another name")
-        elif any(ord(char) < 32 for char in value):
-            read.wrong(path, "holds a control character; supervisord cannot pass it", "put the value into a file")
     return found
 
 
@@ -165,7 +165,7 @@ def _weights(read: Reader) -> dict[str, int]:
     for member, weight in found.items():
         if not 0 <= weight <= 1000:
             hint = "for example weight = { 1 = 2, 4 = 0 }"
-            read.wrong(f"weight.{key_text(member)}", f"{weight} is not within 0 … 1000", hint)
+            read.wrong(f"weight.{key_text(member)}", f"{short(weight)} is not within 0 … 1000", hint)
     return found
 
 

@@ -66,15 +66,16 @@ def _placeholders(service: Service, path: str, _: Machine) -> Iterator[Problem]:
 
 
 def _writable(service: Service, path: str, _: Machine) -> Iterator[Problem]:
-    words = {f"command[{number}]": word for number, word in enumerate(service.command)}
-    words |= {"directory": service.directory or "", "release": service.release or ""}
-    words |= {"releases": service.releases or ""}
-    for key, word in words.items():
-        if trouble := program.unwritable(word):
-            yield Problem(f"{path}.{key}", trouble, "put it into a file or a script of your own")
-    for name, value in service.environment.items():
-        if trouble := program.unwritable(value) or program.unquotable(value):
-            yield Problem(f"{path}.environment.{name}", trouble, "put the value into a file that the daemon reads")
+    texts = (*service.command, service.directory or "", *service.environment.values())
+    if not service.command or placeholders(texts) - set(PLACEHOLDERS):
+        return  # which has been said
+    if trouble := program.unwritable(service.releases or ""):
+        yield Problem(f"{path}.releases", trouble, "choose another directory")
+        return
+    for place, trouble in program.troubles(service, release=service.release, command=service.command).items():
+        key, *name = place.split(".")
+        where = ".".join([path, key, *map(key_text, name)])
+        yield Problem(where, trouble, "put it into a file that the daemon reads, or a script of your own")
 
 
 def _command(service: Service, path: str, machine: Machine) -> Iterator[Problem]:

@@ -21,7 +21,7 @@ def read_machine() -> Machine:
         reserved=tuple(_ranges(sysctl("net.ipv4.ip_local_reserved_ports", ""))),
         find=find_command,
         has_user=_has_user,
-        has_path=lambda path: Path(path).exists(),
+        has_path=has_path,
         is_root=os.geteuid() == 0,
     )
 
@@ -46,7 +46,22 @@ def find_command(command: str) -> str | None:
     own = str(Path(sys.executable).parent)
     folders = [own, *os.environ.get("PATH", os.defpath).split(os.pathsep)] if "/" not in command else [""]
     found = (Path(folder, command) for folder in folders)
-    return next((str(path) for path in found if path.is_file() and os.access(path, os.X_OK)), None)
+    return next((str(path) for path in found if _is_program(path)), None)
+
+
+def _is_program(path: Path) -> bool:
+    try:
+        return path.is_file() and os.access(path, os.X_OK)
+    except OSError:  # a name longer than any file's
+        return False
+
+
+def has_path(path: str) -> bool:
+    """Tell whether a file or directory is there; none is by a name longer than any file's."""
+    try:
+        return Path(path).exists()
+    except OSError:
+        return False
 
 
 def _has_user(name: str) -> bool:

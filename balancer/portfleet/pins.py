@@ -13,7 +13,9 @@ Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 
 def parse(text: str) -> Network:
-    """Read ADDRESS or ADDRESS/PREFIX; raises ValueError, also for an address with bits beyond its prefix."""
+    """Read ADDRESS or ADDRESS/PREFIX; raises ValueError, also for bits beyond the prefix and for a scope (%)."""
+    if "%" in text:
+        raise ValueError("an address with a scope (%) cannot be used")
     return ipaddress.ip_network(text)
 
 

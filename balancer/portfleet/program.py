@@ -7,7 +7,8 @@ import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from portfleet.expand import expand
+from portfleet.errors import Exit, PortfleetError
+from portfleet.expand import PLACEHOLDERS, expand, placeholders
 from portfleet.model import Service
 from portfleet.paths import Paths
 from portfleet.templating import fill
@@ -16,6 +17,7 @@ from portfleet.templating import fill
 WATCHER = "portfleet-watch"
 #: supervisord reads its ini files with inline comments, which no quoting escapes.
 _COMMENT = re.compile(r"\s[;#]")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
 
 @dataclass(frozen=True)
@@ -109,8 +111,43 @@ def release_path(service: Service, release: str | None) -> str:
     return release or ""
 
 
+def refuse_unusable(service: Service, *, release: str | None, command: tuple[str, ...]) -> None:
+    """Raise PortfleetError (exit 2) where no instance can be given this release and command."""
+    texts = (*command, service.directory or "", *service.environment.values())
+    if unknown := sorted(placeholders(texts) - set(PLACEHOLDERS)):
+        known = ", ".join(f"{{{word}}}" for word in PLACEHOLDERS)
+        raise PortfleetError(f"unknown placeholder {{{unknown[0]}}}", hint=f"known: {known}", code=Exit.USAGE)
+    for place, words in troubles(service, release=release, command=command).items():
+        raise PortfleetError(f"{place}: {words}", hint="put it into a file or a script of your own", code=Exit.USAGE)
+
+
+def troubles(service: Service, *, release: str | None, command: tuple[str, ...]) -> dict[str, str]:
+    """Give {place: what is wrong} of all that supervisord's files cannot hold once the placeholders are filled in.
+
+    Places are such as ``command[2]``, ``directory``, ``environment.PATH``, and ``release`` for the release itself. A
+    text that such a release stands in is not named as well. Raises KeyError for an unknown placeholder.
+    """
+    port = service.port_of("blue", 1)
+    made = make_program(
+        service, name=f"{service.name}-blue-1", colour="blue", port=port, release=release, command=command, control="",
+        log="",
+    )  # fmt: skip
+    raw = {f"command[{number}]": text for number, text in enumerate(command)} | {"directory": service.directory or ""}
+    raw |= {f"environment.{name}": text for name, text in service.environment.items()}
+    found = {f"command[{number}]": unwritable(word) for number, word in enumerate(made.command)}
+    found["directory"] = unwritable(made.directory or "")
+    found |= {f"environment.{key}": unwritable(text) or unquotable(text) for key, text in made.environment.items()}
+    if words := found["environment.PORTFLEET_RELEASE"]:
+        return {"release": words} | {
+            p: bad for p, bad in found.items() if bad and "{release}" not in raw.get(p, "{release}")
+        }
+    return {place: words for place, words in found.items() if words}
+
+
 def unwritable(value: str) -> str | None:
     """Say why supervisord's ini syntax cannot hold ``value``; None where it can."""
+    if _CONTROL.search(value):
+        return "holds a control character; supervisord cannot pass it"
     if _COMMENT.search(value):
         return 'supervisord would take what follows " ;" or " #" for a comment'
     return None

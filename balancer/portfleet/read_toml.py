@@ -20,14 +20,19 @@ _LISTEN = re.compile(r"(?:\[(?P<v6>[^\]]*)\]|(?P<v4>[^:\[\]]*)):(?P<port>\d{1,5}
 _BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
 #: Control characters would break nft text, supervisor's ini files and every terminal that shows them.
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+#: Days of the longest duration: far above any that makes sense, far below what clocks, supervisord and nft count to.
+_LONGEST = 3650
 
 
 def parse_duration(text: str) -> float:
     """Give the seconds of ``500ms``, ``30s``, ``10m``, ``1h``, ``2d``; raises ValueError."""
     match = _DURATION.fullmatch(text)
     if not match:
-        raise ValueError(f'not a duration: "{text}"')
-    return float(match[1]) * _UNITS[match[2]]
+        raise ValueError(f'not a duration: "{text[:80]}"')
+    seconds = float(match[1]) * _UNITS[match[2]]
+    if seconds > _LONGEST * _UNITS["d"]:
+        raise ValueError(f"longer than {_LONGEST} days")
+    return seconds
 
 
 def parse_listen(text: str) -> Listen:
@@ -40,6 +45,8 @@ def parse_listen(text: str) -> Listen:
         raise ValueError(f"port {port} is not within 1-65535")
     if match["v6"] is not None:
         six = ipaddress.IPv6Address(match["v6"])
+        if six.scope_id is not None:
+            raise ValueError("an address with a scope (%) cannot be used")
         return Listen(port, None if six == ipaddress.IPv6Address("::") else str(six), (6,))
     if not match["v4"]:
         return Listen(port, None, (4, 6))
@@ -58,6 +65,11 @@ def parse_affinity(text: str) -> Affinity:
     if match[1]:
         return Affinity("source", prefix4, prefix6)
     return Affinity("connection" if match[4] else "round-robin" if match[5] else "random")
+
+
+def short(number: int) -> str:
+    """Give a number for people; Python refuses to write one of more than 4,300 digits, which TOML can hold as 0xf…."""
+    return str(number) if abs(number) < 10**20 else "a number of more than 20 digits"
 
 
 def nearest(word: str, known: Iterable[str]) -> str | None:
@@ -121,7 +133,7 @@ class Reader:
         if value is None:
             return default
         if not low <= value <= high:
-            self.wrong(key, f"{value} is not within {low} … {high}", f"for example {key} = {default or low}")
+            self.wrong(key, f"{short(value)} is not within {low} … {high}", f"for example {key} = {default or low}")
             return default
         return value
 
@@ -141,8 +153,9 @@ class Reader:
             return None
         try:
             seconds = parse_duration(value)
-        except ValueError:
-            self.wrong(key, f'"{value}" is not a duration', 'write "500ms", "30s", "10m", "1h"' + (' or "off"' * off))
+        except ValueError as error:
+            words = str(error) if _DURATION.fullmatch(value) else f'"{value}" is not a duration'
+            self.wrong(key, words, 'write "500ms", "30s", "10m", "1h"' + (' or "off"' * off))
             return default
         if seconds <= 0:
             self.wrong(key, "must be longer than nothing", f'for example {key} = "30s"')

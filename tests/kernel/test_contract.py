@@ -424,3 +424,9 @@ def test_nothing_but_identifiers_ever_becomes_nft_text(nft: NftPlane) -> None:
         for change in (c.SetInstance(c.InstanceRule(name, 1, 1)), c.DropService(name), listens, *points):
             with pytest.raises(ValueError, match="not an identifier"):
                 nft.kernel.text((change,))
+    for address in ("fe80::1%x ; y", "fe80::1%x }\nadd table x", "example", ""):
+        listens = c.SetListens(add={Listen(9, address, (6,)): "x"})
+        remote = c.SetInstance(c.InstanceRule("x-remote-1", 1, 1, remote=Listen(9, address, (6,))))
+        for wrong in (listens, remote, c.SetPins("x", {address: "x-blue-1"})):
+            with pytest.raises(ValueError, match="not an identifier"):
+                nft.kernel.text((wrong,))

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import re
 from dataclasses import replace
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from portfleet.errors import ConfigError, Exit
+from portfleet.machine import read_machine
 from portfleet.model import Affinity, Listen
 from support.fleets import ECHO, fleet, machine, problems
 
@@ -58,6 +62,8 @@ WRONG = [
     (echo("listen = [':0']"), "service.echo.listen[0]", "port 0 is not within 1-65535", '":7000"'),
     (echo("listen = [':70000']"), "service.echo.listen[0]", "port 70000", '":7000"'),
     (echo("listen = ['1.2.3:7000']"), "service.echo.listen[0]", "1.2.3", '":7000"'),
+    (echo("listen = ['[fe80::1%x ; y]:7000']"), "service.echo.listen[0]", "a scope (%) cannot be used", '":7000"'),
+    (echo("remote = ['[fe80::1%eth0]:7101']"), "service.echo.remote[0]", "a scope (%)", "203.0.113.2:7101"),
     (echo("listen = ['[::g]:7000']"), "service.echo.listen[0]", "::g", '":7000"'),
     (echo("listen = [':7000', ':7000']"), "service.echo.listen[1]", "is there twice", "remove"),
     (echo("listen = [':7000', '0.0.0.0:7000']"), "service.echo.listen[1]", "0.0.0.0:7000", "remove"),
@@ -86,8 +92,23 @@ WRONG = [
     (echo("environment = {PORTFLEET_X = '1'}"), "service.echo.environment.PORTFLEET_X", "itself", "another name"),
     (echo('environment = {A = "1\\n2"}'), "service.echo.environment.A", "control character", "file"),
     (echo("environment = {A = 'x #y'}"), "service.echo.environment.A", "comment", "file"),
+    (echo("""release = '''x'",LD_PRELOAD="/tmp/evil'''"""), "service.echo.release", "both kinds of quotes", "file"),
+    (
+        echo("""release = 'a"b'""", """environment = {A = "{release}'c"}"""),
+        "service.echo.environment.A",
+        "both kinds of quotes",
+        "file",
+    ),
+    (echo("directory = '{release} ;x'", "release = '/r'"), "service.echo.directory", "comment", "file"),
+    (echo("releases = '/srv #x'", "release = 'v1'"), "service.echo.releases", "comment", "another directory"),
     (echo("environment = {A = '{relase}'}"), "service.echo.environment.A", "{relase}", "{release}?"),
     (echo("instances = 0"), "service.echo.instances", "0 is not within 1 … 1024", "for example"),
+    (echo(f"instances = 0x{'f' * 5000}"), "service.echo.instances", "more than 20 digits is not within", "for example"),
+    (echo(f"weight = {{1 = 0x{'f' * 5000}}}"), "service.echo.weight.1", "20 digits is not within 0", "for example"),
+    (f"x = {'1' * 5000}\n" + ECHO, "file", "not TOML: Exceeds the limit", "portfleet init"),
+    (f"x = {'[' * 5000}", "file", "not TOML: lists within lists too deep", "portfleet init"),
+    (echo(f"start_timeout = '{'9' * 400}d'"), "service.echo.start_timeout", "longer than 3650 days", '"30s"'),
+    (ECHO + f"[service.echo.drain]\ndeadline = '{'9' * 9}h'", "service.echo.drain.deadline", "3650 days", '"30s"'),
     (echo("instances = true"), "service.echo.instances", "a whole number, not a boolean", "for example"),
     (echo("instances = 1.5"), "service.echo.instances", "a whole number, not a number", "for example"),
     (echo(without="ports"), "service.echo.ports", "is missing", "7100-7199"),
@@ -241,6 +262,42 @@ def test_families_follow_the_listen_addresses() -> None:
     assert fleet(echo("listen = ['[2001:db8::1]:7000']")).services["echo"].listen == (
         Listen(7000, "2001:db8::1", (6,)),
     )
+
+
+def test_a_name_that_no_file_can_have_is_just_not_there() -> None:
+    real, long = read_machine(), "x" * 300
+    for command in (long, f"/{long}/x"):
+        text = echo(f"command = ['{command}', '{{port}}']", f"directory = '/srv/{long}'")
+        assert {p.path for p in problems(text, real)} == {"service.echo.command", "service.echo.directory"}
+
+
+#: What may stand as a value of any key: of the right kind and not, within and out of all bounds.
+VALUE = st.one_of(
+    st.integers(),
+    st.just(1 << 20_000),
+    st.floats(),
+    st.booleans(),
+    st.text(max_size=40).map(json.dumps),
+    st.sampled_from(["'[::1%x]:70'", "'source/999'", "'9e9d'", "':7000'", "'{port}'", "'7100-7107'", "{1 = 2}"]),
+    st.text(alphabet="[]{},='\"#\n:%0x", max_size=20),
+).map(lambda value: hex(value) if isinstance(value, int) and value > 1 << 64 else str(value))
+VALUES = st.one_of(VALUE, st.lists(VALUE, max_size=2).map(lambda values: f"[{','.join(values)}]"))
+KEYS = ["listen", "command", "release", "directory", "user", "environment", "instances", "ports", "slots", "affinity"]
+KEYS += ["sticky", "sticky_size", "weight", "max_connections", "overflow", "remote", "start_timeout", "probe", "drain"]
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.dictionaries(st.sampled_from(KEYS), VALUES))
+def test_no_config_ends_in_a_traceback(values: dict[str, str]) -> None:
+    text = echo(*(f"{key} = {value}" for key, value in values.items()))
+    for problem in problems(text.encode(errors="replace")):
+        assert problem.path and problem.message
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.binary(max_size=200))
+def test_nor_does_any_file(data: bytes) -> None:
+    assert problems(data)
 
 
 def test_every_message_is_one_line_of_printable_text() -> None:

@@ -15,7 +15,7 @@ from supervisor.options import ServerOptions
 from portfleet import daemonize
 from portfleet.errors import Exit, PortfleetError
 from portfleet.paths import resolve
-from portfleet.program import Program, unquotable, unwritable
+from portfleet.program import Program, refuse_unusable, unquotable, unwritable
 from support.fleets import ECHO, desired, fleet, problems
 
 #: All that a config lets through: no control characters (config refuses them), then what `unwritable` allows.
@@ -95,6 +95,27 @@ def test_a_config_with_such_values_is_an_error_with_a_hint() -> None:
 
     assert set(found) == {"service.echo.command[3]", "service.echo.environment.A", "service.echo.release"}
     assert all(problem.hint for problem in found.values())
+
+
+UNUSABLE = [
+    ('x\'",LD_PRELOAD="/tmp/evil', ("redis-server", "{port}"), "release: supervisord cannot hold"),
+    ("v1\n[program:x]", ("redis-server", "{port}"), "release: holds a control character"),
+    ("v1 ;", ("redis-server", "{port}"), "release: supervisord would take"),
+    ("v1", ("redis-server", "{port}", "a #b"), r"command\[2\]: supervisord would take"),
+    ("v1", ("redis-server", "{port}", "a\tb"), r"command\[2\]: holds a control character"),
+    ("v1", ("redis-server", "{port}", "{prot}"), "unknown placeholder {prot}"),
+]
+
+
+@pytest.mark.parametrize(("release", "command", "said"), UNUSABLE)
+def test_a_cutover_to_what_supervisord_cannot_hold_is_refused(
+    release: str, command: tuple[str, ...], said: str
+) -> None:
+    service = fleet(ECHO + 'release = "v0"\nenvironment = { A = "{release}" }\n').services["echo"]
+    with pytest.raises(PortfleetError, match=said) as caught:
+        refuse_unusable(service, release=release, command=command)
+    assert caught.value.code is Exit.USAGE and caught.value.hint
+    refuse_unusable(service, release="v1", command=("redis-server", "{port}"))
 
 
 def test_what_an_instance_is_told(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from portfleet.affinity import expressions, slot_for
 from portfleet.commands.explain import parse_client
+from portfleet.commands.pin import parse_network
 from portfleet.config import NAME, name_problem
 from portfleet.errors import Exit, PortfleetError
 from portfleet.expand import expand, placeholders
@@ -104,6 +105,13 @@ def test_expand() -> None:
     assert expand("{port}", {"port": "{release}", "release": "no"}) == "{release}", "values are not expanded again"
 
 
+@pytest.mark.parametrize("text", ["fe80::1%x ; y", "fe80::1%eth0/128", "fe80::%1/64"])
+def test_an_address_with_a_scope_is_no_source_to_pin(text: str) -> None:
+    with pytest.raises(PortfleetError, match=r"a scope \(%\)") as caught:
+        parse_network(text)
+    assert caught.value.code is Exit.USAGE and caught.value.hint
+
+
 def test_our_daemon_is_known_by_its_command() -> None:
     assert is_our_daemon(("portfleet-daemon",)) and is_our_daemon(("/venv/bin/portfleet-daemon", "--port"))
     assert is_our_daemon(("python3", "-m", "portfleet_daemon", "--port"))
@@ -124,7 +132,20 @@ def test_clients_addresses(text: str, address: str, port: int | None) -> None:
     assert parse_client(text) == (ipaddress.ip_address(address), port)
 
 
-@pytest.mark.parametrize("text", ["", "x", "198.18.0", "198.18.0.7:", "198.18.0.7:65536", "[::1", "[198.18.0.7]:1:2"])
+WRONG = [
+    "",
+    "x",
+    "198.18.0",
+    "198.18.0.7:",
+    "198.18.0.7:65536",
+    "[::1",
+    "[198.18.0.7]:1:2",
+    "fe80::1%a",
+    "[fe80::1%a]:1",
+]
+
+
+@pytest.mark.parametrize("text", WRONG)
 def test_what_is_no_clients_address(text: str) -> None:
     with pytest.raises(PortfleetError) as caught:
         parse_client(text)

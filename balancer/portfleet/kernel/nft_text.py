@@ -30,6 +30,7 @@ _IDENTIFIER = re.compile(r"[a-z][a-z0-9-]{0,60}")
 #: A chain that somebody else made in our table may be called anything that nft takes.
 _FOREIGN = re.compile(r"[A-Za-z_.][A-Za-z0-9/\\_.-]{0,250}")
 _DIGEST = re.compile(r"[0-9a-f]{1,64}")
+_ADDRESS = re.compile(r"[0-9a-f:.]{2,45}(/[0-9]{1,3})?")
 
 
 class Writer:
@@ -226,8 +227,8 @@ def _instance(rule: c.InstanceRule) -> str:
         sticky_size=rule.sticky.size if rule.sticky else 0,
         limit=int(rule.limit),
         spills=rule.spills,
-        remote4=f"{remote.address}:{remote.port}" if remote and 4 in remote.families else "",
-        remote6=f"[{remote.address}]:{remote.port}" if remote and 6 in remote.families else "",
+        remote4=f"{_address(remote.address)}:{remote.port}" if remote and 4 in remote.families else "",
+        remote6=f"[{_address(remote.address)}]:{remote.port}" if remote and 6 in remote.families else "",
     )
 
 
@@ -253,8 +254,12 @@ def _name(name: str, pattern: re.Pattern[str] = _IDENTIFIER) -> str:
     return name
 
 
+def _address(text: str | None) -> str:
+    return _name(text or "", _ADDRESS)
+
+
 def _of_family(networks: Iterable[str], family: int) -> list[str]:
-    return sorted(network for network in networks if (":" in network) == (family == 6))
+    return sorted(_address(network) for network in networks if (":" in network) == (family == 6))
 
 
 def _by_map(listens: Mapping[Listen, str]) -> dict[str, list[tuple[str, str]]]:
@@ -264,7 +269,7 @@ def _by_map(listens: Mapping[Listen, str]) -> dict[str, list[tuple[str, str]]]:
         for family in listen.families:
             name, key = f"local{family}", str(listen.port)
             if listen.address is not None:
-                name, key = f"services{family}", f"{listen.address} . {listen.port}"
+                name, key = f"services{family}", f"{_address(listen.address)} . {listen.port}"
             found.setdefault(name, []).append((key, service))
     return found
 
