@@ -117,12 +117,14 @@ def environment() -> dict[str, str]:
 
 
 def local_folders(settings: dict[str, str]) -> list[str]:
-    """Give the folders on this machine that pip's settings name, as paths or file: addresses."""
-    names = ("PIP_FIND_LINKS", "PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL")
+    """Give the folders on this machine that pip's settings name, as paths or file: addresses, or have files in."""
+    names = ("PIP_FIND_LINKS", "PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL", "PIP_CONSTRAINT")
     words = " ".join(settings.get(name, "") for name in names).split()
     paths = [Path(urlsplit(word).path) for word in words if word.startswith(("/", "file:"))]
     # The whole index, not its page alone: its links go to files beside it.
-    return sorted({str(path.parent if path.name == "simple" else path) for path in paths if path.is_dir()})
+    return sorted(
+        {str(path.parent if path.name == "simple" or path.is_file() else path) for path in paths if path.exists()}
+    )
 
 
 def carry_in(root: Path) -> None:
