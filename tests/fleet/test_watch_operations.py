@@ -95,3 +95,33 @@ def test_a_cancelled_drain_of_one_that_does_not_come_back_says_so() -> None:
             signal(box, box.status()["echo-blue-2"]["pid"], "KILL")
             cancelled = box.portfleet("cancel", "echo", check=False)
         assert cancelled.returncode == 4 and "echo-blue-2 is to serve again, but: " in cancelled.stdout, cancelled
+
+
+def test_a_migrate_that_is_cancelled_leaves_what_was_migrated_before() -> None:
+    with operated(TOLD.replace("instances = 2", "instances = 3")) as box:
+        box.portfleet("migrate", "echo/1", "2", "--share", "50%")
+        before = slots(box)
+        with load(box, held=30, connects=0):
+            box.portfleet("migrate", "echo/1", "3", "--drain", "--no-wait")
+            assert slots(box) != before
+            assert "echo-blue-2 serves 50 % of echo-blue-1's share as before" in box.portfleet("cancel", "echo").stdout
+            assert slots(box) == before
+            pid = box.status()["echo-blue-2"]["pid"]
+            signal(box, pid, "STOP")  # it has connections to give back, and does not
+            box.portfleet("migrate", "echo/1", "1", "--no-wait")
+            said = box.portfleet("cancel", "echo").stdout
+            signal(box, pid, "CONT")
+            assert "echo-blue-2 serves 50 % of echo-blue-1's share as before" in said
+            wait_for("all is as before", lambda: slots(box) == before)
+
+
+def test_a_share_comes_back_from_an_instance_that_was_scaled_away_and_goes_to_none_that_is_out() -> None:
+    with operated(TOLD.replace("instances = 2", "instances = 3")) as box:
+        box.portfleet("migrate", "echo/1", "3")
+        box.portfleet("scale", "echo", "2")
+        assert box.portfleet("migrate", "echo/1", "1").stdout.startswith("echo-blue-1 serves its own share again. ")
+        assert slots(box) == {"echo-blue-1": 2048, "echo-blue-2": 2048}
+        signal(box, box.status()["echo-blue-2"]["pid"], "STOP")
+        wait_event(box, "ejected", instance="echo-blue-2")
+        refused = box.portfleet("migrate", "echo/1", "2", check=False)
+        assert refused.returncode == 1 and "echo-blue-2 does not serve: no answer within" in refused.stderr, refused

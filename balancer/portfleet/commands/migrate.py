@@ -8,8 +8,9 @@ A remote address must stand in the service's `remote` list. Give the share back 
 from __future__ import annotations
 
 import argparse
-from dataclasses import replace
+from dataclasses import asdict, replace
 
+from portfleet import outset
 from portfleet.context import Context
 from portfleet.errors import Exit, PortfleetError
 from portfleet.journal import Moved, ServiceRecord
@@ -40,9 +41,12 @@ def run(options: argparse.Namespace, context: Context) -> Exit:
         raise PortfleetError(
             f"{target.name} does not serve: it is {target.wanted}", hint=f"portfleet undrain {target.name}"
         )
+    if out := outset.left_out(context.paths).get(target.name):
+        raise PortfleetError(f"{target.name} does not serve: {out.reason}", hint="see: portfleet status")
 
+    before = want.moved.get(member)
     moved = Moved(target.instance.member, options.share)
-    if want.moved.get(member) == moved:
+    if before == moved:
         words = f"{target.name} already serves {options.share} % of {source.name}'s share"
         return already(context, "migrate", want.name, words)
 
@@ -63,6 +67,7 @@ def run(options: argparse.Namespace, context: Context) -> Exit:
             "percent": options.share,
             "handoff": handoff,
             "share": f"{target.name} serves {options.share} % of {source.name}'s share",
+            "before": asdict(before) if before else None,
         },
         change=change,
         undo=f"portfleet migrate {options.source} {source.name}",
@@ -74,27 +79,29 @@ def _back(options: argparse.Namespace, context: Context, want: ServiceWant, sour
     moved = want.moved.get(member)
     if moved is None:
         return already(context, "migrate", want.name, f"{source.name} already serves its own share")
-    target = next(i for i in want.instances if i.name == member_instance(want.name, moved.to, want.live).name)
-    handoff = target.ours and source.ours and not options.drain
+    name = member_instance(want.name, moved.to, want.live).name
+    target = next((i for i in want.instances if i.name == name), None)  # None where it was scaled away since
+    handoff = target is not None and target.ours and source.ours and not options.drain
     # What it serves is its own share and the migrated part of the other's: of its connections give back that part.
-    own, given = want.home.count(target.instance.member), want.home.count(member) * moved.percent / 100
+    own, given = want.home.count(moved.to), want.home.count(member) * moved.percent / 100
     percent = round(100 * given / (own + given)) if handoff else 0
     return submit(
         context,
         want,
         options,
         verb="migrate",
-        words=f"give {source.name} its share back from {target.name}",
+        words=f"give {source.name} its share back from {name}",
         arguments={
-            "source": target.name,
+            "source": name,
             "member": member,
             "to": source.name,
             "percent": percent,
             "handoff": handoff,
             "share": f"{source.name} serves its own share again",
+            "before": asdict(moved),
         },
         change=lambda record: replace(record, moved={k: v for k, v in record.moved.items() if k != member}),
-        undo=f"portfleet migrate {want.name}/{source.name} {target.name} --share {moved.percent}%",
+        undo=f"portfleet migrate {want.name}/{source.name} {name} --share {moved.percent}%" if target else "",
     )
 
 

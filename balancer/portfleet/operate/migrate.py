@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
+from typing import Any
 
+from portfleet.journal import Moved, ServiceRecord
+from portfleet.model import member_instance
 from portfleet.operate.moving import hand_over, let_end, spread
 from portfleet.operate.task import OperationFailed, Task
 
 
 async def run(task: Task) -> str:
     """Arguments: source and to (instances), member (whose share it is), percent (of the source's connections),
-    handoff, share (in words, what holds then); remembered: count (how many are to move)."""
+    handoff, share (in words, what holds then), before (where the share was migrated, None for nowhere); remembered:
+    count (how many are to move)."""
     if task.operation.phase == "begin":
         there = sum((await task.connections(task.instances([task.arguments["source"]]))).values())
         task.enter("moving", count=there * int(task.arguments["percent"]) // 100)
@@ -19,7 +25,8 @@ async def run(task: Task) -> str:
     found = task.instances([task.arguments["source"]])
     target = next(i for i in want.instances if i.name == task.arguments["to"])
     if not found:
-        return f"{share}; connections on another box stay there until they end"
+        there = any(i.name == task.arguments["source"] for i in want.instances)
+        return f"{share}; connections on another box stay there until they end" if there else share
     source = found[0]
     if task.arguments["handoff"] and all_of_it:
         handed = await hand_over(task, [(source, [target])])
@@ -37,8 +44,17 @@ async def run(task: Task) -> str:
 
 
 async def undo(task: Task) -> str:
-    """Give the share back; connections stay where they are."""
-    member = task.arguments["member"]
-    task.change(lambda r: replace(r, moved={name: moved for name, moved in r.moved.items() if name != member}))
+    """Have the share served as it was before; connections stay where they are."""
+    member, before, want = task.arguments["member"], task.arguments["before"], task.want()
+    task.change(partial(_restored, member=member, before=before))
     task.point()
-    return f"{task.arguments['source']} has its share again; connections stay where they are"
+    owner = member_instance(want.name, member, want.live).name
+    if before is None:
+        return f"{owner} has its share again; connections stay where they are"
+    there = member_instance(want.name, before["to"], want.live).name
+    return f"{there} serves {before['percent']} % of {owner}'s share as before; connections stay where they are"
+
+
+def _restored(record: ServiceRecord, *, member: str, before: Mapping[str, Any] | None) -> ServiceRecord:
+    moved = {name: moved for name, moved in record.moved.items() if name != member}
+    return replace(record, moved=moved | {member: Moved(**before)} if before else moved)
