@@ -5,10 +5,11 @@ A process on the host kills one instance after the other and listens to the kern
 connections go elsewhere is the commit of the first transaction on our table after the kill, as nftables' own
 notification tells it; right after it, fresh connections from addresses whose home the dead instance is must be answered
 by others. Between the kill and the kernel's word of the death lies the process's own end, which waits for a processor
-like everything else; so both parts are shown. The restart begins when supervisord has a new child.
+like everything else; so both parts are shown. The restart begins when supervisord has a new child. None is killed
+before supervisord has it RUNNING: one that ends within startsecs it starts again a second later, on purpose.
 
-Prints a table, writes benchmarks/results/watch-crash.json, exits 1 when p50 is over 5 ms, p99 over 50 ms, the median
-restart began later than 20 ms after the kill, or a connect was refused.
+Prints a table, writes benchmarks/results/watch-crash.json, exits 1 when p50 is over 5 ms, p99 over 50 ms, the restart
+began later than 20 ms after the kill in more than one of a hundred, or a connect was refused.
 """
 
 import argparse
@@ -21,7 +22,7 @@ from benchmarks.lib.measure import save
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "tests"))
 
-from support.fleet_box import fleet_box
+from support.fleet_box import HOME, FleetBox, fleet_box
 from support.sandbox import client4, wait_for
 from support.watched import NAMED, load, pid_of, watch_status
 
@@ -61,6 +62,13 @@ def spread(values: list[float]) -> dict[str, float]:
     return {"p50": median(values), "p99": share(values, 0.99), "max": max(values)}
 
 
+def is_running(box: FleetBox, name: str) -> bool:
+    """Tell whether supervisord has a program RUNNING, as it has after startsecs."""
+    supervisorctl = str(Path(sys.executable).with_name("supervisorctl"))
+    command = (supervisorctl, "-c", f"{HOME}/lib/supervisord.conf", "status", name)
+    return "RUNNING" in box.boxes.host.run(*command, check=False).stdout
+
+
 def run(kills: int) -> dict[str, object]:
     """Kill ``kills`` times and give the times in seconds, and the clients' report."""
     elsewhere, restarts, told, wrong = [], [], [], 0
@@ -70,6 +78,7 @@ def run(kills: int) -> dict[str, object]:
             for number in range(kills):
                 name = f"echo-blue-{number % 4 + 1}"
                 wait_for("all serve", lambda: not (found := watch_status(box))["out"] and not found["pending"])
+                wait_for("it is RUNNING", lambda name=name: is_running(box, name))
                 pid, supervisord = str(box.status()[name]["pid"]), str(pid_of(box, "supervisord"))
                 said = json.loads(box.boxes.host.run(sys.executable, "-c", _KILL, pid, supervisord).stdout)
                 elsewhere.append(said[0])
@@ -108,12 +117,17 @@ def main() -> int:
     ):
         times = found[key]
         print(f"{words:<26}", *(f"{1000 * times[name]:>6.1f} ms" for name in ("p50", "p99", "max")))
+    met = {
+        f"elsewhere p50 ≤ {1000 * P50:.0f} ms": found["elsewhere"]["p50"] <= P50,
+        f"elsewhere p99 ≤ {1000 * P99:.0f} ms": found["elsewhere"]["p99"] <= P99,
+        f"restart begun p99 ≤ {1000 * RESTART:.0f} ms": found["restart"]["p99"] <= RESTART,
+    }
+    for target, good in met.items():
+        print(f"{target}: {'met' if good else 'MISSED'}")
     print("connects:", found["connects"])
     print("fresh connections after the commit without an answer:", found["unanswered_after_commit"])
     save("watch-crash", found)
-    good = found["elsewhere"]["p50"] <= P50 and found["elsewhere"]["p99"] <= P99
-    good = good and found["restart"]["p50"] <= RESTART
-    return 0 if good and not found["connects"]["refused"] and not found["unanswered_after_commit"] else 1
+    return 0 if all(met.values()) and not found["connects"]["refused"] and not found["unanswered_after_commit"] else 1
 
 
 if __name__ == "__main__":
