@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import math
-import zlib
 from collections.abc import Iterator
 from dataclasses import replace
 
 from portfleet.journal import MARK_LIMIT, ColourRecord, Journal, ServiceRecord
 from portfleet.kernel.changes import InstanceRule, ServiceRule, Sticky
-from portfleet.model import COLOURS, Colour, Fleet, Instance, Service, member_instance
+from portfleet.model import COLOURS, Colour, Fleet, Instance, Service, member_instance, seed_of
 from portfleet.paths import Paths
 from portfleet.pins import flatten
 from portfleet.program import make_program
@@ -50,10 +49,9 @@ def _record(service: Service, journal: Journal) -> tuple[ServiceRecord, tuple[st
     """Give the service's record, made anew where there is none, and what the plan has to say about it."""
     record = journal.services.get(service.name)
     if record is None:
-        # By name, so that a standby box with the same config renders the same table.
-        seed = zlib.crc32(service.name.encode()) & 0x7FFFFFFF
-        first = ColourRecord(release=service.release)
-        return ServiceRecord("blue", seed, (), colours={"blue": first}, config_release=service.release), ()
+        colours: dict[Colour, ColourRecord] = {"blue": ColourRecord(release=service.release)}
+        seed = seed_of(service.name)
+        return ServiceRecord("blue", seed, (), colours=colours, config_release=service.release), ()
     running = record.colours.get(record.live, ColourRecord()).release
     if service.release not in (record.config_release, running):
         return record, (f"release differs: {running} runs, {service.release} is configured: cutover needed",)

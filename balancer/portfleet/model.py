@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
@@ -150,6 +151,11 @@ class Instance:
     def member(self) -> str:
         """Its name in a home table, the same for both colours, so that green mirrors blue."""
         return str(self.number) if self.colour else f"remote-{self.number}"
+
+
+def seed_of(service: str) -> int:
+    """Give a new service's seed: by its name, so that a standby box with the same config renders the same table."""
+    return zlib.crc32(service.encode()) & 0x7FFFFFFF
 
 
 def parse_instance(name: str) -> Instance | None:

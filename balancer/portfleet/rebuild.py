@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 from portfleet.journal import ColourRecord, Journal, ServiceRecord
 from portfleet.kernel.changes import KernelState
-from portfleet.model import COLOURS, Colour, Fleet, Service, parse_instance
+from portfleet.model import COLOURS, Colour, Fleet, Service, parse_instance, seed_of
 
 
 def rebuild(fleet: Fleet, state: KernelState, programs: Iterable[str]) -> Journal:
@@ -26,7 +26,12 @@ def rebuild(fleet: Fleet, state: KernelState, programs: Iterable[str]) -> Journa
 
 def _record(service: Service, state: KernelState, programs: list[str]) -> ServiceRecord | None:
     rule, slots = state.services.get(service.name), state.slots.get(service.name, ())
-    if rule is None:
+    marks = {
+        name: found.mark
+        for name, found in state.instances.items()
+        if found and (instance := parse_instance(name)) and instance.service == service.name
+    }
+    if not any(slots) and not marks:
         return None
     owners = [parse_instance(name) if name else None for name in slots]
     members = tuple(owner.member if owner else None for owner in owners)
@@ -34,15 +39,10 @@ def _record(service: Service, state: KernelState, programs: list[str]) -> Servic
     votes = Counter(owner.colour for owner in owners if owner and owner.colour)
     votes += Counter(instance.colour for instance in up if instance.colour)
     live: Colour = max(COLOURS, key=lambda colour: votes[colour])
-    marks = {
-        name: found.mark
-        for name, found in state.instances.items()
-        if found and (instance := parse_instance(name)) and instance.service == service.name
-    }
     colours = {colour: ColourRecord(release=service.release) for colour in COLOURS if votes[colour] or colour == live}
     return ServiceRecord(
         live,
-        rule.seed,
+        rule.seed if rule else seed_of(service.name),  # in turn and at random there is none in the rules
         members if len(members) == service.slots else (),
         marks=marks,
         colours=colours,

@@ -94,18 +94,18 @@ def networks(elements: Iterable[Element], *, six: bool) -> Iterator[tuple[str, i
 
 
 def instance_rule(name: str, mark: int | None, chain: Chain) -> InstanceRule | None:
-    """Read an instance's port out of its chain, for a lost journal; None where it is not there."""
-    port = None
+    """Read an instance's port out of its chain, for a lost journal: 0 where it is not there; None without a mark."""
+    port = 0
     for kind, data in _expressions(chain):
         if kind == "immediate":
             value = attributes(attributes(data).get(_IMMEDIATE_DATA, b"")).get(_VALUE, b"")
             if len(value) >= 2:
                 port = struct.unpack("!H", value[:2])[0]  # redirect's is the last; a mark before it is overwritten
-    return InstanceRule(name, mark, port) if mark is not None and port else None
+    return InstanceRule(name, mark, port) if mark is not None else None
 
 
 def seed_and_slots(chain: Chain) -> tuple[int, int] | None:
-    """Read a service's seed and number of slots out of its chain, for a lost journal."""
+    """Read a service's seed and number of slots out of its chain, for a lost journal; None where it hashes nothing."""
     for kind, data in _expressions(chain):
         found = attributes(data)
         if kind == "hash" and _HASH_MODULUS in found:
