@@ -52,6 +52,9 @@ def _record(service: Service, journal: Journal) -> tuple[ServiceRecord, tuple[st
         colours: dict[Colour, ColourRecord] = {"blue": ColourRecord(release=service.release)}
         seed = seed_of(service.name)
         return ServiceRecord("blue", seed, (), colours=colours, config_release=service.release), ()
+    if record.instances is not None and record.config_instances != service.instances:
+        # The config's own number has changed since `scale`: it counts, also if it is the old one again some day.
+        record = replace(record, instances=None, config_instances=None)
     running = record.colours.get(record.live, ColourRecord()).release
     if service.release not in (record.config_release, running):
         return record, (f"release differs: {running} runs, {service.release} is configured: cutover needed",)
@@ -60,7 +63,7 @@ def _record(service: Service, journal: Journal) -> tuple[ServiceRecord, tuple[st
 
 def _scaled(service: Service, record: ServiceRecord) -> Service:
     """Give the service with the number of instances that `scale` asked for, until the config's own number changes."""
-    if record.instances is None or record.config_instances != service.instances:
+    if record.instances is None:
         return service
     return replace(service, instances=min(record.instances, service.most_instances))
 

@@ -263,7 +263,7 @@ class Executor:
 
     def _write(self, forget: tuple[str, ...]) -> None:
         def merge(journal: Journal) -> Journal:
-            for name in self.desired.services:
+            for name in self.desired.configured:
                 journal = journal.with_service(name, self.desired.journal.services[name])
             for name in forget:
                 journal = journal.without_service(name)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -11,6 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from portfleet import journal_file
 from portfleet import steps as s
 from portfleet.model import Fleet, parse_instance
 from portfleet.slots import count
@@ -250,3 +252,24 @@ def test_a_release_that_only_the_config_changed_waits_for_a_cutover(world: World
     _, plan = world.plan(fleet(ECHO + 'release = "v2"\n'))
     assert plan.steps == ()
     assert plan.notes == ("echo: release differs: v1 runs, v2 is configured: cutover needed",)
+
+
+def test_what_is_changed_of_a_service_that_is_down_is_written_once(world: World) -> None:
+    world.apply(fleet(ECHO))
+    down = replace(world.desired(fleet(ECHO)).journal.services["echo"], down="op since noon")
+    journal_file.update(world.paths.journal, lambda journal: journal.with_service("echo", down))
+    fewer = ECHO.replace("= 4", "= 3")
+    world.apply(fleet(fewer))
+    assert words(world, fewer) == []
+    assert world.desired(fleet(fewer)).configured["echo"].down == "op since noon"
+
+
+def test_another_number_in_the_config_ends_what_scale_asked_for_for_good(world: World) -> None:
+    world.apply(fleet(ECHO))
+    scaled = replace(world.desired(fleet(ECHO)).journal.services["echo"], instances=2, config_instances=4)
+    journal_file.update(world.paths.journal, lambda journal: journal.with_service("echo", scaled))
+    world.apply(fleet(ECHO))
+    assert count(world.slots()["echo"]).keys() == {"echo-blue-1", "echo-blue-2"}
+    world.apply(fleet(ECHO.replace("= 4", "= 3")))
+    world.apply(fleet(ECHO))
+    assert len(count(world.slots()["echo"])) == 4
