@@ -57,7 +57,7 @@ class Context:
             except OSError:
                 raise error from None
             first = error.message.splitlines()[0]
-            self.say(f"{first}; showing the config applied last (portfleet check tells what is wrong)")
+            self.say(f"{first}; going by the config applied last (portfleet check tells what is wrong)")
             return self._load(data, str(self.paths.applied))
 
     @cached_property

@@ -111,7 +111,17 @@ def _want(service: Service, record: ServiceRecord, paths: Paths, notes: tuple[st
         if (name := member_instance(service.name, member, record.live).name) in names
     }
     return ServiceWant(
-        service, record.live, record.home, rule, wants, running.release, notes, record.canary, record.moved, pins
+        service,
+        record.live,
+        record.home,
+        rule,
+        wants,
+        record,
+        running.release,
+        notes,
+        record.canary,
+        record.moved,
+        pins,
     )
 
 
@@ -149,5 +159,7 @@ def _instance_want(service: Service, instance: Instance, record: ServiceRecord, 
         control=str(paths.control(name, user=service.user)),
         log=str(paths.log_of(name)),
     )
-    wanted = serving if instance.colour == record.live or record.canary else Wanted.IDLE
+    # What is in maintenance stays down, live or idle.
+    live = instance.colour == record.live or record.canary or serving is Wanted.MAINTENANCE
+    wanted = serving if live else Wanted.IDLE
     return InstanceWant(instance, wanted, weight, rule, program)

@@ -61,11 +61,12 @@ class Executor:
             faults.point(f"after {words}")
 
     def lay_out(self) -> None:
-        """Write the file of every wanted program and of no other, for a supervisord that is about to start.
+        """Write the file of every program that is to run and of no other, for a supervisord that is about to start.
 
         Those that have outlived an earlier supervisord are set aside: it would start them a second time.
         """
-        programs = {**self.desired.programs, WATCHER: watch_program(self.paths, sys.executable)}
+        programs = {name: program for name, program in self.desired.programs.items() if name not in self._resting()}
+        programs[WATCHER] = watch_program(self.paths, sys.executable)
         for name in adopted.alive(self.paths.processes):
             programs.pop(name, None)
             adopted.set_aside(self.paths, [name])
@@ -243,9 +244,13 @@ class Executor:
         adopted.end(self.paths, names, supervisor=self.supervisor.pid(), seconds=seconds)
         for name in names:
             self._forget(name, seconds=seconds)
-            if name not in self.desired.programs:
+            if name not in self.desired.programs or name in self._resting():
                 (self.paths.programs / f"{name}.conf").unlink(missing_ok=True)
         self.supervisor.reload()
+
+    def _resting(self) -> frozenset[str]:
+        """Give who is in maintenance: no supervisord is to find a file of it and start it."""
+        return frozenset(want.name for want in self.desired.instances() if want.program and not want.startable)
 
     def _forget(self, name: str, *, seconds: float) -> None:
         deadline = self.clock() + seconds

@@ -167,7 +167,7 @@ def _starts(desired: Desired, observed: Observed) -> Iterator[s.Step]:
     missing, waiting, seconds = [], [], 0.0
     for want in desired.services.values():
         for instance in want.running:
-            if instance.program is None:
+            if not instance.startable:
                 continue
             seen = observed.seen(instance.name)
             # One that is not ready and runs another program than is wanted now loses nothing by a restart.
@@ -201,7 +201,7 @@ def _elsewhere(desired: Desired, observed: Observed) -> Iterator[s.Step]:
 
 def _rolling(want: ServiceWant, observed: Observed) -> Iterator[s.Step]:
     """Restart changed instances one at a time, each without slots while it is away."""
-    changed = [i for i in want.running if i.name in observed.outdated and observed.seen(i.name).ready]
+    changed = [i for i in want.running if _rolls(i, observed)]
     current = _left(want, observed)
     for instance in changed:
         out = frozenset({instance.name})
@@ -217,8 +217,13 @@ def _rolling(want: ServiceWant, observed: Observed) -> Iterator[s.Step]:
 
 def _slots(want: ServiceWant, observed: Observed) -> Iterator[s.Step]:
     current = _left(want, observed)
-    if not any(i.name in observed.outdated and observed.seen(i.name).ready for i in want.running):
+    if not any(_rolls(i, observed) for i in want.running):
         yield from _point(want, observed, current, out=observed.ejected)
+
+
+def _rolls(instance: InstanceWant, observed: Observed) -> bool:
+    """True where a process serves as it was wanted earlier, and is to be restarted for that."""
+    return instance.startable and instance.name in observed.outdated and observed.seen(instance.name).ready
 
 
 def _point(

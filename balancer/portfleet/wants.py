@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
-from portfleet.journal import Journal, Moved
+from portfleet.journal import Journal, Moved, ServiceRecord
 from portfleet.kernel.changes import InstanceRule, ServiceRule
 from portfleet.model import Colour, Instance, Service, is_our_daemon, member_instance, other, parse_instance
 from portfleet.program import Program
@@ -47,13 +47,18 @@ class InstanceWant:
         """True where it shall take new connections."""
         return self.wanted is Wanted.SERVING and self.weight > 0
 
+    @property
+    def startable(self) -> bool:
+        """True where its process is started by itself; one in maintenance waits for its operator."""
+        return self.program is not None and self.wanted is not Wanted.MAINTENANCE
+
 
 @dataclass(frozen=True)
 class ServiceWant:
     """One service as it shall be. ``instances`` are those of both colours and the remote ones.
 
     ``pins`` are {network: instance of the live colour}; the networks do not overlap. ``down``: by whom it was taken
-    down and since when; then nothing of it shall be there.
+    down and since when; then nothing of it shall be there. ``record`` is what of the journal this was made of.
     """
 
     service: Service
@@ -61,6 +66,7 @@ class ServiceWant:
     home: Table
     rule: ServiceRule
     instances: tuple[InstanceWant, ...]
+    record: ServiceRecord
     release: str | None
     notes: tuple[str, ...] = ()
     canary: int = 0
@@ -90,7 +96,7 @@ class ServiceWant:
         """Give the instance each slot shall point to while the instances named in ``out`` cannot serve.
 
         ``current`` is what the kernel has (instances per slot, empty for nothing yet). With nobody left to serve the
-        result is ``current``: the last state is kept.
+        result is ``current``: the last state is kept; but where nobody is even to serve, the slots point nowhere.
         """
         serving = {w.name for w in self.instances if w.takes and w.name not in out}
         weights = {
@@ -99,7 +105,7 @@ class ServiceWant:
             if w.instance.colour in (self.live, None) and (w.name in serving or self._stand_in(w.instance, serving))
         }
         if not weights:
-            return current
+            return current if any(w.takes for w in self.instances) else (None,) * len(current)
         members = {name: _member(name) for name in set(current)}
         before = [members[name] for name in current[: len(self.home)]]
         before += [None] * (len(self.home) - len(before))

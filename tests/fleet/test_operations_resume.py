@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import pytest
 
 from support.fleet_box import FleetBox
-from support.operated import die_at, died, history, in_background, operated, phase, reboot, slots
+from support.operated import cancelled, die_at, died, history, in_background, operated, phase, reboot, slots
 from support.sandbox import wait_for
 from support.watched import load
 
@@ -119,13 +119,6 @@ def test_the_machine_reboots_in_the_middle() -> None:
             assert {name.split("-")[1] for name in slots(box)} == {colour}, (words, slots(box))
         box.settled()
         assert slots(box) == {"echo-blue-1": 2048, "echo-blue-2": 2048}
-
-
-def cancelled(box: FleetBox, words: tuple[str, ...], while_in: str) -> str:
-    """Begin a verb, cancel it when it is in the phase ``while_in``, and give what came of it."""
-    box.portfleet(*words, "--no-wait")
-    wait_for(f"{words} is in {while_in}", lambda: phase(box).startswith(while_in))
-    return box.portfleet("cancel", "echo").stdout
 
 
 def test_each_verb_can_be_cancelled_and_is_undone() -> None:

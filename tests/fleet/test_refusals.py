@@ -128,7 +128,7 @@ def test_no_config_at_all(empty: FleetBox) -> None:
 def test_while_the_config_is_broken_status_shows_the_one_applied_last(running: FleetBox) -> None:
     running.write("[service.echo\n")
     said = running.portfleet("status", "--json")
-    assert "showing the config applied last" in said.stderr
+    assert "going by the config applied last" in said.stderr
     assert json.loads(said.stdout)["services"][0]["instances"][0]["state"] == "ready"
     assert running.explain("echo", [client4(1), client4(2)]) == dict.fromkeys([client4(1), client4(2)], "echo-blue-1")
 

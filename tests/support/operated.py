@@ -66,6 +66,13 @@ def phase(box: FleetBox) -> str:
     return str(running[0]["phase"]) if running else ""
 
 
+def cancelled(box: FleetBox, words: tuple[str, ...], while_in: str) -> str:
+    """Begin a verb, cancel it when it is in the phase ``while_in``, and give what came of it."""
+    box.portfleet(*words, "--no-wait")
+    wait_for(f"{words} is in {while_in}", lambda: phase(box).startswith(while_in))
+    return box.portfleet("cancel", "echo").stdout
+
+
 def in_background(box: FleetBox, *words: str) -> subprocess.Popen[str]:
     """Start a verb and give its process; who starts it waits for it."""
     return box.boxes.host.popen(PORTFLEET, "--home", HOME, *words)

@@ -4,83 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import fcntl
-import io
-from dataclasses import replace
 from pathlib import Path
 
-from portfleet import journal_file, locks, outset
-from portfleet.errors import Exit, PortfleetError
+from portfleet import locks, outset
 from portfleet.execute import Executor
-from portfleet.journal import ColourRecord, Journal
-from portfleet.kernel.changes import PointSlots, Transaction
-from portfleet.watch.ejector import Ejector, fresh
-from portfleet.watch.judge import Judge
-from portfleet.watch.log import Log
-from portfleet.watch.roster import Roster
-from support.fake_kernel import FakeKernel
-from support.fake_world import World
-from support.fleets import ECHO, fleet
-
-
-class Refusing(FakeKernel):
-    """A kernel that refuses the next ``times`` transactions, as one that is short of memory does."""
-
-    times = 0
-
-    def run(self, transaction: Transaction) -> None:
-        if self.times:
-            self.times -= 1
-            raise PortfleetError("cannot allocate memory", code=Exit.KERNEL)
-        super().run(transaction)
-
-
-class Watched:
-    """A fleet that serves, with the parts of a watcher that decide; made within a running loop."""
-
-    def __init__(self, directory: Path) -> None:
-        self.kernel = Refusing()
-        self.world = world = World(directory, kernel=self.kernel)
-        self.paths = world.paths
-        self.paths.applied.write_text(ECHO)
-        world.apply(fleet())
-        self.log, self.roster = io.StringIO(), Roster(self.paths)
-        log = Log(as_json=False, file=self.log)
-        self.ejector = Ejector(
-            kernel=self.kernel, paths=self.paths, latest=self.roster.latest, forget_half_open=lambda _: None, log=log
-        )
-        self.judge = Judge(roster=self.roster, ejector=self.ejector, log=log, blind=str)
-        self.roster.changed = self.judge.reloaded
-        self.roster.reload()
-        self.kernel.log.clear()
-
-    def change(self, **changes: object) -> None:
-        """Change the journal's record of echo, as a command does."""
-
-        def changed(journal: Journal) -> Journal:
-            return journal.with_service("echo", replace(journal.services["echo"], **changes))  # type: ignore[arg-type] # by name
-
-        journal_file.update(self.paths.journal, changed)
-
-    def slots(self) -> dict[str, int]:
-        owners = self.kernel.read_slots("echo")
-        return {name: owners.count(name) for name in {*owners} if name}
-
-    def moves(self) -> list[Transaction]:
-        """Give the transactions since the begin that moved slots."""
-        return [done for done in self.kernel.log if any(isinstance(change, PointSlots) for change in done)]
+from portfleet.journal import ColourRecord
+from portfleet.watch.ejector import fresh
+from support.fake_watched import Watched, run
+from support.fleets import fleet
 
 
 def names(colour: str) -> list[str]:
     return [f"echo-{colour}-{number}" for number in range(1, 5)]
-
-
-def run(tmp_path: Path, test) -> None:  # type: ignore[no-untyped-def] # a coroutine function of one argument
-    """Run ``test`` on a fleet that serves."""
-
-    async def main() -> None:
-        await test(Watched(tmp_path))
-
-    asyncio.run(main())
 
 
 def test_all_that_were_found_ready_get_their_slots_at_once_though_the_journal_has_just_changed(tmp_path: Path) -> None:

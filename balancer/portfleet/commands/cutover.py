@@ -11,18 +11,19 @@ from __future__ import annotations
 import argparse
 import shlex
 from dataclasses import asdict, replace
-from pathlib import Path
 
 from portfleet.clock import now
 from portfleet.context import Context
 from portfleet.errors import Exit, PortfleetError
 from portfleet.expand import placeholders
 from portfleet.journal import ColourRecord, ServiceRecord
-from portfleet.machine import find_command
+from portfleet.machine import find_command, has_path
 from portfleet.model import Colour, Service, is_our_daemon, other
 from portfleet.operate import options as read
-from portfleet.operate.submit import add_options, already, record_of, service_want, submit
-from portfleet.program import release_path
+from portfleet.operate.drain import asked_of, without
+from portfleet.operate.submit import add_options, already, service_want, submit
+from portfleet.program import refuse_unusable, release_path
+from portfleet.wants import ServiceWant
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -48,10 +49,10 @@ def add_cutover_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace, context: Context) -> Exit:
-    want, record = service_want(context, options.service), record_of(context, options.service)
-    service = want.service
-    release = options.release or context.service(context.fleet, service.name).release
-    command = tuple(shlex.split(options.command)) if options.command else None
+    want = service_want(context, options.service)
+    service, record = want.service, want.record
+    release = options.release or _configured(context, service.name).release
+    command = _split(options.command) if options.command else None
     live = record.colours.get(want.live, ColourRecord())
     if (release, command) == (live.release, live.command) and not options.force:
         words = f"{want.live} already runs {release or 'this command'} since {live.since or 'its start'}"
@@ -63,12 +64,14 @@ def run(options: argparse.Namespace, context: Context) -> Exit:
         canary = {"steps": [p for p in steps if p < 100] or [options.canary], "every": options.every}
         canary |= {"max_errors": options.max_errors, "max_p99": options.max_p99}
     words = f"cut over {service.name} to {other(want.live)}" + (f", release {release}" if release else "")
-    return begin(options, context, words=words, verb="cutover", new=ColourRecord(release, command), canary=canary)
+    new = ColourRecord(release, command)
+    return begin(options, context, want, words=words, verb="cutover", new=new, canary=canary)
 
 
 def begin(
     options: argparse.Namespace,
     context: Context,
+    want: ServiceWant,
     *,
     words: str,
     verb: str,
@@ -76,17 +79,25 @@ def begin(
     canary: dict[str, object] | None,
 ) -> Exit:
     """Begin to make the idle colour live with ``new``."""
-    want, record = service_want(context, options.service), record_of(context, options.service)
     colour: Colour = other(want.live)
-    before = record.colours.get(colour)
-    runs = before is not None and not before.stopped and (before.release, before.command) == (new.release, new.command)
-    fresh = verb == "cutover" or not runs
+    names = [i.name for i in want.of(colour)]
+    before = want.record.colours.get(colour)
+    same = verb == "rollback" and before is not None and (before.release, before.command) == (new.release, new.command)
+    fresh = not same or before is None or before.stopped
+    asked = asked_of(want.record, names)
     if fresh:
         _refuse_connections(context, options.service, colour)
+    if same and not [i for i in want.of(colour) if i.name not in asked and i.weight > 0]:
+        raise PortfleetError(
+            f"nobody of {colour} would serve: {', '.join(asked)} are drained or in maintenance",
+            hint=f"portfleet undrain {want.name}/{names[0]}",
+        )
 
     def change(record: ServiceRecord) -> ServiceRecord:
         started = replace(new, since=now(), stopped=False, keep_until=None)
-        return replace(record, colours={**record.colours, colour: started})
+        # What was asked of instances was asked of the release they ran.
+        asks = record.asked if same else without(record, set(names)).asked
+        return replace(record, colours={**record.colours, colour: started}, asked=asks)
 
     ours = is_our_daemon(new.command or want.service.command)
     able = ours and all(i.ours for i in want.instances if i.takes and i.program is not None)
@@ -95,13 +106,13 @@ def begin(
             f"the daemons of {want.name} cannot both hand off connections", hint="--drain", code=Exit.USAGE
         )
     handoff = able if options.handoff is None else options.handoff
-    owned = [i.name for i in want.instances if i.instance.colour == colour]
     arguments = {
         "colour": colour,
         "before": asdict(before) if before else None,
         "fresh": fresh,
-        "config_release": context.service(context.fleet, want.name).release,
-        "config_release_before": record.config_release,
+        "asked": asked,
+        "config_release": _configured(context, want.name).release,
+        "config_release_before": want.record.config_release,
         "keep": options.keep,
         "handoff": handoff,
         "canary": canary,
@@ -116,17 +127,33 @@ def begin(
         change=change,
         becomes=lambda record: replace(change(record), live=colour),
         point=False,
-        owned=owned,
+        owned=names,
         undo=f"portfleet rollback {want.name}",
     )
+
+
+def _configured(context: Context, name: str) -> Service:
+    """Give a service as it is configured; a config that is broken, or without it, holds nothing up that was applied."""
+    return context.serving_fleet.services.get(name) or context.applied_fleet.services[name]
+
+
+def _split(command: str) -> tuple[str, ...]:
+    try:
+        words = shlex.split(command)
+    except ValueError as error:
+        raise PortfleetError(f"--command: {error}", hint="quote it as for a shell", code=Exit.USAGE) from None
+    if not words:
+        raise PortfleetError("--command is empty", hint="leave it out to keep the command", code=Exit.USAGE)
+    return tuple(words)
 
 
 def _check(service: Service, release: str | None, command: tuple[str, ...] | None) -> None:
     texts = [*(command or service.command), service.directory or "", *service.environment.values()]
     if release is None and "release" in placeholders(texts):
         raise PortfleetError(f"{service.name} needs a release", hint="cutover --release R", code=Exit.USAGE)
+    refuse_unusable(service, release=release, command=command or service.command)
     path = release_path(service, release)
-    if path.startswith("/") and not Path(path).exists():
+    if path.startswith("/") and not has_path(path):
         raise PortfleetError(f"release {path} does not exist", hint="ship it there first", code=Exit.USAGE)
     if command is not None and not find_command(command[0]):
         raise PortfleetError(f'"{command[0]}" is not found', hint="give its absolute path", code=Exit.USAGE)

@@ -14,8 +14,9 @@ from portfleet.context import Context
 from portfleet.errors import Exit, PortfleetError
 from portfleet.journal import Asked, ServiceRecord
 from portfleet.locks import operator
+from portfleet.operate.drain import asked_of
 from portfleet.operate.options import duration, rate
-from portfleet.operate.submit import add_options, already, record_of, submit, targets
+from portfleet.operate.submit import add_options, already, serving, submit, targets
 from portfleet.wants import InstanceWant, ServiceWant
 
 
@@ -45,23 +46,20 @@ def begin(
     options: argparse.Namespace, context: Context, want: ServiceWant, instances: list[InstanceWant], *, wanted: str
 ) -> Exit:
     """Begin a drain that ends in ``wanted``: "drained" or "maintenance"."""
-    names = [i.name for i in instances]
-    asked = record_of(context, want.name).asked
-    there = {name: asked[name].since for name in names if name in asked and asked[name].wanted == wanted}
-    if len(there) == len(names):
-        words = "; ".join(f"{name} is already {wanted} since {since}" for name, since in there.items())
+    # Who is in maintenance is drained already, and more than that.
+    asked = {name: entry for name, entry in want.record.asked.items() if entry.wanted in (wanted, "maintenance")}
+    there, names = [i.name for i in instances if i.name in asked], [i.name for i in instances if i.name not in asked]
+    if not names:
+        words = "; ".join(f"{name} is already {asked[name].wanted} since {asked[name].since}" for name in there)
         return already(context, options.verb, want.name, words)
-    left = [i.name for i in want.instances if i.takes and i.name not in names]
-    serve = [i for i in want.instances if i.takes]
-    if serve and not left and not options.force:
-        raise PortfleetError(
-            f"nobody would be left to serve {want.name}", hint="--force does it all the same", code=Exit.FAILED
-        )
+    left = [i.name for i in serving(context, want) if i.name not in names]
+    if not left:
+        _refuse_last(want, names, force=options.force)
     if options.handoff and not left:
         raise PortfleetError(
             f"nobody would be left to take the connections of {want.name}", hint="drain with --rate N", code=Exit.USAGE
         )
-    if options.handoff and not all(i.ours for i in instances if i.program is not None):
+    if options.handoff and not all(i.ours for i in instances if i.program is not None and i.name in names):
         raise PortfleetError(
             f"the daemon of {want.name} cannot hand off connections", hint="drain with --rate N", code=Exit.USAGE
         )
@@ -83,7 +81,21 @@ def begin(
             "deadline": options.deadline if options.deadline is not None else want.service.drain.deadline,
             "then": options.then or want.service.drain.then,
             "stop": wanted == "maintenance",
+            "asked": asked_of(want.record, names),
         },
         change=change,
         undo=f"portfleet undrain {options.target}",
     )
+
+
+def _refuse_last(want: ServiceWant, names: list[str], *, force: bool) -> None:
+    """Refuse to drain ``names``, besides whom nobody serves, unless that is asked for and nobody else shall serve."""
+    takes = [i.name for i in want.instances if i.takes]
+    out = [name for name in takes if name not in names]
+    if out:  # the kernel's slots are left where they are as long as somebody may come back: no drain would be one
+        raise PortfleetError(
+            f"nobody would be left to serve {want.name}: {', '.join(out)} {'is' if len(out) == 1 else 'are'} out",
+            hint=f"wait for them (portfleet status {want.name}), or drain all of {want.name} with --force",
+        )
+    if takes and not force:
+        raise PortfleetError(f"nobody would be left to serve {want.name}", hint="--force does it all the same")

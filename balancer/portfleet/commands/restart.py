@@ -9,7 +9,8 @@ import argparse
 
 from portfleet.context import Context
 from portfleet.errors import Exit, PortfleetError
-from portfleet.operate.submit import add_options, refuse_busy, submit, targets
+from portfleet.operate.drain import asked_of
+from portfleet.operate.submit import add_options, refuse_busy, serving, submit, targets
 from portfleet.states import Wanted
 
 
@@ -25,15 +26,16 @@ def run(options: argparse.Namespace, context: Context) -> Exit:
         refuse_busy(context, want.name)
     instances = [i for i in found if i.program is not None and i.wanted is not Wanted.MAINTENANCE]
     names = [i.name for i in instances]
-    serving = [i for i in want.instances if i.takes]
+    serve = {i.name for i in serving(context, want)}
     at_once = min(options.max_unavailable, len(names))
     if not names:
         raise PortfleetError(
             f"{options.target} has no process to restart", hint=f"portfleet undrain {options.target}", code=Exit.USAGE
         )
-    if at_once < 1 or not [i for i in serving if i.name not in names[:at_once]] or len(serving) <= at_once:
+    batches = [names[first : first + at_once] for first in range(0, len(names), max(1, at_once))]
+    if at_once < 1 or (serve and any(serve <= {*batch} for batch in batches)):
         raise PortfleetError(
-            f"{len(serving)} instances serve; {at_once} at a time would leave nobody",
+            f"{len(serve)} instances serve; {at_once} at a time would leave nobody",
             hint=f"portfleet cutover {want.name} --force restarts all without a gap",
             code=Exit.USAGE,
         )
@@ -43,6 +45,11 @@ def run(options: argparse.Namespace, context: Context) -> Exit:
         options,
         verb="restart",
         words=f"restart {', '.join(names)}, {at_once} at a time",
-        arguments={"instances": names, "at_once": at_once, "handoff": all(i.ours for i in instances)},
+        arguments={
+            "instances": names,
+            "at_once": at_once,
+            "handoff": all(i.ours for i in instances),
+            "asked": asked_of(want.record, names),
+        },
         point=False,
     )

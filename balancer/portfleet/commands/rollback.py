@@ -13,7 +13,7 @@ from portfleet.context import Context
 from portfleet.errors import Exit, PortfleetError
 from portfleet.journal import ColourRecord
 from portfleet.model import other
-from portfleet.operate.submit import add_options, already, record_of, service_want
+from portfleet.operate.submit import add_options, already, service_want
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -24,8 +24,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace, context: Context) -> Exit:
-    want, record = service_want(context, options.service), record_of(context, options.service)
-    colour = other(want.live)
+    want = service_want(context, options.service)
+    colour, record = other(want.live), want.record
     before = record.colours.get(colour)
     if options.to is not None:
         before = _at(context, want.name, options.to)
@@ -40,7 +40,8 @@ def run(options: argparse.Namespace, context: Context) -> Exit:
             code=Exit.USAGE,
         )
     words = f"roll {want.name} back to {colour}" + (f", release {before.release}" if before.release else "")
-    return begin(options, context, words=words, verb="rollback", new=replace(before, since=None), canary=None)
+    new = replace(before, since=None)
+    return begin(options, context, want, words=words, verb="rollback", new=new, canary=None)
 
 
 def _at(context: Context, service: str, number: int) -> ColourRecord:

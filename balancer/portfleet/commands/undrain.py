@@ -1,11 +1,12 @@
 """Let drained instances and those in maintenance serve again, started first where they were stopped.
 
-A drain that is still running on them is cancelled. Slots come back when the instance is ready.
+A drain that is still running on one of them is cancelled. Slots come back when the instance is ready.
 """
 
 from __future__ import annotations
 
 import argparse
+from functools import partial
 
 from portfleet import journal_file
 from portfleet.commands import cancel
@@ -13,7 +14,7 @@ from portfleet.context import Context
 from portfleet.errors import Exit
 from portfleet.journal import Journal
 from portfleet.operate.drain import without
-from portfleet.operate.submit import add_options, already, record_of, submit, targets
+from portfleet.operate.submit import add_options, already, submit, targets
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -23,14 +24,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace, context: Context) -> Exit:
     want, instances = targets(context, options.target)
-    asked = record_of(context, want.name).asked
-    names = [i.name for i in instances if i.name in asked]
+    names = [i.name for i in instances if i.name in want.record.asked]
     if not names:
         return already(context, "undrain", want.name, f"{options.target} already serves: nothing is drained there")
     running = (journal_file.read(context.paths.journal) or Journal()).running(want.name)
     draining = set(running.arguments["instances"]) if running and running.verb in ("drain", "maint") else set()
     if running and draining and draining <= set(names) and not options.dry_run:
-        return cancel.begin(context, running.number, wait=options.wait)
+        let_in = partial(_let_in, service=want.name, names=frozenset(names))
+        return cancel.begin(context, running.number, wait=options.wait, also=let_in)
     return submit(
         context,
         want,
@@ -43,3 +44,8 @@ def run(options: argparse.Namespace, context: Context) -> Exit:
         owned=names,
         undo=f"portfleet drain {options.target}",
     )
+
+
+def _let_in(journal: Journal, *, service: str, names: frozenset[str]) -> Journal:
+    """Give a journal that asks nothing of ``names``; the watcher lets in those that were drained earlier."""
+    return journal.with_service(service, without(journal.services[service], set(names)))

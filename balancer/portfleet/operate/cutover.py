@@ -17,15 +17,15 @@ from typing import Any
 
 from portfleet.clock import stamp
 from portfleet.errors import Exit
-from portfleet.journal import ColourRecord, ServiceRecord
+from portfleet.journal import Asked, ColourRecord, ServiceRecord
 from portfleet.last_words import last_exit, last_lines
 from portfleet.model import Colour, other
 from portfleet.operate import canary
 from portfleet.operate.moving import Handed, hand_over, let_end, spread
 from portfleet.operate.releases import outlived
 from portfleet.operate.stopping import stop
-from portfleet.operate.task import OperationFailed, Task, hangs, running
-from portfleet.wants import InstanceWant, ServiceWant
+from portfleet.operate.task import OperationFailed, Task, TooLate, hangs, running
+from portfleet.wants import InstanceWant
 
 #: Seconds for the first connections that were handed off to ask something.
 _TASTE = 0.3
@@ -34,8 +34,9 @@ _TASTE = 0.3
 async def run(task: Task) -> str:
     """Make the other colour live. The journal is changed before processes are stopped: it says what is to run.
 
-    Arguments: colour (the one that becomes live), before (its record to go back to), fresh (its processes are started
-    anew also where they run already), keep (seconds), handoff, config_release, canary ({"steps": [per cent …],
+    Arguments: colour (the one that becomes live), before (its record to go back to), asked (what was asked of its
+    instances), fresh (its processes are started anew also where they run already), keep (seconds), handoff,
+    config_release, config_release_before, canary ({"steps": [per cent …],
     "every", "max_errors", "max_p99"} or None); remembered: step, took ({phase: seconds}), moved.
     """
     colour: Colour = task.arguments["colour"]
@@ -60,10 +61,16 @@ async def run(task: Task) -> str:
 
 
 async def undo(task: Task) -> str:
-    """Give up: before the switch the idle colour is ended; after it everything goes back to the old one."""
+    """Give up: before the switch the idle colour is ended; after it everything goes back to the old one.
+
+    Raises TooLate where the old colour is not kept and was stopped already.
+    """
     colour: Colour = task.arguments["colour"]
     old = other(colour)
     if task.want().live == colour:
+        if task.want().record.colours.get(old, ColourRecord()).stopped:
+            await stop(task, [i.name for i in task.want().of(old)])
+            raise TooLate(f"{_words(task, colour)}; {old} was stopped already")
         release = task.arguments["config_release_before"]
         task.change(lambda record: replace(record, live=old, config_release=release))
     task.change(lambda record: replace(record, canary=0))
@@ -72,36 +79,39 @@ async def undo(task: Task) -> str:
     there = [i for i in want.of(colour) if i.program is not None]
     words = f"{old} serves"
     if all(i.ours for i in there):
-        handed = await hand_over(task, [(i, [receiver]) for i in there if (receiver := counterpart(want, i)).takes])
+        handed = await hand_over(task, [(i, heirs(task, i)) for i in there])
         words += f"; {handed.words()}" if handed.moved or handed.left else ""
         hung = [i.name for i in there if i.name in running(task.paths) and await asyncio.to_thread(hangs, i)]
+        left = await task.connections(i for i in there if i.name not in hung)
         if hung:
             words += f"; {', '.join(hung)} did not answer and lost what had moved there"
-        elif handed.left:  # never dropped: they end by themselves, then the colour is stopped
+        if any(left.values()):  # never dropped: they end by themselves, then the colour is stopped
             task.change(lambda record: _kept(record, colour, 0))
             return f"{words}; they stay with {colour} until they end"
     else:
         await let_end(task, there, rate=want.service.drain.rate, deadline=want.service.drain.deadline, then="evict")
-    before = task.arguments["before"]
+    before, asked = task.arguments["before"], task.arguments["asked"]
     names = [i.name for i in want.of(colour)]
     task.enter("stopping", owned=names)
-    task.change(lambda record: _restored(record, colour, before))
+    task.change(lambda record: _restored(record, colour, before, asked))
     await stop(task, names)
     return words
 
 
-def counterpart(want: ServiceWant, instance: InstanceWant) -> InstanceWant:
-    """Give the instance of the other colour with the same number."""
-    return next(
-        i
-        for i in want.instances
-        if i.instance.number == instance.instance.number and i.instance.colour not in (None, instance.instance.colour)
-    )
+def heirs(task: Task, instance: InstanceWant) -> list[InstanceWant]:
+    """Give who of the other colour gets the connections of ``instance``: its counterpart, or all where that is drained.
+
+    Nobody where all of that colour are drained, in maintenance or out.
+    """
+    mine = instance.instance
+    others = [i for i in task.want().instances if i.instance.colour not in (None, mine.colour)]
+    there = [i for i in others if i.takes and task.ejector.serves(i.name)]
+    return [i for i in there if i.instance.number == mine.number] or there
 
 
 async def _start(task: Task, colour: Colour) -> None:
-    instances = [i for i in task.want().of(colour) if i.instance.number <= task.want().service.instances]
-    names = [i.name for i in instances]
+    most = task.want().service.instances
+    names = [i.name for i in task.want().of(colour) if i.startable and i.instance.number <= most]
     task.enter("begin", owned=names)
     if task.arguments["fresh"]:
         await stop(task, names)
@@ -139,25 +149,26 @@ async def _move(task: Task, colour: Colour) -> tuple[str, int]:
     want = task.want()
     olds = [i for i in want.of(other(colour)) if i.program is not None]
     if task.arguments["handoff"]:
-        return await _hand_off(task, [(old, counterpart(want, old)) for old in olds])
+        return await _hand_off(task, [(old, heirs(task, old)) for old in olds])
     policy = want.service.drain
     ended = await let_end(task, olds, rate=policy.rate, deadline=policy.deadline, then=policy.then)
     return f"{ended:,} connections of {other(colour)} were drained", 0
 
 
-async def _hand_off(task: Task, pairs: list[tuple[InstanceWant, InstanceWant]]) -> tuple[str, int]:
+async def _hand_off(task: Task, pairs: list[tuple[InstanceWant, list[InstanceWant]]]) -> tuple[str, int]:
     """Hand everything over, one connection to each new instance first: it may hang on its first request."""
     counts = await task.connections(old for old, _ in pairs)
+    receivers = list({new.name: new for _, news in pairs for new in news}.values())
     first = 0
-    for old, new in pairs:
+    for old, news in pairs:
         if counts[old.name]:
-            first += (await spread(task, old, [new], 1))[0]
+            first += (await spread(task, old, news, 1))[0]
     await task.pause(_TASTE if first else 0)
-    await _refuse_hanging([new for _, new in pairs])
-    handed: Handed = await hand_over(task, [(old, [new]) for old, new in pairs])
+    await _refuse_hanging(receivers)
+    handed: Handed = await hand_over(task, pairs)
     handed = replace(handed, moved=handed.moved + first)
     if handed.left:
-        await _refuse_hanging([new for _, new in pairs])
+        await _refuse_hanging(receivers)
     return handed.words(), handed.left
 
 
@@ -170,8 +181,7 @@ async def _refuse_hanging(news: list[InstanceWant]) -> None:
 async def _keep(task: Task, colour: Colour) -> str:
     old, keep, left = other(colour), float(task.arguments["keep"]), int(task.arguments["left"])
     want = task.want()
-    words = f"{want.name} is live on {colour}" + (f", release {want.release}" if want.release else "")
-    words += f"; {task.arguments['moved']}"
+    words = f"{_words(task, colour)}; {task.arguments['moved']}"
     if left:
         task.change(lambda record: _kept(record, old, keep))
         raise OperationFailed(f"{words}; those stay with {old} until they end, then it can be stopped", settled=True)
@@ -185,6 +195,11 @@ async def _keep(task: Task, colour: Colour) -> str:
     took = ", ".join(f"{phase} {seconds:.2f} s" for phase, seconds in task.arguments["took"].items())
     gone = outlived(task.paths, task.want())
     return f"{words} ({took})" + (f"; older than keep_releases, can be removed: {', '.join(gone)}" if gone else "")
+
+
+def _words(task: Task, colour: Colour) -> str:
+    release = task.want().release
+    return f"{task.want().name} is live on {colour}" + (f", release {release}" if release else "")
 
 
 def _took(task: Task, phase: str, began: float) -> dict[str, float]:
@@ -210,10 +225,13 @@ def _stopped(record: ServiceRecord, colour: Colour) -> ServiceRecord:
     return replace(record, colours={**record.colours, colour: idle})
 
 
-def _restored(record: ServiceRecord, colour: Colour, before: dict[str, Any] | None) -> ServiceRecord:
-    """Give the record with what ``colour`` ran before, stopped; without it where it had never run."""
+def _restored(
+    record: ServiceRecord, colour: Colour, before: dict[str, Any] | None, asked: dict[str, dict[str, Any]]
+) -> ServiceRecord:
+    """Give the record with what ``colour`` ran before, stopped, and ``asked``; without it where it had never run."""
     colours = {name: value for name, value in record.colours.items() if name != colour}
     if before is not None:
         command = tuple(before["command"]) if before["command"] else None
         colours[colour] = replace(ColourRecord(**{**before, "command": command}), stopped=True, keep_until=None)
-    return replace(record, colours=colours)
+    asks = {name: Asked(**entry) for name, entry in asked.items()}
+    return replace(record, colours=colours, asked={**record.asked, **asks})

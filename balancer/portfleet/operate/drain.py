@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Collection, Mapping
+from dataclasses import asdict, replace
+from functools import partial
+from typing import Any
 
-from portfleet.journal import ServiceRecord
+from portfleet.journal import Asked, ServiceRecord
 from portfleet.operate.moving import Handed, hand_over, let_end
 from portfleet.operate.stopping import stop
 from portfleet.operate.task import Task
+from portfleet.states import Wanted
 
 
 async def run(task: Task) -> str:
-    """Arguments: instances, rate, handoff, deadline, then, stop (maintenance: the process is stopped when drained).
+    """Arguments: instances, rate, handoff, deadline, then, stop (maintenance: the process is stopped when drained),
+    asked (what was asked of them before).
 
     Remembered: handed (how many were handed off).
     """
@@ -43,14 +48,35 @@ async def run(task: Task) -> str:
 
 
 async def undo(task: Task) -> str:
-    """Let the instances serve again."""
-    names = [i.name for i in task.instances(task.arguments["instances"])]
-    task.change(lambda record: without(record, set(names)))
-    failed = await task.start(names)
-    task.point(ready=set(names) - failed.keys())
+    """Go back to what was asked of the instances before."""
+    failed = await put_back(task)
     if failed:
         return "; ".join(f"{name} is to serve again, but: {reason}" for name, reason in failed.items())
-    return f"{', '.join(names)} serves again"
+    names: list[str] = task.arguments["instances"]
+    back = [i.name for i in task.want().instances if i.name in names and i.takes]
+    words = [f"{', '.join(back)} serves again"] if back else []
+    return "; ".join(words + [f"{name} is drained as before" for name in names if name not in back])
+
+
+async def put_back(task: Task) -> dict[str, str]:
+    """Ask of the operation's instances what was asked before it; gives {name: why not} for those not ready then."""
+    names: list[str] = task.arguments["instances"]
+    task.change(partial(restored, names=names, asked=task.arguments["asked"]))
+    back = [i.name for i in task.want().running if i.name in names and i.wanted is not Wanted.MAINTENANCE]
+    failed = await task.start(back)
+    task.point(ready=set(back) - failed.keys())
+    return failed
+
+
+def asked_of(record: ServiceRecord, names: Collection[str]) -> dict[str, dict[str, Any]]:
+    """Give what is asked of ``names``, for an operation to remember."""
+    return {name: asdict(asked) for name, asked in record.asked.items() if name in names}
+
+
+def restored(record: ServiceRecord, *, names: Collection[str], asked: Mapping[str, Mapping[str, Any]]) -> ServiceRecord:
+    """Give the record in which of ``names`` is ``asked`` what was before; whom an undrain has let in stays in."""
+    back = {name: Asked(**asked[name]) for name in names if name in asked and name in record.asked}
+    return replace(record, asked={**without(record, set(names)).asked, **back})
 
 
 def without(record: ServiceRecord, names: set[str]) -> ServiceRecord:

@@ -18,7 +18,7 @@ from portfleet.clock import now
 from portfleet.errors import Exit, PortfleetError
 from portfleet.journal import STAYS, ColourRecord, HistoryEntry, Journal, Operation
 from portfleet.operate.keep import end_expired
-from portfleet.operate.task import Cancelled, OperationFailed, Task
+from portfleet.operate.task import Cancelled, OperationFailed, Task, TooLate
 from portfleet.paths import Paths
 from portfleet.watch.ejector import Ejector
 from portfleet.watch.log import Log
@@ -78,30 +78,33 @@ class Engine:
     async def _advance(self, operation: Operation) -> None:
         task = Task(operation, self._paths, self._ejector, self._log, self._wake)
         verb = importlib.import_module(f"portfleet.operate.{operation.verb}")
-        ok, outcome, code = False, "", Exit.FAILED
         try:
-            task.mark_begun()
-            if operation.failed:
-                outcome = f"{operation.failed}; {await self._undo(verb, task)}"
-                code = task.undone or code
-            else:
-                ok, outcome, code = True, await self._attempt(verb, task), Exit.DONE
-        except Cancelled:
-            outcome = await self._give_up(verb, task, "cancelled")
-            code = task.undone or code
-        except OperationFailed as error:
-            outcome, code = str(error), error.code
-            if not error.settled:
-                outcome = await self._give_up(verb, task, outcome)
-        except PortfleetError as error:
-            outcome = await self._give_up(verb, task, error.message.splitlines()[0])
-        except Exception as error:  # noqa: BLE001 (a defect in one operation must not end the watcher; it is told)
-            outcome = await self._give_up(verb, task, f"internal error: {error!r}")
+            outcome, code = await self._outcome(verb, task)
+        except TooLate as done:
+            outcome, code = str(done), Exit.DONE
         if killed := task.arguments.get("killed"):
             outcome += f"; {', '.join(killed)} did not answer and was ended by SIGKILL"
         if task.operation.resumed:
             outcome += f" (resumed at {task.operation.resumed!r} after the watcher had been away)"
-        await self._end(task.operation, outcome, ok=ok, code=code)
+        await self._end(task.operation, outcome, ok=code is Exit.DONE, code=code)
+
+    async def _outcome(self, verb: ModuleType, task: Task) -> tuple[str, Exit]:
+        """Advance the operation, and undo it where it cannot go on; gives what came of it. Raises TooLate."""
+        try:
+            task.mark_begun()
+            if failed := task.operation.failed:
+                return f"{failed}; {await self._undo(verb, task)}", task.undone or Exit.FAILED
+            return await self._attempt(verb, task), Exit.DONE
+        except Cancelled:
+            return await self._give_up(verb, task, "cancelled"), task.undone or Exit.FAILED
+        except OperationFailed as error:
+            return str(error) if error.settled else await self._give_up(verb, task, str(error)), error.code
+        except TooLate:
+            raise
+        except PortfleetError as error:
+            return await self._give_up(verb, task, error.message.splitlines()[0]), Exit.FAILED
+        except Exception as error:  # noqa: BLE001 (a defect in one operation must not end the watcher; it is told)
+            return await self._give_up(verb, task, f"internal error: {error!r}"), Exit.FAILED
 
     async def _attempt(self, verb: ModuleType, task: Task) -> str:
         """Run the operation; where supervisord or the kernel does not answer, enter its phase again a little later."""
@@ -119,13 +122,24 @@ class Engine:
         return f"{reason}; {await self._undo(verb, task, reason)}"
 
     async def _undo(self, verb: ModuleType, task: Task, reason: str = "") -> str:
-        try:
-            task.begin_undo(reason or task.operation.failed)
-            return str(await verb.undo(task))
-        except (OperationFailed, PortfleetError) as error:
-            return f"{STAYS}: {error}"
-        except Exception as error:  # noqa: BLE001 (as above)
-            return f"{STAYS}: internal error: {error!r}"
+        """Undo the operation; tried again while the disk is full or supervisord is away, for both come to an end."""
+        refused = 0
+        while True:
+            try:
+                task.begin_undo(reason or task.operation.failed)
+                return str(await verb.undo(task))
+            except TooLate:
+                raise
+            except OperationFailed as error:
+                return f"{STAYS}: {error}"
+            except PortfleetError as error:
+                refused += error.code is Exit.KERNEL
+                if refused == _TRIES:
+                    return f"{STAYS}: {error}"
+                self._log.once("cannot-undo", number=task.operation.number, reason=error.message.splitlines()[0])
+                await asyncio.sleep(_AGAIN)
+            except Exception as error:  # noqa: BLE001 (as above)
+                return f"{STAYS}: internal error: {error!r}"
 
     async def _end(self, operation: Operation, outcome: str, *, ok: bool, code: Exit) -> None:
         def ended(journal: Journal) -> Journal:

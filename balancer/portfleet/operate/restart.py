@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 
 from portfleet.clock import now
 from portfleet.errors import Exit
 from portfleet.journal import Asked
 from portfleet.operate import rebalance
-from portfleet.operate.drain import without
+from portfleet.operate.drain import put_back, restored
 from portfleet.operate.moving import hand_over, let_end
 from portfleet.operate.stopping import stop
 from portfleet.operate.task import OperationFailed, Task
@@ -18,7 +19,8 @@ _EVEN = 1.25
 
 
 async def run(task: Task) -> str:
-    """Arguments: instances (in order), at_once, handoff; remembered: done (instances that have been restarted)."""
+    """Arguments: instances (in order), at_once, handoff, asked (what was asked of them before); remembered: done
+    (instances that have been restarted)."""
     names: list[str] = list(task.arguments["instances"])
     done: list[str] = list(task.arguments.get("done", []))
     while left := [name for name in names if name not in done]:
@@ -34,10 +36,7 @@ async def run(task: Task) -> str:
 
 async def undo(task: Task) -> str:
     """Let whoever is away serve again; who does not start is revived by the watcher and serves when it is ready."""
-    names = [i.name for i in task.instances(task.arguments["instances"])]
-    task.change(lambda record: without(record, set(names)))
-    failed = await task.start(names)
-    task.point(ready=set(names) - failed.keys())
+    failed = await put_back(task)
     done = ", ".join(task.arguments.get("done", [])) or "none"
     if failed:
         away = "; ".join(f"{name}: {reason}" for name, reason in failed.items())
@@ -50,6 +49,8 @@ async def _one_batch(task: Task, names: list[str]) -> None:
     task.change(lambda record: replace(record, asked={**record.asked, **dict.fromkeys(names, asked)}))
     task.point()
     want = task.want()
+    if held := [name for name in names if name in task.ejector.table(want.name) and task.ejector.serves(name)]:
+        raise OperationFailed(f"stopped rolling: nobody else can serve the clients of {', '.join(held)} now")
     batch = task.instances(names)
     siblings = [i for i in want.instances if i.takes and i.program is not None]
     if task.arguments["handoff"]:
@@ -63,5 +64,5 @@ async def _one_batch(task: Task, names: list[str]) -> None:
     if failed := await task.start(names):
         words = "; ".join(f"{name}: {reason}" for name, reason in failed.items())
         raise OperationFailed(f"stopped rolling: {words}", code=Exit.TIMEOUT)
-    task.change(lambda record: without(record, set(names)))
+    task.change(partial(restored, names=names, asked=task.arguments["asked"]))
     task.point(ready=names)

@@ -8,9 +8,10 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, replace
+from functools import partial
 from typing import Any
 
-from portfleet import control, journal_file, locks
+from portfleet import control, journal_file, locks, outset
 from portfleet.clock import now
 from portfleet.context import Context
 from portfleet.desired import make_desired
@@ -75,6 +76,12 @@ def targets(context: Context, text: str) -> tuple[ServiceWant, list[InstanceWant
     return want, found
 
 
+def serving(context: Context, want: ServiceWant) -> list[InstanceWant]:
+    """Give the instances that serve now: they shall take connections and are not out by the watcher's word."""
+    out = outset.left_out(context.paths)
+    return [i for i in want.instances if i.takes and i.name not in out]
+
+
 def submit(
     context: Context,
     want: ServiceWant,
@@ -93,7 +100,8 @@ def submit(
 
     ``words`` say what is done, ``undo`` names the command that undoes it. ``change`` is made in the journal at once;
     ``becomes`` is what it will have come to, for --dry-run (default: the same). ``owned`` are the instances that the
-    operation starts itself. Raises PortfleetError: locked (exit 5), no watcher, refused by the kernel.
+    operation starts itself. Raises PortfleetError: locked (exit 5), no watcher, refused by the kernel (then nothing of
+    it is left).
     """
     if options.dry_run:
         return _dry_run(context, want, verb=verb, words=words, change=becomes or change)
@@ -103,9 +111,13 @@ def submit(
         reason = f" ({options.why})" if options.why else ""
         who, since = locks.operator(), now()
         wanted = Operation(0, want.name, verb, words + reason, who, since, arguments=arguments, owned=tuple(owned))
-        number = _register(context, wanted, change)
+        number = _register(context, want, wanted, change)
         if point:
-            _point(context, want.name)
+            try:
+                _point(context, want.name)
+            except PortfleetError:  # nothing was applied, so nothing is to follow
+                journal_file.update(context.paths.journal, partial(_withdrawn, want=want, number=number))
+                raise
     wake(context)
     if options.wait:
         return ended(context, number, undo=undo)
@@ -143,7 +155,8 @@ def _dry_run(context: Context, want: ServiceWant, *, verb: str, words: str, chan
     journal = context.desired(context.applied_fleet).journal
     if change is not None:
         journal = journal.with_service(want.name, change(journal.services[want.name]))
-    after = make_desired(context.applied_fleet, journal, context.paths).services[want.name].table(current)
+    then = make_desired(context.applied_fleet, journal, context.paths).services[want.name]
+    after = then.table(current, out=frozenset(outset.left_out(context.paths)))
     moved, total = len(slot_moves(current, after)), want.service.slots
     entry = {"verb": verb, "service": want.name, "dry_run": True, "words": words, "slots_moved": moved, "slots": total}
     return say(context, entry, f"would {words}; {moved:,} of {total:,} slots would move; nothing was done")
@@ -184,20 +197,38 @@ def _point(context: Context, service: str) -> None:
     executor.point(service, frozenset())
 
 
-def _register(context: Context, wanted: Operation, change: Change | None) -> int:
-    """Write ``wanted`` and its change into the journal; gives its number."""
-    first, number = record_of(context, wanted.service), 0
+def _register(context: Context, want: ServiceWant, wanted: Operation, change: Change | None) -> int:
+    """Write ``wanted`` and its change into the journal; gives its number.
+
+    Raises PortfleetError (exit 5) where the journal says of the service something else than what ``want`` was made of:
+    what the command decided, it decided by that.
+    """
+    number = 0
 
     def apply(journal: Journal) -> Journal:
         nonlocal number
         number = journal.next_number()
-        record = journal.services.get(wanted.service, first)
-        journal = journal.with_service(wanted.service, change(record) if change else record)
+        if want.name in journal.services:
+            journal = make_desired(context.applied_fleet, journal, context.paths).journal
+        record = journal.services.get(want.name, want.record)
+        if record != want.record:
+            raise PortfleetError(
+                f"service {want.name} is locked: somebody changed it while this command was looking",
+                hint="see what it is now (portfleet status, portfleet history), then ask again",
+                code=Exit.LOCKED,
+            )
+        journal = journal.with_service(want.name, change(record) if change else record)
         journal = make_desired(context.applied_fleet, journal, context.paths).journal  # marks and home of new instances
         return journal.with_operation(replace(wanted, number=number))
 
     journal_file.update(context.paths.journal, apply)
     return number
+
+
+def _withdrawn(journal: Journal, *, want: ServiceWant, number: int) -> Journal:
+    """Give a journal without operation ``number``, and ``want`` as it was before it."""
+    left = tuple(operation for operation in journal.operations if operation.number != number)
+    return replace(journal, operations=left).with_service(want.name, want.record)
 
 
 def follow(context: Context, number: int) -> HistoryEntry:

@@ -13,11 +13,11 @@ from portfleet.wants import InstanceWant
 async def run(task: Task) -> str:
     """Arguments: instances."""
     names: list[str] = list(task.arguments["instances"])
-    instances = task.instances(names)
     task.enter("starting", owned=names)
-    await asyncio.to_thread(_resume, instances)
-    failed = await task.start(i.name for i in instances)
-    task.point(ready=set(names) - failed.keys())
+    await asyncio.to_thread(_resume, task.instances(names))
+    there = [i.name for i in task.want().running if i.name in names]
+    failed = await task.start(there)
+    task.point(ready=set(there) - failed.keys())
     if failed:
         words = "; ".join(f"{name}: {reason}" for name, reason in failed.items())
         raise OperationFailed(f"{words}; it serves as soon as it is ready", settled=True, code=Exit.TIMEOUT)

@@ -11,7 +11,6 @@ from portfleet import atomic, locks
 from portfleet.context import Context
 from portfleet.errors import PortfleetError
 from portfleet.paths import Paths
-from portfleet.states import Wanted
 from portfleet.wants import Desired, InstanceWant, ServiceWant
 from portfleet.watch.health import Health
 from portfleet.watch.prober import Target

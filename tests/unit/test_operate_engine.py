@@ -1,0 +1,126 @@
+"""Operations that meet trouble: a refusal at their begin, a full disk in an undo, a cancel that comes late."""
+
+from __future__ import annotations
+
+import argparse
+import fcntl
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from portfleet import journal_file
+from portfleet.context import Context
+from portfleet.errors import Exit, PortfleetError
+from portfleet.journal import Asked, ColourRecord, Operation, ServiceRecord
+from portfleet.operate import cutover, engine
+from portfleet.operate.submit import submit
+from portfleet.operate.task import OperationFailed, Task, TooLate
+from portfleet.watch.log import Log
+from support.fake_watched import Watched, run
+
+
+@contextmanager
+def watching(watched: Watched) -> Iterator[Context]:
+    """Give what a command works with, as if a watcher ran."""
+    context = Context(watched.paths)
+    context.__dict__["kernel"] = watched.kernel
+    context.__dict__["supervisor"] = watched.world.supervisor
+    with watched.paths.watch_lock.open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield context
+
+
+def drained(record: ServiceRecord) -> ServiceRecord:
+    return replace(record, asked={"echo-blue-2": Asked("drained", "2026-01-31T12:00:00Z", "me")})
+
+
+def begin(context: Context, between: Callable[[], object]) -> Exit:
+    """Begin a drain, with ``between`` done after the command has looked."""
+    want = context.service_up(context.applied_fleet, "echo")
+    between()
+    options = argparse.Namespace(dry_run=False, why="", wait=False)
+    return submit(context, want, options, verb="drain", words="drain", arguments={}, change=drained)
+
+
+def test_what_the_kernel_refused_is_not_begun(tmp_path: Path) -> None:
+    async def test(watched: Watched) -> None:
+        before = journal_file.read(watched.paths.journal)
+        with watching(watched) as context:
+            watched.kernel.times = 1
+            with pytest.raises(PortfleetError) as refused:
+                begin(context, lambda: None)
+            assert refused.value.code is Exit.KERNEL
+            assert journal_file.read(watched.paths.journal) == before
+            assert begin(context, lambda: None) is Exit.DONE
+        assert len(watched.slots()) == 3
+
+    run(tmp_path, test)
+
+
+def test_a_command_that_looked_before_another_changed_the_service_is_refused(tmp_path: Path) -> None:
+    async def test(watched: Watched) -> None:
+        with watching(watched) as context:
+            with pytest.raises(PortfleetError, match="somebody changed it") as refused:
+                begin(context, lambda: watched.change(live="green", colours={"green": ColourRecord()}))
+            assert refused.value.code is Exit.LOCKED
+        assert watched.moves() == []
+
+    run(tmp_path, test)
+
+
+def task_of(watched: Watched, operation: Operation) -> Task:
+    journal_file.update(watched.paths.journal, lambda journal: journal.with_operation(operation))
+    return Task(operation, watched.paths, watched.ejector, Log(as_json=False, file=watched.log), lambda: None)
+
+
+def test_an_undo_goes_on_when_the_disk_has_room_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def test(watched: Watched) -> None:
+        full = [PortfleetError("cannot write the journal: No space left on device")] * 3
+
+        async def fail(_: Task) -> str:
+            raise OperationFailed("it does not work")
+
+        async def undo(_: Task) -> str:
+            if full:
+                raise full.pop()
+            return "blue serves"
+
+        operation = Operation(1, "echo", "cutover", "w", "me", "now")
+        task = task_of(watched, operation)
+        made = engine.Engine(paths=watched.paths, ejector=watched.ejector, log=task.log, wake=lambda: None)
+        monkeypatch.setattr("importlib.import_module", lambda _: SimpleNamespace(run=fail, undo=undo))
+        monkeypatch.setattr(engine, "_AGAIN", 0.01)
+        await made._advance(operation)
+        journal = journal_file.read(watched.paths.journal)
+        assert journal is not None and journal.operations == ()
+        assert journal.history[-1].outcome == "it does not work; blue serves" and not journal.history[-1].ok
+
+    run(tmp_path, test)
+
+
+def test_a_cutover_whose_old_colour_is_stopped_already_is_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def test(watched: Watched) -> None:
+        stopped: list[str] = []
+
+        async def stop(_: Task, names: list[str]) -> None:
+            stopped.extend(names)
+
+        monkeypatch.setattr(cutover, "stop", stop)
+        colours = {"blue": ColourRecord(stopped=True), "green": ColourRecord()}
+        watched.change(live="green", colours=colours)
+        watched.ejector.deal(watched.roster.members["echo-blue-1"].service, ready=green())
+        task = task_of(watched, Operation(1, "echo", "cutover", "w", "me", "now", {"colour": "green"}, "keeping"))
+        with pytest.raises(TooLate, match="echo is live on green; blue was stopped already"):
+            await cutover.undo(task)
+        assert watched.slots() == dict.fromkeys(green(), 1024)
+        assert stopped == [name.replace("green", "blue") for name in green()]
+
+    run(tmp_path, test)
+
+
+def green() -> list[str]:
+    return [f"echo-green-{number}" for number in range(1, 5)]
