@@ -7,8 +7,10 @@ import os
 import random
 import signal
 import socket
+import subprocess
 import threading
 import time
+from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -377,8 +379,8 @@ class FakeReceiver:
         self._sock.sendall(line + b"\n")
         return said
 
-    def take(self, *, most: int = 1000) -> None:
-        """Acknowledge `most` messages or until the last; then refuse the next."""
+    def take(self, *, most: int = 1000, before_end: Callable[[], None] = lambda: None) -> None:
+        """Acknowledge `most` messages and refuse the next, or all; `before_end` is called before the last."""
         while True:
             header, descriptors, _, _ = socket.recv_fds(self._sock, 12, 253)
             kind, _, count, sequence, length = HEADER.unpack(header)
@@ -392,6 +394,8 @@ class FakeReceiver:
                 self._sock.close()
                 return
             self.owned += descriptors
+            if kind == Kind.END:
+                before_end()
             self._sock.sendall(pack(Kind.ACK, count=count, sequence=sequence))
             if kind == Kind.END:
                 self._sock.close()
@@ -485,18 +489,23 @@ def test_what_is_to_be_closed_is_closed_by_the_receiver_and_answered_no_more(dae
     assert new.until(connections=0)["requests"] == 0
 
 
-def test_a_hand_off_after_sigterm_has_its_last_line(daemons: Daemons) -> None:
-    for _ in range(3):
-        old, new = daemons.start(), daemons.start()
-        clients = [old.connect() for _ in range(50)]
-        old.until(connections=50)
+def test_a_hand_off_after_sigterm_has_its_last_line(daemons: Daemons, tmp_path: Path) -> None:
+    """No connection is left before the last message is acknowledged; the daemon must not end before that."""
+    old = daemons.start()
+
+    def is_there() -> None:
+        with pytest.raises(subprocess.TimeoutExpired):
+            old.process.wait(0.5)
+
+    with old.connect() as client, FakeReceiver(tmp_path / "fake.sock") as fake:
+        assert client.ask(b"x\n") == b"x\n"
         old.process.terminate()
         old.until(state="draining")
-        assert old.stream(command="handoff", to=new.control)[-1] == {
-            "ok": True, "event": "done", "moved": 50, "remaining": 0,
-        }  # fmt: skip
+        handing = HandingOff(old, fake.path)
+        fake.answer(b'{"ok": true, "version": 1, "room": 1000}')
+        fake.take(before_end=is_there)
+        assert handing.end()[-1] == {"ok": True, "event": "done", "moved": 1, "remaining": 0}
         assert old.process.wait(10) == 0
-        assert all(client.ask(b"x\n") == b"x\n" for client in clients)
 
 
 def test_a_killed_sender_leaves_whole_messages_to_the_receiver(daemons: Daemons) -> None:
