@@ -22,6 +22,7 @@ NETWORK_SYSCTLS = {
 }
 #: Bits of linux/capability.h.
 CAPABILITIES = {"CHOWN": 0, "DAC_OVERRIDE": 1, "KILL": 5, "SETGID": 6, "SETUID": 7, "NET_ADMIN": 12, "SYS_PTRACE": 19}
+CAPABILITIES |= {"SYS_NICE": 23}
 
 
 @pytest.fixture(params=["one", "two"])
@@ -71,6 +72,18 @@ def test_supervisord_has_the_rights_it_needs_and_no_others(box: Any) -> None:
     limits = box.file(f"/proc/{main_pid(box)}/limits").content_string
     # 65,536 is asked for; a machine that allows less gives what it can
     assert int(limits.split("Max open files")[1].split()[1]) >= 4064
+
+
+def test_the_watcher_alone_comes_before_busy_instances(box: Any) -> None:
+    control = "/opt/portfleet/bin/supervisorctl -c /var/lib/portfleet/supervisord.conf pid"
+    watcher = box.check_output(f"{control} portfleet-watch")
+    assert box.check_output(f"ps -o nice= -p {watcher}").strip() == "-20"
+    for name in ("echo-blue-1", "kv-blue-1"):
+        assert box.check_output(f"ps -o nice= -p $({control} {name})").strip() == "0"
+
+
+def test_one_that_runs_out_of_memory_does_not_end_the_unit(box: Any) -> None:
+    assert box.check_output("systemctl show -P OOMPolicy -P KillMode portfleet").split() == ["process", "continue"]
 
 
 def test_instances_have_no_rights_at_all(box: Any) -> None:

@@ -12,19 +12,12 @@ import pytest
 
 from deploy import ANSIBLE, Ansible
 from nspawn import Host
-from support.booted import ask, load, status
+from support.booted import adopted, ask, load, ready, status
 from support.sandbox import wait_for
 
 pytestmark = pytest.mark.host
 
 WHEELS = ANSIBLE.parent / "script/lib/wheels.py"
-
-
-def ready(host: Host) -> bool:
-    """Tell whether every instance of both services is ready."""
-    return all(
-        one["state"] == "ready" for name in ("echo", "kv") for one in status(host, name)["instances"] if one["slots"]
-    )
 
 
 def test_a_reboot_loads_the_rules_before_the_first_instance(one: Host, measured: Callable[[str], None]) -> None:
@@ -76,6 +69,59 @@ def test_the_cost_of_restarting_the_unit(one: Host, measured: Callable[[str], No
     assert ask(one, message="hello\n") == ["v1 hello"]
 
 
+def kill_supervisord(host: Host) -> None:
+    """End supervisord as a lack of memory would, and wait until systemd has another one that has adopted all."""
+    before = host.run("cat /run/portfleet/supervisord.pid").stdout
+    host.run(f"kill -9 {before}")
+    wait_for("systemd starts another", lambda: "active" in one_line(host) and before.strip() not in one_line(host))
+    wait_for("the instances are adopted", lambda: adopted(host))
+
+
+def one_line(host: Host) -> str:
+    """Give the unit's state and main process."""
+    return " ".join(host.run("systemctl show -P ActiveState -P MainPID portfleet").stdout.split())
+
+
+def left(host: Host) -> str:
+    """Give what there is of the fleet: processes, and our tables."""
+    return host.run("pgrep -a -u portfleet; pgrep -af [p]ortfleet; nft list tables", check=False).stdout
+
+
+def test_supervisord_dies_and_no_connection_with_it(one: Host, measured: Callable[[str], None]) -> None:
+    pids = [i["pid"] for i in status(one)["instances"]]
+    with load(one) as clients:
+        kill_supervisord(one)
+    measured(f"kill -9 of supervisord: {clients}")
+    assert clients.failed == 0, clients.report
+    assert [i["pid"] for i in status(one)["instances"]] == pids
+    with load(one) as clients:
+        one.run("portfleet restart echo")
+        one.run("portfleet restart kv")
+    assert clients.failed == 0, clients.report
+    assert not adopted(one), "they are below the new supervisord"
+
+
+def test_stopping_the_unit_leaves_nothing(one: Host) -> None:
+    kill_supervisord(one)
+    one.run("systemctl stop portfleet")
+    assert left(one) == "", "also of those that were adopted"
+    one.run("systemctl start portfleet")
+    assert ready(one)
+
+
+def test_a_stop_that_cannot_take_the_fleet_down(one: Host) -> None:
+    """Somebody holds a lock: systemd ends supervisord, which ends its instances; `down` does the rest later."""
+    one.run("systemd-run --unit holder flock /run/portfleet/service-echo.lock sleep 600")
+    one.run("systemctl stop portfleet")
+    assert one.run("pgrep -u portfleet", check=False).stdout == ""
+    assert one.run("nft list tables").stdout.startswith("table inet portfleet\n"), "clients wait, as none is refused"
+    one.run("systemctl stop holder")
+    one.run("portfleet down --yes")
+    assert left(one) == ""
+    one.run("systemctl start portfleet")
+    assert ready(one)
+
+
 def test_down_and_up_by_hand_go_through_systemd(one: Host) -> None:
     one.run("portfleet down --yes")
     wait_for("the unit has ended", lambda: one.run("systemctl is-active portfleet", check=False).stdout == "inactive\n")
@@ -96,7 +142,15 @@ def test_portfleet_is_upgraded_with_connections_open(
     (house / "dependencies-of").write_bytes((ansible.wheels / "dependencies-of").read_bytes())
     subprocess.run([sys.executable, str(WHEELS), str(house), "0.1.0.post1"], check=True)
     pids = [i["pid"] for i in status(one)["instances"]]
+    watcher = "/opt/portfleet/bin/supervisorctl -c /var/lib/portfleet/supervisord.conf pid portfleet-watch"
+    before = one.run(watcher).stdout
+    mistaken = {
+        "service": {**ansible.config["service"], "echo": {**ansible.config["service"]["echo"], "ports": "7100"}}
+    }
     try:
+        ansible.write_inventory(portfleet_wheels=str(house), portfleet_config=mistaken)
+        assert ansible.play("site.yml", "--limit", "one").code != 0
+        assert one.run(watcher).stdout != before, "also where a later task fails, the watcher is the new one"
         ansible.write_inventory(portfleet_wheels=str(house))
         with load(one) as clients:
             done = ansible.play("site.yml", "--limit", "one")

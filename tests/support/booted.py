@@ -31,6 +31,20 @@ def status(host: Host, service: str = "echo") -> dict[str, Any]:
     return dict(found)
 
 
+def ready(host: Host) -> bool:
+    """Tell whether every instance of both services is ready."""
+    return all(
+        one["state"] == "ready" for name in ("echo", "kv") for one in status(host, name)["instances"] if one["slots"]
+    )
+
+
+def adopted(host: Host) -> bool:
+    """Tell whether every instance of both services goes on below no supervisord."""
+    return ready(host) and all(
+        i["adopted"] for name in ("echo", "kv") for i in status(host, name)["instances"] if i["pid"]
+    )
+
+
 def ask(host: Host, *, port: int = 7000, message: str = "x\n", count: int = 1) -> list[str | None]:
     """Send one request from each of ``count`` clients and give the replies."""
     job = {"to": [host.address, port], "sources": [client4(i) for i in range(count)], "message": message}
