@@ -33,8 +33,10 @@ def test_a_release_over_two_hosts_fails_no_request(
         assert done.code == 0, done.output
         again = ansible.play("release.yml", *release(ansible, "v2"))
         assert (again.code, again.changed) == (0, {"one": 0, "two": 0}), again.output
-        back = ansible.play("rollback.yml", "-e", "service=echo")
+        back = ansible.play("rollback.yml", "-e", "service=echo", "-e", "release=v1")
         assert back.code == 0, back.output
+        stays = ansible.play("rollback.yml", "-e", "service=echo", "-e", "release=v1")
+        assert (stays.code, stays.changed) == (0, {"one": 0, "two": 0}), stays.output
     measured(
         f"release.yml over two hosts {done.seconds:.1f} s, again {again.seconds:.1f} s, rollback.yml "
         f"{back.seconds:.1f} s:"
@@ -45,6 +47,44 @@ def test_a_release_over_two_hosts_fails_no_request(
         assert clients.failed == 0, clients.report
         assert all(held["seen"][-3:] == ["v1", "v2", "v1"] for held in clients.report["held"])
     assert answers(deployed["one"]) == answers(deployed["two"]) == {"v1"}
+
+
+def test_a_look_at_a_release_and_a_rollback_changes_nothing(deployed: dict[str, Host], ansible: Ansible) -> None:
+    for playbook, arguments in (
+        ("release.yml", release(ansible, "v4")),
+        ("rollback.yml", ["-e", "service=echo", "-e", "release=v2"]),
+    ):
+        done = ansible.play(playbook, *arguments, "--check", "--limit", "one")
+        assert done.code == 0, done.output
+    assert status(deployed["one"])["release"] == "v1"
+    never = ansible.play("rollback.yml", "-e", "service=echo", "-e", "release=v0", "--limit", "one")
+    assert "no colour of echo has v0" in never.output
+
+
+def test_a_release_keeps_its_execute_bits(one: Host, ansible: Ansible) -> None:
+    folder = ansible.write_release("v5")
+    program = folder / "bin/run"
+    program.parent.mkdir()
+    program.write_text("#!/bin/sh\necho runs\n")
+    program.chmod(0o755)
+    ansible.write_inventory(portfleet_releases=[{"service": "echo", "name": "v5", "src": str(folder)}])
+    try:
+        done = ansible.play("site.yml", "--limit", "one")
+    finally:
+        ansible.write_inventory()
+    assert done.code == 0, done.output
+    assert (
+        one.run("/srv/echo/v5/bin/run; stat -c %a /srv/echo/v5/bin /srv/echo/v5/answer.py").stdout == "runs\n755\n644\n"
+    )
+
+
+def test_a_service_that_an_operator_took_down_stays_down(one: Host, ansible: Ansible) -> None:
+    one.run("portfleet down kv --yes")
+    done = ansible.play("release.yml", "--limit", "one", *release(ansible, "v1"))
+    assert (done.code, done.changed) == (0, {"one": 0}), done.output
+    assert ask(one, port=6379, message="PING\r\n") == [None]
+    one.run("portfleet up")
+    assert ask(one, port=6379, message="PING\r\n") == ["+PONG"]
 
 
 def test_the_first_failure_ends_a_release_and_drops_nothing(deployed: dict[str, Host], ansible: Ansible) -> None:
@@ -87,6 +127,24 @@ def test_a_reboot_in_the_middle_of_a_release(
     measured(f"release.yml after a power cut in its middle: {done.seconds:.1f} s, changed {done.changed}")
 
 
+def test_a_drain_is_waited_for_by_who_comes_second(one: Host, ansible: Ansible) -> None:
+    """A first run that was cut off has left its drain at work; the next one ends with it, not before."""
+    with load(one, held=40, connects=1):
+        name = next(i["name"] for i in status(one)["instances"] if i["slots"])
+        one.run(f"portfleet drain echo/{name} --rate 2 --no-wait")
+        target = ["--limit", "one", "-e", f"instance=echo/{name}"]
+        second = ansible.play("drain.yml", *target)
+        assert second.code == 0, second.output
+        assert next(i["connections"] for i in status(one)["instances"] if i["name"] == name) == 0
+    ansible.play("drain.yml", *target, "-e", "undo=true")
+    with load(one, held=40, connects=1):
+        evicted = ansible.play("drain.yml", *target, "-e", "rate=1000")
+        assert evicted.code == 0, evicted.output
+        assert next(i["connections"] for i in status(one)["instances"] if i["name"] == name) == 0
+    undone = ansible.play("drain.yml", *target, "-e", "undo=true")
+    assert undone.code == 0, undone.output
+
+
 def test_drain_and_undrain_an_instance(one: Host, ansible: Ansible) -> None:
     name = next(i["name"] for i in status(one)["instances"] if i["slots"])
     target = f"instance=echo/{name}"
@@ -96,6 +154,8 @@ def test_drain_and_undrain_an_instance(one: Host, ansible: Ansible) -> None:
     assert (drained["wanted"], drained["slots"], drained["connections"]) == ("drained", 0, 0)
     again = ansible.play("drain.yml", "--limit", "one", "-e", target)
     assert again.changed == {"one": 0}, again.output
+    looked = ansible.play("drain.yml", "--limit", "one", "-e", target, "--check")
+    assert looked.code == 0, looked.output
     back = ansible.play("drain.yml", "--limit", "one", "-e", target, "-e", "undo=true")
     assert back.code == 0, back.output
     assert next(i for i in status(one)["instances"] if i["name"] == name)["slots"] == 2048
@@ -128,7 +188,10 @@ def test_a_service_migrates_to_the_other_box(
     one, two = deployed["one"], deployed["two"]
     before = sum(i["connections"] for i in status(two)["instances"])
     with load(one, held=0) as clients:
-        done = ansible.play("migrate.yml", "-e", "service=echo", "-e", "from=one", "-e", "to=two")
+        to = ["-e", "to=two", "-e", f"to_address={two.address}"]
+        looked = ansible.play("migrate.yml", "-e", "service=echo", "-e", "from=one", *to, "--check")
+        assert looked.code == 0, looked.output
+        done = ansible.play("migrate.yml", "-e", "service=echo", "-e", "from=one", *to)
         assert done.code == 0, done.output
     measured(f"migrate.yml: {done.seconds:.1f} s, {clients}")
     assert (clients.failed, before) == (0, 0), clients.report
