@@ -218,6 +218,8 @@ def _fill(host: Host, image: Path, every: dict[str, Host]) -> None:
         (host.folder / name).mkdir(parents=True)
     layers = f"lowerdir={image},upperdir={host.folder / 'upper'},workdir={host.folder / 'work'}"
     run("mount", "-t", "overlay", "overlay", "-o", layers, host.root)
+    # Where package lists look older than a day, the role asks for newer ones, and there is no network.
+    (host.root / "var/lib/apt/lists").touch()
     (host.root / "etc/hostname").write_text(f"{host.name}\n")
     names = "".join(f"{other.address} {other.name}\n" for other in every.values())
     (host.root / "etc/hosts").write_text(f"127.0.0.1 localhost\n::1 localhost\n{names}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -10,9 +11,13 @@ import pytest
 
 from deploy import Ansible, Run
 from nspawn import Host
-from support.booted import ask, disk, status
+from support.booted import adopted, ask, disk, status
+from support.sandbox import wait_for
 
 pytestmark = pytest.mark.host
+
+#: supervisord's limit of descriptors, to be shown or set.
+LIMIT = "prlimit --pid $(cat /run/portfleet/supervisord.pid) --nofile"
 
 
 def test_a_look_at_a_bare_host_changes_nothing(looked: tuple[Run, dict[str, str], dict[str, str]]) -> None:
@@ -21,6 +26,7 @@ def test_a_look_at_a_bare_host_changes_nothing(looked: tuple[Run, dict[str, str]
     assert before == after
     assert all(done.changed.values()), "it says what it would do"
     assert '+listen = [":7000"]' in done.output
+    assert "skipped, since" not in done.output, "what cannot be known is not shown as what would be written"
 
 
 def test_a_bare_host_serves_after_one_playbook(
@@ -70,6 +76,10 @@ def test_a_config_with_a_mistake_stays_outside(
     config["service"]["echo"]["ports"] = "7100-7102"
     ansible.write_inventory(portfleet_config=config)
     before = {name: disk(host) for name, host in deployed.items()}
+    looked = ansible.play("site.yml", "--check", "--limit", "one")
+    assert looked.code != 0, "a look finds it too"
+    assert "2 instances per colour need 4 ports" in looked.output
+    assert deployed["one"].run("ls /tmp/*.toml", check=False).stdout == ""
     done = ansible.play("site.yml")
     assert done.code != 0
     assert "2 instances per colour need 4 ports" in done.output
@@ -77,3 +87,44 @@ def test_a_config_with_a_mistake_stays_outside(
     assert "two" not in done.changed, "the first mistake ends the run"
     assert {name: disk(host) for name, host in deployed.items()} == before
     assert ask(deployed["one"], message="hello\n") == ["v1 hello"]
+
+
+def limit(host: Host) -> int:
+    """Give how many descriptors supervisord may have, and who it starts."""
+    return int(host.run(f"{LIMIT} --output SOFT --raw --noheadings").stdout)
+
+
+def test_a_fleet_that_grows(deployed: dict[str, Host], ansible: Ansible, config: dict[str, Any]) -> None:
+    """More connections get their descriptors while the fleet runs; sysctls go up where they are too low, never down."""
+    one = deployed["one"]
+    pids = [i["pid"] for i in status(one)["instances"]]
+    one.run(f"{LIMIT}=4064: && sysctl -q net.core.somaxconn=128 net.ipv4.tcp_max_syn_backlog=65536")
+    config["service"]["kv"]["max_connections"] = 15_000
+    ansible.write_inventory(portfleet_config=config)
+    done = ansible.play("site.yml", "--limit", "one")
+    assert done.code == 0, done.output
+    assert "portfleet restart SERVICE" in done.output
+    assert limit(one) == 15_064
+    assert one.run("sysctl -n net.core.somaxconn net.ipv4.tcp_max_syn_backlog").stdout == "4096\n65536\n"
+    assert [i["pid"] for i in status(one)["instances"]] == pids
+
+
+def test_a_limit_that_cannot_be_raised(deployed: dict[str, Host], ansible: Ansible, config: dict[str, Any]) -> None:
+    one = deployed["one"]
+    pids = [i["pid"] for i in status(one)["instances"]]
+    one.run(f"{LIMIT}=15064:15064 && sysctl -q net.ipv4.tcp_max_syn_backlog=8192")
+    config["service"]["kv"]["max_connections"] = 16_000
+    ansible.write_inventory(portfleet_config=config)
+    refused = ansible.play("site.yml", "--limit", "one")
+    if refused.code:  # with CAP_SYS_RESOURCE it can be
+        command = re.search(r"kill -9 \d+", refused.output)
+        assert command is not None, refused.output
+        one.run(command[0])
+        wait_for("another supervisord has adopted all", lambda: adopted(one))
+    assert limit(one) >= 16_064
+    ansible.write_inventory()
+    back = ansible.play("site.yml", "--limit", "one")
+    assert back.code == 0, back.output
+    assert one.run("grep ^net.ipv4.tcp_max /etc/sysctl.d/60-portfleet.conf").stdout.endswith("= 8192\n")
+    assert [i["pid"] for i in status(one)["instances"]] == pids
+    one.run("portfleet restart echo && portfleet restart kv")

@@ -28,6 +28,7 @@ def test_uninstall_and_install_again(deployed: dict[str, Host], ansible: Ansible
         left = two.run("find / -xdev -name '*portfleet*' -not -path '/proc/*' -not -path '/sys/*'").stdout.split()
         assert [path for path in left if not path.startswith(("/var/log/journal", "/run/systemd"))] == []
         assert two.run("id portfleet", check=False).returncode != 0
+        assert two.run("systemctl is-enabled redis-server", check=False).stdout != "masked\n"
         assert ask(two) == [None]
     finally:
         two.run("nft delete table ip others")
