@@ -31,24 +31,28 @@ KINDS = ("plain", "fragments", "unread", "kill")
 
 @dataclass(frozen=True)
 class Moved:
-    """What the sender said: when it was asked and when it was done (monotonic seconds), and its last line."""
+    """What the sender said: when it was asked and when it was done (monotonic seconds), and its last line.
+
+    `killed` is when the receiver was. The sender is done as soon as it sees the receiver's end.
+    """
 
     asked: float
     done: float
     last: dict[str, Any]
+    killed: float | None
 
 
 def hand_off(sender: Control, to: Path, *, kill: tuple[int, Any] | None) -> Moved:
     """Hand off everything; `kill` is a count of moved connections and the receiver's process, killed there."""
-    asked = time.monotonic()
+    asked, killed = time.monotonic(), None
     sender.send("handoff", to=str(to), count=None, listener=False)
     while True:
         line = sender.raw_answer()
         if b'"event": "progress"' not in line:
-            return Moved(asked, time.monotonic(), json.loads(line))
-        if kill and json.loads(line)["moved"] >= kill[0]:
+            return Moved(asked, time.monotonic(), json.loads(line), killed)
+        if kill and killed is None and json.loads(line)["moved"] >= kill[0]:
+            killed = time.monotonic()
             kill[1].send_signal(signal.SIGKILL)
-            kill = None
 
 
 def worst_latencies(result: dict[str, Any], moved: Moved) -> tuple[float, float]:
@@ -144,6 +148,7 @@ def one_round(kind: str, connections: int) -> dict[str, Any]:
         "worst_ms": round(worst, 2),
         "calm_worst_ms": round(calm, 2),
         "extra_ms": round(worst - calm, 2),
+        "end_seen_ms": None if moved.killed is None else round((moved.done - moved.killed) * 1e3, 2),
         "requests": sum(result["sent"] for result in results),
         **{
             key: sum(result[key] for result in results)
@@ -184,6 +189,9 @@ def main() -> int:
             f"{row['extra_ms_worst']:9.2f}{row['lost']:6}{row['duplicated']:6}{row['mixed_up']:6}",
             flush=True,
         )
+    if "kill" in results:
+        seen = median(row["end_seen_ms"] for row in results["kill"]["rounds"])
+        print(f"{'':10}the kernel takes {seen:.2f} ms to tear down the killed receiver's sockets; its end shows then")
     if kinds == list(KINDS):
         print(f"written: {save('handoff', {'connections': args.connections, **results})}")
     plain = results.get("plain")
