@@ -70,8 +70,13 @@ def test_a_drain_beside_those_that_are_out_is_refused() -> None:
         # Who else shall serve is out: the slots would stay where they are.
         assert "echo-blue-2 is out" in drain_refused(box, "drain", "echo/1", "--force")
         assert "would leave nobody" in drain_refused(box, "restart", "echo/1")
-        assert "would restart" in box.portfleet("restart", "echo/2", "--dry-run").stdout
+        signal(box, pid_of(box, "echo-blue-1"), "STOP")
         signal(box, pid_of(box, "echo-blue-2"), "CONT")
+        wait_event(box, "serving", instance="echo-blue-2")
+        wait_event(box, "ejected", instance="echo-blue-1")
+        assert "drained or out" in drain_refused(box, "scale", "echo", "1")
+        assert "would restart" in box.portfleet("restart", "echo/1", "--dry-run").stdout
+        signal(box, pid_of(box, "echo-blue-1"), "CONT")
 
 
 def test_drain_and_maintenance_are_true_to_their_word() -> None:

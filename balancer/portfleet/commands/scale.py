@@ -12,7 +12,7 @@ from dataclasses import replace
 from portfleet.context import Context
 from portfleet.errors import Exit, PortfleetError
 from portfleet.journal import ServiceRecord
-from portfleet.operate.submit import add_options, already, record_of, service_want, submit
+from portfleet.operate.submit import add_options, already, service_want, serving, submit
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -34,11 +34,11 @@ def run(options: argparse.Namespace, context: Context) -> Exit:
         )
     if number == before:
         return already(context, "scale", want.name, f"{want.name} already has {number} instances")
-    serve = [i for i in want.instances if i.takes and i.instance.number <= number]
-    if not serve:
+    serve = serving(context, want) if number < before else [i for i in want.instances if i.takes]
+    if not [i for i in serve if i.instance.number <= number]:
         raise PortfleetError(
-            f"nobody would be left to serve {want.name}: its first {number} are drained",
-            hint=f"portfleet undrain {want.name}",
+            f"nobody would be left to serve {want.name}: its first {number} are drained or out",
+            hint=f"see: portfleet status {want.name}",
             code=Exit.USAGE,
         )
     configured = context.applied_fleet.services[want.name].instances
@@ -48,7 +48,7 @@ def run(options: argparse.Namespace, context: Context) -> Exit:
         return replace(record, instances=number, config_instances=configured, leaving=leaving)
 
     handoff = not options.drain and all(i.ours for i in want.instances if i.program is not None)
-    colours = [colour for colour, record in record_of(context, want.name).colours.items() if not record.stopped]
+    colours = [colour for colour, record in want.record.colours.items() if not record.stopped]
     return submit(
         context,
         want,
