@@ -23,6 +23,13 @@ instances = 2
 """
 REMOTE = LOCAL + 'remote = ["203.0.113.2:7101"]\n' + QUICK
 NAME = "echo-remote-1"
+_FROM_HERE = """
+import socket, sys
+for source in sys.argv[1:]:
+    with socket.create_connection((source, 7000), timeout=5, source_address=(source, 0)) as connection:
+        connection.sendall(b"who\\n")
+        print(connection.recv(100).split()[0].decode())
+"""
 CLIENTS = [client4(number * 409) for number in range(60)]
 
 
@@ -76,3 +83,14 @@ def test_a_dead_one_is_told_gets_no_clients_and_is_let_in_when_it_answers() -> N
         assert set(box.who(CLIENTS).values()) == {"echo-blue-1", "echo-blue-2", NAME}
         with held(box) as expected:
             assert box.status()[NAME]["connections"] == expected > 0
+
+        own = [f"127.0.0.{number}" for number in range(1, 30)] + ["192.0.2.1", "203.0.113.1"]
+        met = box.boxes.host.run("/usr/bin/python3", "-c", _FROM_HERE, *own).stdout.split()
+        assert met == list(box.explain("echo", own).values())
+        assert set(met) == {"echo-blue-1", "echo-blue-2"}
+        assert "127.0.0.1: a client on this box: echo-blue-" in box.portfleet("explain", "echo", "127.0.0.1").stdout
+
+        for words in (["echo/2"], ["echo/echo-blue-2"], ["echo-blue-2"], ["portfleet-watch"], ["supervisord"]):
+            assert box.portfleet("logs", "-n", "5", *words).stdout, words
+        for wrong in ("echo/0", "echo/12345678", f"echo/{NAME}", "nope/1", "kv"):
+            assert box.portfleet("logs", wrong, check=False).returncode in (1, 2), wrong

@@ -5,6 +5,7 @@
   portfleet explain kv [2001:db8::7]:40000
 
 The slots are read from the kernel; without the right to do so they come from the journal, and the answer says so.
+A client on this box gets a local instance also where the service has remote ones.
 Where clients are sticky, --live looks up where the kernel remembers each, which comes before its slot.
 """
 
@@ -18,7 +19,11 @@ from portfleet import pins
 from portfleet.affinity import Address, slot_for, source_of
 from portfleet.context import Context
 from portfleet.errors import Exit, PortfleetError
+from portfleet.kernel.changes import LOCAL_SLOTS, Beside
+from portfleet.kernel.routes import is_local
 from portfleet.output import print_json
+from portfleet.pointing import turn
+from portfleet.slots import Table
 from portfleet.wants import ServiceWant
 
 
@@ -62,7 +67,7 @@ def parse_client(text: str) -> tuple[Address, int | None]:
         raise PortfleetError(f'"{text}" is not a client\'s address', hint=hint, code=Exit.USAGE) from None
 
 
-def _slots(context: Context, want: ServiceWant) -> tuple[tuple[str | None, ...], str]:
+def _slots(context: Context, want: ServiceWant) -> tuple[Table, str]:
     try:
         found = context.kernel.read_slots(want.name)
     except PortfleetError:
@@ -70,28 +75,50 @@ def _slots(context: Context, want: ServiceWant) -> tuple[tuple[str | None, ...],
     return (found, "kernel") if any(found) else (want.table(()), "journal")
 
 
-def _answer(
-    context: Context, want: ServiceWant, text: str, slots: tuple[str | None, ...], *, live: bool
-) -> dict[str, object]:
+def _answer(context: Context, want: ServiceWant, text: str, slots: Table, *, live: bool) -> dict[str, object]:
     address, port = parse_client(text)
     if address.version not in want.service.families:
         raise PortfleetError(f"{want.name} has no IPv{address.version} listen address", hint="see listen in fleet.toml")
-    for by, name in (
-        ("pin", pins.find(want.pins, address)),
-        ("sticky", _remembered(context, want, address, live=live)),
-    ):
-        if name is not None and name in slots:  # else it takes no connections now, and the slot decides
-            return {"address": text, "slot": None, "instance": name, "port": _port(want, name), "by": by}
+    own = want.rule.remote and is_local(address)
+    if own:  # this box's clients get local instances only, by a table of their own, and neither pin nor memory counts
+        slots, by = _local(context, want, slots), "local"
+    else:
+        by = "slot"
+        if (found := _preferred(context, want, address, slots, live=live)) is not None:
+            return {"address": text, "slot": None, **found}
     try:
-        slot = slot_for(want.service.affinity, address, port, seed=want.rule.seed, slots=want.rule.slots)
+        size = LOCAL_SLOTS if own else want.rule.slots
+        slot = slot_for(want.service.affinity, address, port, seed=want.rule.seed, slots=size)
     except ValueError as error:
         hint = f"portfleet explain {want.name} {text}:PORT"
         raise PortfleetError(f"{text}: {error}", hint=hint, code=Exit.USAGE) from None
     if slot is None:
         serving = sorted({name for name in slots if name})
         return {"address": text, "slot": None, "instance": None, "any": serving, "by": str(want.service.affinity)}
-    found = slots[slot] if slot < len(slots) else None
-    return {"address": text, "slot": slot, "instance": found, "port": _port(want, found), "by": "slot"}
+    name = slots[slot] if slot < len(slots) else None
+    return {"address": text, "slot": None if own else slot, "instance": name, "port": _port(want, name), "by": by}
+
+
+def _local(context: Context, want: ServiceWant, slots: Table) -> Table:
+    """Give the table of the local instances, which clients of this box go by where there are remote ones."""
+    try:
+        found = context.kernel.read_beside(want.rule).local
+    except PortfleetError:
+        found = ()
+    return found if any(found) else turn(want, slots, Beside()).beside.local
+
+
+def _preferred(
+    context: Context, want: ServiceWant, address: Address, slots: Table, *, live: bool
+) -> dict[str, object] | None:
+    """Give who comes before a client's slot: whom it is pinned to, or where the kernel remembers it."""
+    for by, name in (
+        ("pin", pins.find(want.pins, address)),
+        ("sticky", _remembered(context, want, address, live=live)),
+    ):
+        if name is not None and name in slots:  # else it takes no connections now, and the slot decides
+            return {"instance": name, "port": _port(want, name), "by": by}
+    return None
 
 
 def _remembered(context: Context, want: ServiceWant, address: Address, *, live: bool) -> str | None:
@@ -106,8 +133,10 @@ def _port(want: ServiceWant, name: str | None) -> int | None:
 
 def _line(want: ServiceWant, answer: dict[str, object]) -> str:
     address, slot, name = answer["address"], answer["slot"], answer["instance"]
-    if answer["by"] in ("pin", "sticky"):
-        words = {"pin": "pinned to", "sticky": "remembered with"}[str(answer["by"])]
+    if answer["by"] == "local" and name is None:
+        return f"{address}: a client on this box, and no local instance serves"
+    if answer["by"] in ("pin", "sticky", "local"):
+        words = {"pin": "pinned to", "sticky": "remembered with", "local": "a client on this box:"}[str(answer["by"])]
         return f"{address}: {words} {name}, port {answer['port']}"
     if slot is None:
         return f"{address}: affinity is {want.service.affinity}; any of {', '.join(answer['any'])}"  # type: ignore[arg-type] # a list of names
