@@ -7,24 +7,27 @@ from __future__ import annotations
 
 import argparse
 from collections import Counter
+from collections.abc import Mapping
 from typing import Any
 
 from portfleet import locks, warnings
 from portfleet.clock import stamp
 from portfleet.context import Context
 from portfleet.errors import Exit
-from portfleet.journal import Journal
+from portfleet.journal import Asked, Journal
 from portfleet.last_words import last_exit, last_lines
 from portfleet.model import member_instance, other
 from portfleet.observed import InstanceSeen, Observed
 from portfleet.operate import colours
 from portfleet.output import paint, print_json, table
+from portfleet.outset import Out
 from portfleet.paths import Paths
 from portfleet.slots import count
 from portfleet.states import State, Wanted, state_of
 from portfleet.wants import InstanceWant, ServiceWant
 
 _COLOURS = {State.READY: "green", State.FAILED: "red", State.EJECTED: "red", State.STOPPED: "dim"}
+_BY_REQUEST = (State.DRAINING, State.DRAINED, State.MAINTENANCE)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -58,7 +61,7 @@ def run(options: argparse.Namespace, context: Context) -> Exit:
         if service.down:
             print(f"{paint(service.name, 'bold')}  {paint(service.notes[0], 'yellow')}")
             continue
-        _show(service, observed, context.paths)
+        _show(service, observed, context.paths, desired.journal.services[service.name].asked)
         for line in colours.lines(service, observed, desired.journal):
             print(f"  {line}")
         for network, name in _pins(service, desired.journal).items():
@@ -67,6 +70,7 @@ def run(options: argparse.Namespace, context: Context) -> Exit:
 
 
 def _service(service: ServiceWant, observed: Observed, journal: Journal, paths: Paths) -> dict[str, Any]:
+    asked = journal.services[service.name].asked
     slots = count(observed.kernel.slots.get(service.name, ()))
     return {
         "name": service.name,
@@ -75,7 +79,7 @@ def _service(service: ServiceWant, observed: Observed, journal: Journal, paths: 
         "affinity": str(service.service.affinity),
         "release": service.release,
         "slots": service.service.slots,
-        "instances": [_instance(want, observed, slots, paths) for want in service.instances],
+        "instances": [_instance(want, observed, slots, paths, asked) for want in service.instances],
         "colours": colours.values(service, observed, journal),
         "operation": colours.operation(service, journal),
         "down": service.down or None,
@@ -89,7 +93,9 @@ def _pins(service: ServiceWant, journal: Journal) -> dict[str, str]:
     return {network: member_instance(service.name, member, service.live).name for network, member in found.items()}
 
 
-def _instance(want: InstanceWant, observed: Observed, slots: Counter[str], paths: Paths) -> dict[str, Any]:
+def _instance(
+    want: InstanceWant, observed: Observed, slots: Counter[str], paths: Paths, asked: Mapping[str, Asked]
+) -> dict[str, Any]:
     seen, out = observed.seen(want.name), observed.out.get(want.name)
     remote = want.rule.remote
     state = _state(want, seen, slots, ejected=out is not None)
@@ -105,7 +111,7 @@ def _instance(want: InstanceWant, observed: Observed, slots: Counter[str], paths
         "pid": seen.pid,
         "slots": slots[want.name],
         "connections": seen.connections or 0,
-        "since": out.since if out else stamp(seen.since) if seen.since else None,
+        "since": _since(seen, out, asked.get(want.name) if state in _BY_REQUEST else None),
         "why": (seen.fault if state is State.FAILED else None)
         or (out.reason if out else seen.fault or seen.waiting)
         or None,
@@ -113,6 +119,13 @@ def _instance(want: InstanceWant, observed: Observed, slots: Counter[str], paths
         "last_exit": (last_exit(paths, want.name) or None) if local else None,
         "last_log": last_lines(paths.log_of(want.name)) if local else [],
     }
+
+
+def _since(seen: InstanceSeen, out: Out | None, asked: Asked | None) -> str | None:
+    """Give when an instance's state was the last to change: ejected, asked for, or by its process."""
+    if out or asked:
+        return (out or asked).since  # type: ignore[union-attr] # one of them is there
+    return stamp(seen.since) if seen.since else None
 
 
 def _state(want: InstanceWant, seen: InstanceSeen, slots: Counter[str], *, ejected: bool) -> State:
@@ -137,7 +150,7 @@ def _why(entry: dict[str, Any]) -> list[str]:
     return words + [f"log: {line}" for line in entry["last_log"]]
 
 
-def _show(service: ServiceWant, observed: Observed, paths: Paths) -> None:
+def _show(service: ServiceWant, observed: Observed, paths: Paths, asked: Mapping[str, Asked]) -> None:
     listen = " ".join(map(str, service.service.listen))
     release = f"  release {service.release}" if service.release else ""
     print(
@@ -147,7 +160,7 @@ def _show(service: ServiceWant, observed: Observed, paths: Paths) -> None:
     slots = count(observed.kernel.slots.get(service.name, ()))
     rows, states, whys = [], [], []
     for want in service.instances:
-        entry = _instance(want, observed, slots, paths)
+        entry = _instance(want, observed, slots, paths, asked)
         if want.wanted is Wanted.STOPPED and entry["state"] == State.STOPPED:
             continue
         states.append(entry["state"])

@@ -1,0 +1,53 @@
+"""What `status` says of an instance, from values."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import replace
+
+import pytest
+
+from portfleet.commands.status import _instance
+from portfleet.journal import Asked
+from portfleet.kernel.changes import KernelState
+from portfleet.observed import InstanceSeen, Observed
+from portfleet.outset import Out
+from portfleet.states import State
+from support.fleets import ECHO, PATHS, desired
+
+NAME, REMOTE = "echo-blue-1", "echo-remote-1"
+STARTED = InstanceSeen("RUNNING", 7, since=1_700_000_000, ready=True)
+TEXT = ECHO.replace(":7000", "0.0.0.0:7000") + 'remote = ["203.0.113.2:7101"]\n'
+
+
+def entry(name: str, seen: InstanceSeen, *, asked: Asked | None = None, out: Out | None = None) -> dict[str, object]:
+    """Give the entry of an instance without slots."""
+    journal = desired(TEXT).journal
+    record = replace(journal.services["echo"], asked={name: asked} if asked else {})
+    made = desired(TEXT, journal.with_service("echo", record))
+    want = next(want for want in made.instances() if want.name == name)
+    observed = Observed(KernelState(), supervisor=True, instances={name: seen}, out={name: out} if out else {})
+    return _instance(want, observed, Counter(), PATHS, record.asked)
+
+
+@pytest.mark.parametrize("connections", [0, 3])
+@pytest.mark.parametrize("wanted", ["drained", "maintenance"])
+def test_since_when_is_when_it_was_asked_for(wanted: str, connections: int) -> None:
+    asked = Asked(wanted, "2026-01-02T03:04:05Z", "op")  # type: ignore[arg-type] # one of the two
+    found = entry(NAME, replace(STARTED, connections=connections), asked=asked)
+    assert found["state"] == (State.DRAINING if connections else wanted)
+    assert found["since"] == "2026-01-02T03:04:05Z"
+
+
+def test_since_when_is_else_by_its_process_or_by_the_watcher() -> None:
+    assert entry(NAME, STARTED)["since"] == "2023-11-14T22:13:20Z"
+    assert entry(NAME, STARTED, out=Out("probe", "2026-01-01T00:00:00Z", "hangs"))["since"] == "2026-01-01T00:00:00Z"
+
+
+def test_a_remote_instance_is_what_is_known_of_it() -> None:
+    away = Out("probe", "2026-01-01T00:00:00Z", "timed out")
+    asked = Asked("drained", "2026-01-02T03:04:05Z", "op")
+    assert entry(REMOTE, InstanceSeen(ready=True))["state"] is State.READY
+    assert entry(REMOTE, InstanceSeen(waiting="has not answered"))["state"] is State.STARTING
+    assert entry(REMOTE, InstanceSeen(ready=True), out=away)["state"] is State.EJECTED
+    assert entry(REMOTE, InstanceSeen(ready=True), asked=asked)["state"] is State.DRAINED
