@@ -28,7 +28,7 @@ def refuse(fleet: Fleet, observed: Observed) -> None:
             raise PortfleetError(
                 "this kernel or libnftables lacks what the rules are made of; nothing was changed\n  "
                 + "\n  ".join(lacks),
-                hint="Debian 12 and later, or Linux 5.12 with nft 1.0.2, have it all; portfleet doctor looks again",
+                hint="Debian 12 and later, or Linux 5.10 with nft 1.0.2, have it all; portfleet doctor looks again",
                 code=Exit.KERNEL,
             )
 

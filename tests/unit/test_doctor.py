@@ -56,7 +56,8 @@ def test_a_machine_that_lacks_nothing() -> None:
 @pytest.mark.parametrize(
     ("release", "severity"),
     [
-        ("5.10.0-28-amd64", Severity.FINE),
+        ("5.12.0", Severity.FINE),
+        ("5.10.0-28-amd64", Severity.WARNING),
         ("5.9.16", Severity.BROKEN),
         ("4.19.0", Severity.BROKEN),
         ("10.0-rc1", Severity.FINE),

@@ -10,10 +10,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from portfleet.doctor.finding import Finding, broken, fine
+from portfleet.doctor.finding import Finding, broken, fine, warning
 from portfleet.doctor.needs import Needs
 
-KERNEL_FLOOR, NFT_FLOOR = (5, 10), (1, 0, 2)
+KERNEL_FLOOR, KEEPER_FLOOR, NFT_FLOOR = (5, 10), (5, 12), (1, 0, 2)
 
 #: Bits of linux/capability.h: what each is needed for.
 _RIGHTS = {12: ("CAP_NET_ADMIN", "nftables and conntrack are changed with it")}
@@ -68,8 +68,15 @@ def version(text: str) -> tuple[int, ...]:
 
 
 def _kernel(facts: SystemFacts) -> Finding:
-    if version(facts.release) >= KERNEL_FLOOR:
+    if version(facts.release) >= KEEPER_FLOOR:
         return fine("kernel", facts.release)
+    if version(facts.release) >= KERNEL_FLOOR:
+        return warning(
+            "kernel",
+            f"{facts.release} has no tables with an owner (Linux {'.'.join(map(str, KEEPER_FLOOR))})",
+            why="there is no keeper: whoever flushes all nftables rules ends every established connection",
+            mend="boot a newer kernel: Debian 12's is 6.1 (apt-get install linux-image-amd64)",
+        )
     return broken(
         "kernel",
         f"{facts.release} is older than {'.'.join(map(str, KERNEL_FLOOR))}",

@@ -72,7 +72,6 @@ NEEDED = (
         + "chain p { type nat hook postrouting priority srcnat; policy accept; \nmasquerade\n}",
         "remote instances cannot be used",
     ),
-    Capability("tables with an owner (Linux 5.12)", "flags owner;", "a foreign flush ends established connections"),
 )
 
 
