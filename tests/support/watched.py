@@ -82,10 +82,12 @@ def wait_event(
 
 
 def watch_status(box: FleetBox) -> dict[str, Any]:
-    """Ask the watcher itself, by its socket; AssertionError where it does not answer."""
+    """Ask the watcher itself, by its socket; AssertionError where it does not answer or there is none soon."""
+    path = Path(f"/proc/{box.boxes.host.pid}/root{HOME}/run/watch.sock")
+    wait_for("the watcher has its socket", path.exists)
     with socket.socket(socket.AF_UNIX) as connection:
         connection.settimeout(10)
-        connection.connect(f"/proc/{box.boxes.host.pid}/root{HOME}/run/watch.sock")
+        connection.connect(str(path))
         connection.sendall(b'{"command": "status"}\n')
         answer: dict[str, Any] = json.loads(connection.makefile().readline())
         assert answer["ok"], answer

@@ -10,6 +10,7 @@ import asyncio
 import fcntl
 import gc
 import os
+from functools import partial
 from typing import IO
 
 from portfleet.context import Context
@@ -55,7 +56,9 @@ def _take(lock: IO[str], context: Context, log: Log, *, wait: bool) -> None:
 
 async def _watch(context: Context, log: Log) -> None:
     from portfleet.kernel.keeper import Keeper
+    from portfleet.kernel.nft import NAME
     from portfleet.kernel.nft_events import Generation, RulesWatch
+    from portfleet.kernel.nft_reader import NftReader
     from portfleet.operate.engine import Engine
     from portfleet.watch.ejector import Ejector
     from portfleet.watch.half_open import HalfOpen
@@ -77,7 +80,8 @@ async def _watch(context: Context, log: Log) -> None:
     ejector = Ejector(kernel=kernel, paths=paths, latest=roster.latest, forget_half_open=forget, log=log)
     healer = Healer(kernel=kernel, paths=paths, roster=roster, ejector=ejector, log=log)
     rules = Rules(roster=roster, healer=healer, keeper=Keeper(), events=RulesWatch(), is_own=kernel.is_own, log=log)
-    watcher = Watcher(context, log, ejector=ejector, roster=roster)
+    dropped = partial(NftReader(NAME).counts, "dropped")
+    watcher = Watcher(context, log, ejector=ejector, roster=roster, dropped=dropped)
     server = await serve(paths.watch_socket, {"status": lambda _: watcher.status(), "reload": lambda _: watcher.wake()})
     engine = asyncio.create_task(Engine(paths=paths, ejector=ejector, log=log, wake=watcher.wake).run())
     overflow = asyncio.create_task(Overflow(kernel=kernel, paths=paths, roster=roster, log=log).run())

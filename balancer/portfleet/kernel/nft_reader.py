@@ -30,7 +30,8 @@ _TABLE, _NAME = 1, 2  # of a rule its chain, of a set or of elements the set's n
 _CHAIN_NAME, _CHAIN_HOOK, _CHAIN_POLICY, _CHAIN_TYPE = 3, 4, 5, 7
 _RULE_EXPRESSIONS, _RULE_USERDATA = 4, 7
 _ELEMENTS = 3
-_KEY, _DATA, _FLAGS, _EXPIRATION, _KEY_END = 1, 2, 3, 5, 10
+_KEY, _DATA, _FLAGS, _EXPIRATION, _EXPRESSION, _KEY_END = 1, 2, 3, 5, 7, 10
+_EXPRESSION_DATA, _COUNTER_PACKETS = 2, 2
 _VALUE, _VERDICT = 1, 2
 _LIST_ELEMENT = 1
 _VERDICT_CHAIN = 2
@@ -107,6 +108,11 @@ class NftReader:
     def registers(self, name: str) -> dict[int, int]:
         """Give a map of 32-bit numbers to 32-bit numbers; of 4,096 elements within 3 ms."""
         return self._ask(lambda: dict(pair for data in self._element_lists(name) for pair in _pairs(data))) or {}
+
+    def counts(self, name: str) -> dict[int, int]:
+        """Give what the counter of each element of a set of ports has counted, in packets, by port."""
+        lists = self._ask(lambda: list(self._element_lists(name))) or []
+        return dict(pair for data in lists for pair in _counts(data))
 
     def _chains(self, names: tuple[str, ...]) -> dict[str, Chain]:
         hooks: dict[str, bytes] = {}
@@ -195,3 +201,11 @@ def _pairs(data: bytes) -> Iterator[tuple[int, int]]:
     for element in _elements(data):
         if element.data is not None:
             yield int.from_bytes(element.key, sys.byteorder), int.from_bytes(element.data, sys.byteorder)
+
+
+def _counts(data: bytes) -> Iterator[tuple[int, int]]:
+    for _, body in members(data):
+        found = attributes(body)
+        port = attributes(found.get(_KEY, b"")).get(_VALUE, b"")
+        counter = attributes(attributes(found.get(_EXPRESSION, b"")).get(_EXPRESSION_DATA, b""))
+        yield int.from_bytes(port, "big"), int.from_bytes(counter.get(_COUNTER_PACKETS, b""), "big")

@@ -37,6 +37,10 @@ class Judge:
         """Go on with the probes; gives the seconds until there is something to do again."""
         return self._prober.tick()
 
+    def look(self, name: str) -> None:
+        """Probe a member now, besides its turns."""
+        self._prober.ask(name)
+
     @property
     def connections(self) -> Mapping[str, tuple[int, int]]:
         """Give, of daemons that tell, how many connections they have and how many they take."""

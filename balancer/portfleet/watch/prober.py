@@ -82,6 +82,11 @@ class Prober:
         self._queued.update(fresh)
         self._targets = wanted
 
+    def ask(self, name: str) -> None:
+        """Probe one of the targets now, besides its turns."""
+        if name in self._targets and name not in self._asking:
+            self._asking[name] = self._begin(self._targets[name], self._clock())
+
     def tick(self) -> float:
         """Begin what is due and look at what is under way; gives the seconds until the next tick is of use."""
         now = self._clock()

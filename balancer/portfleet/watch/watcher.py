@@ -26,6 +26,7 @@ from portfleet.observed import InstanceSeen
 from portfleet.supervisor import ProgramInfo
 from portfleet.wants import ServiceWant
 from portfleet.watch.deaths import Deaths
+from portfleet.watch.dropped import Dropped
 from portfleet.watch.ejector import Ejector
 from portfleet.watch.judge import Judge
 from portfleet.watch.limits import full_table
@@ -50,9 +51,11 @@ _SWITCH = 0.0005
 
 
 class Watcher:
-    """Runs until SIGTERM; ``log`` takes an event with its fields."""
+    """Runs until SIGTERM; ``log`` takes an event with its fields, ``dropped`` gives the guard's drops by port."""
 
-    def __init__(self, context: Context, log: Log, *, ejector: Ejector, roster: Roster) -> None:
+    def __init__(
+        self, context: Context, log: Log, *, ejector: Ejector, roster: Roster, dropped: Callable[[], Mapping[int, int]]
+    ) -> None:
         self._paths, self._log, self._ejector, self._roster = context.paths, log, ejector, roster
         self._loop = asyncio.get_running_loop()
         self._pool = ThreadPoolExecutor(1, "helper", initializer=_nice, initargs=(0,))
@@ -67,6 +70,7 @@ class Watcher:
             wake=self._wake.set,
         )  # fmt: skip
         self._limits = Limits(self._paths, log)
+        self._dropped = Dropped(dropped, self._judge.look, log)
         self._programs: dict[str, ProgramInfo] = {}
         self._adopted: set[str] = set()
         self._noted: dict[str, tuple[int, int]] = {}
@@ -129,6 +133,11 @@ class Watcher:
             self._ejector.pending
         )
 
+    def _serving(self) -> list[Member]:
+        """Give the members that new connections go to."""
+        away = self._ejector.out.keys() | self._ejector.pending
+        return [member for name, member in self._roster.members.items() if member.want.takes and name not in away]
+
     def _away(self) -> list[Member]:
         """Give the members on the way back: without a process that is watched, or not let in yet."""
         out, pending = self._ejector.out, self._ejector.pending
@@ -146,6 +155,7 @@ class Watcher:
             rules.hold()
             pids = {name: pid for name in self._roster.members if (pid := self._deaths.pid(name))}
             self._limits.look(pids, self._judge.connections)
+            self._dropped.look(self._serving())
             for member in self._roster.members.values():
                 self._revival.hung(member)
             now = time.monotonic()
