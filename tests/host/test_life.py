@@ -84,7 +84,8 @@ def one_line(host: Host) -> str:
 
 def left(host: Host) -> str:
     """Give what there is of the fleet: processes, and our tables."""
-    return host.run("pgrep -a -u portfleet; pgrep -af [p]ortfleet; nft list tables", check=False).stdout
+    look = "pgrep -a -u portfleet; pgrep -af '/opt/[p]ortfleet'; nft list tables | grep portfleet"
+    return host.run(look, check=False).stdout
 
 
 def test_supervisord_dies_and_no_connection_with_it(one: Host, measured: Callable[[str], None]) -> None:
@@ -111,10 +112,12 @@ def test_stopping_the_unit_leaves_nothing(one: Host) -> None:
 
 def test_a_stop_that_cannot_take_the_fleet_down(one: Host) -> None:
     """Somebody holds a lock: systemd ends supervisord, which ends its instances; `down` does the rest later."""
-    one.run("systemd-run --unit holder flock /run/portfleet/service-echo.lock sleep 600")
+    lock = "/run/portfleet/service-echo.lock"
+    one.run(f"systemd-run --unit holder flock {lock} sleep 600")
+    wait_for("it is held", lambda: one.run(f"flock -n {lock} true", check=False).returncode != 0)
     one.run("systemctl stop portfleet")
     assert one.run("pgrep -u portfleet", check=False).stdout == ""
-    assert one.run("nft list tables").stdout.startswith("table inet portfleet\n"), "clients wait, as none is refused"
+    assert "table inet portfleet\n" in one.run("nft list tables").stdout, "new clients wait for instances"
     one.run("systemctl stop holder")
     one.run("portfleet down --yes")
     assert left(one) == ""
