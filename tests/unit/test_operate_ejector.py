@@ -40,6 +40,9 @@ def test_one_that_was_never_ready_gets_no_slots_by_anybody_and_is_ejected_where_
         watched.change(instances=None, leaving=0)
         watched.roster.reload()
         assert list(watched.ejector.pending) == ["echo-blue-4"]
+        for _ in range(3):
+            watched.judge.died(watched.roster.members["echo-blue-4"], "it does not run")
+        assert watched.log.getvalue().count(" ended ") == 1
         executor = Executor(watched.world.desired(fleet()), kernel, watched.world.supervisor, paths, say=lambda _: None)
         three = watched.slots()
         with paths.watch_lock.open("a") as lock:
