@@ -228,7 +228,7 @@ def test_an_nft_too_old_is_told_what_it_lacks(empty: FleetBox, tmp_path: Path) -
     assert refused.returncode == 3
     assert "this kernel or libnftables lacks what the rules are made of; nothing was changed" in refused.stderr
     assert "  a hash of the client's address (nft_hash): without it affinity source" in refused.stderr
-    assert "hint: Debian 12 and later, or Linux 5.12 with nft 1.0.2, have it all" in refused.stderr
+    assert "hint: Debian 12 and later, or Linux 5.10 with nft 1.0.2, have it all" in refused.stderr
     assert refused.stderr.count("without it") == 1, "the rest is there"
 
 
