@@ -79,9 +79,10 @@ async def undo(task: Task) -> str:
     there = [i for i in want.of(colour) if i.program is not None]
     words = f"{old} serves"
     if all(i.ours for i in there):
-        handed = await hand_over(task, [(i, heirs(task, i)) for i in there])
+        hung = await _hanging(task, there)  # to ask them for their connections would only take ten seconds each
+        handed = await hand_over(task, [(i, heirs(task, i)) for i in there if i.name not in hung])
         words += f"; {handed.words()}" if handed.moved or handed.left else ""
-        hung = [i.name for i in there if i.name in running(task.paths) and await asyncio.to_thread(hangs, i)]
+        hung = await _hanging(task, there)
         left = await task.connections(i for i in there if i.name not in hung)
         if hung:
             words += f"; {', '.join(hung)} did not answer and lost what had moved there"
@@ -172,9 +173,20 @@ async def _hand_off(task: Task, pairs: list[tuple[InstanceWant, list[InstanceWan
     return handed.words(), handed.left
 
 
+async def _silent(instances: list[InstanceWant]) -> list[str]:
+    """Give those that do not answer; one without a process does not either."""
+    answers = await asyncio.gather(*(asyncio.to_thread(hangs, i) for i in instances))
+    return [i.name for i, silent in zip(instances, answers, strict=True) if silent]
+
+
+async def _hanging(task: Task, instances: list[InstanceWant]) -> list[str]:
+    """Give those that have a process and do not answer."""
+    there = await asyncio.to_thread(running, task.paths)
+    return await _silent([i for i in instances if i.name in there])
+
+
 async def _refuse_hanging(news: list[InstanceWant]) -> None:
-    answers = await asyncio.gather(*(asyncio.to_thread(hangs, new) for new in news))
-    if hung := [new.name for new, silent in zip(news, answers, strict=True) if silent]:
+    if hung := await _silent(news):
         raise OperationFailed(f"rolled back: {', '.join(hung)} of the new release hangs")
 
 
