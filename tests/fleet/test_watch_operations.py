@@ -12,26 +12,24 @@ from support.sandbox import wait_for
 from support.watched import NAMED, QUICK, load, pid_of, signal, wait_event
 
 
-def test_a_drain_and_a_maintenance_that_kill_end_what_hangs() -> None:
-    with operated(TOLD.replace("instances = 2", "instances = 3")) as box:
-        before = box.status()
+@pytest.mark.parametrize(
+    ("verb", "state"), [("drain", "drained"), pytest.param("maint", "maintenance", marks=pytest.mark.full)]
+)
+def test_a_drain_that_kills_ends_what_hangs(verb: str, state: str) -> None:
+    with operated() as box:
+        before = box.status()["echo-blue-1"]["pid"]
         with load(box, held=30, connects=20) as clients:
-            for verb, name in (("drain", "echo-blue-1"), ("maint", "echo-blue-2")):
-                signal(box, before[name]["pid"], "STOP")
-                done = box.portfleet(verb, f"echo/{name}", "--deadline", "1s", "--then", "kill").stdout
-                assert f"{name} did not answer and was ended by SIGKILL" in done
-            status = box.status()
-            assert status["echo-blue-1"]["pid"] != before["echo-blue-1"]["pid"]
-            assert {name: found["state"] for name, found in status.items() if found["colour"] == "blue"} == {
-                "echo-blue-1": "drained",
-                "echo-blue-2": "maintenance",
-                "echo-blue-3": "ready",
-            }
-        assert clients.lost_beside("echo-blue-1", "echo-blue-2") == []
+            signal(box, before, "STOP")
+            done = box.portfleet(verb, "echo/1", "--deadline", "1s", "--then", "kill").stdout
+            assert "echo-blue-1 did not answer and was ended by SIGKILL" in done
+            found = box.status()["echo-blue-1"]
+            assert found["state"] == state and found["pid"] != before
+        assert clients.lost_beside("echo-blue-1") == []
         box.portfleet("undrain", "echo")
         box.settled()
 
 
+@pytest.mark.full
 def test_an_instance_that_hung_before_it_was_drained_is_let_be() -> None:
     with fleet_box(NAMED + QUICK + 'restart_after = "2s"\n') as box:
         pid = box.status()["echo-blue-2"]["pid"]
@@ -46,6 +44,7 @@ def test_an_instance_that_hung_before_it_was_drained_is_let_be() -> None:
         assert slots(box)["echo-blue-2"] == 1024 and box.status()["echo-blue-2"]["pid"] == pid
 
 
+@pytest.mark.full
 def test_the_deadline_counts_from_the_begin_of_the_drain_also_for_the_next_watcher() -> None:
     with operated() as box, load(box, held=20, connects=0):
         box.portfleet("drain", "echo/1", "--deadline", "4s", "--then", "kill", "--no-wait")
@@ -68,6 +67,7 @@ def test_a_canary_keeps_its_time_when_the_watcher_dies() -> None:
         assert "resumed at 'canary'" in box.portfleet("history", "--follow", "1").stdout
 
 
+@pytest.mark.full
 def test_a_drain_outlives_supervisord() -> None:
     with operated() as box:
         with load(box, held=40, connects=20) as clients:
@@ -97,6 +97,7 @@ def test_a_cancelled_drain_of_one_that_does_not_come_back_says_so() -> None:
         assert cancelled.returncode == 4 and "echo-blue-2 is to serve again, but: " in cancelled.stdout, cancelled
 
 
+@pytest.mark.full
 def test_a_migrate_that_is_cancelled_leaves_what_was_migrated_before() -> None:
     with operated(TOLD.replace("instances = 2", "instances = 3")) as box:
         box.portfleet("migrate", "echo/1", "2", "--share", "50%")
