@@ -61,6 +61,22 @@ def test_one_that_was_never_ready_gets_no_slots_by_anybody_and_is_ejected_where_
     run(tmp_path, test)
 
 
+def test_slots_that_a_command_gave_to_new_ones_are_never_taken_back(tmp_path: Path) -> None:
+    async def test(watched: Watched) -> None:
+        want = watched.roster.members["echo-blue-1"].service
+        three = {name: watched.roster.members[name].want for name in names("blue")[1:]}
+        watched.ejector.pending = dict.fromkeys(names("blue"), fresh("new", "not ready yet"))
+        before = watched.slots()
+        watched.ejector.admit(want, watched.roster.members["echo-blue-1"].want)
+        assert watched.slots() == before and watched.moves() == []
+        assert watched.ejector.pending == {}
+        for name, instance in three.items():
+            watched.ejector.admit(want, instance)
+            assert watched.slots() == before and name in before
+
+    run(tmp_path, test)
+
+
 def test_slots_that_cannot_be_dealt_are_dealt_a_little_later(tmp_path: Path) -> None:
     async def test(watched: Watched) -> None:
         watched.kernel.times = 2  # the detour and the first deal

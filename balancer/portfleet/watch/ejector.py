@@ -46,6 +46,8 @@ class Ejector:
         self._detours: dict[str, InstanceRule] = {}
         self._half_open: dict[str, list[int]] = {}
         self._written: dict[str, Out] | None = None
+        #: Called when commands have let in who was pending.
+        self.let_in: Callable[[], None] = lambda: None
 
     def eject(self, want: ServiceWant, instance: InstanceWant, entry: Out) -> float:
         """Send new connections of ``instance`` elsewhere at once; gives the seconds that took. ``deal`` must follow."""
@@ -121,8 +123,15 @@ class Ejector:
         """True for an instance that is neither ejected nor pending."""
         return name not in self.out and name not in self.pending
 
-    def without(self, want: ServiceWant) -> frozenset[str]:
-        """Give who is left out of a service: the ejected and the pending."""
+    def without(self, want: ServiceWant, current: Table) -> frozenset[str]:
+        """Give who is left out of a service that has ``current`` in the kernel: the ejected and the pending.
+
+        A pending one with slots was found ready by a command, which must not be taken back: from now on it is probed.
+        """
+        if pointed := self.pending.keys() & set(current):
+            for name in pointed:
+                del self.pending[name]
+            self.let_in()
         return frozenset(i.name for i in want.instances if not self.serves(i.name))
 
     def _now(self, want: ServiceWant) -> ServiceWant | None:
@@ -133,7 +142,7 @@ class Ejector:
     def _point(self, want: ServiceWant) -> None:
         current = self._kernel.read_slots(want.name)
         beside = self._kernel.read_beside(want.rule)
-        turned = turn(want, current, beside, out=self.without(want), probed_out=self._all_probed_out(want))
+        turned = turn(want, current, beside, out=self.without(want, current), probed_out=self._all_probed_out(want))
         ended = {i.name: self._detours[i.name] for i in want.instances if i.name in self._detours}
         changes: list[Change] = [SetInstance(rule) for rule in ended.values()]
         changes += turned.changes

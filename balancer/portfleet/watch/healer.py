@@ -99,7 +99,7 @@ class Healer:
 
     def _steps(self, desired: Desired, state: KernelState) -> list[_KernelStep]:
         observed = Observed(kernel=state, supervisor=True, instances=self._as_if_ready(desired))
-        left_out = [self._ejector.without(want) for want in desired.services.values()]
+        left_out = [self._ejector.without(want, state.slots.get(want.name, ())) for want in desired.services.values()]
         out = frozenset(self._ejector.out).union(*left_out)
         plan = make_plan(desired, replace(observed, out=dict.fromkeys(out, Out("probe", "", "left out"))))
         return [replace(step, out=out) if isinstance(step, s.PointSlots) else step for step in plan.steps

@@ -29,6 +29,7 @@ class Judge:
         self._roster, self._ejector, self._log, self._blind = roster, ejector, log, blind
         self._loop = asyncio.get_running_loop()
         self._prober = Prober(self.probed, time.monotonic)
+        ejector.let_in = self.aim
         self._to_deal: set[str] = set()
         #: Members whose probes fail but who serve on, for without them nobody would.
         self.kept: set[str] = set()
