@@ -197,6 +197,7 @@ def test_two_operators_at_once() -> None:
 
 def test_already_and_dry_runs_change_nothing() -> None:
     with operated() as box:
+        box.calm()
         before = box.snapshot()
         for words in (
             ("cutover", "echo", "--release", "v2"), ("drain", "echo/1"), ("maint", "echo/1"), ("restart", "echo"),

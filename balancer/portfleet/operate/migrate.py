@@ -20,7 +20,7 @@ async def run(task: Task) -> str:
     if task.operation.phase == "begin":
         there = sum((await task.connections(task.instances([task.arguments["source"]]))).values())
         task.enter("moving", count=there * int(task.arguments["percent"]) // 100)
-    task.point(ready=[task.arguments["to"]])
+    task.point()
     want, share, all_of_it = task.want(), task.arguments["share"], task.arguments["percent"] == 100
     found = task.instances([task.arguments["source"]])
     target = next(i for i in want.instances if i.name == task.arguments["to"])
