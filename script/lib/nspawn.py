@@ -131,7 +131,7 @@ class Host:
         self.run("systemctl reboot", check=False)  # ssh may be cut off before it says so
         if (code := self._process.wait(timeout=120)) != _REBOOT:
             raise HostError(f"{self.name} ended with {code} instead of rebooting; see {self.console}")
-        run("ip", "netns", "del", self.name)
+        self._disconnect()
         self.boot()
 
     def cut(self) -> None:
@@ -142,7 +142,7 @@ class Host:
         self._wait(f"{self.name} is off", self._killed, seconds=30)
         self._process.wait()
         self._process = None
-        run("ip", "netns", "del", self.name)
+        self._disconnect()
 
     def _killed(self) -> bool:
         """Kill what is in the host's control groups, nspawn among it; true when nothing is."""
@@ -173,6 +173,11 @@ class Host:
             run(*inside, "link", "set", device, "up")
         run(*inside, "route", "add", "default", "via", HERE4)
         run(*inside, "-6", "route", "add", "default", "via", HERE6)
+
+    def _disconnect(self) -> None:
+        """Take its network away; the link first, as the kernel ends one with its namespace some time later."""
+        run("ip", "link", "del", f"to-{self.name}")
+        run("ip", "netns", "del", self.name)
 
     def _wait(self, what: str, condition: Callable[[], bool], *, seconds: float) -> None:
         deadline = time.monotonic() + seconds
