@@ -4,56 +4,21 @@ from __future__ import annotations
 
 import json
 import re
-import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
-from typing import Any
 
 import pytest
 
-from support.fleet_box import REDIS, FleetBox
+from support.drained import REDIS_TWO, ends, load_redis, per_second
+from support.fleet_box import FleetBox
 from support.operated import TOLD, history, in_background, operated, phase, slots
-from support.sandbox import HOST4, client4, wait_for
+from support.sandbox import wait_for
 from support.watched import load, wait_event
-
-_ENDS = str(Path(__file__).parents[1] / "support" / "ends.py")
-#: One at a time would take a minute.
-REDIS_TWO = REDIS.replace("instances = 4", "instances = 2")
 
 
 def marks(box: FleetBox) -> dict[str, int]:
     """Give each instance's connection mark, out of the journal."""
     journal = json.loads(box.boxes.host.run("cat", "/run/pf/lib/journal.json").stdout)
     return {name: mark for record in journal["services"].values() for name, mark in record["marks"].items()}
-
-
-@contextmanager
-def ends(box: FleetBox, *, port: int, number: int, message: str) -> Iterator[list[float]]:
-    """Hold ``number`` quiet connections to ``port``; gives the times (monotonic) at which they ended, at the end."""
-    job = {"to": [HOST4, port], "sources": [client4(i) for i in range(number)], "message": message}
-    clients = box.boxes.clients.popen(sys.executable, _ENDS)
-    assert clients.stdin is not None and clients.stdout is not None
-    ended: list[float] = []
-    try:
-        clients.stdin.write(json.dumps(job) + "\n")
-        clients.stdin.flush()
-        assert clients.stdout.readline() == "up\n"
-        yield ended
-        ended += json.loads(clients.communicate("\n", timeout=60)[0])
-    finally:
-        clients.kill()
-        clients.wait()
-
-
-def per_second(ended: list[float]) -> list[int]:
-    """Give how many ended in each whole second from the first end on, the last (partial) one left out."""
-    first = min(ended)
-    counts = [0] * (int(max(ended) - first) + 1)
-    for at in ended:
-        counts[int(at - first)] += 1
-    return counts[:-1]
 
 
 def test_drain_has_no_new_connection_from_its_return_on() -> None:
@@ -105,7 +70,7 @@ def check_rate(ended: list[float], rate: int, box: FleetBox) -> None:
 def test_redis_is_cut_over_by_draining() -> None:
     config = REDIS_TWO.replace("[service.kv.probe]", "[service.kv.drain]\nrate = 20\n[service.kv.probe]")
     with operated(config) as box:
-        with load_redis(box) as report:
+        with load_redis(box, held=60, connects=100) as report:
             done = box.portfleet("cutover", "kv", "--force").stdout
         assert "60 connections of blue were drained" in done or "were drained" in done, done
         connects = report["connects"]
@@ -114,27 +79,6 @@ def test_redis_is_cut_over_by_draining() -> None:
         assert len(lost) == 60  # evicted by the policy, and by nothing else: none before the slots had moved
         assert min(held["replies"] for held in lost) >= 1
         assert {name.split("-")[1] for name in slots(box)} == {"green"}
-
-
-@contextmanager
-def load_redis(box: FleetBox) -> Iterator[dict[str, Any]]:
-    """Hold 60 connections that PING all the time, with 100 new ones a second beside them; gives the report."""
-    clients = box.boxes.clients.popen(sys.executable, str(Path(_ENDS).with_name("clients.py")), "hold")
-    job = {
-        "to": [HOST4, 6000], "sources": [client4(i) for i in range(60)], "message": "PING\r\n", "connects": 100,
-        "from": [client4(i) for i in range(60, 2000)],
-    }  # fmt: skip
-    assert clients.stdin is not None and clients.stdout is not None
-    report: dict[str, Any] = {}
-    try:
-        clients.stdin.write(json.dumps(job) + "\n")
-        clients.stdin.flush()
-        assert clients.stdout.readline() == "up\n"
-        yield report
-        report |= json.loads(clients.communicate("\n", timeout=60)[0])
-    finally:
-        clients.kill()
-        clients.wait()
 
 
 def test_restart_scale_migrate_and_rebalance_lose_nobody() -> None:

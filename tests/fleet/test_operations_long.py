@@ -1,4 +1,4 @@
-"""The long form: 5,000 talking connections and steady connects through 20 cutovers and rollbacks in a row."""
+"""The long form: talking connections and steady connects through 20 cutovers and rollbacks in a row."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from support.drained import REDIS_TWO, ends, load_redis, per_second
 from support.fleet_box import FleetBox
 from support.operated import TOLD, operated, sockets
 from support.sandbox import HOST4, client4, wait_for
@@ -93,3 +94,22 @@ def test_twenty_cutovers_and_rollbacks_with_5000_connections() -> None:
         assert lost == []
         assert connects["refused"] == connects["reset"] == 0 and connects["done"] > 0
         assert set(at_end) == {"green"} and releases == {"last": _HELD}
+
+
+@pytest.mark.full
+def test_twenty_cutovers_and_rollbacks_of_redis_which_are_drained_at_the_rate() -> None:
+    config = REDIS_TWO.replace("[service.kv.probe]", "[service.kv.drain]\nrate = 100\n[service.kv.probe]")
+    counts: list[int] = []
+    with operated(config) as box, load_redis(box, held=0, connects=50) as report:
+        for turn in range(_TURNS):
+            with ends(box, port=6000, number=400, message="PING\r\n") as ended:
+                done = json.loads(box.portfleet(*(("rollback", "kv") if turn % 2 else ("cutover", "kv", "--force")),
+                                                "--json").stdout)  # fmt: skip
+                assert done["ok"], done
+            assert len(ended) == 400, (turn, len(ended))  # by the policy, and not before
+            counts += per_second(ended)
+    print(f"{_TURNS} turns with 400 connections each, ended per second: {min(counts)} to {max(counts)}, asked 100")
+    print(f"connects: {report['connects']}")
+    assert len(counts) >= 2 * _TURNS and all(90 <= count <= 110 for count in counts), counts
+    connects = report["connects"]
+    assert connects["refused"] == connects["reset"] == 0 and connects["done"] > 1000

@@ -2,7 +2,8 @@
 
     {"to": [address, port], "sources": [...], "message": "x\\n"}
         one connection from each source, on which one request is answered; prints "up" when all were;
-        → when stdin ends: the times (monotonic, seconds) at which connections ended, in that order
+        → when stdin ends, and a second later where some are left: the times (monotonic, seconds) at which connections
+          ended, in that order
 
 Standard library only, so that any python3 runs it.
 """
@@ -39,6 +40,7 @@ async def main() -> None:
     tasks = [asyncio.create_task(watch(reader)) for reader in readers]
     print("up", flush=True)
     await asyncio.to_thread(sys.stdin.readline)
+    await asyncio.wait(tasks, timeout=1)
     print(json.dumps(ended), flush=True)
     for task in tasks:
         task.cancel()
