@@ -121,6 +121,7 @@ def test_a_limit_that_cannot_be_raised(deployed: dict[str, Host], ansible: Ansib
         assert command is not None, refused.output
         one.run(command[0])
         wait_for("another supervisord has adopted all", lambda: adopted(one))
+        wait_for("its pid is in its file", lambda: one.run(LIMIT, check=False).returncode == 0)
     assert limit(one) >= 16_064
     ansible.write_inventory()
     back = ansible.play("site.yml", "--limit", "one")

@@ -114,11 +114,13 @@ def test_a_stop_that_cannot_take_the_fleet_down(one: Host) -> None:
     """Somebody holds a lock: systemd ends supervisord, which ends its instances; `down` does the rest later."""
     lock = "/run/portfleet/service-echo.lock"
     one.run(f"systemd-run --unit holder flock {lock} sleep 600")
-    wait_for("it is held", lambda: one.run(f"flock -n {lock} true", check=False).returncode != 0)
-    one.run("systemctl stop portfleet")
-    assert one.run("pgrep -u portfleet", check=False).stdout == ""
-    assert "table inet portfleet\n" in one.run("nft list tables").stdout, "new clients wait for instances"
-    one.run("systemctl stop holder")
+    try:
+        wait_for("it is held", lambda: one.run(f"flock -n {lock} true", check=False).returncode != 0)
+        one.run("systemctl stop portfleet")
+        assert one.run("pgrep -u portfleet", check=False).stdout == ""
+        assert "table inet portfleet\n" in one.run("nft list tables").stdout, "new clients wait for instances"
+    finally:
+        one.run("systemctl stop holder")
     one.run("portfleet down --yes")
     assert left(one) == ""
     one.run("systemctl start portfleet")
