@@ -24,6 +24,7 @@ from portfleet.observed import InstanceSeen
 from portfleet.paths import Paths
 from portfleet.pointing import turn
 from portfleet.program import WATCHER, Program, watch_program
+from portfleet.slots import Table
 from portfleet.states import AT_REST
 from portfleet.supervisor import Supervisor
 from portfleet.wants import Desired
@@ -113,7 +114,7 @@ class Executor:
         with locks.table(self.paths.table_lock):
             slots, beside = self.kernel.read_slots(service), self.kernel.read_beside(want.rule)
             out = frozenset(name for name in out if not self._halted(name))
-            turned = turn(want, slots, beside, out=out | self.failed.keys() | self._ejected())
+            turned = turn(want, slots, beside, out=out | self.failed.keys() | self._ejected(slots))
             if turned.changes:
                 self.kernel.run(turned.changes)
 
@@ -261,9 +262,9 @@ class Executor:
                 )
             time.sleep(0.02)
 
-    def _ejected(self) -> frozenset[str]:
+    def _ejected(self, slots: Table = ()) -> frozenset[str]:
         """Give who is left out by the watcher's word; of the new not those that were found ready here."""
-        out = outset.left_out(self.paths)
+        out = outset.left_out(self.paths, slots)
         return frozenset(name for name, entry in out.items() if entry.kind != "new" or name not in self._ready)
 
     def _write(self, forget: tuple[str, ...]) -> None:

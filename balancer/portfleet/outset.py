@@ -6,7 +6,7 @@ Left out are the ejected, and the new: wanted instances without slots that have 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -29,9 +29,13 @@ def read(path: Path) -> dict[str, Out]:
     return {name: out for name, out in _read(path).items() if out.kind != "new"}
 
 
-def left_out(paths: Paths) -> dict[str, Out]:
-    """Read who is ejected or new by the watcher's word, which counts while it lives."""
-    return _read(paths.out) if locks.held(paths.watch_lock) else {}
+def left_out(paths: Paths, slots: Iterable[str | None] = ()) -> dict[str, Out]:
+    """Read who is ejected or new by the watcher's word, which counts while it lives.
+
+    A new one that has some of ``slots`` (the kernel's, instance per slot) serves: a command has found it ready since.
+    """
+    found, pointed = _read(paths.out) if locks.held(paths.watch_lock) else {}, set(slots)
+    return {name: out for name, out in found.items() if out.kind != "new" or name not in pointed}
 
 
 def write(path: Path, out: Mapping[str, Out]) -> None:

@@ -87,3 +87,21 @@ def test_slots_that_cannot_be_dealt_are_dealt_a_little_later(tmp_path: Path) -> 
         assert watched.log.getvalue().count("cannot-deal") == 1
 
     run(tmp_path, test)
+
+
+def test_a_command_takes_new_ones_with_slots_for_serving(tmp_path: Path) -> None:
+    """Right after `up` the watcher has not looked at them yet, and a drain then must not be refused for that."""
+
+    async def test(watched: Watched) -> None:
+        watched.ejector.pending = dict.fromkeys(names("blue"), fresh("new", "not ready yet"))
+        outset.write(watched.paths.out, watched.ejector.pending)
+        with watched.paths.watch_lock.open("a") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            assert list(outset.left_out(watched.paths)) == names("blue")
+            assert outset.left_out(watched.paths, watched.kernel.read_slots("echo")) == {}
+            desired, supervisor = watched.world.desired(fleet()), watched.world.supervisor
+            executor = Executor(desired, watched.kernel, supervisor, watched.paths, say=lambda _: None)
+            executor.point("echo", frozenset({"echo-blue-2"}))
+        assert set(watched.slots()) == {"echo-blue-1", "echo-blue-3", "echo-blue-4"}
+
+    run(tmp_path, test)

@@ -41,7 +41,7 @@ def run(options: argparse.Namespace, context: Context) -> Exit:
         raise PortfleetError(
             f"{target.name} does not serve: it is {target.wanted}", hint=f"portfleet undrain {target.name}"
         )
-    if out := outset.left_out(context.paths).get(target.name):
+    if out := outset.left_out(context.paths, context.kernel.read_slots(want.name)).get(target.name):
         raise PortfleetError(f"{target.name} does not serve: {out.reason}", hint="see: portfleet status")
 
     before = want.moved.get(member)

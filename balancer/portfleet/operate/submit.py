@@ -78,7 +78,7 @@ def targets(context: Context, text: str) -> tuple[ServiceWant, list[InstanceWant
 
 def serving(context: Context, want: ServiceWant) -> list[InstanceWant]:
     """Give the instances that serve now: they shall take connections and are not out by the watcher's word."""
-    out = outset.left_out(context.paths)
+    out = outset.left_out(context.paths, context.kernel.read_slots(want.name))
     return [i for i in want.instances if i.takes and i.name not in out]
 
 
@@ -156,7 +156,7 @@ def _dry_run(context: Context, want: ServiceWant, *, verb: str, words: str, chan
     if change is not None:
         journal = journal.with_service(want.name, change(journal.services[want.name]))
     then = make_desired(context.applied_fleet, journal, context.paths).services[want.name]
-    after = then.table(current, out=frozenset(outset.left_out(context.paths)))
+    after = then.table(current, out=frozenset(outset.left_out(context.paths, current)))
     moved, total = len(slot_moves(current, after)), want.service.slots
     entry = {"verb": verb, "service": want.name, "dry_run": True, "words": words, "slots_moved": moved, "slots": total}
     return say(context, entry, f"would {words}; {moved:,} of {total:,} slots would move; nothing was done")
