@@ -31,7 +31,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     try:
         context = Context(resolve(home=home, config=getattr(options, "config", None)), json=hasattr(options, "json"))
-        return int(command.run(options, context))
+        code = int(command.run(options, context))
+        sys.stdout.flush()  # here, where a reader that has gone away is expected
+        return code
     except PortfleetError as error:
         print(f"portfleet: {error}", file=sys.stderr)
         return error.code

@@ -117,12 +117,13 @@ def test_check_gives_json_for_programs(tmp_path: Path) -> None:
     assert code == 2 and err == "" and '"path": "x"' in out
 
 
-def test_a_reader_that_goes_away_is_no_traceback() -> None:
-    """As in `portfleet init | head -1`."""
+@pytest.mark.parametrize("verb", ["init", "completion"])
+def test_a_reader_that_goes_away_is_no_traceback(verb: str) -> None:
+    """As in `portfleet init | head -1`; the second is short enough to wait in the buffer until the end."""
     reading, writing = os.pipe()
     os.close(reading)
     with os.fdopen(writing, "wb") as gone:
         done = subprocess.run(
-            [sys.executable, "-m", "portfleet", "init"], stdout=gone, stderr=subprocess.PIPE, check=False, timeout=60
+            [sys.executable, "-m", "portfleet", verb], stdout=gone, stderr=subprocess.PIPE, check=False, timeout=60
         )
     assert (done.returncode, done.stderr) == (1, b"")
