@@ -124,6 +124,7 @@ def test_a_reader_that_goes_away_is_no_traceback(verb: str) -> None:
     os.close(reading)
     with os.fdopen(writing, "wb") as gone:
         done = subprocess.run(
-            [sys.executable, "-m", "portfleet", verb], stdout=gone, stderr=subprocess.PIPE, check=False, timeout=60
-        )
+            [sys.executable, "-m", "portfleet", verb], stdout=gone, stderr=subprocess.PIPE, check=False, timeout=60,
+            env={name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"},
+        )  # fmt: skip
     assert (done.returncode, done.stderr) == (1, b"")
