@@ -36,6 +36,8 @@ def converge(context: Context, *, why: str) -> Exit:
         raise PortfleetError("supervisord is not running", hint="start it and the fleet with: portfleet up")
     with locks.operations(context.paths.operation_lock, list(fleet.services), why=why):
         _refuse_busy(context, fleet.services)
+        with locks.table(context.paths.table_lock):
+            pass  # a repair of the watcher's that began before our locks has ended: what we look at now stays so
         desired, observed, plan = look(context)
         preflight.refuse(fleet, observed)
         # Before the first step, so that the watcher's idea of what shall be is the new one while it is being made.
