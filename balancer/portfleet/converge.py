@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from portfleet import atomic, journal_file, locks, preflight
 from portfleet.context import Context
@@ -27,15 +27,20 @@ def look(context: Context) -> tuple[Desired, Observed, Plan]:
     return desired, observed, make_plan(desired, observed, journal_differs=_journal_differs(context, desired))
 
 
-def converge(context: Context, *, why: str) -> Exit:
-    """Make what is into what shall be; gives DONE, or TIMEOUT when some instances did not become ready."""
+def converge(context: Context, *, why: str, start: Callable[[], None] | None = None) -> Exit:
+    """Make what is into what shall be; gives DONE, or TIMEOUT when some instances did not become ready.
+
+    ``start`` starts supervisord, under the locks: its watcher would else begin to advance operations meanwhile.
+    """
     fleet = context.fleet
     context.paths.make()
     context.supervisor.refuse_ending()
-    if not context.supervisor.running():
+    if start is None and not context.supervisor.running():
         raise PortfleetError("supervisord is not running", hint="start it and the fleet with: portfleet up")
     with locks.operations(context.paths.operation_lock, list(fleet.services), why=why):
         _refuse_busy(context, fleet.services)
+        if start is not None:
+            start()
         with locks.table(context.paths.table_lock):
             pass  # a repair of the watcher's that began before our locks has ended: what we look at now stays so
         desired, observed, plan = look(context)

@@ -47,8 +47,13 @@ def start(fleet: Fleet, paths: Paths, *, seconds: float = 20, clock: Callable[[]
     paths.make()
     write_config(fleet, paths)
     adopted.set_aside(paths, adopted.alive(paths.processes))
-    said = _by_systemd() if paths.home is None and unit_enabled() else _by_itself(paths)
+    said = _by_systemd() if by_systemd(paths) else _by_itself(paths)
     wait(paths, seconds=seconds, clock=clock, said=said)
+
+
+def by_systemd(paths: Paths) -> bool:
+    """Tell whether it is systemd's unit that starts supervisord for this home."""
+    return paths.home is None and unit_enabled()
 
 
 def wait(paths: Paths, *, seconds: float = 60, clock: Callable[[], float] = time.monotonic, said: str = "") -> None:

@@ -80,9 +80,14 @@ def in_background(box: FleetBox, *words: str) -> subprocess.Popen[str]:
 
 def reboot(box: FleetBox) -> None:
     """End every process of the box, its rules and what is in run/, then start the fleet as at boot."""
-    pids = [str(pid) for pid in box.processes() if pid != 1]
-    box.boxes.host.run("sh", "-c", f"kill -KILL {' '.join(pids)} 2>/dev/null", check=False)
-    wait_for("all are gone", lambda: not [words for words in box.processes().values() if "portfleet" in words])
+
+    def gone() -> bool:
+        """Kill what is there; again and again, as one may have been started while the others were listed."""
+        pids = [str(pid) for pid in box.processes() if pid != 1]
+        box.boxes.host.run("sh", "-c", f"kill -KILL {' '.join(pids)} 2>/dev/null", check=False)
+        return not [words for words in box.processes().values() if "portfleet" in words]
+
+    wait_for("all are gone", gone)
     box.boxes.host.run("sh", "-c", f"nft flush ruleset; conntrack -F 2>/dev/null; rm -rf {HOME}/run")
     box.portfleet("up", env={"PORTFLEET_FAULT_ONCE": _FAULT})
 

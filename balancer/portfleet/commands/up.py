@@ -33,5 +33,7 @@ def run(options: argparse.Namespace, context: Context) -> Exit:
         _, observed, _ = look(context)  # what cannot end well is not begun: supervisord is not started for it either
         preflight.refuse(fleet, observed)
         context.say("starting supervisord")
-        daemonize.start(fleet, context.paths)
+        if not daemonize.by_systemd(context.paths):
+            return converge(context, why="up", start=lambda: daemonize.start(fleet, context.paths))
+        daemonize.start(fleet, context.paths)  # not under locks, which the unit's own `up` needs
     return converge(context, why="up")
