@@ -16,11 +16,11 @@ import os
 import socket
 
 from portfleet_daemon.connections import Connections
+from portfleet_daemon.deaf import hear_again, ignore_new
 from portfleet_daemon.errors import ListenError
 from portfleet_daemon.log import log
 from portfleet_daemon.loop import EPOLLIN, ServingSelector
 from portfleet_daemon.sockdiag import accept_queue, handshakes
-from portfleet_daemon.synfilter import hear_again, ignore_new
 
 ACCEPTS = 8  # per turn: p99 of the others in a connect storm 389 µs, with 64 it was 3,310 µs
 BUFFER = 65536  # bytes; the kernel doubles it for its own bookkeeping
@@ -61,6 +61,7 @@ class Port:
         self.sockets: list[socket.socket] = []
         self._selector, self._connections = selector, connections
         self._resume: asyncio.TimerHandle | None = None
+        self._deaf: set[socket.socket] = set()  # what is accepted from these may have inherited their deafness
 
     def open(self) -> None:
         """Bind and listen, and begin to accept; raises ListenError and leaves nothing open then."""
@@ -136,7 +137,13 @@ class Port:
     def discard(self, sock: socket.socket) -> None:
         """Stop accepting from `sock` and close it."""
         self.unwatch(sock)
+        self._deaf.discard(sock)
         sock.close()
+
+    def adopt(self, sock: socket.socket) -> None:
+        """Accept from a listener of another process, which may make it deaf at any time until it closes its own."""
+        self._deaf.add(sock)
+        self.watch(sock)
 
     def room(self) -> int:
         """How many connections more this process takes."""
@@ -156,6 +163,8 @@ class Port:
                 self._pause()
                 return
             client.setblocking(False)
+            if sock in self._deaf:
+                hear_again(client)
             self._connections.stats.accepted += 1
             self._connections.accept(client.detach())
         if not self.room():
@@ -190,14 +199,21 @@ class Port:
             if empty < 2:
                 await asyncio.sleep(QUIET_INTERVAL)
         try:
-            for sock in sockets:
-                ignore_new(sock)
+            self._deafen(sockets)
             while any(map(_waiting, sockets)) and loop.time() < limit + QUIET_INTERVAL:
                 await asyncio.sleep(LAST_INTERVAL)
         except asyncio.CancelledError:
             for sock in sockets:
                 hear_again(sock)
             raise
+
+    def _deafen(self, sockets: list[socket.socket]) -> None:
+        self._deaf.update(sockets)
+        for sock in sockets:
+            try:
+                ignore_new(sock)
+            except OSError as error:  # who connects in the last moment is reset, which is better than never to end
+                log("not-deaf", error=error)
 
 
 def _waiting(sock: socket.socket) -> bool:
@@ -215,4 +231,5 @@ def adopt_listener(fd: int) -> socket.socket:
         sock.close()
         raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
     sock.setblocking(False)
+    hear_again(sock)
     return sock

@@ -96,7 +96,7 @@ class Receiver:
 
     def _empty(self, listeners: list[socket.socket]) -> None:
         for listener in listeners:
-            self._port.watch(listener)
+            self._port.adopt(listener)
         task = asyncio.get_running_loop().create_task(self._close_when_quiet(listeners))
         self._closing.add(task)
         task.add_done_callback(self._closing.discard)

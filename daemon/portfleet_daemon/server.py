@@ -117,16 +117,20 @@ class Server:
 
     async def _stop(self) -> None:
         settings = self.settings
-        await self._drain(rate=settings.drain_rate, deadline=settings.drain_deadline, close_listener=True)
-        if self._sender is not None:
-            last = asyncio.get_running_loop().create_task(self._told.wait())
-            await asyncio.wait({self._sender, last}, timeout=LAST_ANSWERS)
-        self._ended.set()
+        try:
+            await self._drain(rate=settings.drain_rate, deadline=settings.drain_deadline, close_listener=True)
+            if self._sender is not None:
+                last = asyncio.get_running_loop().create_task(self._told.wait())
+                await asyncio.wait({self._sender, last}, timeout=LAST_ANSWERS)
+        finally:  # whatever went wrong, whoever sent SIGTERM waits for the end
+            self._ended.set()
 
     def _pace(self, work: Coroutine[Any, Any, None] | None) -> None:
         if self._pacing is not None:
             self._pacing.cancel()
         self._pacing = asyncio.get_running_loop().create_task(work) if work else None
+        if self._pacing is not None:
+            self._pacing.add_done_callback(_tell_broken)
 
     async def _drain(self, *, rate: float | None, deadline: float | None, close_listener: bool) -> None:
         if close_listener:
@@ -255,6 +259,11 @@ class Server:
             "handoff": list(VERSIONS) if self.handler.movable else [],
             "version": __version__,
         }
+
+
+def _tell_broken(pacing: asyncio.Task[None]) -> None:
+    if not pacing.cancelled() and (error := pacing.exception()) is not None:
+        log("drain-broken", traceback="".join(traceback.format_exception(error)))
 
 
 def raise_descriptor_limit() -> int:

@@ -15,9 +15,9 @@ from pathlib import Path
 
 import pytest
 
+from portfleet_daemon.deaf import hear_again, ignore_new
 from portfleet_daemon.lifecycle import TRANSITIONS, Lifecycle, State
 from portfleet_daemon.sockdiag import accept_queue, handshakes
-from portfleet_daemon.synfilter import hear_again, ignore_new
 from support.daemons import Client, Daemons, wait_for
 
 
@@ -246,8 +246,13 @@ def test_the_kernel_says_what_waits_for_accept() -> None:
             assert handshakes(port) == 1
 
 
-def test_a_deaf_listener_finishes_handshakes_and_begins_none() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as listener, socket.socket() as early, socket.socket() as late:
+@pytest.mark.parametrize(("family", "address"), [(socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1")])
+def test_a_deaf_listener_finishes_handshakes_and_begins_none(family: socket.AddressFamily, address: str) -> None:
+    with (
+        socket.create_server((address, 0), family=family) as listener,
+        socket.socket(family) as early,
+        socket.socket(family) as late,
+    ):
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_DEFER_ACCEPT, 5)
         early.connect(listener.getsockname())  # in SYN_RECV on the listener's side
         ignore_new(listener)
@@ -256,9 +261,15 @@ def test_a_deaf_listener_finishes_handshakes_and_begins_none() -> None:
             late.connect(listener.getsockname())
         early.sendall(b"x")
         wait_for(partial(accept_queue, listener), "the early one to be established")
+        accepted, _ = listener.accept()
+        with accepted:
+            accepted.settimeout(5)
+            early.sendall(b"y")
+            hear_again(accepted)
+            assert accepted.recv(1, socket.MSG_WAITALL) + accepted.recv(1) == b"xy"
         hear_again(listener)
         late.settimeout(5)
         with contextlib.suppress(BlockingIOError):
             late.connect(listener.getsockname())
-        late.sendall(b"y")
-        wait_for(lambda: accept_queue(listener) == 2, "the late one, whose SYN is sent again")
+        late.sendall(b"z")
+        wait_for(partial(accept_queue, listener), "the late one, whose SYN is sent again")

@@ -149,6 +149,7 @@ class Daemons:
         name = name or f"d{len(self.running)}"
         control = str(self.directory / f"{name}.sock")
         command = [sys.executable, "-m", "portfleet_daemon", "--port", str(port), "--handler", handler, *flags]
+        command = ["setpriv", "--bounding-set=-all", *command]  # root that has no capability: the daemon needs none
         if descriptors is not None:
             command = ["prlimit", f"--nofile={descriptors}:{descriptors}", *command]
         environment = {**os.environ, "PORTFLEET_CONTROL": control, "PORTFLEET_INSTANCE": name}
