@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import replace
 
-from portfleet.journal import MARK_LIMIT, ColourRecord, Journal, ServiceRecord
+from portfleet.journal import ColourRecord, Journal, ServiceRecord
 from portfleet.kernel.changes import InstanceRule, ServiceRule, Sticky
 from portfleet.model import COLOURS, Colour, Fleet, Instance, Service, member_instance, seed_of
 from portfleet.paths import Paths
@@ -23,13 +23,12 @@ def make_desired(fleet: Fleet, journal: Journal, paths: Paths) -> Desired:
     for configured in fleet.services.values():
         record, notes = _record(configured, journal)
         service = _scaled(configured, record)
-        marks = dict(record.marks)
-        free = _free_marks(journal.marks_in_use())
-        for instance in _instances(service, record):
-            if instance.name not in marks:
-                marks[instance.name] = next(free)
-        record = replace(record, marks=marks, home=_home(service, record.home))
+        unmarked = [one.name for one in _instances(service, record) if one.name not in record.marks]
+        marks = dict(zip(unmarked, journal.free_marks(), strict=False))
+        record = replace(record, marks={**record.marks, **marks}, home=_home(service, record.home))
         journal = journal.with_service(service.name, record)
+        if marks:
+            journal = replace(journal, last_mark=marks[unmarked[-1]])
         want = _want(service, record, paths, notes)
         services[service.name] = _stopped(want, record.down) if record.down else want
     return Desired(services, journal, paths.identity)
@@ -39,10 +38,6 @@ def _stopped(want: ServiceWant, down: str) -> ServiceWant:
     instances = tuple(replace(one, wanted=Wanted.STOPPED, program=None) for one in want.instances)
     notes = (f"down by {down}; up again with: portfleet up",)
     return replace(want, instances=instances, notes=notes, down=down)
-
-
-def _free_marks(taken: set[int]) -> Iterator[int]:
-    return (mark for mark in range(1, MARK_LIMIT) if mark not in taken)
 
 
 def _record(service: Service, journal: Journal) -> tuple[ServiceRecord, tuple[str, ...]]:

@@ -6,8 +6,9 @@ misread the file.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
+from itertools import chain
 from typing import Any, Literal, cast
 
 from portfleet.errors import PortfleetError
@@ -142,11 +143,12 @@ class HistoryEntry:
 
 @dataclass(frozen=True)
 class Journal:
-    """The whole journal."""
+    """The whole journal. ``last_mark`` is the mark that was given last, 0 where that is not known."""
 
     services: Mapping[str, ServiceRecord] = field(default_factory=dict)
     operations: tuple[Operation, ...] = ()
     history: tuple[HistoryEntry, ...] = ()
+    last_mark: int = 0
 
     def with_service(self, name: str, record: ServiceRecord) -> Journal:
         """Give a journal in which ``record`` stands for the service ``name``."""
@@ -183,9 +185,15 @@ class Journal:
         others = tuple(other for other in self.operations if other.number != operation.number)
         return replace(self, operations=others, history=(*self.history, entry)[-HISTORY:])
 
-    def marks_in_use(self) -> set[int]:
-        """Give every mark that some instance has."""
-        return {mark for record in self.services.values() for mark in record.marks.values()}
+    def free_marks(self) -> Iterator[int]:
+        """Give marks that no instance has, the longest unused first.
+
+        Connections of a service that was taken out of the config carry its marks for as long as they live, so a mark
+        comes back only when all 16 million others had their turn.
+        """
+        taken = {mark for record in self.services.values() for mark in record.marks.values()}
+        last = self.last_mark or max(taken, default=0)
+        return (mark for mark in chain(range(last + 1, MARK_LIMIT), range(1, last + 1)) if mark not in taken)
 
 
 def to_json(journal: Journal) -> dict[str, Any]:
@@ -203,9 +211,10 @@ def from_json(data: Any) -> Journal:
         services = {name: _service(record) for name, record in data["services"].items()}
         operations = tuple(Operation(**_tuples(operation, "owned")) for operation in data.get("operations", ()))
         history = tuple(HistoryEntry(**_tuples(entry, "command")) for entry in data["history"])
+        last_mark = min(max(int(data.get("last_mark", 0)), 0), MARK_LIMIT - 1)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise JournalError(f"the journal is damaged ({error!r})") from None
-    return Journal(services, operations, history)
+    return Journal(services, operations, history, last_mark)
 
 
 def _tuples(data: dict[str, Any], key: str) -> dict[str, Any]:

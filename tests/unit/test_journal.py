@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -62,6 +63,7 @@ JOURNAL = st.builds(
     services=st.dictionaries(TEXT, RECORD, max_size=3),
     operations=st.lists(OPERATION, max_size=2).map(tuple),
     history=st.lists(st.builds(HistoryEntry), max_size=3).map(tuple),
+    last_mark=st.integers(0, MARK_LIMIT - 1),
 )
 
 
@@ -169,7 +171,15 @@ def test_marks_are_unique_and_stay_when_services_come_and_go() -> None:
     assert both.services["echo"].marks == first.services["echo"].marks == more.services["echo"].marks
     marks = [mark for record in both.services.values() for mark in record.marks.values()]
     assert max(Counter(marks).values()) == 1 and all(0 < mark < MARK_LIMIT for mark in marks)
-    assert both.marks_in_use() == set(marks)
+    gone = first.without_service("echo")
+    again = desired(ECHO, replace(gone, last_mark=both.last_mark)).journal
+    assert min(again.services["echo"].marks.values()) == max(marks) + 1, (
+        "a connection that is closing may carry the old ones"
+    )
+    last = desired(ECHO, replace(both, last_mark=MARK_LIMIT - 3).without_service("echo")).journal
+    wrapped = sorted(last.services["echo"].marks.values())
+    assert wrapped[-2:] == [MARK_LIMIT - 2, MARK_LIMIT - 1] and wrapped[0] == 1
+    assert not set(wrapped) & set(both.services["kv"].marks.values())
 
 
 def test_a_standby_box_makes_the_same_table_from_the_same_config() -> None:
