@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import shutil
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -61,21 +62,27 @@ def test_a_look_at_a_release_and_a_rollback_changes_nothing(deployed: dict[str, 
     assert "no colour of echo has v0" in never.output
 
 
-def test_a_release_keeps_its_execute_bits(one: Host, ansible: Ansible) -> None:
+def test_a_release_keeps_its_execute_bits_as_a_folder_and_as_an_archive(one: Host, ansible: Ansible) -> None:
     folder = ansible.write_release("v5")
     program = folder / "bin/run"
     program.parent.mkdir()
     program.write_text("#!/bin/sh\necho runs\n")
     program.chmod(0o755)
-    ansible.write_inventory(portfleet_releases=[{"service": "echo", "name": "v5", "src": str(folder)}])
+    archive = shutil.make_archive(str(folder.with_name("v6")), "gztar", folder)
+    sources = {"v5": str(folder), "v6": archive}
+    ansible.write_inventory(portfleet_releases=[{"service": "echo", "name": n, "src": s} for n, s in sources.items()])
     try:
+        looked = ansible.play("site.yml", "--limit", "one", "--check")
         done = ansible.play("site.yml", "--limit", "one")
+        again = ansible.play("site.yml", "--limit", "one")
     finally:
         ansible.write_inventory()
+    assert looked.code == 0, looked.output
     assert done.code == 0, done.output
-    assert (
-        one.run("/srv/echo/v5/bin/run; stat -c %a /srv/echo/v5/bin /srv/echo/v5/answer.py").stdout == "runs\n755\n644\n"
-    )
+    assert (again.code, again.changed) == (0, {"one": 0}), again.output
+    for place in (f"/srv/echo/{name}" for name in sources):
+        shown = one.run(f"{place}/bin/run; stat -c '%a %U' {place}/bin {place}/answer.py").stdout
+        assert shown == "runs\n755 root\n644 root\n"
 
 
 def test_a_service_that_an_operator_took_down_stays_down(one: Host, ansible: Ansible) -> None:
