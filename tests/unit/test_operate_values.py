@@ -11,10 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from portfleet.commands.cancel import code_of
+from portfleet.counters import Counters, add
 from portfleet.journal import ColourRecord, HistoryEntry, Journal, Operation, ServiceRecord, from_json, to_json
 from portfleet.operate import options
 from portfleet.operate.bar import line
-from portfleet.operate.canary import Counters, add, judge
+from portfleet.operate.canary import judge
 from portfleet.operate.rebalance import next_move, ratio
 from portfleet.operate.releases import older
 from support.fleets import desired

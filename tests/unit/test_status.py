@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from portfleet.commands.status import _instance
+from portfleet.entries import instance_entry
 from portfleet.journal import Asked
 from portfleet.kernel.changes import KernelState
 from portfleet.observed import InstanceSeen, Observed
@@ -27,7 +27,7 @@ def entry(name: str, seen: InstanceSeen, *, asked: Asked | None = None, out: Out
     made = desired(TEXT, journal.with_service("echo", record))
     want = next(want for want in made.instances() if want.name == name)
     observed = Observed(KernelState(), supervisor=True, instances={name: seen}, out={name: out} if out else {})
-    return _instance(want, observed, Counter(), PATHS, record.asked)
+    return instance_entry(want, observed, Counter(), PATHS, record.asked)
 
 
 @pytest.mark.parametrize("connections", [0, 3])

@@ -6,28 +6,24 @@
 from __future__ import annotations
 
 import argparse
-from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
 from portfleet import locks, warnings
-from portfleet.clock import stamp
 from portfleet.context import Context
+from portfleet.entries import instance_entry, pins_of, service_entry
 from portfleet.errors import Exit
-from portfleet.journal import Asked, Journal
-from portfleet.last_words import last_exit, last_lines
-from portfleet.model import member_instance, other
-from portfleet.observed import InstanceSeen, Observed
+from portfleet.journal import Asked
+from portfleet.model import other
+from portfleet.observed import Observed
 from portfleet.operate import colours
 from portfleet.output import paint, print_json, table
-from portfleet.outset import Out
 from portfleet.paths import Paths
 from portfleet.slots import count
-from portfleet.states import State, Wanted, state_of
-from portfleet.wants import InstanceWant, ServiceWant
+from portfleet.states import State, Wanted
+from portfleet.wants import ServiceWant
 
 _COLOURS = {State.READY: "green", State.FAILED: "red", State.EJECTED: "red", State.STOPPED: "dim"}
-_BY_REQUEST = (State.DRAINING, State.DRAINED, State.MAINTENANCE)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -45,7 +41,7 @@ def run(options: argparse.Namespace, context: Context) -> Exit:
     if context.json:
         print_json(
             {
-                "services": [_service(service, observed, desired.journal, context.paths) for service in services],
+                "services": [service_entry(service, observed, desired.journal, context.paths) for service in services],
                 "warnings": [vars(entry) for entry in warned],
             }
         )
@@ -64,81 +60,9 @@ def run(options: argparse.Namespace, context: Context) -> Exit:
         _show(service, observed, context.paths, desired.journal.services[service.name].asked)
         for line in colours.lines(service, observed, desired.journal):
             print(f"  {line}")
-        for network, name in _pins(service, desired.journal).items():
+        for network, name in pins_of(service, desired.journal).items():
             print(f"  pinned: {network} → {name}")
     return Exit.DONE
-
-
-def _service(service: ServiceWant, observed: Observed, journal: Journal, paths: Paths) -> dict[str, Any]:
-    asked = journal.services[service.name].asked
-    slots = count(observed.kernel.slots.get(service.name, ()))
-    return {
-        "name": service.name,
-        "live": service.live,
-        "listen": [str(listen) for listen in service.service.listen],
-        "affinity": str(service.service.affinity),
-        "release": service.release,
-        "slots": service.service.slots,
-        "instances": [_instance(want, observed, slots, paths, asked) for want in service.instances],
-        "colours": colours.values(service, observed, journal),
-        "operation": colours.operation(service, journal),
-        "down": service.down or None,
-        "pins": _pins(service, journal),
-    }
-
-
-def _pins(service: ServiceWant, journal: Journal) -> dict[str, str]:
-    """Give {network: instance of the live colour}, as they were pinned."""
-    found = journal.services[service.name].pins
-    return {network: member_instance(service.name, member, service.live).name for network, member in found.items()}
-
-
-def _instance(
-    want: InstanceWant, observed: Observed, slots: Counter[str], paths: Paths, asked: Mapping[str, Asked]
-) -> dict[str, Any]:
-    seen, out = observed.seen(want.name), observed.out.get(want.name)
-    remote = want.rule.remote
-    state = _state(want, seen, slots, ejected=out is not None)
-    down = state is State.FAILED or (state is State.EJECTED and seen.pid is None)
-    local = down and remote is None
-    return {
-        "name": want.name,
-        "colour": want.instance.colour,
-        "address": str(remote.address) if remote else "local",
-        "port": want.rule.port,
-        "wanted": want.wanted,
-        "state": state,
-        "pid": seen.pid,
-        "slots": slots[want.name],
-        "connections": seen.connections or 0,
-        "since": _since(seen, out, asked.get(want.name) if state in _BY_REQUEST else None),
-        "why": (seen.fault if state is State.FAILED else None)
-        or (out.reason if out else seen.fault or seen.waiting)
-        or None,
-        "adopted": seen.adopted,
-        "last_exit": (last_exit(paths, want.name) or None) if local else None,
-        "last_log": last_lines(paths.log_of(want.name)) if local else [],
-    }
-
-
-def _since(seen: InstanceSeen, out: Out | None, asked: Asked | None) -> str | None:
-    """Give when an instance's state was the last to change: ejected, asked for, or by its process."""
-    if out or asked:
-        return (out or asked).since  # type: ignore[union-attr] # one of them is there
-    return stamp(seen.since) if seen.since else None
-
-
-def _state(want: InstanceWant, seen: InstanceSeen, slots: Counter[str], *, ejected: bool) -> State:
-    return state_of(
-        wanted=want.wanted,
-        program=seen.program,
-        ready=seen.ready,
-        fault=seen.fault,
-        slots=slots[want.name],
-        connections=seen.connections or 0,
-        ejected=ejected,
-        remote=want.rule.remote is not None,
-    )
 
 
 def _why(entry: dict[str, Any]) -> list[str]:
@@ -160,7 +84,7 @@ def _show(service: ServiceWant, observed: Observed, paths: Paths, asked: Mapping
     slots = count(observed.kernel.slots.get(service.name, ()))
     rows, states, whys = [], [], []
     for want in service.instances:
-        entry = _instance(want, observed, slots, paths, asked)
+        entry = instance_entry(want, observed, slots, paths, asked)
         if want.wanted is Wanted.STOPPED and entry["state"] == State.STOPPED:
             continue
         states.append(entry["state"])

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from typing import Any
 
 from portfleet.control import ControlError, ask
+from portfleet.counters import Counters, add
 from portfleet.model import Colour, other
 from portfleet.operate.task import Task, running
 from portfleet.wants import InstanceWant
@@ -19,60 +19,6 @@ from portfleet.wants import InstanceWant
 _LOOK = 0.5
 #: Fewer requests than this say nothing about errors or latency.
 _ENOUGH = 20
-
-
-@dataclass(frozen=True)
-class Counters:
-    """Sums over instances since their start: requests, errors and the latency histogram (bounds in µs → requests)."""
-
-    requests: int = 0
-    errors: int = 0
-    latency: tuple[tuple[float, int], ...] = ()
-
-    def since(self, before: Counters) -> Counters:
-        """Give what came since ``before``."""
-        earlier = dict(before.latency)
-        return Counters(
-            self.requests - before.requests,
-            self.errors - before.errors,
-            tuple((bound, count - earlier.get(bound, 0)) for bound, count in self.latency),
-        )
-
-    def as_json(self) -> dict[str, Any]:
-        """Give it for the journal; JSON has no infinity, the last bound."""
-        return {"requests": self.requests, "errors": self.errors, "latency": [[str(b), c] for b, c in self.latency]}
-
-    @classmethod
-    def from_json(cls, found: Mapping[str, Any]) -> Counters:
-        """Read what ``as_json`` gave."""
-        return cls(found["requests"], found["errors"], tuple((float(b), int(c)) for b, c in found["latency"]))
-
-    @property
-    def error_share(self) -> float:
-        """Errors per request, in per cent."""
-        return 100 * self.errors / max(1, self.requests + self.errors)
-
-    def quantile(self, share: float) -> float:
-        """Give the upper bound in µs of the bucket that holds the quantile ``share``; 0 without requests."""
-        total, seen = sum(count for _, count in self.latency), 0
-        for bound, count in self.latency:
-            seen += count
-            if total and seen >= share * total:
-                return bound
-        return 0.0
-
-
-def add(statuses: Iterable[Mapping[str, Any]]) -> Counters:
-    """Sum the statuses of several instances."""
-    requests = errors = 0
-    latency: dict[float, int] = {}
-    for status in statuses:
-        requests += status["requests"]
-        errors += status["errors"]
-        bounds = [*status["latency"]["bounds_us"], float("inf")]
-        for bound, count in zip(bounds, status["latency"]["counts"], strict=True):
-            latency[bound] = latency.get(bound, 0) + count
-    return Counters(requests, errors, tuple(sorted(latency.items())))
 
 
 def judge(canary: Counters, live: Counters, *, max_errors: float, max_p99: float) -> str:
