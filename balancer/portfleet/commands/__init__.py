@@ -24,6 +24,7 @@ VERBS = {
     "history": "show what was done, by whom, and what came of it",
     "lock": "say who works on a service, since when and why",
     "logs": "show an instance's log",
+    "top": "show again and again how busy each instance is",
     "watch": "eject, re-admit and heal; run by supervisord",
     "doctor": "look for what this machine lacks for the fleet, with the command that mends it",
     "completion": "print a completion script for bash",

@@ -1,0 +1,82 @@
+"""Show, again and again, how busy each instance is, the busiest first; Ctrl-C ends it.
+
+CPU is of one processor: a single-threaded daemon has no more than 100 %, and queues its clients before that. New
+connections, requests and latency (upper bounds) are of the last interval, by the counters of our own daemon; others
+have none ("-"). --json prints an object a line.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import json
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from portfleet.clock import now
+from portfleet.context import Context
+from portfleet.entries import instance_entry
+from portfleet.errors import Exit
+from portfleet.operate import options as read
+from portfleet.rates import Look, look, rates
+from portfleet.slots import count
+from portfleet.states import State, Wanted
+from portfleet.top_screen import show
+
+_SHOWN = ("name", "colour", "state", "pid", "slots", "connections")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("service", nargs="?", metavar="SERVICE", help="only this service")
+    parser.add_argument("--every", type=read.duration, default=2.0, metavar="TIME", help="the interval (2s)")
+    parser.add_argument("-n", "--number", type=int, default=0, metavar="N", help="end after N intervals")
+
+
+def run(options: argparse.Namespace, context: Context) -> Exit:
+    if options.service:
+        context.service(context.serving_fleet, options.service)
+    gc.enable()  # unlike other verbs this one stays
+    every = max(options.every, 0.1)
+    screen = sys.stdout.isatty() and not context.json
+    with suppress(KeyboardInterrupt):
+        for number, services in enumerate(_intervals(options.service, context, every), 1):
+            if context.json:
+                print(json.dumps({"at": now(), "seconds": every, "services": services}), flush=True)
+            else:
+                show(services, every, screen=screen)
+            if number == options.number:
+                break
+    return Exit.DONE
+
+
+def _intervals(only: str | None, context: Context, every: float) -> Iterator[list[dict[str, Any]]]:
+    """Give the services as they are after each interval."""
+    looks: dict[str, Look | None] = {}
+    while True:
+        fresh = Context(context.paths)  # the config and the journal may have changed
+        desired = fresh.desired(fresh.serving_fleet)
+        observed = fresh.observe(desired, probe=False)
+        services, before, looks = [], looks, {}
+        for service in desired.configured.values():
+            slots = count(observed.kernel.slots.get(service.name, ()))
+            entries = []
+            for want in service.instances:
+                entry = instance_entry(want, observed, slots, fresh.paths, {})
+                pid = entry["pid"]
+                control = Path(want.program.control) if want.ours and want.program else None
+                looks[want.name] = look(pid, control) if pid else None
+                found = rates(before.get(want.name), looks[want.name])
+                if (entry["wanted"], entry["state"]) != (Wanted.STOPPED, State.STOPPED):
+                    entries.append({key: entry[key] for key in _SHOWN} | {"rates": asdict(found) if found else None})
+            if only in (None, service.name):
+                services.append(
+                    {"name": service.name, "live": service.live, "down": service.down or None, "instances": entries}
+                )
+        if before:
+            yield services
+        time.sleep(every)
