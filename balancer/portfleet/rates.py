@@ -1,4 +1,4 @@
-"""How busy an instance is: two looks at its process and its counters, and what came between them."""
+"""How busy an instance is: two samples of its process and its counters, and what came between them."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ _TICKS, _PAGE = os.sysconf("SC_CLK_TCK"), os.sysconf("SC_PAGE_SIZE")
 
 
 @dataclass(frozen=True)
-class Look:
-    """One look: when (monotonic seconds), at which process, its processor time (seconds) and resident memory (bytes).
+class Sample:
+    """One moment: when (monotonic seconds), which process, its processor time (seconds) and resident memory (bytes).
 
     Both count its children too. ``accepted`` and ``counters`` are None for a daemon that is not ours.
     """
@@ -33,7 +33,7 @@ class Look:
 
 @dataclass(frozen=True)
 class Rates:
-    """What came between two looks: ``cpu`` in per cent of one processor, the others a second; quantiles in µs.
+    """What came between two samples: ``cpu`` in per cent of one processor, the others a second; quantiles in µs.
 
     None is what nobody counts; the quantiles are None where there was no request either.
     """
@@ -46,8 +46,8 @@ class Rates:
     p99: float | None = None
 
 
-def look(pid: int, control: Path | None) -> Look | None:
-    """Look at an instance's process, and ask at its ``control`` socket where it is our daemon's; None: it has ended."""
+def sample(pid: int, control: Path | None) -> Sample | None:
+    """Take a sample of a process, and of its counters where it has a ``control`` socket; None where it has ended."""
     cpu = memory = 0.0
     try:
         for one in processes.tree(pid):
@@ -62,12 +62,12 @@ def look(pid: int, control: Path | None) -> Look | None:
         try:
             answer = ask(control, "status")
             found = {"accepted": answer["accepted"], "counters": add([answer])}
-        except (ControlError, KeyError):
-            pass
-    return Look(time.monotonic(), pid, cpu, int(memory), **found)
+        except (ControlError, KeyError, TypeError, ValueError):
+            pass  # of a daemon of another version the processor counts all the same
+    return Sample(time.monotonic(), pid, cpu, int(memory), **found)
 
 
-def rates(before: Look | None, after: Look | None) -> Rates | None:
+def rates(before: Sample | None, after: Sample | None) -> Rates | None:
     """Give what came between; None where it is not the same process."""
     if before is None or after is None or before.pid != after.pid:
         return None

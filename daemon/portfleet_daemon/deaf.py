@@ -13,6 +13,7 @@ client sends before that, it sends again after 0.2 s.
 
 from __future__ import annotations
 
+import contextlib
 import socket
 
 IP_MINTTL, IPV6_MINHOPCOUNT = 21, 73  # linux/in.h, linux/in6.h; not in Python's socket module
@@ -26,7 +27,8 @@ def ignore_new(listener: socket.socket) -> None:
 
 def hear_again(sock: socket.socket) -> None:
     """Undo `ignore_new`, also on a socket that was accepted meanwhile."""
-    _set_least_ttl(sock, 0)
+    with contextlib.suppress(OSError):  # where the kernel does not know the option, nothing is deaf
+        _set_least_ttl(sock, 0)
 
 
 def _set_least_ttl(sock: socket.socket, least: int) -> None:

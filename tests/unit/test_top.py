@@ -1,4 +1,4 @@
-"""What `top` computes from two looks, and how it lays that out."""
+"""What `top` computes from two samples, and how it lays that out."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from typing import Any
 import pytest
 
 from portfleet.counters import Counters
-from portfleet.rates import Look, Rates, look, rates
+from portfleet.rates import Rates, Sample, rates, sample
 from portfleet.top_screen import show
 
 INFINITE = float("inf")
 
 
-def counted(at: float, requests: int, *buckets: int, pid: int = 1) -> Look:
+def counted(at: float, requests: int, *buckets: int, pid: int = 1) -> Sample:
     latency = tuple(zip((8.0, 16.0, INFINITE), buckets, strict=True))
-    return Look(at, pid, cpu=at / 2, memory=1000, accepted=requests // 10, counters=Counters(requests, 0, latency))
+    return Sample(at, pid, cpu=at / 2, memory=1000, accepted=requests // 10, counters=Counters(requests, 0, latency))
 
 
-def test_rates_are_of_what_came_between_two_looks() -> None:
+def test_rates_are_of_what_came_between_two_samples() -> None:
     found = rates(counted(10.0, 100, 100, 0, 0), counted(12.0, 300, 150, 148, 2))
     assert found == Rates(cpu=50.0, memory=1000, accepts=10.0, requests=100.0, p50=16.0, p99=16.0)
     slow = rates(counted(10.0, 0, 0, 0, 0), counted(12.0, 100, 0, 0, 100))
@@ -38,21 +38,21 @@ def test_another_process_has_no_rates_yet() -> None:
 
 
 def test_a_daemon_that_is_not_ours_has_processor_time_and_memory_alone() -> None:
-    assert rates(Look(1.0, 7, 0.5, 10), Look(3.0, 7, 2.5, 20)) == Rates(cpu=100.0, memory=20)
+    assert rates(Sample(1.0, 7, 0.5, 10), Sample(3.0, 7, 2.5, 20)) == Rates(cpu=100.0, memory=20)
 
 
-def test_a_process_is_looked_at_with_its_children() -> None:
+def test_a_sample_is_of_a_process_and_its_children() -> None:
     burn = "import os\nif not os.fork():\n    while True: pass\nos.wait()"
     began = time.monotonic()
     with subprocess.Popen([sys.executable, "-c", burn], process_group=0) as process:
         try:
             deadline = began + 20
-            while (found := look(process.pid, None)) is None or found.cpu < 0.3:
+            while (found := sample(process.pid, None)) is None or found.cpu < 0.3:
                 assert time.monotonic() < deadline, found
             assert found.memory > 2_000_000
         finally:
             os.killpg(process.pid, 9)
-    assert look(process.pid, None) is None
+    assert sample(process.pid, None) is None
     assert found.cpu <= found.at - began + 0.1, "one processor gives a second a second"
 
 

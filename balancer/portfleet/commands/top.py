@@ -1,8 +1,8 @@
 """Show, again and again, how busy each instance is, the busiest first; Ctrl-C ends it.
 
 CPU is of one processor: a single-threaded daemon has no more than 100 %, and queues its clients before that. New
-connections, requests and latency (upper bounds) are of the last interval, by the counters of our own daemon; others
-have none ("-"). --json prints an object a line.
+connections, requests and latency (upper bounds) are of the last interval, by the counters of our own daemon, for which
+the watcher's probes are clients too; others have none ("-"). --json prints an object a line.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from portfleet.context import Context
 from portfleet.entries import instance_entry
 from portfleet.errors import Exit
 from portfleet.operate import options as read
-from portfleet.rates import Look, look, rates
+from portfleet.rates import Sample, rates, sample
 from portfleet.slots import count
 from portfleet.states import State, Wanted
 from portfleet.top_screen import show
@@ -34,7 +34,7 @@ _SHOWN = ("name", "colour", "state", "pid", "slots", "connections")
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("service", nargs="?", metavar="SERVICE", help="only this service")
     parser.add_argument("--every", type=read.duration, default=2.0, metavar="TIME", help="the interval (2s)")
-    parser.add_argument("-n", "--number", type=int, default=0, metavar="N", help="end after N intervals")
+    parser.add_argument("-n", "--number", type=int, default=0, metavar="N", help="end after N intervals (never)")
 
 
 def run(options: argparse.Namespace, context: Context) -> Exit:
@@ -46,7 +46,7 @@ def run(options: argparse.Namespace, context: Context) -> Exit:
     with suppress(KeyboardInterrupt):
         for number, services in enumerate(_intervals(options.service, context, every), 1):
             if context.json:
-                print(json.dumps({"at": now(), "seconds": every, "services": services}), flush=True)
+                print(json.dumps({"at": now(), "every": every, "services": services}), flush=True)
             else:
                 show(services, every, screen=screen)
             if number == options.number:
@@ -56,12 +56,12 @@ def run(options: argparse.Namespace, context: Context) -> Exit:
 
 def _intervals(only: str | None, context: Context, every: float) -> Iterator[list[dict[str, Any]]]:
     """Give the services as they are after each interval."""
-    looks: dict[str, Look | None] = {}
+    samples: dict[str, Sample | None] = {}
     while True:
         fresh = Context(context.paths)  # the config and the journal may have changed
         desired = fresh.desired(fresh.serving_fleet)
         observed = fresh.observe(desired, probe=False)
-        services, before, looks = [], looks, {}
+        services, before, samples = [], samples, {}
         for service in desired.configured.values():
             slots = count(observed.kernel.slots.get(service.name, ()))
             entries = []
@@ -69,8 +69,8 @@ def _intervals(only: str | None, context: Context, every: float) -> Iterator[lis
                 entry = instance_entry(want, observed, slots, fresh.paths, {})
                 pid = entry["pid"]
                 control = Path(want.program.control) if want.ours and want.program else None
-                looks[want.name] = look(pid, control) if pid else None
-                found = rates(before.get(want.name), looks[want.name])
+                samples[want.name] = sample(pid, control) if pid else None
+                found = rates(before.get(want.name), samples[want.name])
                 if (entry["wanted"], entry["state"]) != (Wanted.STOPPED, State.STOPPED):
                     entries.append({key: entry[key] for key in _SHOWN} | {"rates": asdict(found) if found else None})
             if only in (None, service.name):
