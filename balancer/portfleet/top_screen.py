@@ -7,6 +7,7 @@ from typing import Any
 
 from portfleet.clock import now
 from portfleet.output import paint, table
+from portfleet.states import State
 
 _HEAD = ("  INSTANCE", "STATE", "SLOTS", "CONNECTIONS", "NEW/S", "REQUESTS/S", "P50", "P99", "CPU", "MEMORY")
 _BUSY, _FULL = 70, 90  # per cent of a processor
@@ -40,9 +41,15 @@ def _lines(service: dict[str, Any]) -> list[str]:
     if not rows:
         return [first]
     head, *body = table(_HEAD, rows, right=range(2, len(_HEAD)))
-    cpus = [entry["rates"]["cpu"] if entry["rates"] else 0 for entry in entries]
-    busy = ["red" if cpu >= _FULL else "yellow" if cpu >= _BUSY else "" for cpu in cpus]
-    return [first, paint(head, "dim"), *(paint(line, c) if c else line for line, c in zip(body, busy, strict=True))]
+    colours = map(_colour, entries)
+    return [first, paint(head, "dim"), *(paint(line, c) if c else line for line, c in zip(body, colours, strict=True))]
+
+
+def _colour(entry: dict[str, Any]) -> str:
+    cpu = entry["rates"]["cpu"] if entry["rates"] else 0
+    if cpu >= _FULL or entry["state"] in (State.FAILED, State.EJECTED):
+        return "red"
+    return "yellow" if cpu >= _BUSY else ""
 
 
 def _row(entry: dict[str, Any]) -> list[str]:
