@@ -15,7 +15,7 @@ from portfleet.operate import colours
 from portfleet.outset import Out
 from portfleet.paths import Paths
 from portfleet.slots import count
-from portfleet.states import State, state_of
+from portfleet.states import State, Wanted, state_of
 from portfleet.wants import InstanceWant, ServiceWant
 
 _BY_REQUEST = (State.DRAINING, State.DRAINED, State.MAINTENANCE)
@@ -75,10 +75,15 @@ def instance_entry(
     }
 
 
+def at_rest(entry: Mapping[str, Any]) -> bool:
+    """Tell whether an instance is stopped and is to be: screens leave it out."""
+    return bool(entry["wanted"] == Wanted.STOPPED and entry["state"] == State.STOPPED)
+
+
 def _since(seen: InstanceSeen, out: Out | None, asked: Asked | None) -> str | None:
     """Give when an instance's state was the last to change: ejected, asked for, or by its process."""
-    if out or asked:
-        return (out or asked).since  # type: ignore[union-attr] # one of them is there
+    if told := out or asked:
+        return told.since
     return stamp(seen.since) if seen.since else None
 
 

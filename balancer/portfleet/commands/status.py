@@ -11,7 +11,7 @@ from typing import Any
 
 from portfleet import locks, warnings
 from portfleet.context import Context
-from portfleet.entries import instance_entry, pins_of, service_entry
+from portfleet.entries import at_rest, instance_entry, pins_of, service_entry
 from portfleet.errors import Exit
 from portfleet.journal import Asked
 from portfleet.model import other
@@ -85,7 +85,7 @@ def _show(service: ServiceWant, observed: Observed, paths: Paths, asked: Mapping
     rows, states, whys = [], [], []
     for want in service.instances:
         entry = instance_entry(want, observed, slots, paths, asked)
-        if want.wanted is Wanted.STOPPED and entry["state"] == State.STOPPED:
+        if at_rest(entry):
             continue
         states.append(entry["state"])
         whys.append(_why(entry))

@@ -20,12 +20,11 @@ from typing import Any
 
 from portfleet.clock import now
 from portfleet.context import Context
-from portfleet.entries import instance_entry
+from portfleet.entries import at_rest, instance_entry
 from portfleet.errors import Exit
 from portfleet.operate import options as read
 from portfleet.rates import Sample, rates, sample
 from portfleet.slots import count
-from portfleet.states import State, Wanted
 from portfleet.top_screen import show
 
 _SHOWN = ("name", "colour", "state", "pid", "slots", "connections")
@@ -71,7 +70,7 @@ def _intervals(only: str | None, context: Context, every: float) -> Iterator[lis
                 control = Path(want.program.control) if want.ours and want.program else None
                 samples[want.name] = sample(pid, control) if pid else None
                 found = rates(before.get(want.name), samples[want.name])
-                if (entry["wanted"], entry["state"]) != (Wanted.STOPPED, State.STOPPED):
+                if not at_rest(entry):
                     entries.append({key: entry[key] for key in _SHOWN} | {"rates": asdict(found) if found else None})
             if only in (None, service.name):
                 services.append(
