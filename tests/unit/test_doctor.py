@@ -23,7 +23,7 @@ NEEDS = Needs(
     listens=dict.fromkeys(fleet().services["echo"].listen, "echo"),
     ports={"echo": (7100, 7107)},
 )
-SYSTEM = system.SystemFacts(release="6.1.0-18-amd64", nft="1.0.6", library=True, rights=1 << 12)
+SYSTEM = system.SystemFacts(release="6.1.0-18-amd64", nft="1.0.6", libnftables=True, rights=1 << 12)
 CONNTRACK = conntrack.ConntrackFacts(limit=320_000, used=10, liberal=1, established=432_000, keepalive_time=7200)
 LIMITS = limits.LimitFacts(
     hard=65_536, of_supervisor=False, minfds=None, file_max=1_000_000, somaxconn=4096, syn_backlog=4096
@@ -78,7 +78,7 @@ def test_the_floor_of_nft(nft: str, severity: Severity) -> None:
 
 def test_a_missing_library_counts_more_than_a_missing_command() -> None:
     assert "nft" not in bad(system.judge(replace(SYSTEM, nft=""), NEEDS))
-    found = bad(system.judge(replace(SYSTEM, library=False), NEEDS))["nft"]
+    found = bad(system.judge(replace(SYSTEM, libnftables=False), NEEDS))["nft"]
     assert (found.severity, found.mend) == (Severity.BROKEN, "apt-get install libnftables1")
 
 

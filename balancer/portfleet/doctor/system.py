@@ -33,7 +33,7 @@ class SystemFacts:
 
     release: str
     nft: str
-    library: bool
+    libnftables: bool
     rights: int
 
 
@@ -44,7 +44,7 @@ def read() -> SystemFacts:
     return SystemFacts(
         release=os.uname().release,
         nft=_nft_version(),
-        library=_has_library(),
+        libnftables=_has_libnftables(),
         rights=int(rights[1], 16) if rights else 0,
     )
 
@@ -86,7 +86,7 @@ def _kernel(facts: SystemFacts) -> Finding:
 
 
 def _nft(facts: SystemFacts) -> Iterator[Finding]:
-    if not facts.library:
+    if not facts.libnftables:
         yield broken(
             "nft",
             "libnftables cannot be loaded",
@@ -113,7 +113,7 @@ def _nft_version() -> str:
     return ".".join(map(str, version(said)))
 
 
-def _has_library() -> bool:
+def _has_libnftables() -> bool:
     import ctypes
 
     try:
