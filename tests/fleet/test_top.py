@@ -3,33 +3,23 @@
 from __future__ import annotations
 
 import json
-import sys
-from pathlib import Path
 
 from support.fleet_box import ECHO, HOME, PORTFLEET, REDIS, fleet_box
-from support.sandbox import HOST4, client4, wait_for
-
-_CLIENTS = str(Path(__file__).parents[1] / "support/clients.py")
+from support.sandbox import wait_for
+from support.watched import load
 
 
 def test_top_shows_what_clients_do() -> None:
-    job = {"to": [HOST4, 7000], "sources": [client4(i * 409) for i in range(40)], "message": "{id}\n", "interval": 0.05}
-    job |= {"from": [client4(100_000 + i) for i in range(100)], "connects": 50}
     with fleet_box(ECHO.replace("whoami", "echo") + REDIS) as fleet:
         fleet.portfleet("down", "kv", "--yes")
-        process = fleet.boxes.clients.popen(sys.executable, _CLIENTS, "hold")
-        assert process.stdin is not None and process.stdout is not None
-        process.stdin.write(json.dumps(job) + "\n")
-        process.stdin.flush()
-        assert process.stdout.readline() == "up\n"
-        lines = fleet.portfleet("top", "--json", "--every", "500ms", "-n", "3").stdout.splitlines()
-        shown = fleet.portfleet("top", "echo", "--every", "500ms", "-n", "1").stdout
-        process.communicate("\n")
+        with load(fleet, held=40, connects=50) as clients:
+            lines = fleet.portfleet("top", "--json", "--every", "500ms", "-n", "3").stdout.splitlines()
+            shown = fleet.portfleet("top", "echo", "--every", "500ms", "-n", "1").stdout
         fleet.portfleet("up")
         idle = json.loads(fleet.portfleet("top", "kv", "--json", "--every", "500ms", "-n", "1").stdout)
         wrong = fleet.portfleet("top", "nosuch", check=False)
 
-    assert len(lines) == 3
+    assert (len(lines), clients.lost, clients.refused) == (3, [], 0)
     echo, kv = json.loads(lines[-1])["services"]
     assert (echo["live"], kv["instances"]) == ("blue", []) and "root" in kv["down"]
     assert len(echo["instances"]) == 4 and all(one["rates"]["requests"] > 0 for one in echo["instances"])
