@@ -61,8 +61,10 @@ def _intervals(only: str | None, context: Context, every: float) -> Iterator[lis
         desired = fresh.desired(fresh.serving_fleet)
         observed = fresh.observe(desired, probe=False)
         services, before, samples = [], samples, {}
-        for service in desired.configured.values():
-            slots = count(observed.kernel.slots.get(service.name, ()))
+        for name, service in desired.configured.items():
+            if only not in (None, name):
+                continue
+            slots = count(observed.kernel.slots.get(name, ()))
             entries = []
             for want in service.instances:
                 entry = instance_entry(want, observed, slots, fresh.paths, {})
@@ -72,10 +74,7 @@ def _intervals(only: str | None, context: Context, every: float) -> Iterator[lis
                 found = rates(before.get(want.name), samples[want.name])
                 if not at_rest(entry):
                     entries.append({key: entry[key] for key in _SHOWN} | {"rates": asdict(found) if found else None})
-            if only in (None, service.name):
-                services.append(
-                    {"name": service.name, "live": service.live, "down": service.down or None, "instances": entries}
-                )
+            services.append({"name": name, "live": service.live, "down": service.down or None, "instances": entries})
         if before:
             yield services
         time.sleep(every)
