@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from types import ModuleType
 
 from portfleet.commands import VERBS
-from portfleet.errors import Exit, PortfleetError
-from portfleet.paths import resolve
+from portfleet.core.errors import Exit, PortfleetError
+from portfleet.core.paths import resolve
 
 _EPILOG = """exit codes: 0 done, 1 failed, 2 usage or config, 3 kernel refused (nothing applied), 4 timed out,
 5 locked, 6 changes wait (plan --check)"""
@@ -27,7 +27,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _parser(None, None).print_help()
         return Exit.USAGE
     home = getattr(options, "home", None) or os.environ.get("PORTFLEET_HOME")
-    from portfleet.context import Context
+    from portfleet.apply.context import Context
 
     try:
         context = Context(resolve(home=home, config=getattr(options, "config", None)), json=hasattr(options, "json"))

@@ -28,14 +28,14 @@ from benchmarks.lib.measure import CPUS, save
 
 sys.path.insert(0, str(ROOT / "tests"))
 
-from portfleet.desired import make_desired
-from portfleet.journal import Journal
-from portfleet.kernel.changes import Detour, Transaction
-from portfleet.kernel.nft import NftKernel
-from portfleet.observed import InstanceSeen, Observed
-from portfleet.plan import make_plan, transactions
-from portfleet.pointing import turn
-from portfleet.wants import Desired
+from portfleet.core.changes import Detour, Transaction
+from portfleet.core.desired import make_desired
+from portfleet.core.journal import Journal
+from portfleet.core.observed import InstanceSeen, Observed
+from portfleet.core.plan import make_plan, transactions
+from portfleet.core.routing import turn
+from portfleet.core.wants import Desired
+from portfleet.dataplane.nft.plane import NftKernel
 from support.fleets import PATHS, fleet, machine
 from support.netns import network_of
 from support.sandbox import HOST4, Sandbox, client4, sandbox

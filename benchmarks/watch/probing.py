@@ -22,7 +22,7 @@ from multiprocessing.connection import Connection
 
 from benchmarks.lib.measure import save
 
-from portfleet.model import Probe
+from portfleet.core.model import Probe
 from portfleet.watch.prober import Prober, Target
 
 COUNT, LIMIT = 1000, 0.10

@@ -264,7 +264,7 @@ def test_a_home_too_deep_for_a_socket(empty: FleetBox) -> None:
 
 
 HOLD = f"""
-from portfleet import locks
+from portfleet.store import locks
 from portfleet.paths import resolve
 paths = resolve(home="{HOME}", config=None)
 with locks.operation(paths.operation_lock("echo"), service="echo", why="cutover"):

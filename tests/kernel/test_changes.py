@@ -8,7 +8,7 @@ from collections import Counter
 
 import pytest
 
-from portfleet.slots import shares
+from portfleet.core.slots import shares
 from support.plane import ECHO, Plane, load
 from support.sandbox import HOST6, client4, client6
 

@@ -10,10 +10,10 @@ from typing import Protocol
 
 import pytest
 
-from portfleet.errors import Exit, PortfleetError
-from portfleet.kernel import changes as c
-from portfleet.kernel.nft import NftKernel
-from portfleet.model import Affinity, Listen
+from portfleet.core import changes as c
+from portfleet.core.errors import Exit, PortfleetError
+from portfleet.core.model import Affinity, Listen
+from portfleet.dataplane.nft.plane import NftKernel
 from support.fake_kernel import FakeKernel
 from support.netns import network_of
 from support.sandbox import Box, make_box

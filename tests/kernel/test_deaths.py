@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from portfleet.kernel.conntrack import forget_half_open
+from portfleet.dataplane.nft.conntrack import forget_half_open
 from support.plane import Plane, explained, load
 from support.sandbox import HOST4, HOST6, client4, client6, wait_for
 

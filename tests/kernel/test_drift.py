@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from portfleet.kernel import nft_memory, nft_text
-from portfleet.kernel.nft import NftKernel
-from portfleet.kernel.nft_events import RulesWatch
+from portfleet.dataplane.nft import memory as nft_memory
+from portfleet.dataplane.nft import text as nft_text
+from portfleet.dataplane.nft.events import RulesWatch
+from portfleet.dataplane.nft.plane import NftKernel
 from support.plane import ECHO, Plane
 from support.sandbox import client4, client6
 

@@ -6,10 +6,10 @@ import time
 
 import pytest
 
-from portfleet.errors import Exit, PortfleetError
-from portfleet.kernel.keeper import Keeper
-from portfleet.kernel.nft_events import RulesWatch
-from portfleet.model import Listen
+from portfleet.core.errors import Exit, PortfleetError
+from portfleet.core.model import Listen
+from portfleet.dataplane.nft.events import RulesWatch
+from portfleet.dataplane.nft.keeper import Keeper
 from support.plane import ECHO, Plane, load
 from support.sandbox import HOST6, client4, client6
 

@@ -7,10 +7,10 @@ from dataclasses import replace
 
 import pytest
 
-from portfleet.desired import make_desired
-from portfleet.kernel.changes import Transaction
-from portfleet.observed import InstanceSeen
-from portfleet.plan import make_plan, transactions
+from portfleet.core.changes import Transaction
+from portfleet.core.desired import make_desired
+from portfleet.core.observed import InstanceSeen
+from portfleet.core.plan import make_plan, transactions
 from support.fleets import PATHS, fleet
 from support.plane import Plane
 from support.sandbox import client4, client6

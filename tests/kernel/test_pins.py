@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from portfleet.pins import find, flatten, parse
+from portfleet.core.pins import find, flatten, parse
 from support.fleet_box import FleetBox, fleet_box
 from support.plane import ECHO, Plane
 from support.sandbox import BoxError, client4, client6

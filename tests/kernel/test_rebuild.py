@@ -6,10 +6,10 @@ from dataclasses import replace
 
 import pytest
 
-from portfleet.desired import make_desired
-from portfleet.journal import ColourRecord, Journal
-from portfleet.plan import make_plan
-from portfleet.rebuild import rebuild
+from portfleet.core.desired import make_desired
+from portfleet.core.journal import ColourRecord, Journal
+from portfleet.core.plan import make_plan
+from portfleet.core.rebuild import rebuild
 from support.fleets import PATHS, fleet
 from support.plane import ECHO, Plane
 

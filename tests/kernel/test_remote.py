@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from portfleet.kernel import capabilities
+from portfleet.dataplane.nft import capabilities
 from support.fleet_box import fleet_box
 from support.fleets import problems
 from support.plane import HERE, Plane, close, plane

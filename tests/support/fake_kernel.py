@@ -11,9 +11,9 @@ from copy import deepcopy
 from dataclasses import dataclass, field
 from typing import Literal
 
-from portfleet.errors import Exit, PortfleetError
-from portfleet.kernel import changes as c
-from portfleet.model import Affinity, Listen
+from portfleet.core import changes as c
+from portfleet.core.errors import Exit, PortfleetError
+from portfleet.core.model import Affinity, Listen
 
 Family = Literal[4, 6]
 _FIXED = ""
@@ -38,7 +38,7 @@ class _Tables:
 
 
 class FakeKernel:
-    """See ``portfleet.kernel.changes.Kernel``. ``log`` holds every transaction that was carried out."""
+    """See ``portfleet.core.changes.Kernel``. ``log`` holds every transaction that was carried out."""
 
     def __init__(self) -> None:
         self._now = _Tables()

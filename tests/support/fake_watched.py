@@ -8,13 +8,13 @@ from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from pathlib import Path
 
-from portfleet import journal_file
-from portfleet.errors import Exit, PortfleetError
-from portfleet.journal import Journal
-from portfleet.kernel.changes import PointSlots, Transaction
+from portfleet.core.changes import PointSlots, Transaction
+from portfleet.core.errors import Exit, PortfleetError
+from portfleet.core.journal import Journal
+from portfleet.store import journal as journal_file
+from portfleet.store.log import Log
 from portfleet.watch.ejector import Ejector
 from portfleet.watch.judge import Judge
-from portfleet.watch.log import Log
 from portfleet.watch.roster import Roster
 from support.fake_kernel import FakeKernel
 from support.fake_world import World

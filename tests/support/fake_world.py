@@ -9,18 +9,18 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from portfleet import journal_file
-from portfleet import steps as s
-from portfleet.desired import make_desired
-from portfleet.execute import Executor
-from portfleet.journal import Journal
-from portfleet.model import Fleet
-from portfleet.observed import InstanceSeen, Observed
-from portfleet.paths import Paths, resolve
-from portfleet.plan import Plan, make_plan
-from portfleet.program import WATCHER
-from portfleet.supervisor import ProgramInfo, Supervisor
-from portfleet.wants import Desired
+from portfleet.apply.execute import Executor
+from portfleet.core import steps as s
+from portfleet.core.desired import make_desired
+from portfleet.core.journal import Journal
+from portfleet.core.model import Fleet
+from portfleet.core.observed import InstanceSeen, Observed
+from portfleet.core.paths import Paths, resolve
+from portfleet.core.plan import Plan, make_plan
+from portfleet.core.program import WATCHER
+from portfleet.core.wants import Desired
+from portfleet.store import journal as journal_file
+from portfleet.supervise.supervisor import ProgramInfo, Supervisor
 from support.fake_kernel import FakeKernel
 
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from portfleet.config import load
-from portfleet.desired import make_desired
-from portfleet.errors import ConfigError, Problem
-from portfleet.journal import Journal
-from portfleet.model import Fleet, Machine
-from portfleet.paths import Paths
-from portfleet.wants import Desired
+from portfleet.config.load import load
+from portfleet.core.desired import make_desired
+from portfleet.core.errors import ConfigError, Problem
+from portfleet.core.journal import Journal
+from portfleet.core.model import Fleet, Machine
+from portfleet.core.paths import Paths
+from portfleet.core.wants import Desired
 
 #: A service with nothing but what must be there.
 ECHO = """

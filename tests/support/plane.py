@@ -11,13 +11,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from portfleet.journal import Journal, ServiceRecord
-from portfleet.kernel.nft import NftKernel
-from portfleet.observed import InstanceSeen, Observed
-from portfleet.outset import Out
-from portfleet.plan import make_plan, transactions
-from portfleet.pointing import turn
-from portfleet.wants import Desired, ServiceWant
+from portfleet.core.journal import Journal, ServiceRecord
+from portfleet.core.observed import InstanceSeen, Observed
+from portfleet.core.plan import make_plan, transactions
+from portfleet.core.routing import turn
+from portfleet.core.wants import Desired, ServiceWant
+from portfleet.dataplane.nft.plane import NftKernel
+from portfleet.store.out import Out
 from support.fleets import PATHS, fleet
 from support.netns import network_of
 from support.sandbox import HOST4, HOST6, Sandbox, sandbox
@@ -48,7 +48,7 @@ class Plane:
 
     def load(self, text: str = ECHO, journal: Journal | None = None, *, out: Iterable[str] = ()) -> list[str]:
         """Make the rules what ``text`` and ``journal`` ask, everybody ready but ``out``; gives the plan's words."""
-        from portfleet.desired import make_desired
+        from portfleet.core.desired import make_desired
 
         self.desired = make_desired(fleet(text), journal or self.journal, PATHS)
         plan = make_plan(self.desired, self.observed(out))
@@ -214,7 +214,7 @@ def explained(made: Plane, service: str, reports: Iterable[Mapping[str, Any]]) -
     """Give the instance that each client's connection gets by computation."""
     import ipaddress
 
-    from portfleet.affinity import slot_for
+    from portfleet.dataplane.nft.affinity import slot_for
 
     want, slots = made.desired.services[service], made.kernel.read_slots(service)
     found = []

@@ -15,7 +15,7 @@ import pytest
 from portfleet import __version__, commands
 from portfleet.__main__ import main
 from portfleet.commands import VERBS
-from portfleet.errors import Exit
+from portfleet.core.errors import Exit
 
 
 def run(*words: str) -> tuple[int, str, str]:

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from portfleet.errors import ConfigError, Exit
-from portfleet.machine import read_machine
-from portfleet.model import Affinity, Listen
+from portfleet.core.errors import ConfigError, Exit
+from portfleet.core.model import Affinity, Listen
+from portfleet.linux.machine import read_machine
 from support.fleets import ECHO, fleet, machine, problems
 
 KV = """

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from portfleet.context import Context
-from portfleet.errors import Exit, PortfleetError
-from portfleet.paths import resolve
+from portfleet.apply.context import Context
+from portfleet.core.errors import Exit, PortfleetError
+from portfleet.core.paths import resolve
 
 ECHO = """
 [service.echo]

@@ -7,10 +7,11 @@ from dataclasses import replace
 
 import pytest
 
-from portfleet.doctor import conntrack, files, firewalls, limits, ports, sticky, system
+from portfleet.dataplane.nft.doctor import conntrack, firewalls, sticky
+from portfleet.doctor import files, limits, ports, system
 from portfleet.doctor.finding import Finding, Severity, setting
 from portfleet.doctor.needs import Needs, needs_of
-from portfleet.sockdiag import Listener
+from portfleet.linux.sockdiag import Listener
 from support.fleets import ECHO, fleet, machine
 
 NEEDS = Needs(

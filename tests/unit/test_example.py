@@ -8,9 +8,9 @@ from dataclasses import fields
 
 import pytest
 
-from portfleet.config import load
-from portfleet.model import Drain, Fleet, Probe, Service
-from portfleet.templating import fill
+from portfleet.config.load import load
+from portfleet.core.model import Drain, Fleet, Probe, Service
+from portfleet.store.templating import fill
 from support.fleets import machine
 
 EXAMPLE = fill("example.toml.j2")

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from portfleet.kernel.changes import InstanceRule, SetInstance
-from portfleet.kernel.nft_text import text
-from portfleet.model import parse_instance
-from portfleet.plan import transactions
+from portfleet.core.changes import InstanceRule, SetInstance
+from portfleet.core.model import parse_instance
+from portfleet.core.plan import transactions
+from portfleet.dataplane.nft.text import text
 from support.fake_world import World
 from support.fleets import ECHO, fleet
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from portfleet.jhash import jhash, slot_of
+from portfleet.dataplane.nft.jhash import jhash, slot_of
 
 # https://burtleburtle.net/bob/c/lookup3.c, driver5: hashlittle(text, length, seed).
 AUTHOR = [

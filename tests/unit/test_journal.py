@@ -15,9 +15,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from portfleet import atomic, journal_file
-from portfleet.errors import PortfleetError
-from portfleet.journal import (
+from portfleet.core.errors import PortfleetError
+from portfleet.core.journal import (
     HISTORY,
     MARK_LIMIT,
     VERSION,
@@ -32,6 +31,8 @@ from portfleet.journal import (
     from_json,
     to_json,
 )
+from portfleet.store import atomic
+from portfleet.store import journal as journal_file
 from support.fleets import ECHO, desired
 
 TEXT = st.text(max_size=20)
@@ -190,7 +191,7 @@ def test_a_standby_box_makes_the_same_table_from_the_same_config() -> None:
 KILL_AT = """
 import os, sys
 from pathlib import Path
-from portfleet import atomic
+from portfleet.store import atomic
 while True:
     for letter in "ab":
         atomic.write(Path(sys.argv[1]), letter.encode() * 300_000)

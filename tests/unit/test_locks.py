@@ -13,14 +13,14 @@ from pathlib import Path
 
 import pytest
 
-from portfleet import locks
-from portfleet.errors import Exit, PortfleetError
+from portfleet.core.errors import Exit, PortfleetError
+from portfleet.store import locks
 from support.sandbox import wait_for
 
 HOLD_OPERATION = """
 import sys
 from pathlib import Path
-from portfleet import locks
+from portfleet.store import locks
 with locks.operation(Path(sys.argv[1]), service="echo", why="cutover to v2"):
     print("held", flush=True)
     sys.stdin.readline()
@@ -28,7 +28,7 @@ with locks.operation(Path(sys.argv[1]), service="echo", why="cutover to v2"):
 HOLD_TABLE = """
 import sys
 from pathlib import Path
-from portfleet import locks
+from portfleet.store import locks
 with locks.table(Path(sys.argv[1])):
     print("held", flush=True)
     sys.stdin.readline()

@@ -31,7 +31,7 @@ def options(verb: str) -> set[str]:
 
 def test_what_counts_as_an_operation_is_complete() -> None:
     engines = {
-        path.stem for path in Path("balancer/portfleet/operate").glob("*.py") if "async def undo" in path.read_text()
+        path.stem for path in Path("balancer/portfleet/operations").glob("*.py") if "async def undo" in path.read_text()
     }
     at_once = {"pin", "unpin", "cancel", "history", "lock"}  # nothing of them is left to the watcher
     assert engines | at_once | {"rollback", "maint"} == set(_OPERATIONS)

@@ -6,9 +6,10 @@ import asyncio
 import fcntl
 from pathlib import Path
 
-from portfleet import locks, outset
-from portfleet.execute import Executor
-from portfleet.journal import ColourRecord
+from portfleet.apply.execute import Executor
+from portfleet.core.journal import ColourRecord
+from portfleet.store import locks
+from portfleet.store import out as outset
 from portfleet.watch.ejector import fresh
 from support.fake_watched import Watched, run
 from support.fleets import fleet

@@ -12,14 +12,14 @@ from types import SimpleNamespace
 
 import pytest
 
-from portfleet import journal_file
-from portfleet.context import Context
-from portfleet.errors import Exit, PortfleetError
-from portfleet.journal import Asked, ColourRecord, Operation, ServiceRecord
-from portfleet.operate import cutover, engine
-from portfleet.operate.submit import submit
-from portfleet.operate.task import OperationFailed, Task, TooLate
-from portfleet.watch.log import Log
+from portfleet.apply.context import Context
+from portfleet.core.errors import Exit, PortfleetError
+from portfleet.core.journal import Asked, ColourRecord, Operation, ServiceRecord
+from portfleet.operations import cutover, engine
+from portfleet.operations.task import OperationFailed, Task, TooLate
+from portfleet.store import journal as journal_file
+from portfleet.store.log import Log
+from portfleet.submit.operation import submit
 from support.fake_watched import Watched, run
 
 

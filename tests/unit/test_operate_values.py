@@ -11,13 +11,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from portfleet.commands.cancel import code_of
-from portfleet.counters import Counters, add
-from portfleet.journal import ColourRecord, HistoryEntry, Journal, Operation, ServiceRecord, from_json, to_json
-from portfleet.operate import options
-from portfleet.operate.bar import line
-from portfleet.operate.canary import judge
-from portfleet.operate.rebalance import next_move, ratio
-from portfleet.operate.releases import older
+from portfleet.core.counters import Counters, add
+from portfleet.core.journal import ColourRecord, HistoryEntry, Journal, Operation, ServiceRecord, from_json, to_json
+from portfleet.operations.canary import judge
+from portfleet.operations.rebalance import next_move, ratio
+from portfleet.operations.releases import older
+from portfleet.screen.bar import line
+from portfleet.submit import options
 from support.fleets import desired
 
 

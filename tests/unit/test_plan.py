@@ -12,10 +12,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from portfleet import journal_file
-from portfleet import steps as s
-from portfleet.model import Fleet, parse_instance
-from portfleet.slots import count
+from portfleet.core import steps as s
+from portfleet.core.model import Fleet, parse_instance
+from portfleet.core.slots import count
+from portfleet.store import journal as journal_file
 from support.fake_world import World
 from support.fleets import ECHO, fleet, machine
 

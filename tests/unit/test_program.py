@@ -12,10 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from supervisor.options import ServerOptions
 
-from portfleet import daemonize
-from portfleet.errors import Exit, PortfleetError
-from portfleet.paths import resolve
-from portfleet.program import Program, refuse_unusable, unquotable, unwritable
+from portfleet.core.errors import Exit, PortfleetError
+from portfleet.core.paths import resolve
+from portfleet.core.program import Program, refuse_unusable, unquotable, unwritable
+from portfleet.supervise import start as daemonize
 from support.fleets import ECHO, desired, fleet, problems
 
 #: All that a config lets through: no control characters (config refuses them), then what `unwritable` allows.

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from portfleet.__main__ import parse
-from portfleet.config import load
-from portfleet.machine import read_machine
+from portfleet.config.load import load
+from portfleet.linux.machine import read_machine
 
 TOP = Path(__file__).parents[2]
 README = (TOP / "README.md").read_text()

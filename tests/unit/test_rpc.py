@@ -13,7 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from portfleet import rpc
+from portfleet.supervise import rpc
 
 #: What XML 1.0 can hold; a carriage return becomes a line feed when it is read.
 TEXT = st.text(st.characters(exclude_categories=("Cs", "Cc"), exclude_characters="\ufffe\uffff") | st.just("\n"))

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from portfleet.slots import Table, assign, count, effective, moves, shares
+from portfleet.core.slots import Table, assign, count, effective, moves, shares
 
 MEMBERS = [str(number) for number in range(1, 9)]
 WEIGHTS = st.dictionaries(st.sampled_from(MEMBERS), st.integers(0, 5))

@@ -7,12 +7,12 @@ from dataclasses import replace
 
 import pytest
 
-from portfleet.entries import instance_entry
-from portfleet.journal import Asked
-from portfleet.kernel.changes import KernelState
-from portfleet.observed import InstanceSeen, Observed
-from portfleet.outset import Out
-from portfleet.states import State
+from portfleet.core.changes import KernelState
+from portfleet.core.journal import Asked
+from portfleet.core.observed import InstanceSeen, Observed
+from portfleet.core.states import State
+from portfleet.screen.status_rows import instance_entry
+from portfleet.store.out import Out
 from support.fleets import ECHO, PATHS, desired
 
 NAME, REMOTE = "echo-blue-1", "echo-remote-1"

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from portfleet.counters import Counters
-from portfleet.rates import Rates, Sample, rates, sample
-from portfleet.top_screen import show
+from portfleet.core.counters import Counters
+from portfleet.daemons.rates import Rates, Sample, rates, sample
+from portfleet.screen.top import show
 
 INFINITE = float("inf")
 

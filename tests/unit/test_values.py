@@ -8,15 +8,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from portfleet.affinity import expressions, slot_for
 from portfleet.commands.explain import parse_client
 from portfleet.commands.pin import parse_network
-from portfleet.config import NAME, name_problem
-from portfleet.errors import Exit, PortfleetError
-from portfleet.expand import expand, placeholders
-from portfleet.jhash import slot_of
-from portfleet.model import COLOURS, Affinity, Instance, Listen, is_our_daemon, member_instance, parse_instance
-from portfleet.read_toml import parse_affinity, parse_duration, parse_listen
+from portfleet.config.load import NAME, name_problem
+from portfleet.config.reader import parse_affinity, parse_duration, parse_listen
+from portfleet.core.errors import Exit, PortfleetError
+from portfleet.core.model import COLOURS, Affinity, Instance, Listen, is_our_daemon, member_instance, parse_instance
+from portfleet.core.placeholders import expand, placeholders
+from portfleet.dataplane.nft.affinity import expressions, slot_for
+from portfleet.dataplane.nft.jhash import slot_of
 from support.fleets import PATHS
 
 NAMES = st.from_regex(NAME, fullmatch=True).filter(lambda name: name_problem(name) is None)

@@ -17,18 +17,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from portfleet.adopted import alive, note, set_aside, start_time
-from portfleet.kernel.changes import KernelState, PointSlots, Transaction
-from portfleet.last_words import last_exit, last_lines
-from portfleet.model import Probe
-from portfleet.paths import Paths
-from portfleet.slots import Table
+from portfleet.core.changes import KernelState, PointSlots, Transaction
+from portfleet.core.model import Probe
+from portfleet.core.paths import Paths
+from portfleet.core.slots import Table
+from portfleet.dataplane.nft.cached import NotedKernel
+from portfleet.store.log import Log
+from portfleet.supervise.adopted import alive, note, set_aside, start_time
+from portfleet.supervise.exit_report import last_exit, last_lines
 from portfleet.watch.deaths import Deaths
 from portfleet.watch.health import Health, all_out
 from portfleet.watch.limits import Descriptors, Near, judge
 from portfleet.watch.limits import Table as Entries
-from portfleet.watch.log import Log
-from portfleet.watch.noted import NotedKernel
 from portfleet.watch.prober import Prober, Target
 from portfleet.watch.restarts import Backoff
 from portfleet.watch.server import serve
@@ -112,7 +112,7 @@ def test_the_log_is_a_line_an_event_in_words_or_json() -> None:
 
 def test_the_log_goes_to_the_file_itself_when_nobody_reads_the_pipe(tmp_path: Path) -> None:
     script = (
-        "import sys; from pathlib import Path; from portfleet.watch.log import Log\n"
+        "import sys; from pathlib import Path; from portfleet.store.log import Log\n"
         "log = Log(as_json=False, fallback=Path(sys.argv[1])); sys.stdin.readline(); log('a', n=1); log('b')\n"
     )
     child = subprocess.Popen(

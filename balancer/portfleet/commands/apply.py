@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import argparse
 
-from portfleet.context import Context
-from portfleet.converge import converge
-from portfleet.errors import Exit
+from portfleet.apply.context import Context
+from portfleet.apply.converge import converge
+from portfleet.core.errors import Exit
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -9,11 +9,11 @@ import argparse
 from collections.abc import Callable
 from dataclasses import replace
 
-from portfleet import journal_file
-from portfleet.context import Context
-from portfleet.errors import Exit
-from portfleet.journal import STAYS, HistoryEntry, Journal
-from portfleet.operate.submit import (
+from portfleet.apply.context import Context
+from portfleet.core.errors import Exit
+from portfleet.core.journal import STAYS, HistoryEntry, Journal
+from portfleet.store import journal as journal_file
+from portfleet.submit.operation import (
     add_wait_options,
     already,
     follow,

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import argparse
 
-from portfleet.context import Context
-from portfleet.errors import ConfigError, Exit
-from portfleet.output import print_json
-from portfleet.preflight import forwarding
+from portfleet.apply.context import Context
+from portfleet.apply.preflight import forwarding
+from portfleet.core.errors import ConfigError, Exit
+from portfleet.screen.output import print_json
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

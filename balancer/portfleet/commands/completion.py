@@ -9,10 +9,10 @@ import argparse
 import importlib
 from collections.abc import Iterator
 
+from portfleet.apply.context import Context
 from portfleet.commands import VERBS
-from portfleet.context import Context
-from portfleet.errors import ConfigError, Exit
-from portfleet.model import COLOURS, Instance
+from portfleet.core.errors import ConfigError, Exit
+from portfleet.core.model import COLOURS, Instance
 
 _GLOBAL = ("--home", "--config", "--json", "--help")
 

@@ -12,18 +12,18 @@ import argparse
 import shlex
 from dataclasses import asdict, replace
 
-from portfleet.clock import now
-from portfleet.context import Context
-from portfleet.errors import Exit, PortfleetError
-from portfleet.expand import placeholders
-from portfleet.journal import ColourRecord, ServiceRecord
-from portfleet.machine import find_command, has_path
-from portfleet.model import Colour, Service, is_our_daemon, other
-from portfleet.operate import options as read
-from portfleet.operate.drain import asked_of, without
-from portfleet.operate.submit import add_options, already, service_want, submit
-from portfleet.program import refuse_unusable, release_path
-from portfleet.wants import ServiceWant
+from portfleet.apply.context import Context
+from portfleet.core.errors import Exit, PortfleetError
+from portfleet.core.journal import ColourRecord, ServiceRecord
+from portfleet.core.model import Colour, Service, is_our_daemon, other
+from portfleet.core.placeholders import placeholders
+from portfleet.core.program import refuse_unusable, release_path
+from portfleet.core.wants import ServiceWant
+from portfleet.linux.machine import find_command, has_path
+from portfleet.operations.drain import asked_of, without
+from portfleet.store.clock import now
+from portfleet.submit import options as read
+from portfleet.submit.operation import add_options, already, service_want, submit
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

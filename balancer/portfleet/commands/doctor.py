@@ -9,13 +9,14 @@ import argparse
 from collections.abc import Iterator
 from dataclasses import asdict
 
-from portfleet.context import Context
-from portfleet.doctor import conntrack, files, firewalls, limits, ports, sticky, system
+from portfleet.apply.context import Context
+from portfleet.core.errors import ConfigError, Exit
+from portfleet.core.model import Fleet
+from portfleet.dataplane.nft.doctor import conntrack, firewalls, sticky
+from portfleet.doctor import files, limits, ports, system
 from portfleet.doctor.finding import Finding, Severity, broken
 from portfleet.doctor.needs import needs_of
-from portfleet.errors import ConfigError, Exit
-from portfleet.model import Fleet
-from portfleet.output import paint, print_json
+from portfleet.screen.output import paint, print_json
 
 _COLOURS = {Severity.FINE: "green", Severity.WARNING: "yellow", Severity.BROKEN: "red"}
 

@@ -9,15 +9,15 @@ from __future__ import annotations
 import argparse
 from dataclasses import replace
 
-from portfleet.clock import now
-from portfleet.context import Context
-from portfleet.errors import Exit, PortfleetError
-from portfleet.journal import Asked, ServiceRecord
-from portfleet.locks import operator
-from portfleet.operate.drain import asked_of
-from portfleet.operate.options import duration, rate
-from portfleet.operate.submit import add_options, already, serving, submit, targets
-from portfleet.wants import InstanceWant, ServiceWant
+from portfleet.apply.context import Context
+from portfleet.core.errors import Exit, PortfleetError
+from portfleet.core.journal import Asked, ServiceRecord
+from portfleet.core.wants import InstanceWant, ServiceWant
+from portfleet.operations.drain import asked_of
+from portfleet.store.clock import now
+from portfleet.store.locks import operator
+from portfleet.submit.operation import add_options, already, serving, submit, targets
+from portfleet.submit.options import duration, rate
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

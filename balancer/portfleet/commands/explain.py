@@ -15,16 +15,16 @@ import argparse
 import ipaddress
 import re
 
-from portfleet import pins
-from portfleet.affinity import Address, slot_for, source_of
-from portfleet.context import Context
-from portfleet.errors import Exit, PortfleetError
-from portfleet.kernel.changes import LOCAL_SLOTS, Beside
-from portfleet.kernel.routes import is_local
-from portfleet.output import print_json
-from portfleet.pointing import turn
-from portfleet.slots import Table
-from portfleet.wants import ServiceWant
+from portfleet.apply.context import Context
+from portfleet.core import pins
+from portfleet.core.changes import LOCAL_SLOTS, Beside
+from portfleet.core.errors import Exit, PortfleetError
+from portfleet.core.routing import turn
+from portfleet.core.slots import Table
+from portfleet.core.wants import ServiceWant
+from portfleet.dataplane.nft.affinity import Address, slot_for, source_of
+from portfleet.linux.routes import is_local
+from portfleet.screen.output import print_json
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -8,13 +8,13 @@ from __future__ import annotations
 import argparse
 from dataclasses import asdict
 
-from portfleet import journal_file
-from portfleet.context import Context
-from portfleet.errors import Exit
-from portfleet.journal import Journal
-from portfleet.operate.bar import line
-from portfleet.operate.submit import ended
-from portfleet.output import paint, print_json
+from portfleet.apply.context import Context
+from portfleet.core.errors import Exit
+from portfleet.core.journal import Journal
+from portfleet.screen.bar import line
+from portfleet.screen.output import paint, print_json
+from portfleet.store import journal as journal_file
+from portfleet.submit.operation import ended
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -8,9 +8,9 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from portfleet.context import Context
-from portfleet.errors import Exit, PortfleetError
-from portfleet.templating import fill
+from portfleet.apply.context import Context
+from portfleet.core.errors import Exit, PortfleetError
+from portfleet.store.templating import fill
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import argparse
 from dataclasses import asdict
 
-from portfleet import journal_file, locks
-from portfleet.context import Context
-from portfleet.errors import Exit
-from portfleet.journal import Journal
-from portfleet.output import print_json
+from portfleet.apply.context import Context
+from portfleet.core.errors import Exit
+from portfleet.core.journal import Journal
+from portfleet.screen.output import print_json
+from portfleet.store import journal as journal_file
+from portfleet.store import locks
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -9,10 +9,10 @@ import argparse
 import os
 import re
 
-from portfleet.context import Context
-from portfleet.errors import Exit, PortfleetError
-from portfleet.model import parse_instance
-from portfleet.program import WATCHER
+from portfleet.apply.context import Context
+from portfleet.core.errors import Exit, PortfleetError
+from portfleet.core.model import parse_instance
+from portfleet.core.program import WATCHER
 
 _NUMBER = re.compile(r"[1-9][0-9]{0,3}")
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import argparse
 
+from portfleet.apply.context import Context
 from portfleet.commands.drain import add_drain_options, begin
-from portfleet.context import Context
-from portfleet.errors import Exit
-from portfleet.operate.submit import add_options, targets
+from portfleet.core.errors import Exit
+from portfleet.submit.operation import add_options, targets
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

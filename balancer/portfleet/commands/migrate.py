@@ -10,15 +10,15 @@ from __future__ import annotations
 import argparse
 from dataclasses import asdict, replace
 
-from portfleet import outset
-from portfleet.context import Context
-from portfleet.errors import Exit, PortfleetError
-from portfleet.journal import Moved, ServiceRecord
-from portfleet.model import member_instance
-from portfleet.operate.options import percent
-from portfleet.operate.submit import add_options, already, submit, targets
-from portfleet.read_toml import parse_listen
-from portfleet.wants import InstanceWant, ServiceWant
+from portfleet.apply.context import Context
+from portfleet.config.reader import parse_listen
+from portfleet.core.errors import Exit, PortfleetError
+from portfleet.core.journal import Moved, ServiceRecord
+from portfleet.core.model import member_instance
+from portfleet.core.wants import InstanceWant, ServiceWant
+from portfleet.store import out as outset
+from portfleet.submit.operation import add_options, already, submit, targets
+from portfleet.submit.options import percent
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -11,12 +11,12 @@ from __future__ import annotations
 import argparse
 from dataclasses import replace
 
-from portfleet import pins
-from portfleet.context import Context
-from portfleet.errors import Exit, PortfleetError
-from portfleet.operate.pinning import change_pins
-from portfleet.operate.submit import add_options, already, record_of, targets
-from portfleet.wants import InstanceWant
+from portfleet.apply.context import Context
+from portfleet.core import pins
+from portfleet.core.errors import Exit, PortfleetError
+from portfleet.core.wants import InstanceWant
+from portfleet.submit.operation import add_options, already, record_of, targets
+from portfleet.submit.pins import change_pins
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import argparse
 
-from portfleet.context import Context
-from portfleet.converge import look
-from portfleet.errors import Exit
-from portfleet.output import print_json
-from portfleet.plan import transactions
+from portfleet.apply.context import Context
+from portfleet.apply.converge import look
+from portfleet.core.errors import Exit
+from portfleet.core.plan import transactions
+from portfleet.screen.output import print_json
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import argparse
 
-from portfleet.context import Context
-from portfleet.errors import Exit, PortfleetError
-from portfleet.operate.options import limit
-from portfleet.operate.rebalance import next_move, ratio
-from portfleet.operate.submit import add_options, already, service_want, submit
+from portfleet.apply.context import Context
+from portfleet.core.errors import Exit, PortfleetError
+from portfleet.operations.rebalance import next_move, ratio
+from portfleet.submit.operation import add_options, already, service_want, submit
+from portfleet.submit.options import limit
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import argparse
 
-from portfleet.context import Context
-from portfleet.errors import Exit, PortfleetError
-from portfleet.operate.drain import asked_of
-from portfleet.operate.submit import add_options, refuse_busy, serving, submit, targets
-from portfleet.states import Wanted
+from portfleet.apply.context import Context
+from portfleet.core.errors import Exit, PortfleetError
+from portfleet.core.states import Wanted
+from portfleet.operations.drain import asked_of
+from portfleet.submit.operation import add_options, refuse_busy, serving, submit, targets
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

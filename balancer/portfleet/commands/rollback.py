@@ -8,12 +8,12 @@ from __future__ import annotations
 import argparse
 from dataclasses import replace
 
+from portfleet.apply.context import Context
 from portfleet.commands.cutover import add_cutover_options, begin
-from portfleet.context import Context
-from portfleet.errors import Exit, PortfleetError
-from portfleet.journal import ColourRecord
-from portfleet.model import other
-from portfleet.operate.submit import add_options, already, service_want
+from portfleet.core.errors import Exit, PortfleetError
+from portfleet.core.journal import ColourRecord
+from portfleet.core.model import other
+from portfleet.submit.operation import add_options, already, service_want
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -9,10 +9,10 @@ from __future__ import annotations
 import argparse
 from dataclasses import replace
 
-from portfleet.context import Context
-from portfleet.errors import Exit, PortfleetError
-from portfleet.journal import ServiceRecord
-from portfleet.operate.submit import add_options, already, service_want, serving, submit
+from portfleet.apply.context import Context
+from portfleet.core.errors import Exit, PortfleetError
+from portfleet.core.journal import ServiceRecord
+from portfleet.submit.operation import add_options, already, service_want, serving, submit
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

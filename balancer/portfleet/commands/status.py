@@ -9,19 +9,19 @@ import argparse
 from collections.abc import Mapping
 from typing import Any
 
-from portfleet import locks, warnings
-from portfleet.context import Context
-from portfleet.entries import at_rest, instance_entry, pins_of, service_entry
-from portfleet.errors import Exit
-from portfleet.journal import Asked
-from portfleet.model import other
-from portfleet.observed import Observed
-from portfleet.operate import colours
-from portfleet.output import paint, print_json, table
-from portfleet.paths import Paths
-from portfleet.slots import count
-from portfleet.states import State, Wanted
-from portfleet.wants import ServiceWant
+from portfleet.apply.context import Context
+from portfleet.core.errors import Exit
+from portfleet.core.journal import Asked
+from portfleet.core.model import other
+from portfleet.core.observed import Observed
+from portfleet.core.paths import Paths
+from portfleet.core.slots import count
+from portfleet.core.states import State, Wanted
+from portfleet.core.wants import ServiceWant
+from portfleet.screen import colours
+from portfleet.screen.output import paint, print_json, table
+from portfleet.screen.status_rows import at_rest, instance_entry, pins_of, service_entry
+from portfleet.store import locks, warnings
 
 _COLOURS = {State.READY: "green", State.FAILED: "red", State.EJECTED: "red", State.STOPPED: "dim"}
 

@@ -18,14 +18,14 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from portfleet.clock import now
-from portfleet.context import Context
-from portfleet.entries import at_rest, instance_entry
-from portfleet.errors import Exit
-from portfleet.operate import options as read
-from portfleet.rates import Sample, rates, sample
-from portfleet.slots import count
-from portfleet.top_screen import show
+from portfleet.apply.context import Context
+from portfleet.core.errors import Exit
+from portfleet.core.slots import count
+from portfleet.daemons.rates import Sample, rates, sample
+from portfleet.screen.status_rows import at_rest, instance_entry
+from portfleet.screen.top import show
+from portfleet.store.clock import now
+from portfleet.submit import options as read
 
 _SHOWN = ("name", "colour", "state", "pid", "slots", "connections")
 

@@ -8,13 +8,13 @@ from __future__ import annotations
 import argparse
 from functools import partial
 
-from portfleet import journal_file
+from portfleet.apply.context import Context
 from portfleet.commands import cancel
-from portfleet.context import Context
-from portfleet.errors import Exit
-from portfleet.journal import Journal
-from portfleet.operate.drain import without
-from portfleet.operate.submit import add_options, already, submit, targets
+from portfleet.core.errors import Exit
+from portfleet.core.journal import Journal
+from portfleet.operations.drain import without
+from portfleet.store import journal as journal_file
+from portfleet.submit.operation import add_options, already, submit, targets
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

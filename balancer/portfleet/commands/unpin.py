@@ -8,12 +8,12 @@ from __future__ import annotations
 import argparse
 from dataclasses import replace
 
+from portfleet.apply.context import Context
 from portfleet.commands.pin import parse_network
-from portfleet.context import Context
-from portfleet.errors import Exit
-from portfleet.journal import ServiceRecord
-from portfleet.operate.pinning import change_pins
-from portfleet.operate.submit import add_options, already, record_of, service_want
+from portfleet.core.errors import Exit
+from portfleet.core.journal import ServiceRecord
+from portfleet.submit.operation import add_options, already, record_of, service_want
+from portfleet.submit.pins import change_pins
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

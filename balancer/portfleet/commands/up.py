@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import argparse
 
-from portfleet import daemonize, preflight
-from portfleet.context import Context
-from portfleet.converge import converge, look
-from portfleet.errors import Exit
+from portfleet.apply import preflight
+from portfleet.apply.context import Context
+from portfleet.apply.converge import converge, look
+from portfleet.core.errors import Exit
+from portfleet.supervise import start as daemonize
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -22,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace, context: Context) -> Exit:
     fleet = context.fleet
     if options.foreground:
-        from portfleet.boot import prepare
+        from portfleet.apply.boot import prepare
 
         prepare(context)
         daemonize.become(context.paths)

@@ -13,10 +13,10 @@ import os
 from functools import partial
 from typing import IO
 
-from portfleet.context import Context
-from portfleet.errors import Exit, PortfleetError
-from portfleet.program import WATCHER
-from portfleet.watch.log import Log
+from portfleet.apply.context import Context
+from portfleet.core.errors import Exit, PortfleetError
+from portfleet.core.program import WATCHER
+from portfleet.store.log import Log
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -55,18 +55,18 @@ def _take(lock: IO[str], context: Context, log: Log, *, wait: bool) -> None:
 
 
 async def _watch(context: Context, log: Log) -> None:
-    from portfleet.kernel.keeper import Keeper
-    from portfleet.kernel.nft import NAME
-    from portfleet.kernel.nft_events import Generation, RulesWatch
-    from portfleet.kernel.nft_reader import NftReader
-    from portfleet.operate.engine import Engine
+    from portfleet.dataplane.nft.cached import NotedKernel
+    from portfleet.dataplane.nft.events import Generation, RulesWatch
+    from portfleet.dataplane.nft.half_open import HalfOpen
+    from portfleet.dataplane.nft.keeper import Keeper
+    from portfleet.dataplane.nft.plane import NAME
+    from portfleet.dataplane.nft.reader import NftReader
+    from portfleet.operations.engine import Engine
     from portfleet.watch.ejector import Ejector
-    from portfleet.watch.half_open import HalfOpen
     from portfleet.watch.healer import Healer
-    from portfleet.watch.noted import NotedKernel
-    from portfleet.watch.overflow import Overflow
+    from portfleet.watch.overflow_order import Overflow
     from portfleet.watch.roster import Roster
-    from portfleet.watch.rules import Rules
+    from portfleet.watch.rule_guard import Rules
     from portfleet.watch.server import serve
     from portfleet.watch.watcher import Watcher
 

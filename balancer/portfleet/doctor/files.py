@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from portfleet.core.model import Fleet
+from portfleet.core.paths import SOCKET_PATH_MAX, Paths
 from portfleet.doctor.finding import Finding, broken, fine, warning
-from portfleet.model import Fleet
-from portfleet.paths import SOCKET_PATH_MAX, Paths
 
 #: A log grows to 10 MB and is kept three times (templates/supervisor/program.conf.j2).
 LOG_BYTES = 4 * 10 * 1024 * 1024

@@ -9,11 +9,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from portfleet.core.paths import Paths
 from portfleet.doctor.finding import Finding, broken, fine, setting, warning
 from portfleet.doctor.needs import OWN_DESCRIPTORS, Needs
-from portfleet.machine import sysctl
-from portfleet.paths import Paths
-from portfleet.supervisor import Supervisor
+from portfleet.linux.machine import sysctl
+from portfleet.supervise.supervisor import Supervisor
 
 #: What portfleet-daemon asks listen(2) for; the kernel cuts it to somaxconn.
 BACKLOG = 4096

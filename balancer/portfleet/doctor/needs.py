@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from portfleet.model import Fleet, Listen
+from portfleet.core.model import Fleet, Listen
 
 #: Descriptors of an instance that are not connections: its listeners, logs, epoll set, control socket.
 OWN_DESCRIPTORS = 64

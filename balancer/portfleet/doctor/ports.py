@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from portfleet import processes, sockdiag
+from portfleet.core.model import Listen
+from portfleet.core.paths import Paths
 from portfleet.doctor.finding import Finding, broken, fine, setting, warning
 from portfleet.doctor.needs import Needs
-from portfleet.machine import read_machine, sysctl
-from portfleet.model import Listen
-from portfleet.paths import Paths
-from portfleet.sockdiag import Listener
-from portfleet.supervisor import Supervisor
+from portfleet.linux import processes, sockdiag
+from portfleet.linux.machine import read_machine, sysctl
+from portfleet.linux.sockdiag import Listener
+from portfleet.supervise.supervisor import Supervisor
 
 
 @dataclass(frozen=True)

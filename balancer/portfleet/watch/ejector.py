@@ -14,15 +14,16 @@ import time
 from collections.abc import Callable, Iterable
 from typing import Literal
 
-from portfleet import locks, outset
-from portfleet.clock import now
-from portfleet.kernel.changes import Change, Detour, InstanceRule, Kernel, SetInstance
-from portfleet.outset import Out
-from portfleet.paths import Paths
-from portfleet.pointing import turn
-from portfleet.slots import Table
-from portfleet.wants import Desired, InstanceWant, ServiceWant
-from portfleet.watch.log import Log
+from portfleet.core.changes import Change, Detour, InstanceRule, Kernel, SetInstance
+from portfleet.core.paths import Paths
+from portfleet.core.routing import turn
+from portfleet.core.slots import Table
+from portfleet.core.wants import Desired, InstanceWant, ServiceWant
+from portfleet.store import locks
+from portfleet.store import out as outset
+from portfleet.store.clock import now
+from portfleet.store.log import Log
+from portfleet.store.out import Out
 
 
 class Ejector:

@@ -10,18 +10,18 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 
-from portfleet import locks
-from portfleet import steps as s
-from portfleet.kernel.changes import Beside, Change, Kernel, KernelState, Transaction
-from portfleet.observed import InstanceSeen, Observed
-from portfleet.outset import Out
-from portfleet.paths import Paths
-from portfleet.plan import make_plan
-from portfleet.pointing import turn
-from portfleet.slots import Table
-from portfleet.wants import Desired
+from portfleet.core import steps as s
+from portfleet.core.changes import Beside, Change, Kernel, KernelState, Transaction
+from portfleet.core.observed import InstanceSeen, Observed
+from portfleet.core.paths import Paths
+from portfleet.core.plan import make_plan
+from portfleet.core.routing import turn
+from portfleet.core.slots import Table
+from portfleet.core.wants import Desired
+from portfleet.store import locks
+from portfleet.store.log import Log
+from portfleet.store.out import Out
 from portfleet.watch.ejector import Ejector
-from portfleet.watch.log import Log
 from portfleet.watch.roster import Roster
 
 #: How many slots one transaction of a repair moves at most, and a few more.

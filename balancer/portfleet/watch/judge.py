@@ -6,11 +6,11 @@ import asyncio
 import time
 from collections.abc import Callable, Mapping
 
-from portfleet.errors import PortfleetError
-from portfleet.outset import Out
+from portfleet.core.errors import PortfleetError
+from portfleet.store.log import Log
+from portfleet.store.out import Out
 from portfleet.watch.ejector import Ejector, fresh
 from portfleet.watch.health import all_out
-from portfleet.watch.log import Log
 from portfleet.watch.prober import Prober
 from portfleet.watch.roster import Member, Roster
 

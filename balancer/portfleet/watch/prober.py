@@ -19,7 +19,7 @@ import socket
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
-from portfleet.model import Probe
+from portfleet.core.model import Probe
 
 _STATUS = b'{"command": "status"}\n'
 #: What a probe needs of a status line; parsing all of it (1.3 kB) would double what a probe costs.

@@ -11,18 +11,18 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Executor as Pool
 
-from portfleet import steps
-from portfleet.context import Context
-from portfleet.errors import PortfleetError
-from portfleet.execute import Executor
-from portfleet.last_words import last_exit, last_lines
-from portfleet.paths import Paths
-from portfleet.states import AT_REST
-from portfleet.supervisor import ProgramInfo
-from portfleet.wants import Desired
+from portfleet.apply.context import Context
+from portfleet.apply.execute import Executor
+from portfleet.core import steps
+from portfleet.core.errors import PortfleetError
+from portfleet.core.paths import Paths
+from portfleet.core.states import AT_REST
+from portfleet.core.wants import Desired
+from portfleet.store.log import Log
+from portfleet.supervise.exit_report import last_exit, last_lines
+from portfleet.supervise.supervisor import ProgramInfo
 from portfleet.watch.deaths import Deaths
 from portfleet.watch.ejector import Ejector
-from portfleet.watch.log import Log
 from portfleet.watch.roster import Member, Roster
 
 #: How our daemon ends for a broken config: starting it again cannot help, only another config can.

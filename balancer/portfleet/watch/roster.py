@@ -7,11 +7,11 @@ from contextlib import suppress
 from dataclasses import dataclass
 from random import Random
 
-from portfleet import atomic, locks
-from portfleet.context import Context
-from portfleet.errors import PortfleetError
-from portfleet.paths import Paths
-from portfleet.wants import Desired, InstanceWant, ServiceWant
+from portfleet.apply.context import Context
+from portfleet.core.errors import PortfleetError
+from portfleet.core.paths import Paths
+from portfleet.core.wants import Desired, InstanceWant, ServiceWant
+from portfleet.store import atomic, locks
 from portfleet.watch.health import Health
 from portfleet.watch.prober import Target
 from portfleet.watch.restarts import Backoff

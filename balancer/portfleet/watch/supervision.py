@@ -19,14 +19,15 @@ from collections.abc import Callable
 from concurrent.futures import Executor as Pool
 from pathlib import Path
 
-from portfleet import adopted, daemonize
-from portfleet.context import Context
-from portfleet.errors import PortfleetError
-from portfleet.paths import Paths
-from portfleet.program import WATCHER
-from portfleet.supervisor import Supervisor
+from portfleet.apply.context import Context
+from portfleet.core.errors import PortfleetError
+from portfleet.core.paths import Paths
+from portfleet.core.program import WATCHER
+from portfleet.store.log import Log
+from portfleet.supervise import adopted
+from portfleet.supervise import start as daemonize
+from portfleet.supervise.supervisor import Supervisor
 from portfleet.watch.deaths import Deaths
-from portfleet.watch.log import Log
 
 #: supervisord's name among the processes that are watched; no instance can be called so.
 SUPERVISOR = "supervisord"

@@ -18,25 +18,25 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
-from portfleet import adopted
-from portfleet.context import Context
-from portfleet.errors import PortfleetError
-from portfleet.observe import Look
-from portfleet.observed import InstanceSeen
-from portfleet.supervisor import ProgramInfo
-from portfleet.wants import ServiceWant
+from portfleet.apply.context import Context
+from portfleet.apply.observe import Look
+from portfleet.core.errors import PortfleetError
+from portfleet.core.observed import InstanceSeen
+from portfleet.core.wants import ServiceWant
+from portfleet.store.log import Log
+from portfleet.supervise import adopted
+from portfleet.supervise.nudge import poke
+from portfleet.supervise.supervisor import ProgramInfo
 from portfleet.watch.deaths import Deaths
-from portfleet.watch.dropped import Dropped
 from portfleet.watch.ejector import Ejector
+from portfleet.watch.guard_drops import Dropped
 from portfleet.watch.judge import Judge
+from portfleet.watch.limit_monitor import Limits
 from portfleet.watch.limits import full_table
-from portfleet.watch.log import Log
-from portfleet.watch.poke import poke
 from portfleet.watch.revival import Revival
 from portfleet.watch.roster import Member, Roster
-from portfleet.watch.rules import Rules
+from portfleet.watch.rule_guard import Rules
 from portfleet.watch.supervision import SUPERVISOR, Supervision
-from portfleet.watch.warn import Limits
 
 T = TypeVar("T")
 

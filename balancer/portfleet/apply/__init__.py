@@ -1,0 +1,1 @@
+"""Making the running fleet match the config: look, plan, carry out."""

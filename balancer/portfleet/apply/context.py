@@ -1,0 +1,149 @@
+"""What every verb works with, made when it is first needed: paths, config, journal, kernel, supervisord."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from functools import cached_property
+
+from portfleet.apply.observe import observe
+from portfleet.config.load import load
+from portfleet.core.changes import Kernel
+from portfleet.core.desired import make_desired
+from portfleet.core.errors import ConfigError, Exit, PortfleetError, Problem
+from portfleet.core.journal import Journal, JournalError
+from portfleet.core.model import Fleet, Service
+from portfleet.core.observed import Observed
+from portfleet.core.paths import Paths
+from portfleet.core.wants import Desired, ServiceWant
+from portfleet.linux.machine import read_machine
+from portfleet.store import journal as journal_file
+from portfleet.supervise.supervisor import Supervisor
+
+
+@dataclass
+class Context:
+    """One run of one verb. ``all_up``: services that were taken down are wanted too, as the verb `up` does."""
+
+    paths: Paths
+    json: bool = False
+    all_up: bool = False
+
+    @cached_property
+    def fleet(self) -> Fleet:
+        """The checked config; raises ConfigError with every problem."""
+        return self._load(self.config_text, str(self.paths.config))
+
+    @cached_property
+    def config_text(self) -> bytes:
+        """The config as it was read; raises ConfigError where it cannot be."""
+        try:
+            return self.paths.config.read_bytes()
+        except OSError as error:
+            hint = f"write one with: portfleet init > {self.paths.config}"
+            if isinstance(error, PermissionError):
+                hint = "run as root"
+            problem = Problem("file", f"cannot be read: {error.strerror}", hint)
+            raise ConfigError([problem], source=str(self.paths.config)) from None
+
+    @cached_property
+    def serving_fleet(self) -> Fleet:
+        """The config; where it is broken at the moment, the one that was applied last, saying so."""
+        try:
+            return self.fleet
+        except ConfigError as error:
+            try:
+                data = self.paths.applied.read_bytes()
+            except OSError:
+                raise error from None
+            first = error.message.splitlines()[0]
+            self.say(f"{first}; going by the config applied last (portfleet check tells what is wrong)")
+            return self._load(data, str(self.paths.applied))
+
+    @cached_property
+    def applied_fleet(self) -> Fleet:
+        """The config that was applied last; raises ConfigError where there is none."""
+        try:
+            return self._load(self.paths.applied.read_bytes(), str(self.paths.applied))
+        except OSError as error:
+            problem = Problem("file", f"cannot be read: {error.strerror}", "portfleet up")
+            raise ConfigError([problem], source=str(self.paths.applied)) from None
+
+    def _load(self, data: bytes, source: str) -> Fleet:
+        fleet = load(data, read_machine(), source=source)
+        sockets = [self.paths.control(f"{s.name}-green-1000", user=s.user) for s in fleet.services.values()]
+        self.paths.check_socket(max(sockets, key=lambda path: len(bytes(path))))
+        return fleet
+
+    @cached_property
+    def kernel(self) -> Kernel:
+        from portfleet.dataplane.nft.plane import NftKernel
+
+        return NftKernel(self.paths.run / "rules.json")
+
+    @cached_property
+    def supervisor(self) -> Supervisor:
+        return Supervisor(self.paths.supervisor_socket)
+
+    def journal(self, fleet: Fleet) -> Journal:
+        """Read the journal; a lost or damaged one is rebuilt from what runs, saying so."""
+        try:
+            found = journal_file.read(self.paths.journal)
+            damage = "the journal is lost"
+        except JournalError as error:
+            found, damage = None, error.message
+        if found is not None:
+            return found
+        from portfleet.core.rebuild import rebuild
+
+        try:
+            state = self.kernel.recover()
+        except PortfleetError as error:
+            if damage == "the journal is lost" and error.code is Exit.KERNEL:
+                return Journal()
+            raise
+        programs = self.supervisor.programs() if self.supervisor.running() else {}
+        journal = rebuild(fleet, state, programs)
+        if journal.services or damage != "the journal is lost":
+            self.say(
+                f"{self.paths.journal}: {damage}; rebuilt from the kernel's table and supervisord "
+                "(what operators had drained is forgotten)"
+            )
+        return journal
+
+    def desired(self, fleet: Fleet) -> Desired:
+        """Give what shall be."""
+        journal = self.journal(fleet)
+        return make_desired(fleet, journal.all_up() if self.all_up else journal, self.paths)
+
+    def observe(self, desired: Desired, *, probe: bool = True) -> Observed:
+        """Look at what is; raises PortfleetError (exit 5) where the table belongs to another home."""
+        observed = observe(desired, kernel=self.kernel, supervisor=self.supervisor, paths=self.paths, probe=probe)
+        home = observed.kernel.home
+        if home and home != desired.home:
+            raise PortfleetError(
+                "this network namespace's table inet portfleet belongs to another home of portfleet",
+                hint="one home per network namespace: use that one's --home, or take it down first",
+                code=Exit.LOCKED,
+            )
+        return observed
+
+    def service(self, fleet: Fleet, name: str) -> Service:
+        """Give a service by name; raises PortfleetError (exit 2) naming those that are."""
+        if name not in fleet.services:
+            raise PortfleetError(
+                f"there is no service {name!r}", hint=f"services are: {', '.join(fleet.services)}", code=Exit.USAGE
+            )
+        return fleet.services[name]
+
+    def service_up(self, fleet: Fleet, name: str) -> ServiceWant:
+        """Give a service as it shall be; raises PortfleetError where there is none (exit 2) or it is down (exit 1)."""
+        self.service(fleet, name)
+        desired = self.desired(fleet)
+        if down := desired.configured[name].down:
+            raise PortfleetError(f"{name} is down by {down}", hint="portfleet up")
+        return desired.services[name]
+
+    def say(self, text: str) -> None:
+        """Tell the operator something; progress and remarks go to stderr, data to stdout."""
+        print(f"portfleet: {text}", file=sys.stderr)

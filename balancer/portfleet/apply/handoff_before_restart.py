@@ -1,0 +1,39 @@
+"""What `apply` does before it restarts an instance: its connections go to its siblings, where the daemon can."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Collection, Sequence
+from contextlib import suppress
+
+from portfleet.core.wants import Desired, InstanceWant
+from portfleet.daemons.control import ControlError, ask
+from portfleet.daemons.handoff import HandoffFailed, hand_off
+
+#: Looks at a sender, and seconds between: connections may still come out of its accept queue.
+_LOOKS, _SETTLE = 5, 0.2
+
+
+def part(desired: Desired, name: str, *, out: Collection[str]) -> None:
+    """Hand the connections of ``name``, whose slots are gone, to its siblings.
+
+    What nobody takes stays with it and is let finish after SIGTERM.
+    """
+    service = next(want for want in desired.services.values() if any(i.name == name for i in want.instances))
+    receivers = [i for i in service.takers(name) if i.name not in out]
+    mine = next(want for want in service.instances if want.name == name)
+    if receivers:
+        asyncio.run(_part(mine, receivers))
+
+
+async def _part(sender: InstanceWant, receivers: Sequence[InstanceWant]) -> None:
+    for _ in range(_LOOKS):
+        try:
+            left = int(ask(sender.control, "status", seconds=2)["connections"])
+        except ControlError:
+            return  # it has ended already
+        for number, receiver in enumerate(receivers if left else ()):
+            share = left * (number + 1) // len(receivers) - left * number // len(receivers)
+            with suppress(HandoffFailed):  # the next look tries the next sibling with what is left
+                await hand_off(sender, receiver, count=max(1, share))
+        await asyncio.sleep(_SETTLE)

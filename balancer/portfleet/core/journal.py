@@ -1,0 +1,248 @@
+"""The journal's content: what must outlive every process: live colour, home table, marks, what operators asked for.
+
+Values and their JSON form only; ``journal_file`` reads and writes it. The version is raised when an older tool would
+misread the file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from itertools import chain
+from typing import Any, Literal, cast
+
+from portfleet.core.errors import PortfleetError
+from portfleet.core.model import Colour
+from portfleet.core.slots import Table
+
+VERSION = 1
+#: Connection marks have 24 bits, so that the upper byte stays free for others.
+MARK_LIMIT = (1 << 24) - 256  # above are marks of those who are told no
+#: History kept in the journal; older entries are in the log.
+HISTORY = 200
+
+
+class JournalError(PortfleetError):
+    """The text is not a journal this version can use; the message says why."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, hint="it is rebuilt from what runs, and the damaged one kept, by: portfleet apply")
+
+
+@dataclass(frozen=True)
+class ColourRecord:
+    """What a colour runs: its release, a command other than the config's (or None), and since when it does.
+
+    ``stopped``: its processes were stopped, the rest is remembered for a rollback; ``keep_until`` (RFC 3339): when an
+    idle colour is to be stopped, None for never.
+    """
+
+    release: str | None = None
+    command: tuple[str, ...] | None = None
+    since: str | None = None
+    stopped: bool = False
+    keep_until: str | None = None
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What an operator asked of one instance (kept until undone), by whom, when and why."""
+
+    wanted: Literal["drained", "maintenance"]
+    since: str
+    who: str
+    why: str = ""
+
+
+@dataclass(frozen=True)
+class Moved:
+    """A member's share that another member serves: ``percent`` of its slots."""
+
+    to: str
+    percent: int = 100
+
+
+@dataclass(frozen=True)
+class ServiceRecord:
+    """What the journal knows of one service. ``home`` has a member per slot; ``marks`` a number per instance name.
+
+    ``canary``: per cent of the slots that the idle colour serves; ``moved``: shares that were migrated, by member.
+    ``instances``: how many a colour has by `scale`, which counts as long as the config says ``config_instances``;
+    ``leaving``: those above that number and up to this one have no slots any more and are being emptied.
+    ``pins``: {network: member}, the longest prefix decides. ``down``: who took the whole service down and since when,
+    "" while it is up.
+    """
+
+    live: Colour
+    seed: int
+    home: Table
+    marks: Mapping[str, int] = field(default_factory=dict)
+    asked: Mapping[str, Asked] = field(default_factory=dict)
+    colours: Mapping[Colour, ColourRecord] = field(default_factory=dict)
+    config_release: str | None = None
+    canary: int = 0
+    moved: Mapping[str, Moved] = field(default_factory=dict)
+    instances: int | None = None
+    config_instances: int | None = None
+    leaving: int = 0
+    pins: Mapping[str, str] = field(default_factory=dict)
+    down: str = ""
+
+
+@dataclass(frozen=True)
+class Operation:
+    """A long operation that the watcher advances: who asked for it, how far it is, and what it needs to go on.
+
+    ``phase`` is where it goes on after a restart; ``done`` of ``total`` is its progress (total 0: not known yet).
+    ``owned``: instances that it starts and stops itself in this phase, so that the watcher leaves them alone;
+    ``failed``: why it is being undone, "" while it is not; ``begun``: a watcher advances it, or did until its end;
+    ``resumed``: the phase at which it last had to be resumed.
+    """
+
+    number: int
+    service: str
+    verb: str
+    words: str
+    who: str
+    since: str
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    phase: str = "begin"
+    done: int = 0
+    total: int = 0
+    note: str = ""
+    cancelled: bool = False
+    owned: tuple[str, ...] = ()
+    failed: str = ""
+    begun: bool = False
+    resumed: str = ""
+
+
+#: How an outcome says that the operation could not be undone.
+STAYS = "what was done stays"
+
+
+@dataclass(frozen=True)
+class HistoryEntry:
+    """One thing that was done: when, who, which verb with which words, and what came of it ("done" or why not).
+
+    ``code``: the exit code of a command that waited for it; ``release`` and ``command``: what was live when it ended.
+    """
+
+    number: int
+    at: str
+    who: str
+    service: str
+    verb: str
+    words: str
+    outcome: str
+    ok: bool = True
+    code: int = 0
+    release: str | None = None
+    command: tuple[str, ...] | None = None
+
+
+@dataclass(frozen=True)
+class Journal:
+    """The whole journal. ``last_mark`` is the mark that was given last, 0 where that is not known."""
+
+    services: Mapping[str, ServiceRecord] = field(default_factory=dict)
+    operations: tuple[Operation, ...] = ()
+    history: tuple[HistoryEntry, ...] = ()
+    last_mark: int = 0
+
+    def with_service(self, name: str, record: ServiceRecord) -> Journal:
+        """Give a journal in which ``record`` stands for the service ``name``."""
+        return replace(self, services={**self.services, name: record})
+
+    def without_service(self, name: str) -> Journal:
+        """Give a journal without the service ``name``."""
+        return replace(self, services={key: value for key, value in self.services.items() if key != name})
+
+    def all_up(self) -> Journal:
+        """Give a journal in which no service was taken down."""
+        return replace(self, services={name: replace(record, down="") for name, record in self.services.items()})
+
+    def operation(self, number: int) -> Operation | None:
+        """Give a running operation by its number."""
+        return next((operation for operation in self.operations if operation.number == number), None)
+
+    def running(self, service: str) -> Operation | None:
+        """Give the operation that is running on ``service``."""
+        return next((operation for operation in self.operations if operation.service == service), None)
+
+    def next_number(self) -> int:
+        """Give the number of the next operation."""
+        used = [entry.number for entry in self.history] + [operation.number for operation in self.operations]
+        return max(used, default=0) + 1
+
+    def with_operation(self, operation: Operation) -> Journal:
+        """Give a journal in which ``operation`` runs, in place of the one with its number."""
+        others = tuple(other for other in self.operations if other.number != operation.number)
+        return replace(self, operations=(*others, operation))
+
+    def ended(self, operation: Operation, entry: HistoryEntry) -> Journal:
+        """Give a journal in which ``operation`` has ended as ``entry`` says."""
+        others = tuple(other for other in self.operations if other.number != operation.number)
+        return replace(self, operations=others, history=(*self.history, entry)[-HISTORY:])
+
+    def free_marks(self) -> Iterator[int]:
+        """Give marks that no instance has, the longest unused first.
+
+        Connections of a service that was taken out of the config carry its marks for as long as they live, so a mark
+        comes back only when all 16 million others had their turn.
+        """
+        taken = {mark for record in self.services.values() for mark in record.marks.values()}
+        last = self.last_mark or max(taken, default=0)
+        return (mark for mark in chain(range(last + 1, MARK_LIMIT), range(1, last + 1)) if mark not in taken)
+
+
+def to_json(journal: Journal) -> dict[str, Any]:
+    """Give the journal as JSON values."""
+    return {"version": VERSION, **asdict(journal)}
+
+
+def from_json(data: Any) -> Journal:
+    """Read the journal back; raises JournalError with the reason."""
+    if not isinstance(data, dict) or not isinstance(data.get("version"), int):
+        raise JournalError("the journal is damaged (it is no journal at all)")
+    if data["version"] > VERSION:
+        raise JournalError(f"the journal has version {data['version']}, this portfleet writes version {VERSION}")
+    try:
+        services = {name: _service(record) for name, record in data["services"].items()}
+        operations = tuple(Operation(**_tuples(operation, "owned")) for operation in data.get("operations", ()))
+        history = tuple(HistoryEntry(**_tuples(entry, "command")) for entry in data["history"])
+        last_mark = min(max(int(data.get("last_mark", 0)), 0), MARK_LIMIT - 1)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise JournalError(f"the journal is damaged ({error!r})") from None
+    return Journal(services, operations, history, last_mark)
+
+
+def _tuples(data: dict[str, Any], key: str) -> dict[str, Any]:
+    """Give ``data`` with the list under ``key``, JSON's only sequence, as a tuple."""
+    return data | {key: tuple(data[key])} if data.get(key) is not None else data
+
+
+def _service(data: dict[str, Any]) -> ServiceRecord:
+    if data["live"] not in ("blue", "green"):
+        raise ValueError("live is neither blue nor green")
+    if not isinstance(data["home"], list) or not all(isinstance(member, str | None) for member in data["home"]):
+        raise ValueError("home is not a list of members")
+    return ServiceRecord(
+        live=data["live"],
+        seed=int(data["seed"]),
+        home=tuple(data["home"]),
+        marks={name: int(mark) for name, mark in data["marks"].items()},
+        asked={name: Asked(**asked) for name, asked in data["asked"].items()},
+        colours={
+            cast(Colour, colour): ColourRecord(**_tuples(record, "command"))
+            for colour, record in data["colours"].items()
+        },
+        config_release=data["config_release"],
+        canary=int(data.get("canary", 0)),
+        moved={member: Moved(**moved) for member, moved in data.get("moved", {}).items()},
+        instances=data.get("instances"),
+        config_instances=data.get("config_instances"),
+        leaving=int(data.get("leaving", 0)),
+        pins=dict(data.get("pins", {})),
+        down=str(data.get("down", "")),
+    )

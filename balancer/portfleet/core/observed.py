@@ -1,0 +1,55 @@
+"""What is, as values: filled in by ``observe``, compared with what shall be by ``plan``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from portfleet.core.changes import KernelState
+from portfleet.store.out import Out
+
+
+@dataclass(frozen=True)
+class InstanceSeen:
+    """One instance as it is.
+
+    ``program`` is supervisord's state (None: it does not know the instance); ``ready``: it takes connections by every
+    address family; ``fault``: why it never will as it is; ``waiting``: why it does not yet; ``since`` is a Unix time;
+    ``connections`` is None where nobody could tell; ``adopted``: it runs, but supervisord has lost it.
+    """
+
+    program: str | None = None
+    pid: int | None = None
+    since: int = 0
+    exit_status: int = 0
+    ready: bool = False
+    fault: str | None = None
+    waiting: str = ""
+    connections: int | None = 0
+    adopted: bool = False
+
+
+@dataclass(frozen=True)
+class Observed:
+    """The whole fleet as it is.
+
+    ``outdated``: programs that run with another command, user or environment than wanted; ``strangers``: who else
+    listens on an instance's port, by instance; ``out``: who is ejected, by the watcher's word; ``watcher``: it runs.
+    """
+
+    kernel: KernelState
+    supervisor: bool
+    instances: Mapping[str, InstanceSeen] = field(default_factory=dict)
+    outdated: frozenset[str] = frozenset()
+    strangers: Mapping[str, str] = field(default_factory=dict)
+    out: Mapping[str, Out] = field(default_factory=dict)
+    watcher: bool = True
+
+    @property
+    def ejected(self) -> frozenset[str]:
+        """Give the names of those that are out."""
+        return frozenset(self.out)
+
+    def seen(self, name: str) -> InstanceSeen:
+        """Give what is known of an instance."""
+        return self.instances.get(name, InstanceSeen())

@@ -1,0 +1,138 @@
+"""Where everything lies: one home, or the system's directories."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from portfleet.core.errors import Exit, PortfleetError
+
+#: sun_path has 108 bytes with its closing zero (unix(7)).
+SOCKET_PATH_MAX = 107
+#: supervisord takes blanks for the end of a file name, brackets and stars for a pattern, " ;" for a comment.
+_HOME = re.compile(r"[\w@+=:,./~%-]+")
+
+
+@dataclass(frozen=True)
+class Paths:
+    """The files of one fleet. ``home`` is None for the system's directories."""
+
+    config: Path
+    lib: Path
+    run: Path
+    log: Path
+    home: Path | None = None
+
+    @property
+    def journal(self) -> Path:
+        return self.lib / "journal.json"
+
+    @property
+    def applied(self) -> Path:
+        """A copy of the config that was applied last, for when the config is broken."""
+        return self.lib / "applied.toml"
+
+    @property
+    def supervisor_config(self) -> Path:
+        return self.lib / "supervisord.conf"
+
+    @property
+    def programs(self) -> Path:
+        """The directory of one supervisor program file per instance."""
+        return self.lib / "programs"
+
+    @property
+    def supervisor_socket(self) -> Path:
+        return self.run / "supervisor.sock"
+
+    @property
+    def watch_socket(self) -> Path:
+        return self.run / "watch.sock"
+
+    @property
+    def table_lock(self) -> Path:
+        return self.run / "table.lock"
+
+    @property
+    def watch_lock(self) -> Path:
+        """Held by the watcher as long as it lives."""
+        return self.run / "watch.lock"
+
+    @property
+    def processes(self) -> Path:
+        """The processes the watcher knows, to find them again when supervisord has lost them."""
+        return self.run / "processes.json"
+
+    @property
+    def out(self) -> Path:
+        """Who is ejected; owned by the watcher."""
+        return self.run / "out.json"
+
+    @property
+    def warnings(self) -> Path:
+        """Limits of the machine that are near; owned by the watcher."""
+        return self.run / "warnings.json"
+
+    def control(self, instance: str, *, user: str | None = None) -> Path:
+        """The control socket of an instance: run/NAME.sock, which is a link for an instance of another user.
+
+        Only root writes to run/, so a daemon of another user makes its socket in a directory of that user's.
+        """
+        return self.run / user / f"{instance}.sock" if user else self.run / f"{instance}.sock"
+
+    def operation_lock(self, service: str) -> Path:
+        return self.run / f"service-{service}.lock"  # a service may be called "table"
+
+    def log_of(self, program: str) -> Path:
+        return self.log / f"{program}.log"
+
+    @property
+    def identity(self) -> str:
+        """A short name of this home, kept in the kernel so that a second home is noticed."""
+        return hashlib.sha256(str(self.lib.absolute()).encode()).hexdigest()[:16]
+
+    def make(self) -> None:
+        """Make the directories; raises PortfleetError where that is not allowed."""
+        try:
+            for directory in (self.lib, self.programs, self.run, self.log):
+                directory.mkdir(mode=0o755, parents=True, exist_ok=True)
+        except OSError as error:
+            raise PortfleetError(
+                f"cannot make {error.filename}: {error.strerror}",
+                hint="run as root, or give a directory of your own with --home DIR",
+            ) from None
+
+    def check_socket(self, path: Path) -> None:
+        """Raise PortfleetError when ``path`` is too long for a unix socket."""
+        if len(bytes(path)) > SOCKET_PATH_MAX:
+            raise PortfleetError(
+                f"socket path is {len(bytes(path))} bytes long, the kernel takes {SOCKET_PATH_MAX}: {path}",
+                hint="choose a --home with a shorter path",
+                code=Exit.USAGE,
+            )
+
+
+def resolve(*, home: str | None, config: str | None) -> Paths:
+    """Give the paths for ``--home`` (or PORTFLEET_HOME's value) and ``--config``, both optional."""
+    if home:
+        base = Path(home).absolute()
+        if not _HOME.fullmatch(str(base)):
+            raise PortfleetError(
+                f"supervisord cannot read from a directory of this name: {str(base)!r}",
+                hint="choose a --home of letters, digits and _ - . , + = : @ ~ %",
+                code=Exit.USAGE,
+            )
+        paths = Paths(base / "fleet.toml", base / "lib", base / "run", base / "log", home=base)
+    else:
+        root = Path("/")
+        paths = Paths(
+            root / "etc/portfleet/fleet.toml",
+            root / "var/lib/portfleet",
+            root / "run/portfleet",
+            root / "var/log/portfleet",
+        )
+    if config:
+        return Paths(Path(config).absolute(), paths.lib, paths.run, paths.log, home=paths.home)
+    return paths

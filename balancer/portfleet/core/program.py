@@ -1,0 +1,173 @@
+"""What supervisord runs for one instance, as a value, and its ini text. Pure."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from portfleet.core.errors import Exit, PortfleetError
+from portfleet.core.model import Service
+from portfleet.core.paths import Paths
+from portfleet.core.placeholders import PLACEHOLDERS, expand, placeholders
+from portfleet.store.templating import fill
+
+#: The watcher's name as a program of supervisord.
+WATCHER = "portfleet-watch"
+#: supervisord reads its ini files with inline comments, which no quoting escapes.
+_COMMENT = re.compile(r"\s[;#]")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+
+
+@dataclass(frozen=True)
+class Program:
+    """One program of supervisord. ``config_exit``: the daemon reserves exit code 2 for a broken config."""
+
+    name: str
+    command: tuple[str, ...]
+    environment: Mapping[str, str]
+    log: str
+    control: str
+    stop_seconds: int
+    directory: str | None = None
+    user: str | None = None
+    config_exit: bool = False
+
+    def text(self) -> str:
+        """Give the program's section of supervisord's config."""
+        return fill(
+            "supervisor/program.conf.j2",
+            name=self.name,
+            command=escape(shlex.join(self.command)),
+            directory=escape(self.directory or ""),
+            user=self.user,
+            environment=",".join(f"{key}={_quoted(value)}" for key, value in self.environment.items()),
+            config_exit=self.config_exit,
+            stop_seconds=self.stop_seconds,
+            log=escape(self.log),
+        )
+
+
+def make_program(
+    service: Service,
+    *,
+    name: str,
+    colour: str,
+    port: int,
+    release: str | None,
+    command: tuple[str, ...],
+    control: str,
+    log: str,
+) -> Program:
+    """Give the program of one local instance with every placeholder filled in."""
+    values = {
+        "port": str(port),
+        "instance": name,
+        "colour": colour,
+        "release": release_path(service, release),
+        "control": control,
+        "service": service.name,
+    }
+    own = {
+        "PORTFLEET_SERVICE": service.name,
+        "PORTFLEET_INSTANCE": name,
+        "PORTFLEET_COLOUR": colour,
+        "PORTFLEET_RELEASE": values["release"],
+        "PORTFLEET_PORT": str(port),
+        "PORTFLEET_CONTROL": control,
+    }
+    if service.ours and service.max_connections:
+        own["PORTFLEET_MAX_CONNECTIONS"] = str(service.max_connections)
+    return Program(
+        name=name,
+        command=tuple(expand(word, values) for word in command),
+        environment=own | {key: expand(value, values) for key, value in service.environment.items()},
+        log=log,
+        control=control,
+        stop_seconds=int(service.drain.deadline) + 30,
+        directory=expand(service.directory, values) if service.directory else None,
+        user=service.user,
+        config_exit=service.ours,
+    )
+
+
+def watch_program(paths: Paths, python: str) -> Program:
+    """Give the watcher's program, run by the interpreter ``python``."""
+    home = ("--home", str(paths.home)) if paths.home else ()
+    return Program(
+        name=WATCHER,
+        command=(python, "-m", "portfleet", *home, "--config", str(paths.config), "watch", "--wait"),
+        environment={},
+        log=str(paths.log_of(WATCHER)),
+        control="",
+        stop_seconds=10,
+    )
+
+
+def release_path(service: Service, release: str | None) -> str:
+    if release and service.releases and not release.startswith("/"):
+        return f"{service.releases.rstrip('/')}/{release}"
+    return release or ""
+
+
+def refuse_unusable(service: Service, *, release: str | None, command: tuple[str, ...]) -> None:
+    """Raise PortfleetError (exit 2) where no instance can be given this release and command."""
+    texts = (*command, service.directory or "", *service.environment.values())
+    if unknown := sorted(placeholders(texts) - set(PLACEHOLDERS)):
+        known = ", ".join(f"{{{word}}}" for word in PLACEHOLDERS)
+        raise PortfleetError(f"unknown placeholder {{{unknown[0]}}}", hint=f"known: {known}", code=Exit.USAGE)
+    for place, words in troubles(service, release=release, command=command).items():
+        raise PortfleetError(f"{place}: {words}", hint="put it into a file or a script of your own", code=Exit.USAGE)
+
+
+def troubles(service: Service, *, release: str | None, command: tuple[str, ...]) -> dict[str, str]:
+    """Give {place: what is wrong} of all that supervisord's files cannot hold once the placeholders are filled in.
+
+    Places are such as ``command[2]``, ``directory``, ``environment.PATH``, and ``release`` for the release itself. A
+    text that such a release stands in is not named as well. Raises KeyError for an unknown placeholder.
+    """
+    port = service.port_of("blue", 1)
+    made = make_program(
+        service, name=f"{service.name}-blue-1", colour="blue", port=port, release=release, command=command, control="",
+        log="",
+    )  # fmt: skip
+    raw = {f"command[{number}]": text for number, text in enumerate(command)} | {"directory": service.directory or ""}
+    raw |= {f"environment.{name}": text for name, text in service.environment.items()}
+    found = {f"command[{number}]": unwritable(word) for number, word in enumerate(made.command)}
+    found["directory"] = unwritable(made.directory or "")
+    found |= {f"environment.{key}": unwritable(text) or unquotable(text) for key, text in made.environment.items()}
+    if words := found["environment.PORTFLEET_RELEASE"]:
+        return {"release": words} | {
+            p: bad for p, bad in found.items() if bad and "{release}" not in raw.get(p, "{release}")
+        }
+    return {place: words for place, words in found.items() if words}
+
+
+def unwritable(value: str) -> str | None:
+    """Say why supervisord's ini syntax cannot hold ``value``; None where it can."""
+    if _CONTROL.search(value):
+        return "holds a control character; supervisord cannot pass it"
+    if _COMMENT.search(value):
+        return 'supervisord would take what follows " ;" or " #" for a comment'
+    return None
+
+
+def unquotable(value: str) -> str | None:
+    """Say why no value of supervisord's ``environment`` can be ``value``; None where one can.
+
+    supervisor/datatypes.py strips every quote from both ends of a value and knows no escapes.
+    """
+    if {"'", '"'} <= set(value) or value.strip("'\"") != value:
+        return "supervisord cannot hold a value with both kinds of quotes, or with a quote at its start or end"
+    return None
+
+
+def escape(value: str) -> str:
+    """Double every % (supervisord expands ``%(name)s`` in its values)."""
+    return value.replace("%", "%%")
+
+
+def _quoted(value: str) -> str:
+    quote = "'" if '"' in value else '"'
+    return f"{quote}{escape(value)}{quote}"

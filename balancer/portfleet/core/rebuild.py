@@ -1,0 +1,50 @@
+"""A journal rebuilt from what runs, where the file is lost or damaged: kernel table first, then supervisord."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+
+from portfleet.core.changes import KernelState
+from portfleet.core.journal import ColourRecord, Journal, ServiceRecord
+from portfleet.core.model import COLOURS, Colour, Fleet, Service, parse_instance, seed_of
+
+
+def rebuild(fleet: Fleet, state: KernelState, programs: Iterable[str]) -> Journal:
+    """Give the journal that explains ``state`` (as ``Kernel.recover`` gives it) and the running ``programs``.
+
+    What operators asked for (drained, maintenance) is lost; the release is taken from the config.
+    """
+    running = list(programs)
+    journal = Journal()
+    for service in fleet.services.values():
+        record = _record(service, state, running)
+        if record:
+            journal = journal.with_service(service.name, record)
+    return journal
+
+
+def _record(service: Service, state: KernelState, programs: list[str]) -> ServiceRecord | None:
+    rule, slots = state.services.get(service.name), state.slots.get(service.name, ())
+    marks = {
+        name: found.mark
+        for name, found in state.instances.items()
+        if found and (instance := parse_instance(name)) and instance.service == service.name
+    }
+    if not any(slots) and not marks:
+        return None
+    owners = [parse_instance(name) if name else None for name in slots]
+    members = tuple(owner.member if owner else None for owner in owners)
+    up = [instance for name in programs if (instance := parse_instance(name)) and instance.service == service.name]
+    votes = Counter(owner.colour for owner in owners if owner and owner.colour)
+    votes += Counter(instance.colour for instance in up if instance.colour)
+    live: Colour = max(COLOURS, key=lambda colour: votes[colour])
+    colours = {colour: ColourRecord(release=service.release) for colour in COLOURS if votes[colour] or colour == live}
+    return ServiceRecord(
+        live,
+        rule.seed if rule else seed_of(service.name),  # in turn and at random there is none in the rules
+        members if len(members) == service.slots else (),
+        marks=marks,
+        colours=colours,
+        config_release=service.release,
+    )

@@ -1,0 +1,144 @@
+"""The steps of a plan: each says itself in words; ``execute`` carries them out. Pure values."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from portfleet.core.changes import Transaction
+
+
+@dataclass(frozen=True)
+class LoadRules:
+    """Set rules that are missing or not what they must be; slots and connections stay."""
+
+    what: str
+    changes: Transaction
+
+    def describe(self) -> str:
+        return f"load the rules of {self.what}"
+
+
+@dataclass(frozen=True)
+class StartWatcher:
+    """Have supervisord run the watcher."""
+
+    def describe(self) -> str:
+        return "start the watcher"
+
+
+@dataclass(frozen=True)
+class StartInstances:
+    """Have supervisord start instances."""
+
+    names: tuple[str, ...]
+
+    def describe(self) -> str:
+        return f"start {names(self.names)}"
+
+
+@dataclass(frozen=True)
+class RestartInstance:
+    """Stop an instance and start it as it is wanted now; between the two its rules become what they must be."""
+
+    name: str
+    connections: int
+    changes: Transaction = ()
+    handed: bool = False
+
+    def describe(self) -> str:
+        what = "go to its siblings" if self.handed else "end"
+        end = f"; {self.connections:,} connections {what}" if self.connections else ""
+        return f"restart {self.name} (its command, user or environment changed{end})"
+
+
+@dataclass(frozen=True)
+class WaitReady:
+    """Wait until instances take connections."""
+
+    names: tuple[str, ...]
+    seconds: float
+
+    def describe(self) -> str:
+        return f"wait until {names(self.names)} {'is' if len(self.names) == 1 else 'are'} ready"
+
+
+@dataclass(frozen=True)
+class PointSlots:
+    """Point a service's slots at the instances that serve, ``out`` left out; ``moved`` of ``total`` slots move."""
+
+    service: str
+    out: frozenset[str]
+    moved: int
+    total: int
+
+    def describe(self) -> str:
+        if not self.moved:
+            return f"tell {self.service} who takes sticky, pinned, overflowing and local clients"
+        without = f" away from {names(sorted(self.out))}" if self.out else ""
+        share = f"{100 * self.moved / self.total:.1f} %"
+        return f"point {self.moved:,} of {self.total:,} slots of {self.service}{without} ({share} of its clients)"
+
+
+@dataclass(frozen=True)
+class OpenListens:
+    """Let clients in by the configured addresses, and no longer by others."""
+
+    changes: Transaction
+    words: str
+
+    def describe(self) -> str:
+        return self.words
+
+
+@dataclass(frozen=True)
+class StopInstances:
+    """Have supervisord stop and forget instances without connections."""
+
+    names: tuple[str, ...]
+
+    def describe(self) -> str:
+        return f"stop {names(self.names)}"
+
+
+@dataclass(frozen=True)
+class DropRules:
+    """Remove rules to which nothing points any more."""
+
+    what: str
+    changes: Transaction
+
+    def describe(self) -> str:
+        return f"remove the rules of {self.what}"
+
+
+@dataclass(frozen=True)
+class WriteJournal:
+    """Keep the new state, without the services ``forget``."""
+
+    what: str
+    forget: tuple[str, ...]
+
+    def describe(self) -> str:
+        return f"write the journal ({self.what})"
+
+
+Step = (
+    LoadRules
+    | StartWatcher
+    | StartInstances
+    | RestartInstance
+    | WaitReady
+    | PointSlots
+    | OpenListens
+    | StopInstances
+    | DropRules
+    | WriteJournal
+)
+
+
+def names(found: Sequence[str], kind: str = "instances") -> str:
+    """Join names for people: all of a few; of many the first, the last and how many of their ``kind``."""
+    if len(found) <= 4:
+        return ", ".join(found)
+    return f"{found[0]} … {found[-1]} ({len(found)} {kind})"

@@ -1,0 +1,186 @@
+"""What shall be, as values: instances, services, the fleet. Pure; `desired` makes them of config and journal."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+from portfleet.core.changes import InstanceRule, ServiceRule
+from portfleet.core.journal import Journal, Moved, ServiceRecord
+from portfleet.core.model import Colour, Instance, Service, is_our_daemon, member_instance, other, parse_instance
+from portfleet.core.program import Program
+from portfleet.core.slots import Table, effective
+from portfleet.core.states import Wanted
+
+
+@dataclass(frozen=True)
+class InstanceWant:
+    """One instance as it shall be. ``program`` is None for one on another box and for a colour that runs nothing."""
+
+    instance: Instance
+    wanted: Wanted
+    weight: int
+    rule: InstanceRule
+    program: Program | None
+
+    @property
+    def name(self) -> str:
+        return self.instance.name
+
+    @property
+    def control(self) -> Path:
+        """The control socket of its process; raises ValueError for an instance without a process of ours."""
+        if self.program is None:
+            raise ValueError(f"{self.name} has no process on this box")
+        return Path(self.program.control)
+
+    @property
+    def ours(self) -> bool:
+        """True where its process is our own daemon, with a control socket."""
+        return self.program is not None and is_our_daemon(self.program.command)
+
+    @property
+    def takes(self) -> bool:
+        """True where it shall take new connections."""
+        return self.wanted is Wanted.SERVING and self.weight > 0
+
+    @property
+    def startable(self) -> bool:
+        """True where its process is started by itself; one in maintenance waits for its operator."""
+        return self.program is not None and self.wanted is not Wanted.MAINTENANCE
+
+
+@dataclass(frozen=True)
+class ServiceWant:
+    """One service as it shall be. ``instances`` are those of both colours and the remote ones.
+
+    ``pins`` are {network: instance of the live colour}; the networks do not overlap. ``down``: by whom it was taken
+    down and since when; then nothing of it shall be there. ``record`` is what of the journal this was made of.
+    """
+
+    service: Service
+    live: Colour
+    home: Table
+    rule: ServiceRule
+    instances: tuple[InstanceWant, ...]
+    record: ServiceRecord
+    release: str | None
+    notes: tuple[str, ...] = ()
+    canary: int = 0
+    moved: Mapping[str, Moved] = field(default_factory=dict)
+    pins: Mapping[str, str] = field(default_factory=dict)
+    down: str = ""
+
+    @property
+    def name(self) -> str:
+        return self.service.name
+
+    def of(self, colour: Colour) -> tuple[InstanceWant, ...]:
+        """The instances of one colour."""
+        return tuple(want for want in self.instances if want.instance.colour == colour)
+
+    def takers(self, name: str) -> tuple[InstanceWant, ...]:
+        """The instances that can take over the connections of the instance ``name``; none where it cannot hand off."""
+        able = [want for want in self.instances if want.ours]
+        return tuple(i for i in able if i.takes and i.name != name) if any(i.name == name for i in able) else ()
+
+    @property
+    def running(self) -> tuple[InstanceWant, ...]:
+        """The instances that shall have a process (or are remote)."""
+        return tuple(want for want in self.instances if want.wanted is not Wanted.STOPPED)
+
+    def table(self, current: Table, *, out: frozenset[str] = frozenset()) -> Table:
+        """Give the instance each slot shall point to while the instances named in ``out`` cannot serve.
+
+        ``current`` is what the kernel has (instances per slot, empty for nothing yet). With nobody left to serve the
+        result is ``current``: the last state is kept; but where nobody is even to serve, the slots point nowhere.
+        """
+        serving = {w.name for w in self.instances if w.takes and w.name not in out}
+        weights = {
+            w.instance.member: w.weight
+            for w in self.instances
+            if w.instance.colour in (self.live, None) and (w.name in serving or self._stand_in(w.instance, serving))
+        }
+        if not weights:
+            return current if any(w.takes for w in self.instances) else (None,) * len(current)
+        members = {name: _member(name) for name in set(current)}
+        before = [members[name] for name in current[: len(self.home)]]
+        before += [None] * (len(self.home) - len(before))
+        table = effective(before if any(before) else (), self.home, weights)
+        if self.canary or self.moved:
+            return tuple(self._owner(slot, member, serving) if member else None for slot, member in enumerate(table))
+        # Nearly always; the watcher computes it while clients wait, so not by an instance's name per slot.
+        names = {member: member_instance(self.name, member, self.live).name for member in weights}
+        return tuple(names[member] if member else None for member in table)
+
+    def _owner(self, slot: int, member: str, serving: set[str]) -> str:
+        """Give the instance that stands for ``member`` at ``slot``: of the other colour in a canary, or a stand-in."""
+        instance = member_instance(self.name, member, self.live)
+        if _within(slot, self.canary):
+            canary = member_instance(self.name, member, other(self.live)).name
+            if canary in serving:
+                return canary
+        stand_in = self._stand_in(instance, serving)
+        if stand_in and (_within(slot, self.moved[member].percent) or instance.name not in serving):
+            return stand_in
+        return instance.name
+
+    def _stand_in(self, instance: Instance, serving: set[str]) -> str | None:
+        """Give the serving instance to which this one's share was migrated."""
+        moved = self.moved.get(instance.member)
+        name = member_instance(self.name, moved.to, self.live).name if moved else None
+        return name if name in serving else None
+
+
+def _within(slot: int, percent: int) -> bool:
+    """Tell whether ``slot`` is among the first ``percent`` of the slots in a fixed order that is spread evenly.
+
+    The order steps by the golden section: the slots of every member are hit alike, and the same ones every time.
+    """
+    return slot * 0x9E3779B1 % (1 << 32) < percent * (1 << 32) // 100
+
+
+@dataclass(frozen=True)
+class Desired:
+    """The whole fleet as it shall be, and the journal that goes with it. ``configured`` is every service by name."""
+
+    configured: Mapping[str, ServiceWant]
+    journal: Journal
+    home: str
+
+    @cached_property
+    def services(self) -> Mapping[str, ServiceWant]:
+        """The services that are not down."""
+        return {name: want for name, want in self.configured.items() if not want.down}
+
+    @property
+    def programs(self) -> dict[str, Program]:
+        """Every program supervisord shall have, by name."""
+        return {
+            want.name: want.program
+            for service in self.services.values()
+            for want in service.running
+            if want.program is not None
+        }
+
+    @property
+    def remotes(self) -> frozenset[int]:
+        """The marks of the instances on other boxes."""
+        return frozenset(want.rule.mark for want in self.instances() if want.rule.remote is not None)
+
+    @property
+    def ports(self) -> frozenset[tuple[int, int]]:
+        """Every range of instance ports to guard; of a service that is down too, for its last process may live yet."""
+        return frozenset(want.service.ports for want in self.configured.values())
+
+    def instances(self) -> Iterator[InstanceWant]:
+        """Give every instance of every service that is not down."""
+        return itertools.chain.from_iterable(service.instances for service in self.services.values())
+
+
+def _member(name: str | None) -> str | None:
+    instance = parse_instance(name) if name else None
+    return instance.member if instance else None

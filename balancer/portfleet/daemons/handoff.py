@@ -1,0 +1,77 @@
+"""Has one daemon pass its established connections to another, through their control sockets (docs/handoff.md)."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from portfleet.core.wants import InstanceWant
+from portfleet.dataplane.nft.conntrack import Connection, set_marks
+from portfleet.store import faults
+
+#: Four-tuples [local address, local port, peer address, peer port].
+Tuples = Sequence[Sequence[Any]]
+#: Seconds that a daemon waits for requests in flight; what is not finished then is tried again.
+_IN_FLIGHT = 5
+#: Seconds without a word after which one of the two hangs: a batch takes milliseconds.
+_SILENT = _IN_FLIGHT + 5
+#: What a daemon answers while it hands off already (docs/control.md); the client of that one may be gone.
+_BUSY = "under way"
+
+
+class HandoffFailed(Exception):
+    """The hand-off ended early; ``moved`` connections are with the receiver, all others still with the sender.
+
+    ``busy``: another hand-off of the sender is under way.
+    """
+
+    def __init__(self, reason: str, moved: int) -> None:
+        super().__init__(reason)
+        self.moved, self.busy = moved, _BUSY in reason
+
+
+async def hand_off(sender: InstanceWant, receiver: InstanceWant, *, count: int | None) -> int:
+    """Move ``count`` connections (None: all) to another instance; gives how many moved.
+
+    After each acknowledged batch the connections' conntrack mark is set to the receiver's: whose a connection is can
+    never be told by its port again, for a handed-off connection keeps its local port. Raises HandoffFailed with the
+    daemon's own words.
+    """
+
+    def moved(tuples: Tuples) -> None:
+        set_marks({Connection(peer, port, local, to): receiver.rule.mark for local, to, peer, port in tuples})
+        faults.point("batch handed off")
+
+    return await _ask(sender, receiver, count=count, moved=moved)
+
+
+async def _ask(
+    sender: InstanceWant, receiver: InstanceWant, *, count: int | None, moved: Callable[[Tuples], None]
+) -> int:
+    total = 0
+    pair = f"{sender.name} to {receiver.name}"
+    try:
+        reader, writer = await asyncio.open_unix_connection(sender.control, limit=1 << 22)
+    except OSError as error:
+        raise HandoffFailed(f"{sender.name} does not answer: {error}", 0) from None
+    try:
+        request = {"command": "handoff", "to": str(receiver.control), "count": count, "listener": False}
+        writer.write(json.dumps(request | {"deadline": _IN_FLIGHT}).encode() + b"\n")
+        await writer.drain()
+        while line := await asyncio.wait_for(reader.readline(), _SILENT):
+            answer = json.loads(line)
+            total = int(answer.get("moved", total))
+            if not answer.get("ok"):
+                raise HandoffFailed(f"{pair}: {answer.get('error')}", total)
+            if answer["event"] == "done":
+                return total
+            moved(answer["connections"])
+    except TimeoutError:
+        raise HandoffFailed(f"{pair}: no word for {_SILENT} s, one of them hangs", total) from None
+    except (OSError, ValueError, KeyError) as error:
+        raise HandoffFailed(f"{pair}: {error!r}", total) from None
+    finally:
+        writer.close()
+    raise HandoffFailed(f"{pair}: {sender.name} closed its control socket in the middle", total)

@@ -1,0 +1,1 @@
+"""nftables and conntrack as a data plane."""

@@ -1,0 +1,1 @@
+"""What this machine lacks for nftables and conntrack to serve the fleet."""

@@ -1,0 +1,123 @@
+"""The kernel's table of connections: its size, how full it is, and when it forgets or distrusts a connection."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from portfleet.doctor.finding import Finding, broken, fine, setting, warning
+from portfleet.doctor.needs import Needs
+from portfleet.linux.machine import sysctl
+
+#: Room for entries of closed connections, which stay up to two minutes (TIME_WAIT), and for a reconnect of everybody.
+HEADROOM = 4
+
+
+@dataclass(frozen=True)
+class ConntrackFacts:
+    """Numbers are None where the nf_conntrack module is not loaded. Times are in seconds."""
+
+    limit: int | None
+    used: int | None
+    liberal: int | None
+    established: int | None
+    keepalive_time: int
+
+
+def read() -> ConntrackFacts:
+    """Read the facts of this network namespace."""
+    return ConntrackFacts(
+        limit=_number("nf_conntrack_max"),
+        used=_number("nf_conntrack_count"),
+        liberal=_number("nf_conntrack_tcp_be_liberal"),
+        established=_number("nf_conntrack_tcp_timeout_established"),
+        keepalive_time=int(sysctl("net.ipv4.tcp_keepalive_time", "7200")),
+    )
+
+
+def judge(facts: ConntrackFacts, needs: Needs) -> Iterator[Finding]:
+    """Judge the table against the fleet's peak."""
+    if facts.limit is None or facts.used is None:
+        yield warning(
+            "conntrack",
+            "the module nf_conntrack is not loaded, so its limits cannot be seen",
+            why="its table must hold 4 × the fleet's peak of connections",
+            mend="modprobe nf_conntrack && portfleet doctor",
+        )
+        return
+    yield _size(facts.limit, needs)
+    yield _fill(facts.used, facts.limit)
+    yield _liberal(facts.liberal)
+    yield _memory(facts, needs)
+
+
+def _size(limit: int, needs: Needs) -> Finding:
+    about, peak, wanted = "nf_conntrack_max", needs.connections, HEADROOM * needs.connections
+    if limit < wanted and not needs.stated:
+        return warning(
+            about,
+            f"{limit:,}; nothing but the limit of descriptors bounds the fleet's connections, at {peak:,}",
+            why="the table must hold 4 × the peak; a full one drops new connections without a word",
+            mend="set max_connections in fleet.toml, then: portfleet doctor",
+        )
+    why = "a full table drops new connections without a word"
+    if limit < peak:
+        return broken(
+            about, f"{limit:,} is less than the fleet's peak of {peak:,}", why=why, mend=_resize(about, wanted)
+        )
+    if limit < wanted:
+        what = f"{limit:,} is less than 4 × the fleet's peak of {peak:,}"
+        return warning(
+            about, what, why=f"closed connections stay in it for two minutes; {why}", mend=_resize(about, wanted)
+        )
+    return fine(about, f"{limit:,}, the fleet's peak is {peak:,}")
+
+
+def _resize(about: str, value: int) -> str:
+    # Outside the first network namespace the file cannot be written, and `sysctl -w` says nothing of it.
+    return f"{setting(f'net.netfilter.{about}', value)}   # on the machine itself, not in a container"
+
+
+def _fill(used: int, limit: int) -> Finding:
+    share = 100 * used // limit if limit else 0
+    what = f"{used:,} of {limit:,} entries are used ({share} %)"
+    if share < 80:
+        return fine("conntrack table", what)
+    judged = broken if share >= 95 else warning
+    return judged(
+        "conntrack table",
+        what,
+        why="a full table drops new connections without a word",
+        mend=_resize("nf_conntrack_max", 2 * limit),
+    )
+
+
+def _liberal(value: int | None) -> Finding:
+    name = "net.netfilter.nf_conntrack_tcp_be_liberal"
+    if value:
+        return fine("be_liberal", f"{value}")
+    return warning(
+        "be_liberal",
+        f"{name} is 0",
+        why="a late packet outside the TCP window is not translated back and resets its connection",
+        mend=setting(name, 1),
+    )
+
+
+def _memory(facts: ConntrackFacts, needs: Needs) -> Finding:
+    about, name = "conntrack timeout", "net.netfilter.nf_conntrack_tcp_timeout_established"
+    timeout = facts.established or 0
+    spoken = needs.keepalive or facts.keepalive_time
+    if timeout > spoken:
+        return fine(about, f"idle connections are remembered for {timeout:,} s, keepalive speaks within {spoken:,} s")
+    return broken(
+        about,
+        f"{name} is {timeout:,} s, but keepalive speaks only after {spoken:,} s",
+        why="an idle connection that conntrack has forgotten is reset by its next packet",
+        mend=setting(name, max(86_400, 2 * spoken)),
+    )
+
+
+def _number(name: str) -> int | None:
+    value = sysctl(f"net.netfilter.{name}", "")
+    return int(value) if value else None

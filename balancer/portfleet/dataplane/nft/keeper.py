@@ -1,0 +1,102 @@
+"""The keeper: a small table that keeps established connections alive while others flush the rules.
+
+`nft flush ruleset` (`systemctl restart nftables` does it) deletes every table, and with the last NAT chain the kernel
+unregisters NAT itself: packets of established connections are no longer translated and are answered with a reset. A
+table with ``flags owner`` (Linux 5.12) belongs to the netlink socket that made it: others' flush passes it by, and it
+goes when that socket closes. One NAT chain with one rule that needs conntrack is enough to keep both alive; without a
+rule conntrack would go. New connections come untranslated in the meantime: their SYN is dropped instead of being
+answered with a reset, and is translated when the client sends it again a second later.
+
+The drop comes after our guard (priority 10), which may have something else to say to an untranslated connection.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from portfleet.core.errors import Exit, PortfleetError
+from portfleet.core.model import Listen
+from portfleet.dataplane.nft.context import NftContext
+
+NAME = "portfleet-keeper"
+_TABLE = f"inet {NAME}"
+_SETS = {
+    "local4": "type inet_service",
+    "local6": "type inet_service",
+    "addresses4": "typeof ip daddr . tcp dport",
+    "addresses6": "typeof ip6 daddr . tcp dport",
+}
+_MAKE = f"""
+table {_TABLE} {{
+  flags owner;
+{"".join(f"  set {name} {{ {kind}; }}{chr(10)}" for name, kind in _SETS.items())}
+  chain prerouting {{
+    type nat hook prerouting priority -90; policy accept;
+    ct state new counter
+  }}
+  chain output {{
+    type nat hook output priority -90; policy accept;
+  }}
+  chain input {{
+    type filter hook input priority 20; policy accept;
+    ct state new ct status & dnat == 0 jump wait
+  }}
+  chain wait {{
+    fib daddr type local meta nfproto ipv4 tcp dport @local4 counter drop
+    fib daddr type local meta nfproto ipv6 tcp dport @local6 counter drop
+    ip daddr . tcp dport @addresses4 counter drop
+    ip6 daddr . tcp dport @addresses6 counter drop
+  }}
+}}
+"""
+
+
+class Keeper:
+    """Holds the keeper table for as long as this process lives or until `close`. Methods raise PortfleetError."""
+
+    def __init__(self) -> None:
+        self._nft = NftContext()
+        self._made = False
+
+    def ensure(self, listens: Iterable[Listen]) -> None:
+        """Make the table where this keeper has none yet, and keep new clients of ``listens`` waiting in it.
+
+        Raises PortfleetError with exit 5 where another process owns one: only one watcher can run.
+        """
+        if self._made:
+            self.update(listens)
+            return
+        self._refuse_second()
+        try:
+            self._nft.do(_MAKE + "".join(_elements(listens)))
+        except PortfleetError:
+            self._refuse_second()  # the other one was quicker by a moment
+            raise
+        self._made = True
+
+    def _refuse_second(self) -> None:
+        if self._nft.ask(f"list table {_TABLE}") is not None:
+            raise PortfleetError(
+                "a watcher is already running in this network namespace",
+                hint="one fleet, and one watcher, per network namespace; see: portfleet logs portfleet-watch",
+                code=Exit.LOCKED,
+            )
+
+    def update(self, listens: Iterable[Listen]) -> None:
+        """Keep new clients of exactly ``listens`` waiting."""
+        self._nft.do("".join([*(f"flush set {_TABLE} {name}\n" for name in _SETS), *_elements(listens)]))
+
+    def close(self) -> None:
+        """Remove the table. The kernel does the same when the process ends, however it ends."""
+        if self._made:
+            self._nft.do(f"delete table {_TABLE}\n")
+            self._made = False
+
+
+def _elements(listens: Iterable[Listen]) -> Iterable[str]:
+    for listen in sorted(set(listens), key=str):
+        for family in listen.families:
+            name, key = f"local{family}", str(listen.port)
+            if listen.address is not None:
+                name, key = f"addresses{family}", f"{listen.address} . {listen.port}"
+            yield f"add element {_TABLE} {name} {{ {key} }}\n"

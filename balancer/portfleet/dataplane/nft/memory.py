@@ -1,0 +1,155 @@
+"""What was set, beside the digest of what the kernel made of it: a file of JSON lines, the last of a name counts.
+
+Appended to, so that a change of one service among 1,000 writes one service; a line that a crash tore is a line not
+written, and its rules are simply set again. After an upgrade of this tool the same rule may be written otherwise: each
+entry has a digest of its text too, compared when the files that make the text are not those it was made by.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from portfleet.core import changes as c
+from portfleet.core.model import Affinity, Listen
+from portfleet.dataplane.nft import affinity
+from portfleet.dataplane.nft import text as nft_text
+from portfleet.store import atomic, templating
+
+#: A change that sets chains.
+Setting = c.SetBase | c.SetService | c.SetInstance
+#: Lines for each name before the file is written anew.
+_STALE = 4
+
+
+class Memory:
+    """The changes that were made, by unit (see ``nft_listing.unit_of``), with their digests."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._read: tuple[int, int] | None = None
+        self._entries: dict[str, dict[str, Any]] = {}
+        self._lines = 0
+
+    def same(self, name: str, digest: str) -> bool:
+        """True where what the kernel has is what was set."""
+        return self._recall().get(name, {}).get("digest") == digest
+
+    def current(self, name: str) -> bool:
+        """True where what was set is what this version of the tool would set for the same rule."""
+        entry = self._recall().get(name)
+        if entry is None:
+            return False
+        return bool(entry["by"] == writer() or entry["text"] == _digest(nft_text.rendered(_change(name, entry))))
+
+    def renew(self, digests: Mapping[str, str]) -> None:
+        """Note that the units in ``digests`` are as this version of the tool would set them."""
+        known = self._recall()
+        if old := [name for name in digests if known[name]["by"] != writer()]:
+            self._append({name: known[name] | {"by": writer()} for name in old})
+
+    def rule(self, name: str) -> c.ServiceRule | c.InstanceRule | None:
+        """Give the rule that was set last for a unit; None where there is none."""
+        entry = self._recall().get(name)
+        change = _change(name, entry) if entry else None
+        return None if change is None or isinstance(change, c.SetBase) else change.rule
+
+    def note(self, made: Mapping[str, Setting], digests: Mapping[str, str]) -> None:
+        """Remember ``made`` by unit with the digests the kernel gives them now."""
+        known = self._recall()
+        fresh = {}
+        for name, change in made.items():
+            if name in digests:
+                entry = {
+                    "made": json.loads(json.dumps(asdict(change))),
+                    "digest": digests[name],
+                    "text": _digest(nft_text.rendered(change)),
+                    "by": writer(),
+                }
+                if known.get(name) != entry:
+                    fresh[name] = entry
+        if fresh:
+            self._append(fresh)
+
+    def replace(self, digests: Mapping[str, str]) -> None:
+        """Note that the units in ``digests``, set as they are remembered, are in the kernel in that form now."""
+        known = self._recall()
+        if changed := {name: digest for name, digest in digests.items() if known[name]["digest"] != digest}:
+            self._append({name: known[name] | {"digest": digest} for name, digest in changed.items()})
+
+    def _append(self, fresh: Mapping[str, dict[str, Any]]) -> None:
+        self._entries |= fresh
+        if self._lines > 64 + _STALE * len(self._entries):
+            atomic.write(self._path, (json.dumps(self._entries) + "\n").encode(), mode=0o600)
+            self._lines = len(self._entries)
+        else:
+            with self._path.open("a") as file:
+                self._path.chmod(0o600)
+                file.write(json.dumps(fresh) + "\n")
+            self._lines += len(fresh)
+        self._read = self._stamp()
+
+    def _recall(self) -> dict[str, dict[str, Any]]:
+        stamp = self._stamp()
+        if stamp == self._read:
+            return self._entries
+        self._entries, self._lines, self._read = {}, 0, stamp
+        try:
+            text = self._path.read_text()
+        except (OSError, UnicodeDecodeError):
+            return self._entries
+        for line in text.splitlines():
+            found = _entries(line)
+            self._entries |= found
+            self._lines += len(found)
+        return self._entries
+
+    def _stamp(self) -> tuple[int, int] | None:
+        try:
+            found = self._path.stat()
+        except OSError:
+            return None
+        return found.st_mtime_ns, found.st_size
+
+
+@cache
+def writer() -> str:
+    """Give what tells one version of what makes the text from another."""
+    files = [*sorted((templating.DIRECTORY / "nft").glob("*.j2")), Path(nft_text.__file__), Path(affinity.__file__)]
+    return _digest("".join(file.read_text() for file in files))
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+def _entries(line: str) -> dict[str, dict[str, Any]]:
+    """Read one line; nothing of one that is torn, or that another version wrote."""
+    try:
+        found = json.loads(line)
+        for name, entry in found.items():
+            _change(name, entry)
+            if not {"digest", "text", "by"} <= entry.keys():
+                return {}
+    except (ValueError, TypeError, KeyError, AttributeError):
+        return {}
+    return dict(found)
+
+
+def _change(name: str, entry: Mapping[str, Any]) -> Setting:
+    """Give the change that made a unit; raises TypeError or KeyError where the entry is not of this form."""
+    made = entry["made"]
+    if "home" in made:
+        return c.SetBase(**made)
+    data = made["rule"] | {"sticky": c.Sticky(**made["rule"]["sticky"]) if made["rule"]["sticky"] else None}
+    if name.startswith("service-"):
+        return c.SetService(c.ServiceRule(**(data | {"affinity": Affinity(**data["affinity"])})))
+    remote, key = data["remote"], data["key"]
+    if remote:
+        remote = Listen(remote["port"], remote["address"], tuple(remote["families"]))
+    return c.SetInstance(c.InstanceRule(**(data | {"remote": remote, "key": Affinity(**key) if key else None})))

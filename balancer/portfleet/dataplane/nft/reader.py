@@ -1,0 +1,211 @@
+"""Reads our table back from the kernel by nfnetlink: rules as digests, elements as values.
+
+libnftables writes, but reads badly: it fills a cache of the whole ruleset for every question (1 s for one chain of
+9,000), nft 1.0.6 cannot print ``update @map`` as JSON, and every version prints rules in another form. The kernel's
+own form of a rule is the same for every reader, so a digest taken after our commit tells a later hand edit.
+Attributes: linux/netfilter/nf_tables.h.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import re
+import struct
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TypeVar
+
+from portfleet.core.errors import Exit, PortfleetError
+from portfleet.linux.netlink import Netfilter, attribute, attributes, members, nested
+
+T = TypeVar("T")
+
+_INET = 1
+_SUBSYSTEM = 10 << 8
+_GET_TABLE, _GET_CHAIN, _GET_RULE, _GET_SET, _GET_ELEMENTS = (_SUBSYSTEM | number for number in (1, 4, 7, 10, 13))
+_TABLE, _NAME = 1, 2  # of a rule its chain, of a set or of elements the set's name
+_CHAIN_NAME, _CHAIN_HOOK, _CHAIN_POLICY, _CHAIN_TYPE = 3, 4, 5, 7
+_RULE_EXPRESSIONS, _RULE_USERDATA = 4, 7
+_ELEMENTS = 3
+_KEY, _DATA, _FLAGS, _EXPIRATION, _EXPRESSION, _KEY_END = 1, 2, 3, 5, 7, 10
+_EXPRESSION_DATA, _COUNTER_PACKETS = 2, 2
+_VALUE, _VERDICT = 1, 2
+_LIST_ELEMENT = 1
+_VERDICT_CHAIN = 2
+_INTERVAL_END = 1
+#: An element whose key and data are one 32-bit register each: three headers, key, two headers, data.
+_REGISTERS = struct.Struct("=HHHHHHIHHHHI")
+#: A counter's name, the head of its data and two counts of eight bytes.
+_COUNTER = re.compile(rb"(counter\0.{4})(.{4}).{8}(.{4}).{8}", re.DOTALL)
+_NOTHING_COUNTED = rb"\1\2" + bytes(8) + rb"\3" + bytes(8)
+#: How often something is read again because it changed while it was read.
+_TRIES = 20
+
+
+@dataclass(frozen=True)
+class Element:
+    """One element: its key; data of a map, or the chain to which its verdict leads ("" for another verdict).
+
+    ``end``: the key is where an interval ends (exclusive); ``seconds``: until it expires, None for never.
+    """
+
+    key: bytes
+    data: bytes | None = None
+    chain: str | None = None
+    end: bool = False
+    seconds: float | None = None
+
+
+@dataclass(frozen=True)
+class Chain:
+    """A chain: its hook (None: it is jumped to) and its rules as the kernel has them, counts left out."""
+
+    hook: bytes
+    rules: tuple[bytes, ...]
+
+    @property
+    def digest(self) -> str:
+        """What tells it from an edited one."""
+        return hashlib.sha256(b"".join([self.hook, *(b"%d:%s" % (len(rule), rule) for rule in self.rules)])).hexdigest()
+
+
+class NftReader:
+    """Reads the table ``name`` of family inet. Methods raise PortfleetError (exit 3) where the kernel refuses."""
+
+    def __init__(self, name: str) -> None:
+        self._table = attribute(_TABLE, name.encode() + b"\0")
+
+    @cached_property
+    def _netfilter(self) -> Netfilter:
+        return Netfilter()
+
+    def exists(self) -> bool:
+        """Tell whether the table is there."""
+        return self._ask(lambda: bool(self._netfilter.get(_GET_TABLE, _INET, self._table))) or False
+
+    def chains(self, *names: str) -> dict[str, Chain]:
+        """Give the chains ``names``, all of the table's without a name; those that are not there are left out."""
+        return self._ask(lambda: self._chains(names)) or {}
+
+    def maps(self) -> frozenset[str]:
+        """Give the names of the table's maps and sets."""
+        return self._ask(lambda: frozenset(_text(found[_NAME]) for found in self._dump(_GET_SET))) or frozenset()
+
+    def elements(self, name: str) -> list[Element]:
+        """Give the elements of a map or set; none where it is not there."""
+        return self._ask(lambda: [element for data in self._element_lists(name) for element in _elements(data)]) or []
+
+    def element(self, name: str, key: bytes) -> Element | None:
+        """Give the element of a map with this key; None where it is not there."""
+        chosen = nested(_ELEMENTS, nested(_LIST_ELEMENT, nested(_KEY, attribute(_VALUE, key))))
+        which = attribute(_NAME, name.encode() + b"\0")
+        found = self._ask(lambda: self._netfilter.get(_GET_ELEMENTS, _INET, self._table, which, chosen))
+        return next(_elements(found.get(_ELEMENTS, b"")), None) if found else None
+
+    def registers(self, name: str) -> dict[int, int]:
+        """Give a map of 32-bit numbers to 32-bit numbers; of 4,096 elements within 3 ms."""
+        return self._ask(lambda: dict(pair for data in self._element_lists(name) for pair in _pairs(data))) or {}
+
+    def counts(self, name: str) -> dict[int, int]:
+        """Give what the counter of each element of a set of ports has counted, in packets, by port."""
+        lists = self._ask(lambda: list(self._element_lists(name))) or []
+        return dict(pair for data in lists for pair in _counts(data))
+
+    def _chains(self, names: tuple[str, ...]) -> dict[str, Chain]:
+        hooks: dict[str, bytes] = {}
+        if names:
+            for name in names:
+                chosen = self._table + attribute(_CHAIN_NAME, name.encode() + b"\0")
+                try:
+                    found = self._netfilter.get(_GET_CHAIN, _INET, chosen)
+                except FileNotFoundError:
+                    continue
+                hooks[name] = _hook(found)
+        else:
+            for _, found in self._netfilter.dump(_GET_CHAIN, _INET, self._table):
+                if attribute(_TABLE, found[_TABLE]) == self._table:
+                    hooks[_text(found[_CHAIN_NAME])] = _hook(found)
+        rules: dict[str, list[bytes]] = {name: [] for name in hooks}
+        chosen_chains = [attribute(_NAME, name.encode() + b"\0") for name in hooks] if names else [b""]
+        for chosen in chosen_chains:
+            for found in self._dump(_GET_RULE, chosen):
+                if (name := _text(found[_NAME])) in rules:
+                    expressions = _COUNTER.sub(_NOTHING_COUNTED, found.get(_RULE_EXPRESSIONS, b""))
+                    rules[name].append(expressions + found.get(_RULE_USERDATA, b""))
+        return {name: Chain(hook, tuple(rules[name])) for name, hook in hooks.items()}
+
+    def _dump(self, kind: int, *chosen: bytes) -> Iterator[dict[int, bytes]]:
+        for _, found in self._netfilter.dump(kind, _INET, self._table, *chosen):
+            yield found
+
+    def _element_lists(self, name: str) -> Iterator[bytes]:
+        for found in self._dump(_GET_ELEMENTS, attribute(_NAME, name.encode() + b"\0")):
+            yield found.get(_ELEMENTS, b"")
+
+    def _ask(self, read: Callable[[], T]) -> T | None:
+        for _ in range(_TRIES):
+            try:
+                return read()
+            except FileNotFoundError:
+                return None
+            except InterruptedError:
+                continue
+            except OSError as error:
+                hint = "run as root, or give the program CAP_NET_ADMIN" if error.errno == errno.EPERM else ""
+                raise PortfleetError(
+                    f"cannot read nftables: {error.strerror}", hint=hint or "modprobe nf_tables", code=Exit.KERNEL
+                ) from None
+        raise PortfleetError(
+            f"cannot read nftables: its rules changed {_TRIES} times while they were read",
+            hint="who changes them all the time? nft monitor",
+            code=Exit.KERNEL,
+        )
+
+
+def _hook(found: dict[int, bytes]) -> bytes:
+    parts = attributes(found.get(_CHAIN_HOOK, b""))
+    return b"".join([*parts.values(), found.get(_CHAIN_POLICY, b""), found.get(_CHAIN_TYPE, b"")])
+
+
+def _text(value: bytes) -> str:
+    return value.rstrip(b"\0").decode()
+
+
+def _elements(data: bytes) -> Iterator[Element]:
+    for _, body in members(data):
+        found = attributes(body)
+        value = attributes(found.get(_DATA, b""))
+        chain = None
+        if _VERDICT in value:
+            chain = _text(attributes(value[_VERDICT]).get(_VERDICT_CHAIN, b""))
+        key = attributes(found.get(_KEY, b"")).get(_VALUE, b"")
+        expires = found.get(_EXPIRATION)
+        yield Element(
+            key=key,
+            data=value.get(_VALUE),
+            chain=chain,
+            end=bool(int.from_bytes(found.get(_FLAGS, b""), "big") & _INTERVAL_END),
+            seconds=int.from_bytes(expires, "big") / 1000 if expires else None,
+        )
+
+
+def _pairs(data: bytes) -> Iterator[tuple[int, int]]:
+    if len(data) % _REGISTERS.size == 0:
+        rows = list(_REGISTERS.iter_unpack(data))
+        if all(row[0] == _REGISTERS.size and row[7] == 12 for row in rows):
+            yield from ((row[6], row[11]) for row in rows)
+            return
+    for element in _elements(data):
+        if element.data is not None:
+            yield int.from_bytes(element.key, sys.byteorder), int.from_bytes(element.data, sys.byteorder)
+
+
+def _counts(data: bytes) -> Iterator[tuple[int, int]]:
+    for _, body in members(data):
+        found = attributes(body)
+        port = attributes(found.get(_KEY, b"")).get(_VALUE, b"")
+        counter = attributes(attributes(found.get(_EXPRESSION, b"")).get(_EXPRESSION_DATA, b""))
+        yield int.from_bytes(port, "big"), int.from_bytes(counter.get(_COUNTER_PACKETS, b""), "big")

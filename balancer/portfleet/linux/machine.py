@@ -1,0 +1,77 @@
+"""What this machine is: read once from /proc and the user database, handed to the pure parts as a value."""
+
+from __future__ import annotations
+
+import os
+import pwd
+import resource
+import sys
+from pathlib import Path
+
+from portfleet.core.model import Machine
+
+
+def read_machine() -> Machine:
+    """Read the facts that a config is checked against."""
+    low, high = sysctl("net.ipv4.ip_local_port_range", "32768 60999").split()
+    return Machine(
+        cpus=len(os.sched_getaffinity(0)),
+        descriptors=descriptor_limit(),
+        local_ports=(int(low), int(high)),
+        reserved=tuple(_ranges(sysctl("net.ipv4.ip_local_reserved_ports", ""))),
+        find=find_command,
+        has_user=_has_user,
+        has_path=has_path,
+        is_root=os.geteuid() == 0,
+    )
+
+
+def descriptor_limit() -> int:
+    """Give the hard limit of descriptors a process."""
+    return resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+
+
+def sysctl(name: str, default: str | None = None) -> str:
+    """Give a sysctl's value; ``default`` where this kernel does not have it (None: raises OSError)."""
+    try:
+        return Path("/proc/sys", *name.split(".")).read_text().strip()
+    except OSError:
+        if default is None:
+            raise
+        return default
+
+
+def find_command(command: str) -> str | None:
+    """Find a command by PATH, the venv of portfleet first; None where it is not found or not executable."""
+    own = str(Path(sys.executable).parent)
+    folders = [own, *os.environ.get("PATH", os.defpath).split(os.pathsep)] if "/" not in command else [""]
+    found = (Path(folder, command) for folder in folders)
+    return next((str(path) for path in found if _is_program(path)), None)
+
+
+def _is_program(path: Path) -> bool:
+    try:
+        return path.is_file() and os.access(path, os.X_OK)
+    except OSError:  # a name longer than any file's
+        return False
+
+
+def has_path(path: str) -> bool:
+    """Tell whether a file or directory is there; none is by a name longer than any file's."""
+    try:
+        return Path(path).exists()
+    except OSError:
+        return False
+
+
+def _has_user(name: str) -> bool:
+    try:
+        pwd.getpwnam(name)
+    except KeyError:
+        return False
+    return True
+
+
+def _ranges(text: str) -> list[tuple[int, int]]:
+    pairs = [part.partition("-") for part in text.split(",") if part]
+    return [(int(low), int(high or low)) for low, _, high in pairs]

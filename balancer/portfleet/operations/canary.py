@@ -1,0 +1,90 @@
+"""Watches a canary: errors and latency of the new colour against the live one, by the daemons' own counters.
+
+Other daemons have none; for them a canary fails when one of its instances is ejected or restarted.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from portfleet.core.counters import Counters, add
+from portfleet.core.model import Colour, other
+from portfleet.core.wants import InstanceWant
+from portfleet.daemons.control import ControlError, ask
+from portfleet.operations.task import Task, running
+
+_LOOK = 0.5
+#: Fewer requests than this say nothing about errors or latency.
+_ENOUGH = 20
+
+
+def judge(canary: Counters, live: Counters, *, max_errors: float, max_p99: float) -> str:
+    """Say what is wrong with the canary compared with the live colour; "" for nothing (or too little to tell)."""
+    if canary.requests + canary.errors < _ENOUGH:
+        return ""
+    if canary.error_share > max_errors and canary.error_share > live.error_share:
+        return f"{canary.error_share:.1f} % of its requests fail, {max_errors:g} % may (live: {live.error_share:.1f} %)"
+    mine, theirs = canary.quantile(0.99), live.quantile(0.99)
+    if live.requests >= _ENOUGH and theirs and mine > max_p99 * theirs:
+        return f"its p99 is {mine:g} µs, over {max_p99:g} × the live colour's {theirs:g} µs"
+    return ""
+
+
+async def watch(task: Task, colour: Colour, *, percent: int, plan: Mapping[str, Any]) -> str:
+    """Watch one step of the canary for ``plan["every"]`` seconds; gives what is wrong, "" when the time is up.
+
+    Remembered: canary_from, what there was at the step's begin, so that a watcher that resumes judges all of it.
+    """
+    began = task.began(f"canary at {percent} %")
+    there = [want for want in task.want().instances if want.program is not None]
+    mine = [want for want in there if want.instance.colour == colour]
+    theirs = [want for want in there if want.instance.colour == other(colour)]
+    pids, *first = await _first(task, mine, theirs, percent=percent)
+    while (spent := time.monotonic() - began) < plan["every"]:
+        task.progress(int(spent), int(plan["every"]), f"canary at {percent} %")
+        await task.pause(_LOOK)
+        if out := [want.name for want in mine if want.name in task.ejector.out]:
+            return f"{out[0]} was ejected: {task.ejector.out[out[0]].reason}"
+        now = await asyncio.to_thread(running, task.paths)
+        if changed := [want.name for want in mine if now.get(want.name) != pids[want.name]]:
+            return f"{changed[0]} was restarted"
+        after = await asyncio.to_thread(_counters, mine), await asyncio.to_thread(_counters, theirs)
+        fault = judge(
+            after[0].since(first[0]),
+            after[1].since(first[1]),
+            max_errors=plan["max_errors"],
+            max_p99=plan["max_p99"],
+        )
+        if fault:
+            return fault
+    return ""
+
+
+async def _first(
+    task: Task, mine: list[InstanceWant], theirs: list[InstanceWant], *, percent: int
+) -> tuple[dict[str, int | None], Counters, Counters]:
+    """Give the processes and both colours' counters at the begin of a step, as they were remembered or are now."""
+    now = await asyncio.to_thread(running, task.paths)
+    pids = {want.name: now.get(want.name) for want in (*mine, *theirs)}
+    known = task.arguments.get("canary_from", {})
+    # After a reboot every process is another one: none of them crashed, and all counters begin anew.
+    if known.get("percent") == percent and any(known["pids"].get(name) == pid for name, pid in pids.items()):
+        return known["pids"], Counters.from_json(known["canary"]), Counters.from_json(known["live"])
+    first = await asyncio.to_thread(_counters, mine), await asyncio.to_thread(_counters, theirs)
+    task.remember(
+        canary_from={"percent": percent, "pids": pids, "canary": first[0].as_json(), "live": first[1].as_json()}
+    )
+    return pids, *first
+
+
+def _counters(instances: list[InstanceWant]) -> Counters:
+    found = []
+    for want in instances:
+        try:
+            found.append(ask(want.control, "status", seconds=1))
+        except ControlError:
+            continue  # another daemon, or one that is hung: probes tell
+    return add(found)

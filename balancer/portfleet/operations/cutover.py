@@ -1,0 +1,249 @@
+"""cutover and rollback: the idle colour is started with its release, gets all slots at once, then the connections.
+
+Phases: begin (start the idle colour, wait until all are ready) → canary (a share of the slots for a while, watched) →
+switch (all slots in one transaction) → moving (established connections handed off, or drained by the policy) →
+keeping (how long the old colour is kept). Until ``switch`` clients of the live colour notice nothing, whatever becomes
+of the new release.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from typing import Any
+
+from portfleet.core.errors import Exit
+from portfleet.core.journal import Asked, ColourRecord, ServiceRecord
+from portfleet.core.model import Colour, other
+from portfleet.core.wants import InstanceWant
+from portfleet.operations import canary
+from portfleet.operations.empty import Handed, hand_over, let_end, spread
+from portfleet.operations.releases import outlived
+from portfleet.operations.stop import stop
+from portfleet.operations.task import OperationFailed, Task, TooLate, hangs, running
+from portfleet.store.clock import stamp
+from portfleet.supervise.exit_report import last_exit, last_lines
+
+#: Seconds for the first connections that were handed off to ask something.
+_TASTE = 0.3
+
+
+async def run(task: Task) -> str:
+    """Make the other colour live. The journal is changed before processes are stopped: it says what is to run.
+
+    Arguments: colour (the one that becomes live), before (its record to go back to), asked (what was asked of its
+    instances), fresh (its processes are started anew also where they run already), keep (seconds), handoff,
+    config_release, config_release_before, canary ({"steps": [per cent …],
+    "every", "max_errors", "max_p99"} or None); remembered: step, took ({phase: seconds}), moved.
+    """
+    colour: Colour = task.arguments["colour"]
+    if task.operation.phase == "begin":
+        began = time.monotonic()
+        await _start(task, colour)
+        task.enter("canary" if task.arguments["canary"] else "switch", took=_took(task, "ready", began))
+    if task.operation.phase == "canary":
+        began = time.monotonic()
+        await _canary(task, colour)
+        task.enter("switch", took=_took(task, "canary", began))
+    if task.operation.phase == "switch":
+        began = time.monotonic()
+        task.change(partial(_switched, colour=colour, config_release=task.arguments["config_release"]))
+        task.point(ready=[i.name for i in task.want().of(colour)])
+        task.enter("moving", took=_took(task, "switch", began))
+    if task.operation.phase == "moving":
+        began = time.monotonic()
+        moved, left = await _move(task, colour)
+        task.enter("keeping", moved=moved, left=left, took=_took(task, "move", began))
+    return await _keep(task, colour)
+
+
+async def undo(task: Task) -> str:
+    """Give up: before the switch the idle colour is ended; after it everything goes back to the old one.
+
+    Raises TooLate where the old colour is not kept and was stopped already.
+    """
+    colour: Colour = task.arguments["colour"]
+    old = other(colour)
+    if task.want().live == colour:
+        if task.want().record.colours.get(old, ColourRecord()).stopped:
+            await stop(task, [i.name for i in task.want().of(old)])
+            raise TooLate(f"{_words(task, colour)}; {old} was stopped already")
+        release = task.arguments["config_release_before"]
+        task.change(lambda record: replace(record, live=old, config_release=release))
+    task.change(lambda record: replace(record, canary=0))
+    task.point(ready=[i.name for i in task.want().of(old)])
+    want = task.want()
+    there = [i for i in want.of(colour) if i.program is not None]
+    words = f"{old} serves"
+    if all(i.ours for i in there):
+        hung = await _hanging(task, there)  # to ask them for their connections would only take ten seconds each
+        handed = await hand_over(task, [(i, heirs(task, i)) for i in there if i.name not in hung])
+        words += f"; {handed.words()}" if handed.moved or handed.left else ""
+        hung = await _hanging(task, there)
+        left = await task.connections(i for i in there if i.name not in hung)
+        if hung:
+            words += f"; {', '.join(hung)} did not answer and lost what had moved there"
+        if any(left.values()):  # never dropped: they end by themselves, then the colour is stopped
+            task.change(lambda record: _kept(record, colour, 0))
+            return f"{words}; they stay with {colour} until they end"
+    else:
+        await let_end(task, there, rate=want.service.drain.rate, deadline=want.service.drain.deadline, then="evict")
+    before, asked = task.arguments["before"], task.arguments["asked"]
+    names = [i.name for i in want.of(colour)]
+    task.enter("stopping", owned=names)
+    task.change(lambda record: _restored(record, colour, before, asked))
+    await stop(task, names)
+    return words
+
+
+def heirs(task: Task, instance: InstanceWant) -> list[InstanceWant]:
+    """Give who of the other colour gets the connections of ``instance``: its counterpart, or all where that is drained.
+
+    Nobody where all of that colour are drained, in maintenance or out.
+    """
+    mine = instance.instance
+    others = [i for i in task.want().instances if i.instance.colour not in (None, mine.colour)]
+    there = [i for i in others if i.takes and task.ejector.serves(i.name)]
+    return [i for i in there if i.instance.number == mine.number] or there
+
+
+async def _start(task: Task, colour: Colour) -> None:
+    most = task.want().service.instances
+    names = [i.name for i in task.want().of(colour) if i.startable and i.instance.number <= most]
+    task.enter("begin", owned=names)
+    if task.arguments["fresh"]:
+        await stop(task, names)
+    task.progress(0, len(names), f"starting {len(names)} instances of {colour}")
+    failed = await task.start(names)
+    if failed:
+        name, reason = next(iter(failed.items()))
+        ended, words = last_exit(task.paths, name), " | ".join(last_lines(task.paths.log_of(name)))
+        why = (
+            f"{name}: {reason}"
+            + f", ended last with {ended}" * bool(ended)
+            + f"; its last words: {words}" * bool(words)
+        )
+        raise OperationFailed(
+            f"{len(failed)} of {len(names)} instances of the new release did not become ready, nothing changed for "
+            f"clients; {why}",
+            code=Exit.TIMEOUT,
+        )
+
+
+async def _canary(task: Task, colour: Colour) -> None:
+    plan: dict[str, Any] = task.arguments["canary"]
+    steps: list[int] = plan["steps"]
+    for number in range(int(task.arguments.get("step", 0)), len(steps)):
+        percent = steps[number]
+        task.enter("canary", step=number)
+        task.change(partial(_canary_at, percent=percent))
+        task.point(ready=[i.name for i in task.want().of(colour)])
+        if fault := await canary.watch(task, colour, percent=percent, plan=plan):
+            raise OperationFailed(f"the canary was rolled back at {percent} %: {fault}")
+
+
+async def _move(task: Task, colour: Colour) -> tuple[str, int]:
+    """Empty the old colour: by hand-off member to member, else by the service's drain policy."""
+    want = task.want()
+    olds = [i for i in want.of(other(colour)) if i.program is not None]
+    if task.arguments["handoff"]:
+        return await _hand_off(task, [(old, heirs(task, old)) for old in olds])
+    policy = want.service.drain
+    ended = await let_end(task, olds, rate=policy.rate, deadline=policy.deadline, then=policy.then)
+    return f"{ended:,} connections of {other(colour)} were drained", 0
+
+
+async def _hand_off(task: Task, pairs: list[tuple[InstanceWant, list[InstanceWant]]]) -> tuple[str, int]:
+    """Hand everything over, one connection to each new instance first: it may hang on its first request."""
+    counts = await task.connections(old for old, _ in pairs)
+    receivers = list({new.name: new for _, news in pairs for new in news}.values())
+    first = 0
+    for old, news in pairs:
+        if counts[old.name]:
+            first += (await spread(task, old, news, 1))[0]
+    await task.pause(_TASTE if first else 0)
+    await _refuse_hanging(receivers)
+    handed: Handed = await hand_over(task, pairs)
+    handed = replace(handed, moved=handed.moved + first)
+    if handed.left:
+        await _refuse_hanging(receivers)
+    return handed.words(), handed.left
+
+
+async def _silent(instances: list[InstanceWant]) -> list[str]:
+    """Give those that do not answer; one without a process does not either."""
+    answers = await asyncio.gather(*(asyncio.to_thread(hangs, i) for i in instances))
+    return [i.name for i, silent in zip(instances, answers, strict=True) if silent]
+
+
+async def _hanging(task: Task, instances: list[InstanceWant]) -> list[str]:
+    """Give those that have a process and do not answer."""
+    there = await asyncio.to_thread(running, task.paths)
+    return await _silent([i for i in instances if i.name in there])
+
+
+async def _refuse_hanging(news: list[InstanceWant]) -> None:
+    if hung := await _silent(news):
+        raise OperationFailed(f"rolled back: {', '.join(hung)} of the new release hangs")
+
+
+async def _keep(task: Task, colour: Colour) -> str:
+    old, keep, left = other(colour), float(task.arguments["keep"]), int(task.arguments["left"])
+    want = task.want()
+    words = f"{_words(task, colour)}; {task.arguments['moved']}"
+    if left:
+        task.change(lambda record: _kept(record, old, keep))
+        raise OperationFailed(f"{words}; those stay with {old} until they end, then it can be stopped", settled=True)
+    if keep == 0:
+        names = [i.name for i in want.of(old)]
+        task.enter("keeping", owned=names)
+        task.change(lambda record: _stopped(record, old))
+        await stop(task, names)
+    else:
+        task.change(lambda record: _kept(record, old, keep))
+    took = ", ".join(f"{phase} {seconds:.2f} s" for phase, seconds in task.arguments["took"].items())
+    gone = outlived(task.paths, task.want())
+    return f"{words} ({took})" + (f"; older than keep_releases, can be removed: {', '.join(gone)}" if gone else "")
+
+
+def _words(task: Task, colour: Colour) -> str:
+    release = task.want().release
+    return f"{task.want().name} is live on {colour}" + (f", release {release}" if release else "")
+
+
+def _took(task: Task, phase: str, began: float) -> dict[str, float]:
+    return {**task.arguments.get("took", {}), phase: round(time.monotonic() - began, 3)}
+
+
+def _canary_at(record: ServiceRecord, *, percent: int) -> ServiceRecord:
+    return replace(record, canary=percent)
+
+
+def _switched(record: ServiceRecord, *, colour: Colour, config_release: str | None) -> ServiceRecord:
+    return replace(record, live=colour, canary=0, config_release=config_release)
+
+
+def _kept(record: ServiceRecord, colour: Colour, keep: float) -> ServiceRecord:
+    until = stamp((datetime.now(UTC) + timedelta(seconds=keep)).timestamp())
+    idle = replace(record.colours[colour], keep_until=until)
+    return replace(record, colours={**record.colours, colour: idle})
+
+
+def _stopped(record: ServiceRecord, colour: Colour) -> ServiceRecord:
+    idle = replace(record.colours[colour], stopped=True, keep_until=None)
+    return replace(record, colours={**record.colours, colour: idle})
+
+
+def _restored(
+    record: ServiceRecord, colour: Colour, before: dict[str, Any] | None, asked: dict[str, dict[str, Any]]
+) -> ServiceRecord:
+    """Give the record with what ``colour`` ran before, stopped, and ``asked``; without it where it had never run."""
+    colours = {name: value for name, value in record.colours.items() if name != colour}
+    if before is not None:
+        command = tuple(before["command"]) if before["command"] else None
+        colours[colour] = replace(ColourRecord(**{**before, "command": command}), stopped=True, keep_until=None)
+    asks = {name: Asked(**entry) for name, entry in asked.items()}
+    return replace(record, colours=colours, asked={**record.asked, **asks})

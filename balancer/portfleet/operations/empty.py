@@ -1,0 +1,147 @@
+"""Emptying instances: their connections handed to others, evicted at a rate, or let finish. Used by every verb.
+
+Connections may still come after the slots have left: SYNs that were under way, and those waiting in the accept queue.
+So an instance counts as empty when it was found without connections, and its port without any that wait (accept queue
+and SYN_RECV), twice, 200 ms apart. A SYN_RECV whose client never answers would hold that up: it is waited for 3 s.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from portfleet.core.wants import InstanceWant
+from portfleet.daemons.handoff import HandoffFailed, hand_off
+from portfleet.operations.evict import Evictor
+from portfleet.operations.task import Task
+
+_SETTLE, _QUEUE = 0.2, 3.0
+#: Seconds after which a hand-off that moves nothing is given up.
+_STUCK = 3.0
+
+#: Who hands its connections to whom, in even shares.
+Pairs = Sequence[tuple[InstanceWant, Sequence[InstanceWant]]]
+
+
+@dataclass(frozen=True)
+class Handed:
+    """What came of a hand-off: how many ``moved``, how many are ``left`` with their senders, and ``why``."""
+
+    moved: int
+    left: int = 0
+    why: str = ""
+
+    def words(self) -> str:
+        """Say it to an operator."""
+        if not self.left:
+            return f"{self.moved:,} connections were handed off"
+        return f"{self.moved:,} connections were handed off, {self.left:,} could not be ({self.why})"
+
+
+class Settled:
+    """Tells when instances are empty for good; see the top of this file."""
+
+    def __init__(self, task: Task, instances: Sequence[InstanceWant]) -> None:
+        self._task, self._instances = task, instances
+        self._times, self._since = 0, 0.0
+
+    async def look(self, left: int) -> bool:
+        """Take in that ``left`` connections are there now; True when they have ended for good."""
+        if left:
+            self._times, self._since = 0, 0.0
+            return False
+        now = time.monotonic()
+        self._since = self._since or now
+        if now - self._since < _QUEUE and await self._task.waiting(self._instances):
+            self._times = 0
+        else:
+            self._times += 1
+        return self._times >= 2
+
+
+async def hand_over(task: Task, pairs: Pairs) -> Handed:
+    """Hand all connections of each sender to its receivers until none arrives any more.
+
+    What nobody takes (refused, no room, no receiver alive) stays with its sender and is counted as left.
+    """
+    senders = [sender for sender, _ in pairs]
+    total, why, moved_at, settled = 0, "", time.monotonic(), Settled(task, senders)
+    while True:
+        counts = await task.connections(senders)
+        left = sum(counts.values())
+        task.progress(total, total + left, "handing off")
+        if await settled.look(left):
+            return Handed(total)
+        moved = 0
+        for sender, receivers in pairs:
+            if counts[sender.name]:
+                here, reason, busy = await spread(task, sender, receivers, counts[sender.name])
+                moved, why = moved + here, reason or why
+                moved_at = time.monotonic() if here or busy else moved_at
+        total += moved
+        if not left:
+            moved_at = time.monotonic()
+        elif time.monotonic() - moved_at > _STUCK:
+            return Handed(total, left, why or "requests in flight have not ended")
+        await task.pause(0 if moved else _SETTLE)
+
+
+async def spread(
+    task: Task, sender: InstanceWant, receivers: Sequence[InstanceWant], count: int
+) -> tuple[int, str, bool]:
+    """Hand ``count`` connections to ``receivers`` in even shares; those that are out, or not ready yet, get none.
+
+    Gives how many moved, why not all ("" for no reason), and whether an earlier hand-off is still under way.
+    """
+    alive = [receiver for receiver in receivers if task.ejector.serves(receiver.name)]
+    total, reason, busy = 0, "" if alive else f"nobody can take the connections of {sender.name}", False
+    for number, receiver in enumerate(alive):
+        share = count * (number + 1) // len(alive) - count * number // len(alive)
+        if share == 0:
+            continue
+        try:
+            total += await hand_off(sender, receiver, count=share)
+        except HandoffFailed as failure:
+            total, reason, busy = total + failure.moved, str(failure), busy or failure.busy
+    return total, reason, busy
+
+
+async def let_end(
+    task: Task, instances: Sequence[InstanceWant], *, rate: int | None, deadline: float | None, then: str
+) -> int:
+    """Wait until ``instances`` have no connections, evicting ``rate`` a second (None: let them finish).
+
+    ``deadline`` seconds from its begin ``then`` says how it goes on: "wait", "evict" (at the service's rate) or "kill"
+    (all at once; one of ours that does not answer is ended). The rate is per service, shared by the instances. Gives
+    how many connections ended.
+    """
+    began, settled = task.began(f"ending {' '.join(want.name for want in instances)}"), Settled(task, instances)
+    counts = await task.connections(instances)
+    before = most = sum(counts.values())
+    evictor, killing = Evictor(task, instances), False
+    try:
+        while True:
+            left = sum(counts.values())
+            most = max(most, left)
+            task.progress(max(0, most - left), most, f"evicting {rate:,}/s" if rate else "letting them finish")
+            if await settled.look(left):
+                return before
+            if left and deadline is not None and time.monotonic() - began >= deadline:
+                task.log("deadline", service=task.operation.service, left=left, then=then)
+                deadline = None
+                killing = then == "kill"
+                rate = rate or (task.want().service.drain.rate if then == "evict" else None)
+            if left and killing:
+                await evictor.kill()
+            await _step(task, evictor, counts, rate=rate)
+            counts = await task.connections(instances)
+    finally:
+        await evictor.stop()
+
+
+async def _step(task: Task, evictor: Evictor, counts: Mapping[str, int], *, rate: int | None) -> None:
+    if rate and sum(counts.values()):
+        await evictor.evict(counts, rate)
+    else:
+        await task.pause(_SETTLE)

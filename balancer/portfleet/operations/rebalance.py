@@ -1,0 +1,60 @@
+"""rebalance: moves established connections from the fullest instances to the emptiest until max/mean ≤ the limit."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from portfleet.operations.empty import spread
+from portfleet.operations.task import OperationFailed, Task
+
+
+async def run(task: Task) -> str:
+    """Arguments: limit (max/mean)."""
+    return await even_out(task, limit=float(task.arguments["limit"]))
+
+
+async def undo(_: Task) -> str:
+    """Nothing is to be undone: each connection is where it was handed."""
+    return "connections stay where they are"
+
+
+async def even_out(task: Task, *, limit: float) -> str:
+    """Move connections until no instance has more than ``limit`` × the mean; gives before and after in words."""
+    instances = {
+        i.name: i for i in task.want().instances if i.takes and i.program is not None and task.ejector.serves(i.name)
+    }
+    before = counts = await task.connections(instances.values())
+    total = 0
+    while (step := next_move(counts, limit=limit)) is not None:
+        sender, receiver, count = step
+        moved, why, busy = await spread(task, instances[sender], [instances[receiver]], count)
+        total += moved
+        task.progress(total, total + count - moved, f"{sender} → {receiver}")
+        await task.pause(1.0 if busy else 0)
+        if not moved and not busy:
+            raise OperationFailed(f"{in_words(before, counts)}; {why or 'requests in flight have not ended'}")
+        counts = await task.connections(instances.values())
+    return f"{in_words(before, counts)}; {total:,} connections were handed off"
+
+
+def in_words(before: Mapping[str, int], after: Mapping[str, int]) -> str:
+    """Say how the connections were and are spread."""
+    each = ", ".join(f"{name} {count:,} → {after[name]:,}" for name, count in before.items())
+    return f"max/mean {ratio(before):.2f} → {ratio(after):.2f} ({each})"
+
+
+def ratio(counts: Mapping[str, int]) -> float:
+    """Give max/mean; 1 where there are no connections."""
+    total = sum(counts.values())
+    return max(counts.values()) * len(counts) / total if total else 1.0
+
+
+def next_move(counts: Mapping[str, int], *, limit: float) -> tuple[str, str, int] | None:
+    """Give the next hand-off (sender, receiver, how many), None where the limit is kept or cannot be kept better."""
+    if len(counts) < 2 or ratio(counts) <= limit:
+        return None
+    mean = sum(counts.values()) / len(counts)
+    sender = max(counts, key=lambda name: counts[name])
+    receiver = min(counts, key=lambda name: counts[name])
+    count = int(min(counts[sender] - mean, mean - counts[receiver]))
+    return (sender, receiver, count) if count > 0 else None

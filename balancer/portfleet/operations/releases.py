@@ -1,0 +1,28 @@
+"""Which releases are kept: the newest ``keep_releases`` that were live, and those that both colours run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from portfleet.core.journal import Journal
+from portfleet.core.paths import Paths
+from portfleet.core.program import release_path
+from portfleet.core.wants import ServiceWant
+from portfleet.store import journal as journal_file
+
+
+def outlived(paths: Paths, want: ServiceWant) -> list[str]:
+    """Name the releases (paths that exist) of a service that are older than those kept; they can be removed."""
+    journal = journal_file.read(paths.journal) or Journal()
+    found = [release_path(want.service, name) for name in older(journal, want.name, want.service.keep_releases)]
+    return [path for path in found if path.startswith("/") and Path(path).exists()]
+
+
+def older(journal: Journal, service: str, keep: int) -> list[str]:
+    """Give the releases of a service that were live once and are not among the ``keep`` newest, oldest last."""
+    record = journal.services[service]
+    runs = [colour.release for name, colour in record.colours.items() if name == record.live]
+    runs += [colour.release for name, colour in record.colours.items() if name != record.live]
+    lived = [entry.release for entry in reversed(journal.history) if entry.service == service]
+    newest_first = dict.fromkeys(release for release in [*runs, *lived] if release)
+    return list(newest_first)[max(keep, len(set(filter(None, runs)))) :]

@@ -1,0 +1,34 @@
+"""Ends instances that have been emptied, in the order that resets nobody.
+
+Their slots are gone, their accept queues and SYN_RECV were found empty (``moving``). Our daemon looks at both once
+more after SIGTERM before it closes its port; what it accepts meanwhile is handed over too.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Collection, Sequence
+
+from portfleet.core.wants import InstanceWant
+from portfleet.operations.empty import spread
+from portfleet.operations.task import Task
+
+_LOOK = 0.1
+
+
+async def stop(task: Task, names: Collection[str], receivers: Sequence[InstanceWant] = ()) -> None:
+    """Stop instances and have supervisord forget them; ``receivers`` get what still comes in. Not cancellable.
+
+    By name: what the journal wants stopped already is no instance with a process any more.
+    """
+    if not names:
+        return
+    handing = [want for want in task.instances(names) if want.ours] if receivers else []
+    ending = asyncio.create_task(asyncio.to_thread(task.executor().end, list(names)))
+    while not ending.done():
+        await asyncio.wait({ending}, timeout=_LOOK)
+        counts = await task.connections(handing) if handing else {}
+        for want in handing:
+            if counts[want.name] and not ending.done():
+                await spread(task, want, receivers, counts[want.name])
+    ending.result()

@@ -1,0 +1,1 @@
+"""What people see: the columns of status and top, and how values are written."""

@@ -1,0 +1,100 @@
+"""What is shown of a service and its instances, as values for JSON and for screens: `status` and `top` agree by it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any
+
+from portfleet.core.journal import Asked, Journal
+from portfleet.core.model import member_instance
+from portfleet.core.observed import InstanceSeen, Observed
+from portfleet.core.paths import Paths
+from portfleet.core.slots import count
+from portfleet.core.states import State, Wanted, state_of
+from portfleet.core.wants import InstanceWant, ServiceWant
+from portfleet.screen import colours
+from portfleet.store.clock import stamp
+from portfleet.store.out import Out
+from portfleet.supervise.exit_report import last_exit, last_lines
+
+_BY_REQUEST = (State.DRAINING, State.DRAINED, State.MAINTENANCE)
+
+
+def service_entry(service: ServiceWant, observed: Observed, journal: Journal, paths: Paths) -> dict[str, Any]:
+    """Give what `status --json` says of a service."""
+    asked = journal.services[service.name].asked
+    slots = count(observed.kernel.slots.get(service.name, ()))
+    return {
+        "name": service.name,
+        "live": service.live,
+        "listen": [str(listen) for listen in service.service.listen],
+        "affinity": str(service.service.affinity),
+        "release": service.release,
+        "slots": service.service.slots,
+        "instances": [instance_entry(want, observed, slots, paths, asked) for want in service.instances],
+        "colours": colours.values(service, observed, journal),
+        "operation": colours.operation(service, journal),
+        "down": service.down or None,
+        "pins": pins_of(service, journal),
+    }
+
+
+def pins_of(service: ServiceWant, journal: Journal) -> dict[str, str]:
+    """Give {network: instance of the live colour}, as they were pinned."""
+    found = journal.services[service.name].pins
+    return {network: member_instance(service.name, member, service.live).name for network, member in found.items()}
+
+
+def instance_entry(
+    want: InstanceWant, observed: Observed, slots: Counter[str], paths: Paths, asked: Mapping[str, Asked]
+) -> dict[str, Any]:
+    """Give what `status --json` says of an instance. ``slots``: how many each instance has; ``asked``: by operators."""
+    seen, out = observed.seen(want.name), observed.out.get(want.name)
+    remote = want.rule.remote
+    state = _state(want, seen, slots, ejected=out is not None)
+    down = state is State.FAILED or (state is State.EJECTED and seen.pid is None)
+    local = down and remote is None
+    return {
+        "name": want.name,
+        "colour": want.instance.colour,
+        "address": str(remote.address) if remote else "local",
+        "port": want.rule.port,
+        "wanted": want.wanted,
+        "state": state,
+        "pid": seen.pid,
+        "slots": slots[want.name],
+        "connections": seen.connections or 0,
+        "since": _since(seen, out, asked.get(want.name) if state in _BY_REQUEST else None),
+        "why": (seen.fault if state is State.FAILED else None)
+        or (out.reason if out else seen.fault or seen.waiting)
+        or None,
+        "adopted": seen.adopted,
+        "last_exit": (last_exit(paths, want.name) or None) if local else None,
+        "last_log": last_lines(paths.log_of(want.name)) if local else [],
+    }
+
+
+def at_rest(entry: Mapping[str, Any]) -> bool:
+    """Tell whether an instance is stopped and is to be: screens leave it out."""
+    return bool(entry["wanted"] == Wanted.STOPPED and entry["state"] == State.STOPPED)
+
+
+def _since(seen: InstanceSeen, out: Out | None, asked: Asked | None) -> str | None:
+    """Give when an instance's state was the last to change: ejected, asked for, or by its process."""
+    if told := out or asked:
+        return told.since
+    return stamp(seen.since) if seen.since else None
+
+
+def _state(want: InstanceWant, seen: InstanceSeen, slots: Counter[str], *, ejected: bool) -> State:
+    return state_of(
+        wanted=want.wanted,
+        program=seen.program,
+        ready=seen.ready,
+        fault=seen.fault,
+        slots=slots[want.name],
+        connections=seen.connections or 0,
+        ejected=ejected,
+        remote=want.rule.remote is not None,
+    )

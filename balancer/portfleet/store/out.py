@@ -1,0 +1,52 @@
+"""The out-set: who is left out, since when and why. Owned by the watcher, kept in run/out.json, read by every writer.
+
+Left out are the ejected, and the new: wanted instances without slots that have not been ready yet.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from portfleet.core.paths import Paths
+from portfleet.store import locks
+
+
+@dataclass(frozen=True)
+class Out:
+    """Why an instance is out: its process died, its probes failed, or it is new; ``since`` is RFC 3339 in UTC."""
+
+    kind: Literal["died", "probe", "new"]
+    since: str
+    reason: str
+
+
+def read(path: Path) -> dict[str, Out]:
+    """Read who is ejected; empty where there is no file or none that can be read."""
+    return {name: out for name, out in _read(path).items() if out.kind != "new"}
+
+
+def left_out(paths: Paths, slots: Iterable[str | None] = ()) -> dict[str, Out]:
+    """Read who is ejected or new by the watcher's word, which counts while it lives.
+
+    A new one that has some of ``slots`` (the kernel's, instance per slot) serves: a command has found it ready since.
+    """
+    found, pointed = _read(paths.out) if locks.held(paths.watch_lock) else {}, set(slots)
+    return {name: out for name, out in found.items() if out.kind != "new" or name not in pointed}
+
+
+def write(path: Path, out: Mapping[str, Out]) -> None:
+    """Replace the out-set. Not synced to disk: run/ does not outlive a reboot, and neither do the processes."""
+    temporary = path.with_suffix(".new")
+    temporary.write_text(json.dumps({name: vars(entry) for name, entry in out.items()}))
+    temporary.replace(path)
+
+
+def _read(path: Path) -> dict[str, Out]:
+    try:
+        return {name: Out(**out) for name, out in json.loads(path.read_text()).items()}
+    except (OSError, ValueError, TypeError, AttributeError):
+        return {}

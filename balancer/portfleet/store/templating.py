@@ -1,0 +1,32 @@
+"""Finds and fills the Jinja2 templates: the packaged ones, else the checkout's."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import jinja2
+
+_HERE = Path(__file__).parents[1]
+_PACKAGED = _HERE / "templates"
+#: Where the templates are.
+DIRECTORY = _PACKAGED if _PACKAGED.is_dir() else _HERE.parents[1] / "templates"
+
+
+@cache
+def _environment() -> jinja2.Environment:
+    import jinja2  # not for `status` and ejections: it takes as long to import as everything else they need
+
+    return jinja2.Environment(
+        loader=jinja2.FileSystemLoader(DIRECTORY),
+        undefined=jinja2.StrictUndefined,
+        keep_trailing_newline=True,
+        autoescape=False,  # noqa: S701 (nft text and ini files are not HTML; values are validated by the config)
+    )
+
+
+def fill(template: str, **values: object) -> str:
+    """Fill ``template`` (its path below templates/); raises jinja2.UndefinedError for a value left out."""
+    return _environment().get_template(template).render(**values)

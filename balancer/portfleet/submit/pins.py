@@ -1,0 +1,74 @@
+"""What `pin` and `unpin` share: the journal first, then the kernel, both at once and under the operation lock."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from dataclasses import asdict
+
+from portfleet.apply.context import Context
+from portfleet.apply.execute import Executor
+from portfleet.core.changes import SetService
+from portfleet.core.errors import Exit
+from portfleet.core.journal import HistoryEntry, Journal, Operation, ServiceRecord
+from portfleet.core.wants import ServiceWant
+from portfleet.store import journal as journal_file
+from portfleet.store import locks
+from portfleet.store.clock import now
+from portfleet.submit.operation import record_of, refuse_busy, say
+
+
+def change_pins(
+    context: Context,
+    want: ServiceWant,
+    options: argparse.Namespace,
+    *,
+    verb: str,
+    words: str,
+    outcome: str,
+    undo: str,
+    change: Callable[[ServiceRecord], ServiceRecord],
+) -> Exit:
+    """Change a service's record and bring its rules and elements up to that; raises PortfleetError."""
+    if options.dry_run:
+        entry = {"verb": verb, "service": want.name, "dry_run": True, "words": words}
+        return say(context, entry, f"would {words}; nothing was done")
+    reason = f" ({options.why})" if options.why else ""
+    with locks.operation(context.paths.operation_lock(want.name), service=want.name, why=f"{verb}: {words}"):
+        refuse_busy(context, want.name)
+        first = record_of(context, want.name)
+
+        def changed(journal: Journal) -> Journal:
+            return journal.with_service(want.name, change(journal.services.get(want.name, first)))
+
+        journal_file.update(context.paths.journal, changed)
+        _bring_up(context, want.name)
+        done = _note(context, HistoryEntry(0, now(), locks.operator(), want.name, verb, words + reason, outcome))
+    return say(context, asdict(done) | {"undo": undo}, f"{want.name}: {outcome}. Undo with: {undo}")
+
+
+def _bring_up(context: Context, service: str) -> None:
+    desired = context.desired(context.applied_fleet)
+    rule = desired.services[service].rule
+    with locks.table(context.paths.table_lock):
+        state = context.kernel.observe()
+        if state.home and state.services.get(service) != rule:
+            context.kernel.run((SetService(rule),))
+    if state.home:
+        Executor(desired, context.kernel, context.supervisor, context.paths, say=lambda _: None).point(
+            service, frozenset()
+        )
+
+
+def _note(context: Context, entry: HistoryEntry) -> HistoryEntry:
+    """Write ``entry`` into the history with the next number."""
+    done = entry
+
+    def noted(journal: Journal) -> Journal:
+        nonlocal done
+        done = HistoryEntry(**asdict(entry) | {"number": journal.next_number()})
+        operation = Operation(done.number, entry.service, entry.verb, entry.words, entry.who, entry.at)
+        return journal.with_operation(operation).ended(operation, done)
+
+    journal_file.update(context.paths.journal, noted)
+    return done

@@ -1,0 +1,123 @@
+"""Starts supervisord: through systemd where portfleet.service is enabled, else by itself; or becomes it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import NoReturn
+
+from portfleet.core.errors import PortfleetError
+from portfleet.core.model import Fleet
+from portfleet.core.paths import Paths
+from portfleet.core.program import escape
+from portfleet.linux.machine import descriptor_limit
+from portfleet.store import atomic
+from portfleet.store.templating import fill
+from portfleet.supervise import adopted
+from portfleet.supervise.supervisor import Supervisor
+
+UNIT = "portfleet.service"
+
+
+def write_config(fleet: Fleet, paths: Paths) -> None:
+    """Write supervisord's own config; ``minfds`` is what the largest instance needs, inherited by all of them."""
+    paths.check_socket(paths.supervisor_socket)
+    hard = descriptor_limit()
+    most = [service.max_connections + 64 for service in fleet.services.values() if service.max_connections]
+    unlimited = any(not service.max_connections for service in fleet.services.values())
+    text = fill(
+        "supervisor/supervisord.conf.j2",
+        socket=escape(str(paths.supervisor_socket)),
+        programs=escape(str(paths.programs)),
+        log=escape(str(paths.log)),
+        pidfile=escape(str(paths.run / "supervisord.pid")),
+        minfds=hard if unlimited else min(hard, max([1024, *most])),
+        root=os.geteuid() == 0,
+    )
+    atomic.write(paths.supervisor_config, text.encode())
+
+
+def start(fleet: Fleet, paths: Paths, *, seconds: float = 20, clock: Callable[[], float] = time.monotonic) -> None:
+    """Start supervisord and return when it answers; raises PortfleetError with its own words when it does not."""
+    Supervisor(paths.supervisor_socket).refuse_ending()
+    paths.make()
+    write_config(fleet, paths)
+    adopted.set_aside(paths, adopted.alive(paths.processes))
+    said = _by_systemd() if by_systemd(paths) else _by_itself(paths)
+    wait(paths, seconds=seconds, clock=clock, said=said)
+
+
+def by_systemd(paths: Paths) -> bool:
+    """Tell whether it is systemd's unit that starts supervisord for this home."""
+    return paths.home is None and unit_enabled()
+
+
+def wait(paths: Paths, *, seconds: float = 60, clock: Callable[[], float] = time.monotonic, said: str = "") -> None:
+    """Return when supervisord answers; raises PortfleetError after ``seconds``, with what its starter ``said``."""
+    deadline = clock() + seconds
+    while not Supervisor(paths.supervisor_socket).running():
+        if clock() > deadline:
+            raise PortfleetError(
+                f"supervisord did not begin to answer within {seconds:.0f} s{said}",
+                hint=f"see {paths.log / 'supervisord.log'}",
+            )
+        time.sleep(0.02)
+
+
+def by_unit() -> bool:
+    """Tell whether this is the unit's ExecStartPost=, beside which supervisord is being started (systemd.exec(5))."""
+    return "MAINPID" in os.environ
+
+
+def become(paths: Paths) -> NoReturn:
+    """Replace this process by a supervisord in the foreground, for a service manager to run."""
+    os.chdir("/")
+    os.execve(sys.executable, [*_command(paths), "--nodaemon"], _environment())  # noqa: S606 (no shell)
+
+
+def unit_enabled() -> bool:
+    """Tell whether systemd runs the fleet on this machine."""
+    if not Path("/run/systemd/system").is_dir() or not shutil.which("systemctl"):
+        return False
+    return subprocess.run(["systemctl", "is-enabled", "--quiet", UNIT], check=False).returncode == 0
+
+
+def _by_systemd() -> str:
+    done = subprocess.run(["systemctl", "start", UNIT], capture_output=True, text=True, check=False)
+    return f": {done.stderr.strip()}" if done.stderr.strip() else ""
+
+
+def _by_itself(paths: Paths) -> str:
+    done = subprocess.run(
+        _command(paths),
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd="/",
+        stdin=subprocess.DEVNULL,
+        env=_environment(),
+    )
+    if done.returncode:
+        raise PortfleetError(
+            f"supervisord does not start: {(done.stderr or done.stdout).strip()}",
+            hint=f"see {paths.log / 'supervisord.log'}",
+        )
+    return ""
+
+
+def _command(paths: Paths) -> list[str]:
+    return [sys.executable, "-m", "supervisor.supervisord", "-c", str(paths.supervisor_config)]
+
+
+def _environment() -> dict[str, str]:
+    """Instances inherit supervisord's environment: portfleet's own venv comes first on their PATH."""
+    own = str(Path(sys.executable).parent)
+    dropped = ("PORTFLEET_HOME", "PORTFLEET_FAULT")
+    # SUPERVISOR_*: the watcher starts another supervisord where the one above it has died.
+    kept = {name: value for name, value in os.environ.items() if name not in dropped and name[:11] != "SUPERVISOR_"}
+    return kept | {"PATH": os.pathsep.join([own, os.environ.get("PATH", os.defpath)])}

@@ -1,0 +1,155 @@
+"""supervisord: asked and told through XML-RPC on its unix socket.
+
+Facts: `update` after any change in a group restarts the whole group, so every instance is a program of its own, added
+and removed one by one. ``reloadConfig`` only reads the files again and says what differs from what runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from portfleet.core.errors import PortfleetError
+from portfleet.supervise import rpc
+
+#: Fault codes of supervisor/xmlrpc.py. While it shuts down, every call gets SHUTDOWN_STATE, getState too.
+SHUTDOWN_STATE = 6
+BAD_NAME, ALREADY_STARTED, NOT_RUNNING, ALREADY_ADDED, STILL_RUNNING = 10, 60, 70, 90, 91
+
+
+@dataclass(frozen=True)
+class ProgramInfo:
+    """One program as supervisord sees it. ``state`` is in its capitals; times are Unix seconds (0: never)."""
+
+    name: str
+    state: str
+    pid: int | None
+    started: int
+    stopped: int
+    exit_status: int
+    error: str
+
+
+class ShuttingDown(PortfleetError):
+    """supervisord is there and takes no orders any more."""
+
+    def __init__(self) -> None:
+        super().__init__("supervisord is shutting down", hint="when it has ended: portfleet up")
+
+
+class Supervisor:
+    """A running supervisord. Methods raise PortfleetError when it does not answer, or refuses what is asked."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def _ask(self, method: str, *arguments: str | int | bool) -> Any:
+        """Call a method; raises RpcFault for what it refuses by itself."""
+        try:
+            return rpc.call(self._path, f"supervisor.{method}", *arguments)
+        except rpc.RpcError as error:
+            raise PortfleetError(
+                f"supervisord does not answer on {self._path}: {error}", hint="start it with: portfleet up"
+            ) from None
+        except rpc.RpcFault as fault:
+            if fault.code == SHUTDOWN_STATE:
+                raise ShuttingDown from None
+            raise
+
+    def _call(self, method: str, *arguments: str | int | bool) -> Any:
+        """Call a method of which no refusal is expected."""
+        try:
+            return self._ask(method, *arguments)
+        except rpc.RpcFault as fault:
+            raise PortfleetError(f"supervisord: {method}: {fault.words}") from None
+
+    def running(self) -> bool:
+        """Tell whether it answers and takes orders."""
+        try:
+            self._call("getState")
+        except PortfleetError:
+            return False
+        return True
+
+    def ending(self) -> bool:
+        """Tell whether it shuts down: its programs may be there yet, but it says nothing about them."""
+        try:
+            self._call("getState")
+        except ShuttingDown:
+            return True
+        except PortfleetError:
+            return False
+        return False
+
+    def refuse_ending(self) -> None:
+        """Raise ShuttingDown while it shuts down: then nothing can be begun, nor another one started."""
+        if self.ending():
+            raise ShuttingDown
+
+    def pid(self) -> int:
+        """Give supervisord's process."""
+        return int(self._call("getPID"))
+
+    def programs(self) -> dict[str, ProgramInfo]:
+        """Give every program by name."""
+        return {
+            info["name"]: ProgramInfo(
+                info["name"],
+                info["statename"],
+                info["pid"] or None,
+                info["start"],
+                info["stop"],
+                info["exitstatus"],
+                info["spawnerr"],
+            )
+            for info in self._call("getAllProcessInfo")
+        }
+
+    def reload(self) -> tuple[set[str], set[str], set[str]]:
+        """Have it read its files again; gives (added, changed, removed) programs. Nothing is started or stopped."""
+        try:
+            added, changed, removed = self._ask("reloadConfig")[0]
+        except rpc.RpcFault as fault:
+            raise PortfleetError(f"supervisord cannot read its config: {fault.words}") from None
+        return set(added), set(changed), set(removed)
+
+    def start(self, name: str) -> None:
+        """Start ``name``, adding it where supervisord does not know it yet; "already" is success."""
+        self._tolerate("addProcessGroup", name, accept={ALREADY_ADDED})
+        self._tolerate("startProcess", name, False, accept={ALREADY_STARTED})
+
+    def stop(self, name: str) -> None:
+        """Ask ``name`` to stop, without waiting; "already" is success."""
+        self._tolerate("stopProcess", name, False, accept={NOT_RUNNING, BAD_NAME})
+
+    def remove(self, name: str) -> bool:
+        """Forget ``name``; False while its process still runs."""
+        try:
+            self._ask("removeProcessGroup", name)
+        except rpc.RpcFault as fault:
+            if fault.code == STILL_RUNNING:
+                return False
+            if fault.code != BAD_NAME:
+                raise PortfleetError(f"supervisord: {name}: {fault.words}") from None
+        return True
+
+    def signal(self, name: str, signal: str) -> None:
+        """Send a signal such as "TERM" to ``name``'s process; one that has ended is fine."""
+        self._tolerate("signalProcess", name, signal, accept={NOT_RUNNING, BAD_NAME})
+
+    def poke(self) -> None:
+        """Make it reap and restart dead children now instead of at its next poll."""
+        self._call("getState")
+
+    def shutdown(self) -> None:
+        """Have it stop every program and end."""
+        self._call("shutdown")
+
+    def _tolerate(self, method: str, *arguments: Any, accept: Iterable[int]) -> None:
+        try:
+            self._ask(method, *arguments)
+        except rpc.RpcFault as fault:
+            if fault.code not in accept:
+                raise PortfleetError(f"supervisord: {arguments[0]}: {fault.words}") from None

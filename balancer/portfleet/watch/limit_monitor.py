@@ -1,0 +1,69 @@
+"""Looks at the machine's limits now and then, logs what changes, and writes run/warnings.json for `status`."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+
+from portfleet.core.paths import Paths
+from portfleet.store import warnings
+from portfleet.store.clock import now
+from portfleet.store.log import Log
+from portfleet.store.warnings import Warned
+from portfleet.watch import limits
+
+#: Seconds between two looks; and for how long a dropped connection is told of.
+_EVERY, _LATELY = 1.0, 60.0
+
+
+class Limits:
+    """Keeps what is warned of."""
+
+    def __init__(self, paths: Paths, log: Log) -> None:
+        self._paths, self._log = paths, log
+        self._next = 0.0
+        self._dropped: int | None = None
+        self._lately = (0, 0.0)
+        self.warned: dict[str, Warned] = {}
+        warnings.write(paths.warnings, ())
+
+    def look(self, pids: Mapping[str, int], connections: Mapping[str, tuple[int, int]]) -> None:
+        """Look where it is time to; ``pids`` are the instances' processes, ``connections`` as `limits.judge` has it."""
+        began = time.monotonic()
+        if began < self._next:
+            return
+        self._next = began + _EVERY
+        table = limits.read_table()
+        processes = {name: seen for name, pid in pids.items() if (seen := limits.read_descriptors(pid))}
+        found = limits.judge(
+            table=table,
+            dropped=self._drops(table, began),
+            files=limits.read_files(),
+            processes=processes,
+            connections=connections,
+        )
+        fresh = {entry.name: entry for entry in found}
+        before = self.warned
+        self.warned = {
+            name: Warned(name, before[name].since if name in before else now(), entry.text, entry.hint)
+            for name, entry in fresh.items()
+        }
+        for name in fresh.keys() - before.keys():
+            self._log("warning", about=name, reason=fresh[name].text, hint=fresh[name].hint)
+        for name in before.keys() - fresh.keys():
+            self._log("warning-over", about=name)
+        if self.warned != before:
+            warnings.write(self._paths.warnings, self.warned.values())
+
+    def _drops(self, table: limits.Table | None, at: float) -> int:
+        """Give how many connections conntrack has dropped in the last minute."""
+        if table is None:
+            return 0
+        new = table.dropped - self._dropped if self._dropped is not None else 0
+        self._dropped = table.dropped
+        count, since = self._lately
+        if new > 0:
+            self._lately = (new + (count if at - since < _LATELY else 0), at)
+        elif at - since >= _LATELY:
+            self._lately = (0, since)
+        return self._lately[0]
