@@ -46,14 +46,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, ModuleType | None]:
-    """Give the options and the verb's module (None where no verb was given); ends the process on wrong usage."""
+    """Return the options and the verb's module (None where no verb was given); ends the process on wrong usage."""
     verb = _verb(argv)
     command = importlib.import_module(f"portfleet.commands.{verb}") if verb else None
     return _parser(verb, command).parse_args(argv), command
 
 
 def _verb(argv: Sequence[str]) -> str | None:
-    """Give the verb, which is the first word that is neither a flag nor the value of a global flag."""
+    """Return the verb, which is the first word that is neither a flag nor the value of a global flag."""
     words = iter(argv)
     for word in words:
         if word in ("--home", "--config"):

@@ -29,13 +29,13 @@ from benchmarks.lib.measure import CPUS, save
 sys.path.insert(0, str(ROOT / "tests"))
 
 from portfleet.core.changes import Detour, Transaction
-from portfleet.core.desired import make_desired
+from portfleet.core.derive import make_desired
+from portfleet.core.desired import Desired
 from portfleet.core.journal import Journal
-from portfleet.core.observed import InstanceSeen, Observed
+from portfleet.core.observed import Observed, ObservedInstance
 from portfleet.core.plan import make_plan, transactions
 from portfleet.core.routing import turn
-from portfleet.core.wants import Desired
-from portfleet.dataplane.nft.plane import NftKernel
+from portfleet.dataplane.nft.plane import NftPlane
 from support.fleets import PATHS, fleet, machine
 from support.netns import network_of
 from support.sandbox import HOST4, Sandbox, client4, sandbox
@@ -53,7 +53,7 @@ slots = 256
 
 
 def desired(services: int) -> Desired:
-    """Give a fleet of so many services."""
+    """Return a fleet of so many services."""
     texts = (
         _SERVICE.format(number=n, listen=FIRST_LISTEN + n, low=FIRST_PORT + 8 * n, high=FIRST_PORT + 8 * n + 7)
         for n in range(services)
@@ -61,14 +61,14 @@ def desired(services: int) -> Desired:
     return make_desired(fleet("".join(texts), machine(local_ports=(61_000, 62_000))), Journal(), PATHS)
 
 
-def observed(kernel: NftKernel, wanted: Desired) -> Observed:
-    """Give the kernel as it is and every instance ready."""
+def observed(kernel: NftPlane, wanted: Desired) -> Observed:
+    """Return the kernel as it is and every instance ready."""
     running = [want.name for service in wanted.services.values() for want in service.running]
-    instances = {name: InstanceSeen("RUNNING", ready=True) for name in running}
+    instances = {name: ObservedInstance("RUNNING", ready=True) for name in running}
     return Observed(kernel=kernel.observe(), supervisor=True, instances=instances)
 
 
-def apply(kernel: NftKernel, wanted: Desired) -> int:
+def apply(kernel: NftPlane, wanted: Desired) -> int:
     """Load what is missing, as `apply` does; gives the number of transactions."""
     now = observed(kernel, wanted)
     done = 0
@@ -86,7 +86,7 @@ def timed(action: Callable[[], Any]) -> tuple[float, Any]:
 
 
 def slab() -> int:
-    """Give the kernel's slab memory in bytes."""
+    """Return the kernel's slab memory in bytes."""
     line = next(line for line in Path("/proc/meminfo").read_text().splitlines() if line.startswith("Slab:"))
     return int(line.split()[1]) * 1024
 
@@ -94,7 +94,7 @@ def slab() -> int:
 def load(memory: Path, services: int) -> dict[str, Any]:
     """Load a fleet into an empty kernel, then once more; in a process of its own, for its peak memory."""
     before = slab()
-    kernel = NftKernel(memory)
+    kernel = NftPlane(memory)
     making, wanted = timed(lambda: desired(services))
     loading, count = timed(lambda: apply(kernel, wanted))
     again, nothing = timed(lambda: apply(kernel, wanted))
@@ -114,7 +114,7 @@ def load(memory: Path, services: int) -> dict[str, Any]:
 
 def drains(memory: Path, services: int, *, rounds: int) -> dict[str, Any]:
     """Drain and undrain one instance: times in the kernel, with libnftables before it, and of all from reading on."""
-    kernel, wanted = NftKernel(memory), desired(services)
+    kernel, wanted = NftPlane(memory), desired(services)
     want = wanted.services[f"s{services // 2}"]
     name = want.instances[0].name
     alone, whole, detours = [], [], []
@@ -165,7 +165,7 @@ def in_kernel() -> Iterator[list[float]]:
 
 
 def spread(values: list[float]) -> dict[str, float]:
-    """Give the least, the median and the 90th percentile."""
+    """Return the least, the median and the 90th percentile."""
     return {
         "least": min(values),
         "median": statistics.median(values),
@@ -224,7 +224,7 @@ def connects(boxes: Sandbox, port: int, *, count: int) -> list[float]:
 
 
 def _quiet(took: list[float]) -> float:
-    """Give the lower quartile: what a connect takes while nobody else has the processor."""
+    """Return the lower quartile: what a connect takes while nobody else has the processor."""
     return statistics.quantiles(took, n=4)[0]
 
 

@@ -53,17 +53,17 @@ print(json.dumps([elsewhere, restarted, told or elsewhere]))
 
 
 def share(values: list[float], part: float) -> float:
-    """Give the value below which ``part`` of all are (nearest rank)."""
+    """Return the value below which ``part`` of all are (nearest rank)."""
     return sorted(values)[max(0, round(part * len(values)) - 1)]
 
 
 def spread(values: list[float]) -> dict[str, float]:
-    """Give median, p99 and the longest."""
+    """Return median, p99 and the longest."""
     return {"p50": median(values), "p99": share(values, 0.99), "max": max(values)}
 
 
 def is_running(box: FleetBox, name: str) -> bool:
-    """Tell whether supervisord has a program RUNNING, as it has after startsecs."""
+    """Return whether supervisord has a program RUNNING, as it has after startsecs."""
     supervisorctl = str(Path(sys.executable).with_name("supervisorctl"))
     command = (supervisorctl, "-c", f"{HOME}/lib/supervisord.conf", "status", name)
     return "RUNNING" in box.boxes.host.run(*command, check=False).stdout

@@ -88,7 +88,7 @@ def instances(folder: str) -> Iterator[None]:
 
 
 def targets(kind: str, folder: str) -> list[Target]:
-    """Give what to probe."""
+    """Return what to probe."""
     probe = Probe(send="PING\n", expect="PONG") if kind == "send" else Probe()
     return [
         Target(f"fake-{number}", "127.0.0.1", FIRST_PORT + number,

@@ -93,7 +93,7 @@ class Ansible:
         self.inventory.write_text(json.dumps(content, indent=2))
 
     def environment(self) -> dict[str, str]:
-        """Give the environment for Ansible's commands."""
+        """Return the environment for Ansible's commands."""
         own = {"ANSIBLE_INVENTORY": str(self.inventory), "ANSIBLE_CONFIG": str(ANSIBLE / "ansible.cfg")}
         own |= {"ANSIBLE_HOME": str(self.inventory.parent / "ansible"), "ANSIBLE_NOCOLOR": "1", "LC_ALL": "C.UTF-8"}
         return os.environ | own | {"PATH": f"{os.environ['PORTFLEET_HOSTS_BIN']}:{os.environ['PATH']}"}

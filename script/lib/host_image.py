@@ -48,7 +48,7 @@ rm -f /etc/machine-id /etc/hostname /etc/resolv.conf
 
 
 def role_packages(text: str) -> list[str]:
-    """Give the Debian packages that the role installs, from its vars file (a plain YAML list of scalars)."""
+    """Return the Debian packages that the role installs, from its vars file (a plain YAML list of scalars)."""
     block = re.search(r"^portfleet_packages:\n((?:  - .*\n)+)", text, re.MULTILINE)
     if block is None:
         raise root.RootError(f"{ROLE}: portfleet_packages is not a list of names")
@@ -56,7 +56,7 @@ def role_packages(text: str) -> list[str]:
 
 
 def image(suite: str) -> Path:
-    """Give the image of a Debian suite, made where it is not there yet."""
+    """Return the image of a Debian suite, made where it is not there yet."""
     packages = [*role_packages(ROLE.read_text()), *EXTRA]
     recipe = " ".join([str(root.CHECKOUT), _FILL, *INSTALLED, *packages])
     base = root.bare_root(suite)

@@ -35,7 +35,7 @@ GRACE_SECONDS = 10
 
 
 def namespaces(*, network: bool) -> list[str]:
-    """Give the unshare(1) command line for this user; ``network`` keeps the machine's network."""
+    """Return the unshare(1) command line for this user; ``network`` keeps the machine's network."""
     flags = ["-m", "-p", "-i", "-u", "--fork", "--mount-proc", "--kill-child=KILL"]
     if not network:
         flags.append("-n")
@@ -88,7 +88,7 @@ def outside(command: list[str], *, network: bool) -> int:
 
 
 def why_not() -> str:
-    """Say why namespaces cannot be made here and what to do."""
+    """Return why namespaces cannot be made here and what to do."""
     lines = ["script/isolated: cannot make the private namespaces that this needs."]
     if os.geteuid() == 0:
         return lines[0] + "\nhint: root here lacks CAP_SYS_ADMIN (a container?): give it, or run on a machine or VM"

@@ -82,7 +82,7 @@ class Host:
         return self.folder / "console.log"
 
     def ssh(self) -> list[str]:
-        """Give the ssh command line up to the command."""
+        """Return the ssh command line up to the command."""
         return ["ssh", *_SSH, "-i", str(self.key), f"root@{self.address}"]
 
     def run(self, command: str, *, check: bool = True, timeout: float = 120) -> subprocess.CompletedProcess[str]:
@@ -160,7 +160,7 @@ class Host:
         return self.run("true", check=False).returncode == 0
 
     def _connect(self) -> None:
-        """Give it a new network namespace, joined to the bridge."""
+        """Return it a new network namespace, joined to the bridge."""
         run("ip", "netns", "add", self.name)
         # The same hardware address after every boot: with another, neighbours' ARP entries lead astray for a minute.
         peer = ("name", "eth0", "address", f"02:00:00:00:02:{10 + self.number:02x}", "netns", self.name)
@@ -189,7 +189,7 @@ class Host:
 
 @contextmanager
 def hosts(image: Path, names: tuple[str, ...] = ("one", "two")) -> Iterator[dict[str, Host]]:
-    """Give booted hosts of ``image`` by name; they end with the block."""
+    """Return booted hosts of ``image`` by name; they end with the block."""
     folder = Path(tempfile.mkdtemp(prefix="hosts-"))
     _bridge()
     key = folder / "key"
@@ -234,7 +234,7 @@ def _fill(host: Host, image: Path, every: dict[str, Host]) -> None:
 
 
 def _hierarchies() -> list[Path]:
-    """Give the control group trees that systemd in a host needs a group in."""
+    """Return the control group trees that systemd in a host needs a group in."""
     if (_GROUPS / "cgroup.controllers").exists():
         return [_GROUPS]
     return [_GROUPS / name for name in ("systemd", "unified", "memory", "pids") if (_GROUPS / name).is_dir()]

@@ -66,7 +66,7 @@ def run(*command: str | Path) -> str:
 
 
 def cache() -> Path:
-    """Give the folder that keeps the roots."""
+    """Return the folder that keeps the roots."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "portfleet" / "roots"
 
 
@@ -80,7 +80,7 @@ def locked(name: str) -> Iterator[None]:
 
 
 def bare_root(suite: str) -> Path:
-    """Give the kept minbase root of a Debian suite, made by debootstrap where it is not there yet."""
+    """Return the kept minbase root of a Debian suite, made by debootstrap where it is not there yet."""
     kept = cache() / f"{suite}-{platform.machine()}"
     with locked(kept.name):
         if not kept.exists():
@@ -94,7 +94,7 @@ def bare_root(suite: str) -> Path:
 
 
 def pip_settings() -> dict[str, str]:
-    """Give pip's settings on this machine, from its files and the environment, as PIP_… variables."""
+    """Return pip's settings on this machine, from its files and the environment, as PIP_… variables."""
     found = {}
     for line in run(TOP / ".venv/bin/python", "-m", "pip", "config", "list").splitlines():
         name, _, value = line.partition("=")
@@ -105,7 +105,7 @@ def pip_settings() -> dict[str, str]:
 
 
 def environment() -> dict[str, str]:
-    """Give the environment of a command in a root: a fresh machine's, and how this machine reaches packages."""
+    """Return the environment of a command in a root: a fresh machine's, and how this machine reaches packages."""
     plain = {"HOME": "/root", "USER": "root", "LANG": "C.UTF-8"}
     plain["PATH"] = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
     carried = {n: v for n, v in os.environ.items() if n.lower().endswith("_proxy") or n in {"TERM", "NO_COLOR"}}
@@ -117,7 +117,7 @@ def environment() -> dict[str, str]:
 
 
 def local_folders(settings: dict[str, str]) -> list[str]:
-    """Give the folders on this machine that pip's settings name, as paths or file: addresses, or have files in."""
+    """Return the folders on this machine that pip's settings name, as paths or file: addresses, or have files in."""
     names = ("PIP_FIND_LINKS", "PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL", "PIP_CONSTRAINT")
     words = " ".join(settings.get(name, "") for name in names).split()
     paths = [Path(urlsplit(word).path) for word in words if word.startswith(("/", "file:"))]

@@ -26,7 +26,7 @@ CLIENTS = str(TOP / "tests/support/clients.py")
 
 
 def paint(text: str, code: str) -> str:
-    """Give ``text`` in an SGR colour on a terminal that has them, else as it is (https://no-color.org)."""
+    """Return ``text`` in an SGR colour on a terminal that has them, else as it is (https://no-color.org)."""
     return f"\x1b[{code}m{text}\x1b[0m" if COLOUR else text
 
 
@@ -69,7 +69,7 @@ class Stage:
         return done.stdout
 
     def status(self) -> list[dict[str, Any]]:
-        """Give the instances of the live colour from `portfleet status --json`."""
+        """Return the instances of the live colour from `portfleet status --json`."""
         said = self.boxes.host.run("portfleet", "status", "--json", env=self.environment).stdout
         service = json.loads(said)["services"][0]
         return [one for one in service["instances"] if one["colour"] == service["live"]]
@@ -122,5 +122,5 @@ class Stage:
 
 
 def names(replies: Iterable[str]) -> list[str]:
-    """Give who answered: the first word of each reply of the `whoami` handler."""
+    """Return who answered: the first word of each reply of the `whoami` handler."""
     return [reply.split()[0] for reply in replies]

@@ -50,7 +50,7 @@ end
 
 
 def public_key() -> str:
-    """Give Vagrant's well-known insecure key, which `vagrant up` replaces by one of its own."""
+    """Return Vagrant's well-known insecure key, which `vagrant up` replaces by one of its own."""
     for folder in (Path("/usr/share/vagrant/keys"), Path("/usr/share/rubygems-integration/all/gems")):
         for file in folder.rglob("vagrant.pub"):
             return file.read_text()
@@ -79,7 +79,7 @@ def make(work: Path) -> None:
 
 
 def box() -> Path:
-    """Give the box, made where it is not there yet."""
+    """Return the box, made where it is not there yet."""
     recipe = "".join((_FILL, _VAGRANTFILE, str(DISK_MIB), str(host_image.image(SUITE))))
     kept = root.cache() / f"vagrant-{hashlib.sha256(recipe.encode()).hexdigest()[:12]}.box"
     with root.locked("vagrant-box"):

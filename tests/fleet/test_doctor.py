@@ -26,7 +26,7 @@ max_connections = 1000
 
 @pytest.fixture
 def box() -> Iterator[Box]:
-    """Give a machine with /run/pf as home of a fleet and an /etc/sysctl.d of its own."""
+    """Return a machine with /run/pf as home of a fleet and an /etc/sysctl.d of its own."""
     box = make_box("doctor")
     try:
         box.run("sh", "-c", "mkdir -p /run/pf && cat > /run/pf/fleet.toml", text=FLEET)
@@ -37,7 +37,7 @@ def box() -> Iterator[Box]:
 
 
 def doctor(box: Box) -> tuple[int, dict[str, Any]]:
-    """Give the exit code, and what is not fine by what it is about."""
+    """Return the exit code, and what is not fine by what it is about."""
     done = box.run(PORTFLEET, "--home", "/run/pf", "doctor", "--json", check=False)
     findings = json.loads(done.stdout)["findings"]
     return done.returncode, {found["about"]: found for found in findings if found["severity"] != "fine"}

@@ -32,7 +32,7 @@ expect = "PONG"
 
 
 def service(name: str, *, instances: int, listen: int, low: int, timeout: int = 0) -> str:
-    """Give a service of redis; a changed ``timeout`` is a changed command."""
+    """Return a service of redis; a changed ``timeout`` is a changed command."""
     return SERVICE.format(name=name, instances=instances, listen=listen, low=low, high=low + 3, timeout=timeout)
 
 
@@ -83,7 +83,7 @@ def wipe(fleet: FleetBox) -> None:
 
 
 def each_point(points: list[str], half: int) -> Iterator[tuple[int, str]]:
-    """Give every second point from ``half`` on, with its number (from 1) and words for messages."""
+    """Return every second point from ``half`` on, with its number (from 1) and words for messages."""
     for number in range(1 + half, len(points) + 1, 2):
         yield number, f"killed at point {number} of {len(points)}, {points[number - 1]!r}"
 

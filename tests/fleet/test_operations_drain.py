@@ -16,7 +16,7 @@ from support.watched import load, wait_event
 
 
 def marks(box: FleetBox) -> dict[str, int]:
-    """Give each instance's connection mark, out of the journal."""
+    """Return each instance's connection mark, out of the journal."""
     journal = json.loads(box.boxes.host.run("cat", "/run/pf/lib/journal.json").stdout)
     return {name: mark for record in journal["services"].values() for name, mark in record["marks"].items()}
 

@@ -22,7 +22,7 @@ _SCRIPT = '#!/bin/sh\ntest -e /run/pf/mute-$PORTFLEET_INSTANCE && exec sleep 100
 
 @contextmanager
 def with_a_mute_third() -> Iterator[FleetBox]:
-    """Give a fleet that is up but for its third instance, which runs and never becomes ready."""
+    """Return a fleet that is up but for its third instance, which runs and never becomes ready."""
     with sandbox() as boxes:
         box = FleetBox(boxes)
         box.write(MUTE)
@@ -134,7 +134,7 @@ def wanted(box: FleetBox) -> dict[str, str]:
 
 
 def asked(box: FleetBox) -> dict[str, object]:
-    """Give what operators asked of instances, out of the journal."""
+    """Return what operators asked of instances, out of the journal."""
     journal = json.loads(box.boxes.host.run("cat", "/run/pf/lib/journal.json").stdout)
     return dict(journal["services"]["echo"]["asked"])
 

@@ -42,7 +42,7 @@ def serve(box: FleetBox) -> subprocess.Popen[str]:
 
 
 def state(box: FleetBox) -> tuple[str, int]:
-    """Give the remote instance's state and slots by `status`."""
+    """Return the remote instance's state and slots by `status`."""
     found = box.status()[NAME]
     return found["state"], found["slots"]
 

@@ -26,7 +26,7 @@ class Case:
     first: int
 
     def met(self, sources: list[str]) -> dict[str, str]:
-        """Give {address: instance}, by the instance's own answer."""
+        """Return {address: instance}, by the instance's own answer."""
         if self.name == "echo":
             return self.fleet.who(sources)
         ports = self.fleet.redis_ports(sources)

@@ -17,7 +17,7 @@ _CLIENTS = str(Path(__file__).parents[1] / "support" / "clients.py")
 
 
 def slots(box: FleetBox) -> dict[str, int]:
-    """Give the slots of each instance that has any."""
+    """Return the slots of each instance that has any."""
     return {name: found["slots"] for name, found in box.status().items() if found["slots"]}
 
 

@@ -14,7 +14,7 @@ _FILL = str(Path(__file__).parents[1] / "support" / "fill_conntrack.py")
 
 
 def warnings(box: FleetBox) -> dict[str, dict[str, str]]:
-    """Give what `status --json` warns of, by name."""
+    """Return what `status --json` warns of, by name."""
     found = json.loads(box.portfleet("status", "--json").stdout)["warnings"]
     return {entry["name"]: entry for entry in found}
 

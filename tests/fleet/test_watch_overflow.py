@@ -33,7 +33,7 @@ def held(box: FleetBox, sources: Sequence[str]) -> Iterator[None]:
 
 
 def first_tried(box: FleetBox) -> str:
-    """Give the instance that is tried first where another is full, as the kernel has it."""
+    """Return the instance that is tried first where another is full, as the kernel has it."""
     listing = box.rules("map", "inet", "portfleet", "overflow-kv")
     return listing.partition(" 0 : jump try_")[2].split()[0].rstrip(",")
 

@@ -47,7 +47,7 @@ subprocess.run(["nft", "delete", "table", "inet", "yardstick"], check=True)
 
 
 def loading(box: FleetBox) -> float:
-    """Give the seconds that nft itself takes at the moment to load as many slots, of a table nobody uses."""
+    """Return the seconds that nft itself takes at the moment to load as many slots, of a table nobody uses."""
     return float(box.boxes.host.run(sys.executable, "-c", _YARDSTICK).stdout)
 
 
@@ -78,7 +78,7 @@ def test_a_foreign_flush_costs_no_connection_and_is_mended_at_once() -> None:
 
 
 def without_handles(listing: str) -> str:
-    """Give a listing without the numbers the kernel gives out."""
+    """Return a listing without the numbers the kernel gives out."""
     return "\n".join(line.partition(" # handle")[0] for line in listing.splitlines())
 
 
@@ -147,7 +147,7 @@ def test_a_port_added_later_is_kept_waiting_too() -> None:
 
 
 def keeper(box: FleetBox) -> str:
-    """Give nft's listing of the keeper."""
+    """Return nft's listing of the keeper."""
     return box.boxes.host.run("nft", "list", "table", "inet", "portfleet-keeper").stdout
 
 

@@ -13,7 +13,7 @@ _SUPERVISORD = str(Path(sys.executable).with_name("supervisord"))
 
 
 def pids(box: FleetBox) -> dict[str, int]:
-    """Give the processes of the instances that run."""
+    """Return the processes of the instances that run."""
     return {name: found["pid"] for name, found in box.status().items() if found["pid"]}
 
 

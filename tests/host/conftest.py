@@ -35,14 +35,14 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 
 @pytest.fixture(scope="session")
 def hosts() -> Iterator[dict[str, Host]]:
-    """Give two booted hosts with nothing of ours on them."""
+    """Return two booted hosts with nothing of ours on them."""
     with nspawn.hosts(Path(os.environ["PORTFLEET_IMAGE"])) as hosts:
         yield hosts
 
 
 @pytest.fixture(scope="session")
 def ansible(hosts: dict[str, Host], tmp_path_factory: pytest.TempPathFactory) -> Ansible:
-    """Give Ansible with the hosts in its inventory."""
+    """Return Ansible with the hosts in its inventory."""
     return Ansible(tmp_path_factory.mktemp("ansible"), hosts, Path(os.environ["PORTFLEET_WHEELS"]))
 
 
@@ -56,18 +56,18 @@ def looked(hosts: dict[str, Host], ansible: Ansible) -> tuple[Run, dict[str, str
 
 @pytest.fixture(scope="session")
 def first(looked: object, ansible: Ansible) -> Run:
-    """Give the first run of site.yml."""
+    """Return the first run of site.yml."""
     return ansible.play("site.yml")
 
 
 @pytest.fixture(scope="session")
 def deployed(first: Run, hosts: dict[str, Host]) -> dict[str, Host]:
-    """Give the hosts with a serving fleet."""
+    """Return the hosts with a serving fleet."""
     assert first.code == 0, first.output
     return hosts
 
 
 @pytest.fixture
 def one(deployed: dict[str, Host]) -> Host:
-    """Give the first host, serving."""
+    """Return the first host, serving."""
     return deployed["one"]

@@ -51,7 +51,7 @@ def test_a_second_run_changes_nothing(
 
 @pytest.fixture
 def config(ansible: Ansible) -> Any:
-    """Give the fleet's config to change; the inventory is as it was afterwards."""
+    """Return the fleet's config to change; the inventory is as it was afterwards."""
     yield copy.deepcopy(ansible.config)
     ansible.write_inventory()
 
@@ -90,7 +90,7 @@ def test_a_config_with_a_mistake_stays_outside(
 
 
 def limit(host: Host) -> int:
-    """Give how many descriptors supervisord may have, and who it starts."""
+    """Return how many descriptors supervisord may have, and who it starts."""
     return int(host.run(f"{LIMIT} --output SOFT --raw --noheadings").stdout)
 
 

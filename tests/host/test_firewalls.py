@@ -23,12 +23,12 @@ DROPPING = """table inet filter {
 
 
 def served(host: Host) -> bool:
-    """Tell whether a client is answered."""
+    """Return whether a client is answered."""
     return ask(host, message="hello\n") != [None]
 
 
 def mend(host: Host, about: str) -> str:
-    """Give the command that doctor gives for ``about``."""
+    """Return the command that doctor gives for ``about``."""
     findings = json.loads(host.run("portfleet doctor --json", check=False).stdout)["findings"]
     (command,) = (found["mend"] for found in findings if found["about"] == about)
     return str(command)
@@ -36,7 +36,7 @@ def mend(host: Host, about: str) -> str:
 
 @pytest.fixture
 def bare(one: Host) -> Iterator[Host]:
-    """Give the first host; no firewall is left on it afterwards."""
+    """Return the first host; no firewall is left on it afterwards."""
     yield one
     one.run("nft delete table inet filter", check=False)
     one.run("ufw --force disable; systemctl disable --now ufw firewalld", check=False)

@@ -27,7 +27,7 @@ CAPABILITIES |= {"SYS_NICE": 23}
 
 @pytest.fixture(params=["one", "two"])
 def box(request: pytest.FixtureRequest, deployed: dict[str, Host], ansible: Ansible) -> Any:
-    """Give testinfra's view of a host."""
+    """Return testinfra's view of a host."""
     import testinfra
 
     host = deployed[request.param]
@@ -40,7 +40,7 @@ def box(request: pytest.FixtureRequest, deployed: dict[str, Host], ansible: Ansi
 
 
 def main_pid(box: Any) -> int:
-    """Give supervisord's process."""
+    """Return supervisord's process."""
     return int(box.check_output("systemctl show -P MainPID portfleet.service"))
 
 

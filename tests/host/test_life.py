@@ -78,12 +78,12 @@ def kill_supervisord(host: Host) -> None:
 
 
 def one_line(host: Host) -> str:
-    """Give the unit's state and main process."""
+    """Return the unit's state and main process."""
     return " ".join(host.run("systemctl show -P ActiveState -P MainPID portfleet").stdout.split())
 
 
 def left(host: Host) -> str:
-    """Give what there is of the fleet: processes, and our tables."""
+    """Return what there is of the fleet: processes, and our tables."""
     look = "pgrep -a -u portfleet; pgrep -af '/opt/[p]ortfleet'; nft list tables | grep portfleet"
     return host.run(look, check=False).stdout
 

@@ -22,7 +22,7 @@ def release(ansible: Ansible, name: str) -> list[str]:
 
 
 def answers(host: Host) -> set[str]:
-    """Give the releases that 20 clients are answered by."""
+    """Return the releases that 20 clients are answered by."""
     return {(reply or "nobody").split()[0] for reply in ask(host, count=20, message="x\n")}
 
 

@@ -13,7 +13,7 @@ import pytest
 from portfleet.core import changes as c
 from portfleet.core.errors import Exit, PortfleetError
 from portfleet.core.model import Affinity, Listen
-from portfleet.dataplane.nft.plane import NftKernel
+from portfleet.dataplane.nft.plane import NftPlane
 from support.fake_kernel import FakeKernel
 from support.netns import network_of
 from support.sandbox import Box, make_box
@@ -42,7 +42,7 @@ class Plane(Protocol):
     """A kernel, and what somebody else can do to it."""
 
     @property
-    def kernel(self) -> c.Kernel:
+    def kernel(self) -> c.DataPlane:
         """The data plane under test."""
 
     def edit(self, name: str) -> None:
@@ -64,8 +64,8 @@ class FakePlane:
 
 
 @dataclass
-class NftPlane:
-    kernel: NftKernel
+class NftUnderTest:
+    kernel: NftPlane
     box: Box
     memory: Path
 
@@ -90,21 +90,21 @@ def box() -> Iterator[Box]:
 
 
 @pytest.fixture
-def nft(box: Box, tmp_path: Path) -> Iterator[NftPlane]:
+def nft(box: Box, tmp_path: Path) -> Iterator[NftUnderTest]:
     box.net("nft", "flush", "ruleset")
     with network_of(box):
-        yield NftPlane(NftKernel(tmp_path / "rules.json"), box, tmp_path / "rules.json")
+        yield NftUnderTest(NftPlane(tmp_path / "rules.json"), box, tmp_path / "rules.json")
 
 
 @pytest.fixture(params=["fake", "nft"])
 def plane(request: pytest.FixtureRequest) -> Plane:
     if request.param == "fake":
         return FakePlane(FakeKernel())
-    found: NftPlane = request.getfixturevalue("nft")
+    found: NftUnderTest = request.getfixturevalue("nft")
     return found
 
 
-def refused(kernel: c.Kernel, transaction: c.Transaction) -> None:
+def refused(kernel: c.DataPlane, transaction: c.Transaction) -> None:
     """Demand that both `check` and `run` refuse ``transaction`` and that nothing of it happens."""
     before = kernel.observe()
     for ask in (kernel.check, kernel.run):
@@ -115,14 +115,14 @@ def refused(kernel: c.Kernel, transaction: c.Transaction) -> None:
 
 
 def test_at_first_there_is_nothing(plane: Plane) -> None:
-    assert plane.kernel.observe() == plane.kernel.recover() == c.KernelState()
+    assert plane.kernel.observe() == plane.kernel.recover() == c.PlaneState()
     assert plane.kernel.read_slots("echo") == ()
 
 
 def test_what_was_set_is_what_is_read(plane: Plane) -> None:
     plane.kernel.run(FLEET)
 
-    assert plane.kernel.observe() == c.KernelState(
+    assert plane.kernel.observe() == c.PlaneState(
         home=HOME,
         services={"echo": ECHO, "kv": KV},
         instances={rule.name: rule for rule in (ONE, TWO, GREEN)},
@@ -263,7 +263,7 @@ def test_without_a_table_there_is_nothing_to_change(plane: Plane) -> None:
 
 def test_a_check_changes_nothing(plane: Plane) -> None:
     plane.kernel.check(FLEET)
-    assert plane.kernel.observe() == c.KernelState()
+    assert plane.kernel.observe() == c.PlaneState()
 
     plane.kernel.run(FLEET)
     before = plane.kernel.observe()
@@ -339,7 +339,7 @@ def test_services_and_instances_go_when_nothing_points_to_them(plane: Plane) -> 
 def test_all_of_it_goes(plane: Plane) -> None:
     plane.kernel.run(FLEET)
     plane.kernel.run((c.DropAll(),))
-    assert plane.kernel.observe() == c.KernelState()
+    assert plane.kernel.observe() == c.PlaneState()
     plane.kernel.run(FLEET)
     assert plane.kernel.observe().drift == frozenset()
 
@@ -377,7 +377,7 @@ table inet portfleet2 {
 """
 
 
-def test_others_tables_stay_byte_for_byte(nft: NftPlane) -> None:
+def test_others_tables_stay_byte_for_byte(nft: NftUnderTest) -> None:
     nft.box.run("nft", "-f", "-", text=FOREIGN)
     before = nft.ruleset()
 
@@ -390,13 +390,13 @@ def test_others_tables_stay_byte_for_byte(nft: NftPlane) -> None:
     assert nft.ruleset() == before
 
 
-def test_a_table_of_that_name_made_by_somebody_else_is_seen(nft: NftPlane) -> None:
+def test_a_table_of_that_name_made_by_somebody_else_is_seen(nft: NftUnderTest) -> None:
     nft.box.run("nft", "-f", "-", text="add table inet portfleet\nadd chain inet portfleet mine\n")
     state = nft.kernel.observe()
     assert state.home == "" and "" in state.drift
 
 
-def test_what_was_remembered_is_not_believed_blindly(nft: NftPlane) -> None:
+def test_what_was_remembered_is_not_believed_blindly(nft: NftUnderTest) -> None:
     """The memory of another boot, or a damaged one, is only a hint: what nft lists decides."""
     nft.kernel.run(FLEET)
     before = nft.memory.read_text()
@@ -405,10 +405,10 @@ def test_what_was_remembered_is_not_believed_blindly(nft: NftPlane) -> None:
         assert nft.kernel.observe().drift >= {"", "echo", "echo-blue-1"}
     nft.memory.write_text(before)
     nft.box.net("nft", "flush", "ruleset")
-    assert nft.kernel.observe() == c.KernelState()
+    assert nft.kernel.observe() == c.PlaneState()
 
 
-def test_a_refusal_shows_what_was_refused_and_hints(nft: NftPlane) -> None:
+def test_a_refusal_shows_what_was_refused_and_hints(nft: NftUnderTest) -> None:
     nft.kernel.run(FLEET)
     with pytest.raises(PortfleetError) as caught:
         nft.kernel.run((c.PointSlots("echo", {0: ("echo-blue-1", None)}), c.Detour("echo-blue-1", "echo-blue-8")))
@@ -417,7 +417,7 @@ def test_a_refusal_shows_what_was_refused_and_hints(nft: NftPlane) -> None:
     assert caught.value.hint
 
 
-def test_nothing_but_identifiers_ever_becomes_nft_text(nft: NftPlane) -> None:
+def test_nothing_but_identifiers_ever_becomes_nft_text(nft: NftUnderTest) -> None:
     for name in ("a b", "a;flush ruleset", "a}", "a\nadd table x", "Ä", "", "1a"):
         points = c.PointSlots(name, {0: (None, "x")}), c.PointSlots("x", {0: (None, name)})
         listens = c.SetListens(add={BOTH: name})

@@ -15,7 +15,7 @@ SOURCES = [client4(number * 409) for number in range(100)]
 
 
 def homed_at(rules: Plane, name: str, sources: list[str]) -> list[str]:
-    """Give those of ``sources`` whose slot points at ``name``."""
+    """Return those of ``sources`` whose slot points at ``name``."""
     found = explained(rules, "echo", [{"source": source, "port": 0} for source in sources])
     return [source for source, who in zip(sources, found, strict=True) if who == name]
 

@@ -10,7 +10,7 @@ import pytest
 from portfleet.dataplane.nft import memory as nft_memory
 from portfleet.dataplane.nft import text as nft_text
 from portfleet.dataplane.nft.events import RulesWatch
-from portfleet.dataplane.nft.plane import NftKernel
+from portfleet.dataplane.nft.plane import NftPlane
 from support.plane import ECHO, Plane
 from support.sandbox import client4, client6
 
@@ -20,7 +20,7 @@ CLIENTS = [client4(number * 409) for number in range(40)] + [client6(number * 20
 
 
 def listing(rules: Plane) -> str:
-    """Give the ruleset without what clients have filled in and without counts."""
+    """Return the ruleset without what clients have filled in and without counts."""
     lines = json.loads(rules.boxes.host.run("nft", "-j", "-s", "list", "ruleset").stdout)["nftables"]
     kept = [line for line in lines if "metainfo" not in line]
     for line in kept:
@@ -105,7 +105,7 @@ def test_a_torn_line_is_a_line_not_written(rules: Plane, tmp_path: Path) -> None
     rules.load(OTHER)
     memory = tmp_path / "rules.json"
     memory.write_text(memory.read_text()[:-40])
-    rules.kernel = NftKernel(memory)
+    rules.kernel = NftPlane(memory)
     assert rules.plan()
     rules.load(OTHER)
     assert rules.is_as_wanted()

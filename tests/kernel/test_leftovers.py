@@ -8,8 +8,8 @@ from dataclasses import replace
 import pytest
 
 from portfleet.core.changes import Transaction
-from portfleet.core.desired import make_desired
-from portfleet.core.observed import InstanceSeen
+from portfleet.core.derive import make_desired
+from portfleet.core.observed import ObservedInstance
 from portfleet.core.plan import make_plan, transactions
 from support.fleets import PATHS, fleet
 from support.plane import Plane
@@ -37,13 +37,13 @@ def apply(rules: Plane, text: str, *, busy: Iterable[str] = (), outdated: Iterab
 
 
 def planned(rules: Plane, text: str, *, busy: Iterable[str] = (), outdated: Iterable[str] = ()) -> list[Transaction]:
-    """Give the transactions to ``text``; ``busy`` still have connections, ``outdated`` run another command."""
+    """Return the transactions to ``text``; ``busy`` still have connections, ``outdated`` run another command."""
     rules.desired = make_desired(fleet(text), rules.journal, PATHS)
     seen = rules.observed()
-    still = dict.fromkeys(busy, InstanceSeen("RUNNING", ready=True, connections=3))
+    still = dict.fromkeys(busy, ObservedInstance("RUNNING", ready=True, connections=3))
     seen = replace(seen, instances={**seen.instances, **still}, outdated=frozenset(outdated))
     steps = make_plan(rules.desired, seen).steps
-    return [transaction for _, transaction in transactions(steps, rules.desired, seen.kernel)]
+    return [transaction for _, transaction in transactions(steps, rules.desired, seen.plane)]
 
 
 def listing(rules: Plane) -> str:

@@ -22,7 +22,7 @@ CLIENTS = [client4(number * 409) for number in range(100)]
 
 
 def homes(rules: Plane) -> dict[str, list[str]]:
-    """Give the clients of each instance by their slots, by computation: nobody has connected yet."""
+    """Return the clients of each instance by their slots, by computation: nobody has connected yet."""
     found = explained(rules, "echo", [{"source": client, "port": 0} for client in CLIENTS])
     return {name: [c for c, who in zip(CLIENTS, found, strict=True) if who == name] for name in ALL}
 

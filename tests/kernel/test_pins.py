@@ -26,7 +26,7 @@ PINS = {
 
 
 def owner(address: str) -> str:
-    """Give whom PINS name for an address of the office."""
+    """Return whom PINS name for an address of the office."""
     member = find(PINS, ipaddress.ip_address(address))
     return f"echo-blue-{member}"
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from portfleet.core.desired import make_desired
+from portfleet.core.derive import make_desired
 from portfleet.core.journal import ColourRecord, Journal
 from portfleet.core.plan import make_plan
 from portfleet.core.rebuild import rebuild

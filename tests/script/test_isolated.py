@@ -48,7 +48,7 @@ def end(pidfd: int) -> None:
 
 
 def in_our_namespace(marker: str) -> list[str]:
-    """Give the processes whose command line has ``marker``, as /proc shows them to us."""
+    """Return the processes whose command line has ``marker``, as /proc shows them to us."""
     found = []
     for process in Path("/proc").glob("[0-9]*"):
         try:

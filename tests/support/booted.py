@@ -17,7 +17,7 @@ CLIENTS = Path(__file__).with_name("clients.py")
 
 
 def disk(host: Host) -> str:
-    """Give a digest of what may not change by looking: configuration, programs and installed packages."""
+    """Return a digest of what may not change by looking: configuration, programs and installed packages."""
     listed = (
         "find /etc /opt /srv /usr/local /var/lib/portfleet -type f -exec sha256sum {} + 2>/dev/null | sort; dpkg -l"
     )
@@ -25,21 +25,21 @@ def disk(host: Host) -> str:
 
 
 def status(host: Host, service: str = "echo") -> dict[str, Any]:
-    """Give one service of `portfleet status --json`."""
+    """Return one service of `portfleet status --json`."""
     services = json.loads(host.run("portfleet status --json").stdout)["services"]
     (found,) = (one for one in services if one["name"] == service)
     return dict(found)
 
 
 def ready(host: Host) -> bool:
-    """Tell whether every instance of both services is ready."""
+    """Return whether every instance of both services is ready."""
     return all(
         one["state"] == "ready" for name in ("echo", "kv") for one in status(host, name)["instances"] if one["slots"]
     )
 
 
 def adopted(host: Host) -> bool:
-    """Tell whether every instance of both services goes on below no supervisord."""
+    """Return whether every instance of both services goes on below no supervisord."""
     return ready(host) and all(
         i["adopted"] for name in ("echo", "kv") for i in status(host, name)["instances"] if i["pid"]
     )

@@ -61,11 +61,11 @@ class Report:
     slowest: float = 0.0
 
     def counts(self) -> dict[str, int]:
-        """Give how often each kind ran."""
+        """Return how often each kind ran."""
         return {kind: sum(fault.kind == kind for fault in self.faults) for kind in KINDS}
 
     def text(self) -> str:
-        """Give the report as people read it."""
+        """Return the report as people read it."""
         lines = [f"seed {self.seed}", f"{'fault':<26} {'ran':>4} {'whole again after: median':>26} {'longest':>9}"]
         for kind, ran in self.counts().items():
             times = [fault.seconds for fault in self.faults if fault.kind == kind] or [float("nan")]
@@ -81,14 +81,14 @@ class Report:
         return "\n".join(lines)
 
     def as_json(self) -> str:
-        """Give the report for programs."""
+        """Return the report for programs."""
         faults = [{"kind": f.kind, "hit": sorted(f.hit), "seconds": round(f.seconds, 3)} for f in self.faults]
         return json.dumps(vars(self) | {"faults": faults, "counts": self.counts()}, indent=1)
 
 
 @contextmanager
 def chaos_box() -> Iterator[FleetBox]:
-    """Give a fleet whose journal lies on a small disk of its own and whose wall clock is the test's."""
+    """Return a fleet whose journal lies on a small disk of its own and whose wall clock is the test's."""
     with sandbox() as boxes:
         box, host = FleetBox(boxes), boxes.host
         host.run("sh", "-c", f"mkdir -p {HOME}/lib && mount -t tmpfs -o size=4m tmpfs {HOME}/lib")

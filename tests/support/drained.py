@@ -36,7 +36,7 @@ def ends(box: FleetBox, *, port: int, number: int, message: str) -> Iterator[lis
 
 
 def per_second(ended: list[float]) -> list[int]:
-    """Give how many ended in each whole second from the first end on, the last (partial) one left out."""
+    """Return how many ended in each whole second from the first end on, the last (partial) one left out."""
     first = min(ended)
     counts = [0] * (int(max(ended) - first) + 1)
     for at in ended:

@@ -44,16 +44,16 @@ class FakeKernel:
         self._now = _Tables()
         self.log: list[c.Transaction] = []
 
-    def observe(self) -> c.KernelState:
+    def observe(self) -> c.PlaneState:
         now = self._now
         if now.home is None:
-            return c.KernelState()
+            return c.PlaneState()
         instances: dict[str, c.InstanceRule | None] = {
             name: rule if isinstance(rule, c.InstanceRule) and name not in now.edited else None
             for name, rule in now.chains.items()
         }
         detours = {name for name, rule in now.chains.items() if isinstance(rule, str)}
-        return c.KernelState(
+        return c.PlaneState(
             home=now.home,
             services={name: rule if name not in now.edited else None for name, rule in now.services.items()},
             instances=instances,
@@ -62,26 +62,28 @@ class FakeKernel:
             ports=now.ports,
             remotes=now.remotes,
             limits=dict(now.limits),
-            beside={n: found for n, rule in now.services.items() if (found := self.read_beside(rule)) != c.Beside()},
+            beside={
+                n: found for n, rule in now.services.items() if (found := self.read_beside(rule)) != c.SideTables()
+            },
             drift=frozenset(now.edited | detours),
         )
 
     def read_slots(self, service: str) -> tuple[str | None, ...]:
         return _filled(self._now.slots.get(service, {}))
 
-    def read_beside(self, rule: c.ServiceRule) -> c.Beside:
+    def read_beside(self, rule: c.ServiceRule) -> c.SideTables:
         local = _filled(self._now.others.get(("local", rule.name), {})) if rule.remote else ()
         overflow = _filled(self._now.others.get(("overflow", rule.name), {})) if rule.tries else ()
         taking = self._now.taking.get(rule.name, frozenset()) if rule.marked else frozenset()
         pins = dict(self._now.pins.get(rule.name, {})) if rule.pins else {}
-        return c.Beside(local, overflow, taking, pins)
+        return c.SideTables(local, overflow, taking, pins)
 
     def read_sticky(self, rule: c.ServiceRule, source: bytes) -> str | None:  # noqa: ARG002 (no client comes here)
         return None
 
-    def recover(self) -> c.KernelState:
+    def recover(self) -> c.PlaneState:
         state, now = self.observe(), self._now
-        return c.KernelState(
+        return c.PlaneState(
             home=state.home,
             services={n: c.ServiceRule(n, Affinity("source"), r.seed, r.slots) for n, r in now.services.items()},
             instances={n: rule if isinstance(rule, c.InstanceRule) else None for n, rule in now.chains.items()},
@@ -120,7 +122,7 @@ class FakeKernel:
         return found
 
     def _after(self, transaction: c.Transaction) -> _Tables:
-        """Give what ``transaction`` would make of the tables; raises PortfleetError where it is refused."""
+        """Return what ``transaction`` would make of the tables; raises PortfleetError where it is refused."""
         tables = deepcopy(self._now)
         for change in transaction:
             _apply(tables, change, began=self._now)

@@ -45,7 +45,7 @@ class Watched:
         self.log, self.roster = io.StringIO(), Roster(self.paths)
         log = Log(as_json=False, file=self.log)
         self.ejector = Ejector(
-            kernel=self.kernel, paths=self.paths, latest=self.roster.latest, forget_half_open=lambda _: None, log=log
+            plane=self.kernel, paths=self.paths, latest=self.roster.latest, forget_half_open=lambda _: None, log=log
         )
         self.judge = Judge(roster=self.roster, ejector=self.ejector, log=log, blind=str)
         self.roster.changed = self.judge.reloaded
@@ -65,7 +65,7 @@ class Watched:
         return {name: owners.count(name) for name in {*owners} if name}
 
     def moves(self) -> list[Transaction]:
-        """Give the transactions since the begin that moved slots."""
+        """Return the transactions since the begin that moved slots."""
         return [done for done in self.kernel.log if any(isinstance(change, PointSlots) for change in done)]
 
 

@@ -11,15 +11,17 @@ from pathlib import Path
 
 from portfleet.apply.execute import Executor
 from portfleet.core import steps as s
-from portfleet.core.desired import make_desired
+from portfleet.core.derive import make_desired
+from portfleet.core.desired import Desired
 from portfleet.core.journal import Journal
 from portfleet.core.model import Fleet
-from portfleet.core.observed import InstanceSeen, Observed
+from portfleet.core.observed import Observed, ObservedInstance
 from portfleet.core.paths import Paths, resolve
 from portfleet.core.plan import Plan, make_plan
 from portfleet.core.program import WATCHER
-from portfleet.core.wants import Desired
 from portfleet.store import journal as journal_file
+from portfleet.store.directories import make_directories
+from portfleet.supervise.ini import program_text
 from portfleet.supervise.supervisor import ProgramInfo, Supervisor
 from support.fake_kernel import FakeKernel
 
@@ -93,7 +95,7 @@ class World:
 
     def __post_init__(self) -> None:
         self.paths = resolve(home=str(self.directory), config=None)
-        self.paths.make()
+        make_directories(self.paths)
         self.supervisor = FakeSupervisor(self.paths)
 
     def desired(self, fleet: Fleet) -> Desired:
@@ -102,7 +104,7 @@ class World:
         return desired
 
     def ready(self) -> set[str]:
-        """Give the instances that take connections on the port that the kernel sends them to."""
+        """Return the instances that take connections on the port that the kernel sends them to."""
         rules = self.kernel.observe().instances
         return {
             name
@@ -111,13 +113,13 @@ class World:
         } | (self.remotes - self.doomed)
 
     def up(self, name: str) -> bool:
-        """True where the instance's process is ready, wherever it listens."""
+        """Return whether the instance's process is ready, wherever it listens."""
         known = self.supervisor.known.get(name)
         runs = known is not None and known.state == "RUNNING"
         return (runs or name in self.remotes) and not self.hopeless(name)
 
     def hopeless(self, name: str) -> bool:
-        """True where the instance will not become ready, as it is."""
+        """Return whether the instance will not become ready, as it is."""
         known = self.supervisor.known.get(name)
         return name in self.doomed or (known is not None and self.broken is not None and self.broken in known.text)
 
@@ -126,7 +128,7 @@ class World:
         for name in {*self.supervisor.known, *(want.name for want in desired.instances())} - {WATCHER}:
             known = self.supervisor.known.get(name)
             up = known is not None and known.state in ("RUNNING", "STARTING")
-            seen[name] = InstanceSeen(
+            seen[name] = ObservedInstance(
                 program=known.state if known else None,
                 pid=1 if up else None,
                 ready=self.up(name),
@@ -136,10 +138,10 @@ class World:
         outdated = {
             name
             for name, program in desired.programs.items()
-            if name in self.supervisor.known and self.supervisor.known[name].text != program.text()
+            if name in self.supervisor.known and self.supervisor.known[name].text != program_text(program)
         }
         return Observed(
-            kernel=self.kernel.observe(),
+            plane=self.kernel.observe(),
             supervisor=True,
             instances=seen,
             outdated=frozenset(outdated),
@@ -147,7 +149,7 @@ class World:
         )
 
     def plan(self, fleet: Fleet) -> tuple[Desired, Plan]:
-        """Give what shall be, and the plan that leads there from what is."""
+        """Return what shall be, and the plan that leads there from what is."""
         desired = self.desired(fleet)
         differs = journal_file.read(self.paths.journal) != desired.journal
         return desired, make_plan(desired, self.observe(desired), journal_differs=differs)
@@ -173,7 +175,7 @@ class _Executor(Executor):
         self.said: list[str] = []
         super().__init__(
             desired=desired,
-            kernel=world.kernel,
+            plane=world.kernel,
             supervisor=world.supervisor,
             paths=world.paths,
             say=self.said.append,
@@ -204,7 +206,7 @@ class Watch:
         self._several = {name for name in self._good if len(self._serving(name)) > 1}
 
     def _served(self) -> dict[str, set[int]]:
-        """Give the slots of each wanted service that lead to an instance that serves."""
+        """Return the slots of each wanted service that lead to an instance that serves."""
         ready = self._world.ready()
         return {
             service: {slot for slot, owner in enumerate(owners) if owner in ready}
@@ -213,7 +215,7 @@ class Watch:
         }
 
     def _serving(self, service: str) -> set[str | None]:
-        """Give the ready instances of ``service`` that have slots."""
+        """Return the ready instances of ``service`` that have slots."""
         return {*self._world.slots().get(service, ())} & self._world.ready()
 
     def check(self, step: s.Step) -> None:

@@ -29,7 +29,7 @@ def attribute(kind: int, body: bytes) -> bytes:
 
 
 def side(kind: int, source: bytes, target: bytes, ports: tuple[int, int]) -> bytes:
-    """Give one direction's tuple, of UDP."""
+    """Return one direction's tuple, of UDP."""
     ip = attribute(0x8001, attribute(1, source) + attribute(2, target))
     proto = (
         attribute(1, b"\x11") + attribute(2, struct.pack("!H", ports[0])) + attribute(3, struct.pack("!H", ports[1]))

@@ -64,12 +64,12 @@ class FleetBox:
         return self.boxes.host.run(PORTFLEET, "--home", HOME, *words, check=check, env=env)
 
     def status(self) -> dict[str, dict[str, Any]]:
-        """Give every instance of every service by name, as `status --json` says it."""
+        """Return every instance of every service by name, as `status --json` says it."""
         services = json.loads(self.portfleet("status", "--json").stdout)["services"]
         return {instance["name"]: instance for service in services for instance in service["instances"]}
 
     def explain(self, service: str, addresses: Sequence[str]) -> dict[str, str]:
-        """Give {address: instance} as `explain` says it."""
+        """Return {address: instance} as `explain` says it."""
         answers = json.loads(self.portfleet("explain", service, "--json", *addresses).stdout)
         return {answer["address"]: answer["instance"] for answer in answers}
 
@@ -86,29 +86,29 @@ class FleetBox:
         return [found[source] for source in sources]
 
     def who(self, sources: Sequence[str], *, port: int = 7000) -> dict[str, str]:
-        """Give {address: instance} by the daemons' own answers (handler whoami); AssertionError for any that failed."""
+        """Return {address: instance} by the daemons' own answers (handler whoami); AssertionError if any failed."""
         asked = self.ask(sources, port=port, message="who\n")
         assert [one for one in asked if one.reply is None] == []
         return {one.source: (one.reply or "").split()[0] for one in asked}
 
     def redis_ports(self, sources: Sequence[str], *, port: int = 6000) -> dict[str, int]:
-        """Give {address: port of the redis it met} by redis' own answer; AssertionError for any that failed."""
+        """Return {address: port of the redis it met} by redis' own answer; AssertionError for any that failed."""
         asked = self.ask(sources, port=port, message="CONFIG GET port\r\n", lines=5)
         assert [one for one in asked if one.reply is None] == []
         return {one.source: int((one.reply or "").split("\n")[-1]) for one in asked}
 
     def rules(self, *what: str) -> str:
-        """Give nft's listing of ``what`` (the whole ruleset by default) with handles, without counts."""
+        """Return nft's listing of ``what`` (the whole ruleset by default) with handles, without counts."""
         return self.boxes.host.run("nft", "-s", "-a", "list", *(what or ("ruleset",))).stdout
 
     def processes(self) -> dict[int, str]:
-        """Give the command line of every process of the box, those that list them left out, by pid in the box."""
+        """Return the command line of every process of the box, those that list them left out, by pid in the box."""
         script = "for p in /proc/[0-9]*; do echo ${p#/proc/} $(tr '\\0' ' ' < $p/cmdline 2>/dev/null); done"
         lines = [line.partition(" ") for line in self.boxes.host.run("sh", "-c", script).stdout.splitlines()]
         return {int(pid): words for pid, _, words in lines if words and script[:20] not in words}
 
     def files(self) -> dict[str, str]:
-        """Give a digest of every file of the home that operators or later runs read.
+        """Return a digest of every file of the home that operators or later runs read.
 
         Not logs, nor the config, nor what the watcher notes for itself in run/.
         """
@@ -119,7 +119,7 @@ class FleetBox:
         return {path: digest for digest, _, path in (line.partition("  ") for line in lines)}
 
     def snapshot(self) -> dict[str, object]:
-        """Give all that a refused verb must leave as it was."""
+        """Return all that a refused verb must leave as it was."""
         return {"rules": self.rules(), "processes": self.processes(), "files": self.files()}
 
     def settled(self) -> None:
@@ -143,7 +143,7 @@ class FleetBox:
 
 @contextmanager
 def fleet_box(config: str = "", *, other: bool = False) -> Iterator[FleetBox]:
-    """Give a fleet box, with ``config`` up where it is given; all of it ends with the block."""
+    """Return a fleet box, with ``config`` up where it is given; all of it ends with the block."""
     with sandbox(other=other) as boxes:
         made = FleetBox(boxes)
         made.write(config)

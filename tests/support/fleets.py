@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from portfleet.config.load import load
-from portfleet.core.desired import make_desired
+from portfleet.core.derive import make_desired
+from portfleet.core.desired import Desired
 from portfleet.core.errors import ConfigError, Problem
 from portfleet.core.journal import Journal
 from portfleet.core.model import Fleet, Machine
 from portfleet.core.paths import Paths
-from portfleet.core.wants import Desired
 
 #: A service with nothing but what must be there.
 ECHO = """
@@ -36,7 +36,7 @@ def machine(
     paths: tuple[str, ...] = ("/srv", "/srv ;x"),
     is_root: bool = True,
 ) -> Machine:
-    """Give a machine with the stated facts; it has portfleet-daemon and redis-server."""
+    """Return a machine with the stated facts; it has portfleet-daemon and redis-server."""
     known = {"portfleet-daemon": "/venv/bin/portfleet-daemon", "redis-server": "/usr/bin/redis-server"}
     known |= commands or {}
     return Machine(
@@ -57,7 +57,7 @@ def fleet(text: str = ECHO, on: Machine | None = None) -> Fleet:
 
 
 def problems(text: str | bytes, on: Machine | None = None) -> tuple[Problem, ...]:
-    """Give what is wrong with ``text``; nothing where it loads."""
+    """Return what is wrong with ``text``; nothing where it loads."""
     try:
         load(text if isinstance(text, bytes) else text.encode(), on or machine(), source="fleet.toml")
     except ConfigError as error:
@@ -66,5 +66,5 @@ def problems(text: str | bytes, on: Machine | None = None) -> tuple[Problem, ...
 
 
 def desired(text: str = ECHO, journal: Journal | None = None) -> Desired:
-    """Give what shall be by ``text`` and ``journal``."""
+    """Return what shall be by ``text`` and ``journal``."""
     return make_desired(fleet(text), journal or Journal(), PATHS)

@@ -37,7 +37,7 @@ expect = "PING"
 
 @contextmanager
 def operated(config: str = TOLD) -> Iterator[FleetBox]:
-    """Give a fleet that is up, whose watcher can be told to die at a point (``die_at``)."""
+    """Return a fleet that is up, whose watcher can be told to die at a point (``die_at``)."""
     with sandbox() as boxes:
         made = FleetBox(boxes)
         made.write(config)
@@ -51,17 +51,17 @@ def die_at(box: FleetBox, point: str) -> None:
 
 
 def died(box: FleetBox) -> bool:
-    """Tell whether the last ``die_at`` has happened."""
+    """Return whether the last ``die_at`` has happened."""
     return box.boxes.host.run("test", "-e", _FAULT, check=False).returncode == 1
 
 
 def history(box: FleetBox) -> list[dict[str, Any]]:
-    """Give the operations that have ended, oldest first."""
+    """Return the operations that have ended, oldest first."""
     return list(json.loads(box.portfleet("history", "--json").stdout)["history"])
 
 
 def phase(box: FleetBox) -> str:
-    """Give the phase of the operation that runs; "" where none does."""
+    """Return the phase of the operation that runs; "" where none does."""
     running = json.loads(box.portfleet("history", "--json").stdout)["running"]
     return str(running[0]["phase"]) if running else ""
 
@@ -93,12 +93,12 @@ def reboot(box: FleetBox) -> None:
 
 
 def slots(box: FleetBox) -> dict[str, int]:
-    """Give the slots of each instance that has any."""
+    """Return the slots of each instance that has any."""
     return {name: found["slots"] for name, found in box.status().items() if found["slots"]}
 
 
 def sockets(box: FleetBox) -> dict[str, int]:
-    """Give how many established TCP connections each instance's process has open, by its descriptors."""
+    """Return how many established TCP connections each instance's process has open, by its descriptors."""
     script = (
         "import os,sys\n"
         "inodes={line.split()[9] for file in ('tcp','tcp6') for line in open(f'/proc/net/{file}').readlines()[1:] "
@@ -117,5 +117,5 @@ def sockets(box: FleetBox) -> dict[str, int]:
 
 
 def last_releases(report: dict[str, Any]) -> Counter[str]:
-    """Give how many held connections had their last answer from each release."""
+    """Return how many held connections had their last answer from each release."""
     return Counter(held["seen"][-1].partition("/")[2] for held in report["held"])

@@ -11,13 +11,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from portfleet.core.desired import Desired, DesiredService
 from portfleet.core.journal import Journal, ServiceRecord
-from portfleet.core.observed import InstanceSeen, Observed
+from portfleet.core.observed import Observed, ObservedInstance, Out
 from portfleet.core.plan import make_plan, transactions
 from portfleet.core.routing import turn
-from portfleet.core.wants import Desired, ServiceWant
-from portfleet.dataplane.nft.plane import NftKernel
-from portfleet.store.out import Out
+from portfleet.dataplane.nft.plane import NftPlane
 from support.fleets import PATHS, fleet
 from support.netns import network_of
 from support.sandbox import HOST4, HOST6, Sandbox, sandbox
@@ -41,14 +40,14 @@ class Plane:
     """
 
     boxes: Sandbox
-    kernel: NftKernel
+    kernel: NftPlane
     desired: Desired = field(init=False)
     servers: dict[str, subprocess.Popen[str]] = field(default_factory=dict)
     pids: dict[str, str] = field(default_factory=dict)
 
     def load(self, text: str = ECHO, journal: Journal | None = None, *, out: Iterable[str] = ()) -> list[str]:
         """Make the rules what ``text`` and ``journal`` ask, everybody ready but ``out``; gives the plan's words."""
-        from portfleet.core.desired import make_desired
+        from portfleet.core.derive import make_desired
 
         self.desired = make_desired(fleet(text), journal or self.journal, PATHS)
         plan = make_plan(self.desired, self.observed(out))
@@ -57,21 +56,21 @@ class Plane:
         return plan.describe()
 
     def is_as_wanted(self) -> bool:
-        """Tell whether nothing is left to do to the rules."""
+        """Return whether nothing is left to do to the rules."""
         plan = make_plan(self.desired, self.observed())
         return not list(transactions(plan.steps, self.desired, self.kernel.observe()))
 
     def plan(self, out: Iterable[str] = ()) -> list[str]:
-        """Give what would be done, in words."""
+        """Return what would be done, in words."""
         return make_plan(self.desired, self.observed(out)).describe()
 
     def observed(self, out: Iterable[str] = ()) -> Observed:
-        """Give the kernel as it is, with every instance ready but ``out``, who are ejected."""
+        """Return the kernel as it is, with every instance ready but ``out``, who are ejected."""
         return Observed(
-            kernel=self.kernel.observe(),
+            plane=self.kernel.observe(),
             supervisor=True,
             instances={
-                want.name: InstanceSeen("RUNNING", ready=True)
+                want.name: ObservedInstance("RUNNING", ready=True)
                 for service in self.desired.services.values()
                 for want in service.running
             },
@@ -84,13 +83,13 @@ class Plane:
         return self.desired.journal if hasattr(self, "desired") else Journal()
 
     def record(self, **changes: Any) -> Journal:
-        """Give the journal with the only service's record changed."""
+        """Return the journal with the only service's record changed."""
         name = next(iter(self.desired.services))
         record: ServiceRecord = replace(self.journal.services[name], **changes)
         return self.journal.with_service(name, record)
 
     @property
-    def want(self) -> ServiceWant:
+    def want(self) -> DesiredService:
         """The only service."""
         return next(iter(self.desired.services.values()))
 
@@ -143,7 +142,7 @@ class Plane:
         return [found[json.dumps(source)] for source in sources]
 
     def met(self, sources: Sequence[Any], **job: Any) -> dict[str, str | None]:
-        """Give {source: instance that answered}; None where nobody did."""
+        """Return {source: instance that answered}; None where nobody did."""
         reports = self.ask(sources, **job)
         return {address_of(r["source"]): r["reply"].split()[0] if r["reply"] else None for r in reports}
 
@@ -185,15 +184,15 @@ def load(made: Plane, sources: Sequence[str], *, host: str = HOST4, **job: Any) 
 
 
 def address_of(source: Any) -> str:
-    """Give the address of a source."""
+    """Return the address of a source."""
     return str(source[0]) if isinstance(source, list) else str(source)
 
 
 @contextmanager
 def plane(memory: Path, *, other: bool = False) -> Iterator[Plane]:
-    """Give an empty data plane; this thread is in the host's network until the block ends."""
+    """Return an empty data plane; this thread is in the host's network until the block ends."""
     with sandbox(other=other) as boxes, network_of(boxes.host):
-        made = Plane(boxes, NftKernel(memory))
+        made = Plane(boxes, NftPlane(memory))
         try:
             yield made
         finally:
@@ -211,7 +210,7 @@ def close(process: subprocess.Popen[str]) -> None:
 
 
 def explained(made: Plane, service: str, reports: Iterable[Mapping[str, Any]]) -> list[str | None]:
-    """Give the instance that each client's connection gets by computation."""
+    """Return the instance that each client's connection gets by computation."""
     import ipaddress
 
     from portfleet.dataplane.nft.affinity import slot_for

@@ -48,7 +48,7 @@ class Box:
     _holder: subprocess.Popen[str]
 
     def argv(self, command: Sequence[str]) -> list[str]:
-        """Give the argument list that runs ``command`` inside all the namespaces of this box."""
+        """Return the argument list that runs ``command`` inside all the namespaces of this box."""
         return ["nsenter", "-t", str(self.pid), "-n", "-p", "-m", "-i", "-u", "--", *command]
 
     def run(
@@ -178,7 +178,7 @@ class Sandbox:
 
 @contextmanager
 def sandbox(*, other: bool = False) -> Iterator[Sandbox]:
-    """Give the boxes of the address plan, joined and routed; they end with the block."""
+    """Return the boxes of the address plan, joined and routed; they end with the block."""
     made: list[Box] = []
     try:
         for name in ["host", "clients"] + (["other"] if other else []):
@@ -217,11 +217,11 @@ def wait_for(
 
 
 def client4(number: int) -> str:
-    """Give the ``number``-th IPv4 client address (0 … 131,069) of 198.18.0.0/15."""
+    """Return the ``number``-th IPv4 client address (0 … 131,069) of 198.18.0.0/15."""
     number += 1
     return f"198.{18 + (number >> 16)}.{number >> 8 & 255}.{number & 255}"
 
 
 def client6(number: int) -> str:
-    """Give an IPv6 client address in the ``number``-th /64 (0 … 65,535) of 2001:db8:1::/48."""
+    """Return an IPv6 client address in the ``number``-th /64 (0 … 65,535) of 2001:db8:1::/48."""
     return f"2001:db8:1:{number:x}::{number % 9 + 1:x}"

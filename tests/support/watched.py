@@ -47,7 +47,7 @@ class Event:
 
 
 def events(box: FleetBox, *names: str, **fields: str) -> list[Event]:
-    """Give the watcher's events called one of ``names`` (all by default) that have these ``fields``."""
+    """Return the watcher's events called one of ``names`` (all by default) that have these ``fields``."""
     found = []
     for line in box.boxes.host.run("cat", f"{HOME}/log/portfleet-watch.log", check=False).stdout.splitlines():
         time, _, rest = line.partition(" ")
@@ -100,7 +100,7 @@ def signal(box: FleetBox, pid: int, name: str) -> None:
 
 
 def pid_of(box: FleetBox, program: str) -> int:
-    """Give the process of a program of supervisord, or of supervisord itself."""
+    """Return the process of a program of supervisord, or of supervisord itself."""
     if program == "supervisord":
         return int(box.boxes.host.run("cat", f"{HOME}/run/supervisord.pid").stdout)
     answer = box.boxes.host.run(
@@ -125,11 +125,11 @@ class Load:
 
     @property
     def lost(self) -> list[dict[str, Any]]:
-        """Give those that held a connection and lost it."""
+        """Return those that held a connection and lost it."""
         return [held for held in self.report["held"] if held["lost"]]
 
     def lost_beside(self, *hit: str) -> list[dict[str, Any]]:
-        """Give those that lost a connection to an instance that was not ``hit``."""
+        """Return those that lost a connection to an instance that was not ``hit``."""
         return [held for held in self.lost if not {self.owners[held["source"]], *held["seen"]} & set(hit)]
 
 

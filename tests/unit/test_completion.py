@@ -17,13 +17,13 @@ BIN = Path(sys.executable).parent
 
 @pytest.fixture
 def home(tmp_path: Path) -> Path:
-    """Give a home with one service of four instances a colour."""
+    """Return a home with one service of four instances a colour."""
     (tmp_path / "fleet.toml").write_text(ECHO)
     return tmp_path
 
 
 def complete(home: Path, *words: str) -> list[str]:
-    """Give what bash offers for the last of ``words``."""
+    """Return what bash offers for the last of ``words``."""
     line = " ".join(f"'{word}'" for word in ("portfleet", *words))
     script = f"""source <(portfleet completion); COMP_WORDS=({line}); COMP_CWORD={len(words)}
     _portfleet; printf '%s\\n' "${{COMPREPLY[@]}}" """

@@ -25,7 +25,7 @@ instances = 2
 
 
 def echo(*lines: str, without: str = "") -> str:
-    """Give ECHO with ``lines`` instead of its own lines for the same keys, and without the key ``without``."""
+    """Return ECHO with ``lines`` instead of its own lines for the same keys, and without the key ``without``."""
     dropped = {line.split("=")[0].split(".")[0].strip() for line in lines if "=" in line} | {without}
     kept = [line for line in ECHO.splitlines() if line.split("=")[0].strip() not in dropped]
     return "\n".join([*kept, *lines])

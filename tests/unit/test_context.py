@@ -20,7 +20,7 @@ instances = 4
 
 
 def context(home: Path, text: str) -> Context:
-    """Give the context of a home with ``text`` as its config."""
+    """Return the context of a home with ``text`` as its config."""
     home.mkdir(parents=True)
     (home / "fleet.toml").write_text(text)
     return Context(resolve(home=str(home), config=None))

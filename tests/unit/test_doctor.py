@@ -37,7 +37,7 @@ FILES = files.FileFacts(
 
 
 def bad(findings: Iterable[Finding]) -> dict[str, Finding]:
-    """Give what is not fine, by what it is about."""
+    """Return what is not fine, by what it is about."""
     return {finding.about: finding for finding in findings if finding.severity is not Severity.FINE}
 
 
@@ -156,7 +156,7 @@ def test_short_queues_are_warned_of() -> None:
 
 
 def listener(port: int, address: str = "0.0.0.0") -> Listener:
-    """Give a LISTEN socket; IPv4 where ``address`` has no colon."""
+    """Return a LISTEN socket; IPv4 where ``address`` has no colon."""
     return Listener(6 if ":" in address else 4, address, port, inode=1, v6only=False, queued=0, backlog=128)
 
 

@@ -20,7 +20,7 @@ _MADE_UP = {"name", "services"}  #: of the model, but not keys: the tables' name
 
 
 def keys_by_table() -> dict[str, set[str]]:
-    """Give the keys of the example by table, those in comments too."""
+    """Return the keys of the example by table, those in comments too."""
     document = tomllib.loads(_COMMENTED.sub("", EXAMPLE))
     echo = document["service"]["echo"]
     tables = {"service": echo, "probe": echo["probe"], "drain": echo["drain"], "fleet": document["fleet"]}

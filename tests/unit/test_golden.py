@@ -44,7 +44,7 @@ CASES = {
 
 
 def marks_of(rules: Iterable[InstanceRule | None]) -> dict[str, dict[int, str]]:
-    """Give {service: {mark: instance}} of ``rules``."""
+    """Return {service: {mark: instance}} of ``rules``."""
     found: dict[str, dict[int, str]] = {}
     for rule in rules:
         if rule and (instance := parse_instance(rule.name)):

@@ -23,7 +23,7 @@ _OPERATIONS = sorted(
 
 
 def options(verb: str) -> set[str]:
-    """Give the long options of a verb."""
+    """Return the long options of a verb."""
     parser = argparse.ArgumentParser()
     importlib.import_module(f"portfleet.commands.{verb}").add_arguments(parser)
     return {name for action in parser._actions for name in action.option_strings if name.startswith("--")} - {"--help"}

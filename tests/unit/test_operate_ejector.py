@@ -9,7 +9,7 @@ from pathlib import Path
 from portfleet.apply.execute import Executor
 from portfleet.core.journal import ColourRecord
 from portfleet.store import locks
-from portfleet.store import out as outset
+from portfleet.store.out import left_out, read_out, write_out
 from portfleet.watch.ejector import fresh
 from support.fake_watched import Watched, run
 from support.fleets import fleet
@@ -27,7 +27,7 @@ def test_all_that_were_found_ready_get_their_slots_at_once_though_the_journal_ha
         watched.ejector.deal(want, ready=names("green"))
         assert watched.slots() == dict.fromkeys(names("green"), 1024)
         assert len(watched.moves()) == 1
-        assert watched.ejector.pending == {} and outset.read(watched.paths.out) == {}
+        assert watched.ejector.pending == {} and read_out(watched.paths.out) == {}
 
     run(tmp_path, test)
 
@@ -95,11 +95,11 @@ def test_a_command_takes_new_ones_with_slots_for_serving(tmp_path: Path) -> None
 
     async def test(watched: Watched) -> None:
         watched.ejector.pending = dict.fromkeys(names("blue"), fresh("new", "not ready yet"))
-        outset.write(watched.paths.out, watched.ejector.pending)
+        write_out(watched.paths.out, watched.ejector.pending)
         with watched.paths.watch_lock.open("a") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
-            assert list(outset.left_out(watched.paths)) == names("blue")
-            assert outset.left_out(watched.paths, watched.kernel.read_slots("echo")) == {}
+            assert list(left_out(watched.paths)) == names("blue")
+            assert left_out(watched.paths, watched.kernel.read_slots("echo")) == {}
             desired, supervisor = watched.world.desired(fleet()), watched.world.supervisor
             executor = Executor(desired, watched.kernel, supervisor, watched.paths, say=lambda _: None)
             executor.point("echo", frozenset({"echo-blue-2"}))

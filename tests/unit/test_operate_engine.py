@@ -16,7 +16,7 @@ from portfleet.apply.context import Context
 from portfleet.core.errors import Exit, PortfleetError
 from portfleet.core.journal import Asked, ColourRecord, Operation, ServiceRecord
 from portfleet.operations import cutover, engine
-from portfleet.operations.task import OperationFailed, Task, TooLate
+from portfleet.operations.task import CannotUndo, OperationFailed, Task
 from portfleet.store import journal as journal_file
 from portfleet.store.log import Log
 from portfleet.submit.operation import submit
@@ -25,9 +25,9 @@ from support.fake_watched import Watched, run
 
 @contextmanager
 def watching(watched: Watched) -> Iterator[Context]:
-    """Give what a command works with, as if a watcher ran."""
+    """Return what a command works with, as if a watcher ran."""
     context = Context(watched.paths)
-    context.__dict__["kernel"] = watched.kernel
+    context.__dict__["plane"] = watched.kernel
     context.__dict__["supervisor"] = watched.world.supervisor
     with watched.paths.watch_lock.open("a") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -114,7 +114,7 @@ def test_a_cutover_whose_old_colour_is_stopped_already_is_done(tmp_path: Path, m
         watched.change(live="green", colours=colours)
         watched.ejector.deal(watched.roster.members["echo-blue-1"].service, ready=green())
         task = task_of(watched, Operation(1, "echo", "cutover", "w", "me", "now", {"colour": "green"}, "keeping"))
-        with pytest.raises(TooLate, match="echo is live on green; blue was stopped already"):
+        with pytest.raises(CannotUndo, match="echo is live on green; blue was stopped already"):
             await cutover.undo(task)
         assert watched.slots() == dict.fromkeys(green(), 1024)
         assert stopped == [name.replace("green", "blue") for name in green()]

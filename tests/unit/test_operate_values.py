@@ -11,10 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from portfleet.commands.cancel import code_of
+from portfleet.core.balance import next_move, ratio
 from portfleet.core.counters import Counters, add
 from portfleet.core.journal import ColourRecord, HistoryEntry, Journal, Operation, ServiceRecord, from_json, to_json
 from portfleet.operations.canary import judge
-from portfleet.operations.rebalance import next_move, ratio
 from portfleet.operations.releases import older
 from portfleet.screen.bar import line
 from portfleet.submit import options

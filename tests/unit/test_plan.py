@@ -16,6 +16,7 @@ from portfleet.core import steps as s
 from portfleet.core.model import Fleet, parse_instance
 from portfleet.core.slots import count
 from portfleet.store import journal as journal_file
+from portfleet.supervise.ini import program_text
 from support.fake_world import World
 from support.fleets import ECHO, fleet, machine
 
@@ -41,7 +42,7 @@ FLEETS = st.dictionaries(st.sampled_from(["a", "b"]), SERVICE, min_size=1)
 
 
 def made(services: dict[str, dict[str, object]]) -> Fleet:
-    """Give the fleet of the drawn ``services``: each has a hundred ports and a listen port of its own."""
+    """Return the fleet of the drawn ``services``: each has a hundred ports and a listen port of its own."""
     text = ""
     for name, found in services.items():
         low = {"a": 7100, "b": 7200}[name] + int(str(found["ports"]))
@@ -72,7 +73,7 @@ def check_is_as_wanted(world: World, wanted: Fleet) -> None:
     listens = {listen: name for name, want in desired.services.items() for listen in want.service.listen}
     assert state.listens == listens
     programs = {name: known.text for name, known in world.supervisor.known.items() if parse_instance(name)}
-    assert programs == {name: program.text() for name, program in desired.programs.items()}
+    assert programs == {name: program_text(program) for name, program in desired.programs.items()}
     for name, want in desired.services.items():
         assert state.slots[name] == want.table(())
         held = {instance.name: instance.weight for instance in want.instances if instance.takes}
@@ -134,7 +135,7 @@ def test_some_that_never_become_ready_do_not_hold_up_the_others(
 
 
 def words(world: World, text: str) -> list[str]:
-    """Give the plan for the config ``text`` in words."""
+    """Return the plan for the config ``text`` in words."""
     return world.plan(fleet(text))[1].describe()
 
 

@@ -15,7 +15,9 @@ from supervisor.options import ServerOptions
 from portfleet.core.errors import Exit, PortfleetError
 from portfleet.core.paths import resolve
 from portfleet.core.program import Program, refuse_unusable, unquotable, unwritable
-from portfleet.supervise import start as daemonize
+from portfleet.store.directories import make_directories
+from portfleet.supervise.ini import program_text
+from portfleet.supervise.start import write_config
 from support.fleets import ECHO, desired, fleet, problems
 
 #: All that a config lets through: no control characters (config refuses them), then what `unwritable` allows.
@@ -25,11 +27,11 @@ VALUE = st.text(
 
 
 def parsed(program: Program, home: Path) -> dict[str, object]:
-    """Give how supervisord understands ``program`` when it is one file of a whole config."""
+    """Return how supervisord understands ``program`` when it is one file of a whole config."""
     paths = resolve(home=str(home), config=None)
-    paths.make()
-    daemonize.write_config(fleet(), paths)
-    (paths.programs / f"{program.name}.conf").write_text(program.text())
+    make_directories(paths)
+    write_config(fleet(), paths)
+    (paths.programs / f"{program.name}.conf").write_text(program_text(program))
     options = ServerOptions()
     options.realize(args=["-c", str(paths.supervisor_config)])
     (group,) = options.process_group_configs
@@ -39,7 +41,7 @@ def parsed(program: Program, home: Path) -> dict[str, object]:
 
 
 def program(**changes: object) -> Program:
-    """Give the program of the first instance of ECHO, with ``changes``."""
+    """Return the program of the first instance of ECHO, with ``changes``."""
     made = desired().services["echo"].instances[0].program
     assert made is not None
     return replace(made, log="/tmp/x.log", **changes)  # type: ignore[arg-type] # noqa: S108 # never written: only parsed

@@ -17,7 +17,7 @@ WEIGHTS = st.dictionaries(st.sampled_from(MEMBERS), st.integers(0, 5))
 
 
 def fewest(previous: Table, weights: Mapping[str, int]) -> int:
-    """Give the fewest moves by which any table of whole shares can be reached from ``previous``.
+    """Return the fewest moves by which any table of whole shares can be reached from ``previous``.
 
     By brute force over who gets the remainder: a slot must move where its owner is gone or pointless, and where an
     owner holds more than its share. Nothing of the code under test is used.

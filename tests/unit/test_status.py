@@ -7,26 +7,27 @@ from dataclasses import replace
 
 import pytest
 
-from portfleet.core.changes import KernelState
+from portfleet.core.changes import PlaneState
 from portfleet.core.journal import Asked
-from portfleet.core.observed import InstanceSeen, Observed
+from portfleet.core.observed import Observed, ObservedInstance, Out
 from portfleet.core.states import State
 from portfleet.screen.status_rows import instance_entry
-from portfleet.store.out import Out
 from support.fleets import ECHO, PATHS, desired
 
 NAME, REMOTE = "echo-blue-1", "echo-remote-1"
-STARTED = InstanceSeen("RUNNING", 7, since=1_700_000_000, ready=True)
+STARTED = ObservedInstance("RUNNING", 7, since=1_700_000_000, ready=True)
 TEXT = ECHO.replace(":7000", "0.0.0.0:7000") + 'remote = ["203.0.113.2:7101"]\n'
 
 
-def entry(name: str, seen: InstanceSeen, *, asked: Asked | None = None, out: Out | None = None) -> dict[str, object]:
-    """Give the entry of an instance without slots."""
+def entry(
+    name: str, seen: ObservedInstance, *, asked: Asked | None = None, out: Out | None = None
+) -> dict[str, object]:
+    """Return the entry of an instance without slots."""
     journal = desired(TEXT).journal
     record = replace(journal.services["echo"], asked={name: asked} if asked else {})
     made = desired(TEXT, journal.with_service("echo", record))
     want = next(want for want in made.instances() if want.name == name)
-    observed = Observed(KernelState(), supervisor=True, instances={name: seen}, out={name: out} if out else {})
+    observed = Observed(PlaneState(), supervisor=True, instances={name: seen}, out={name: out} if out else {})
     return instance_entry(want, observed, Counter(), PATHS, record.asked)
 
 
@@ -47,7 +48,7 @@ def test_since_when_is_else_by_its_process_or_by_the_watcher() -> None:
 def test_a_remote_instance_is_what_is_known_of_it() -> None:
     away = Out("probe", "2026-01-01T00:00:00Z", "timed out")
     asked = Asked("drained", "2026-01-02T03:04:05Z", "op")
-    assert entry(REMOTE, InstanceSeen(ready=True))["state"] is State.READY
-    assert entry(REMOTE, InstanceSeen(waiting="has not answered"))["state"] is State.STARTING
-    assert entry(REMOTE, InstanceSeen(ready=True), out=away)["state"] is State.EJECTED
-    assert entry(REMOTE, InstanceSeen(ready=True), asked=asked)["state"] is State.DRAINED
+    assert entry(REMOTE, ObservedInstance(ready=True))["state"] is State.READY
+    assert entry(REMOTE, ObservedInstance(waiting="has not answered"))["state"] is State.STARTING
+    assert entry(REMOTE, ObservedInstance(ready=True), out=away)["state"] is State.EJECTED
+    assert entry(REMOTE, ObservedInstance(ready=True), asked=asked)["state"] is State.DRAINED

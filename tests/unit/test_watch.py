@@ -17,11 +17,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from portfleet.core.changes import KernelState, PointSlots, Transaction
+from portfleet.core.changes import PlaneState, PointSlots, Transaction
 from portfleet.core.model import Probe
 from portfleet.core.paths import Paths
 from portfleet.core.slots import Table
-from portfleet.dataplane.nft.cached import NotedKernel
+from portfleet.dataplane.nft.cached import CachedPlane
 from portfleet.store.log import Log
 from portfleet.supervise.adopted import alive, note, set_aside, start_time
 from portfleet.supervise.exit_report import last_exit, last_lines
@@ -172,8 +172,8 @@ class Counting:
         self.reads += 1
         return self.table
 
-    def observe(self) -> KernelState:
-        return KernelState(home="h", slots={"echo": self.read_slots("echo")})
+    def observe(self) -> PlaneState:
+        return PlaneState(home="h", slots={"echo": self.read_slots("echo")})
 
     def run(self, transaction: Transaction) -> None:
         slots = list(self.table)
@@ -192,7 +192,7 @@ class Counting:
 
 def test_slots_are_read_again_only_when_somebody_else_changed_something() -> None:
     real = Counting()
-    kernel = NotedKernel(real, lambda: real.generation)  # type: ignore[arg-type] # the part of a kernel that is used
+    kernel = CachedPlane(real, lambda: real.generation)  # type: ignore[arg-type] # the part of a kernel that is used
     assert kernel.read_slots("echo") == real.table and real.reads == 1
     kernel.run((PointSlots("echo", {0: ("a", "b")}),))
     assert kernel.is_own(6) and kernel.read_slots("echo") == real.table and real.reads == 1
@@ -271,7 +271,7 @@ def listener() -> Iterator[socket.socket]:
 
 
 def probe_once(target: Target, *, seconds: float = 5) -> str:
-    """Give the first result of probing ``target``."""
+    """Return the first result of probing ``target``."""
     results: list[str] = []
     prober = Prober(lambda _, trouble: results.append(trouble), time.monotonic)
     prober.aim([target])

@@ -11,7 +11,8 @@ from portfleet.apply.converge import look
 from portfleet.apply.execute import Executor
 from portfleet.core import steps
 from portfleet.core.errors import PortfleetError
-from portfleet.supervise import start as daemonize
+from portfleet.store.directories import make_directories
+from portfleet.supervise.start import write_config
 
 #: What of a plan needs no supervisord and takes nothing away. The journal too: without it `up` would look upon the
 #: rules loaded here as those of a fleet whose journal is lost.
@@ -22,12 +23,12 @@ def prepare(context: Context) -> None:
     """Lay everything out for a supervisord that is about to start; raises PortfleetError where one runs already."""
     if context.supervisor.running():
         raise PortfleetError("supervisord is running already", hint="end it first with: portfleet down")
-    context.paths.make()
-    daemonize.write_config(context.fleet, context.paths)
+    make_directories(context.paths)
+    write_config(context.fleet, context.paths)
     desired, _, plan = look(context)
     executor = Executor(
         desired=desired,
-        kernel=context.kernel,
+        plane=context.plane,
         supervisor=context.supervisor,
         paths=context.paths,
         say=context.say,

@@ -8,14 +8,14 @@ from functools import cached_property
 
 from portfleet.apply.observe import observe
 from portfleet.config.load import load
-from portfleet.core.changes import Kernel
-from portfleet.core.desired import make_desired
+from portfleet.core.changes import DataPlane
+from portfleet.core.derive import make_desired
+from portfleet.core.desired import Desired, DesiredService
 from portfleet.core.errors import ConfigError, Exit, PortfleetError, Problem
 from portfleet.core.journal import Journal, JournalError
 from portfleet.core.model import Fleet, Service
 from portfleet.core.observed import Observed
 from portfleet.core.paths import Paths
-from portfleet.core.wants import Desired, ServiceWant
 from portfleet.linux.machine import read_machine
 from portfleet.store import journal as journal_file
 from portfleet.supervise.supervisor import Supervisor
@@ -76,10 +76,10 @@ class Context:
         return fleet
 
     @cached_property
-    def kernel(self) -> Kernel:
-        from portfleet.dataplane.nft.plane import NftKernel
+    def plane(self) -> DataPlane:
+        from portfleet.dataplane.nft.plane import NftPlane
 
-        return NftKernel(self.paths.run / "rules.json")
+        return NftPlane(self.paths.run / "rules.json")
 
     @cached_property
     def supervisor(self) -> Supervisor:
@@ -97,7 +97,7 @@ class Context:
         from portfleet.core.rebuild import rebuild
 
         try:
-            state = self.kernel.recover()
+            state = self.plane.recover()
         except PortfleetError as error:
             if damage == "the journal is lost" and error.code is Exit.KERNEL:
                 return Journal()
@@ -112,14 +112,14 @@ class Context:
         return journal
 
     def desired(self, fleet: Fleet) -> Desired:
-        """Give what shall be."""
+        """Return what shall be."""
         journal = self.journal(fleet)
         return make_desired(fleet, journal.all_up() if self.all_up else journal, self.paths)
 
     def observe(self, desired: Desired, *, probe: bool = True) -> Observed:
         """Look at what is; raises PortfleetError (exit 5) where the table belongs to another home."""
-        observed = observe(desired, kernel=self.kernel, supervisor=self.supervisor, paths=self.paths, probe=probe)
-        home = observed.kernel.home
+        observed = observe(desired, plane=self.plane, supervisor=self.supervisor, paths=self.paths, probe=probe)
+        home = observed.plane.home
         if home and home != desired.home:
             raise PortfleetError(
                 "this network namespace's table inet portfleet belongs to another home of portfleet",
@@ -129,15 +129,15 @@ class Context:
         return observed
 
     def service(self, fleet: Fleet, name: str) -> Service:
-        """Give a service by name; raises PortfleetError (exit 2) naming those that are."""
+        """Return a service by name; raises PortfleetError (exit 2) naming those that are."""
         if name not in fleet.services:
             raise PortfleetError(
                 f"there is no service {name!r}", hint=f"services are: {', '.join(fleet.services)}", code=Exit.USAGE
             )
         return fleet.services[name]
 
-    def service_up(self, fleet: Fleet, name: str) -> ServiceWant:
-        """Give a service as it shall be; raises PortfleetError where there is none (exit 2) or it is down (exit 1)."""
+    def service_up(self, fleet: Fleet, name: str) -> DesiredService:
+        """Return a service as it shall be; raises PortfleetError if there is none (exit 2) or it is down (exit 1)."""
         self.service(fleet, name)
         desired = self.desired(fleet)
         if down := desired.configured[name].down:

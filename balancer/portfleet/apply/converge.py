@@ -6,16 +6,18 @@ import sys
 from collections.abc import Callable, Iterable
 
 from portfleet.apply import preflight
+from portfleet.apply.busy import refuse_busy
 from portfleet.apply.context import Context
 from portfleet.apply.execute import Executor
+from portfleet.core.desired import Desired
 from portfleet.core.errors import Exit, PortfleetError
 from portfleet.core.journal import JournalError
 from portfleet.core.observed import Observed
 from portfleet.core.plan import Plan, make_plan
-from portfleet.core.wants import Desired
 from portfleet.screen.output import Steps, paint
 from portfleet.store import atomic, locks
 from portfleet.store import journal as journal_file
+from portfleet.store.directories import make_directories
 
 
 def look(context: Context) -> tuple[Desired, Observed, Plan]:
@@ -35,7 +37,7 @@ def converge(context: Context, *, why: str, start: Callable[[], None] | None = N
     ``start`` starts supervisord, under the locks: its watcher would else begin to advance operations meanwhile.
     """
     fleet = context.fleet
-    context.paths.make()
+    make_directories(context.paths)
     context.supervisor.refuse_ending()
     if start is None and not context.supervisor.running():
         raise PortfleetError("supervisord is not running", hint="start it and the fleet with: portfleet up")
@@ -52,7 +54,7 @@ def converge(context: Context, *, why: str, start: Callable[[], None] | None = N
         atomic.write(context.paths.applied, context.config_text)
         executor = Executor(
             desired=desired,
-            kernel=context.kernel,
+            plane=context.plane,
             supervisor=context.supervisor,
             paths=context.paths,
             say=Steps(len(plan.steps)),
@@ -65,8 +67,6 @@ def converge(context: Context, *, why: str, start: Callable[[], None] | None = N
 
 def _refuse_busy(context: Context, services: Iterable[str]) -> None:
     """Refuse to change what an operation works on; one without a watcher waits for its return, by `up` too."""
-    from portfleet.submit.operation import refuse_busy
-
     if locks.held(context.paths.watch_lock):
         for service in services:
             refuse_busy(context, service)
@@ -95,7 +95,7 @@ def _report(desired: Desired, plan: Plan, failed: dict[str, str]) -> Exit:
 
 
 def desired_path(name: str) -> str:
-    """Give an instance the way the command line takes it: SERVICE/INSTANCE."""
+    """Return an instance the way the command line takes it: SERVICE/INSTANCE."""
     from portfleet.core.model import parse_instance
 
     instance = parse_instance(name)

@@ -15,21 +15,22 @@ from typing import assert_never
 
 from portfleet.apply.observe import Look
 from portfleet.core import steps as s
-from portfleet.core.changes import DropInstance, Kernel, Transaction
+from portfleet.core.changes import DataPlane, DropInstance, Transaction
+from portfleet.core.desired import Desired
 from portfleet.core.errors import PortfleetError
 from portfleet.core.journal import Journal, JournalError
 from portfleet.core.model import parse_instance
-from portfleet.core.observed import InstanceSeen
+from portfleet.core.observed import ObservedInstance
 from portfleet.core.paths import Paths
 from portfleet.core.program import WATCHER, Program, watch_program
 from portfleet.core.routing import turn
 from portfleet.core.slots import Table
 from portfleet.core.states import AT_REST
-from portfleet.core.wants import Desired
 from portfleet.store import atomic, faults, locks
 from portfleet.store import journal as journal_file
-from portfleet.store import out as outset
+from portfleet.store.out import left_out
 from portfleet.supervise import adopted
+from portfleet.supervise.ini import program_text
 from portfleet.supervise.supervisor import Supervisor
 
 #: Seconds for which a running process must listen wrongly to be given up: it binds its addresses one after the other.
@@ -44,7 +45,7 @@ class Executor:
     """
 
     desired: Desired
-    kernel: Kernel
+    plane: DataPlane
     supervisor: Supervisor
     paths: Paths
     say: Callable[[str], None]
@@ -83,7 +84,7 @@ class Executor:
         match step:
             case s.LoadRules(_, changes) | s.OpenListens(changes, _):
                 with locks.table(self.paths.table_lock):
-                    self.kernel.run(changes)
+                    self.plane.run(changes)
             case s.DropRules(_, changes):
                 self._drop(changes)
             case s.StartWatcher():
@@ -115,11 +116,11 @@ class Executor:
         """Point a service's slots as they shall be now, ``out`` left out besides who is ejected or failed."""
         want = self.desired.services[service]
         with locks.table(self.paths.table_lock):
-            slots, beside = self.kernel.read_slots(service), self.kernel.read_beside(want.rule)
+            slots, beside = self.plane.read_slots(service), self.plane.read_beside(want.rule)
             out = frozenset(name for name in out if not self._halted(name))
             turned = turn(want, slots, beside, out=out | self.failed.keys() | self._ejected(slots))
             if turned.changes:
-                self.kernel.run(turned.changes)
+                self.plane.run(turned.changes)
 
     def _look_at_new(self, service: str) -> None:
         """Find out which new instances are ready that the watcher has not let in yet: they get their slots as well."""
@@ -136,27 +137,27 @@ class Executor:
         self._stop([name], seconds=self.desired.programs[name].stop_seconds)
         if changes:
             with locks.table(self.paths.table_lock):
-                self.kernel.run(changes)
+                self.plane.run(changes)
         self.start([name])
 
     def _drop(self, changes: Transaction) -> None:
         with locks.table(self.paths.table_lock):
             unused = set(self._unused(change.name for change in changes if isinstance(change, DropInstance)))
             if left := tuple(c for c in changes if not isinstance(c, DropInstance) or c.name in unused):
-                self.kernel.run(left)
+                self.plane.run(left)
 
     def _unused(self, names: Iterable[str]) -> list[str]:
-        """Give those of ``names`` without slots: who still has some is all that its service has to serve with."""
+        """Return those of ``names`` without slots: who still has some is all that its service has to serve with."""
         found = list(names)
         services = {_service(name) for name in found} & self.desired.services.keys()
-        owners = {owner for service in services if service for owner in self.kernel.read_slots(service)}
+        owners = {owner for service in services if service for owner in self.plane.read_slots(service)}
         for name in filter(owners.__contains__, found):
             note = f"{name} is not wanted any more but serves on: nobody else of its service is ready"
             self.notes += [note] if note not in self.notes else []
         return [name for name in found if name not in owners]
 
     def _halted(self, name: str) -> str | None:
-        """Give who of the same service was restarted and did not become ready: others must not follow it."""
+        """Return who of the same service was restarted and did not become ready: others must not follow it."""
         found = (other for other in self._restarted & self.failed.keys() if _service(other) == _service(name))
         return min(found, default=None)
 
@@ -167,7 +168,7 @@ class Executor:
     def _write_programs(self, programs: Mapping[str, Program]) -> None:
         for name, program in programs.items():
             self._make_control_directory(Path(program.control), program.user)
-            atomic.write(self.paths.programs / f"{name}.conf", program.text().encode(), mode=0o600)
+            atomic.write(self.paths.programs / f"{name}.conf", program_text(program).encode(), mode=0o600)
 
     def _start_programs(self, programs: Mapping[str, Program]) -> None:
         self._write_programs(programs)
@@ -181,7 +182,7 @@ class Executor:
             self.supervisor.start(name)
 
     def _make_control_directory(self, control: Path, user: str | None) -> None:
-        """Give a daemon of another user a directory for its socket, and the socket its usual name."""
+        """Return a daemon of another user a directory for its socket, and the socket its usual name."""
         if user is None:
             return
         import shutil
@@ -253,7 +254,7 @@ class Executor:
         self.supervisor.reload()
 
     def _resting(self) -> frozenset[str]:
-        """Give who is in maintenance: no supervisord is to find a file of it and start it."""
+        """Return who is in maintenance: no supervisord is to find a file of it and start it."""
         return frozenset(want.name for want in self.desired.instances() if want.program and not want.startable)
 
     def _forget(self, name: str, *, seconds: float) -> None:
@@ -266,8 +267,8 @@ class Executor:
             time.sleep(0.02)
 
     def _ejected(self, slots: Table = ()) -> frozenset[str]:
-        """Give who is left out by the watcher's word; of the new not those that were found ready here."""
-        out = outset.left_out(self.paths, slots)
+        """Return who is left out by the watcher's word; of the new not those that were found ready here."""
+        out = left_out(self.paths, slots)
         return frozenset(name for name, entry in out.items() if entry.kind != "new" or name not in self._ready)
 
     def _write(self, forget: tuple[str, ...]) -> None:
@@ -290,12 +291,12 @@ def _service(name: str) -> str | None:
     return instance.service if instance else None
 
 
-def _hopeless(seen: InstanceSeen) -> bool:
-    """True where waiting longer cannot help: a crash loop, a broken config, the wrong address."""
+def _hopeless(seen: ObservedInstance) -> bool:
+    """Return whether waiting longer cannot help: a crash loop, a broken config, the wrong address."""
     return seen.fault is not None and seen.program in AT_REST | {"RUNNING"}
 
 
-def _not_up(seen: InstanceSeen) -> str:
+def _not_up(seen: ObservedInstance) -> str:
     if seen.ready:
         return "ready, the watcher has not let it in yet"
     return f"supervisord has it {seen.program}" if seen.program else "supervisord does not know it"

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Collection, Sequence
 from contextlib import suppress
 
-from portfleet.core.wants import Desired, InstanceWant
+from portfleet.core.desired import Desired, DesiredInstance
 from portfleet.daemons.control import ControlError, ask
 from portfleet.daemons.handoff import HandoffFailed, hand_off
 
@@ -26,7 +26,7 @@ def part(desired: Desired, name: str, *, out: Collection[str]) -> None:
         asyncio.run(_part(mine, receivers))
 
 
-async def _part(sender: InstanceWant, receivers: Sequence[InstanceWant]) -> None:
+async def _part(sender: DesiredInstance, receivers: Sequence[DesiredInstance]) -> None:
     for _ in range(_LOOKS):
         try:
             left = int(ask(sender.control, "status", seconds=2)["connections"])

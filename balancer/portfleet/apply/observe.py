@@ -9,27 +9,30 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from portfleet.core.changes import Kernel
+from portfleet.core.changes import DataPlane
+from portfleet.core.desired import Desired, DesiredInstance, DesiredService
 from portfleet.core.errors import PortfleetError
 from portfleet.core.model import Listen, parse_instance
-from portfleet.core.observed import InstanceSeen, Observed
+from portfleet.core.observed import Observed, ObservedInstance
 from portfleet.core.paths import Paths
 from portfleet.core.program import WATCHER
 from portfleet.core.slots import Table
 from portfleet.core.states import RUNNING
-from portfleet.core.wants import Desired, InstanceWant, ServiceWant
 from portfleet.daemons.probe import control_status, exchange, listening_fault, own_listeners
 from portfleet.linux import processes, sockdiag
 from portfleet.store import locks
-from portfleet.store import out as outset
+from portfleet.store.out import read_out
 from portfleet.supervise import adopted
+from portfleet.supervise.ini import program_text
 from portfleet.supervise.supervisor import ProgramInfo, Supervisor
 
 #: How often, and how many seconds apart, connections of a program that is to be stopped are looked at again.
 _LOOKS, _MOMENT = 5, 0.05
 
 
-def observe(desired: Desired, *, kernel: Kernel, supervisor: Supervisor, paths: Paths, probe: bool = True) -> Observed:
+def observe(
+    desired: Desired, *, plane: DataPlane, supervisor: Supervisor, paths: Paths, probe: bool = True
+) -> Observed:
     """Look at everything that a plan or `status` needs. ``probe`` False leaves out the exchange through the ports."""
     running, programs = True, dict[str, ProgramInfo]()
     try:
@@ -43,16 +46,16 @@ def observe(desired: Desired, *, kernel: Kernel, supervisor: Supervisor, paths: 
     for name in programs:
         if name not in instances and parse_instance(name):
             instances[name] = look.at_surplus(name)
-    rules = kernel.observe()
+    rules = plane.observe()
     for service in desired.services.values():
         instances |= _elsewhere(service, instances, rules.slots.get(service.name, ()), probed=probe)
     return Observed(
-        kernel=rules,
+        plane=rules,
         supervisor=running,
         instances=instances,
         outdated=_outdated(desired, supervisor, paths, programs) if running and probe else frozenset(),
         strangers=look.strangers(desired),
-        out=outset.read(paths.out) if locks.held(paths.watch_lock) else {},
+        out=read_out(paths.out) if locks.held(paths.watch_lock) else {},
         watcher=WATCHER in programs and programs[WATCHER].state in RUNNING,
     )
 
@@ -66,11 +69,11 @@ class Look:
         self._adopted = adopted.alive(paths.processes)
         self._established: Counter[int] | None = None
 
-    def at(self, service: ServiceWant, want: InstanceWant) -> InstanceSeen:
+    def at(self, service: DesiredService, want: DesiredInstance) -> ObservedInstance:
         """Look at one wanted instance."""
         if want.rule.remote is not None:
             fault = exchange(want.rule.remote, service.service.probe) if self._probe else ""
-            return InstanceSeen(ready=not fault, waiting=fault, connections=None)
+            return ObservedInstance(ready=not fault, waiting=fault, connections=None)
         seen = self._process(want.name)
         if seen.pid is None or want.program is None:
             return seen
@@ -92,7 +95,7 @@ class Look:
             return replace(seen, waiting=trouble)
         return replace(seen, ready=seen.program in ("RUNNING", "STARTING"))
 
-    def at_surplus(self, name: str) -> InstanceSeen:
+    def at_surplus(self, name: str) -> ObservedInstance:
         """Look at a program that nobody wants any more, and for a moment: a probe under way is not a client."""
         seen = self._process(name)
         connections = self._connections_of(name, seen.pid)
@@ -105,7 +108,7 @@ class Look:
         return replace(seen, connections=connections)
 
     def _connections_of(self, name: str, pid: int | None) -> int:
-        """Give the connections of a program of which nothing but its name is known."""
+        """Return the connections of a program of which nothing but its name is known."""
         answer = control_status(self._paths.control(name), seconds=0.5)
         if not isinstance(answer, str):
             return int(answer["connections"])
@@ -127,12 +130,12 @@ class Look:
             found[want.name] = f"{listener} is taken by {processes.owner_of(listener.inode)}"
         return found
 
-    def _process(self, name: str) -> InstanceSeen:
+    def _process(self, name: str) -> ObservedInstance:
         info = self._programs.get(name)
         if (info is None or info.pid is None) and name in self._adopted:
-            return InstanceSeen("RUNNING", self._adopted[name], adopted=True)
+            return ObservedInstance("RUNNING", self._adopted[name], adopted=True)
         if info is None:
-            return InstanceSeen()
+            return ObservedInstance()
         fault, waiting = None, ""
         if info.state == "FATAL":  # supervisord keeps no exit status of a process that ended before startsecs
             fault = f"ended within a second of each start{self._last_words(name) or f': {info.error}'}"
@@ -141,10 +144,10 @@ class Look:
             if info.exit_status == 2:  # any other end is followed by a restart within moments
                 fault, waiting = f"{waiting} (broken config)", ""
         since = max(info.started, info.stopped if info.pid is None else 0)
-        return InstanceSeen(info.state, info.pid, since, info.exit_status, fault=fault, waiting=waiting)
+        return ObservedInstance(info.state, info.pid, since, info.exit_status, fault=fault, waiting=waiting)
 
     def _last_words(self, name: str) -> str:
-        """Give the last line of an instance's log, which most daemons end with why they do; "" where there is none."""
+        """Return the last line of an instance's log, where most daemons say why they end; "" if there is none."""
         try:
             with self._paths.log_of(name).open("rb") as log:
                 log.seek(max(0, os.fstat(log.fileno()).st_size - 500))
@@ -161,9 +164,9 @@ class Look:
 
 
 def _elsewhere(
-    service: ServiceWant, instances: Mapping[str, InstanceSeen], slots: Table, *, probed: bool
-) -> dict[str, InstanceSeen]:
-    """Give what is known here of a service's remote instances: their connections, by the kernel's connection table.
+    service: DesiredService, instances: Mapping[str, ObservedInstance], slots: Table, *, probed: bool
+) -> dict[str, ObservedInstance]:
+    """Return what is known here of a service's remote instances: their connections, by the kernel's connection table.
 
     Without a probe who shall serve and was never given slots has not answered the watcher's probes yet.
     """
@@ -189,18 +192,18 @@ def _of_mark(mark: int) -> int | None:
         return None
 
 
-def _local(want: InstanceWant) -> Listen:
+def _local(want: DesiredInstance) -> Listen:
     return Listen(want.rule.port, None, (4, 6))
 
 
 def _outdated(
     desired: Desired, supervisor: Supervisor, paths: Paths, programs: dict[str, ProgramInfo]
 ) -> frozenset[str]:
-    """Give the programs that run otherwise than wanted: another file is wanted, or supervisord runs an older one."""
+    """Return the programs that run otherwise than wanted: another file is wanted, or supervisord runs an older one."""
     _, changed, _ = supervisor.reload()
     for name, program in desired.programs.items():
         # Of an adopted instance supervisord knows nothing; its file, set aside, tells how it was started.
         file = paths.programs / f"{name}.{'conf' if name in programs else 'adopted'}"
-        if (name in programs and not file.exists()) or (file.exists() and file.read_text() != program.text()):
+        if (name in programs and not file.exists()) or (file.exists() and file.read_text() != program_text(program)):
             changed.add(name)
     return frozenset(changed & desired.programs.keys())

@@ -21,7 +21,7 @@ def refuse(fleet: Fleet, observed: Observed) -> None:
     if problems := forwarding(fleet):
         lines = [f"{problem.path}: {problem.message}" for problem in problems]
         raise PortfleetError("\n".join([*lines, "nothing was changed"]), hint=problems[0].hint, code=Exit.USAGE)
-    if observed.kernel.home is None:
+    if observed.plane.home is None:
         from portfleet.dataplane.nft import capabilities
 
         if lacks := capabilities.missing():
@@ -34,7 +34,7 @@ def refuse(fleet: Fleet, observed: Observed) -> None:
 
 
 def forwarding(fleet: Fleet) -> list[Problem]:
-    """Give a problem for each remote instance to which this box would not forward packets."""
+    """Return a problem for each remote instance to which this box would not forward packets."""
     return [
         Problem(
             f"service.{service.name}.remote[{number}]",

@@ -11,10 +11,10 @@ from collections.abc import Callable, Iterable
 
 from portfleet.apply.context import Context
 from portfleet.core.changes import Change, DropAll, DropInstance, DropService, PointSlots, SetListens
+from portfleet.core.desired import DesiredService
 from portfleet.core.errors import PortfleetError
 from portfleet.core.model import parse_instance
 from portfleet.core.program import WATCHER
-from portfleet.core.wants import ServiceWant
 from portfleet.store import locks
 from portfleet.supervise import adopted
 
@@ -34,8 +34,8 @@ def take_down(context: Context, *, seconds: float = 60, clock: Callable[[], floa
     alive = adopted.alive(context.paths.processes)
     adopted.end(context.paths, alive, supervisor=None, seconds=_PATIENCE, hurry=True, clock=clock)
     with locks.table(context.paths.table_lock):
-        if context.kernel.observe().home is not None:
-            context.kernel.run((DropAll(),))
+        if context.plane.observe().home is not None:
+            context.plane.run((DropAll(),))
     if supervisor.running():
         supervisor.shutdown()
     deadline = clock() + seconds
@@ -45,16 +45,16 @@ def take_down(context: Context, *, seconds: float = 60, clock: Callable[[], floa
         time.sleep(0.02)
 
 
-def take_down_service(context: Context, want: ServiceWant, *, clock: Callable[[], float] = time.monotonic) -> None:
+def take_down_service(context: Context, want: DesiredService, *, clock: Callable[[], float] = time.monotonic) -> None:
     """Close a service to clients, stop its instances and remove its rules; the others are not touched.
 
     Its instances are those that are there, also where the config does not know them any more.
     """
     with locks.table(context.paths.table_lock):
-        state = context.kernel.observe()
+        state = context.plane.observe()
         listens = {listen: name for listen, name in state.listens.items() if name == want.name}
         slots = {slot: (old, None) for slot, old in enumerate(state.slots.get(want.name, ())) if old}
-        context.kernel.run((SetListens(remove=listens), PointSlots(want.name, slots)))
+        context.plane.run((SetListens(remove=listens), PointSlots(want.name, slots)))
     if context.supervisor.running():
         _stop(context, _of(want, context.supervisor.programs()), clock=clock)
     names = {i.name for i in want.instances}.union(_of(want, adopted.alive(context.paths.processes)))
@@ -62,11 +62,11 @@ def take_down_service(context: Context, want: ServiceWant, *, clock: Callable[[]
     with locks.table(context.paths.table_lock):
         gone: list[Change] = [DropService(want.name)] if want.name in state.services else []
         gone += [DropInstance(name) for name in _of(want, state.instances)]
-        context.kernel.run(tuple(gone))
+        context.plane.run(tuple(gone))
 
 
-def _of(want: ServiceWant, names: Iterable[str]) -> list[str]:
-    """Give those of ``names`` that are instances of the service."""
+def _of(want: DesiredService, names: Iterable[str]) -> list[str]:
+    """Return those of ``names`` that are instances of the service."""
     found = [(name, parse_instance(name)) for name in names]
     return [name for name, instance in found if instance and instance.service == want.name]
 

@@ -1,4 +1,4 @@
-"""Give up the operation that runs on a service; what it did is undone where it can be, and said where it stays.
+"""Return up the operation that runs on a service; what it did is undone where it can be, and said where it stays.
 
 What cannot be undone (connections that ended) is said. A rollback of what has ended already is: portfleet rollback.
 """
@@ -9,18 +9,13 @@ import argparse
 from collections.abc import Callable
 from dataclasses import replace
 
+from portfleet.apply.busy import require_watcher, wake
 from portfleet.apply.context import Context
 from portfleet.core.errors import Exit
 from portfleet.core.journal import STAYS, HistoryEntry, Journal
 from portfleet.store import journal as journal_file
-from portfleet.submit.operation import (
-    add_wait_options,
-    already,
-    follow,
-    require_watcher,
-    say,
-    wake,
-)
+from portfleet.submit.follow import already, follow, say
+from portfleet.submit.operation import add_wait_options
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -68,7 +63,7 @@ def begin(
 
 
 def code_of(ended: HistoryEntry) -> Exit:
-    """Give the exit code of who cancelled an operation that ended so."""
+    """Return the exit code of who cancelled an operation that ended so."""
     if not ended.ok and STAYS in ended.outcome:
         return Exit.FAILED
     return Exit.TIMEOUT if not ended.ok and ended.code == Exit.TIMEOUT else Exit.DONE

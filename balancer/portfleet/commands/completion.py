@@ -58,7 +58,7 @@ def _options(verb: str) -> Iterator[str]:
 
 
 def _words(context: Context) -> Iterator[str]:
-    """Give every service and SERVICE/INSTANCE; a config with errors has none."""
+    """Return every service and SERVICE/INSTANCE; a config with errors has none."""
     try:
         fleet = context.fleet
     except ConfigError:

@@ -13,17 +13,18 @@ import shlex
 from dataclasses import asdict, replace
 
 from portfleet.apply.context import Context
+from portfleet.core.desired import DesiredService
 from portfleet.core.errors import Exit, PortfleetError
 from portfleet.core.journal import ColourRecord, ServiceRecord
 from portfleet.core.model import Colour, Service, is_our_daemon, other
 from portfleet.core.placeholders import placeholders
 from portfleet.core.program import refuse_unusable, release_path
-from portfleet.core.wants import ServiceWant
 from portfleet.linux.machine import find_command, has_path
-from portfleet.operations.drain import asked_of, without
 from portfleet.store.clock import now
 from portfleet.submit import options as read
-from portfleet.submit.operation import add_options, already, service_want, submit
+from portfleet.submit.follow import already
+from portfleet.submit.operation import add_options, submit
+from portfleet.submit.targets import service_want
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -71,7 +72,7 @@ def run(options: argparse.Namespace, context: Context) -> Exit:
 def begin(
     options: argparse.Namespace,
     context: Context,
-    want: ServiceWant,
+    want: DesiredService,
     *,
     words: str,
     verb: str,
@@ -84,7 +85,7 @@ def begin(
     before = want.record.colours.get(colour)
     same = verb == "rollback" and before is not None and (before.release, before.command) == (new.release, new.command)
     fresh = not same or before is None or before.stopped
-    asked = asked_of(want.record, names)
+    asked = want.record.asked_of(names)
     if fresh:
         _refuse_connections(context, options.service, colour)
     if same and not [i for i in want.of(colour) if i.name not in asked and i.weight > 0]:
@@ -96,8 +97,8 @@ def begin(
     def change(record: ServiceRecord) -> ServiceRecord:
         started = replace(new, since=now(), stopped=False, keep_until=None)
         # What was asked of instances was asked of the release they ran.
-        asks = record.asked if same else without(record, set(names)).asked
-        return replace(record, colours={**record.colours, colour: started}, asked=asks)
+        asks = record.asked if same else record.asking_nothing(names).asked
+        return replace(record.with_colour(colour, started), asked=asks)
 
     ours = is_our_daemon(new.command or want.service.command)
     able = ours and all(i.ours for i in want.instances if i.takes and i.program is not None)
@@ -133,7 +134,7 @@ def begin(
 
 
 def _configured(context: Context, name: str) -> Service:
-    """Give a service as it is configured; a config that is broken, or without it, holds nothing up that was applied."""
+    """Return a service as it is configured; a config that is broken, or lacks it, holds up nothing that was applied."""
     return context.serving_fleet.services.get(name) or context.applied_fleet.services[name]
 
 

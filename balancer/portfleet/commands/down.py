@@ -10,16 +10,16 @@ import argparse
 import sys
 from dataclasses import replace
 
+from portfleet.apply.busy import refuse_busy, wake
 from portfleet.apply.context import Context
 from portfleet.apply.teardown import take_down, take_down_service
+from portfleet.core.desired import Desired
 from portfleet.core.errors import Exit, PortfleetError
 from portfleet.core.journal import Journal
 from portfleet.core.model import parse_instance
-from portfleet.core.wants import Desired
 from portfleet.store import journal as journal_file
 from portfleet.store import locks
 from portfleet.store.clock import now
-from portfleet.submit.operation import refuse_busy, wake
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -1,4 +1,4 @@
-"""Give an instance (or all of a service) no new connections from the moment this returns.
+"""Return an instance (or all of a service) no new connections from the moment this returns.
 
 Old connections are let finish, evicted at --rate a second, or handed to the siblings with --handoff.
   portfleet drain echo/echo-blue-2 --handoff        portfleet drain echo/2 --rate 200 --deadline 10m --then evict
@@ -7,17 +7,17 @@ Old connections are let finish, evicted at --rate a second, or handed to the sib
 from __future__ import annotations
 
 import argparse
-from dataclasses import replace
 
 from portfleet.apply.context import Context
+from portfleet.core.desired import DesiredInstance, DesiredService
 from portfleet.core.errors import Exit, PortfleetError
 from portfleet.core.journal import Asked, ServiceRecord
-from portfleet.core.wants import InstanceWant, ServiceWant
-from portfleet.operations.drain import asked_of
 from portfleet.store.clock import now
 from portfleet.store.locks import operator
-from portfleet.submit.operation import add_options, already, serving, submit, targets
+from portfleet.submit.follow import already
+from portfleet.submit.operation import add_options, submit
 from portfleet.submit.options import duration, rate
+from portfleet.submit.targets import serving, targets
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -43,7 +43,12 @@ def run(options: argparse.Namespace, context: Context) -> Exit:
 
 
 def begin(
-    options: argparse.Namespace, context: Context, want: ServiceWant, instances: list[InstanceWant], *, wanted: str
+    options: argparse.Namespace,
+    context: Context,
+    want: DesiredService,
+    instances: list[DesiredInstance],
+    *,
+    wanted: str,
 ) -> Exit:
     """Begin a drain that ends in ``wanted``: "drained" or "maintenance"."""
     # Who is in maintenance is drained already, and more than that.
@@ -66,7 +71,7 @@ def begin(
     entry = Asked("maintenance" if wanted == "maintenance" else "drained", now(), operator(), options.why)
 
     def change(record: ServiceRecord) -> ServiceRecord:
-        return replace(record, asked={**record.asked, **dict.fromkeys(names, entry)})
+        return record.asking(names, entry)
 
     return submit(
         context,
@@ -81,14 +86,14 @@ def begin(
             "deadline": options.deadline if options.deadline is not None else want.service.drain.deadline,
             "then": options.then or want.service.drain.then,
             "stop": wanted == "maintenance",
-            "asked": asked_of(want.record, names),
+            "asked": want.record.asked_of(names),
         },
         change=change,
         undo=f"portfleet undrain {options.target}",
     )
 
 
-def _refuse_last(want: ServiceWant, names: list[str], *, force: bool) -> None:
+def _refuse_last(want: DesiredService, names: list[str], *, force: bool) -> None:
     """Refuse to drain ``names``, besides whom nobody serves, unless that is asked for and nobody else shall serve."""
     takes = [i.name for i in want.instances if i.takes]
     out = [name for name in takes if name not in names]

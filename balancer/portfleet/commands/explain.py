@@ -17,11 +17,11 @@ import re
 
 from portfleet.apply.context import Context
 from portfleet.core import pins
-from portfleet.core.changes import LOCAL_SLOTS, Beside
+from portfleet.core.changes import LOCAL_SLOTS, SideTables
+from portfleet.core.desired import DesiredService
 from portfleet.core.errors import Exit, PortfleetError
 from portfleet.core.routing import turn
 from portfleet.core.slots import Table
-from portfleet.core.wants import ServiceWant
 from portfleet.dataplane.nft.affinity import Address, slot_for, source_of
 from portfleet.linux.routes import is_local
 from portfleet.screen.output import print_json
@@ -67,15 +67,15 @@ def parse_client(text: str) -> tuple[Address, int | None]:
         raise PortfleetError(f'"{text}" is not a client\'s address', hint=hint, code=Exit.USAGE) from None
 
 
-def _slots(context: Context, want: ServiceWant) -> tuple[Table, str]:
+def _slots(context: Context, want: DesiredService) -> tuple[Table, str]:
     try:
-        found = context.kernel.read_slots(want.name)
+        found = context.plane.read_slots(want.name)
     except PortfleetError:
         found = ()
     return (found, "kernel") if any(found) else (want.table(()), "journal")
 
 
-def _answer(context: Context, want: ServiceWant, text: str, slots: Table, *, live: bool) -> dict[str, object]:
+def _answer(context: Context, want: DesiredService, text: str, slots: Table, *, live: bool) -> dict[str, object]:
     address, port = parse_client(text)
     if address.version not in want.service.families:
         raise PortfleetError(f"{want.name} has no IPv{address.version} listen address", hint="see listen in fleet.toml")
@@ -99,19 +99,19 @@ def _answer(context: Context, want: ServiceWant, text: str, slots: Table, *, liv
     return {"address": text, "slot": None if own else slot, "instance": name, "port": _port(want, name), "by": by}
 
 
-def _local(context: Context, want: ServiceWant, slots: Table) -> Table:
-    """Give the table of the local instances, which clients of this box go by where there are remote ones."""
+def _local(context: Context, want: DesiredService, slots: Table) -> Table:
+    """Return the table of the local instances, which clients of this box go by where there are remote ones."""
     try:
-        found = context.kernel.read_beside(want.rule).local
+        found = context.plane.read_beside(want.rule).local
     except PortfleetError:
         found = ()
-    return found if any(found) else turn(want, slots, Beside()).beside.local
+    return found if any(found) else turn(want, slots, SideTables()).beside.local
 
 
 def _preferred(
-    context: Context, want: ServiceWant, address: Address, slots: Table, *, live: bool
+    context: Context, want: DesiredService, address: Address, slots: Table, *, live: bool
 ) -> dict[str, object] | None:
-    """Give who comes before a client's slot: whom it is pinned to, or where the kernel remembers it."""
+    """Return who comes before a client's slot: whom it is pinned to, or where the kernel remembers it."""
     for by, name in (
         ("pin", pins.find(want.pins, address)),
         ("sticky", _remembered(context, want, address, live=live)),
@@ -121,17 +121,17 @@ def _preferred(
     return None
 
 
-def _remembered(context: Context, want: ServiceWant, address: Address, *, live: bool) -> str | None:
+def _remembered(context: Context, want: DesiredService, address: Address, *, live: bool) -> str | None:
     if not live or want.rule.sticky is None:
         return None
-    return context.kernel.read_sticky(want.rule, source_of(want.service.affinity, address))
+    return context.plane.read_sticky(want.rule, source_of(want.service.affinity, address))
 
 
-def _port(want: ServiceWant, name: str | None) -> int | None:
+def _port(want: DesiredService, name: str | None) -> int | None:
     return next((instance.rule.port for instance in want.instances if instance.name == name), None)
 
 
-def _line(want: ServiceWant, answer: dict[str, object]) -> str:
+def _line(want: DesiredService, answer: dict[str, object]) -> str:
     address, slot, name = answer["address"], answer["slot"], answer["instance"]
     if answer["by"] == "local" and name is None:
         return f"{address}: a client on this box, and no local instance serves"

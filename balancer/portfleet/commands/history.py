@@ -14,7 +14,7 @@ from portfleet.core.journal import Journal
 from portfleet.screen.bar import line
 from portfleet.screen.output import paint, print_json
 from portfleet.store import journal as journal_file
-from portfleet.submit.operation import ended
+from portfleet.submit.follow import ended
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

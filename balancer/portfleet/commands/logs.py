@@ -34,7 +34,7 @@ def run(options: argparse.Namespace, context: Context) -> Exit:
 
 
 def _program(text: str, context: Context) -> str:
-    """Give the program that is meant; raises PortfleetError (exit 2) where it is none on this box."""
+    """Return the program that is meant; raises PortfleetError (exit 2) where it is none on this box."""
     if text in (WATCHER, "supervisord"):
         return text
     service, _, name = text.rpartition("/")

@@ -7,7 +7,8 @@ import argparse
 from portfleet.apply.context import Context
 from portfleet.commands.drain import add_drain_options, begin
 from portfleet.core.errors import Exit
-from portfleet.submit.operation import add_options, targets
+from portfleet.submit.operation import add_options
+from portfleet.submit.targets import targets
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -12,13 +12,15 @@ from dataclasses import asdict, replace
 
 from portfleet.apply.context import Context
 from portfleet.config.reader import parse_listen
+from portfleet.core.desired import DesiredInstance, DesiredService
 from portfleet.core.errors import Exit, PortfleetError
 from portfleet.core.journal import Moved, ServiceRecord
 from portfleet.core.model import member_instance
-from portfleet.core.wants import InstanceWant, ServiceWant
-from portfleet.store import out as outset
-from portfleet.submit.operation import add_options, already, submit, targets
+from portfleet.store.out import left_out
+from portfleet.submit.follow import already
+from portfleet.submit.operation import add_options, submit
 from portfleet.submit.options import percent
+from portfleet.submit.targets import targets
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -41,7 +43,7 @@ def run(options: argparse.Namespace, context: Context) -> Exit:
         raise PortfleetError(
             f"{target.name} does not serve: it is {target.wanted}", hint=f"portfleet undrain {target.name}"
         )
-    if out := outset.left_out(context.paths, context.kernel.read_slots(want.name)).get(target.name):
+    if out := left_out(context.paths, context.plane.read_slots(want.name)).get(target.name):
         raise PortfleetError(f"{target.name} does not serve: {out.reason}", hint="see: portfleet status")
 
     before = want.moved.get(member)
@@ -74,7 +76,7 @@ def run(options: argparse.Namespace, context: Context) -> Exit:
     )
 
 
-def _back(options: argparse.Namespace, context: Context, want: ServiceWant, source: InstanceWant) -> Exit:
+def _back(options: argparse.Namespace, context: Context, want: DesiredService, source: DesiredInstance) -> Exit:
     member = source.instance.member
     moved = want.moved.get(member)
     if moved is None:
@@ -105,7 +107,7 @@ def _back(options: argparse.Namespace, context: Context, want: ServiceWant, sour
     )
 
 
-def _target(want: ServiceWant, text: str) -> InstanceWant:
+def _target(want: DesiredService, text: str) -> DesiredInstance:
     try:
         address = parse_listen(text)
     except ValueError:

@@ -1,4 +1,4 @@
-"""Give a heavy source, such as an office behind one address, an instance of your choice.
+"""Return a heavy source, such as an office behind one address, an instance of your choice.
 
   portfleet pin echo 198.18.0.7 echo-blue-2       portfleet pin echo 2001:db8:7::/48 2
 
@@ -13,10 +13,12 @@ from dataclasses import replace
 
 from portfleet.apply.context import Context
 from portfleet.core import pins
+from portfleet.core.desired import DesiredInstance
 from portfleet.core.errors import Exit, PortfleetError
-from portfleet.core.wants import InstanceWant
-from portfleet.submit.operation import add_options, already, record_of, targets
+from portfleet.submit.follow import already
+from portfleet.submit.operation import add_options
 from portfleet.submit.pins import change_pins
+from portfleet.submit.targets import record_of, targets
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -59,7 +61,7 @@ def parse_network(text: str) -> pins.Network:
         raise PortfleetError(f'"{text}" is not an address or a network: {error}', hint=hint, code=Exit.USAGE) from None
 
 
-def _refuse_other_colour(instance: InstanceWant, live: str) -> None:
+def _refuse_other_colour(instance: DesiredInstance, live: str) -> None:
     if instance.instance.colour not in (live, None):
         raise PortfleetError(
             f"{instance.name} is of the idle colour; a pin goes to the live one, {live}, and follows a cutover",

@@ -27,8 +27,8 @@ def run(options: argparse.Namespace, context: Context) -> Exit:
         print_json({"steps": plan.describe(), "notes": list(plan.notes), "clients": clients})
         return waits
     if options.nft:
-        for words, transaction in transactions(plan.steps, desired, observed.kernel):
-            print(f"# {words}\n{context.kernel.text(transaction)}", end="")
+        for words, transaction in transactions(plan.steps, desired, observed.plane):
+            print(f"# {words}\n{context.plane.text(transaction)}", end="")
         return waits
     for number, words in enumerate(plan.describe(), 1):
         print(f"{number:3}  {words}")

@@ -8,10 +8,12 @@ from __future__ import annotations
 import argparse
 
 from portfleet.apply.context import Context
+from portfleet.core.balance import next_move, ratio
 from portfleet.core.errors import Exit, PortfleetError
-from portfleet.operations.rebalance import next_move, ratio
-from portfleet.submit.operation import add_options, already, service_want, submit
+from portfleet.submit.follow import already
+from portfleet.submit.operation import add_options, submit
 from portfleet.submit.options import limit
+from portfleet.submit.targets import service_want
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

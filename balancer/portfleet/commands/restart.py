@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import argparse
 
+from portfleet.apply.busy import refuse_busy
 from portfleet.apply.context import Context
 from portfleet.core.errors import Exit, PortfleetError
 from portfleet.core.states import Wanted
-from portfleet.operations.drain import asked_of
-from portfleet.submit.operation import add_options, refuse_busy, serving, submit, targets
+from portfleet.submit.operation import add_options, submit
+from portfleet.submit.targets import serving, targets
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -49,7 +50,7 @@ def run(options: argparse.Namespace, context: Context) -> Exit:
             "instances": names,
             "at_once": at_once,
             "handoff": all(i.ours for i in instances),
-            "asked": asked_of(want.record, names),
+            "asked": want.record.asked_of(names),
         },
         point=False,
     )

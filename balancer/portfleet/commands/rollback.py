@@ -13,7 +13,9 @@ from portfleet.commands.cutover import add_cutover_options, begin
 from portfleet.core.errors import Exit, PortfleetError
 from portfleet.core.journal import ColourRecord
 from portfleet.core.model import other
-from portfleet.submit.operation import add_options, already, service_want
+from portfleet.submit.follow import already
+from portfleet.submit.operation import add_options
+from portfleet.submit.targets import service_want
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -45,7 +47,7 @@ def run(options: argparse.Namespace, context: Context) -> Exit:
 
 
 def _at(context: Context, service: str, number: int) -> ColourRecord:
-    """Give what was live when operation ``number`` had ended."""
+    """Return what was live when operation ``number`` had ended."""
     for entry in context.journal(context.applied_fleet).history:
         if entry.number == number and entry.service == service:
             return ColourRecord(entry.release, entry.command)

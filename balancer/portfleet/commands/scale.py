@@ -12,7 +12,9 @@ from dataclasses import replace
 from portfleet.apply.context import Context
 from portfleet.core.errors import Exit, PortfleetError
 from portfleet.core.journal import ServiceRecord
-from portfleet.submit.operation import add_options, already, service_want, serving, submit
+from portfleet.submit.follow import already
+from portfleet.submit.operation import add_options, submit
+from portfleet.submit.targets import service_want, serving
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

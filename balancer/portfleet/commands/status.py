@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from portfleet.apply.context import Context
+from portfleet.core.desired import DesiredService
 from portfleet.core.errors import Exit
 from portfleet.core.journal import Asked
 from portfleet.core.model import other
@@ -17,7 +18,6 @@ from portfleet.core.observed import Observed
 from portfleet.core.paths import Paths
 from portfleet.core.slots import count
 from portfleet.core.states import State, Wanted
-from portfleet.core.wants import ServiceWant
 from portfleet.screen import colours
 from portfleet.screen.output import paint, print_json, table
 from portfleet.screen.status_rows import at_rest, instance_entry, pins_of, service_entry
@@ -66,7 +66,7 @@ def run(options: argparse.Namespace, context: Context) -> Exit:
 
 
 def _why(entry: dict[str, Any]) -> list[str]:
-    """Give the lines below an instance: why it does not serve, how it ended, its log's end; or that it is adopted."""
+    """Return the lines below an instance: why it does not serve, how it ended, its log's end; or that it is adopted."""
     if entry["state"] == State.READY:
         return ["adopted: it outlived its supervisord, which has it again from its next restart"] * entry["adopted"]
     words = [entry["why"]] if entry["why"] else []
@@ -74,14 +74,14 @@ def _why(entry: dict[str, Any]) -> list[str]:
     return words + [f"log: {line}" for line in entry["last_log"]]
 
 
-def _show(service: ServiceWant, observed: Observed, paths: Paths, asked: Mapping[str, Asked]) -> None:
+def _show(service: DesiredService, observed: Observed, paths: Paths, asked: Mapping[str, Asked]) -> None:
     listen = " ".join(map(str, service.service.listen))
     release = f"  release {service.release}" if service.release else ""
     print(
         f"{paint(service.name, 'bold')}  live {service.live}{release}  listens on {listen}  "
         f"affinity {service.service.affinity}"
     )
-    slots = count(observed.kernel.slots.get(service.name, ()))
+    slots = count(observed.plane.slots.get(service.name, ()))
     rows, states, whys = [], [], []
     for want in service.instances:
         entry = instance_entry(want, observed, slots, paths, asked)

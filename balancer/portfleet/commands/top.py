@@ -54,7 +54,7 @@ def run(options: argparse.Namespace, context: Context) -> Exit:
 
 
 def _intervals(only: str | None, context: Context, every: float) -> Iterator[list[dict[str, Any]]]:
-    """Give the services as they are after each interval."""
+    """Return the services as they are after each interval."""
     samples: dict[str, Sample | None] = {}
     while True:
         fresh = Context(context.paths)  # the config and the journal may have changed
@@ -64,7 +64,7 @@ def _intervals(only: str | None, context: Context, every: float) -> Iterator[lis
         for name, service in desired.configured.items():
             if only not in (None, name):
                 continue
-            slots = count(observed.kernel.slots.get(name, ()))
+            slots = count(observed.plane.slots.get(name, ()))
             entries = []
             for want in service.instances:
                 entry = instance_entry(want, observed, slots, fresh.paths, {})

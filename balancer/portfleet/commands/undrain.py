@@ -12,9 +12,10 @@ from portfleet.apply.context import Context
 from portfleet.commands import cancel
 from portfleet.core.errors import Exit
 from portfleet.core.journal import Journal
-from portfleet.operations.drain import without
 from portfleet.store import journal as journal_file
-from portfleet.submit.operation import add_options, already, submit, targets
+from portfleet.submit.follow import already
+from portfleet.submit.operation import add_options, submit
+from portfleet.submit.targets import targets
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -39,7 +40,7 @@ def run(options: argparse.Namespace, context: Context) -> Exit:
         verb="undrain",
         words=f"let {', '.join(names)} serve again",
         arguments={"instances": names},
-        change=lambda record: without(record, set(names)),
+        change=lambda record: record.asking_nothing(names),
         point=False,
         owned=names,
         undo=f"portfleet drain {options.target}",
@@ -47,5 +48,5 @@ def run(options: argparse.Namespace, context: Context) -> Exit:
 
 
 def _let_in(journal: Journal, *, service: str, names: frozenset[str]) -> Journal:
-    """Give a journal that asks nothing of ``names``; the watcher lets in those that were drained earlier."""
-    return journal.with_service(service, without(journal.services[service], set(names)))
+    """Return a journal that asks nothing of ``names``; the watcher lets in those that were drained earlier."""
+    return journal.with_service(service, journal.services[service].asking_nothing(names))

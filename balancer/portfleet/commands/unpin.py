@@ -12,8 +12,10 @@ from portfleet.apply.context import Context
 from portfleet.commands.pin import parse_network
 from portfleet.core.errors import Exit
 from portfleet.core.journal import ServiceRecord
-from portfleet.submit.operation import add_options, already, record_of, service_want
+from portfleet.submit.follow import already
+from portfleet.submit.operation import add_options
 from portfleet.submit.pins import change_pins
+from portfleet.submit.targets import record_of, service_want
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

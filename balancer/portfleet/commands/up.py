@@ -12,7 +12,7 @@ from portfleet.apply import preflight
 from portfleet.apply.context import Context
 from portfleet.apply.converge import converge, look
 from portfleet.core.errors import Exit
-from portfleet.supervise import start as daemonize
+from portfleet.supervise.start import become_supervisord, by_systemd, by_unit, start_supervisord, wait_for_supervisord
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -26,15 +26,16 @@ def run(options: argparse.Namespace, context: Context) -> Exit:
         from portfleet.apply.boot import prepare
 
         prepare(context)
-        daemonize.become(context.paths)
-    context.all_up = not daemonize.by_unit()  # at boot, what an operator took down stays down
-    if daemonize.by_unit():
-        daemonize.wait(context.paths)  # the rules are being loaded: neither looks at the kernel while the other sets it
+        become_supervisord(context.paths)
+    context.all_up = not by_unit()  # at boot, what an operator took down stays down
+    if by_unit():
+        # The rules are being loaded: neither looks at the data plane while the other sets it.
+        wait_for_supervisord(context.paths)
     elif not context.supervisor.running():
         _, observed, _ = look(context)  # what cannot end well is not begun: supervisord is not started for it either
         preflight.refuse(fleet, observed)
         context.say("starting supervisord")
-        if not daemonize.by_systemd(context.paths):
-            return converge(context, why="up", start=lambda: daemonize.start(fleet, context.paths))
-        daemonize.start(fleet, context.paths)  # not under locks, which the unit's own `up` needs
+        if not by_systemd(context.paths):
+            return converge(context, why="up", start=lambda: start_supervisord(fleet, context.paths))
+        start_supervisord(fleet, context.paths)  # not under locks, which the unit's own `up` needs
     return converge(context, why="up")

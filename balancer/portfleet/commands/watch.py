@@ -16,6 +16,7 @@ from typing import IO
 from portfleet.apply.context import Context
 from portfleet.core.errors import Exit, PortfleetError
 from portfleet.core.program import WATCHER
+from portfleet.store.directories import make_directories
 from portfleet.store.log import Log
 
 
@@ -29,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace, context: Context) -> Exit:
     gc.enable()  # unlike other verbs this one lives for months
-    context.paths.make()
+    make_directories(context.paths)
     as_json = options.json_logs or os.environ.get("PORTFLEET_JSON_LOGS") == "1"
     log = Log(as_json=as_json, fallback=context.paths.log_of(WATCHER))
     with context.paths.watch_lock.open("a+") as lock:
@@ -55,7 +56,7 @@ def _take(lock: IO[str], context: Context, log: Log, *, wait: bool) -> None:
 
 
 async def _watch(context: Context, log: Log) -> None:
-    from portfleet.dataplane.nft.cached import NotedKernel
+    from portfleet.dataplane.nft.cached import CachedPlane
     from portfleet.dataplane.nft.events import Generation, RulesWatch
     from portfleet.dataplane.nft.half_open import HalfOpen
     from portfleet.dataplane.nft.keeper import Keeper
@@ -64,9 +65,9 @@ async def _watch(context: Context, log: Log) -> None:
     from portfleet.operations.engine import Engine
     from portfleet.watch.ejector import Ejector
     from portfleet.watch.healer import Healer
-    from portfleet.watch.overflow_order import Overflow
+    from portfleet.watch.overflow_order import OverflowOrder
     from portfleet.watch.roster import Roster
-    from portfleet.watch.rule_guard import Rules
+    from portfleet.watch.rule_guard import RuleGuard
     from portfleet.watch.server import serve
     from portfleet.watch.watcher import Watcher
 
@@ -75,16 +76,16 @@ async def _watch(context: Context, log: Log) -> None:
     def forget(mark: int) -> None:
         loop.run_in_executor(None, half_open.forget, mark)  # walks the whole connection table: not in the loop
 
-    kernel = NotedKernel(context.kernel, Generation())
+    plane = CachedPlane(context.plane, Generation())
     roster = Roster(paths)
-    ejector = Ejector(kernel=kernel, paths=paths, latest=roster.latest, forget_half_open=forget, log=log)
-    healer = Healer(kernel=kernel, paths=paths, roster=roster, ejector=ejector, log=log)
-    rules = Rules(roster=roster, healer=healer, keeper=Keeper(), events=RulesWatch(), is_own=kernel.is_own, log=log)
+    ejector = Ejector(plane=plane, paths=paths, latest=roster.latest, forget_half_open=forget, log=log)
+    healer = Healer(plane=plane, paths=paths, roster=roster, ejector=ejector, log=log)
+    rules = RuleGuard(roster=roster, healer=healer, keeper=Keeper(), events=RulesWatch(), is_own=plane.is_own, log=log)
     dropped = partial(NftReader(NAME).counts, "dropped")
     watcher = Watcher(context, log, ejector=ejector, roster=roster, dropped=dropped)
     server = await serve(paths.watch_socket, {"status": lambda _: watcher.status(), "reload": lambda _: watcher.wake()})
     engine = asyncio.create_task(Engine(paths=paths, ejector=ejector, log=log, wake=watcher.wake).run())
-    overflow = asyncio.create_task(Overflow(kernel=kernel, paths=paths, roster=roster, log=log).run())
+    overflow = asyncio.create_task(OverflowOrder(plane=plane, paths=paths, roster=roster, log=log).run())
     try:
         await watcher.run(rules)
     finally:

@@ -48,7 +48,7 @@ def load(data: bytes, machine: Machine, *, source: str) -> Fleet:
 
 
 def name_problem(name: str) -> tuple[str, str] | None:
-    """Say what is wrong with a service's name (message, hint), or None: it becomes nft and supervisor identifiers."""
+    """Return what is wrong with a service's name (message, hint), or None; it becomes an identifier elsewhere."""
     rule = "a service is named by [a-z][a-z0-9-]{0,30}, as in echo or kv-cache"
     if not NAME.fullmatch(name):
         return f"{name!r} is not a name that nft and supervisord take", rule

@@ -25,7 +25,7 @@ _LONGEST = 3650
 
 
 def parse_duration(text: str) -> float:
-    """Give the seconds of ``500ms``, ``30s``, ``10m``, ``1h``, ``2d``; raises ValueError."""
+    """Return the seconds of ``500ms``, ``30s``, ``10m``, ``1h``, ``2d``; raises ValueError."""
     match = _DURATION.fullmatch(text)
     if not match:
         raise ValueError(f'not a duration: "{text[:80]}"')
@@ -68,19 +68,19 @@ def parse_affinity(text: str) -> Affinity:
 
 
 def short(number: int) -> str:
-    """Give a number for people; Python refuses to write one of more than 4,300 digits, which TOML can hold as 0xf…."""
+    """Return a number for people; Python does not print one of more than 4,300 digits, which TOML can hold as 0xf…."""
     return str(number) if abs(number) < 10**20 else "a number of more than 20 digits"
 
 
 def nearest(word: str, known: Iterable[str]) -> str | None:
-    """Give the one of ``known`` that ``word`` was probably meant to be; None where none is near."""
+    """Return the one of ``known`` that ``word`` was probably meant to be; None where none is near."""
     import difflib  # only for a mistake: it costs as much as a config takes to read
 
     return next(iter(difflib.get_close_matches(word, list(known), n=1)), None)
 
 
 def key_text(name: str) -> str:
-    """Give ``name`` as it stands in a dotted key: quoted where it is not a bare key, so that it prints on one line."""
+    """Return ``name`` as it stands in a dotted key: quoted unless it is a bare key, so that it prints on one line."""
     return name if _BARE_KEY.fullmatch(name) else json.dumps(name)
 
 
@@ -206,7 +206,7 @@ class Reader:
             return default
 
     def sub(self, key: str) -> Reader:
-        """Give a reader for the table ``key`` that notes problems in the same list."""
+        """Return a reader for the table ``key`` that notes problems in the same list."""
         value = self._get(key, dict, "a table", "{ }") or {}
         return Reader(f"{self.path}.{key}" if self.path else key, value, self.problems)
 

@@ -13,7 +13,7 @@ from portfleet.core.placeholders import PLACEHOLDERS, placeholders
 
 
 def cross_check(fleet: Fleet, machine: Machine, *, broken: set[str]) -> list[Problem]:
-    """Give every problem that shows only when keys are seen together; ``broken`` are paths already reported."""
+    """Return every problem that shows only when keys are seen together; ``broken`` are paths already reported."""
     problems: list[Problem] = []
     for service in fleet.services.values():
         path = f"service.{service.name}"

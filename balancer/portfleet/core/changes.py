@@ -67,7 +67,7 @@ class ServiceRule:
 
     @property
     def marked(self) -> bool:
-        """True where an instance is also found by its mark, so that it must be known which take connections."""
+        """Return whether an instance is also found by its mark, so that it must be known which take connections."""
         return self.pins or self.sticky is not None
 
 
@@ -206,7 +206,7 @@ Transaction = tuple[Change, ...]
 
 
 @dataclass(frozen=True)
-class Beside:
+class SideTables:
     """What goes with a service's slots where its rule has it: its other tables, who takes connections, and pins."""
 
     local: Table = ()
@@ -216,7 +216,7 @@ class Beside:
 
 
 @dataclass(frozen=True)
-class KernelState:
+class PlaneState:
     """What a data plane has now.
 
     ``home`` is None where there is nothing of ours. A service or instance whose rules are not what was set (a hand
@@ -229,7 +229,7 @@ class KernelState:
     services: Mapping[str, ServiceRule | None] = field(default_factory=dict)
     instances: Mapping[str, InstanceRule | None] = field(default_factory=dict)
     slots: Mapping[str, Table] = field(default_factory=dict)
-    beside: Mapping[str, Beside] = field(default_factory=dict)
+    beside: Mapping[str, SideTables] = field(default_factory=dict)
     listens: Mapping[Listen, str] = field(default_factory=dict)
     ports: frozenset[tuple[int, int]] = frozenset()
     remotes: frozenset[int] = frozenset()
@@ -248,22 +248,22 @@ def merge(found: Mapping[Listen, str]) -> dict[Listen, str]:
     return merged
 
 
-class Kernel(Protocol):
+class DataPlane(Protocol):
     """A data plane. Every method raises PortfleetError (exit 3) when it is refused; then nothing was changed."""
 
-    def observe(self) -> KernelState:
+    def observe(self) -> PlaneState:
         """Read back everything of ours."""
 
     def read_slots(self, service: str) -> Table:
         """Read one service's slots; empty where there are none. Cheap enough for every ejection."""
 
-    def read_beside(self, rule: ServiceRule) -> Beside:
+    def read_beside(self, rule: ServiceRule) -> SideTables:
         """Read what goes with a service's slots; as cheap as `read_slots`."""
 
     def read_sticky(self, rule: ServiceRule, source: bytes) -> str | None:
-        """Give the instance that a sticky client is remembered with; ``source`` is its address cut to the prefix."""
+        """Return the instance that a sticky client is remembered with; ``source`` is its address cut to the prefix."""
 
-    def recover(self) -> KernelState:
+    def recover(self) -> PlaneState:
         """Read back everything as `observe` does, with marks, ports and seeds read out of the rules themselves.
 
         For a lost journal: rules that somebody edited are taken at their word; affinities are not read.
@@ -276,4 +276,4 @@ class Kernel(Protocol):
         """Carry out ``transaction`` as one."""
 
     def text(self, transaction: Transaction) -> str:
-        """Give ``transaction`` as the data plane's own language, for people and golden tests."""
+        """Return ``transaction`` as the data plane's own language, for people and golden tests."""

@@ -16,7 +16,7 @@ class Counters:
     latency: tuple[tuple[float, int], ...] = ()
 
     def since(self, before: Counters) -> Counters:
-        """Give what came since ``before``."""
+        """Return what came since ``before``."""
         earlier = dict(before.latency)
         return Counters(
             self.requests - before.requests,
@@ -25,7 +25,7 @@ class Counters:
         )
 
     def as_json(self) -> dict[str, Any]:
-        """Give it for the journal; JSON has no infinity, the last bound."""
+        """Return it for the journal; JSON has no infinity, the last bound."""
         return {"requests": self.requests, "errors": self.errors, "latency": [[str(b), c] for b, c in self.latency]}
 
     @classmethod
@@ -39,7 +39,7 @@ class Counters:
         return 100 * self.errors / max(1, self.requests + self.errors)
 
     def quantile(self, share: float) -> float:
-        """Give the upper bound in µs of the bucket that holds the quantile ``share``; 0 without requests."""
+        """Return the upper bound in µs of the bucket that holds the quantile ``share``; 0 without requests."""
         total, seen = sum(count for _, count in self.latency), 0
         for bound, count in self.latency:
             seen += count

@@ -6,7 +6,7 @@ misread the file.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from itertools import chain
 from typing import Any, Literal, cast
@@ -88,6 +88,52 @@ class ServiceRecord:
     pins: Mapping[str, str] = field(default_factory=dict)
     down: str = ""
 
+    def asked_of(self, names: Collection[str]) -> dict[str, dict[str, Any]]:
+        """Return what is asked of ``names``, as JSON values, for an operation to remember."""
+        return {name: asdict(asked) for name, asked in self.asked.items() if name in names}
+
+    def asking(self, names: Iterable[str], asked: Asked) -> ServiceRecord:
+        """Return the record in which ``asked`` is asked of ``names``."""
+        return replace(self, asked={**self.asked, **dict.fromkeys(names, asked)})
+
+    def asking_nothing(self, names: Collection[str]) -> ServiceRecord:
+        """Return the record in which nothing is asked of ``names`` any more."""
+        return replace(self, asked={name: asked for name, asked in self.asked.items() if name not in names})
+
+    def asking_again(self, names: Collection[str], before: Mapping[str, Mapping[str, Any]]) -> ServiceRecord:
+        """Return the record in which of ``names`` is asked what `asked_of` gave before.
+
+        An instance that an undrain has let in meanwhile stays in.
+        """
+        back = {name: Asked(**before[name]) for name in names if name in before and name in self.asked}
+        kept = self.asking_nothing(names)
+        return replace(kept, asked={**kept.asked, **back})
+
+    def asking_before(self, before: Mapping[str, Mapping[str, Any]]) -> ServiceRecord:
+        """Return the record in which what `asked_of` gave is asked as well."""
+        return replace(self, asked={**self.asked, **{name: Asked(**asked) for name, asked in before.items()}})
+
+    def with_colour(self, colour: Colour, ran: ColourRecord) -> ServiceRecord:
+        """Return the record in which ``colour`` runs ``ran``."""
+        return replace(self, colours={**self.colours, colour: ran})
+
+    def with_colour_kept(self, colour: Colour, until: str) -> ServiceRecord:
+        """Return the record in which the idle ``colour`` is kept until ``until`` (RFC 3339)."""
+        return self.with_colour(colour, replace(self.colours[colour], keep_until=until))
+
+    def with_colour_stopped(self, colour: Colour) -> ServiceRecord:
+        """Return the record in which the idle ``colour`` has no processes; what it ran stays known."""
+        return self.with_colour(colour, replace(self.colours[colour], stopped=True, keep_until=None))
+
+    def with_colour_as_before(self, colour: Colour, before: Mapping[str, Any] | None) -> ServiceRecord:
+        """Return the record in which ``colour`` is stopped and last ran ``before`` (JSON values; None: nothing)."""
+        others = {name: value for name, value in self.colours.items() if name != colour}
+        if before is None:
+            return replace(self, colours=others)
+        command = tuple(before["command"]) if before["command"] else None
+        ran = ColourRecord(**{**before, "command": command, "stopped": True, "keep_until": None})
+        return replace(self, colours={**others, colour: ran})
+
 
 @dataclass(frozen=True)
 class Operation:
@@ -151,42 +197,42 @@ class Journal:
     last_mark: int = 0
 
     def with_service(self, name: str, record: ServiceRecord) -> Journal:
-        """Give a journal in which ``record`` stands for the service ``name``."""
+        """Return a journal in which ``record`` stands for the service ``name``."""
         return replace(self, services={**self.services, name: record})
 
     def without_service(self, name: str) -> Journal:
-        """Give a journal without the service ``name``."""
+        """Return a journal without the service ``name``."""
         return replace(self, services={key: value for key, value in self.services.items() if key != name})
 
     def all_up(self) -> Journal:
-        """Give a journal in which no service was taken down."""
+        """Return a journal in which no service was taken down."""
         return replace(self, services={name: replace(record, down="") for name, record in self.services.items()})
 
     def operation(self, number: int) -> Operation | None:
-        """Give a running operation by its number."""
+        """Return a running operation by its number."""
         return next((operation for operation in self.operations if operation.number == number), None)
 
     def running(self, service: str) -> Operation | None:
-        """Give the operation that is running on ``service``."""
+        """Return the operation that is running on ``service``."""
         return next((operation for operation in self.operations if operation.service == service), None)
 
     def next_number(self) -> int:
-        """Give the number of the next operation."""
+        """Return the number of the next operation."""
         used = [entry.number for entry in self.history] + [operation.number for operation in self.operations]
         return max(used, default=0) + 1
 
     def with_operation(self, operation: Operation) -> Journal:
-        """Give a journal in which ``operation`` runs, in place of the one with its number."""
+        """Return a journal in which ``operation`` runs, in place of the one with its number."""
         others = tuple(other for other in self.operations if other.number != operation.number)
         return replace(self, operations=(*others, operation))
 
     def ended(self, operation: Operation, entry: HistoryEntry) -> Journal:
-        """Give a journal in which ``operation`` has ended as ``entry`` says."""
+        """Return a journal in which ``operation`` has ended as ``entry`` says."""
         others = tuple(other for other in self.operations if other.number != operation.number)
         return replace(self, operations=others, history=(*self.history, entry)[-HISTORY:])
 
     def free_marks(self) -> Iterator[int]:
-        """Give marks that no instance has, the longest unused first.
+        """Return marks that no instance has, the longest unused first.
 
         Connections of a service that was taken out of the config carry its marks for as long as they live, so a mark
         comes back only when all 16 million others had their turn.
@@ -197,7 +243,7 @@ class Journal:
 
 
 def to_json(journal: Journal) -> dict[str, Any]:
-    """Give the journal as JSON values."""
+    """Return the journal as JSON values."""
     return {"version": VERSION, **asdict(journal)}
 
 
@@ -218,7 +264,7 @@ def from_json(data: Any) -> Journal:
 
 
 def _tuples(data: dict[str, Any], key: str) -> dict[str, Any]:
-    """Give ``data`` with the list under ``key``, JSON's only sequence, as a tuple."""
+    """Return ``data`` with the list under ``key``, JSON's only sequence, as a tuple."""
     return data | {key: tuple(data[key])} if data.get(key) is not None else data
 
 

@@ -12,7 +12,7 @@ COLOURS: tuple[Colour, Colour] = ("blue", "green")
 
 
 def other(colour: Colour) -> Colour:
-    """Give the other colour."""
+    """Return the other colour."""
     return "green" if colour == "blue" else "blue"
 
 
@@ -41,7 +41,7 @@ class Affinity:
 
     @property
     def deterministic(self) -> bool:
-        """True where the same client always meets the same slot."""
+        """Return whether the same client always meets the same slot."""
         return self.kind in ("source", "connection")
 
     def __str__(self) -> str:
@@ -107,7 +107,7 @@ class Service:
 
     @property
     def ours(self) -> bool:
-        """True where the command is our own daemon, which has a control socket and a reserved exit code."""
+        """Return whether the command is our own daemon, which has a control socket and a reserved exit code."""
         return is_our_daemon(self.command)
 
     @property
@@ -116,7 +116,7 @@ class Service:
         return (self.ports[1] - self.ports[0] + 1) // 2
 
     def port_of(self, colour: Colour, number: int) -> int:
-        """Give the port of instance ``number`` (from 1): blue takes the lower half of ``ports``, green the upper."""
+        """Return the port of instance ``number`` (from 1): blue takes the lower half of ``ports``, green the upper."""
         low, high = self.ports
         return low + (number - 1) + (0 if colour == "blue" else (high - low + 1) // 2)
 
@@ -154,7 +154,7 @@ class Instance:
 
 
 def seed_of(service: str) -> int:
-    """Give a new service's seed: by its name, so that a standby box with the same config renders the same table."""
+    """Return a new service's seed: by its name, so that a standby box with the same config renders the same table."""
     return zlib.crc32(service.encode()) & 0x7FFFFFFF
 
 
@@ -169,7 +169,7 @@ def parse_instance(name: str) -> Instance | None:
 
 
 def member_instance(service: str, member: str, live: Colour) -> Instance:
-    """Give the instance that a member of a home table stands for while ``live`` is the live colour."""
+    """Return the instance that a member of a home table stands for while ``live`` is the live colour."""
     if member.startswith("remote-"):
         return Instance(service, None, int(member.removeprefix("remote-")))
     return Instance(service, live, int(member))

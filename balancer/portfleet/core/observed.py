@@ -4,13 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Literal
 
-from portfleet.core.changes import KernelState
-from portfleet.store.out import Out
+from portfleet.core.changes import PlaneState
 
 
 @dataclass(frozen=True)
-class InstanceSeen:
+class Out:
+    """Why an instance is out: its process died, its probes failed, or it is new; ``since`` is RFC 3339 in UTC."""
+
+    kind: Literal["died", "probe", "new"]
+    since: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class ObservedInstance:
     """One instance as it is.
 
     ``program`` is supervisord's state (None: it does not know the instance); ``ready``: it takes connections by every
@@ -37,9 +46,9 @@ class Observed:
     listens on an instance's port, by instance; ``out``: who is ejected, by the watcher's word; ``watcher``: it runs.
     """
 
-    kernel: KernelState
+    plane: PlaneState
     supervisor: bool
-    instances: Mapping[str, InstanceSeen] = field(default_factory=dict)
+    instances: Mapping[str, ObservedInstance] = field(default_factory=dict)
     outdated: frozenset[str] = frozenset()
     strangers: Mapping[str, str] = field(default_factory=dict)
     out: Mapping[str, Out] = field(default_factory=dict)
@@ -47,9 +56,9 @@ class Observed:
 
     @property
     def ejected(self) -> frozenset[str]:
-        """Give the names of those that are out."""
+        """Return the names of those that are out."""
         return frozenset(self.out)
 
-    def seen(self, name: str) -> InstanceSeen:
-        """Give what is known of an instance."""
-        return self.instances.get(name, InstanceSeen())
+    def seen(self, name: str) -> ObservedInstance:
+        """Return what is known of an instance."""
+        return self.instances.get(name, ObservedInstance())

@@ -93,17 +93,6 @@ class Paths:
         """A short name of this home, kept in the kernel so that a second home is noticed."""
         return hashlib.sha256(str(self.lib.absolute()).encode()).hexdigest()[:16]
 
-    def make(self) -> None:
-        """Make the directories; raises PortfleetError where that is not allowed."""
-        try:
-            for directory in (self.lib, self.programs, self.run, self.log):
-                directory.mkdir(mode=0o755, parents=True, exist_ok=True)
-        except OSError as error:
-            raise PortfleetError(
-                f"cannot make {error.filename}: {error.strerror}",
-                hint="run as root, or give a directory of your own with --home DIR",
-            ) from None
-
     def check_socket(self, path: Path) -> None:
         """Raise PortfleetError when ``path`` is too long for a unix socket."""
         if len(bytes(path)) > SOCKET_PATH_MAX:
@@ -115,7 +104,7 @@ class Paths:
 
 
 def resolve(*, home: str | None, config: str | None) -> Paths:
-    """Give the paths for ``--home`` (or PORTFLEET_HOME's value) and ``--config``, both optional."""
+    """Return the paths for ``--home`` (or PORTFLEET_HOME's value) and ``--config``, both optional."""
     if home:
         base = Path(home).absolute()
         if not _HOME.fullmatch(str(base)):

@@ -20,7 +20,7 @@ def parse(text: str) -> Network:
 
 
 def flatten(pins: Mapping[str, str]) -> dict[str, str]:
-    """Give {network: member} in which no network overlaps another and the longest prefix of ``pins`` decides."""
+    """Return {network: member} in which no network overlaps another and the longest prefix of ``pins`` decides."""
     flat: dict[Network, str] = {}
     for network, member in sorted(
         ((parse(text), member) for text, member in pins.items()), key=lambda p: p[0].prefixlen
@@ -34,7 +34,7 @@ def flatten(pins: Mapping[str, str]) -> dict[str, str]:
 
 
 def find(pins: Mapping[str, str], address: Address) -> str | None:
-    """Give the member to which ``address`` is pinned."""
+    """Return the member to which ``address`` is pinned."""
     holding = [network for text in pins if address in (network := parse(text))]
     return pins[str(max(holding, key=lambda network: network.prefixlen))] if holding else None
 

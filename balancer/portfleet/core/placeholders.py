@@ -10,7 +10,7 @@ _PLACEHOLDER = re.compile(r"\{([a-z_]+)\}")
 
 
 def placeholders(texts: Iterable[str]) -> set[str]:
-    """Give every ``{word}`` that stands in ``texts``; other braces (JSON, say) are left alone."""
+    """Return every ``{word}`` that stands in ``texts``; other braces (JSON, say) are left alone."""
     return {word for text in texts for word in _PLACEHOLDER.findall(text)}
 
 

@@ -11,12 +11,12 @@ from dataclasses import dataclass
 
 from portfleet.core import changes as c
 from portfleet.core import steps as s
+from portfleet.core.desired import Desired, DesiredInstance, DesiredService
 from portfleet.core.model import Listen, parse_instance
 from portfleet.core.observed import Observed
 from portfleet.core.routing import slot_moves, turn
 from portfleet.core.slots import Table
 from portfleet.core.states import AT_REST
-from portfleet.core.wants import Desired, InstanceWant, ServiceWant
 
 #: New services whose rules are loaded in one transaction; of 32 libnftables takes 180 MB, of 8 it takes 68.
 _AT_ONCE = 8
@@ -31,12 +31,12 @@ class Plan:
     moved: dict[str, tuple[int, int]]
 
     def describe(self) -> list[str]:
-        """Give the plan in words, a line each."""
+        """Return the plan in words, a line each."""
         return [step.describe() for step in self.steps]
 
 
 def make_plan(desired: Desired, observed: Observed, *, journal_differs: bool = False) -> Plan:
-    """Give the steps from ``observed`` to ``desired``."""
+    """Return the steps from ``observed`` to ``desired``."""
     wants = list(desired.services.values())
     steps: list[s.Step] = []
     if journal_differs:
@@ -57,11 +57,9 @@ def make_plan(desired: Desired, observed: Observed, *, journal_differs: bool = F
     return Plan(tuple(steps), tuple(notes), {want.name: _moved(want, observed) for want in wants})
 
 
-def transactions(
-    steps: Iterable[s.Step], desired: Desired, kernel: c.KernelState
-) -> Iterator[tuple[str, c.Transaction]]:
-    """Give each kernel transaction of ``steps`` with its words; slots are followed from one step to the next."""
-    current, beside = dict(kernel.slots), dict(kernel.beside)
+def transactions(steps: Iterable[s.Step], desired: Desired, plane: c.PlaneState) -> Iterator[tuple[str, c.Transaction]]:
+    """Return each kernel transaction of ``steps`` with its words; slots are followed from one step to the next."""
+    current, beside = dict(plane.slots), dict(plane.beside)
     for step in steps:
         match step:
             case s.LoadRules(_, changes) | s.OpenListens(changes, _) | s.DropRules(_, changes):
@@ -70,7 +68,7 @@ def transactions(
                 yield step.describe(), changes
             case s.PointSlots(service, out):
                 want = desired.services[service]
-                turned = turn(want, current.get(service, ()), beside.get(service, c.Beside()), out=out)
+                turned = turn(want, current.get(service, ()), beside.get(service, c.SideTables()), out=out)
                 current[service], beside[service] = turned.table, turned.beside
                 yield step.describe(), turned.changes
             case _:
@@ -78,33 +76,33 @@ def transactions(
 
 
 def _base(desired: Desired, observed: Observed) -> Iterator[s.Step]:
-    kernel = observed.kernel
+    plane = observed.plane
     changes: list[c.Change] = []
-    if kernel.home is None or "" in kernel.drift | kernel.stale:
+    if plane.home is None or "" in plane.drift | plane.stale:
         changes.append(c.SetBase(desired.home))
-    if kernel.ports != desired.ports:
+    if plane.ports != desired.ports:
         changes.append(c.SetPorts(desired.ports))
-    if kernel.remotes != desired.remotes:
+    if plane.remotes != desired.remotes:
         changes.append(c.SetRemotes(desired.remotes))
     if changes:
-        drifted = " (somebody changed them)" if "" in kernel.drift else ""
+        drifted = " (somebody changed them)" if "" in plane.drift else ""
         yield s.LoadRules(f"the table and its guard{drifted}", tuple(changes))
 
 
-def _rules(wants: Iterable[ServiceWant], observed: Observed) -> Iterator[s.Step]:
+def _rules(wants: Iterable[DesiredService], observed: Observed) -> Iterator[s.Step]:
     """Set rules that are not as they must be; many new services in one transaction, for each has a price of its own."""
     limits: dict[str, dict[int, str]] = {}
-    for mark, name in observed.kernel.limits.items():
+    for mark, name in observed.plane.limits.items():
         limits.setdefault(_service_of(name), {})[mark] = name
     new: list[tuple[str, list[c.Change]]] = []
     for want in wants:
         if not (changes := _rules_of(want, observed, limits.get(want.name, {}))):
             continue
-        if want.name not in observed.kernel.services:
+        if want.name not in observed.plane.services:
             new.append((want.name, changes))
             continue
         touched = [change.rule.name for change in changes if isinstance(change, c.SetInstance | c.SetService)]
-        drifted = " (somebody changed them)" if any(name in observed.kernel.drift for name in touched) else ""
+        drifted = " (somebody changed them)" if any(name in observed.plane.drift for name in touched) else ""
         yield s.LoadRules(f"{want.name}{drifted}", tuple(changes))
     for first in range(0, len(new), _AT_ONCE):
         some = new[first : first + _AT_ONCE]
@@ -112,14 +110,14 @@ def _rules(wants: Iterable[ServiceWant], observed: Observed) -> Iterator[s.Step]
         yield s.LoadRules(words, tuple(change for _, changes in some for change in changes))
 
 
-def _rules_of(want: ServiceWant, observed: Observed, limited: Mapping[int, str]) -> list[c.Change]:
-    kernel = observed.kernel
+def _rules_of(want: DesiredService, observed: Observed, limited: Mapping[int, str]) -> list[c.Change]:
+    plane = observed.plane
     changes: list[c.Change] = [
         c.SetInstance(instance.rule)
         for instance in want.instances
-        if kernel.instances.get(instance.name) != instance.rule and not _with_restart(instance, observed)
+        if plane.instances.get(instance.name) != instance.rule and not _with_restart(instance, observed)
     ]
-    if kernel.services.get(want.name) != want.rule:
+    if plane.services.get(want.name) != want.rule:
         changes.append(c.SetService(want.rule))
     limits = {i.rule.mark: i.name for i in want.instances if i.rule.limit}
     if limits != limited:
@@ -128,10 +126,10 @@ def _rules_of(want: ServiceWant, observed: Observed, limited: Mapping[int, str])
     return changes
 
 
-def _with_restart(instance: InstanceWant, observed: Observed) -> bool:
-    """True where an instance serves by its old rules until it is restarted: its port may be another from then on."""
+def _with_restart(instance: DesiredInstance, observed: Observed) -> bool:
+    """Return whether an instance serves by its old rules until its restart, from which its port may be another."""
     old = instance.name in observed.outdated and observed.seen(instance.name).ready
-    return old and instance.name in observed.kernel.instances
+    return old and instance.name in observed.plane.instances
 
 
 def _service_of(name: str) -> str:
@@ -139,24 +137,24 @@ def _service_of(name: str) -> str:
     return instance.service if instance else ""
 
 
-def _down(want: ServiceWant, observed: Observed) -> frozenset[str]:
-    """Give the serving instances that do not take connections now."""
+def _down(want: DesiredService, observed: Observed) -> frozenset[str]:
+    """Return the serving instances that do not take connections now."""
     return frozenset(w.name for w in want.instances if w.takes and not observed.seen(w.name).ready)
 
 
-def _current(want: ServiceWant, observed: Observed) -> Table:
-    return observed.kernel.slots.get(want.name, ())
+def _current(want: DesiredService, observed: Observed) -> Table:
+    return observed.plane.slots.get(want.name, ())
 
 
-def _away(want: ServiceWant, observed: Observed) -> Iterator[s.Step]:
+def _away(want: DesiredService, observed: Observed) -> Iterator[s.Step]:
     """Clients that are served now go on being served while others start: slots leave instances that are down."""
     current, down = _current(want, observed), _down(want, observed)
     if any(name in down for name in current):
         yield from _point(want, observed, current, out=down | observed.ejected, named=down)
 
 
-def _left(want: ServiceWant, observed: Observed) -> Table:
-    """Give where the slots point once they have left the instances that are down."""
+def _left(want: DesiredService, observed: Observed) -> Table:
+    """Return where the slots point once they have left the instances that are down."""
     current, down = _current(want, observed), _down(want, observed)
     if not any(name in down for name in current):
         return current
@@ -199,14 +197,14 @@ def _elsewhere(desired: Desired, observed: Observed) -> Iterator[s.Step]:
         yield s.WaitReady(tuple(silent), max(silent.values()))
 
 
-def _rolling(want: ServiceWant, observed: Observed) -> Iterator[s.Step]:
+def _rolling(want: DesiredService, observed: Observed) -> Iterator[s.Step]:
     """Restart changed instances one at a time, each without slots while it is away."""
     changed = [i for i in want.running if _rolls(i, observed)]
     current = _left(want, observed)
     for instance in changed:
         out = frozenset({instance.name})
         yield from _point(want, observed, current, out=observed.ejected | out, named=out)
-        rules = () if observed.kernel.instances.get(instance.name) == instance.rule else (c.SetInstance(instance.rule),)
+        rules = () if observed.plane.instances.get(instance.name) == instance.rule else (c.SetInstance(instance.rule),)
         connections, handed = observed.seen(instance.name).connections or 0, bool(want.takers(instance.name))
         yield s.RestartInstance(instance.name, connections, rules, handed)
         yield s.WaitReady((instance.name,), want.service.start_timeout)
@@ -215,19 +213,19 @@ def _rolling(want: ServiceWant, observed: Observed) -> Iterator[s.Step]:
         yield from _point(want, observed, current, out=observed.ejected)
 
 
-def _slots(want: ServiceWant, observed: Observed) -> Iterator[s.Step]:
+def _slots(want: DesiredService, observed: Observed) -> Iterator[s.Step]:
     current = _left(want, observed)
     if not any(_rolls(i, observed) for i in want.running):
         yield from _point(want, observed, current, out=observed.ejected)
 
 
-def _rolls(instance: InstanceWant, observed: Observed) -> bool:
-    """True where a process serves as it was wanted earlier, and is to be restarted for that."""
+def _rolls(instance: DesiredInstance, observed: Observed) -> bool:
+    """Return whether a process serves as it was wanted earlier, and is to be restarted for that."""
     return instance.startable and instance.name in observed.outdated and observed.seen(instance.name).ready
 
 
 def _point(
-    want: ServiceWant,
+    want: DesiredService,
     observed: Observed,
     slots: Table,
     *,
@@ -235,19 +233,19 @@ def _point(
     named: frozenset[str] = frozenset(),
 ) -> Iterator[s.Step]:
     """Point ``slots`` at who is not ``out``; the words name those of them who go out by this."""
-    turned = turn(want, slots, observed.kernel.beside.get(want.name, c.Beside()), out=out)
+    turned = turn(want, slots, observed.plane.beside.get(want.name, c.SideTables()), out=out)
     if turned.changes:
         yield s.PointSlots(want.name, named, turned.moved, want.service.slots)
 
 
-def _moved(want: ServiceWant, observed: Observed) -> tuple[int, int]:
+def _moved(want: DesiredService, observed: Observed) -> tuple[int, int]:
     current = _current(want, observed)
     changed = slot_moves(current, want.table(current, out=observed.ejected)) if any(current) else {}
     return len(changed), want.service.slots
 
 
 def _listens(desired: Desired, observed: Observed) -> Iterator[s.Step]:
-    now = observed.kernel.listens
+    now = observed.plane.listens
     wanted = {listen: want.name for want in desired.services.values() for listen in want.service.listen}
     add = {listen: name for listen, name in wanted.items() if now.get(listen) != name}
     remove = {listen: name for listen, name in now.items() if wanted.get(listen) != name}
@@ -271,11 +269,11 @@ def _gone(desired: Desired, observed: Observed) -> tuple[list[s.Step], list[str]
     steps: list[s.Step] = []
     if stop := [name for name in surplus if name not in busy]:
         steps.append(s.StopInstances(tuple(stop)))
-    kernel = observed.kernel
-    services = sorted(kernel.services.keys() - desired.services.keys())
-    left = sorted(name for name in kernel.instances.keys() - wanted if name not in busy)
+    plane = observed.plane
+    services = sorted(plane.services.keys() - desired.services.keys())
+    left = sorted(name for name in plane.instances.keys() - wanted if name not in busy)
     emptied: list[c.Change] = [
-        c.PointSlots(name, {slot: (old, None) for slot, old in enumerate(kernel.slots.get(name, ())) if old})
+        c.PointSlots(name, {slot: (old, None) for slot, old in enumerate(plane.slots.get(name, ())) if old})
         for name in services
     ]
     if emptied:

@@ -1,9 +1,8 @@
-"""What supervisord runs for one instance, as a value, and its ini text. Pure."""
+"""What supervisord runs for one instance, as a value, and what its files cannot hold."""
 
 from __future__ import annotations
 
 import re
-import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -11,7 +10,6 @@ from portfleet.core.errors import Exit, PortfleetError
 from portfleet.core.model import Service
 from portfleet.core.paths import Paths
 from portfleet.core.placeholders import PLACEHOLDERS, expand, placeholders
-from portfleet.store.templating import fill
 
 #: The watcher's name as a program of supervisord.
 WATCHER = "portfleet-watch"
@@ -34,20 +32,6 @@ class Program:
     user: str | None = None
     config_exit: bool = False
 
-    def text(self) -> str:
-        """Give the program's section of supervisord's config."""
-        return fill(
-            "supervisor/program.conf.j2",
-            name=self.name,
-            command=escape(shlex.join(self.command)),
-            directory=escape(self.directory or ""),
-            user=self.user,
-            environment=",".join(f"{key}={_quoted(value)}" for key, value in self.environment.items()),
-            config_exit=self.config_exit,
-            stop_seconds=self.stop_seconds,
-            log=escape(self.log),
-        )
-
 
 def make_program(
     service: Service,
@@ -60,7 +44,7 @@ def make_program(
     control: str,
     log: str,
 ) -> Program:
-    """Give the program of one local instance with every placeholder filled in."""
+    """Return the program of one local instance with every placeholder filled in."""
     values = {
         "port": str(port),
         "instance": name,
@@ -93,7 +77,7 @@ def make_program(
 
 
 def watch_program(paths: Paths, python: str) -> Program:
-    """Give the watcher's program, run by the interpreter ``python``."""
+    """Return the watcher's program, run by the interpreter ``python``."""
     home = ("--home", str(paths.home)) if paths.home else ()
     return Program(
         name=WATCHER,
@@ -122,7 +106,7 @@ def refuse_unusable(service: Service, *, release: str | None, command: tuple[str
 
 
 def troubles(service: Service, *, release: str | None, command: tuple[str, ...]) -> dict[str, str]:
-    """Give {place: what is wrong} of all that supervisord's files cannot hold once the placeholders are filled in.
+    """Return {place: what is wrong} of all that supervisord's files cannot hold once the placeholders are filled in.
 
     Places are such as ``command[2]``, ``directory``, ``environment.PATH``, and ``release`` for the release itself. A
     text that such a release stands in is not named as well. Raises KeyError for an unknown placeholder.
@@ -145,7 +129,7 @@ def troubles(service: Service, *, release: str | None, command: tuple[str, ...])
 
 
 def unwritable(value: str) -> str | None:
-    """Say why supervisord's ini syntax cannot hold ``value``; None where it can."""
+    """Return why supervisord's ini syntax cannot hold ``value``; None where it can."""
     if _CONTROL.search(value):
         return "holds a control character; supervisord cannot pass it"
     if _COMMENT.search(value):
@@ -154,20 +138,10 @@ def unwritable(value: str) -> str | None:
 
 
 def unquotable(value: str) -> str | None:
-    """Say why no value of supervisord's ``environment`` can be ``value``; None where one can.
+    """Return why no value of supervisord's ``environment`` can be ``value``; None where one can.
 
     supervisor/datatypes.py strips every quote from both ends of a value and knows no escapes.
     """
     if {"'", '"'} <= set(value) or value.strip("'\"") != value:
         return "supervisord cannot hold a value with both kinds of quotes, or with a quote at its start or end"
     return None
-
-
-def escape(value: str) -> str:
-    """Double every % (supervisord expands ``%(name)s`` in its values)."""
-    return value.replace("%", "%%")
-
-
-def _quoted(value: str) -> str:
-    quote = "'" if '"' in value else '"'
-    return f"{quote}{escape(value)}{quote}"

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable
 
-from portfleet.core.changes import KernelState
+from portfleet.core.changes import PlaneState
 from portfleet.core.journal import ColourRecord, Journal, ServiceRecord
 from portfleet.core.model import COLOURS, Colour, Fleet, Service, parse_instance, seed_of
 
 
-def rebuild(fleet: Fleet, state: KernelState, programs: Iterable[str]) -> Journal:
-    """Give the journal that explains ``state`` (as ``Kernel.recover`` gives it) and the running ``programs``.
+def rebuild(fleet: Fleet, state: PlaneState, programs: Iterable[str]) -> Journal:
+    """Return the journal that explains ``state`` (as ``Kernel.recover`` gives it) and the running ``programs``.
 
     What operators asked for (drained, maintenance) is lost; the release is taken from the config.
     """
@@ -24,7 +24,7 @@ def rebuild(fleet: Fleet, state: KernelState, programs: Iterable[str]) -> Journa
     return journal
 
 
-def _record(service: Service, state: KernelState, programs: list[str]) -> ServiceRecord | None:
+def _record(service: Service, state: PlaneState, programs: list[str]) -> ServiceRecord | None:
     rule, slots = state.services.get(service.name), state.slots.get(service.name, ())
     marks = {
         name: found.mark

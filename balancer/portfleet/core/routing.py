@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from portfleet.core import changes as c
+from portfleet.core.desired import DesiredService
 from portfleet.core.slots import Table, moves
-from portfleet.core.wants import ServiceWant
 
 
 @dataclass(frozen=True)
@@ -19,21 +19,21 @@ class Turn:
     """What is to be changed so that ``table`` and ``beside`` are what the kernel has; ``moved`` slots differ."""
 
     table: Table
-    beside: c.Beside
+    beside: c.SideTables
     moved: int
     changes: c.Transaction
 
 
 def turn(
-    want: ServiceWant,
+    want: DesiredService,
     slots: Table,
-    beside: c.Beside,
+    beside: c.SideTables,
     *,
     out: frozenset[str] = frozenset(),
     basis: Table = (),
     probed_out: bool = False,
 ) -> Turn:
-    """Give what points ``slots`` and ``beside`` (as the kernel has them) at who serves while ``out`` does not.
+    """Return what points ``slots`` and ``beside`` (as the kernel has them) at who serves while ``out`` does not.
 
     ``basis``: the table to deal from where the kernel has lost its own. ``probed_out``: those who are out failed their
     probes, so that a service without anybody left does what its ``when_empty`` says; else the last state is kept.
@@ -49,25 +49,25 @@ def turn(
 
 
 def slot_moves(before: Table, after: Table) -> c.Moves:
-    """Give the moves between two tables, which may differ in length (the missing part points nowhere)."""
+    """Return the moves between two tables, which may differ in length (the missing part points nowhere)."""
     length = max(len(before), len(after))
     pad = (None,) * length
     return moves((before + pad)[:length], (after + pad)[:length])
 
 
-def reorder(want: ServiceWant, beside: c.Beside, connections: Mapping[str, int]) -> c.Transaction:
+def reorder(want: DesiredService, beside: c.SideTables, connections: Mapping[str, int]) -> c.Transaction:
     """Have the overflow of full instances go to the least loaded first; empty where it does already."""
     order = sorted((name for name in beside.overflow if name), key=lambda name: connections.get(name, 0))
     return _point(want.name, beside.overflow, _filled(order, want.rule.tries), "overflow")
 
 
-def _beside(want: ServiceWant, slots: Table, now: c.Beside) -> c.Beside:
-    """Give what shall go with ``slots``; the order of who is tried for a full instance is kept."""
+def _beside(want: DesiredService, slots: Table, now: c.SideTables) -> c.SideTables:
+    """Return what shall go with ``slots``; the order of who is tried for a full instance is kept."""
     rule = want.rule
     names = list(dict.fromkeys(name for name in slots if name))
     local = [i.name for i in want.instances if i.rule.remote is None and i.name in names]
     tried = [name for name in now.overflow if name in local]
-    return c.Beside(
+    return c.SideTables(
         local=_local(slots, set(local)) if rule.remote else (),
         overflow=_filled(list(dict.fromkeys(name for name in (*tried, *local) if name)), rule.tries),
         taking=frozenset(names if rule.marked else ()),
@@ -75,8 +75,8 @@ def _beside(want: ServiceWant, slots: Table, now: c.Beside) -> c.Beside:
     )
 
 
-def _difference(want: ServiceWant, now: c.Beside, new: c.Beside) -> list[c.Change]:
-    """Give the changes from ``now`` to ``new`` of what the rule has; the rest went, or goes, with the rule."""
+def _difference(want: DesiredService, now: c.SideTables, new: c.SideTables) -> list[c.Change]:
+    """Return the changes from ``now`` to ``new`` of what the rule has; the rest went, or goes, with the rule."""
     changes: list[c.Change] = []
     if want.rule.marked and now.taking != new.taking:
         changes.append(c.SetTaking(want.name, add=new.taking - now.taking, remove=now.taking - new.taking))
@@ -101,7 +101,7 @@ def _filled(order: list[str], length: int) -> Table:
 
 
 def _local(slots: Table, local: set[str]) -> Table:
-    """Give every entry the first local instance at or after its place among the slots.
+    """Return every entry the first local instance at or after its place among the slots.
 
     Places step by the golden section: every 64th slot is often one instance's, for slots are dealt by turns.
     """

@@ -18,7 +18,7 @@ Table = tuple[str | None, ...]
 
 
 def assign(previous: Sequence[str | None], weights: Mapping[str, int], home: Sequence[str | None] = ()) -> Table:
-    """Give the table nearest to ``previous`` in which every member holds its share by ``weights``.
+    """Return the table nearest to ``previous`` in which every member holds its share by ``weights``.
 
     ``previous`` has one entry per slot (None: pointed nowhere yet). Members with weight 0 or absent get no slot; with
     no weight at all the result points nowhere. Where ``home`` is given, a slot whose home member has a weight goes
@@ -50,7 +50,7 @@ def assign(previous: Sequence[str | None], weights: Mapping[str, int], home: Seq
 
 
 def effective(current: Sequence[str | None], home: Sequence[str | None], weights: Mapping[str, int]) -> Table:
-    """Give the effective table for the members in ``weights`` (out members left out or 0), starting at ``current``.
+    """Return the effective table for the members in ``weights`` (out members left out or 0), starting at ``current``.
 
     ``current`` is what the kernel has now; empty for a first table. With all of the home's members in it the result
     is ``home`` itself.
@@ -72,12 +72,12 @@ def shares(total: int, weights: Mapping[str, int], *, held: Mapping[str, int]) -
 
 
 def moves(before: Sequence[str | None], after: Sequence[str | None]) -> dict[int, tuple[str | None, str | None]]:
-    """Give {slot: (old owner, new owner)} for every slot that differs."""
+    """Return {slot: (old owner, new owner)} for every slot that differs."""
     return {slot: (old, new) for slot, (old, new) in enumerate(zip(before, after, strict=True)) if old != new}
 
 
 def count(table: Iterable[str | None]) -> Counter[str]:
-    """Give how many slots each owner holds."""
+    """Return how many slots each owner holds."""
     return Counter(owner for owner in table if owner is not None)
 
 
@@ -95,7 +95,7 @@ def _by_turns(slots: Collection[int], origin: Sequence[str | None], owner: str) 
 
 
 def _deal(lack: Mapping[str, int]) -> list[str]:
-    """Give each member ``lack[member]`` times, as evenly interleaved as the numbers allow."""
+    """Return each member ``lack[member]`` times, as evenly interleaved as the numbers allow."""
     turns = [((2 * turn + 1) / (2 * count), order, member) for order, (member, count) in enumerate(lack.items())
              for turn in range(count)]  # fmt: skip
     return [member for *_, member in sorted(turns)]

@@ -7,7 +7,7 @@ import json
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from portfleet.core.wants import InstanceWant
+from portfleet.core.desired import DesiredInstance
 from portfleet.dataplane.nft.conntrack import Connection, set_marks
 from portfleet.store import faults
 
@@ -32,7 +32,7 @@ class HandoffFailed(Exception):
         self.moved, self.busy = moved, _BUSY in reason
 
 
-async def hand_off(sender: InstanceWant, receiver: InstanceWant, *, count: int | None) -> int:
+async def hand_off(sender: DesiredInstance, receiver: DesiredInstance, *, count: int | None) -> int:
     """Move ``count`` connections (None: all) to another instance; gives how many moved.
 
     After each acknowledged batch the connections' conntrack mark is set to the receiver's: whose a connection is can
@@ -48,7 +48,7 @@ async def hand_off(sender: InstanceWant, receiver: InstanceWant, *, count: int |
 
 
 async def _ask(
-    sender: InstanceWant, receiver: InstanceWant, *, count: int | None, moved: Callable[[Tuples], None]
+    sender: DesiredInstance, receiver: DesiredInstance, *, count: int | None, moved: Callable[[Tuples], None]
 ) -> int:
     total = 0
     pair = f"{sender.name} to {receiver.name}"

@@ -14,7 +14,7 @@ from portfleet.linux.sockdiag import Listener
 
 
 def listening_fault(port: int, families: Iterable[int], found: Iterable[Listener]) -> tuple[str, bool]:
-    """Say what is wrong with a process's own listeners on ``port`` ("" for nothing), and whether waiting may help.
+    """Return what is wrong with a process's own listeners on ``port`` ("" for nothing), and whether waiting may help.
 
     ``redirect`` rewrites the destination to the interface's own address, so only wildcard listeners of every
     family that clients come by are of use; one on 127.0.0.1 answers local probes while all clients time out.
@@ -35,7 +35,7 @@ def listening_fault(port: int, families: Iterable[int], found: Iterable[Listener
 
 
 def own_listeners(pid: int, port: int, found: Iterable[Listener]) -> list[Listener]:
-    """Give the listeners on ``port`` that belong to the process tree of ``pid``."""
+    """Return the listeners on ``port`` that belong to the process tree of ``pid``."""
     there = [listener for listener in found if listener.port == port]
     mine = processes.owned(processes.tree(pid), {listener.inode for listener in there}) if there else set()
     return [listener for listener in there if listener.inode in mine]

@@ -68,7 +68,7 @@ def sample(pid: int, control: Path | None) -> Sample | None:
 
 
 def rates(before: Sample | None, after: Sample | None) -> Rates | None:
-    """Give what came between; None where it is not the same process."""
+    """Return what came between; None where it is not the same process."""
     if before is None or after is None or before.pid != after.pid:
         return None
     seconds = max(after.at - before.at, 1e-3)
@@ -87,6 +87,6 @@ def rates(before: Sample | None, after: Sample | None) -> Rates | None:
 
 
 def _quantile(came: Counters, share: float) -> float | None:
-    """Give the quantile; of the last bucket, which has no upper bound, the lower one."""
+    """Return the quantile; of the last bucket, which has no upper bound, the lower one."""
     found = came.quantile(share)
     return came.latency[-2][0] if math.isinf(found) else found or None

@@ -26,20 +26,20 @@ class Finding:
 
 
 def fine(about: str, what: str) -> Finding:
-    """Give a finding that asks for nothing."""
+    """Return a finding that asks for nothing."""
     return Finding(about, Severity.FINE, what)
 
 
 def warning(about: str, what: str, *, why: str, mend: str) -> Finding:
-    """Give a finding that can wait until tomorrow."""
+    """Return a finding that can wait until tomorrow."""
     return Finding(about, Severity.WARNING, what, why, mend)
 
 
 def broken(about: str, what: str, *, why: str, mend: str) -> Finding:
-    """Give a finding that cannot wait."""
+    """Return a finding that cannot wait."""
     return Finding(about, Severity.BROKEN, what, why, mend)
 
 
 def setting(name: str, value: int | str) -> str:
-    """Give the command that sets a sysctl now and at every boot, and reads it back."""
+    """Return the command that sets a sysctl now and at every boot, and reads it back."""
     return f"echo '{name} = {value}' | tee -a /etc/sysctl.d/60-portfleet.conf | sysctl -p - && sysctl {name}"

@@ -111,7 +111,7 @@ def _concerns(listener: Listener, needs: Needs) -> bool:
 
 
 def _meets(listen: Listen, listener: Listener) -> bool:
-    """Tell whether a client of ``listen`` would, without our rules, reach ``listener``."""
+    """Return whether a client of ``listen`` would, without our rules, reach ``listener``."""
     if listen.port != listener.port or not listener.families & set(listen.families):
         return False
     return listener.wildcard or listen.address in (None, listener.address)

@@ -51,7 +51,7 @@ def read() -> SystemFacts:
 
 def judge(facts: SystemFacts, needs: Needs) -> Iterator[Finding]:
     """Judge kernel, nft and rights."""
-    yield _kernel(facts)
+    yield _plane(facts)
     yield from _nft(facts)
     wanted = _RIGHTS | (_RIGHTS_FOR_USERS if needs.users else {})
     missing = [name_why for bit, name_why in wanted.items() if not facts.rights >> bit & 1]
@@ -62,12 +62,12 @@ def judge(facts: SystemFacts, needs: Needs) -> Iterator[Finding]:
 
 
 def version(text: str) -> tuple[int, ...]:
-    """Give the first dotted number of ``text``, as (6, 1, 0) for "6.1.0-18-amd64"; () where there is none."""
+    """Return the first dotted number of ``text``, as (6, 1, 0) for "6.1.0-18-amd64"; () where there is none."""
     found = re.search(r"\d+(?:\.\d+)+", text)
     return tuple(map(int, found[0].split("."))) if found else ()
 
 
-def _kernel(facts: SystemFacts) -> Finding:
+def _plane(facts: SystemFacts) -> Finding:
     if version(facts.release) >= KEEPER_FLOOR:
         return fine("kernel", facts.release)
     if version(facts.release) >= KERNEL_FLOOR:

@@ -27,12 +27,12 @@ def read_machine() -> Machine:
 
 
 def descriptor_limit() -> int:
-    """Give the hard limit of descriptors a process."""
+    """Return the hard limit of descriptors a process."""
     return resource.getrlimit(resource.RLIMIT_NOFILE)[1]
 
 
 def sysctl(name: str, default: str | None = None) -> str:
-    """Give a sysctl's value; ``default`` where this kernel does not have it (None: raises OSError)."""
+    """Return a sysctl's value; ``default`` where this kernel does not have it (None: raises OSError)."""
     try:
         return Path("/proc/sys", *name.split(".")).read_text().strip()
     except OSError:
@@ -57,7 +57,7 @@ def _is_program(path: Path) -> bool:
 
 
 def has_path(path: str) -> bool:
-    """Tell whether a file or directory is there; none is by a name longer than any file's."""
+    """Return whether a file or directory is there; none is by a name longer than any file's."""
     try:
         return Path(path).exists()
     except OSError:

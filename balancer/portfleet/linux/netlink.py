@@ -27,17 +27,17 @@ _BATCH = 128
 
 
 def attribute(kind: int, value: bytes) -> bytes:
-    """Give one attribute, padded."""
+    """Return one attribute, padded."""
     return struct.pack("=HH", len(value) + 4, kind) + value + b"\0" * (-len(value) % 4)
 
 
 def nested(kind: int, *members: bytes) -> bytes:
-    """Give an attribute that holds attributes."""
+    """Return an attribute that holds attributes."""
     return attribute(kind | _NESTED, b"".join(members))
 
 
 def members(data: bytes) -> Iterator[tuple[int, bytes]]:
-    """Give (kind, value) of each attribute."""
+    """Return (kind, value) of each attribute."""
     offset, size = 0, len(data)
     while offset + 4 <= size:
         length, kind = _ATTRIBUTE.unpack_from(data, offset)
@@ -53,7 +53,7 @@ def attributes(data: bytes) -> dict[int, bytes]:
 
 
 def messages(data: bytes) -> Iterator[tuple[int, int, bytes]]:
-    """Give (type, flags, body) of each message in what one recv gave; nfgenmsg is still in the body."""
+    """Return (type, flags, body) of each message in what one recv gave; nfgenmsg is still in the body."""
     offset = 0
     while offset + _HEADER.size <= len(data):
         length, kind, flags, *_ = _HEADER.unpack_from(data, offset)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 
 def tree(pid: int) -> Iterator[int]:
-    """Give ``pid`` and all its descendants."""
+    """Return ``pid`` and all its descendants."""
     yield pid
     try:
         tasks = os.listdir(f"/proc/{pid}/task")
@@ -24,7 +24,7 @@ def tree(pid: int) -> Iterator[int]:
 
 
 def owned(pids: Iterable[int], inodes: set[int]) -> set[int]:
-    """Give those of the socket ``inodes`` that one of ``pids`` has open.
+    """Return those of the socket ``inodes`` that one of ``pids`` has open.
 
     Listening sockets have low descriptors, so the look-up ends early also in a process with 20,000 connections.
     """

@@ -20,7 +20,7 @@ _MESSAGE = struct.Struct("=8BL")  # struct rtmsg: family, prefix, …; its eight
 
 
 def is_local(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:
-    """Tell whether ``address`` is this box's own; False where the kernel has no route to it."""
+    """Return whether ``address`` is this box's own; False where the kernel has no route to it."""
     family = socket.AF_INET if address.version == 4 else socket.AF_INET6
     body = _MESSAGE.pack(family, address.max_prefixlen, 0, 0, 0, 0, 0, 0, 0) + attribute(_DESTINATION, address.packed)
     with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.NETLINK_ROUTE) as asked:

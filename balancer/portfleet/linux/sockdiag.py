@@ -56,7 +56,7 @@ class Listener:
 
 
 def listeners() -> list[Listener]:
-    """Give every LISTEN socket. Raises OSError where the kernel refuses."""
+    """Return every LISTEN socket. Raises OSError where the kernel refuses."""
     found = []
     for family, message in _dump(_LISTEN):
         fields = _MESSAGE.unpack_from(message)
@@ -69,12 +69,12 @@ def listeners() -> list[Listener]:
 
 
 def established() -> Counter[int]:
-    """Give how many connections are established by local port."""
+    """Return how many connections are established by local port."""
     return Counter(int.from_bytes(message[4:6], "big") for _, message in _dump(_ESTABLISHED | _CLOSE_WAIT))
 
 
 def waiting() -> Counter[int]:
-    """Give how many connections no process has accepted yet, by local port: in accept queues and in SYN_RECV."""
+    """Return how many connections no process has accepted yet, by local port: in accept queues and in SYN_RECV."""
     found = Counter(int.from_bytes(message[4:6], "big") for _, message in _dump(_SYN_RECV))
     for listener in listeners():
         found[listener.port] += listener.queued
@@ -82,7 +82,7 @@ def waiting() -> Counter[int]:
 
 
 def of_port(port: int) -> list[Socket]:
-    """Give the established connections of local port ``port``."""
+    """Return the established connections of local port ``port``."""
     wanted = port.to_bytes(2, "big")
     established = _dump(_ESTABLISHED | _CLOSE_WAIT, port=port)
     return [message for _, message in established if message[4:6] == wanted]

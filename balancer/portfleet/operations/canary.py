@@ -11,8 +11,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from portfleet.core.counters import Counters, add
+from portfleet.core.desired import DesiredInstance
 from portfleet.core.model import Colour, other
-from portfleet.core.wants import InstanceWant
 from portfleet.daemons.control import ControlError, ask
 from portfleet.operations.task import Task, running
 
@@ -22,7 +22,7 @@ _ENOUGH = 20
 
 
 def judge(canary: Counters, live: Counters, *, max_errors: float, max_p99: float) -> str:
-    """Say what is wrong with the canary compared with the live colour; "" for nothing (or too little to tell)."""
+    """Return what is wrong with the canary compared with the live colour; "" for nothing (or too little to tell)."""
     if canary.requests + canary.errors < _ENOUGH:
         return ""
     if canary.error_share > max_errors and canary.error_share > live.error_share:
@@ -64,9 +64,9 @@ async def watch(task: Task, colour: Colour, *, percent: int, plan: Mapping[str, 
 
 
 async def _first(
-    task: Task, mine: list[InstanceWant], theirs: list[InstanceWant], *, percent: int
+    task: Task, mine: list[DesiredInstance], theirs: list[DesiredInstance], *, percent: int
 ) -> tuple[dict[str, int | None], Counters, Counters]:
-    """Give the processes and both colours' counters at the begin of a step, as they were remembered or are now."""
+    """Return the processes and both colours' counters at the begin of a step, as they were remembered or are now."""
     now = await asyncio.to_thread(running, task.paths)
     pids = {want.name: now.get(want.name) for want in (*mine, *theirs)}
     known = task.arguments.get("canary_from", {})
@@ -80,7 +80,7 @@ async def _first(
     return pids, *first
 
 
-def _counters(instances: list[InstanceWant]) -> Counters:
+def _counters(instances: list[DesiredInstance]) -> Counters:
     found = []
     for want in instances:
         try:

@@ -15,15 +15,15 @@ from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any
 
+from portfleet.core.desired import DesiredInstance
 from portfleet.core.errors import Exit
-from portfleet.core.journal import Asked, ColourRecord, ServiceRecord
+from portfleet.core.journal import ColourRecord, ServiceRecord
 from portfleet.core.model import Colour, other
-from portfleet.core.wants import InstanceWant
 from portfleet.operations import canary
-from portfleet.operations.empty import Handed, hand_over, let_end, spread
+from portfleet.operations.empty import HandoffResult, hand_over, let_end, spread
 from portfleet.operations.releases import outlived
 from portfleet.operations.stop import stop
-from portfleet.operations.task import OperationFailed, Task, TooLate, hangs, running
+from portfleet.operations.task import CannotUndo, OperationFailed, Task, hangs, running
 from portfleet.store.clock import stamp
 from portfleet.supervise.exit_report import last_exit, last_lines
 
@@ -61,7 +61,7 @@ async def run(task: Task) -> str:
 
 
 async def undo(task: Task) -> str:
-    """Give up: before the switch the idle colour is ended; after it everything goes back to the old one.
+    """Return up: before the switch the idle colour is ended; after it everything goes back to the old one.
 
     Raises TooLate where the old colour is not kept and was stopped already.
     """
@@ -70,7 +70,7 @@ async def undo(task: Task) -> str:
     if task.want().live == colour:
         if task.want().record.colours.get(old, ColourRecord()).stopped:
             await stop(task, [i.name for i in task.want().of(old)])
-            raise TooLate(f"{_words(task, colour)}; {old} was stopped already")
+            raise CannotUndo(f"{_words(task, colour)}; {old} was stopped already")
         release = task.arguments["config_release_before"]
         task.change(lambda record: replace(record, live=old, config_release=release))
     task.change(lambda record: replace(record, canary=0))
@@ -87,20 +87,20 @@ async def undo(task: Task) -> str:
         if hung:
             words += f"; {', '.join(hung)} did not answer and lost what had moved there"
         if any(left.values()):  # never dropped: they end by themselves, then the colour is stopped
-            task.change(lambda record: _kept(record, colour, 0))
+            task.change(lambda record: record.with_colour_kept(colour, _until(0)))
             return f"{words}; they stay with {colour} until they end"
     else:
         await let_end(task, there, rate=want.service.drain.rate, deadline=want.service.drain.deadline, then="evict")
     before, asked = task.arguments["before"], task.arguments["asked"]
     names = [i.name for i in want.of(colour)]
     task.enter("stopping", owned=names)
-    task.change(lambda record: _restored(record, colour, before, asked))
+    task.change(lambda record: record.with_colour_as_before(colour, before).asking_before(asked))
     await stop(task, names)
     return words
 
 
-def heirs(task: Task, instance: InstanceWant) -> list[InstanceWant]:
-    """Give who of the other colour gets the connections of ``instance``: its counterpart, or all where that is drained.
+def heirs(task: Task, instance: DesiredInstance) -> list[DesiredInstance]:
+    """Return who of the other colour gets the connections of ``instance``: its counterpart, or all if that is drained.
 
     Nobody where all of that colour are drained, in maintenance or out.
     """
@@ -156,7 +156,7 @@ async def _move(task: Task, colour: Colour) -> tuple[str, int]:
     return f"{ended:,} connections of {other(colour)} were drained", 0
 
 
-async def _hand_off(task: Task, pairs: list[tuple[InstanceWant, list[InstanceWant]]]) -> tuple[str, int]:
+async def _hand_off(task: Task, pairs: list[tuple[DesiredInstance, list[DesiredInstance]]]) -> tuple[str, int]:
     """Hand everything over, one connection to each new instance first: it may hang on its first request."""
     counts = await task.connections(old for old, _ in pairs)
     receivers = list({new.name: new for _, news in pairs for new in news}.values())
@@ -166,26 +166,26 @@ async def _hand_off(task: Task, pairs: list[tuple[InstanceWant, list[InstanceWan
             first += (await spread(task, old, news, 1))[0]
     await task.pause(_TASTE if first else 0)
     await _refuse_hanging(receivers)
-    handed: Handed = await hand_over(task, pairs)
+    handed: HandoffResult = await hand_over(task, pairs)
     handed = replace(handed, moved=handed.moved + first)
     if handed.left:
         await _refuse_hanging(receivers)
     return handed.words(), handed.left
 
 
-async def _silent(instances: list[InstanceWant]) -> list[str]:
-    """Give those that do not answer; one without a process does not either."""
+async def _silent(instances: list[DesiredInstance]) -> list[str]:
+    """Return those that do not answer; one without a process does not either."""
     answers = await asyncio.gather(*(asyncio.to_thread(hangs, i) for i in instances))
     return [i.name for i, silent in zip(instances, answers, strict=True) if silent]
 
 
-async def _hanging(task: Task, instances: list[InstanceWant]) -> list[str]:
-    """Give those that have a process and do not answer."""
+async def _hanging(task: Task, instances: list[DesiredInstance]) -> list[str]:
+    """Return those that have a process and do not answer."""
     there = await asyncio.to_thread(running, task.paths)
     return await _silent([i for i in instances if i.name in there])
 
 
-async def _refuse_hanging(news: list[InstanceWant]) -> None:
+async def _refuse_hanging(news: list[DesiredInstance]) -> None:
     if hung := await _silent(news):
         raise OperationFailed(f"rolled back: {', '.join(hung)} of the new release hangs")
 
@@ -195,15 +195,15 @@ async def _keep(task: Task, colour: Colour) -> str:
     want = task.want()
     words = f"{_words(task, colour)}; {task.arguments['moved']}"
     if left:
-        task.change(lambda record: _kept(record, old, keep))
+        task.change(lambda record: record.with_colour_kept(old, _until(keep)))
         raise OperationFailed(f"{words}; those stay with {old} until they end, then it can be stopped", settled=True)
     if keep == 0:
         names = [i.name for i in want.of(old)]
         task.enter("keeping", owned=names)
-        task.change(lambda record: _stopped(record, old))
+        task.change(lambda record: record.with_colour_stopped(old))
         await stop(task, names)
     else:
-        task.change(lambda record: _kept(record, old, keep))
+        task.change(lambda record: record.with_colour_kept(old, _until(keep)))
     took = ", ".join(f"{phase} {seconds:.2f} s" for phase, seconds in task.arguments["took"].items())
     gone = outlived(task.paths, task.want())
     return f"{words} ({took})" + (f"; older than keep_releases, can be removed: {', '.join(gone)}" if gone else "")
@@ -226,24 +226,6 @@ def _switched(record: ServiceRecord, *, colour: Colour, config_release: str | No
     return replace(record, live=colour, canary=0, config_release=config_release)
 
 
-def _kept(record: ServiceRecord, colour: Colour, keep: float) -> ServiceRecord:
-    until = stamp((datetime.now(UTC) + timedelta(seconds=keep)).timestamp())
-    idle = replace(record.colours[colour], keep_until=until)
-    return replace(record, colours={**record.colours, colour: idle})
-
-
-def _stopped(record: ServiceRecord, colour: Colour) -> ServiceRecord:
-    idle = replace(record.colours[colour], stopped=True, keep_until=None)
-    return replace(record, colours={**record.colours, colour: idle})
-
-
-def _restored(
-    record: ServiceRecord, colour: Colour, before: dict[str, Any] | None, asked: dict[str, dict[str, Any]]
-) -> ServiceRecord:
-    """Give the record with what ``colour`` ran before, stopped, and ``asked``; without it where it had never run."""
-    colours = {name: value for name, value in record.colours.items() if name != colour}
-    if before is not None:
-        command = tuple(before["command"]) if before["command"] else None
-        colours[colour] = replace(ColourRecord(**{**before, "command": command}), stopped=True, keep_until=None)
-    asks = {name: Asked(**entry) for name, entry in asked.items()}
-    return replace(record, colours=colours, asked={**record.asked, **asks})
+def _until(keep: float) -> str:
+    """Return the time, RFC 3339, ``keep`` seconds from now."""
+    return stamp((datetime.now(UTC) + timedelta(seconds=keep)).timestamp())

@@ -2,14 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
-from dataclasses import asdict, replace
-from functools import partial
-from typing import Any
-
-from portfleet.core.journal import Asked, ServiceRecord
 from portfleet.core.states import Wanted
-from portfleet.operations.empty import Handed, hand_over, let_end
+from portfleet.operations.empty import HandoffResult, hand_over, let_end
 from portfleet.operations.stop import stop
 from portfleet.operations.task import Task
 
@@ -27,7 +21,7 @@ async def run(task: Task) -> str:
         task.enter("moving")
     task.point()
     if task.operation.phase == "moving":
-        handed = Handed(0)
+        handed = HandoffResult(0)
         if task.arguments["handoff"]:
             handed = await hand_over(task, [(instance, siblings) for instance in instances])
         task.enter("ending", handed=handed.moved, left=handed.words() if handed.left else "")
@@ -61,24 +55,8 @@ async def undo(task: Task) -> str:
 async def put_back(task: Task) -> dict[str, str]:
     """Ask of the operation's instances what was asked before it; gives {name: why not} for those not ready then."""
     names: list[str] = task.arguments["instances"]
-    task.change(partial(restored, names=names, asked=task.arguments["asked"]))
+    task.change(lambda record: record.asking_again(names, task.arguments["asked"]))
     back = [i.name for i in task.want().running if i.name in names and i.wanted is not Wanted.MAINTENANCE]
     failed = await task.start(back)
     task.point(ready=set(back) - failed.keys())
     return failed
-
-
-def asked_of(record: ServiceRecord, names: Collection[str]) -> dict[str, dict[str, Any]]:
-    """Give what is asked of ``names``, for an operation to remember."""
-    return {name: asdict(asked) for name, asked in record.asked.items() if name in names}
-
-
-def restored(record: ServiceRecord, *, names: Collection[str], asked: Mapping[str, Mapping[str, Any]]) -> ServiceRecord:
-    """Give the record in which of ``names`` is ``asked`` what was before; whom an undrain has let in stays in."""
-    back = {name: Asked(**asked[name]) for name in names if name in asked and name in record.asked}
-    return replace(record, asked={**without(record, set(names)).asked, **back})
-
-
-def without(record: ServiceRecord, names: set[str]) -> ServiceRecord:
-    """Give the record in which nothing is asked of ``names`` any more."""
-    return replace(record, asked={name: asked for name, asked in record.asked.items() if name not in names})

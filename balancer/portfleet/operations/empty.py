@@ -11,7 +11,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from portfleet.core.wants import InstanceWant
+from portfleet.core.desired import DesiredInstance
 from portfleet.daemons.handoff import HandoffFailed, hand_off
 from portfleet.operations.evict import Evictor
 from portfleet.operations.task import Task
@@ -21,11 +21,11 @@ _SETTLE, _QUEUE = 0.2, 3.0
 _STUCK = 3.0
 
 #: Who hands its connections to whom, in even shares.
-Pairs = Sequence[tuple[InstanceWant, Sequence[InstanceWant]]]
+Pairs = Sequence[tuple[DesiredInstance, Sequence[DesiredInstance]]]
 
 
 @dataclass(frozen=True)
-class Handed:
+class HandoffResult:
     """What came of a hand-off: how many ``moved``, how many are ``left`` with their senders, and ``why``."""
 
     moved: int
@@ -39,10 +39,10 @@ class Handed:
         return f"{self.moved:,} connections were handed off, {self.left:,} could not be ({self.why})"
 
 
-class Settled:
+class QuietCheck:
     """Tells when instances are empty for good; see the top of this file."""
 
-    def __init__(self, task: Task, instances: Sequence[InstanceWant]) -> None:
+    def __init__(self, task: Task, instances: Sequence[DesiredInstance]) -> None:
         self._task, self._instances = task, instances
         self._times, self._since = 0, 0.0
 
@@ -60,19 +60,19 @@ class Settled:
         return self._times >= 2
 
 
-async def hand_over(task: Task, pairs: Pairs) -> Handed:
+async def hand_over(task: Task, pairs: Pairs) -> HandoffResult:
     """Hand all connections of each sender to its receivers until none arrives any more.
 
     What nobody takes (refused, no room, no receiver alive) stays with its sender and is counted as left.
     """
     senders = [sender for sender, _ in pairs]
-    total, why, moved_at, settled = 0, "", time.monotonic(), Settled(task, senders)
+    total, why, moved_at, settled = 0, "", time.monotonic(), QuietCheck(task, senders)
     while True:
         counts = await task.connections(senders)
         left = sum(counts.values())
         task.progress(total, total + left, "handing off")
         if await settled.look(left):
-            return Handed(total)
+            return HandoffResult(total)
         moved = 0
         for sender, receivers in pairs:
             if counts[sender.name]:
@@ -83,12 +83,12 @@ async def hand_over(task: Task, pairs: Pairs) -> Handed:
         if not left:
             moved_at = time.monotonic()
         elif time.monotonic() - moved_at > _STUCK:
-            return Handed(total, left, why or "requests in flight have not ended")
+            return HandoffResult(total, left, why or "requests in flight have not ended")
         await task.pause(0 if moved else _SETTLE)
 
 
 async def spread(
-    task: Task, sender: InstanceWant, receivers: Sequence[InstanceWant], count: int
+    task: Task, sender: DesiredInstance, receivers: Sequence[DesiredInstance], count: int
 ) -> tuple[int, str, bool]:
     """Hand ``count`` connections to ``receivers`` in even shares; those that are out, or not ready yet, get none.
 
@@ -108,7 +108,7 @@ async def spread(
 
 
 async def let_end(
-    task: Task, instances: Sequence[InstanceWant], *, rate: int | None, deadline: float | None, then: str
+    task: Task, instances: Sequence[DesiredInstance], *, rate: int | None, deadline: float | None, then: str
 ) -> int:
     """Wait until ``instances`` have no connections, evicting ``rate`` a second (None: let them finish).
 
@@ -116,7 +116,7 @@ async def let_end(
     (all at once; one of ours that does not answer is ended). The rate is per service, shared by the instances. Gives
     how many connections ended.
     """
-    began, settled = task.began(f"ending {' '.join(want.name for want in instances)}"), Settled(task, instances)
+    began, settled = task.began(f"ending {' '.join(want.name for want in instances)}"), QuietCheck(task, instances)
     counts = await task.connections(instances)
     before = most = sum(counts.values())
     evictor, killing = Evictor(task, instances), False

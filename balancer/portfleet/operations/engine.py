@@ -17,7 +17,7 @@ from portfleet.core.errors import Exit, PortfleetError
 from portfleet.core.journal import STAYS, ColourRecord, HistoryEntry, Journal, Operation
 from portfleet.core.paths import Paths
 from portfleet.operations.expire import end_expired
-from portfleet.operations.task import Cancelled, OperationFailed, Task, TooLate
+from portfleet.operations.task import Cancelled, CannotUndo, OperationFailed, Task
 from portfleet.store import journal as journal_file
 from portfleet.store import locks
 from portfleet.store.clock import now
@@ -81,7 +81,7 @@ class Engine:
         verb = importlib.import_module(f"portfleet.operations.{operation.verb}")
         try:
             outcome, code = await self._outcome(verb, task)
-        except TooLate as done:
+        except CannotUndo as done:
             outcome, code = str(done), Exit.DONE
         if killed := task.arguments.get("killed"):
             outcome += f"; {', '.join(killed)} did not answer and was ended by SIGKILL"
@@ -100,7 +100,7 @@ class Engine:
             return await self._give_up(verb, task, "cancelled"), task.undone or Exit.FAILED
         except OperationFailed as error:
             return str(error) if error.settled else await self._give_up(verb, task, str(error)), error.code
-        except TooLate:
+        except CannotUndo:
             raise
         except PortfleetError as error:
             return await self._give_up(verb, task, error.message.splitlines()[0]), Exit.FAILED
@@ -129,7 +129,7 @@ class Engine:
             try:
                 task.begin_undo(reason or task.operation.failed)
                 return str(await verb.undo(task))
-            except TooLate:
+            except CannotUndo:
                 raise
             except OperationFailed as error:
                 return f"{STAYS}: {error}"

@@ -12,7 +12,7 @@ import random
 import time
 from collections.abc import Mapping, Sequence
 
-from portfleet.core.wants import InstanceWant
+from portfleet.core.desired import DesiredInstance
 from portfleet.daemons.control import ControlError, ask
 from portfleet.linux import sockdiag
 from portfleet.operations.task import OperationFailed, Task, kill
@@ -27,7 +27,7 @@ _CREDIT = 0.1
 class Evictor:
     """Evicts connections of ``instances``, whose common rate is shared in proportion to what each has."""
 
-    def __init__(self, task: Task, instances: Sequence[InstanceWant]) -> None:
+    def __init__(self, task: Task, instances: Sequence[DesiredInstance]) -> None:
         self._task = task
         self._ours = [want for want in instances if want.ours]
         self._others = [want for want in instances if not want.ours]
@@ -92,11 +92,11 @@ class Evictor:
     def _victims(self) -> list[sockdiag.Socket]:
         return [one for want in self._others for one in sockdiag.of_port(want.rule.port)]
 
-    def _tell(self, want: InstanceWant, rate: float) -> None:
+    def _tell(self, want: DesiredInstance, rate: float) -> None:
         if self._ask(want, "evict", rate=rate):
             self._told[want.name] = rate
 
-    def _ask(self, want: InstanceWant, command: str, **arguments: float) -> bool:
+    def _ask(self, want: DesiredInstance, command: str, **arguments: float) -> bool:
         try:
             ask(want.control, command, seconds=2, **arguments)
         except ControlError as error:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import replace
 from functools import partial
 
 from portfleet.apply.context import Context
@@ -49,8 +48,7 @@ def _stopped(journal: Journal, *, service: str, colour: Colour) -> Journal:
     idle = record.colours.get(colour)
     if record.live == colour or idle is None or journal.running(service):
         return journal
-    colours = {**record.colours, colour: replace(idle, stopped=True, keep_until=None)}
-    return journal.with_service(service, replace(record, colours=colours))
+    return journal.with_service(service, record.with_colour_stopped(colour))
 
 
 def _stop(paths: Paths, service: str, colour: Colour) -> None:
@@ -59,4 +57,4 @@ def _stop(paths: Paths, service: str, colour: Colour) -> None:
     if service in desired.services:
         wanted = desired.services[service].instances
         names = [want.name for want in wanted if want.instance.colour == colour and want.program is None]
-        Executor(desired, context.kernel, context.supervisor, paths, say=lambda _: None).end(names)
+        Executor(desired, context.plane, context.supervisor, paths, say=lambda _: None).end(names)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
+from portfleet.core.balance import in_words, next_move
 from portfleet.operations.empty import spread
 from portfleet.operations.task import OperationFailed, Task
 
@@ -35,26 +34,3 @@ async def even_out(task: Task, *, limit: float) -> str:
             raise OperationFailed(f"{in_words(before, counts)}; {why or 'requests in flight have not ended'}")
         counts = await task.connections(instances.values())
     return f"{in_words(before, counts)}; {total:,} connections were handed off"
-
-
-def in_words(before: Mapping[str, int], after: Mapping[str, int]) -> str:
-    """Say how the connections were and are spread."""
-    each = ", ".join(f"{name} {count:,} → {after[name]:,}" for name, count in before.items())
-    return f"max/mean {ratio(before):.2f} → {ratio(after):.2f} ({each})"
-
-
-def ratio(counts: Mapping[str, int]) -> float:
-    """Give max/mean; 1 where there are no connections."""
-    total = sum(counts.values())
-    return max(counts.values()) * len(counts) / total if total else 1.0
-
-
-def next_move(counts: Mapping[str, int], *, limit: float) -> tuple[str, str, int] | None:
-    """Give the next hand-off (sender, receiver, how many), None where the limit is kept or cannot be kept better."""
-    if len(counts) < 2 or ratio(counts) <= limit:
-        return None
-    mean = sum(counts.values()) / len(counts)
-    sender = max(counts, key=lambda name: counts[name])
-    receiver = min(counts, key=lambda name: counts[name])
-    count = int(min(counts[sender] - mean, mean - counts[receiver]))
-    return (sender, receiver, count) if count > 0 else None

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from portfleet.core.desired import DesiredService
 from portfleet.core.journal import Journal
 from portfleet.core.paths import Paths
 from portfleet.core.program import release_path
-from portfleet.core.wants import ServiceWant
 from portfleet.store import journal as journal_file
 
 
-def outlived(paths: Paths, want: ServiceWant) -> list[str]:
+def outlived(paths: Paths, want: DesiredService) -> list[str]:
     """Name the releases (paths that exist) of a service that are older than those kept; they can be removed."""
     journal = journal_file.read(paths.journal) or Journal()
     found = [release_path(want.service, name) for name in older(journal, want.name, want.service.keep_releases)]
@@ -19,7 +19,7 @@ def outlived(paths: Paths, want: ServiceWant) -> list[str]:
 
 
 def older(journal: Journal, service: str, keep: int) -> list[str]:
-    """Give the releases of a service that were live once and are not among the ``keep`` newest, oldest last."""
+    """Return the releases of a service that were live once and are not among the ``keep`` newest, oldest last."""
     record = journal.services[service]
     runs = [colour.release for name, colour in record.colours.items() if name == record.live]
     runs += [colour.release for name, colour in record.colours.items() if name != record.live]

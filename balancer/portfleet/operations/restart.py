@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-from functools import partial
-
 from portfleet.core.errors import Exit
 from portfleet.core.journal import Asked
 from portfleet.operations import rebalance
-from portfleet.operations.drain import put_back, restored
+from portfleet.operations.drain import put_back
 from portfleet.operations.empty import hand_over, let_end
 from portfleet.operations.stop import stop
 from portfleet.operations.task import OperationFailed, Task
@@ -46,7 +43,7 @@ async def undo(task: Task) -> str:
 
 async def _one_batch(task: Task, names: list[str]) -> None:
     asked = Asked("drained", since=now(), who=task.operation.who, why=f"restart, operation {task.operation.number}")
-    task.change(lambda record: replace(record, asked={**record.asked, **dict.fromkeys(names, asked)}))
+    task.change(lambda record: record.asking(names, asked))
     task.point()
     want = task.want()
     if held := [name for name in names if name in task.ejector.table(want.name) and task.ejector.serves(name)]:
@@ -64,5 +61,5 @@ async def _one_batch(task: Task, names: list[str]) -> None:
     if failed := await task.start(names):
         words = "; ".join(f"{name}: {reason}" for name, reason in failed.items())
         raise OperationFailed(f"stopped rolling: {words}", code=Exit.TIMEOUT)
-    task.change(partial(restored, names=names, asked=task.arguments["asked"]))
+    task.change(lambda record: record.asking_again(names, task.arguments["asked"]))
     task.point(ready=names)

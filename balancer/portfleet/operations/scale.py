@@ -12,12 +12,12 @@ from dataclasses import replace
 from portfleet.apply.context import Context
 from portfleet.apply.observe import observe
 from portfleet.core import steps
+from portfleet.core.desired import DesiredInstance
 from portfleet.core.errors import Exit
 from portfleet.core.journal import ServiceRecord
 from portfleet.core.model import COLOURS
 from portfleet.core.plan import make_plan
-from portfleet.core.wants import InstanceWant
-from portfleet.operations.empty import Handed, hand_over, let_end
+from portfleet.operations.empty import HandoffResult, hand_over, let_end
 from portfleet.operations.stop import stop
 from portfleet.operations.task import OperationFailed, Task
 
@@ -68,7 +68,7 @@ async def _empty(task: Task, number: int) -> str:
     """Empty the instances above ``number``; gives in words what became of their connections."""
     want = task.want()
     leaving = _above(task, number)
-    handed, policy = Handed(0), want.service.drain
+    handed, policy = HandoffResult(0), want.service.drain
     if task.arguments["handoff"]:
         siblings = [i for i in want.instances if i.takes and i.program is not None]
         handed = await hand_over(task, [(instance, siblings) for instance in leaving])
@@ -88,12 +88,12 @@ async def _forget(task: Task, number: int) -> None:
     await asyncio.to_thread(_rules, task, steps.DropRules)
 
 
-def _above(task: Task, number: int) -> list[InstanceWant]:
+def _above(task: Task, number: int) -> list[DesiredInstance]:
     return [i for i in task.want().instances if i.program is not None and i.instance.number > number]
 
 
-def _numbered(task: Task, above: int, until: int) -> list[InstanceWant]:
-    """Give the instances of colours that run whose numbers are over ``above`` and at most ``until``."""
+def _numbered(task: Task, above: int, until: int) -> list[DesiredInstance]:
+    """Return the instances of colours that run whose numbers are over ``above`` and at most ``until``."""
     return [i for i in _above(task, above) if i.instance.number <= until]
 
 
@@ -104,5 +104,5 @@ def _left(record: ServiceRecord) -> ServiceRecord:
 def _rules(task: Task, kind: type[steps.LoadRules] | type[steps.DropRules]) -> None:
     """Load the rules that are missing, or drop those of instances that are no more."""
     context, desired = Context(task.paths), task.desired()
-    observed = observe(desired, kernel=context.kernel, supervisor=context.supervisor, paths=task.paths, probe=False)
+    observed = observe(desired, plane=context.plane, supervisor=context.supervisor, paths=task.paths, probe=False)
     task.executor().run(step for step in make_plan(desired, observed).steps if isinstance(step, kind))

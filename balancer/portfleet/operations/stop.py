@@ -9,14 +9,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Collection, Sequence
 
-from portfleet.core.wants import InstanceWant
+from portfleet.core.desired import DesiredInstance
 from portfleet.operations.empty import spread
 from portfleet.operations.task import Task
 
 _LOOK = 0.1
 
 
-async def stop(task: Task, names: Collection[str], receivers: Sequence[InstanceWant] = ()) -> None:
+async def stop(task: Task, names: Collection[str], receivers: Sequence[DesiredInstance] = ()) -> None:
     """Stop instances and have supervisord forget them; ``receivers`` get what still comes in. Not cancellable.
 
     By name: what the journal wants stopped already is no instance with a process any more.

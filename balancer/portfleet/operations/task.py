@@ -15,11 +15,11 @@ from typing import Any
 
 from portfleet.apply.context import Context
 from portfleet.apply.execute import Executor
-from portfleet.core.desired import make_desired
+from portfleet.core.derive import make_desired
+from portfleet.core.desired import Desired, DesiredInstance, DesiredService
 from portfleet.core.errors import Exit
 from portfleet.core.journal import Journal, Operation, ServiceRecord
 from portfleet.core.paths import Paths
-from portfleet.core.wants import Desired, InstanceWant, ServiceWant
 from portfleet.daemons.control import ControlError, ask
 from portfleet.linux import sockdiag
 from portfleet.store import atomic, faults
@@ -44,7 +44,7 @@ class OperationFailed(Exception):
         self.settled, self.code = settled, code
 
 
-class TooLate(Exception):
+class CannotUndo(Exception):
     """The operation cannot be undone any more, so it was finished; the text says what holds."""
 
 
@@ -70,22 +70,22 @@ class Task:
         return self.operation.arguments
 
     def desired(self) -> Desired:
-        """Give what shall be now, by the config that was applied and the journal; read again when they changed."""
+        """Return what shall be now, by the config that was applied and the journal; read again when they changed."""
         stamp = atomic.version(self.paths.applied), atomic.version(self.paths.journal)
         if self._desired is None or self._desired[0] != stamp:
             context = Context(self.paths)
             self._desired = stamp, context.desired(context.applied_fleet)
         return self._desired[1]
 
-    def want(self) -> ServiceWant:
-        """Give the operation's service as it shall be now; raises OperationFailed where it is gone."""
+    def want(self) -> DesiredService:
+        """Return the operation's service as it shall be now; raises OperationFailed where it is gone."""
         services = self.desired().services
         if self.operation.service not in services:
             raise OperationFailed(f"service {self.operation.service} is not in the config any more", settled=True)
         return services[self.operation.service]
 
-    def instances(self, names: Collection[str]) -> list[InstanceWant]:
-        """Give those of the service's instances with a process that are called one of ``names``."""
+    def instances(self, names: Collection[str]) -> list[DesiredInstance]:
+        """Return those of the service's instances with a process that are called one of ``names``."""
         return [want for want in self.want().instances if want.name in names and want.program is not None]
 
     def change(self, change: Callable[[ServiceRecord], ServiceRecord]) -> None:
@@ -118,7 +118,7 @@ class Task:
         self._save(replace(self.operation, arguments={**self.operation.arguments, **arguments}))
 
     def began(self, what: str) -> float:
-        """Give when ``what`` began, in monotonic seconds: now, where nobody has asked before.
+        """Return when ``what`` began, in monotonic seconds: now, where nobody has asked before.
 
         Of what a watcher before this one began only the wall clock can tell, jumps and all.
         """
@@ -197,18 +197,18 @@ class Task:
         return executor.failed
 
     def executor(self) -> Executor:
-        """Give what does steps, for use in another thread."""
+        """Return what does steps, for use in another thread."""
         context = Context(self.paths)
-        return Executor(self.desired(), context.kernel, context.supervisor, context.paths, say=lambda _: None)
+        return Executor(self.desired(), context.plane, context.supervisor, context.paths, say=lambda _: None)
 
-    async def connections(self, instances: Iterable[InstanceWant]) -> dict[str, int]:
-        """Give how many established connections each instance has; one without a process has none.
+    async def connections(self, instances: Iterable[DesiredInstance]) -> dict[str, int]:
+        """Return how many established connections each instance has; one without a process has none.
 
         One of ours that does not answer counts as having one: it is never taken for empty.
         """
         return await asyncio.to_thread(self._connections, list(instances))
 
-    def _connections(self, instances: list[InstanceWant]) -> dict[str, int]:
+    def _connections(self, instances: list[DesiredInstance]) -> dict[str, int]:
         pids = running(self.paths)
         by_port = sockdiag.established() if any(not want.ours for want in instances) else None
         found = {}
@@ -221,14 +221,14 @@ class Task:
                 found[want.name] = by_port[want.rule.port] if by_port is not None else 0
         return found
 
-    async def waiting(self, instances: Iterable[InstanceWant]) -> int:
-        """Give how many connections wait in the accept queues and in SYN_RECV of instances' ports."""
+    async def waiting(self, instances: Iterable[DesiredInstance]) -> int:
+        """Return how many connections wait in the accept queues and in SYN_RECV of instances' ports."""
         queued = await asyncio.to_thread(sockdiag.waiting)
         return sum(queued[want.rule.port] for want in instances)
 
 
 def running(paths: Paths) -> dict[str, int]:
-    """Give {instance: pid} of every instance that has a process, supervisord's own and adopted ones."""
+    """Return {instance: pid} of every instance that has a process, supervisord's own and adopted ones."""
     from portfleet.supervise import adopted
 
     programs = Context(paths).supervisor.programs()
@@ -243,8 +243,8 @@ def kill(paths: Paths, name: str) -> None:
             os.kill(pid, signal.SIGKILL)
 
 
-def hangs(want: InstanceWant) -> bool:
-    """Tell whether our daemon does not answer its control socket within two seconds."""
+def hangs(want: DesiredInstance) -> bool:
+    """Return whether our daemon does not answer its control socket within two seconds."""
     try:
         ask(want.control, "status", seconds=2)
     except ControlError:
@@ -252,7 +252,7 @@ def hangs(want: InstanceWant) -> bool:
     return False
 
 
-def _asked(want: InstanceWant) -> int:
+def _asked(want: DesiredInstance) -> int:
     try:
         return int(ask(want.control, "status", seconds=2)["connections"])
     except ControlError:

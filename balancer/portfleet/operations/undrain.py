@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 
+from portfleet.core.desired import DesiredInstance
 from portfleet.core.errors import Exit
-from portfleet.core.wants import InstanceWant
 from portfleet.daemons.control import ControlError, ask
 from portfleet.operations.task import OperationFailed, Task
 
@@ -29,7 +29,7 @@ async def undo(_: Task) -> str:
     return "it serves as soon as it is ready"
 
 
-def _resume(instances: list[InstanceWant]) -> None:
+def _resume(instances: list[DesiredInstance]) -> None:
     """End evictions that a drain had begun."""
     for want in instances:
         if not want.ours:

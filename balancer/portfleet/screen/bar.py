@@ -31,7 +31,7 @@ class Bar:
 
 
 def line(operation: Operation) -> str:
-    """Give the bar of an operation as text."""
+    """Return the bar of an operation as text."""
     words = f"{operation.verb} {operation.service}: {operation.phase}"
     if operation.total:
         filled = min(_WIDTH, _WIDTH * operation.done // operation.total)

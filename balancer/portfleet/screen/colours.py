@@ -7,15 +7,15 @@ from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from portfleet.core.desired import DesiredService
 from portfleet.core.journal import Journal
 from portfleet.core.model import COLOURS
 from portfleet.core.observed import Observed
-from portfleet.core.wants import ServiceWant
 from portfleet.screen.bar import line
 
 
-def values(service: ServiceWant, observed: Observed, journal: Journal) -> dict[str, Any]:
-    """Give what each colour that ever ran has: release, since when it does, its processes and their connections."""
+def values(service: DesiredService, observed: Observed, journal: Journal) -> dict[str, Any]:
+    """Return what each colour that ever ran has: release, since when it does, its processes and their connections."""
     record = journal.services[service.name]
     found: dict[str, Any] = {}
     for colour in COLOURS:
@@ -33,14 +33,14 @@ def values(service: ServiceWant, observed: Observed, journal: Journal) -> dict[s
     return found
 
 
-def operation(service: ServiceWant, journal: Journal) -> dict[str, Any] | None:
-    """Give the operation that runs on a service, None where there is none."""
+def operation(service: DesiredService, journal: Journal) -> dict[str, Any] | None:
+    """Return the operation that runs on a service, None where there is none."""
     running = journal.running(service.name)
     return asdict(running) if running else None
 
 
-def lines(service: ServiceWant, observed: Observed, journal: Journal) -> Iterator[str]:
-    """Give a line for each colour where both run, and one for the operation that runs."""
+def lines(service: DesiredService, observed: Observed, journal: Journal) -> Iterator[str]:
+    """Return a line for each colour where both run, and one for the operation that runs."""
     found = {name: colour for name, colour in values(service, observed, journal).items() if colour["running"]}
     for name, colour in found.items() if len(found) > 1 else ():
         words = [name, "live" if name == service.live else "idle"]
@@ -54,5 +54,5 @@ def lines(service: ServiceWant, observed: Observed, journal: Journal) -> Iterato
 
 
 def _age(since: str | None) -> int | None:
-    """Give the seconds since an RFC 3339 time; None where it is not known."""
+    """Return the seconds since an RFC 3339 time; None where it is not known."""
     return int((datetime.now(UTC) - datetime.fromisoformat(since)).total_seconds()) if since else None

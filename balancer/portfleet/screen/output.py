@@ -12,7 +12,7 @@ _CODES = {"green": "32", "red": "31", "yellow": "33", "bold": "1", "dim": "2"}
 
 
 def paint(text: str, colour: str, *, file: IO[str] | None = None) -> str:
-    """Give ``text`` in colour where ``file`` (stdout) is a terminal and NO_COLOR is not set (no-color.org)."""
+    """Return ``text`` in colour where ``file`` (stdout) is a terminal and NO_COLOR is not set (no-color.org)."""
     file = file or sys.stdout
     if not file.isatty() or os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb":
         return text

@@ -6,25 +6,24 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
+from portfleet.core.desired import DesiredInstance, DesiredService
 from portfleet.core.journal import Asked, Journal
 from portfleet.core.model import member_instance
-from portfleet.core.observed import InstanceSeen, Observed
+from portfleet.core.observed import Observed, ObservedInstance, Out
 from portfleet.core.paths import Paths
 from portfleet.core.slots import count
 from portfleet.core.states import State, Wanted, state_of
-from portfleet.core.wants import InstanceWant, ServiceWant
 from portfleet.screen import colours
 from portfleet.store.clock import stamp
-from portfleet.store.out import Out
 from portfleet.supervise.exit_report import last_exit, last_lines
 
 _BY_REQUEST = (State.DRAINING, State.DRAINED, State.MAINTENANCE)
 
 
-def service_entry(service: ServiceWant, observed: Observed, journal: Journal, paths: Paths) -> dict[str, Any]:
-    """Give what `status --json` says of a service."""
+def service_entry(service: DesiredService, observed: Observed, journal: Journal, paths: Paths) -> dict[str, Any]:
+    """Return what `status --json` says of a service."""
     asked = journal.services[service.name].asked
-    slots = count(observed.kernel.slots.get(service.name, ()))
+    slots = count(observed.plane.slots.get(service.name, ()))
     return {
         "name": service.name,
         "live": service.live,
@@ -40,16 +39,16 @@ def service_entry(service: ServiceWant, observed: Observed, journal: Journal, pa
     }
 
 
-def pins_of(service: ServiceWant, journal: Journal) -> dict[str, str]:
-    """Give {network: instance of the live colour}, as they were pinned."""
+def pins_of(service: DesiredService, journal: Journal) -> dict[str, str]:
+    """Return {network: instance of the live colour}, as they were pinned."""
     found = journal.services[service.name].pins
     return {network: member_instance(service.name, member, service.live).name for network, member in found.items()}
 
 
 def instance_entry(
-    want: InstanceWant, observed: Observed, slots: Counter[str], paths: Paths, asked: Mapping[str, Asked]
+    want: DesiredInstance, observed: Observed, slots: Counter[str], paths: Paths, asked: Mapping[str, Asked]
 ) -> dict[str, Any]:
-    """Give what `status --json` says of an instance. ``slots``: how many each instance has; ``asked``: by operators."""
+    """Return what `status --json` says of an instance. ``slots``: how many each one has; ``asked``: by operators."""
     seen, out = observed.seen(want.name), observed.out.get(want.name)
     remote = want.rule.remote
     state = _state(want, seen, slots, ejected=out is not None)
@@ -76,18 +75,18 @@ def instance_entry(
 
 
 def at_rest(entry: Mapping[str, Any]) -> bool:
-    """Tell whether an instance is stopped and is to be: screens leave it out."""
+    """Return whether an instance is stopped and is to be: screens leave it out."""
     return bool(entry["wanted"] == Wanted.STOPPED and entry["state"] == State.STOPPED)
 
 
-def _since(seen: InstanceSeen, out: Out | None, asked: Asked | None) -> str | None:
-    """Give when an instance's state was the last to change: ejected, asked for, or by its process."""
+def _since(seen: ObservedInstance, out: Out | None, asked: Asked | None) -> str | None:
+    """Return when an instance's state was the last to change: ejected, asked for, or by its process."""
     if told := out or asked:
         return told.since
     return stamp(seen.since) if seen.since else None
 
 
-def _state(want: InstanceWant, seen: InstanceSeen, slots: Counter[str], *, ejected: bool) -> State:
+def _state(want: DesiredInstance, seen: ObservedInstance, slots: Counter[str], *, ejected: bool) -> State:
     return state_of(
         wanted=want.wanted,
         program=seen.program,

@@ -6,10 +6,10 @@ import time
 
 
 def now() -> str:
-    """Give the time now, as in ``2026-01-31T12:03:10Z``."""
+    """Return the time now, as in ``2026-01-31T12:03:10Z``."""
     return stamp(time.time())
 
 
 def stamp(seconds: float) -> str:
-    """Give a Unix time as RFC 3339 in UTC."""
+    """Return a Unix time as RFC 3339 in UTC."""
     return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(seconds))

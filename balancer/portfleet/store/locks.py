@@ -36,7 +36,7 @@ class Holder:
 
 
 def operator() -> str:
-    """Give who is at work, as user@host; the person behind sudo where there is one."""
+    """Return who is at work, as user@host; the person behind sudo where there is one."""
     try:
         name = os.environ.get("SUDO_USER") or pwd.getpwuid(os.getuid()).pw_name
     except (KeyError, OSError):
@@ -112,7 +112,7 @@ def table(path: Path, *, seconds: float = 10.0, clock: Callable[[], float] = tim
 
 
 def held(path: Path) -> bool:
-    """Tell whether somebody holds the flock on ``path``."""
+    """Return whether somebody holds the flock on ``path``."""
     try:
         with path.open() as file:
             try:

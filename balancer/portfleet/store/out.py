@@ -7,24 +7,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
+from portfleet.core.observed import Out
 from portfleet.core.paths import Paths
 from portfleet.store import locks
 
 
-@dataclass(frozen=True)
-class Out:
-    """Why an instance is out: its process died, its probes failed, or it is new; ``since`` is RFC 3339 in UTC."""
-
-    kind: Literal["died", "probe", "new"]
-    since: str
-    reason: str
-
-
-def read(path: Path) -> dict[str, Out]:
+def read_out(path: Path) -> dict[str, Out]:
     """Read who is ejected; empty where there is no file or none that can be read."""
     return {name: out for name, out in _read(path).items() if out.kind != "new"}
 
@@ -38,7 +28,7 @@ def left_out(paths: Paths, slots: Iterable[str | None] = ()) -> dict[str, Out]:
     return {name: out for name, out in found.items() if out.kind != "new" or name not in pointed}
 
 
-def write(path: Path, out: Mapping[str, Out]) -> None:
+def write_out(path: Path, out: Mapping[str, Out]) -> None:
     """Replace the out-set. Not synced to disk: run/ does not outlive a reboot, and neither do the processes."""
     temporary = path.with_suffix(".new")
     temporary.write_text(json.dumps({name: vars(entry) for name, entry in out.items()}))

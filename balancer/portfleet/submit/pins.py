@@ -6,21 +6,23 @@ import argparse
 from collections.abc import Callable
 from dataclasses import asdict
 
+from portfleet.apply.busy import refuse_busy
 from portfleet.apply.context import Context
 from portfleet.apply.execute import Executor
 from portfleet.core.changes import SetService
+from portfleet.core.desired import DesiredService
 from portfleet.core.errors import Exit
 from portfleet.core.journal import HistoryEntry, Journal, Operation, ServiceRecord
-from portfleet.core.wants import ServiceWant
 from portfleet.store import journal as journal_file
 from portfleet.store import locks
 from portfleet.store.clock import now
-from portfleet.submit.operation import record_of, refuse_busy, say
+from portfleet.submit.follow import say
+from portfleet.submit.targets import record_of
 
 
 def change_pins(
     context: Context,
-    want: ServiceWant,
+    want: DesiredService,
     options: argparse.Namespace,
     *,
     verb: str,
@@ -51,11 +53,11 @@ def _bring_up(context: Context, service: str) -> None:
     desired = context.desired(context.applied_fleet)
     rule = desired.services[service].rule
     with locks.table(context.paths.table_lock):
-        state = context.kernel.observe()
+        state = context.plane.observe()
         if state.home and state.services.get(service) != rule:
-            context.kernel.run((SetService(rule),))
+            context.plane.run((SetService(rule),))
     if state.home:
-        Executor(desired, context.kernel, context.supervisor, context.paths, say=lambda _: None).point(
+        Executor(desired, context.plane, context.supervisor, context.paths, say=lambda _: None).point(
             service, frozenset()
         )
 

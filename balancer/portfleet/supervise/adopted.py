@@ -18,7 +18,7 @@ from portfleet.core.paths import Paths
 
 
 def start_time(pid: int) -> int | None:
-    """Give when a process started, in clock ticks since boot (field 22 of /proc/PID/stat); None where there is none."""
+    """Return when a process started, in clock ticks since boot (field 22 of /proc/PID/stat); None if there is none."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_text()
     except OSError:
@@ -28,7 +28,7 @@ def start_time(pid: int) -> int | None:
 
 
 def parent(pid: int) -> int | None:
-    """Give a process's parent; None where there is no such process."""
+    """Return a process's parent; None where there is no such process."""
     try:
         return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
     except OSError:
@@ -36,7 +36,7 @@ def parent(pid: int) -> int | None:
 
 
 def alive(path: Path) -> dict[str, int]:
-    """Give {instance: pid} of every noted process that still is the one that was noted."""
+    """Return {instance: pid} of every noted process that still is the one that was noted."""
     try:
         noted = {name: (int(pid), int(started)) for name, (pid, started) in json.loads(path.read_text()).items()}
     except (OSError, ValueError, TypeError, AttributeError):
@@ -84,7 +84,7 @@ def end(paths: Paths, names: Iterable[str], *, supervisor: int | None, seconds: 
 
 
 def _running(path: Path, names: Iterable[str]) -> dict[int, int]:
-    """Give {pid: start time} of the noted processes among ``names`` that still run."""
+    """Return {pid: start time} of the noted processes among ``names`` that still run."""
     found = alive(path)
     pids = [found[name] for name in names if name in found]
     return {pid: started for pid in pids if (started := start_time(pid)) is not None}

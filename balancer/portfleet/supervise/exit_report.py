@@ -14,7 +14,7 @@ _LINE_MAX = 300
 
 
 def last_lines(log: Path, count: int = 3) -> list[str]:
-    """Give the last ``count`` lines of a log that hold something, unprintable characters replaced."""
+    """Return the last ``count`` lines of a log that hold something, unprintable characters replaced."""
     lines = [line.strip() for line in _tail(log, _TAIL).split("\n")]
     return ["".join(c if c.isprintable() else "?" for c in line[:_LINE_MAX]) for line in lines if line][-count:]
 

@@ -16,7 +16,7 @@ _REQUEST = (
 ) + _BODY
 
 
-def poke(path: Path, loop: asyncio.AbstractEventLoop) -> None:
+def nudge(path: Path, loop: asyncio.AbstractEventLoop) -> None:
     """Send two requests, some milliseconds apart; errors are left to the next poll to find."""
     _send(path, loop)
     for delay in (0.004, 0.012):

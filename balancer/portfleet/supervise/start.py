@@ -14,11 +14,12 @@ from typing import NoReturn
 from portfleet.core.errors import PortfleetError
 from portfleet.core.model import Fleet
 from portfleet.core.paths import Paths
-from portfleet.core.program import escape
 from portfleet.linux.machine import descriptor_limit
 from portfleet.store import atomic
+from portfleet.store.directories import make_directories
 from portfleet.store.templating import fill
 from portfleet.supervise import adopted
+from portfleet.supervise.ini import escape
 from portfleet.supervise.supervisor import Supervisor
 
 UNIT = "portfleet.service"
@@ -42,22 +43,26 @@ def write_config(fleet: Fleet, paths: Paths) -> None:
     atomic.write(paths.supervisor_config, text.encode())
 
 
-def start(fleet: Fleet, paths: Paths, *, seconds: float = 20, clock: Callable[[], float] = time.monotonic) -> None:
+def start_supervisord(
+    fleet: Fleet, paths: Paths, *, seconds: float = 20, clock: Callable[[], float] = time.monotonic
+) -> None:
     """Start supervisord and return when it answers; raises PortfleetError with its own words when it does not."""
     Supervisor(paths.supervisor_socket).refuse_ending()
-    paths.make()
+    make_directories(paths)
     write_config(fleet, paths)
     adopted.set_aside(paths, adopted.alive(paths.processes))
     said = _by_systemd() if by_systemd(paths) else _by_itself(paths)
-    wait(paths, seconds=seconds, clock=clock, said=said)
+    wait_for_supervisord(paths, seconds=seconds, clock=clock, said=said)
 
 
 def by_systemd(paths: Paths) -> bool:
-    """Tell whether it is systemd's unit that starts supervisord for this home."""
+    """Return whether it is systemd's unit that starts supervisord for this home."""
     return paths.home is None and unit_enabled()
 
 
-def wait(paths: Paths, *, seconds: float = 60, clock: Callable[[], float] = time.monotonic, said: str = "") -> None:
+def wait_for_supervisord(
+    paths: Paths, *, seconds: float = 60, clock: Callable[[], float] = time.monotonic, said: str = ""
+) -> None:
     """Return when supervisord answers; raises PortfleetError after ``seconds``, with what its starter ``said``."""
     deadline = clock() + seconds
     while not Supervisor(paths.supervisor_socket).running():
@@ -70,18 +75,18 @@ def wait(paths: Paths, *, seconds: float = 60, clock: Callable[[], float] = time
 
 
 def by_unit() -> bool:
-    """Tell whether this is the unit's ExecStartPost=, beside which supervisord is being started (systemd.exec(5))."""
+    """Return whether this is the unit's ExecStartPost=, beside which supervisord is being started (systemd.exec(5))."""
     return "MAINPID" in os.environ
 
 
-def become(paths: Paths) -> NoReturn:
+def become_supervisord(paths: Paths) -> NoReturn:
     """Replace this process by a supervisord in the foreground, for a service manager to run."""
     os.chdir("/")
     os.execve(sys.executable, [*_command(paths), "--nodaemon"], _environment())  # noqa: S606 (no shell)
 
 
 def unit_enabled() -> bool:
-    """Tell whether systemd runs the fleet on this machine."""
+    """Return whether systemd runs the fleet on this machine."""
     if not Path("/run/systemd/system").is_dir() or not shutil.which("systemctl"):
         return False
     return subprocess.run(["systemctl", "is-enabled", "--quiet", UNIT], check=False).returncode == 0

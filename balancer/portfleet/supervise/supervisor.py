@@ -66,7 +66,7 @@ class Supervisor:
             raise PortfleetError(f"supervisord: {method}: {fault.words}") from None
 
     def running(self) -> bool:
-        """Tell whether it answers and takes orders."""
+        """Return whether it answers and takes orders."""
         try:
             self._call("getState")
         except PortfleetError:
@@ -74,7 +74,7 @@ class Supervisor:
         return True
 
     def ending(self) -> bool:
-        """Tell whether it shuts down: its programs may be there yet, but it says nothing about them."""
+        """Return whether it shuts down: its programs may be there yet, but it says nothing about them."""
         try:
             self._call("getState")
         except ShuttingDown:
@@ -89,11 +89,11 @@ class Supervisor:
             raise ShuttingDown
 
     def pid(self) -> int:
-        """Give supervisord's process."""
+        """Return supervisord's process."""
         return int(self._call("getPID"))
 
     def programs(self) -> dict[str, ProgramInfo]:
-        """Give every program by name."""
+        """Return every program by name."""
         return {
             info["name"]: ProgramInfo(
                 info["name"],
@@ -139,7 +139,7 @@ class Supervisor:
         """Send a signal such as "TERM" to ``name``'s process; one that has ended is fine."""
         self._tolerate("signalProcess", name, signal, accept={NOT_RUNNING, BAD_NAME})
 
-    def poke(self) -> None:
+    def nudge(self) -> None:
         """Make it reap and restart dead children now instead of at its next poll."""
         self._call("getState")
 

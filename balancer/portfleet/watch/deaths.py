@@ -31,7 +31,7 @@ class Deaths:
         self._watched: dict[str, Watched] = {}
 
     def pid(self, name: str) -> int | None:
-        """Give the process watched under ``name``."""
+        """Return the process watched under ``name``."""
         watched = self._watched.get(name)
         return watched.pid if watched else None
 
@@ -71,7 +71,7 @@ class Deaths:
         return True
 
     def started(self) -> dict[str, tuple[int, int]]:
-        """Give {name: (pid, start time)} of every process watched."""
+        """Return {name: (pid, start time)} of every process watched."""
         return {name: (watched.pid, watched.started) for name, watched in self._watched.items()}
 
     def _ended(self, name: str, pid: int) -> None:

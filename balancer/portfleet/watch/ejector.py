@@ -14,16 +14,16 @@ import time
 from collections.abc import Callable, Iterable
 from typing import Literal
 
-from portfleet.core.changes import Change, Detour, InstanceRule, Kernel, SetInstance
+from portfleet.core.changes import Change, DataPlane, Detour, InstanceRule, SetInstance
+from portfleet.core.desired import Desired, DesiredInstance, DesiredService
+from portfleet.core.observed import Out
 from portfleet.core.paths import Paths
 from portfleet.core.routing import turn
 from portfleet.core.slots import Table
-from portfleet.core.wants import Desired, InstanceWant, ServiceWant
 from portfleet.store import locks
-from portfleet.store import out as outset
 from portfleet.store.clock import now
 from portfleet.store.log import Log
-from portfleet.store.out import Out
+from portfleet.store.out import read_out, write_out
 
 
 class Ejector:
@@ -35,12 +35,12 @@ class Ejector:
     """
 
     def __init__(
-        self, *, kernel: Kernel, paths: Paths, latest: Callable[[], Desired | None],
+        self, *, plane: DataPlane, paths: Paths, latest: Callable[[], Desired | None],
         forget_half_open: Callable[[int], None], log: Log,
     ) -> None:  # fmt: skip
-        self._kernel, self._paths, self._latest, self._log = kernel, paths, latest, log
+        self._plane, self._paths, self._latest, self._log = plane, paths, latest, log
         self._forget_half_open = forget_half_open
-        self.out = outset.read(paths.out)
+        self.out = read_out(paths.out)
         self.pending: dict[str, Out] = {}
         #: The last table of each service that was seen or set, to put it back as it was after a foreign flush.
         self.tables: dict[str, Table] = {}
@@ -50,7 +50,7 @@ class Ejector:
         #: Called when commands have let in who was pending.
         self.let_in: Callable[[], None] = lambda: None
 
-    def eject(self, want: ServiceWant, instance: InstanceWant, entry: Out) -> float:
+    def eject(self, want: DesiredService, instance: DesiredInstance, entry: Out) -> float:
         """Send new connections of ``instance`` elsewhere at once; gives the seconds that took. ``deal`` must follow."""
         began = time.monotonic()
         self.out[instance.name] = entry
@@ -60,11 +60,11 @@ class Ejector:
             now = self._now(want)
             sibling = self._sibling(now, instance.name) if now else None
             if sibling is not None and instance.name in self.tables.get(want.name, ()):
-                self._kernel.run((Detour(instance.name, sibling),))
+                self._plane.run((Detour(instance.name, sibling),))
                 self._detours[instance.name] = instance.rule
         return time.monotonic() - began
 
-    def deal(self, want: ServiceWant, *, ready: Iterable[str] = ()) -> None:
+    def deal(self, want: DesiredService, *, ready: Iterable[str] = ()) -> None:
         """Deal the slots of a service to those that serve, and end its detours; ``ready`` are pending no longer."""
         self._keep()
         with locks.table(self._paths.table_lock):
@@ -77,7 +77,7 @@ class Ejector:
         while marks := self._half_open.get(want.name):
             self._forget_half_open(marks.pop())
 
-    def admit(self, want: ServiceWant, instance: InstanceWant) -> int:
+    def admit(self, want: DesiredService, instance: DesiredInstance) -> int:
         """Let ``instance`` take connections again; gives how many slots it has now."""
         with locks.table(self._paths.table_lock):
             now = self._now(want)
@@ -109,13 +109,13 @@ class Ejector:
         for want in desired.services.values():
             names = [name for name in dict.fromkeys(self.table(want.name)) if name]
             if len(names) > 1:
-                self._kernel.check((Detour(names[0], names[1]),))
+                self._plane.check((Detour(names[0], names[1]),))
                 return
 
     def table(self, service: str, *, anew: bool = False) -> Table:
-        """Give the slots of a service as they are, read once; ``anew`` where a command may have changed them since."""
+        """Return the slots of a service as they are, read once; ``anew`` if a command may have changed them since."""
         if anew or service not in self.tables:
-            found = self._kernel.read_slots(service)
+            found = self._plane.read_slots(service)
             if any(found) or service not in self.tables:  # after a foreign flush the last one is what counts
                 self.tables[service] = found
         return self.tables[service]
@@ -124,8 +124,8 @@ class Ejector:
         """True for an instance that is neither ejected nor pending."""
         return name not in self.out and name not in self.pending
 
-    def without(self, want: ServiceWant, current: Table) -> frozenset[str]:
-        """Give who is left out of a service that has ``current`` in the kernel: the ejected and the pending.
+    def without(self, want: DesiredService, current: Table) -> frozenset[str]:
+        """Return who is left out of a service that has ``current`` in the kernel: the ejected and the pending.
 
         A pending one with slots was found ready by a command, which must not be taken back: from now on it is probed.
         """
@@ -135,31 +135,31 @@ class Ejector:
             self.let_in()
         return frozenset(i.name for i in want.instances if not self.serves(i.name))
 
-    def _now(self, want: ServiceWant) -> ServiceWant | None:
-        """Give the service as it shall be now; None where nobody wants it any more."""
+    def _now(self, want: DesiredService) -> DesiredService | None:
+        """Return the service as it shall be now; None where nobody wants it any more."""
         desired = self._latest()
         return desired.services.get(want.name) if desired else want
 
-    def _point(self, want: ServiceWant) -> None:
-        current = self._kernel.read_slots(want.name)
-        beside = self._kernel.read_beside(want.rule)
+    def _point(self, want: DesiredService) -> None:
+        current = self._plane.read_slots(want.name)
+        beside = self._plane.read_beside(want.rule)
         turned = turn(want, current, beside, out=self.without(want, current), probed_out=self._all_probed_out(want))
         ended = {i.name: self._detours[i.name] for i in want.instances if i.name in self._detours}
         changes: list[Change] = [SetInstance(rule) for rule in ended.values()]
         changes += turned.changes
         if changes:
-            self._kernel.run(tuple(changes))
+            self._plane.run(tuple(changes))
         for name in ended:
             del self._detours[name]
         self.tables[want.name] = turned.table
 
-    def _all_probed_out(self, want: ServiceWant) -> bool:
-        """Tell whether nobody serves any more and nobody died: then the policy for an empty service counts."""
+    def _all_probed_out(self, want: DesiredService) -> bool:
+        """Return whether nobody serves any more and nobody died: then the policy for an empty service counts."""
         serving = [i.name for i in want.instances if i.takes]
         return all(name in self.out and self.out[name].kind == "probe" for name in serving)
 
-    def _sibling(self, want: ServiceWant, name: str) -> str | None:
-        """Give an instance that serves beside ``name``."""
+    def _sibling(self, want: DesiredService, name: str) -> str | None:
+        """Return an instance that serves beside ``name``."""
         table = self.tables.get(want.name, ())
         serving = [i.name for i in want.instances if i.takes and i.name != name and self.serves(i.name)]
         return next((sibling for sibling in serving if sibling in table), None)
@@ -169,7 +169,7 @@ class Ejector:
         if self._written == (out := self.pending | self.out):
             return
         try:
-            outset.write(self._paths.out, out)
+            write_out(self._paths.out, out)
         except OSError as error:
             self._log.once("cannot-write", file=self._paths.out, reason=error.strerror)
         else:
@@ -178,5 +178,5 @@ class Ejector:
 
 
 def fresh(kind: Literal["died", "probe", "new"], reason: str) -> Out:
-    """Give the entry of somebody who goes out now."""
+    """Return the entry of somebody who goes out now."""
     return Out(kind, now(), reason)

@@ -13,7 +13,7 @@ from portfleet.store.log import Log
 from portfleet.watch.roster import Member
 
 
-class Dropped:
+class GuardDrops:
     """Compares the guard's counts with those before; ``read`` gives them by port, ``look`` has a member probed now."""
 
     def __init__(self, read: Callable[[], Mapping[int, int]], look: Callable[[str], None], log: Log) -> None:

@@ -7,8 +7,8 @@ import time
 from collections.abc import Callable, Mapping
 
 from portfleet.core.errors import PortfleetError
+from portfleet.core.observed import Out
 from portfleet.store.log import Log
-from portfleet.store.out import Out
 from portfleet.watch.ejector import Ejector, fresh
 from portfleet.watch.health import all_out
 from portfleet.watch.prober import Prober

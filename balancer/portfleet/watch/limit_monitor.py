@@ -16,7 +16,7 @@ from portfleet.watch import limits
 _EVERY, _LATELY = 1.0, 60.0
 
 
-class Limits:
+class LimitMonitor:
     """Keeps what is warned of."""
 
     def __init__(self, paths: Paths, log: Log) -> None:
@@ -56,7 +56,7 @@ class Limits:
             warnings.write(self._paths.warnings, self.warned.values())
 
     def _drops(self, table: limits.Table | None, at: float) -> int:
-        """Give how many connections conntrack has dropped in the last minute."""
+        """Return how many connections conntrack has dropped in the last minute."""
         if table is None:
             return 0
         new = table.dropped - self._dropped if self._dropped is not None else 0

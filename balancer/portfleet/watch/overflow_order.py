@@ -11,11 +11,11 @@ import asyncio
 import time
 from collections.abc import Mapping
 
-from portfleet.core.changes import Kernel
+from portfleet.core.changes import DataPlane
+from portfleet.core.desired import DesiredService
 from portfleet.core.errors import PortfleetError
 from portfleet.core.paths import Paths
 from portfleet.core.routing import reorder
-from portfleet.core.wants import ServiceWant
 from portfleet.linux import sockdiag
 from portfleet.store import locks
 from portfleet.store.log import Log
@@ -29,11 +29,11 @@ _HALF = 0.5
 _PATIENCE = 0.05
 
 
-class Overflow:
+class OverflowOrder:
     """Orders who is tried first where an instance is full."""
 
-    def __init__(self, *, kernel: Kernel, paths: Paths, roster: Roster, log: Log) -> None:
-        self._kernel, self._paths, self._roster, self._log = kernel, paths, roster, log
+    def __init__(self, *, plane: DataPlane, paths: Paths, roster: Roster, log: Log) -> None:
+        self._plane, self._paths, self._roster, self._log = plane, paths, roster, log
 
     async def run(self) -> None:
         """Look for ever; what is refused is logged and tried again at the next look."""
@@ -60,18 +60,18 @@ class Overflow:
                 for want in self._services().values()
                 if _fills(want, by_port)
                 for change in reorder(
-                    want, self._kernel.read_beside(want.rule), {i.name: by_port[i.rule.port] for i in want.instances}
+                    want, self._plane.read_beside(want.rule), {i.name: by_port[i.rule.port] for i in want.instances}
                 )
             ]
             if changes:
-                self._kernel.run(tuple(changes))
+                self._plane.run(tuple(changes))
 
-    def _services(self) -> Mapping[str, ServiceWant]:
+    def _services(self) -> Mapping[str, DesiredService]:
         return self._roster.desired.services if self._roster.desired else {}
 
 
-def _fills(want: ServiceWant, by_port: Mapping[int, int]) -> bool:
-    """Tell whether an instance of the service is about to be full."""
+def _fills(want: DesiredService, by_port: Mapping[int, int]) -> bool:
+    """Return whether an instance of the service is about to be full."""
     if not want.rule.tries:
         return False
     return any(by_port[i.rule.port] >= _HALF * i.rule.limit for i in want.instances if i.rule.limit)

@@ -34,7 +34,7 @@ class Backoff:
         return True
 
     def ready(self, now: float) -> bool:
-        """True where nothing is planned, or the planned moment has come: for a first try that need not wait."""
+        """Return whether nothing is planned, or the planned moment has come: for a first try that need not wait."""
         return self.due is None or self.is_due(now)
 
     def ran(self, seconds: float) -> None:

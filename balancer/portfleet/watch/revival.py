@@ -14,10 +14,10 @@ from concurrent.futures import Executor as Pool
 from portfleet.apply.context import Context
 from portfleet.apply.execute import Executor
 from portfleet.core import steps
+from portfleet.core.desired import Desired
 from portfleet.core.errors import PortfleetError
 from portfleet.core.paths import Paths
 from portfleet.core.states import AT_REST
-from portfleet.core.wants import Desired
 from portfleet.store.log import Log
 from portfleet.supervise.exit_report import last_exit, last_lines
 from portfleet.supervise.supervisor import ProgramInfo
@@ -93,7 +93,7 @@ class Revival:
         """Have supervisord start the member as it is wanted now; in the helper thread."""
         context = Context(self._paths)
         executor = Executor(
-            desired=desired, kernel=context.kernel, supervisor=context.supervisor, paths=self._paths, say=_quietly
+            desired=desired, plane=context.plane, supervisor=context.supervisor, paths=self._paths, say=_quietly
         )
         trouble = ""
         try:

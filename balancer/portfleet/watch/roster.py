@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from random import Random
 
 from portfleet.apply.context import Context
+from portfleet.core.desired import Desired, DesiredInstance, DesiredService
 from portfleet.core.errors import PortfleetError
 from portfleet.core.paths import Paths
-from portfleet.core.wants import Desired, InstanceWant, ServiceWant
 from portfleet.store import atomic, locks
 from portfleet.watch.health import Health
 from portfleet.watch.prober import Target
@@ -21,8 +21,8 @@ from portfleet.watch.restarts import Backoff
 class Member:
     """One instance that shall run: what is wanted of it and how it has been doing. Times are monotonic seconds."""
 
-    service: ServiceWant
-    want: InstanceWant
+    service: DesiredService
+    want: DesiredInstance
     health: Health
     backoff: Backoff
     #: An operation that runs starts and stops it itself.
@@ -39,12 +39,12 @@ class Member:
 
     @property
     def local(self) -> bool:
-        """True where it is a process on this box."""
+        """Return whether it is a process on this box."""
         return self.want.program is not None
 
     @property
     def startable(self) -> bool:
-        """True where the watcher may start it: nobody asked for it to be down, and nobody else starts it now."""
+        """Return whether the watcher may start it: nobody asked for it to be down, and nobody else starts it now."""
         return self.want.startable and not self.owned
 
     def unprobed(self) -> None:
@@ -53,7 +53,7 @@ class Member:
         self.health.healthy, self.health.streak = True, 0
 
     def target(self) -> Target:
-        """Give how to probe it."""
+        """Return how to probe it."""
         remote, service = self.want.rule.remote, self.service.service
         host = str(remote.address) if remote else "127.0.0.1" if 4 in service.families else "::1"
         control = self.want.program.control if self.want.program and self.want.ours else None
@@ -73,7 +73,7 @@ class Roster:
         self.repair = True
 
     def latest(self) -> Desired | None:
-        """Give what shall be as of this moment: to be asked under the table lock by whoever is about to change slots.
+        """Return what shall be as of this moment: to be asked under the table lock by whoever is about to change slots.
 
         A command writes the journal first and points the slots then, under that lock. Going by an older journal would
         take its change back until the next look. What cannot be read is as it was; the next look says why.

@@ -38,13 +38,13 @@ class Events(Protocol):
     """Tells of changes of the rules (``kernel.nft_events.RulesWatch``)."""
 
     def fileno(self) -> int:
-        """Give what is readable when there is something to read."""
+        """Return what is readable when there is something to read."""
 
     def read(self) -> list[RulesChanged]:
-        """Give the transactions since the last call."""
+        """Return the transactions since the last call."""
 
 
-class Rules:
+class RuleGuard:
     """Keeps the rules as they shall be."""
 
     def __init__(

@@ -25,7 +25,7 @@ from portfleet.core.paths import Paths
 from portfleet.core.program import WATCHER
 from portfleet.store.log import Log
 from portfleet.supervise import adopted
-from portfleet.supervise import start as daemonize
+from portfleet.supervise.start import UNIT, start_supervisord, unit_enabled
 from portfleet.supervise.supervisor import Supervisor
 from portfleet.watch.deaths import Deaths
 
@@ -79,7 +79,7 @@ class Supervision:
             self._replacing.cancel()
 
     def is_lost(self, pid: int) -> bool:
-        """True where ``pid`` is not a child of the present supervisord."""
+        """Return whether ``pid`` is not a child of the present supervisord."""
         return self.alive and adopted.parent(pid) != self._deaths.pid(SUPERVISOR)
 
     def forget(self, name: str) -> None:
@@ -114,16 +114,16 @@ class Supervision:
         """Have one supervisord run; gives why there is none. In the helper thread."""
         if Supervisor(self._paths.supervisor_socket).running():
             return ""
-        if self._paths.home is None and daemonize.unit_enabled():
-            return f"systemd has not started {daemonize.UNIT} yet"
+        if self._paths.home is None and unit_enabled():
+            return f"systemd has not started {UNIT} yet"
         try:
-            daemonize.start(Context(self._paths).applied_fleet, self._paths)
+            start_supervisord(Context(self._paths).applied_fleet, self._paths)
         except (PortfleetError, OSError) as error:
             return str(error).splitlines()[0]
         return ""
 
 
 def _deserted(path: Path) -> bool:
-    """True where nobody listens on a unix socket; one that only does not answer has somebody."""
+    """Return whether nobody listens on a unix socket; one that only does not answer has somebody."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as connection:
         return connection.connect_ex(str(path)) in (errno.ECONNREFUSED, errno.ENOENT)

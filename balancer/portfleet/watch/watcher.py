@@ -20,22 +20,22 @@ from typing import TypeVar
 
 from portfleet.apply.context import Context
 from portfleet.apply.observe import Look
+from portfleet.core.desired import DesiredService
 from portfleet.core.errors import PortfleetError
-from portfleet.core.observed import InstanceSeen
-from portfleet.core.wants import ServiceWant
+from portfleet.core.observed import ObservedInstance
 from portfleet.store.log import Log
 from portfleet.supervise import adopted
-from portfleet.supervise.nudge import poke
+from portfleet.supervise.nudge import nudge
 from portfleet.supervise.supervisor import ProgramInfo
 from portfleet.watch.deaths import Deaths
 from portfleet.watch.ejector import Ejector
-from portfleet.watch.guard_drops import Dropped
+from portfleet.watch.guard_drops import GuardDrops
 from portfleet.watch.judge import Judge
-from portfleet.watch.limit_monitor import Limits
+from portfleet.watch.limit_monitor import LimitMonitor
 from portfleet.watch.limits import full_table
 from portfleet.watch.revival import Revival
 from portfleet.watch.roster import Member, Roster
-from portfleet.watch.rule_guard import Rules
+from portfleet.watch.rule_guard import RuleGuard
 from portfleet.watch.supervision import SUPERVISOR, Supervision
 
 T = TypeVar("T")
@@ -69,8 +69,8 @@ class Watcher:
             paths=self._paths, roster=roster, ejector=ejector, deaths=self._deaths, log=log, pool=self._pool,
             wake=self._wake.set,
         )  # fmt: skip
-        self._limits = Limits(self._paths, log)
-        self._dropped = Dropped(dropped, self._judge.look, log)
+        self._limits = LimitMonitor(self._paths, log)
+        self._dropped = GuardDrops(dropped, self._judge.look, log)
         self._programs: dict[str, ProgramInfo] = {}
         self._adopted: set[str] = set()
         self._noted: dict[str, tuple[int, int]] = {}
@@ -79,7 +79,7 @@ class Watcher:
         self._loop.add_signal_handler(signal.SIGINT, self.stop)
         self._loop.add_signal_handler(signal.SIGHUP, self._wake.set)
 
-    async def run(self, rules: Rules) -> None:
+    async def run(self, rules: RuleGuard) -> None:
         """Watch until told to stop."""
         sys.setswitchinterval(_SWITCH)
         _nice(_PRIORITY)
@@ -106,7 +106,7 @@ class Watcher:
         self._wake.set()
 
     def status(self) -> dict[str, object]:
-        """Give what the watcher knows and nobody else, for the command `status`."""
+        """Return what the watcher knows and nobody else, for the command `status`."""
         return {
             "out": {name: vars(out) for name, out in self._ejector.out.items()},
             "pending": sorted(self._ejector.pending),
@@ -134,12 +134,12 @@ class Watcher:
         )
 
     def _serving(self) -> list[Member]:
-        """Give the members that new connections go to."""
+        """Return the members that new connections go to."""
         away = self._ejector.out.keys() | self._ejector.pending
         return [member for name, member in self._roster.members.items() if member.want.takes and name not in away]
 
     def _away(self) -> list[Member]:
-        """Give the members on the way back: without a process that is watched, or not let in yet."""
+        """Return the members on the way back: without a process that is watched, or not let in yet."""
         out, pending = self._ejector.out, self._ejector.pending
         return [
             member
@@ -148,7 +148,7 @@ class Watcher:
             or (member.want.takes and (name in pending or (name in out and out[name].kind == "died")))
         ]
 
-    async def _look(self, rules: Rules) -> None:
+    async def _look(self, rules: RuleGuard) -> None:
         """Read what is wanted, what supervisord has, and who is on the way back."""
         try:
             self._roster.reload()
@@ -169,12 +169,12 @@ class Watcher:
         except PortfleetError as error:
             self._log.once("cannot-look", reason=error.message.splitlines()[0])
 
-    def _take_in(self, rules: Rules) -> None:
+    def _take_in(self, rules: RuleGuard) -> None:
         for name in self._deaths.started().keys() - self._roster.members.keys() - {SUPERVISOR}:
             self._deaths.forget(name)
         self._judge.reloaded()
         rules.reloaded()
-        services: Mapping[str, ServiceWant] = {}
+        services: Mapping[str, DesiredService] = {}
         if self._roster.desired is not None:
             services = self._roster.desired.services
             self._ejector.warm_up(self._roster.desired)
@@ -241,7 +241,7 @@ class Watcher:
         member.died_at, member.served_at = now, None
         holder = self._roster.busy(member.service.name)
         self._judge.died(member, f"process {pid} ended" + (f" while {holder.who} does: {holder.why}" if holder else ""))
-        poke(self._paths.supervisor_socket, self._loop)
+        nudge(self._paths.supervisor_socket, self._loop)
         self._wake.set()
 
     async def _readmit(self) -> None:
@@ -257,7 +257,7 @@ class Watcher:
                 self._log.once("cannot-serve", about=name, instance=name, reason=seen.fault)
                 self._ejector.note(name, seen.fault)
 
-    def _at(self, away: list[Member]) -> dict[str, InstanceSeen]:
+    def _at(self, away: list[Member]) -> dict[str, ObservedInstance]:
         look = Look(self._programs, self._paths, probe=True)
         return {member.name: look.at(member.service, member.want) for member in away}
 

@@ -11,14 +11,14 @@ Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 
 def slot_for(affinity: Affinity, address: Address, port: int | None, *, seed: int, slots: int) -> int | None:
-    """Give the slot of a client's connection; None for the random kinds. ``connection`` needs ``port``."""
+    """Return the slot of a client's connection; None for the random kinds. ``connection`` needs ``port``."""
     if not affinity.deterministic:
         return None
     return slot_of(_key(affinity, address, port), seed=seed, slots=slots)
 
 
 def source_of(affinity: Affinity, address: Address) -> bytes:
-    """Give the bytes that a sticky client is known by: its address cut to the affinity's prefix."""
+    """Return the bytes that a sticky client is known by: its address cut to the affinity's prefix."""
     prefix = affinity.prefix4 if address.version == 4 else affinity.prefix6
     return ipaddress.ip_network((address, prefix), strict=False).network_address.packed
 
@@ -33,7 +33,7 @@ def _key(affinity: Affinity, address: Address, port: int | None) -> bytes:
 
 
 def expressions(affinity: Affinity, *, seed: int, slots: int) -> tuple[str, ...]:
-    """Give the nft expressions that make the slot, one per rule, such as ``jhash ip saddr mod 4096 seed 0x5eed``."""
+    """Return the nft expressions that make the slot, one per rule, such as ``jhash ip saddr mod 4096 seed 0x5eed``."""
     tail = f"mod {slots} seed {seed:#x}"
     match affinity.kind:
         case "round-robin":
@@ -47,7 +47,7 @@ def expressions(affinity: Affinity, *, seed: int, slots: int) -> tuple[str, ...]
 
 
 def sources(affinity: Affinity) -> tuple[str, str]:
-    """Give the nft expressions of a client's source, IPv4 and IPv6: what a sticky client is known by."""
+    """Return the nft expressions of a client's source, IPv4 and IPv6: what a sticky client is known by."""
     return f"ip saddr{_mask(affinity.prefix4, 32)}", f"ip6 saddr{_mask(affinity.prefix6, 128)}"
 
 

@@ -9,26 +9,26 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 
-from portfleet.core.changes import Beside, Kernel, KernelState, Moves, PointSlots, ServiceRule, Transaction
+from portfleet.core.changes import DataPlane, Moves, PlaneState, PointSlots, ServiceRule, SideTables, Transaction
 from portfleet.core.slots import Table
 
 
-class NotedKernel:
+class CachedPlane:
     """``kernel`` (see ``Kernel``) with a memory; ``generation`` gives the present generation id."""
 
-    def __init__(self, kernel: Kernel, generation: Callable[[], int]) -> None:
-        self._kernel, self._generation = kernel, generation
+    def __init__(self, plane: DataPlane, generation: Callable[[], int]) -> None:
+        self._plane, self._generation = plane, generation
         self._known = -1
         self._slots: dict[str, Table] = {}
         self._own: deque[int] = deque(maxlen=1024)
 
     def is_own(self, generation: int) -> bool:
-        """True where that transaction was one of ours."""
+        """Return whether that transaction was one of ours."""
         return generation in self._own
 
-    def observe(self) -> KernelState:
+    def observe(self) -> PlaneState:
         now = self._generation()
-        state = self._kernel.observe()
+        state = self._plane.observe()
         if now == self._generation():
             self._known, self._slots = now, dict(state.slots)
         return state
@@ -38,24 +38,24 @@ class NotedKernel:
         if now != self._known:
             self._known, self._slots = now, {}
         if service not in self._slots:
-            self._slots[service] = self._kernel.read_slots(service)
+            self._slots[service] = self._plane.read_slots(service)
         return self._slots[service]
 
-    def read_beside(self, rule: ServiceRule) -> Beside:
-        return self._kernel.read_beside(rule)
+    def read_beside(self, rule: ServiceRule) -> SideTables:
+        return self._plane.read_beside(rule)
 
     def read_sticky(self, rule: ServiceRule, source: bytes) -> str | None:
-        return self._kernel.read_sticky(rule, source)
+        return self._plane.read_sticky(rule, source)
 
-    def recover(self) -> KernelState:
-        return self._kernel.recover()
+    def recover(self) -> PlaneState:
+        return self._plane.recover()
 
     def check(self, transaction: Transaction) -> None:
-        self._kernel.check(transaction)
+        self._plane.check(transaction)
 
     def run(self, transaction: Transaction) -> None:
         before = self._generation()
-        self._kernel.run(transaction)
+        self._plane.run(transaction)
         after = self._generation()
         if after != before + 1:
             return  # somebody changed something between: the next read reads anew
@@ -67,7 +67,7 @@ class NotedKernel:
                     self._follow(change.service, change.moves)
 
     def text(self, transaction: Transaction) -> str:
-        return self._kernel.text(transaction)
+        return self._plane.text(transaction)
 
     def _follow(self, service: str, moves: Moves) -> None:
         table = self._slots.get(service)

@@ -76,7 +76,7 @@ NEEDED = (
 
 
 def missing() -> list[str]:
-    """Give what is missing, a line each; empty where all is there. Raises PortfleetError without the right to ask."""
+    """Return what is missing, a line each; empty where all is there. Raises PortfleetError without the right to ask."""
     nft = NftContext()
     nft.do("table inet portfleet-probe { }\n", dry=True)
     found = []

@@ -39,7 +39,7 @@ class Connection:
 
 
 def established(mark: int) -> int:
-    """Give how many established TCP connections carry ``mark``. Raises PortfleetError where the kernel refuses."""
+    """Return how many established TCP connections carry ``mark``. Raises PortfleetError where the kernel refuses."""
     with _netfilter() as netfilter:
         return sum(_state(entry) == _ESTABLISHED for _, entry in _dump(netfilter, mark))
 
@@ -63,7 +63,7 @@ def forget_half_open(mark: int) -> int:
 
 
 def set_marks(marks: Mapping[Connection, int]) -> int:
-    """Give connections another mark (a hand-off gave them another owner); gives how many entries were found.
+    """Return connections another mark (a hand-off gave them another owner); gives how many entries were found.
 
     A connection without an entry (a client on this box that dialed the instance's port itself) is passed over.
     Raises PortfleetError where the kernel refuses.
@@ -92,7 +92,7 @@ def _netfilter() -> Netfilter:
 
 
 def _dump(netfilter: Netfilter, mark: int | None = None) -> Iterator[tuple[int, dict[int, bytes]]]:
-    """Give (family, attributes) of each entry; with ``mark`` the kernel itself picks those that carry it."""
+    """Return (family, attributes) of each entry; with ``mark`` the kernel itself picks those that carry it."""
     chosen = b""
     if mark is not None:
         chosen = attribute(_MARK, mark.to_bytes(4, "big")) + attribute(_MARK_MASK, b"\xff\xff\xff\xff")
@@ -109,7 +109,7 @@ def _mark(entry: Mapping[int, bytes]) -> int:
 
 
 def _state(entry: Mapping[int, bytes]) -> int:
-    """Give an entry's TCP state (enum tcp_conntrack); 0 for one of another protocol."""
+    """Return an entry's TCP state (enum tcp_conntrack); 0 for one of another protocol."""
     tcp = attributes(attributes(entry.get(_PROTOCOL, b"")).get(_PROTOCOL_TCP, b""))
     return int.from_bytes(tcp.get(_TCP_STATE, b""), "big")
 

@@ -86,7 +86,7 @@ class RulesWatch:
         self._socket.close()
 
     def read(self) -> list[RulesChanged]:
-        """Give the transactions that were told of since the last call; never waits."""
+        """Return the transactions that were told of since the last call; never waits."""
         found: list[RulesChanged] = []
         while True:
             try:

@@ -15,7 +15,7 @@ def _rol(word: int, bits: int) -> int:
 
 
 def jhash(key: bytes, seed: int) -> int:
-    """Give the 32-bit hash of ``key`` with ``seed``, equal to the kernel's ``jhash(key, len(key), seed)``."""
+    """Return the 32-bit hash of ``key`` with ``seed``, equal to the kernel's ``jhash(key, len(key), seed)``."""
     a = b = c = (_INITVAL + len(key) + seed) & _MASK
     while len(key) > 12:
         a = (a + int.from_bytes(key[0:4], "little")) & _MASK
@@ -50,5 +50,5 @@ def jhash(key: bytes, seed: int) -> int:
 
 
 def slot_of(key: bytes, *, seed: int, slots: int) -> int:
-    """Give the slot (0 … slots − 1) that nft's ``jhash … mod slots seed seed`` gives ``key``."""
+    """Return the slot (0 … slots − 1) that nft's ``jhash … mod slots seed seed`` gives ``key``."""
     return jhash(key, seed) * slots >> 32

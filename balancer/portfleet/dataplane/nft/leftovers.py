@@ -30,7 +30,7 @@ class Leftovers:
 
 
 def parts_of(rule: c.ServiceRule | c.InstanceRule) -> frozenset[str]:
-    """Give the maps and chains beside those every service has that ``rule`` needs."""
+    """Return the maps and chains beside those every service has that ``rule`` needs."""
     name = service_of(rule)
     parts: set[str] = set()
     if isinstance(rule, c.InstanceRule):
@@ -55,12 +55,12 @@ def parts_of(rule: c.ServiceRule | c.InstanceRule) -> frozenset[str]:
 
 
 def service_of(rule: c.ServiceRule | c.InstanceRule) -> str:
-    """Give the service of a rule."""
+    """Return the service of a rule."""
     return rule.name if isinstance(rule, c.ServiceRule) else service_of_instance(rule.name)
 
 
 def by_service(maps: Iterable[str], chains: Iterable[str]) -> dict[str, tuple[set[str], set[str]]]:
-    """Give {service: (its maps and sets, its chains)}."""
+    """Return {service: (its maps and sets, its chains)}."""
     found: dict[str, tuple[set[str], set[str]]] = defaultdict(lambda: (set(), set()))
     for name in maps:
         found[_service_of_map(name)][0].add(name)
@@ -72,7 +72,7 @@ def by_service(maps: Iterable[str], chains: Iterable[str]) -> dict[str, tuple[se
 def of_service(
     name: str, maps: Collection[str], chains: Collection[str], rules: Iterable[c.ServiceRule | c.InstanceRule]
 ) -> Leftovers:
-    """Give what can go of a service that has ``maps`` and ``chains``, where its chains were set by ``rules``."""
+    """Return what can go of a service that has ``maps`` and ``chains``, where its chains were set by ``rules``."""
     needed = {part for rule in rules for part in parts_of(rule)}
     lives = f"service-{name}" in chains
     if lives:
@@ -101,7 +101,7 @@ def _service_of_chain(name: str) -> str:
 
 
 def removal(left: Leftovers) -> Iterator[str]:
-    """Give two transactions that remove ``left``: maps and what chains hold, then the chains.
+    """Return two transactions that remove ``left``: maps and what chains hold, then the chains.
 
     Before Linux 6.2 a chain cannot be deleted in the transaction that deletes the last element leading to it.
     """

@@ -20,7 +20,7 @@ _IMMEDIATE_DATA, _VALUE = 2, 1
 
 
 def unit_of(chain: str) -> str:
-    """Give the name under which ``chain`` is set: ``try_X`` goes with ``X``, ``local_X`` with ``service-X``."""
+    """Return the name under which ``chain`` is set: ``try_X`` goes with ``X``, ``local_X`` with ``service-X``."""
     kind, _, of = chain.partition("_")
     if kind in ("try", "cap") and of:
         return of
@@ -28,7 +28,7 @@ def unit_of(chain: str) -> str:
 
 
 def digests(chains: Mapping[str, Chain]) -> dict[str, str]:
-    """Give {unit: digest} of all its chains together."""
+    """Return {unit: digest} of all its chains together."""
     units: dict[str, str] = {}
     for name in sorted(chains):
         unit = unit_of(name)
@@ -37,7 +37,7 @@ def digests(chains: Mapping[str, Chain]) -> dict[str, str]:
 
 
 def home_of(chains: Mapping[str, Chain]) -> str:
-    """Give the identity of the fleet that made the table; "" where a table is there that does not say."""
+    """Return the identity of the fleet that made the table; "" where a table is there that does not say."""
     for rule in chains["guard"].rules if "guard" in chains else ():
         if found := _HOME.search(rule):
             return found[1].decode()
@@ -45,17 +45,17 @@ def home_of(chains: Mapping[str, Chain]) -> str:
 
 
 def marks(elements: Iterable[Element]) -> dict[int, str]:
-    """Give {mark: instance} of the map of a service's instances; "?" for a verdict that is not ours."""
+    """Return {mark: instance} of the map of a service's instances; "?" for a verdict that is not ours."""
     return {number(element.key): element.chain or "?" for element in elements}
 
 
 def number(data: bytes) -> int:
-    """Give a register's number."""
+    """Return a register's number."""
     return int.from_bytes(data, sys.byteorder)
 
 
 def listens(name: str, elements: Iterable[Element]) -> Iterator[tuple[Listen, str]]:
-    """Give (listen address of one family, service) of every element of the map ``name``."""
+    """Return (listen address of one family, service) of every element of the map ``name``."""
     family = 6 if name.endswith("6") else 4
     for element in elements:
         service = (element.chain or "?").removeprefix("service-")
@@ -69,7 +69,7 @@ def listens(name: str, elements: Iterable[Element]) -> Iterator[tuple[Listen, st
 
 
 def intervals(elements: Iterable[Element]) -> Iterator[tuple[int, int, bytes | None]]:
-    """Give (first, last, data) of every interval of a set or map with intervals."""
+    """Return (first, last, data) of every interval of a set or map with intervals."""
     ordered = sorted(elements, key=lambda element: (element.key, not element.end))
     first: Element | None = None
     for element in ordered:
@@ -81,12 +81,12 @@ def intervals(elements: Iterable[Element]) -> Iterator[tuple[int, int, bytes | N
 
 
 def ranges(elements: Iterable[Element]) -> frozenset[tuple[int, int]]:
-    """Give the port ranges of a set, inclusive."""
+    """Return the port ranges of a set, inclusive."""
     return frozenset((first, last) for first, last, _ in intervals(elements))
 
 
 def networks(elements: Iterable[Element], *, six: bool) -> Iterator[tuple[str, int]]:
-    """Give (network, mark) of every element of a map of pins."""
+    """Return (network, mark) of every element of a map of pins."""
     kind = ipaddress.IPv6Address if six else ipaddress.IPv4Address
     for first, last, data in intervals(elements):
         for network in ipaddress.summarize_address_range(kind(first), kind(last)):

@@ -37,11 +37,11 @@ class Memory:
         self._lines = 0
 
     def same(self, name: str, digest: str) -> bool:
-        """True where what the kernel has is what was set."""
+        """Return whether what the kernel has is what was set."""
         return self._recall().get(name, {}).get("digest") == digest
 
     def current(self, name: str) -> bool:
-        """True where what was set is what this version of the tool would set for the same rule."""
+        """Return whether what was set is what this version of the tool would set for the same rule."""
         entry = self._recall().get(name)
         if entry is None:
             return False
@@ -54,7 +54,7 @@ class Memory:
             self._append({name: known[name] | {"by": writer()} for name in old})
 
     def rule(self, name: str) -> c.ServiceRule | c.InstanceRule | None:
-        """Give the rule that was set last for a unit; None where there is none."""
+        """Return the rule that was set last for a unit; None where there is none."""
         entry = self._recall().get(name)
         change = _change(name, entry) if entry else None
         return None if change is None or isinstance(change, c.SetBase) else change.rule
@@ -119,7 +119,7 @@ class Memory:
 
 @cache
 def writer() -> str:
-    """Give what tells one version of what makes the text from another."""
+    """Return what tells one version of what makes the text from another."""
     files = [*sorted((templating.DIRECTORY / "nft").glob("*.j2")), Path(nft_text.__file__), Path(affinity.__file__)]
     return _digest("".join(file.read_text() for file in files))
 
@@ -142,7 +142,7 @@ def _entries(line: str) -> dict[str, dict[str, Any]]:
 
 
 def _change(name: str, entry: Mapping[str, Any]) -> Setting:
-    """Give the change that made a unit; raises TypeError or KeyError where the entry is not of this form."""
+    """Return the change that made a unit; raises TypeError or KeyError where the entry is not of this form."""
     made = entry["made"]
     if "home" in made:
         return c.SetBase(**made)

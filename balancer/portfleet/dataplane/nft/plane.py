@@ -30,7 +30,7 @@ _FIXED = frozenset({"prerouting", "output", "postrouting", "guard", "admit"})
 Rule = c.ServiceRule | c.InstanceRule
 
 
-class NftKernel:
+class NftPlane:
     """The real data plane (see ``Kernel``). ``memory`` is the file that remembers what was set."""
 
     def __init__(self, memory: Path) -> None:
@@ -42,10 +42,10 @@ class NftKernel:
     def _nft(self) -> NftContext:
         return NftContext()
 
-    def observe(self) -> c.KernelState:
+    def observe(self) -> c.PlaneState:
         chains = self._reader.chains()
         if not chains and not self._reader.exists():
-            return c.KernelState()
+            return c.PlaneState()
         # Of an instance or a service that is gone, a chain may be left to which others' old rules lead.
         now = {name: digest for name, digest in listing.digests(chains).items() if name in chains}
         same = {name for name, digest in now.items() if self._memory.same(name, digest)}
@@ -64,12 +64,12 @@ class NftKernel:
         astray = _astray(services, instances, marks)
         found = dict(pair for name in _LISTENS for pair in listing.listens(name, self._reader.elements(name)))
         drift = {name.removeprefix("service-") for name in now if name not in same and name not in _FIXED}
-        return c.KernelState(
+        return c.PlaneState(
             home=listing.home_of(chains),
             services={name: None if name in astray else rule for name, rule in services.items()},
             instances={name: None if name in astray else rule for name, rule in instances.items()},
             slots={name: self._table("slots", name, marks[name]) for name in services},
-            beside={n: beside for n in services if (beside := self._beside(n, maps, marks[n])) != c.Beside()},
+            beside={n: beside for n in services if (beside := self._beside(n, maps, marks[n])) != c.SideTables()},
             listens=c.merge(found),
             ports=listing.ranges(self._reader.elements("ports")),
             limits=self._limits(),
@@ -78,7 +78,7 @@ class NftKernel:
             drift=frozenset(drift | astray | ({""} if not same >= _FIXED else set())),
         )
 
-    def recover(self) -> c.KernelState:
+    def recover(self) -> c.PlaneState:
         state, chains = self.observe(), self._reader.chains()
         services, instances = {}, {}
         for name in state.services:
@@ -92,10 +92,10 @@ class NftKernel:
     def read_slots(self, service: str) -> Table:
         return self._table("slots", service, self._marks(service))
 
-    def read_beside(self, rule: c.ServiceRule) -> c.Beside:
+    def read_beside(self, rule: c.ServiceRule) -> c.SideTables:
         has = [f"local-{rule.name}"] * rule.remote + [f"overflow-{rule.name}"] * bool(rule.tries)
         has += [f"taking-{rule.name}"] * rule.marked + [f"pins4-{rule.name}"] * rule.pins
-        return self._beside(rule.name, has, self._marks(rule.name)) if has else c.Beside()
+        return self._beside(rule.name, has, self._marks(rule.name)) if has else c.SideTables()
 
     def read_sticky(self, rule: c.ServiceRule, source: bytes) -> str | None:
         family = 4 if len(source) == 4 else 6
@@ -144,13 +144,13 @@ class NftKernel:
         slots = {slot: _named(mark, marks) for slot, mark in self._reader.registers(f"{which}-{service}").items()}
         return tuple(slots.get(slot) for slot in range(max(slots) + 1)) if slots else ()
 
-    def _beside(self, service: str, maps: Iterable[str], marks: dict[int, str]) -> c.Beside:
+    def _beside(self, service: str, maps: Iterable[str], marks: dict[int, str]) -> c.SideTables:
         there = {name.partition("-")[0] for name in maps if name.partition("-")[2] == service}
         if not there & {"local", "overflow", "taking", "pins4"}:
-            return c.Beside()
+            return c.SideTables()
         tried = {listing.number(e.key): e.chain or "?" for e in self._reader.elements(f"overflow-{service}")}
         taking = self._reader.elements(f"taking-{service}") if "taking" in there else []
-        return c.Beside(
+        return c.SideTables(
             local=self._table("local", service, marks) if "local" in there else (),
             overflow=tuple(tried[n].removeprefix("try_") if n in tried else None for n in range(max(tried) + 1))
             if tried
@@ -212,7 +212,7 @@ def _astray(
     instances: Mapping[str, c.InstanceRule | None],
     marks: Mapping[str, Mapping[int, str]],
 ) -> set[str]:
-    """Give instances to which not just their own mark leads, and services with marks that lead to none of theirs."""
+    """Return instances to which not just their own mark leads, and services with marks that lead to none of theirs."""
     leading: dict[str, list[int]] = {}
     for leads in marks.values():
         for mark, name in leads.items():
@@ -222,12 +222,12 @@ def _astray(
 
 
 def _named(mark: int, marks: dict[int, str]) -> str:
-    """Give the instance to which a mark leads; "?" and the number for one that leads nowhere."""
+    """Return the instance to which a mark leads; "?" and the number for one that leads nowhere."""
     return marks.get(mark, f"?{mark}")
 
 
 def _made(transaction: c.Transaction) -> dict[str, Setting]:
-    """Give the changes that set chains, by the unit they make."""
+    """Return the changes that set chains, by the unit they make."""
     made: dict[str, Setting] = {}
     for change in transaction:
         match change:
@@ -243,7 +243,7 @@ def _made(transaction: c.Transaction) -> dict[str, Setting]:
 
 
 def _chains(units: Iterable[str]) -> list[str]:
-    """Give the chains that units may have."""
+    """Return the chains that units may have."""
     chains = list(units)
     for unit in units:
         if unit.startswith("service-"):

@@ -83,34 +83,34 @@ class NftReader:
         return Netfilter()
 
     def exists(self) -> bool:
-        """Tell whether the table is there."""
+        """Return whether the table is there."""
         return self._ask(lambda: bool(self._netfilter.get(_GET_TABLE, _INET, self._table))) or False
 
     def chains(self, *names: str) -> dict[str, Chain]:
-        """Give the chains ``names``, all of the table's without a name; those that are not there are left out."""
+        """Return the chains ``names``, all of the table's without a name; those that are not there are left out."""
         return self._ask(lambda: self._chains(names)) or {}
 
     def maps(self) -> frozenset[str]:
-        """Give the names of the table's maps and sets."""
+        """Return the names of the table's maps and sets."""
         return self._ask(lambda: frozenset(_text(found[_NAME]) for found in self._dump(_GET_SET))) or frozenset()
 
     def elements(self, name: str) -> list[Element]:
-        """Give the elements of a map or set; none where it is not there."""
+        """Return the elements of a map or set; none where it is not there."""
         return self._ask(lambda: [element for data in self._element_lists(name) for element in _elements(data)]) or []
 
     def element(self, name: str, key: bytes) -> Element | None:
-        """Give the element of a map with this key; None where it is not there."""
+        """Return the element of a map with this key; None where it is not there."""
         chosen = nested(_ELEMENTS, nested(_LIST_ELEMENT, nested(_KEY, attribute(_VALUE, key))))
         which = attribute(_NAME, name.encode() + b"\0")
         found = self._ask(lambda: self._netfilter.get(_GET_ELEMENTS, _INET, self._table, which, chosen))
         return next(_elements(found.get(_ELEMENTS, b"")), None) if found else None
 
     def registers(self, name: str) -> dict[int, int]:
-        """Give a map of 32-bit numbers to 32-bit numbers; of 4,096 elements within 3 ms."""
+        """Return a map of 32-bit numbers to 32-bit numbers; of 4,096 elements within 3 ms."""
         return self._ask(lambda: dict(pair for data in self._element_lists(name) for pair in _pairs(data))) or {}
 
     def counts(self, name: str) -> dict[int, int]:
-        """Give what the counter of each element of a set of ports has counted, in packets, by port."""
+        """Return what the counter of each element of a set of ports has counted, in packets, by port."""
         lists = self._ask(lambda: list(self._element_lists(name))) or []
         return dict(pair for data in lists for pair in _counts(data))
 

@@ -45,17 +45,17 @@ class Writer:
             self._book[service] = self._book.get(service, {}) | dict(known)
 
     def text(self, transaction: c.Transaction) -> str:
-        """Give a whole transaction as nft text; raises PortfleetError for an instance of which nothing is known."""
+        """Return a whole transaction as nft text; raises PortfleetError for an instance of which nothing is known."""
         return "".join(line.rstrip("\n") + "\n" for change in transaction for line in _lines(change, self._book))
 
 
 def text(transaction: c.Transaction, marks: Marks) -> str:
-    """Give one transaction as nft text, with ``marks`` what the kernel has before it; raises as `Writer.text`."""
+    """Return one transaction as nft text, with ``marks`` what the kernel has before it; raises as `Writer.text`."""
     return Writer(marks).text(transaction)
 
 
 def rendered(change: c.SetBase | c.SetService | c.SetInstance) -> str:
-    """Give the chains, maps and sets that ``change`` sets, as nft text."""
+    """Return the chains, maps and sets that ``change`` sets, as nft text."""
     match change:
         case c.SetBase(home):
             return _fill("nft/base.nft.j2", home=_name(home, _DIGEST))
@@ -66,7 +66,7 @@ def rendered(change: c.SetBase | c.SetService | c.SetInstance) -> str:
 
 
 def service_of(change: c.Change) -> str | None:
-    """Give the service whose marks a change needs; None where it needs none."""
+    """Return the service whose marks a change needs; None where it needs none."""
     match change:
         case c.SetService(service):
             return service.name
@@ -81,7 +81,7 @@ def service_of(change: c.Change) -> str | None:
 
 
 def service_of_instance(name: str) -> str:
-    """Give the service of an instance; "" for a name that is no instance's."""
+    """Return the service of an instance; "" for a name that is no instance's."""
     instance = parse_instance(name)
     return instance.service if instance else ""
 
@@ -134,7 +134,7 @@ def _lines(change: c.Change, book: dict[str, dict[int, str]]) -> Iterator[str]:
 
 
 def _pointing(change: c.PointSlots | c.SetTaking | c.SetPins, mark_of: Mapping[str, int]) -> Iterator[str]:
-    """Give the changes of elements that stand for instances."""
+    """Return the changes of elements that stand for instances."""
     match change:
         case c.PointSlots(service, moves, which):
             name = f"{which}-{_name(service)}"
@@ -156,7 +156,7 @@ def _pointing(change: c.PointSlots | c.SetTaking | c.SetPins, mark_of: Mapping[s
 
 
 def unmarked(transaction: c.Transaction, marks: Marks) -> str:
-    """Give the first half of a transaction that drops instances: nothing leads to their chains any more.
+    """Return the first half of a transaction that drops instances: nothing leads to their chains any more.
 
     Before Linux 6.2 a chain cannot be deleted in the transaction that deletes the last element leading to it.
     """
@@ -233,7 +233,7 @@ def _instance(rule: c.InstanceRule) -> str:
 
 
 def _sticky(service: str, sticky: c.Sticky | None, key: Affinity) -> list[tuple[str, str, str]]:
-    """Give (map, its key's type, key) of both families. The size is in the name: a map's size cannot be changed."""
+    """Return (map, its key's type, key) of both families. The size is in the name: a map's size cannot be changed."""
     if sticky is None:
         return []
     four, six = sources(key)
@@ -248,7 +248,7 @@ def _fill(template: str, **values: object) -> str:
 
 
 def _name(name: str, pattern: re.Pattern[str] = _IDENTIFIER) -> str:
-    """Give ``name`` back if it is a plain identifier: nothing else may ever reach nft text. Raises ValueError."""
+    """Return ``name`` back if it is a plain identifier: nothing else may ever reach nft text. Raises ValueError."""
     if not pattern.fullmatch(name):
         raise ValueError(f"not an identifier: {name!r}")
     return name

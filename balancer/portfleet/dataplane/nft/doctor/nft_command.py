@@ -10,14 +10,14 @@ from typing import Any
 
 
 def nft(*arguments: str) -> str:
-    """Give what `nft ARGUMENTS` prints."""
+    """Return what `nft ARGUMENTS` prints."""
     if not shutil.which("nft"):
         return ""
     return subprocess.run(["nft", *arguments], capture_output=True, text=True, check=False).stdout
 
 
 def listed(kind: str, *what: str) -> Iterator[dict[str, Any]]:
-    """Give the objects of ``kind`` (chain, map) that `nft --json list WHAT` prints."""
+    """Return the objects of ``kind`` (chain, map) that `nft --json list WHAT` prints."""
     try:
         entries = json.loads(nft("--json", "list", *what) or "{}").get("nftables", [])
     except ValueError:

@@ -1,0 +1,160 @@
+"""What shall be: the config and the journal together. Pure: the journal comes in, a newer one comes out."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import replace
+
+from portfleet.core.changes import InstanceRule, ServiceRule, Sticky
+from portfleet.core.desired import Desired, DesiredInstance, DesiredService
+from portfleet.core.journal import ColourRecord, Journal, ServiceRecord
+from portfleet.core.model import COLOURS, Colour, Fleet, Instance, Service, member_instance, seed_of
+from portfleet.core.paths import Paths
+from portfleet.core.pins import flatten
+from portfleet.core.program import make_program
+from portfleet.core.slots import Table, assign
+from portfleet.core.states import Wanted
+
+
+def make_desired(fleet: Fleet, journal: Journal, paths: Paths) -> Desired:
+    """Join config and journal: new services get a seed, marks and a home table, changed ones keep what they can."""
+    services = {}
+    for configured in fleet.services.values():
+        record, notes = _record(configured, journal)
+        service = _scaled(configured, record)
+        unmarked = [one.name for one in _instances(service, record) if one.name not in record.marks]
+        marks = dict(zip(unmarked, journal.free_marks(), strict=False))
+        record = replace(record, marks={**record.marks, **marks}, home=_home(service, record.home))
+        journal = journal.with_service(service.name, record)
+        if marks:
+            journal = replace(journal, last_mark=marks[unmarked[-1]])
+        want = _want(service, record, paths, notes)
+        services[service.name] = _stopped(want, record.down) if record.down else want
+    return Desired(services, journal, paths.identity)
+
+
+def _stopped(want: DesiredService, down: str) -> DesiredService:
+    instances = tuple(replace(one, wanted=Wanted.STOPPED, program=None) for one in want.instances)
+    notes = (f"down by {down}; up again with: portfleet up",)
+    return replace(want, instances=instances, notes=notes, down=down)
+
+
+def _record(service: Service, journal: Journal) -> tuple[ServiceRecord, tuple[str, ...]]:
+    """Return the service's record, made anew where there is none, and what the plan has to say about it."""
+    record = journal.services.get(service.name)
+    if record is None:
+        colours: dict[Colour, ColourRecord] = {"blue": ColourRecord(release=service.release)}
+        seed = seed_of(service.name)
+        return ServiceRecord("blue", seed, (), colours=colours, config_release=service.release), ()
+    if record.instances is not None and record.config_instances != service.instances:
+        # The config's own number has changed since `scale`: it counts, also if it is the old one again some day.
+        record = replace(record, instances=None, config_instances=None)
+    running = record.colours.get(record.live, ColourRecord()).release
+    if service.release not in (record.config_release, running):
+        return record, (f"release differs: {running} runs, {service.release} is configured: cutover needed",)
+    return record, ()
+
+
+def _scaled(service: Service, record: ServiceRecord) -> Service:
+    """Return the service with the number of instances that `scale` asked for, until the config's own number changes."""
+    if record.instances is None:
+        return service
+    return replace(service, instances=min(record.instances, service.most_instances))
+
+
+def _home(service: Service, home: Table) -> Table:
+    weights = {instance.member: service.weight.get(instance.member, 1) for instance in _members(service)}
+    previous = home if len(home) == service.slots else (None,) * service.slots
+    return assign(previous, weights)
+
+
+def _members(service: Service, colour: Colour = "blue") -> Iterator[Instance]:
+    yield from (Instance(service.name, colour, number + 1) for number in range(service.instances))
+    yield from (Instance(service.name, None, number + 1) for number in range(len(service.remote)))
+
+
+def _instances(service: Service, record: ServiceRecord) -> Iterator[Instance]:
+    """Return the instances of both colours, with those that are leaving, then the remote ones."""
+    for colour in COLOURS:
+        yield from (
+            Instance(service.name, colour, number + 1) for number in range(max(service.instances, record.leaving))
+        )
+    yield from (Instance(service.name, None, number + 1) for number in range(len(service.remote)))
+
+
+def _want(service: Service, record: ServiceRecord, paths: Paths, notes: tuple[str, ...]) -> DesiredService:
+    wants = tuple(_instance_want(service, instance, record, paths) for instance in _instances(service, record))
+    running = record.colours.get(record.live, ColourRecord())
+    limited = [want for want in wants if want.rule.limit]
+    rule = ServiceRule(
+        service.name,
+        service.affinity,
+        record.seed,
+        service.slots,
+        sticky=_sticky(service),
+        pins=bool(record.pins),
+        remote=bool(service.remote),
+        limited=bool(limited),
+        tries=len(limited) if service.overflow == "next" else 0,
+        empty=service.when_empty,
+    )
+    names = {want.name for want in wants}
+    pins = {
+        network: name
+        for network, member in flatten(record.pins).items()
+        if (name := member_instance(service.name, member, record.live).name) in names
+    }
+    return DesiredService(
+        service,
+        record.live,
+        record.home,
+        rule,
+        wants,
+        record,
+        running.release,
+        notes,
+        record.canary,
+        record.moved,
+        pins,
+    )
+
+
+def _sticky(service: Service) -> Sticky | None:
+    # The kernel counts in milliseconds, nft text in whole seconds.
+    return Sticky(max(1, math.ceil(service.sticky)), service.sticky_size) if service.sticky else None
+
+
+def _instance_want(service: Service, instance: Instance, record: ServiceRecord, paths: Paths) -> DesiredInstance:
+    name, mark = instance.name, record.marks[instance.name]
+    weight = service.weight.get(instance.member, 1)
+    asked = record.asked.get(name)
+    serving = Wanted(asked.wanted) if asked else Wanted.SERVING
+    sticky = _sticky(service)
+    rule = InstanceRule(name, mark, 0, sticky=sticky, key=service.affinity if sticky else None)
+    if instance.colour is None:
+        remote = service.remote[instance.number - 1]
+        return DesiredInstance(instance, serving, weight, replace(rule, port=remote.port, remote=remote), None)
+    if instance.number > service.instances:
+        serving = Wanted.DRAINED
+    port = service.port_of(instance.colour, instance.number)
+    # Our own daemon counts for itself: a connection it was handed keeps the mark and port it came by.
+    limit = 0 if service.ours else service.max_connections
+    rule = replace(rule, port=port, limit=limit, spills=not limit or service.overflow == "next")
+    colour = record.colours.get(instance.colour)
+    if colour is None or colour.stopped:
+        return DesiredInstance(instance, Wanted.STOPPED, weight, rule, None)
+    program = make_program(
+        service,
+        name=name,
+        colour=instance.colour,
+        port=port,
+        release=colour.release,
+        command=colour.command or service.command,
+        control=str(paths.control(name, user=service.user)),
+        log=str(paths.log_of(name)),
+    )
+    # What is in maintenance stays down, live or idle.
+    live = instance.colour == record.live or record.canary or serving is Wanted.MAINTENANCE
+    wanted = serving if live else Wanted.IDLE
+    return DesiredInstance(instance, wanted, weight, rule, program)

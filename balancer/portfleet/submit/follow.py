@@ -1,0 +1,77 @@
+"""Following an operation to its end, and saying what came of it."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+from portfleet.apply.context import Context
+from portfleet.core.errors import Exit, PortfleetError
+from portfleet.core.journal import HistoryEntry, Journal
+from portfleet.screen.bar import Bar
+from portfleet.store import journal as journal_file
+from portfleet.store import locks
+
+#: Seconds without a watcher after which the operator who waits for an operation is told.
+_NO_WATCHER = 3.0
+
+
+def ended(context: Context, number: int, *, undo: str = "") -> Exit:
+    """Wait for the end of an operation, say what holds and what undoes it; gives the exit code."""
+    entry = follow(context, number)
+    undoing = f". Undo with: {undo}" if entry.ok and undo else ". There is nothing to undo" if entry.ok else ""
+    if entry.ok:
+        return say(context, asdict(entry) | {"undo": undo or None}, entry.outcome + undoing)
+    if context.json:
+        say(context, asdict(entry), "")
+    else:
+        print(f"portfleet: {entry.verb} {entry.service}: {entry.outcome}", file=sys.stderr)
+    return Exit(entry.code)
+
+
+def follow(context: Context, number: int) -> HistoryEntry:
+    """Wait until an operation has ended and give what came of it; shows a bar on a terminal.
+
+    Interrupted, the operation goes on, which is said. Raises PortfleetError where there is no such operation.
+    """
+    bar, watched, told = Bar(sys.stderr), time.monotonic(), False
+    try:
+        while True:
+            journal = journal_file.read(context.paths.journal) or Journal()
+            running = journal.operation(number)
+            if running is None:
+                break
+            bar.show(running)
+            if locks.held(context.paths.watch_lock):
+                watched = time.monotonic()
+            elif not told and time.monotonic() - watched > _NO_WATCHER:
+                context.say("the watcher is not running; the operation goes on when it is back (portfleet up)")
+                told = True
+            time.sleep(0.05)
+    except KeyboardInterrupt:
+        raise PortfleetError(
+            f"interrupted; operation {number} goes on",
+            hint=f"portfleet history --follow {number}, or to undo it: portfleet cancel SERVICE",
+        ) from None
+    finally:
+        bar.clear()
+    found = [entry for entry in journal.history if entry.number == number]
+    if not found:
+        raise PortfleetError(f"there is no operation {number}", hint="see: portfleet history", code=Exit.USAGE)
+    return found[-1]
+
+
+def already(context: Context, verb: str, service: str, words: str) -> Exit:
+    """Say that nothing was to be done."""
+    entry = {"verb": verb, "service": service, "ok": True, "outcome": "already", "words": words}
+    return say(context, entry, words)
+
+
+def say(context: Context, entry: Mapping[str, Any], words: str) -> Exit:
+    """Print what holds now: ``words``, or ``entry`` where JSON was asked for."""
+    print(json.dumps(entry) if context.json else words)
+    return Exit.DONE
