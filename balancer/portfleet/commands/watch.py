@@ -80,7 +80,10 @@ async def _watch(context: Context, log: Log) -> None:
     roster = Roster(paths)
     ejector = Ejector(plane=plane, paths=paths, latest=roster.latest, forget_half_open=forget, log=log)
     healer = Healer(plane=plane, paths=paths, roster=roster, ejector=ejector, log=log)
-    rules = RuleGuard(roster=roster, healer=healer, keeper=Keeper(), events=RulesWatch(), is_own=plane.is_own, log=log)
+    events = RulesWatch()
+    if events.shortage:
+        log("unprivileged", refused="SO_RCVBUFFORCE", costs=events.shortage)
+    rules = RuleGuard(roster=roster, healer=healer, keeper=Keeper(), events=events, is_own=plane.is_own, log=log)
     dropped = partial(NftReader(NAME).counts, "dropped")
     watcher = Watcher(context, log, ejector=ejector, roster=roster, dropped=dropped)
     server = await serve(paths.watch_socket, {"status": lambda _: watcher.status(), "reload": lambda _: watcher.wake()})

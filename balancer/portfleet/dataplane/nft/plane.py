@@ -1,8 +1,8 @@
 """nftables as the data plane: text in through libnftables, state out through nfnetlink.
 
 One transaction is one batch on one netlink socket: the kernel takes all of it or nothing, and packets see the state
-before or the state after. What we set is remembered beside the kernel's form of it (``run/rules.json``), so that a
-later difference is somebody's hand edit; without that file rules are simply set again.
+before or the state after; `parts` is for what is too long for that. What we set is remembered beside the kernel's form
+of it (``run/rules.json``), so that a later difference is a hand edit; without that file rules are simply set again.
 """
 
 from __future__ import annotations
@@ -20,8 +20,9 @@ from portfleet.core.model import Affinity, parse_instance
 from portfleet.core.slots import Table
 from portfleet.dataplane.nft import leftovers, listing
 from portfleet.dataplane.nft import text as nft_text
-from portfleet.dataplane.nft.context import InUse, NftContext
+from portfleet.dataplane.nft.context import InUse, NftContext, TooLong
 from portfleet.dataplane.nft.memory import Memory, Setting
+from portfleet.dataplane.nft.parts import halves
 from portfleet.dataplane.nft.reader import NftReader
 
 NAME = "portfleet"
@@ -108,6 +109,15 @@ class NftPlane:
         self._nft.do(nft_text.text(transaction, self._known(transaction)), dry=True)
 
     def run(self, transaction: c.Transaction) -> None:
+        try:
+            self._commit(transaction)
+        except TooLong:
+            if (parts := halves(transaction)) is None:
+                raise
+            for part in parts:
+                self.run(part)
+
+    def _commit(self, transaction: c.Transaction) -> None:
         self._refuse_used(transaction)
         known = self._known(transaction)
         made = _made(transaction)
