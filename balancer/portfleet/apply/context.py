@@ -23,11 +23,15 @@ from portfleet.supervise.supervisor import Supervisor
 
 @dataclass
 class Context:
-    """One run of one verb. ``all_up``: services that were taken down are wanted too, as the verb `up` does."""
+    """One run of one verb. ``all_up``: services that were taken down are wanted too, as the verb `up` does.
+
+    ``patience``: seconds to wait for an answer of supervisord.
+    """
 
     paths: Paths
     json: bool = False
     all_up: bool = False
+    patience: float = 30.0
 
     @cached_property
     def fleet(self) -> Fleet:
@@ -83,7 +87,7 @@ class Context:
 
     @cached_property
     def supervisor(self) -> Supervisor:
-        return Supervisor(self.paths.supervisor_socket)
+        return Supervisor(self.paths.supervisor_socket, seconds=self.patience)
 
     def journal(self, fleet: Fleet) -> Journal:
         """Read the journal; a lost or damaged one is rebuilt from what runs, saying so."""
@@ -102,7 +106,10 @@ class Context:
             if damage == "the journal is lost" and error.code is Exit.KERNEL:
                 return Journal()
             raise
-        programs = self.supervisor.programs() if self.supervisor.running() else {}
+        try:
+            programs = self.supervisor.programs()
+        except PortfleetError:
+            programs = {}
         journal = rebuild(fleet, state, programs)
         if journal.services or damage != "the journal is lost":
             self.say(

@@ -9,15 +9,18 @@ from portfleet.apply import preflight
 from portfleet.apply.busy import refuse_busy
 from portfleet.apply.context import Context
 from portfleet.apply.execute import Executor
+from portfleet.apply.overseers import await_watcher
 from portfleet.core.desired import Desired
 from portfleet.core.errors import Exit, PortfleetError
 from portfleet.core.journal import JournalError
 from portfleet.core.observed import Observed
 from portfleet.core.plan import Plan, make_plan
+from portfleet.core.program import WATCHER
 from portfleet.screen.output import Steps, paint
 from portfleet.store import atomic, locks
 from portfleet.store import journal as journal_file
 from portfleet.store.directories import make_directories
+from portfleet.supervise.presence import Overseer
 
 
 def look(context: Context) -> tuple[Desired, Observed, Plan]:
@@ -62,7 +65,7 @@ def converge(context: Context, *, why: str, start: Callable[[], None] | None = N
         executor.run(plan.steps)
     for note in (*plan.notes, *executor.notes):
         context.say(note)
-    return _report(desired, plan, executor.failed)
+    return _report(desired, plan, executor.failed, await_watcher(context))
 
 
 def _refuse_busy(context: Context, services: Iterable[str]) -> None:
@@ -79,15 +82,20 @@ def _journal_differs(context: Context, desired: Desired) -> bool:
         return True
 
 
-def _report(desired: Desired, plan: Plan, failed: dict[str, str]) -> Exit:
+def _report(desired: Desired, plan: Plan, failed: dict[str, str], watcher: Overseer) -> Exit:
     serving = [want.name for want in desired.instances() if want.takes and want.name not in failed]
     services = ", ".join(desired.services) or "every service is down"
+    if not watcher.works:
+        print(f"{paint(watcher.trouble.words, 'red')}\n  see: portfleet logs {WATCHER}")
     if failed:
         elsewhere = {want.name for want in desired.instances() if want.rule.remote}
         print(paint(f"{services}: {len(serving)} instances serve, {len(failed)} do not:", "red", file=sys.stdout))
         for name, reason in failed.items():
             see = "status" if name in elsewhere else f"logs {desired_path(name)}"
             print(f"  {name}: {reason}\n    see: portfleet {see}")
+        return Exit.TIMEOUT
+    if not watcher.works:
+        print(f"{services}: {len(serving)} instances serve, without a watcher. Undo with: portfleet down")
         return Exit.TIMEOUT
     done = "is as wanted" if plan.steps else "was as wanted already; nothing was done"
     print(f"{services}: {len(serving)} instances serve; everything {done}. Undo with: portfleet down")

@@ -17,13 +17,14 @@ from portfleet.core.observed import Observed, ObservedInstance
 from portfleet.core.paths import Paths
 from portfleet.core.program import WATCHER
 from portfleet.core.slots import Table
-from portfleet.core.states import RUNNING
+from portfleet.core.states import RUNNING, Presence
 from portfleet.daemons.probe import control_status, exchange, listening_fault, own_listeners
 from portfleet.linux import processes, sockdiag
 from portfleet.store import locks
 from portfleet.store.out import read_out
 from portfleet.supervise import adopted
 from portfleet.supervise.ini import program_text
+from portfleet.supervise.presence import presence_by
 from portfleet.supervise.supervisor import ProgramInfo, Supervisor
 
 #: How often, and how many seconds apart, connections of a program that is to be stopped are looked at again.
@@ -34,12 +35,12 @@ def observe(
     desired: Desired, *, plane: DataPlane, supervisor: Supervisor, paths: Paths, probe: bool = True
 ) -> Observed:
     """Look at everything that a plan or `status` needs. ``probe`` False leaves out the exchange through the ports."""
-    running, programs = True, dict[str, ProgramInfo]()
+    presence, programs = Presence.RUNNING, dict[str, ProgramInfo]()
     try:
         programs = supervisor.programs()
-    except PortfleetError:
-        running = False  # not there, or it is shutting down, which may begin at any moment
-    look = Look(programs, paths, probe=probe)
+    except PortfleetError as error:
+        presence = presence_by(error)  # it may begin to shut down at any moment
+    look = Look(programs, paths, probe=probe, hung=presence is Presence.HUNG)
     instances = {
         want.name: look.at(service, want) for service in desired.services.values() for want in service.instances
     }
@@ -51,9 +52,11 @@ def observe(
         instances |= _elsewhere(service, instances, rules.slots.get(service.name, ()), probed=probe)
     return Observed(
         plane=rules,
-        supervisor=running,
+        supervisord=presence,
         instances=instances,
-        outdated=_outdated(desired, supervisor, paths, programs) if running and probe else frozenset(),
+        outdated=_outdated(desired, supervisor, paths, programs)
+        if presence is Presence.RUNNING and probe
+        else frozenset(),
         strangers=look.strangers(desired),
         out=read_out(paths.out) if locks.held(paths.watch_lock) else {},
         watcher=WATCHER in programs and programs[WATCHER].state in RUNNING,
@@ -61,10 +64,13 @@ def observe(
 
 
 class Look:
-    """One look at the machine: sockets are listed once and shared by all instances."""
+    """One look at the machine: sockets are listed once and shared by all instances.
 
-    def __init__(self, programs: dict[str, ProgramInfo], paths: Paths, *, probe: bool) -> None:
-        self._programs, self._paths, self._probe = programs, paths, probe
+    ``hung``: supervisord says nothing of its programs, and has not lost them for that.
+    """
+
+    def __init__(self, programs: dict[str, ProgramInfo], paths: Paths, *, probe: bool, hung: bool = False) -> None:
+        self._programs, self._paths, self._probe, self._hung = programs, paths, probe, hung
         self._listeners = sockdiag.listeners()
         self._adopted = adopted.alive(paths.processes)
         self._established: Counter[int] | None = None
@@ -133,7 +139,7 @@ class Look:
     def _process(self, name: str) -> ObservedInstance:
         info = self._programs.get(name)
         if (info is None or info.pid is None) and name in self._adopted:
-            return ObservedInstance("RUNNING", self._adopted[name], adopted=True)
+            return ObservedInstance("RUNNING", self._adopted[name], adopted=not self._hung)
         if info is None:
             return ObservedInstance()
         fault, waiting = None, ""

@@ -1,4 +1,7 @@
-"""The verbs of the command line, in the order people meet them. Each is a module of its own in this package."""
+"""The verbs of the command line, in the order people meet them. Each is a module of its own in this package.
+
+Beside them, what the verbs need of the two processes that look after a fleet: asked and told before anything else.
+"""
 
 VERBS = {
     "init": "write a commented example of fleet.toml",
@@ -29,3 +32,11 @@ VERBS = {
     "doctor": "look for what this machine lacks for the fleet, with the command that mends it",
     "completion": "print a completion script for bash",
 }
+#: Operations: the watcher carries them out, so without one they are refused.
+OPERATIONS = frozenset(
+    {"drain", "undrain", "maint", "migrate", "scale", "cutover", "rollback", "restart", "rebalance", "cancel"}
+)
+#: Verbs that wait for answers of supervisord: refused while it hangs.
+SUPERVISED = frozenset({"plan", "apply", "up", "down"})
+#: Verbs that say that no watcher works, and do what they do without one. (`up` starts it, `down` ends it.)
+TOLD = OPERATIONS | {"plan", "apply", "pin", "unpin"}

@@ -1,6 +1,7 @@
 """Look for what this machine lacks for the fleet; each finding comes with the command that mends it.
 
-Exit 0 where nothing is broken (warnings are for tomorrow), 1 where something is. Nothing is changed.
+What is wrong with the watcher or supervisord of a fleet that is up comes first. Exit 0 where nothing is broken
+(warnings are for tomorrow), 1 where something is. Nothing is changed.
 """
 
 from __future__ import annotations
@@ -10,10 +11,10 @@ from collections.abc import Iterator
 from dataclasses import asdict
 
 from portfleet.apply.context import Context
-from portfleet.core.errors import ConfigError, Exit
+from portfleet.core.errors import ConfigError, Exit, PortfleetError
 from portfleet.core.model import Fleet
 from portfleet.dataplane.nft.doctor import conntrack, firewalls, sticky
-from portfleet.doctor import files, limits, ports, system
+from portfleet.doctor import files, limits, overseers, ports, system
 from portfleet.doctor.finding import Finding, Severity, broken
 from portfleet.doctor.needs import needs_of
 from portfleet.screen.output import paint, print_json
@@ -42,6 +43,7 @@ def run(options: argparse.Namespace, context: Context) -> Exit:
 
 def _examine(context: Context) -> Iterator[Finding]:
     """Look at everything; a config that cannot be read is a finding, and the machine is judged without it."""
+    yield from _overseers(context)
     try:
         fleet = context.fleet
     except ConfigError as error:
@@ -62,3 +64,12 @@ def _examine(context: Context) -> Iterator[Finding]:
     yield from ports.judge(ports.read(context.paths, needs), needs)
     yield from firewalls.judge(firewalls.read(), needs)
     yield from files.judge(files.read(context.paths, fleet))
+
+
+def _overseers(context: Context) -> Iterator[Finding]:
+    try:
+        yield from overseers.judge(overseers.read(context.paths))
+    except PortfleetError as error:
+        yield broken(
+            "watcher", error.message, why="whether anything looks after the fleet is not known", mend=error.hint
+        )

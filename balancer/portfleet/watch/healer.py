@@ -97,7 +97,7 @@ class Healer:
         return turned.changes
 
     def _steps(self, desired: Desired, state: PlaneState) -> list[_KernelStep]:
-        observed = Observed(plane=state, supervisor=True, instances=self._as_if_ready(desired))
+        observed = Observed(plane=state, instances=self._as_if_ready(desired))
         left_out = [self._ejector.without(want, state.slots.get(want.name, ())) for want in desired.services.values()]
         out = frozenset(self._ejector.out).union(*left_out)
         plan = make_plan(desired, replace(observed, out=dict.fromkeys(out, Out("probe", "", "left out"))))
