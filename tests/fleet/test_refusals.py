@@ -265,7 +265,7 @@ def test_a_home_too_deep_for_a_socket(empty: FleetBox) -> None:
 
 HOLD = f"""
 from portfleet.store import locks
-from portfleet.paths import resolve
+from portfleet.core.paths import resolve
 paths = resolve(home="{HOME}", config=None)
 with locks.operation(paths.operation_lock("echo"), service="echo", why="cutover"):
     print("held", flush=True)

@@ -15,7 +15,7 @@ HEALED = 0.1
 
 _LISTEN = """
 import select, subprocess, sys, time
-from portfleet.kernel.nft_events import RulesWatch
+from portfleet.dataplane.nft.events import RulesWatch
 watch, lost = RulesWatch(), None
 subprocess.run(sys.argv[1:], check=True)
 while True:
