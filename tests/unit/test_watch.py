@@ -6,9 +6,11 @@ import asyncio
 import io
 import json
 import random
+import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -23,7 +25,7 @@ from portfleet.core.paths import Paths
 from portfleet.core.slots import Table
 from portfleet.dataplane.nft.cached import CachedPlane
 from portfleet.store.log import Log
-from portfleet.supervise.adopted import alive, note, set_aside, start_time
+from portfleet.supervise.adopted import alive, end, note, set_aside, start_time
 from portfleet.supervise.exit_report import last_exit, last_lines
 from portfleet.watch.deaths import Deaths
 from portfleet.watch.health import Health, all_out
@@ -240,6 +242,32 @@ def test_a_noted_process_is_found_again_and_a_pid_given_to_another_is_not(tmp_pa
     ends(lambda: start_time(child.pid) is None)
     assert alive(tmp_path / "p") == {}
     child.wait()
+
+
+_DRAINS = """
+import signal, time
+signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+print("up", flush=True)
+signal.sigwait({signal.SIGTERM})  # it drains now, and what comes in this moment is lost
+time.sleep(0.1)
+signal.sigwait({signal.SIGTERM})
+"""
+
+
+def test_who_drains_is_told_again_until_it_ends(tmp_path: Path) -> None:
+    paths = Paths(tmp_path / "c", tmp_path, tmp_path, tmp_path)
+    with subprocess.Popen([sys.executable, "-c", _DRAINS], stdout=subprocess.PIPE) as child:
+        assert child.stdout is not None and child.stdout.readline() == b"up\n"
+        started = start_time(child.pid)
+        assert started is not None
+        child.send_signal(signal.SIGSTOP)  # so that whatever is sent at first meets in one signal
+        note(paths.processes, {"a": (child.pid, started)})
+        ending = threading.Thread(target=lambda: end(paths, ["a"], supervisor=None, seconds=20, hurry=True))
+        ending.start()
+        ends(lambda: "T" in Path(f"/proc/{child.pid}/stat").read_text().split()[2])
+        child.send_signal(signal.SIGCONT)
+        assert child.wait(10) == 0, "by SIGTERM, not by SIGKILL"
+        ending.join()
 
 
 def test_setting_aside_moves_only_what_is_there(tmp_path: Path) -> None:

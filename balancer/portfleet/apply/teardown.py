@@ -1,7 +1,7 @@
 """Taking down a fleet or one service: clients first, then processes, then rules, supervisord last.
 
 A process has ten seconds from its SIGTERM to SIGKILL: time to save something, not to let connections finish. Our
-daemon is told twice, so that it does not drain.
+daemon is told again until it ends, so that it does not drain.
 """
 
 from __future__ import annotations
@@ -81,16 +81,19 @@ def _of(want: DesiredService, names: Iterable[str]) -> list[str]:
 
 
 def _stop(context: Context, names: list[str], *, clock: Callable[[], float], twice: bool = True) -> None:
-    """End programs, told ``twice`` or once, and forget them; raises PortfleetError for one that outlives SIGKILL."""
+    """End programs, told ``twice`` or once, and forget them; raises PortfleetError for one that outlives SIGKILL.
+
+    The second SIGTERM is sent at each look: one that meets the first before the process has run is lost (signal(7)).
+    """
     supervisor = context.supervisor
     for name in names:
         supervisor.stop(name)
-    for name in names if twice else ():
-        supervisor.signal(name, "TERM")
     for seconds in (_PATIENCE, _LONGEST):
         deadline = clock() + seconds
         while (names := [name for name in names if not supervisor.remove(name)]) and clock() < deadline:
             time.sleep(0.02)
+            for name in names if twice else ():
+                supervisor.signal(name, "TERM")
         for name in names:
             supervisor.signal(name, "KILL")
     if names:

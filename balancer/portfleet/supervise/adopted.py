@@ -67,18 +67,19 @@ def end(paths: Paths, names: Iterable[str], *, supervisor: int | None, seconds: 
         clock: Callable[[], float] = time.monotonic) -> None:  # fmt: skip
     """Stop those of ``names`` that are not children of ``supervisor``: SIGTERM, and SIGKILL after ``seconds``.
 
-    ``hurry`` tells a daemon that drains a second time, which ends it.
+    ``hurry`` tells a daemon that drains again, which ends it; at each look, as of two signals in a moment one is lost.
     """
     alive = _running(paths.processes, names)
     lost = {pid: started for pid, started in alive.items() if parent(pid) != supervisor}
-    for _ in range(2 if hurry else 1):
-        _send(lost, signal.SIGTERM)
+    _send(lost, signal.SIGTERM)
     deadline = clock() + seconds
     while any(start_time(pid) == started for pid, started in lost.items()):
         if clock() > deadline:
             _send(lost, signal.SIGKILL)
             deadline += seconds
         time.sleep(0.02)
+        if hurry:
+            _send(lost, signal.SIGTERM)
     for name in names:
         (paths.programs / f"{name}.adopted").unlink(missing_ok=True)
 
