@@ -223,7 +223,8 @@ def test_an_nft_too_old_is_told_what_it_lacks(empty: FleetBox, tmp_path: Path) -
     subprocess.run(["gcc", "-shared", "-fPIC", *lacking, str(source)], check=True)
 
     with unchanged(empty):
-        refused = empty.portfleet("up", check=False, env={"LD_LIBRARY_PATH": str(tmp_path)})
+        library = {"LD_LIBRARY_PATH": str(tmp_path)}  # the loader reads that when a program starts
+        refused = empty.boxes.host.run(PORTFLEET, "--home", HOME, "up", check=False, env=library)
 
     assert refused.returncode == 3
     assert "this kernel or libnftables lacks what the rules are made of; nothing was changed" in refused.stderr
