@@ -42,13 +42,13 @@ CONFIGS = {
     "a name that would break nft": (
         ONE + '[service."x }; flush ruleset; {"]\n',
         'service."x }; flush ruleset; {"',
-        "is not a name that nft and supervisord take",
+        "is not a name that can be used everywhere",
         "[a-z][a-z0-9-]{0,30}",
     ),
     "a name that would break supervisord": (
         ONE + '[service."x]\\ncommand=/bin/sh"]\n',
         'service."x]\\ncommand=/bin/sh"',
-        "is not a name that nft and supervisord take",
+        "is not a name that can be used everywhere",
         "[a-z][a-z0-9-]{0,30}",
     ),
     "a command not found": (

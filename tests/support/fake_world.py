@@ -23,7 +23,7 @@ from portfleet.store import journal as journal_file
 from portfleet.store.directories import make_directories
 from portfleet.supervise.ini import program_text
 from portfleet.supervise.supervisor import ProgramInfo, Supervisor
-from support.fake_kernel import FakeKernel
+from support.fake_plane import FakePlane
 
 
 @dataclass
@@ -91,7 +91,7 @@ class World:
     broken: str | None = None
     busy: set[str] = field(default_factory=set)
     remotes: frozenset[str] = frozenset()
-    kernel: FakeKernel = field(default_factory=FakeKernel)
+    kernel: FakePlane = field(default_factory=FakePlane)
 
     def __post_init__(self) -> None:
         self.paths = resolve(home=str(self.directory), config=None)

@@ -38,7 +38,7 @@ def test_every_verb(home: Path) -> None:
 
 
 def test_options_of_the_verb(home: Path) -> None:
-    assert complete(home, "plan", "--n") == ["--nft"]
+    assert complete(home, "plan", "--t") == ["--text"]
     assert complete(home, "--json", "cutover", "--can") == ["--canary"]
 
 

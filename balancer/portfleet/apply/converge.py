@@ -28,7 +28,13 @@ def look(context: Context) -> tuple[Desired, Observed, Plan]:
     context.supervisor.refuse_ending()
     desired = context.desired(context.fleet)
     observed = context.observe(desired)
-    return desired, observed, make_plan(desired, observed, journal_differs=_journal_differs(context, desired))
+    plan = make_plan(
+        desired,
+        observed,
+        journal_differs=_journal_differs(context, desired),
+        services_at_once=context.plane.traits.services_at_once,
+    )
+    return desired, observed, plan
 
 
 def converge(context: Context, *, why: str, start: Callable[[], None] | None = None) -> Exit:
@@ -48,7 +54,7 @@ def converge(context: Context, *, why: str, start: Callable[[], None] | None = N
         with locks.table(context.paths.table_lock):
             pass  # a repair of the watcher's that began before our locks has ended: what we look at now stays so
         desired, observed, plan = look(context)
-        preflight.refuse(fleet, observed)
+        preflight.refuse(context, observed)
         # Before the first step, so that the watcher's idea of what shall be is the new one while it is being made.
         # The text that was checked: somebody may write the file anew in this moment.
         atomic.write(context.paths.applied, context.config_text)

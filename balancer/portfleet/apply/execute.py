@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import assert_never
 
 from portfleet.apply.observe import Look
+from portfleet.apply.pointer import Pointer
 from portfleet.core import steps as s
-from portfleet.core.changes import DataPlane, DropInstance, Transaction
+from portfleet.core.changes import DropInstance, Transaction
 from portfleet.core.desired import Desired
 from portfleet.core.errors import PortfleetError
 from portfleet.core.journal import Journal, JournalError
@@ -23,9 +24,9 @@ from portfleet.core.model import parse_instance
 from portfleet.core.observed import ObservedInstance
 from portfleet.core.paths import Paths
 from portfleet.core.program import WATCHER, Program, watch_program
-from portfleet.core.routing import turn
 from portfleet.core.slots import Table
 from portfleet.core.states import AT_REST
+from portfleet.dataplane.interface import DataPlane
 from portfleet.store import atomic, faults, locks
 from portfleet.store import journal as journal_file
 from portfleet.store.out import left_out
@@ -114,13 +115,12 @@ class Executor:
 
     def point(self, service: str, out: frozenset[str]) -> None:
         """Point a service's slots as they shall be now, ``out`` left out besides who is ejected or failed."""
-        want = self.desired.services[service]
-        with locks.table(self.paths.table_lock):
-            slots, beside = self.plane.read_slots(service), self.plane.read_beside(want.rule)
+        pointer = Pointer(self.plane, self.paths.table_lock)
+        with pointer.hold():
             out = frozenset(name for name in out if not self._halted(name))
-            turned = turn(want, slots, beside, out=out | self.failed.keys() | self._ejected(slots))
-            if turned.changes:
-                self.plane.run(turned.changes)
+            pointer.point(
+                self.desired.services[service], out=lambda slots: out | self.failed.keys() | self._ejected(slots)
+            )
 
     def _look_at_new(self, service: str) -> None:
         """Find out which new instances are ready that the watcher has not let in yet: they get their slots as well."""

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterable
 
 from portfleet.apply.context import Context
-from portfleet.core.changes import Change, DropAll, DropInstance, DropService, PointSlots, SetListens
+from portfleet.core.changes import Change, DropAll, DropInstance, DropService, SetListens
 from portfleet.core.desired import DesiredService
 from portfleet.core.errors import PortfleetError
 from portfleet.core.model import parse_instance
@@ -53,8 +53,7 @@ def take_down_service(context: Context, want: DesiredService, *, clock: Callable
     with locks.table(context.paths.table_lock):
         state = context.plane.observe()
         listens = {listen: name for listen, name in state.listens.items() if name == want.name}
-        slots = {slot: (old, None) for slot, old in enumerate(state.slots.get(want.name, ())) if old}
-        context.plane.run((SetListens(remove=listens), PointSlots(want.name, slots)))
+        context.plane.run((SetListens(remove=listens),))
     if context.supervisor.running():
         _stop(context, _of(want, context.supervisor.programs()), clock=clock)
     names = {i.name for i in want.instances}.union(_of(want, adopted.alive(context.paths.processes)))

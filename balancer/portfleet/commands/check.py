@@ -8,7 +8,6 @@ from __future__ import annotations
 import argparse
 
 from portfleet.apply.context import Context
-from portfleet.apply.preflight import forwarding
 from portfleet.core.errors import ConfigError, Exit
 from portfleet.screen.output import print_json
 
@@ -20,7 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace, context: Context) -> Exit:
     try:
         fleet = context.fleet
-        if problems := forwarding(fleet):
+        if problems := context.plane.problems(fleet):
             raise ConfigError(problems, source=str(context.paths.config))
     except ConfigError as error:
         if not context.json:

@@ -33,7 +33,7 @@ def run(options: argparse.Namespace, context: Context) -> Exit:
         wait_for_supervisord(context.paths)
     elif not context.supervisor.running():
         _, observed, _ = look(context)  # what cannot end well is not begun: supervisord is not started for it either
-        preflight.refuse(fleet, observed)
+        preflight.refuse(context, observed)
         context.say("starting supervisord")
         if not by_systemd(context.paths):
             return converge(context, why="up", start=lambda: start_supervisord(fleet, context.paths))

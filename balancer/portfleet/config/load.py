@@ -51,9 +51,9 @@ def name_problem(name: str) -> tuple[str, str] | None:
     """Return what is wrong with a service's name (message, hint), or None; it becomes an identifier elsewhere."""
     rule = "a service is named by [a-z][a-z0-9-]{0,30}, as in echo or kv-cache"
     if not NAME.fullmatch(name):
-        return f"{name!r} is not a name that nft and supervisord take", rule
+        return f"{name!r} is not a name that can be used everywhere", rule
     if name.startswith("service-"):
-        return 'a name must not start with "service-" (nft chains are named so)', rule
+        return 'a name must not start with "service-" (chains of rules are named so)', rule
     if _LIKE_INSTANCE.search(name):
         return "a name must not end like an instance's (-blue-1, -green-1, -remote-1)", rule
     return None

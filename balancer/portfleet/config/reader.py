@@ -18,9 +18,9 @@ _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
 _LISTEN = re.compile(r"(?:\[(?P<v6>[^\]]*)\]|(?P<v4>[^:\[\]]*)):(?P<port>\d{1,5})")
 _BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
-#: Control characters would break nft text, supervisor's ini files and every terminal that shows them.
+#: Control characters would break rules, supervisor's ini files and every terminal that shows them.
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
-#: Days of the longest duration: far above any that makes sense, far below what clocks, supervisord and nft count to.
+#: Days of the longest duration: far above any that makes sense, far below what clocks and supervisord count to.
 _LONGEST = 3650
 
 

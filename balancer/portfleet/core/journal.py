@@ -1,4 +1,4 @@
-"""The journal's content: what must outlive every process: live colour, home table, marks, what operators asked for.
+"""The journal's content: what must outlive every process: live colour, home table, numbers, what operators asked for.
 
 Values and their JSON form only; ``journal_file`` reads and writes it. The version is raised when an older tool would
 misread the file.
@@ -16,8 +16,8 @@ from portfleet.core.model import Colour
 from portfleet.core.slots import Table
 
 VERSION = 1
-#: Connection marks have 24 bits, so that the upper byte stays free for others.
-MARK_LIMIT = (1 << 24) - 256  # above are marks of those who are told no
+#: Numbers of instances are below; a data plane may have a use of its own for those from here to 2^24.
+NUMBER_LIMIT = (1 << 24) - 256
 #: History kept in the journal; older entries are in the log.
 HISTORY = 200
 
@@ -64,7 +64,7 @@ class Moved:
 
 @dataclass(frozen=True)
 class ServiceRecord:
-    """What the journal knows of one service. ``home`` has a member per slot; ``marks`` a number per instance name.
+    """What the journal knows of one service. ``home`` has a member per slot; ``numbers`` one per instance name.
 
     ``canary``: per cent of the slots that the idle colour serves; ``moved``: shares that were migrated, by member.
     ``instances``: how many a colour has by `scale`, which counts as long as the config says ``config_instances``;
@@ -76,7 +76,7 @@ class ServiceRecord:
     live: Colour
     seed: int
     home: Table
-    marks: Mapping[str, int] = field(default_factory=dict)
+    numbers: Mapping[str, int] = field(default_factory=dict)
     asked: Mapping[str, Asked] = field(default_factory=dict)
     colours: Mapping[Colour, ColourRecord] = field(default_factory=dict)
     config_release: str | None = None
@@ -189,12 +189,12 @@ class HistoryEntry:
 
 @dataclass(frozen=True)
 class Journal:
-    """The whole journal. ``last_mark`` is the mark that was given last, 0 where that is not known."""
+    """The whole journal. ``last_number`` is the number that was given last, 0 if that is not known."""
 
     services: Mapping[str, ServiceRecord] = field(default_factory=dict)
     operations: tuple[Operation, ...] = ()
     history: tuple[HistoryEntry, ...] = ()
-    last_mark: int = 0
+    last_number: int = 0
 
     def with_service(self, name: str, record: ServiceRecord) -> Journal:
         """Return a journal in which ``record`` stands for the service ``name``."""
@@ -231,20 +231,25 @@ class Journal:
         others = tuple(other for other in self.operations if other.number != operation.number)
         return replace(self, operations=others, history=(*self.history, entry)[-HISTORY:])
 
-    def free_marks(self) -> Iterator[int]:
-        """Return marks that no instance has, the longest unused first.
+    def free_numbers(self) -> Iterator[int]:
+        """Return numbers that no instance has, the longest unused first.
 
-        Connections of a service that was taken out of the config carry its marks for as long as they live, so a mark
-        comes back only when all 16 million others had their turn.
+        Connections of a service that was taken out of the config are known by its numbers for as long as they live,
+        so a number comes back only when all 16 million others had their turn.
         """
-        taken = {mark for record in self.services.values() for mark in record.marks.values()}
-        last = self.last_mark or max(taken, default=0)
-        return (mark for mark in chain(range(last + 1, MARK_LIMIT), range(1, last + 1)) if mark not in taken)
+        taken = {number for record in self.services.values() for number in record.numbers.values()}
+        last = self.last_number or max(taken, default=0)
+        turns = chain(range(last + 1, NUMBER_LIMIT), range(1, last + 1))
+        return (number for number in turns if number not in taken)
 
 
 def to_json(journal: Journal) -> dict[str, Any]:
     """Return the journal as JSON values."""
-    return {"version": VERSION, **asdict(journal)}
+    data = asdict(journal)
+    for record in data["services"].values():
+        record["marks"] = record.pop("numbers")  # the file keeps its first words, so that older versions read it
+    data["last_mark"] = data.pop("last_number")
+    return {"version": VERSION, **data}
 
 
 def from_json(data: Any) -> Journal:
@@ -257,10 +262,10 @@ def from_json(data: Any) -> Journal:
         services = {name: _service(record) for name, record in data["services"].items()}
         operations = tuple(Operation(**_tuples(operation, "owned")) for operation in data.get("operations", ()))
         history = tuple(HistoryEntry(**_tuples(entry, "command")) for entry in data["history"])
-        last_mark = min(max(int(data.get("last_mark", 0)), 0), MARK_LIMIT - 1)
+        last_number = min(max(int(data.get("last_mark", 0)), 0), NUMBER_LIMIT - 1)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise JournalError(f"the journal is damaged ({error!r})") from None
-    return Journal(services, operations, history, last_mark)
+    return Journal(services, operations, history, last_number)
 
 
 def _tuples(data: dict[str, Any], key: str) -> dict[str, Any]:
@@ -277,7 +282,7 @@ def _service(data: dict[str, Any]) -> ServiceRecord:
         live=data["live"],
         seed=int(data["seed"]),
         home=tuple(data["home"]),
-        marks={name: int(mark) for name, mark in data["marks"].items()},
+        numbers={name: int(number) for name, number in data["marks"].items()},
         asked={name: Asked(**asked) for name, asked in data["asked"].items()},
         colours={
             cast(Colour, colour): ColourRecord(**_tuples(record, "command"))

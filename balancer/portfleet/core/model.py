@@ -144,7 +144,7 @@ class Instance:
 
     @property
     def name(self) -> str:
-        """The one name it has everywhere: CLI, log, nft chain, supervisor program."""
+        """The one name it has everywhere: CLI, log, data plane, supervisor program."""
         return f"{self.service}-{self.colour or 'remote'}-{self.number}"
 
     @property

@@ -95,7 +95,7 @@ class Task:
 
         def apply(journal: Journal) -> Journal:
             changed = journal.with_service(name, change(journal.services[name]))
-            return make_desired(fleet, changed, self.paths).journal  # marks and home table go with it
+            return make_desired(fleet, changed, self.paths).journal  # numbers and home table go with it
 
         journal_file.update(self.paths.journal, apply)
         faults.point(f"{self.operation.verb} {self.operation.phase}: changed")
@@ -170,7 +170,7 @@ class Task:
 
     def point(self, *, ready: Iterable[str] = ()) -> None:
         """Point the service's slots as they shall be now, in one transaction; ``ready`` were found to be so."""
-        self.ejector.deal(self.want(), ready=ready)
+        self.ejector.point(self.want(), ready=ready)
 
     async def start(self, names: Iterable[str]) -> dict[str, str]:
         """Start instances and wait for them; gives {name: why not} for those that did not become ready.

@@ -15,7 +15,7 @@ from portfleet.core.derive import make_desired
 from portfleet.core.desired import DesiredService
 from portfleet.core.errors import Exit, PortfleetError
 from portfleet.core.journal import Journal, Operation, ServiceRecord
-from portfleet.core.routing import slot_moves
+from portfleet.core.routing import moved
 from portfleet.store import journal as journal_file
 from portfleet.store import locks
 from portfleet.store.clock import now
@@ -90,9 +90,9 @@ def _dry_run(context: Context, want: DesiredService, *, verb: str, words: str, c
         journal = journal.with_service(want.name, change(journal.services[want.name]))
     then = make_desired(context.applied_fleet, journal, context.paths).services[want.name]
     after = then.table(current, out=frozenset(left_out(context.paths, current)))
-    moved, total = len(slot_moves(current, after)), want.service.slots
-    entry = {"verb": verb, "service": want.name, "dry_run": True, "words": words, "slots_moved": moved, "slots": total}
-    return say(context, entry, f"would {words}; {moved:,} of {total:,} slots would move; nothing was done")
+    count, total = moved(current, after), want.service.slots
+    entry = {"verb": verb, "service": want.name, "dry_run": True, "words": words, "slots_moved": count, "slots": total}
+    return say(context, entry, f"would {words}; {count:,} of {total:,} slots would move; nothing was done")
 
 
 def _point(context: Context, service: str) -> None:
@@ -122,7 +122,8 @@ def _register(context: Context, want: DesiredService, wanted: Operation, change:
                 code=Exit.LOCKED,
             )
         journal = journal.with_service(want.name, change(record) if change else record)
-        journal = make_desired(context.applied_fleet, journal, context.paths).journal  # marks and home of new instances
+        # with the numbers and homes of new instances
+        journal = make_desired(context.applied_fleet, journal, context.paths).journal
         return journal.with_operation(replace(wanted, number=number))
 
     journal_file.update(context.paths.journal, apply)

@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from portfleet.core.needs import Needs
 from portfleet.doctor.finding import Finding, broken, fine, warning
-from portfleet.doctor.needs import Needs
 
 KERNEL_FLOOR, KEEPER_FLOOR, NFT_FLOOR = (5, 10), (5, 12), (1, 0, 2)
 
