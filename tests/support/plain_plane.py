@@ -23,6 +23,7 @@ from portfleet.doctor.finding import Finding
 TRAITS = Traits(
     name="haproxy",
     words="the plane in memory",
+    requires="nothing",
     place="this process",
     listen="loopback",
     families=frozenset({4}),

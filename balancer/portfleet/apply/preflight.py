@@ -20,8 +20,7 @@ def refuse(context: Context, observed: Observed) -> None:
         raise PortfleetError("\n".join([*lines, "nothing was changed"]), hint=problems[0].hint, code=Exit.USAGE)
     if observed.plane.home is None and (lacks := context.plane.missing()):
         raise PortfleetError(
-            f"this machine lacks what {context.plane.traits.words} is made of; nothing was changed\n  "
-            + "\n  ".join(lacks),
-            hint="portfleet doctor looks again, and says what helps",
+            f"this machine lacks what {context.plane.traits.name} needs; nothing was changed\n  " + "\n  ".join(lacks),
+            hint=f"{context.plane.traits.requires}; portfleet doctor looks again",
             code=Exit.KERNEL,
         )

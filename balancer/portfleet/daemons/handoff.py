@@ -40,7 +40,7 @@ async def hand_off(sender: DesiredInstance, receiver: DesiredInstance, *, count:
     except OSError as error:
         raise HandoffFailed(f"{sender.name} does not answer: {error}", 0) from None
     try:
-        request = {"command": "handoff", "to": str(receiver.control), "count": count, "listener": False, "names": False}
+        request = {"command": "handoff", "to": str(receiver.control), "count": count, "listener": False}
         writer.write(json.dumps(request | {"deadline": _IN_FLIGHT}).encode() + b"\n")
         await writer.drain()
         while line := await asyncio.wait_for(reader.readline(), _SILENT):

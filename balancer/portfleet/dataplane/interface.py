@@ -33,16 +33,18 @@ Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 class Traits:
     """What a data plane is like, for those who must know.
 
-    ``name`` is its value in fleet.toml; ``words`` name it in messages; ``place`` is what it can be used for by one
-    fleet only. ``listen``: where instances must listen to be reached; ``families``: the address families by which they
-    are reached, None for those of the clients. ``sees_clients``: an instance's peer is the client itself;
-    ``guards_ports``: outsiders cannot reach an instance past the data plane; ``survives``: established connections
-    outlive the data plane's own processes; ``own_clients_apart``: clients on this box never go to remote instances.
-    ``services_at_once`` and ``slots_at_once``: how many new services, or moved slots, one transaction should hold.
+    ``name`` is its value in fleet.toml; ``words`` name it in messages; ``requires``: what it needs, and which systems
+    have that; ``place``: what only one fleet can use it in. ``listen``: where instances must listen to be reached;
+    ``families``: the address families by which they are reached, None for those of the clients. ``sees_clients``: an
+    instance's peer is the client itself; ``guards_ports``: outsiders cannot reach an instance past the data plane;
+    ``survives``: established connections outlive the data plane's own processes; ``own_clients_apart``: clients on this
+    box never go to remote instances. ``services_at_once`` and ``slots_at_once``: how many new services, or moved slots,
+    one transaction should hold.
     """
 
     name: Literal["nftables", "haproxy"]
     words: str
+    requires: str
     place: str
     listen: Literal["wildcard", "loopback"]
     families: frozenset[Literal[4, 6]] | None

@@ -74,7 +74,7 @@ class RuleGuard:
     def _told(self) -> None:
         for change in self._guardian.read():
             if change.lost:
-                self._log("rules-lost", by=change.process or "?", pid=change.pid)
+                self._log("table-deleted", by=change.process or "?", pid=change.pid)
             self.look_in(0 if change.lost else _REST)
 
     def _heal(self) -> None:

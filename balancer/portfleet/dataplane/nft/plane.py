@@ -36,6 +36,7 @@ NAME = "portfleet"
 TRAITS = Traits(
     name="nftables",
     words="the kernel's table",
+    requires="Debian 12 and later, or Linux 5.10 with nft 1.0.2, have it all",
     place="this network namespace's table inet portfleet",
     listen="wildcard",
     families=None,
