@@ -1,7 +1,7 @@
 """The slots of services as they were read last, which need not be read again while only this process changes them.
 
-Every transaction on the rules of a network namespace raises its generation id by one. If the id after a change of ours
-is the one before plus one, the change is ours alone; while the id stays, so does what was read at it.
+Every transaction on the rules of a network namespace raises its generation id by one. If the id rose by as many
+transactions as we carried out, all of them are ours; while the id stays, so does what was read at it.
 """
 
 from __future__ import annotations
@@ -45,15 +45,18 @@ class SlotCache:
             self._known, self._slots = before, found
 
     @contextmanager
-    def changing(self) -> Iterator[Callable[[Mapping[str, Table]], None]]:
-        """Follow a transaction that is carried out in this context; what it sets the slots to is noted."""
+    def changing(self, done: Callable[[], int]) -> Iterator[Callable[[Mapping[str, Table]], None]]:
+        """Follow the transactions that are carried out in this context; what they set slots to is noted.
+
+        ``done`` returns how many transactions this process has carried out so far.
+        """
         found: dict[str, Table] = {}
-        before = self._generation()
+        before, count = self._generation(), done()
         yield found.update
         after = self._generation()
-        if after != before + 1:
+        if after - before != done() - count:
             return  # another process changed something in between: the next read reads anew
-        self._own.append(after)
+        self._own.extend(range(before + 1, after + 1))
         if before == self._known:
             self._known = after
             self._slots |= found

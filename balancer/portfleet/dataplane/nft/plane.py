@@ -145,7 +145,7 @@ class NftPlane:
         if self._cache is None:
             self._run(transaction)
             return
-        with self._cache.changing() as follow:
+        with self._cache.changing(lambda: self._nft.done) as follow:
             self._run(transaction)
             follow({change.rule.name: change.table for change in transaction if isinstance(change, c.Route)})
 
