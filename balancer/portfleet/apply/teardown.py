@@ -17,6 +17,7 @@ from portfleet.core.model import parse_instance
 from portfleet.core.program import WATCHER
 from portfleet.store import locks
 from portfleet.supervise import adopted
+from portfleet.supervise.supervisor import Supervisor
 
 #: Seconds from SIGTERM to SIGKILL, and from that to giving up.
 _PATIENCE, _LONGEST = 10.0, 30.0
@@ -36,13 +37,7 @@ def take_down(context: Context, *, seconds: float = 60, clock: Callable[[], floa
     with locks.table(context.paths.table_lock):
         if context.plane.observe().home is not None:
             context.plane.run((DropAll(),))
-    if supervisor.running():
-        supervisor.shutdown()
-    deadline = clock() + seconds
-    while supervisor.running() or supervisor.ending():
-        if clock() > deadline:
-            raise PortfleetError(f"supervisord has not ended after {seconds:.0f} s", hint="see its log")
-        time.sleep(0.02)
+    _end_supervisord(supervisor, seconds=seconds, clock=clock)
 
 
 def take_down_service(context: Context, want: DesiredService, *, clock: Callable[[], float] = time.monotonic) -> None:
@@ -62,6 +57,20 @@ def take_down_service(context: Context, want: DesiredService, *, clock: Callable
         gone: list[Change] = [DropService(want.name)] if want.name in state.services else []
         gone += [DropInstance(name) for name in _of(want, state.instances)]
         context.plane.run(tuple(gone))
+
+
+def _end_supervisord(supervisor: Supervisor, *, seconds: float, clock: Callable[[], float]) -> None:
+    """Shut supervisord down and wait for its process, which outlives its socket by some milliseconds."""
+    pid, started = 0, None
+    if supervisor.running():
+        pid = supervisor.pid()
+        started = adopted.start_time(pid)
+        supervisor.shutdown()
+    deadline = clock() + seconds
+    while supervisor.ending() or (started is not None and adopted.start_time(pid) == started):
+        if clock() > deadline:
+            raise PortfleetError(f"supervisord has not ended after {seconds:.0f} s", hint="see its log")
+        time.sleep(0.02)
 
 
 def _of(want: DesiredService, names: Iterable[str]) -> list[str]:
