@@ -1,4 +1,8 @@
-"""The nouns of the config: fleet, service, listen address, affinity, probe, drain policy, instance. Values only."""
+"""The nouns of the config: fleet, service, listen address, affinity, probe, drain policy, instance. Values only.
+
+A key's default stands here, with its field, and nowhere else: config/settings, which has the rest of every key, takes
+it from the field.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +13,11 @@ from typing import Literal
 
 Colour = Literal["blue", "green"]
 COLOURS: tuple[Colour, Colour] = ("blue", "green")
+
+Then = Literal["wait", "evict", "kill"]
+Overflow = Literal["next", "refuse"]
+WhenEmpty = Literal["keep", "refuse", "drop"]
+Drift = Literal["repair", "report"]
 
 
 def other(colour: Colour) -> Colour:
@@ -69,7 +78,7 @@ class Drain:
 
     rate: int = 500
     deadline: float = 600.0
-    then: Literal["wait", "evict", "kill"] = "wait"
+    then: Then = "wait"
 
 
 @dataclass(frozen=True)
@@ -92,8 +101,8 @@ class Service:
     sticky_size: int = 300_000
     weight: Mapping[str, int] = field(default_factory=dict)
     max_connections: int = 0
-    overflow: Literal["next", "refuse"] = "next"
-    when_empty: Literal["keep", "refuse", "drop"] = "keep"
+    overflow: Overflow = "next"
+    when_empty: WhenEmpty = "keep"
     remote: tuple[Listen, ...] = ()
     start_timeout: float = 30.0
     keep_releases: int = 3
@@ -131,7 +140,7 @@ class Fleet:
     """The whole fleet.toml."""
 
     services: Mapping[str, Service]
-    drift: Literal["repair", "report"] = "repair"
+    drift: Drift = "repair"
 
 
 @dataclass(frozen=True, order=True)
