@@ -65,7 +65,7 @@ def name_problem(name: str) -> tuple[str, str] | None:
 def _parse(data: bytes, source: str) -> dict[str, Any]:
     hint = "write a commented example with: portfleet init"
     try:
-        return tomllib.loads(data.decode("utf-8"))
+        return tomllib.loads(data.decode("utf-8").removeprefix("\ufeff"))  # editors on Windows begin files with a BOM
     except UnicodeDecodeError as error:
         message = f"not a text file: byte 0x{data[error.start]:02x} at offset {error.start} is not UTF-8"
         raise ConfigError([Problem("file", message, hint)], source=source) from None

@@ -23,6 +23,10 @@ _BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 #: Days of the longest duration: far above any that makes sense, far below what clocks, supervisord and nft count to.
 _LONGEST = 3650
+_BROADCAST = ipaddress.IPv4Address("255.255.255.255")
+_THIS_NETWORK = ipaddress.IPv4Network("0.0.0.0/8")
+#: IPv4-mapped and the deprecated IPv4-compatible addresses (RFC 4291, 2.5.5); "::" and "::1" lie in the second.
+_IPV4_IN_IPV6 = (ipaddress.IPv6Network("::ffff:0:0/96"), ipaddress.IPv6Network("::/96"))
 
 
 def parse_duration(text: str) -> float:
@@ -48,11 +52,28 @@ def parse_listen(text: str) -> Listen:
         six = ipaddress.IPv6Address(match["v6"])
         if six.scope_id is not None:
             raise ValueError("an address with a scope (%) cannot be used")
-        return Listen(port, None if six == ipaddress.IPv6Address("::") else str(six), (6,))
+        return Listen(port, _host(six), (6,))
     if not match["v4"]:
         return Listen(port, None, (4, 6))
-    four = ipaddress.IPv4Address(match["v4"])
-    return Listen(port, None if four == ipaddress.IPv4Address("0.0.0.0") else str(four), (4,))
+    return Listen(port, _host(ipaddress.IPv4Address(match["v4"])), (4,))
+
+
+def _host(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> str | None:
+    """Return an address that a host can have as text, None for the wildcard.
+
+    Raises ValueError for one to which no TCP connection can lead: the kernel would take the rule and never match it.
+    """
+    if int(address) > 1 and any(address in network for network in _IPV4_IN_IPV6):
+        raise ValueError("an IPv4 address in the form of IPv6 is in no packet; write it as IPv4")
+    if address.is_unspecified:
+        return None
+    if address.is_multicast:
+        raise ValueError("a multicast address takes no TCP connections")
+    if address == _BROADCAST:
+        raise ValueError("the broadcast address takes no TCP connections")
+    if address in _THIS_NETWORK:
+        raise ValueError("no host has an address that begins with 0 (RFC 1122, 3.2.1.3)")
+    return str(address)
 
 
 def parse_affinity(text: str) -> Affinity:

@@ -11,6 +11,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+from portfleet.core.digits import whole
+
 Colour = Literal["blue", "green"]
 COLOURS: tuple[Colour, Colour] = ("blue", "green")
 
@@ -171,10 +173,13 @@ def parse_instance(name: str) -> Instance | None:
     """Read an instance's name back; None when it is not one."""
     head, _, number = name.rpartition("-")
     service, _, colour = head.rpartition("-")
-    if not service or not number.isascii() or not number.isdigit() or colour not in ("blue", "green", "remote"):
+    if not service or colour not in ("blue", "green", "remote"):
         return None
     kind: Colour | None = "blue" if colour == "blue" else "green" if colour == "green" else None
-    return Instance(service, kind, int(number))
+    try:
+        return Instance(service, kind, whole(number))
+    except ValueError:
+        return None
 
 
 def member_instance(service: str, member: str, live: Colour) -> Instance:
