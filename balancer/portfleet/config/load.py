@@ -15,9 +15,11 @@ from portfleet.core.errors import ConfigError, Problem
 from portfleet.core.model import Drain, Fleet, Machine, Probe, Service
 
 NAME = re.compile(r"[a-z][a-z0-9-]{0,30}")
-#: Names that would be taken for something else: nft's chains of services, and instances.
+#: Beginnings and ends of names that would be taken for something else: nft's chains of services, and instances.
 _RESERVED = "service-"
-_LIKE_INSTANCE = re.compile(r"-(blue|green|remote)-[0-9]+$")
+_LIKE_INSTANCE = r"-(blue|green|remote)-[0-9]+$"
+#: All of it as one pattern, for the schema.
+NAME_PATTERN = rf"^(?!{_RESERVED})(?!.*{_LIKE_INSTANCE}){NAME.pattern}$"
 
 
 def load(data: bytes, machine: Machine, *, source: str) -> Fleet:
@@ -52,12 +54,12 @@ def load(data: bytes, machine: Machine, *, source: str) -> Fleet:
 
 def name_problem(name: str) -> tuple[str, str] | None:
     """Return what is wrong with a service's name (message, hint), or None; it becomes an identifier elsewhere."""
-    rule = "a service is named by [a-z][a-z0-9-]{0,30}, as in echo or kv-cache"
+    rule = f"a service is named by {NAME.pattern}, as in echo or kv-cache"
     if not NAME.fullmatch(name):
         return f"{name!r} is not a name that nft and supervisord take", rule
     if name.startswith(_RESERVED):
         return f'a name must not start with "{_RESERVED}" (nft chains are named so)', rule
-    if _LIKE_INSTANCE.search(name):
+    if re.search(_LIKE_INSTANCE, name):
         return "a name must not end like an instance's (-blue-1, -green-1, -remote-1)", rule
     return None
 

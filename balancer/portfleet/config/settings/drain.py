@@ -28,8 +28,8 @@ DRAIN = Table(
             "how long connections may go on; then comes `then`",
             Effect.RESTART,
             '"30m"',
-            more="supervisord is told to wait 30 s longer than this before it kills an instance that stops, and "
-            "reads that at its start only.",
+            change="supervisord waits 30 s longer than this before it kills an instance that stops, and reads that "
+            "when the instance is started",
         ),
         Setting(
             "then",

@@ -11,7 +11,7 @@ from portfleet.core.model import Drift, Fleet
 FLEET = Table(
     "fleet",
     Fleet,
-    "",
+    "what holds for all services",
     (
         Setting(
             "drift",

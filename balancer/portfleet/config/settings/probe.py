@@ -9,7 +9,7 @@ from portfleet.core.model import Probe
 PROBE = Table(
     "service.NAME.probe",
     Probe,
-    "left out: our daemon's control socket, otherwise a connect",
+    "probes; left out: our daemon's control socket, otherwise a connect",
     (
         Setting(
             "send",
@@ -17,8 +17,7 @@ PROBE = Table(
             "what is sent through the instance's port",
             Effect.AT_ONCE,
             r'"PING\n"',
-            more="Without it an instance that hangs is not found out unless it is our own daemon: the kernel accepts "
-            "for it.",
+            more="Without it only our own daemon is found to hang: the kernel accepts connections for a hung process.",
             unset="our own daemon is asked by its control socket and an empty request; others only get a connect",
         ),
         Setting(

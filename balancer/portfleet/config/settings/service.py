@@ -29,7 +29,7 @@ _PORTS = Parsed(
 SERVICE = Table(
     "service.NAME",
     Service,
-    "the service's name: [a-z][a-z0-9-]{0,30}",
+    "a service, by its name: [a-z][a-z0-9-]{0,30}",
     (
         Setting(
             "listen",
@@ -38,8 +38,8 @@ SERVICE = Table(
             '"192.0.2.1:P"; "[2001:db8::1]:P"',
             Effect.AT_ONCE,
             '[":7000"]',
-            more="New connections come by the new addresses from then on; established ones stay, also those that "
-            "came by an address that is not listened on any more. Two services cannot share an address and port.",
+            more="Two services cannot share an address and port.",
+            change="established connections stay, by whichever address they came",
             shown='[":7000"]',
             asks="what do clients dial?",
         ),
@@ -50,8 +50,8 @@ SERVICE = Table(
             "must listen on all addresses: the kernel redirects to the interface's own",
             Effect.RESTART,
             '["redis-server", "--port", "{port}"]',
-            more="{port} must stand in it or in `environment`. There is no shell: each string is one word. A colour "
-            "that `portfleet cutover --command` gave a command of its own keeps that one.",
+            more="{port} must stand in it or in `environment`. There is no shell: each string is one word.",
+            change="a colour that `portfleet cutover --command` gave a command of its own keeps that one",
             shown='["portfleet-daemon", "--port", "{port}", "--handler", "portfleet_daemon.handlers:whoami"]',
             asks="",
         ),
@@ -61,8 +61,8 @@ SERVICE = Table(
             "the first release: a path, or a name below `releases`",
             Effect.CUTOVER,
             '"v1"',
-            more="It fills in {release}. The journal knows which release is live. When this key changes, `portfleet "
-            "plan` says that a cutover is needed, and `portfleet cutover SERVICE` without --release goes to it.",
+            more="It fills in {release}. Which release is live, later ones too, is in the journal.",
+            change="`portfleet cutover SERVICE` without --release goes to it",
             unset="none; {release} cannot be used",
             shown='"v1"',
         ),
@@ -72,7 +72,7 @@ SERVICE = Table(
             "where relative names of releases lie",
             Effect.RESTART,
             '"/srv/echo"',
-            more="Releases that are absolute paths are not affected.",
+            change="nothing if the release is an absolute path",
             unset="a relative name is used as it is",
         ),
         Setting(
@@ -107,9 +107,9 @@ SERVICE = Table(
             "instances per colour; left out: the number of CPUs",
             Effect.AT_ONCE,
             "4",
-            more="New instances are started and get the slots of their share when they are ready. Instances beyond "
+            change="new instances are started and get the slots of their share when they are ready; instances beyond "
             "the number get no new connections and are stopped by the `portfleet apply` that finds them without "
-            "connections; `portfleet scale` hands their connections over instead.",
+            "any, while `portfleet scale` hands their connections over",
             unset="the number of CPUs",
             shown="4",
         ),
@@ -130,8 +130,8 @@ SERVICE = Table(
             "hash slots; fewer for very many services",
             Effect.AT_ONCE,
             "1024",
-            more="Nearly all clients meet another instance with their next connection. At least as many as "
-            "`instances`.",
+            more="At least as many as `instances`.",
+            change="nearly all clients meet another instance with their next connection",
         ),
         Setting(
             "affinity",
@@ -140,7 +140,7 @@ SERVICE = Table(
             '"connection", "round-robin", "random"',
             Effect.AT_ONCE,
             '"source/24"',
-            more="Nearly all clients meet another instance with their next connection.",
+            change="nearly all clients meet another instance with their next connection",
         ),
         Setting(
             "sticky",
@@ -156,7 +156,8 @@ SERVICE = Table(
             "clients remembered: 2 × those expected",
             Effect.AT_ONCE,
             "1_000_000",
-            more="Clients beyond it go by their slots. A change makes a new map, so that all go by their slots once.",
+            more="Clients beyond it go by their slots.",
+            change="all clients go by their slots once, since the kernel's map is made anew",
         ),
         Setting(
             "weight",
@@ -164,8 +165,8 @@ SERVICE = Table(
             "weight by instance number; 0: no new connections; left out: 1",
             Effect.AT_ONCE,
             "{ 1 = 2, 4 = 0 }",
-            more="The same number of both colours has the same weight; `remote-1` is the first of `remote`. Only the "
-            "slots of the share that changes move.",
+            more="The same number of both colours has the same weight; `remote-1` is the first of `remote`.",
+            change="only the slots of the share that changes move",
             unset="1 each",
         ),
         Setting(
@@ -174,9 +175,9 @@ SERVICE = Table(
             "connections an instance takes; 0: the hard limit of descriptors - 64",
             Effect.RESTART,
             "20_000",
-            more="Our own daemon counts for itself, and is restarted for another number. Of other daemons the kernel "
-            "counts, and a change holds at once. More than the descriptors supervisord was started with takes "
-            "`portfleet down` and `portfleet up`.",
+            more="Our own daemon counts for itself; of others the kernel counts.",
+            change="for daemons other than ours at once; a number above the descriptors that supervisord was started "
+            "with takes `portfleet down` and `portfleet up`",
         ),
         Setting(
             "overflow",
@@ -200,8 +201,8 @@ SERVICE = Table(
             Effect.AT_ONCE,
             '["203.0.113.2:7101"]',
             more="This box must forward packets (net.ipv4.ip_forward), and masquerading hides the clients' "
-            "addresses. It must take clients of every family that `listen` lets in. Clients on this box get local "
-            "instances only.",
+            "addresses. An instance there must be reachable by every family that `listen` lets in. Clients on this "
+            "box get local instances only.",
             unset="none",
         ),
         Setting(
@@ -217,7 +218,7 @@ SERVICE = Table(
             "how many releases that were live are kept; older ones are named for removal",
             Effect.AT_ONCE,
             "5",
-            more="By `portfleet cutover`; nothing is deleted.",
+            more="`portfleet cutover` names them; nothing is deleted.",
         ),
     ),
 )

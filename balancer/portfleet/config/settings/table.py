@@ -15,16 +15,17 @@ class Effect(Enum):
     AT_ONCE = "at once"  #: `apply` restarts nothing
     RESTART = "a rolling restart"  #: `apply` does it
     CUTOVER = "a cutover"  #: `apply` only says so
-    DOWN = "taking the service down"
+    DOWN = "down and up"  #: the service ends and starts anew
 
 
 class Setting(NamedTuple):
     """One key.
 
-    ``brief`` is what it means, in the example's words; ``more`` is what else the reference says of it. ``example`` is a
-    value as fleet.toml holds it. ``shown`` stands in `portfleet init`'s example, in use; without it the key is there as
-    a comment. ``unset`` says what holds if the key is left out and the model has no value for that. ``asks`` is None
-    for a key that may be left out, otherwise the question that the operator has to answer ("" for none).
+    ``brief`` is what it means, in the example's words; ``more`` is what else the reference says of it. ``effect`` is
+    what a change takes, ``change`` what else it does. ``example`` is a value as fleet.toml holds it; ``shown`` stands
+    in `portfleet init`'s example, in use, and without it the key is there as a comment. ``unset`` says what holds if
+    the key is left out and the model has no value for that. ``asks`` is None for a key that may be left out, otherwise
+    the question that the operator has to answer ("" for none).
     """
 
     key: str
@@ -33,6 +34,7 @@ class Setting(NamedTuple):
     effect: Effect
     example: str
     more: str = ""
+    change: str = ""
     unset: str = ""
     shown: str = ""
     asks: str | None = None
