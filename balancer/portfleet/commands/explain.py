@@ -50,7 +50,9 @@ def run(options: argparse.Namespace, context: Context) -> Exit:
 
 def parse_client(text: str) -> tuple[Address, int | None]:
     """Read ADDRESS, ADDRESS:PORT (IPv4) or [ADDRESS]:PORT; raises PortfleetError (exit 2)."""
-    match = re.fullmatch(r"\[(?P<six>[^\]]+)\](?::(?P<port6>\d{1,5}))?|(?P<four>[\d.]+)(?::(?P<port4>\d{1,5}))?", text)
+    match = re.fullmatch(
+        r"\[(?P<six>[^\]]+)\](?::(?P<port6>[0-9]{1,5}))?|(?P<four>[0-9.]+)(?::(?P<port4>[0-9]{1,5}))?", text
+    )
     try:
         if "%" in text:  # a scope: no client has one by the time it is a source address
             raise ValueError

@@ -14,12 +14,13 @@ from portfleet.core.journal import Journal
 from portfleet.screen.bar import line
 from portfleet.screen.output import paint, print_json
 from portfleet.store import journal as journal_file
+from portfleet.submit import options as read
 from portfleet.submit.follow import ended
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("service", nargs="?", metavar="SERVICE", help="only this service")
-    parser.add_argument("--follow", type=int, metavar="N", help="wait for operation N")
+    parser.add_argument("--follow", type=read.number, metavar="N", help="wait for operation N")
 
 
 def run(options: argparse.Namespace, context: Context) -> Exit:

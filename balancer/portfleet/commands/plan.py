@@ -24,7 +24,11 @@ def run(options: argparse.Namespace, context: Context) -> Exit:
     waits = Exit.CHANGES if options.check and plan.steps else Exit.DONE
     if context.json:
         clients = {name: {"slots_moved": moved, "slots": total} for name, (moved, total) in plan.moved.items()}
-        print_json({"steps": plan.describe(), "notes": list(plan.notes), "clients": clients})
+        found: dict[str, object] = {"steps": plan.describe(), "notes": list(plan.notes), "clients": clients}
+        if options.nft:
+            texts = transactions(plan.steps, desired, observed.plane)
+            found["transactions"] = [{"step": words, "nft": context.plane.text(changes)} for words, changes in texts]
+        print_json(found)
         return waits
     if options.text:
         for words, transaction in transactions(plan.steps, desired, observed.plane):

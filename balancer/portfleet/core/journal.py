@@ -262,10 +262,17 @@ def from_json(data: Any) -> Journal:
         services = {name: _service(record) for name, record in data["services"].items()}
         operations = tuple(Operation(**_tuples(operation, "owned")) for operation in data.get("operations", ()))
         history = tuple(HistoryEntry(**_tuples(entry, "command")) for entry in data["history"])
-        last_number = min(max(int(data.get("last_mark", 0)), 0), NUMBER_LIMIT - 1)
+        last_number = min(max(_whole(data.get("last_mark", 0)), 0), NUMBER_LIMIT - 1)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise JournalError(f"the journal is damaged ({error!r})") from None
     return Journal(services, operations, history, last_number)
+
+
+def _whole(value: Any) -> int:
+    """Return a number of the file; raises ValueError for anything else, also for digits in a text."""
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise ValueError(f"{value!r:.80} is not a whole number")
+    return value
 
 
 def _tuples(data: dict[str, Any], key: str) -> dict[str, Any]:
@@ -280,20 +287,20 @@ def _service(data: dict[str, Any]) -> ServiceRecord:
         raise ValueError("home is not a list of members")
     return ServiceRecord(
         live=data["live"],
-        seed=int(data["seed"]),
+        seed=_whole(data["seed"]),
         home=tuple(data["home"]),
-        numbers={name: int(number) for name, number in data["marks"].items()},
+        numbers={name: _whole(number) for name, number in data["marks"].items()},
         asked={name: Asked(**asked) for name, asked in data["asked"].items()},
         colours={
             cast(Colour, colour): ColourRecord(**_tuples(record, "command"))
             for colour, record in data["colours"].items()
         },
         config_release=data["config_release"],
-        canary=int(data.get("canary", 0)),
+        canary=_whole(data.get("canary", 0)),
         moved={member: Moved(**moved) for member, moved in data.get("moved", {}).items()},
         instances=data.get("instances"),
         config_instances=data.get("config_instances"),
-        leaving=int(data.get("leaving", 0)),
+        leaving=_whole(data.get("leaving", 0)),
         pins=dict(data.get("pins", {})),
         down=str(data.get("down", "")),
     )

@@ -28,13 +28,22 @@ Change = Callable[[ServiceRecord], ServiceRecord]
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the options that every operation has."""
-    parser.add_argument("--why", default="", metavar="TEXT", help="the reason, for lock and history")
+    add_change_options(parser)
     add_wait_options(parser)
 
 
-def add_wait_options(parser: argparse.ArgumentParser) -> None:
-    """Add --dry-run, --wait and --no-wait."""
+def add_change_options(parser: argparse.ArgumentParser) -> None:
+    """Add --why and --dry-run, for what is done when the command returns."""
+    parser.add_argument("--why", default="", metavar="TEXT", help="the reason, for lock and history")
+    add_dry_run(parser)
+
+
+def add_dry_run(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dry-run", action="store_true", help="say what would be done and do nothing")
+
+
+def add_wait_options(parser: argparse.ArgumentParser) -> None:
+    """Add --wait and --no-wait."""
     wait = parser.add_mutually_exclusive_group()
     wait.add_argument("--wait", action="store_true", default=True, help="return when it has ended (default)")
     wait.add_argument("--no-wait", dest="wait", action="store_false", help="return when it is safe to go on")
