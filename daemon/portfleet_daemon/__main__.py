@@ -14,7 +14,7 @@ from portfleet_daemon.stats import Stats
 
 
 def main() -> int:
-    """Run the daemon until it is stopped; the exit code, see errors.py."""
+    """Run the daemon until it is stopped; return the exit code (errors.py)."""
     try:
         settings = read_settings(sys.argv[1:])
         limit = raise_descriptor_limit()

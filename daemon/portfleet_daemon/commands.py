@@ -16,7 +16,7 @@ class Status:
 
 @dataclass(frozen=True, kw_only=True)
 class Drain:
-    """Want no new connections; evict at `rate` per second (None: let them finish).
+    """Enter `draining`; evict at `rate` per second (None: let them finish).
 
     What is left after `deadline` seconds is closed.
     """
@@ -71,7 +71,7 @@ HANDOFF_DEADLINE = 30.0  # seconds for requests in flight to finish
 
 
 def parse(line: bytes) -> Command:
-    """The command in one line of JSON; raises Refused."""
+    """Return the command in one line of JSON; raise Refused."""
     try:
         request = json.loads(line)
     except (ValueError, RecursionError) as error:
@@ -81,7 +81,7 @@ def parse(line: bytes) -> Command:
     if not isinstance(request, dict) or not isinstance(request.get("command"), str):
         raise Refused("no command", hint='one object per line, such as {"command": "status"}')
     name = request.pop("command")
-    if name == "receive":  # unknown keys are let pass: a newer sender may say more
+    if name == "receive":  # unknown keys are ignored: a newer sender may say more
         return _receive(request)
     if name not in KEYS:
         raise Refused(f"unknown command {name[:50]!r}", hint=f"one of {', '.join(KEYS)}, receive")

@@ -33,6 +33,6 @@ class Failures:
 
 
 def place_of(error: Exception) -> Place:
-    """Where `error` was raised."""
+    """Return where `error` was raised."""
     frame = traceback.extract_tb(error.__traceback__)[-1:]
     return (type(error).__name__, frame[0].filename, frame[0].lineno or 0) if frame else (str(error), "", 0)

@@ -25,7 +25,7 @@ def acknowledge_now(fd: int) -> None:
 
 
 def shut_down(fd: int) -> None:
-    """Send nothing more; raises OSError if the peer is gone already."""
+    """Send nothing more; raise OSError if the peer is gone already."""
     sock = _borrow(fd)
     try:
         sock.shutdown(socket.SHUT_WR)
@@ -34,12 +34,12 @@ def shut_down(fd: int) -> None:
 
 
 def four_tuple(fd: int) -> FourTuple | None:
-    """Both ends of a TCP connection; None if the peer is gone already."""
+    """Return both ends of a TCP connection; None if the peer is gone already."""
     return next(iter(four_tuples([fd])), None)
 
 
 def four_tuples(descriptors: Iterable[int]) -> list[FourTuple]:
-    """Both ends of TCP connections, without those whose peer is gone already."""
+    """Return both ends of TCP connections, without those whose peer is gone already."""
     found: list[FourTuple] = []
     for fd in descriptors:
         sock = _borrow(fd)
@@ -55,7 +55,7 @@ def four_tuples(descriptors: Iterable[int]) -> list[FourTuple]:
 
 
 def unread(fd: int) -> int:
-    """Bytes received and not read (FIONREAD, tcp(7))."""
+    """Return the number of bytes received and not read (FIONREAD, tcp(7))."""
     size: int = struct.unpack("i", fcntl.ioctl(fd, termios.FIONREAD, b"\0\0\0\0"))[0]
     return size
 

@@ -47,5 +47,5 @@ class Stats:
         self.buckets[bisect_left(BOUNDS, seconds)] += 1
 
     def latency(self) -> dict[str, Any]:
-        """The histogram: `bounds_us` (upper bounds, the last bucket has none) and `counts`, one longer."""
+        """Return the histogram: `bounds_us` (upper bounds, the last bucket has none) and `counts`, one longer."""
         return {"bounds_us": [round(bound * 1e6, 1) for bound in BOUNDS], "counts": list(self.buckets)}

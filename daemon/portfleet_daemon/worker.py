@@ -30,7 +30,7 @@ def main() -> None:
 
 
 def _answer(respond: Any, data: bytes) -> bytes:
-    """None and the handler's answer, or where it raised and its traceback."""
+    """Return None and the handler's answer, or where it raised and its traceback."""
     try:
         return pack((None, respond(pickle.loads(data))))  # noqa: S301  from our own parent
     except Exception as error:  # noqa: BLE001  whatever a handler raises is the request's answer, not our end

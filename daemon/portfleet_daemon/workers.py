@@ -52,7 +52,7 @@ class Workers:
         self._started = asyncio.Semaphore(0)
 
     def respond(self, request: Any) -> asyncio.Future[Any]:
-        """Queue a request."""
+        """Queue a request; return the future of its answer."""
         job = Job(request, asyncio.get_running_loop().create_future())
         self._queue.append(job)
         self._wake_one()
@@ -66,7 +66,7 @@ class Workers:
                 return
 
     async def start(self) -> None:
-        """Start all and return when they can answer; raises TimeoutError."""
+        """Start all and return when they can answer; raise TimeoutError."""
         self._tasks = [asyncio.get_running_loop().create_task(self._keep_one()) for _ in range(self._number)]
         async with asyncio.timeout(START_TIMEOUT):
             for _ in self._tasks:
@@ -109,7 +109,7 @@ class Workers:
                 process.wait()  # killed, so this does not block
 
     async def _feed(self, sock: socket.socket) -> None:
-        """Have the worker answer one job after the other; raises OSError or EOFError when it dies."""
+        """Have the worker answer one job after the other; raise OSError or EOFError when it dies."""
         while True:
             job = await self._next(sock)
             if job.future.done():
@@ -156,7 +156,7 @@ class Workers:
 
 
 def _ended(waiter: asyncio.Future[None]) -> None:
-    """An idle worker has nothing to say, so this is its end."""
+    """End the wait for a job: an idle worker has nothing to say, so this is its end."""
     if not waiter.done():
         waiter.set_exception(EOFError("while idle"))
 
@@ -173,7 +173,7 @@ def _settle(future: asyncio.Future[Any], data: bytes) -> None:
 
 
 def pack(value: Any) -> bytes:
-    """A value as it goes over the pair."""
+    """Return a value as it goes over the pair."""
     data = pickle.dumps(value)
     return PREFIX.pack(len(data)) + data
 

@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from portfleet_daemon.handoff_wire import HEADER, Kind, pack
+from portfleet_daemon.handoff.wire import HEADER, Kind, pack
 from support.daemons import Client, Daemon, Daemons, wait_for
 
 WHOAMI = "portfleet_daemon.handlers:whoami"
@@ -429,7 +429,7 @@ def test_a_receiver_that_refuses_in_mid_way_has_what_it_acknowledged_and_no_more
     [
         (b'{"ok": true, "version": 9, "room": 10}', "it chose version 9"),
         (b'{"ok": false, "error": "no common version: [1] there, [9] here"}', "no common version"),
-        (b'{"ok": true}', "no sense in its answer"),
+        (b'{"ok": true}', "makes no sense"),
         (b"[" * 60_000, "RecursionError"),
     ],
 )

@@ -35,16 +35,16 @@ class Framing(ABC):
 
     @abstractmethod
     def reply(self, answer: Any) -> bytes:
-        """The bytes to send for what a handler returned; raises TypeError for what cannot be sent."""
+        """Return the bytes to send for what a handler returned; raise TypeError for what cannot be sent."""
 
     def error(self, message: str) -> bytes | None:  # noqa: ARG002  the parameter is for those that override it
-        """An error reply of one line, or None where the protocol has none: then the connection is closed."""
+        """Return an error reply of one line; None, which closes the connection, if the protocol has none."""
         return None
 
     def exchange(self, respond: Callable[[Any], Any]) -> Callable[[bytes], bytes | Awaitable[Any] | None]:
-        """The fast path: a function from received bytes to framed reply, None unless they are exactly one request.
+        """Return the fast path: received bytes in, framed reply out, None unless they are exactly one request.
 
-        It may return the handler's awaitable unframed. It is called with b"" at end of file.
+        The fast path may return the handler's awaitable unframed. It is called with b"" at end of file.
         """
         split, reply = self.split, self.reply
 
@@ -64,12 +64,12 @@ class Framing(ABC):
 
 
 def is_awaitable(answer: object) -> TypeGuard[Awaitable[Any]]:
-    """Whether a handler's answer has to be awaited (cheaper than inspect.isawaitable)."""
+    """Return whether a handler's answer has to be awaited (cheaper than inspect.isawaitable)."""
     return hasattr(type(answer), "__await__")
 
 
 def bytes_only(answer: object, name: str) -> bytes:
-    """`answer` as bytes; raises TypeError naming the framing otherwise."""
+    """Return `answer` as bytes; raise TypeError naming the framing if it is something else."""
     if isinstance(answer, bytes | bytearray):
         return bytes(answer)
     raise TypeError(f"the handler returned {type(answer).__name__}; the {name} framing sends bytes")

@@ -19,7 +19,7 @@ class RespError(Exception):
 
 
 class Resp(Framing):
-    """The memo of a partial request is (position, arguments wanted, arguments that end before the position).
+    """The memo of a partial request is (position, number of arguments, arguments that end before the position).
 
     The arguments themselves are taken out when all is there, in a second pass: those of 64 KiB in tiny pieces are
     objects of half a megabyte.
@@ -33,16 +33,16 @@ class Resp(Framing):
         if buffer[0] != 0x2A:  # "*"
             return self._inline(buffer, memo)
         if memo is None:
-            wanted, at = self._number(buffer, 1)
+            number, at = self._number(buffer, 1)
             if at < 0:
                 return None, 0, None
-            if wanted > self.max_request:
+            if number > self.max_request:
                 raise FramingError("Protocol error: invalid multibulk length")
             whole = 0
         else:
-            at, wanted, whole = memo
+            at, number, whole = memo
         arguments: list[bytes] = []
-        while whole < wanted:
+        while whole < number:
             if at < len(buffer) and buffer[at] != 0x24:
                 raise FramingError(f"Protocol error: expected '$', got {chr(buffer[at])!a}")
             size, start = self._number(buffer, at + 1)
@@ -50,7 +50,7 @@ class Resp(Framing):
                 raise FramingError("Protocol error: invalid bulk length")
             end = start + size
             if start < 0 or len(buffer) < end + 2:
-                return None, 0, (at, wanted, whole)
+                return None, 0, (at, number, whole)
             if buffer[end : end + 2] != b"\r\n":
                 raise FramingError("Protocol error: bulk string without its end")
             if memo is None:
@@ -67,7 +67,7 @@ class Resp(Framing):
         return bytes(buffer[:at]).split() or None, at + 1, None
 
     def _number(self, buffer: bytes | bytearray, at: int) -> tuple[int, int]:
-        r"""The integer that ends at \r\n, and the position after it; (0, -1) if it has not ended yet."""
+        r"""Return the integer that ends at \r\n, and the position after it; (0, -1) if it has not ended yet."""
         end = buffer.find(b"\r\n", at, at + LONGEST_NUMBER)
         if end < 0:
             if len(buffer) >= at + LONGEST_NUMBER:

@@ -1,4 +1,4 @@
-"""The sending side of a hand-off: docs/handoff.md.
+"""The sending side of a hand-off (docs/handoff.md).
 
 128 connections a message and two messages in flight, with a turn of the loop between messages: clients wait about as
 long as two messages take, 1 to 3 ms at worst with 10,000 connections under load. 64 a message take a tenth longer
@@ -23,7 +23,7 @@ from portfleet_daemon.connection import Connection
 from portfleet_daemon.connections import Connections
 from portfleet_daemon.control import check_peer
 from portfleet_daemon.errors import Refused
-from portfleet_daemon.handoff_wire import (
+from portfleet_daemon.handoff.wire import (
     NOTHING,
     VERSIONS,
     Inbox,
@@ -50,12 +50,12 @@ class Flight:
 
     sequence: int
     plain: list[int] = field(default_factory=list)
-    exceptional: list[Connection] = field(default_factory=list)
+    stateful: list[Connection] = field(default_factory=list)
     listeners: tuple[socket.socket, ...] = ()
 
     def descriptors(self) -> list[int]:
-        """What goes along, in the order of the records."""
-        return [*self.plain, *(one.fd for one in self.exceptional), *(one.fileno() for one in self.listeners)]
+        """Return what goes along, in the order of the records."""
+        return [*self.plain, *(one.fd for one in self.stateful), *(one.fileno() for one in self.listeners)]
 
 
 class ReceiverEnded(Exception):
@@ -89,7 +89,7 @@ class Sender:
         self.listeners_moved = False
 
     async def run(self) -> None:
-        """Hand off what the command says; raises Refused with everything unacknowledged served here again."""
+        """Hand off what the command says; raise Refused with everything unacknowledged served here again."""
         if not self._connections.handler.movable:
             raise Refused("the handler keeps state and has no export_state", hint="drain and evict instead")
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK) as sock:
@@ -102,7 +102,7 @@ class Sender:
                 await self._send_all(sock, room)
                 await self._send(sock, Kind.END, self._begin())
                 await self._acknowledged()
-            except Exception as error:  # whatever it is, no connection may be left that nobody serves
+            except Exception as error:  # whatever it is, no connection may be left without a process that serves it
                 reason = self._collect_last_acks(sock) or error
                 self._take_back()
                 if not isinstance(error, OSError | ProtocolError | ReceiverEnded):
@@ -118,7 +118,7 @@ class Sender:
             "command": "receive",
             "versions": VERSIONS,
             "framing": self._connections.framing.name,
-            "stateful": self._connections.handler.stateful is not None,
+            "stateful": self._connections.handler.stateful,
             "instance": self._instance,
         }
         try:
@@ -144,7 +144,7 @@ class Sender:
             raise Refused(f"hand-off to {self._command.to}: {error}", hint="is the receiver running?") from error
         except (ValueError, KeyError, TypeError) as error:
             raise Refused(
-                f"hand-off to {self._command.to}: no sense in its answer", hint="docs/handoff.md §1"
+                f"hand-off to {self._command.to}: its answer makes no sense", hint="docs/handoff.md §1"
             ) from error
 
     async def _send_listeners(self, sock: socket.socket) -> None:
@@ -178,12 +178,12 @@ class Sender:
         self._connections.selector.unwatch_plain(plain)
         flight = self._begin(plain=plain)
         parcels, size = [NOTHING] * len(plain), 0
-        for connection in self._connections.movable_exceptional(most - len(plain), without=self._kept):
+        for connection in self._connections.movable_stateful(most - len(plain), without=self._kept):
             parcel = self._connections.release(connection)
             if parcel is None:
                 self._kept.add(connection)
                 continue
-            flight.exceptional.append(connection)
+            flight.stateful.append(connection)
             parcels.append(parcel)
             size += len(parcel.partial) + len(parcel.unsent) + len(parcel.state or b"")
             if size > BATCH_BYTES:
@@ -198,7 +198,7 @@ class Sender:
         return self._connections.count > sum(not one.closed for one in self._kept)
 
     def _begin(self, *, plain: list[int] | None = None, listeners: tuple[socket.socket, ...] = ()) -> Flight:
-        """A flight that is taken back if anything fails from here on; its number is used up by `_send`."""
+        """Return a flight that is taken back if anything fails from here on; `_send` uses up its number."""
         flight = Flight(sequence=self._sequence + 1, plain=plain or [], listeners=listeners)
         self._flights.append(flight)
         return flight
@@ -217,7 +217,7 @@ class Sender:
             await asyncio.get_running_loop().sock_sendall(sock, message[sent:])
 
     def _arrived(self, sock: socket.socket) -> bool:
-        """Take in what the receiver says; called by the loop when there is something. False if nothing was."""
+        """Take in what the receiver says; the loop calls this. Return False if there is nothing."""
         try:
             data = sock.recv(4096)
             if not data:
@@ -233,7 +233,7 @@ class Sender:
         return True
 
     async def _acknowledged(self) -> None:
-        """Wait for the oldest message's ACK and give up what it carried; takes a turn of the loop at least.
+        """Wait for the oldest message's ACK and give up what it carried; take a turn of the loop at least.
 
         Clients that have not moved are served in that turn.
         """
@@ -287,10 +287,10 @@ class Sender:
                 if listener in self._port.sockets:
                     self._port.watch(listener)
             self._connections.selector.watch_plain(flight.plain)
-            for connection in flight.exceptional:
+            for connection in flight.stateful:
                 self._connections.restore(connection)
         self._flights.clear()
 
     def numbers(self) -> dict[str, int]:
-        """How many connections have moved and how many are here."""
+        """Return how many connections have moved and how many are here."""
         return {"moved": self.moved, "remaining": self._connections.count}

@@ -55,12 +55,12 @@ _NO_RECORD = bytes(RECORD.size)
 
 
 def pack(kind: Kind, *, count: int, sequence: int, body: bytes = b"") -> bytes:
-    """A message."""
+    """Return a message as bytes."""
     return HEADER.pack(kind, 0, count, sequence, len(body)) + body
 
 
 def pack_parcels(parcels: Sequence[Parcel]) -> bytes:
-    """The body of a CONNECTIONS message."""
+    """Return the body of a CONNECTIONS message."""
     return b"".join(_NO_RECORD if parcel is NOTHING else _pack_parcel(parcel) for parcel in parcels)
 
 
@@ -72,7 +72,7 @@ def _pack_parcel(parcel: Parcel) -> bytes:
 
 
 def unpack_parcels(body: bytes, count: int) -> list[Parcel]:
-    """The `count` records of a body; raises ProtocolError unless they fill it exactly."""
+    """Return the `count` records of a body; raise ProtocolError unless they fill it exactly."""
     if body == _NO_RECORD * count:
         return [NOTHING] * count
     parcels, at = [], 0
@@ -106,7 +106,7 @@ class Inbox:
         self._descriptors: list[int] = []
 
     def feed(self, data: bytes, descriptors: Sequence[int] = ()) -> Iterator[Message]:
-        """The messages that `data` completes; raises ProtocolError at the first that is wrong."""
+        """Yield the messages that `data` completes; raise ProtocolError at the first that is wrong."""
         self._buffer += data
         self._descriptors.extend(descriptors)
         while len(self._buffer) >= HEADER.size:
@@ -129,7 +129,7 @@ class Inbox:
             yield Message(kind, count, sequence, body, taken)
 
     def leftover(self) -> list[int]:
-        """Descriptors of no complete message, for closing; the inbox is empty after."""
+        """Return the descriptors of no complete message, for closing, and empty the inbox."""
         left = self._descriptors.copy()
         self._descriptors.clear()
         self._buffer.clear()

@@ -1,4 +1,4 @@
-"""The receiving side of a hand-off: docs/handoff.md."""
+"""The receiving side of a hand-off (docs/handoff.md)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from portfleet_daemon.commands import Receive
 from portfleet_daemon.connections import Connections
 from portfleet_daemon.control import send
 from portfleet_daemon.errors import Refused
-from portfleet_daemon.handoff_wire import (
+from portfleet_daemon.handoff.wire import (
     MOST_DESCRIPTORS,
     VERSIONS,
     Inbox,
@@ -41,8 +41,8 @@ class Receiver:
         self._closing: set[asyncio.Task[None]] = set()
 
     def agree(self, command: Receive) -> int:
-        """The version to speak; raises Refused if the two daemons do not fit."""
-        framing, stateful = self._connections.framing.name, self._connections.handler.stateful is not None
+        """Return the version to speak; raise Refused if the two daemons do not fit."""
+        framing, stateful = self._connections.framing.name, self._connections.handler.stateful
         common = set(command.versions) & set(VERSIONS)
         if not common:
             raise Refused(
@@ -70,7 +70,7 @@ class Receiver:
             log("handoff-received", connections=intake.taken)
 
     def _take(self, message: Message, sock: socket.socket) -> int:
-        """Own what `message` carries from its acknowledgement on; how many connections that were."""
+        """Own what `message` carries from its acknowledgement on; return how many connections that were."""
         listeners: list[socket.socket] = []
         parcels: list[Parcel] = []
         try:
@@ -123,7 +123,7 @@ class Intake:
         asyncio.get_running_loop().add_reader(sock, self._arrived)
 
     def close(self) -> None:
-        """Stop taking messages, and let go what came of one that is not complete."""
+        """Stop taking messages and close the descriptors of an incomplete one."""
         asyncio.get_running_loop().remove_reader(self._sock)
         for fd in self._inbox.leftover():
             os.close(fd)
