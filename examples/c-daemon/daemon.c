@@ -33,7 +33,8 @@ enum { STATUS, RESUME, DRAIN, HANDOFF, RECEIVE, COMMANDS };
 static const char *const commands[] = {
     COMMAND("status", "$."), COMMAND("resume", "$."), /* nothing is behind the end */
     COMMAND("drain", IS("(rate|deadline)", NUMBER) "|" IS("listener", "\"(keep|close)\"")),
-    COMMAND("handoff", IS("(count|deadline)", NUMBER) "|" IS("listener", "false") "|" IS("to", "\"[^\"\\]{1,107}\"")),
+    COMMAND("handoff", IS("(count|deadline)", NUMBER) "|" IS("listener", "false") "|"
+            IS("names", "(true|false)") "|" IS("to", "\"[^\"\\]{1,107}\"")),
     COMMAND("receive", IS("[^\"\\]*", ANY))};
 
 struct header { uint8_t type, flags; uint16_t count; uint32_t sequence, length; };
@@ -132,15 +133,15 @@ static FILE *trusted(int s) {
     return stream && !setvbuf(stream, NULL, _IONBF, 0) ? stream : (close(s), NULL);
 }
 
-/* The four-tuple of a connection as a JSON array, nothing if the client is gone already. */
+/* The member of a progress line that names a connection, an empty array if the client is gone already. */
 static const char *describe(int fd, char *four) {
     struct sockaddr_storage a;
-    char host[64], at[8], *end = four;
+    char host[64], at[8], *end = four + sprintf(four, ", \"connections\": [");
     for (int i = 0; i < 2; i++) {
-        if ((i ? getpeername : getsockname)(fd, (void *)&a, &(socklen_t){sizeof a})) return "";
+        if ((i ? getpeername : getsockname)(fd, (void *)&a, &(socklen_t){sizeof a})) return ", \"connections\": []";
         getnameinfo((void *)&a, sizeof a, host, sizeof host, at, sizeof at, NI_NUMERICHOST | NI_NUMERICSERV);
         const char *shown = strncmp(host, "::ffff:", 7) ? host : host + 7; /* IPv4 as such */
-        end += sprintf(end, "%s\"%s\", %s%s", i ? ", " : "[", shown, at, i ? "]" : "");
+        end += sprintf(end, "%s\"%s\", %s%s", i ? ", " : "[", shown, at, i ? "]]" : "");
     }
     return four;
 }
@@ -166,6 +167,7 @@ static void hand_off(int operator, const char *line) {
     sscanf(find(line, KEY("to")), "\"%107[^\"]", at.sun_path);
     connect(s, (void *)&at, sizeof at);
     FILE *to = trusted(s); /* nobody is if it is not connected */
+    bool names = !find(line, IS("names", "false"));
     bool ok = to && dprintf(s, "{\"command\": \"receive\", \"versions\": [1], \"framing\": \"line\", "
                             "\"stateful\": false}\n") > 0 && fgets(answer, sizeof answer, to) &&
               find(answer, IS("ok", "true")) && number(answer, KEY("version"), 0) == 1;
@@ -177,12 +179,12 @@ static void hand_off(int operator, const char *line) {
         pthread_mutex_unlock(&lock);
         if (!ours) continue;
         ok = give(to, fd, moved + 1);
-        const char *tuple = describe(fd, four);
+        const char *named = names ? describe(fd, four) : "";
         pthread_mutex_lock(&lock);
         ok ? drop(fd) : watch(EPOLL_CTL_ADD, fd);
         pthread_mutex_unlock(&lock);
-        if (ok) dprintf(operator, "{\"ok\": true, \"event\": \"progress\", \"moved\": %d, \"remaining\": %d, "
-                        "\"connections\": [%s]}\n", ++moved, connections, tuple);
+        if (ok) dprintf(operator, "{\"ok\": true, \"event\": \"progress\", \"moved\": %d, \"remaining\": %d%s}\n",
+                        ++moved, connections, named);
     }
     ok = ok && give(to, -1, moved + 1);
     if (to) fclose(to);

@@ -71,6 +71,25 @@ def test_the_pid_behind_changes_and_the_four_tuple_does_not(daemons: Daemons) ->
         assert f"pid={old.pid} ".encode() in fresh.ask(b"?\n")  # the listener was not handed over
 
 
+@pytest.mark.parametrize("names", [True, False])
+def test_progress_lines_carry_four_tuples_unless_names_is_false(daemons: Daemons, names: bool) -> None:
+    old, new = daemons.start(), daemons.start()
+    clients = [old.connect() for _ in range(500)]
+    old.until(connections=500)
+    answers = old.stream(command="handoff", to=new.control, names=names)
+    assert answers[-1] == {"ok": True, "event": "done", "moved": 500, "remaining": 0}
+    assert len(answers) > 2
+    for answer in answers[:-1]:
+        assert set(answer) == {"ok", "event", "moved", "remaining"} | ({"connections"} if names else set())
+    assert all(client.ask(b"x\n") == b"x\n" for client in clients)
+
+
+def test_names_is_true_or_false(daemons: Daemons) -> None:
+    daemon = daemons.start()
+    answer = daemon.ask(command="handoff", to="/nowhere", names=0)
+    assert not answer["ok"] and "names is no boolean" in answer["error"] and answer["hint"]
+
+
 def test_a_number_of_connections_moves(daemons: Daemons) -> None:
     old, new = daemons.start(), daemons.start()
     clients = [old.connect() for _ in range(100)]
