@@ -21,7 +21,7 @@ def main() -> int:
         stats = Stats()
         selector = ServingSelector(stats=stats, descriptors=limit)
         server = Server(settings, selector=selector, stats=stats, limit=limit)
-        with asyncio.Runner(loop_factory=lambda: ServingLoop(selector)) as runner:
+        with asyncio.Runner(loop_factory=lambda: ServingLoop(selector, escaped=server.connections.escaped)) as runner:
             runner.run(server.run())
     except OperatorError as error:
         print(f"portfleet-daemon: {error}\n  hint: {error.hint}", file=sys.stderr)

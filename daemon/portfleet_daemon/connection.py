@@ -115,7 +115,7 @@ class Connection:
                 service.stats.errors += 1
                 self._end(service.error_reply(str(error)))
                 return
-            except Exception as error:  # noqa: BLE001  a framing of one's own; where the next request begins is unknown
+            except BaseException as error:  # noqa: BLE001  a framing of one's own; where the next request begins is unknown
                 self._end(service.handler_failed(error))
                 return
             if not end:
@@ -135,7 +135,7 @@ class Connection:
                 self.wait_for(answer)
                 return
             self.out += service.framing.reply(answer)
-        except Exception as error:  # noqa: BLE001  whatever a handler raises must hurt only its connection
+        except BaseException as error:  # noqa: BLE001  whatever a handler raises must hurt only its connection
             self.failed(error)
             return
         service.stats.in_turn += 1
@@ -144,15 +144,15 @@ class Connection:
         """Await the handler's answer; reply at once if it is there already."""
         try:
             task = self.service.start(answer)
-        except TypeError as error:  # a framing or handler returned what is neither bytes nor awaitable
+            if not task.done():
+                task.add_done_callback(self._answered)
+                self.task, self.task_since = task, self.service.clock()
+                return
+        except BaseException as error:  # noqa: BLE001  also what is neither bytes nor awaitable, or ended at once
             self.failed(error)
             return
-        if task.done():
-            self._finish(task)
-            self.service.stats.in_turn += 1
-            return
-        self.task, self.task_since = task, self.service.clock()
-        task.add_done_callback(self._answered)
+        self._finish(task)
+        self.service.stats.in_turn += 1
 
     def _answered(self, task: asyncio.Future[Any]) -> None:
         if self.closed:
@@ -169,10 +169,10 @@ class Connection:
             self.out += self.service.framing.reply(task.result())
         except asyncio.CancelledError:
             self.failed(RuntimeError("the handler's task was cancelled"))
-        except Exception as error:  # noqa: BLE001  as in _answer
+        except BaseException as error:  # noqa: BLE001  as in _answer
             self.failed(error)
 
-    def failed(self, error: Exception) -> None:
+    def failed(self, error: BaseException) -> None:
         """Answer a request whose handler raised: an error reply, or the end of the connection."""
         reply = self.service.handler_failed(error)
         if reply is None:

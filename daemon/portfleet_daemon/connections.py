@@ -12,7 +12,7 @@ from portfleet_daemon.client import Client
 from portfleet_daemon.connection import Connection
 from portfleet_daemon.framing import Framing
 from portfleet_daemon.handler import Handler
-from portfleet_daemon.handoff.wire import NOTHING, Parcel
+from portfleet_daemon.handoff.wire import LARGEST_PARCEL, NOTHING, Parcel
 from portfleet_daemon.loop import EPOLLOUT, ServingSelector
 from portfleet_daemon.service import Service
 from portfleet_daemon.stats import Stats
@@ -52,6 +52,7 @@ class Connections:
         self._service = Service(
             selector=selector, framing=framing, handler=handler, stats=stats, timeouts=self.timeouts, clock=clock
         )
+        self.escaped = self._service.escaped
         exchange = framing.exchange(handler.respond) if handler.respond else (lambda _: None)
         selector.serve(exchange, self, read_size=self._service.read_size)
 
@@ -76,7 +77,7 @@ class Connections:
         connection.wait_for(reply)
         connection.advance()
 
-    def raised(self, fd: int, data: bytes, error: Exception) -> None:
+    def raised(self, fd: int, data: bytes, error: BaseException) -> None:
         self.stats.bytes_in += len(data)
         connection = self._make_stateful(fd)
         connection.eof = not data
@@ -98,7 +99,7 @@ class Connections:
         connection.client = Client(connection)
         try:
             getattr(self.handler.object, "connected", _nothing)(connection.client)
-        except Exception as error:  # noqa: BLE001  whatever a handler raises must hurt only its connection
+        except BaseException as error:  # noqa: BLE001  whatever a handler raises must hurt only its connection
             self._service.handler_failed(error)
             self.close(fd)
 
@@ -125,7 +126,7 @@ class Connections:
             connection.client = Client(connection)
             try:
                 self.handler.object.import_state(connection.client, parcel.state or b"")
-            except Exception as error:  # noqa: BLE001  as above
+            except BaseException as error:  # noqa: BLE001  as above
                 self._service.handler_failed(error)
                 self.close(fd)
                 return
@@ -149,22 +150,25 @@ class Connections:
         """Stop serving a movable connection; it stays open and counted until `forget` or `restore`.
 
         Plain ones are released by the selector's `unwatch_plain`. Return None if its handler cannot
-        export its state; it is then served on.
+        export its state, or a message cannot hold it; it is then served on.
         """
         state = None
         if connection.client is not None:
             try:
                 state = self.handler.object.export_state(connection.client)
-                if not isinstance(state, bytes):
+                if type(state) is not bytes:
                     raise TypeError(f"export_state returned {type(state).__name__}, not bytes")
-            except Exception as error:  # noqa: BLE001  as above
+            except BaseException as error:  # noqa: BLE001  as above
                 self._service.handler_failed(error)
                 return None
+        partial = b"" if connection.ending else bytes(connection.buffer)
+        parcel = Parcel(partial, bytes(connection.out), state, connection.eof or connection.ending)
+        if parcel.size() > LARGEST_PARCEL:
+            return None
         connection.watch(0)
         connection.closed = True
         self._unlist(connection.fd)
-        partial = b"" if connection.ending else bytes(connection.buffer)
-        return Parcel(partial, bytes(connection.out), state, connection.eof or connection.ending)
+        return parcel
 
     def forget(self, descriptors: Sequence[int]) -> None:
         """Close our copies of released descriptors: they are another process's now."""
@@ -202,7 +206,7 @@ class Connections:
         if connection.client is not None:
             try:
                 getattr(self.handler.object, "disconnected", _nothing)(connection.client)
-            except Exception as error:  # noqa: BLE001  as above
+            except BaseException as error:  # noqa: BLE001  as above
                 self._service.handler_failed(error)
 
     def _unlist(self, fd: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import importlib
 import inspect
 import sys
@@ -12,6 +13,10 @@ from typing import Any
 
 from portfleet_daemon.errors import ConfigError
 from portfleet_daemon.framing import FRAMINGS, Framing
+
+
+class Reply(asyncio.Future[Any]):
+    """The answer to one request and no other: cancelled when the client leaves."""
 
 
 @dataclass(frozen=True)

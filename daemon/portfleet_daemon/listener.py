@@ -12,7 +12,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
-import os
 import socket
 
 from portfleet_daemon.connections import Connections
@@ -226,12 +225,19 @@ def _waiting(sock: socket.socket) -> bool:
     return False
 
 
-def adopt_listener(fd: int) -> socket.socket:
-    """Return a listening socket received from another process; raise OSError if it is none."""
+def check_listener(fd: int) -> None:
+    """Raise OSError unless `fd`, received from another process, is a listening TCP socket."""
     sock = socket.socket(fileno=fd)
-    if not sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
-        sock.close()
-        raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+    try:
+        if sock.proto != socket.IPPROTO_TCP or not sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+            raise OSError(errno.EINVAL, "no listening TCP socket")
+    finally:
+        sock.detach()
+
+
+def adopt_listener(fd: int) -> socket.socket:
+    """Return the socket of a checked listener that was received from another process."""
+    sock = socket.socket(fileno=fd)
     sock.setblocking(False)
     unquiesce(sock)
     return sock

@@ -9,7 +9,7 @@ from typing import Any
 
 from portfleet_daemon.failures import Failures
 from portfleet_daemon.framing import Framing
-from portfleet_daemon.handler import Handler
+from portfleet_daemon.handler import Handler, Reply
 from portfleet_daemon.loop import READ_SIZE, ServingSelector
 from portfleet_daemon.stats import Stats
 from portfleet_daemon.timeouts import Timeouts
@@ -35,16 +35,22 @@ class Service:
         self.respond = handler.respond or (lambda _: None)
         self.request = handler.object.request if handler.stateful else (lambda *_: None)
         self._failures = Failures(stats)
+        self.escaped = self._failures.escaped
 
     def start(self, answer: Awaitable[Any]) -> asyncio.Future[Any]:
-        """Return the answer as a future; a coroutine runs up to its first wait at once where Python can (3.12)."""
-        if isinstance(answer, asyncio.Future):
+        """Return the answer as a future that may be cancelled; a coroutine begins at once if Python can (3.12).
+
+        A future that a handler made may be the answer to several requests, so a client that leaves must not cancel it.
+        """
+        if isinstance(answer, Reply):
             return answer
+        if isinstance(answer, asyncio.Future):
+            return asyncio.shield(answer)
         if sys.version_info >= (3, 12) and asyncio.iscoroutine(answer):
             return asyncio.Task(answer, loop=asyncio.get_running_loop(), eager_start=True)
         return asyncio.ensure_future(answer)
 
-    def handler_failed(self, error: Exception) -> bytes | None:
+    def handler_failed(self, error: BaseException) -> bytes | None:
         """Log and count `error`; return the framing's error reply, if it has one."""
         self._failures.note(error)
         return self.error_reply("internal error")
@@ -54,6 +60,6 @@ class Service:
         try:
             reply = self.framing.error(message)
             return None if reply is None else b"" + reply  # a TypeError for what is no bytes
-        except Exception as error:  # noqa: BLE001  whatever a framing raises must hurt only its connection
+        except BaseException as error:  # noqa: BLE001  whatever a framing raises must hurt only its connection
             self._failures.note(error)
             return None

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import _socket
 import asyncio
+import errno
 import fcntl
+import os
 import socket
 import struct
 import termios
 from collections.abc import Iterable
+
+TCP_SYN_SENT, TCP_LISTEN = 2, 10  # linux/net/tcp_states.h
 
 #: local address, local port, peer address, peer port; IPv4-mapped addresses as IPv4
 FourTuple = tuple[str, int, str, int]
@@ -52,6 +56,21 @@ def four_tuples(descriptors: Iterable[int]) -> list[FourTuple]:
         # IPv4 has pairs, IPv6 flow and scope besides
         found.append(local + peer if len(peer) == 2 else (_plain(local[0]), local[1], _plain(peer[0]), peer[1]))
     return found
+
+
+def check_connection(fd: int) -> None:
+    """Make `fd`, received from another process, non-blocking; raise OSError unless it is a TCP connection.
+
+    One whose peer has reset it is (TCP_CLOSE): it is closed when it is read.
+    """
+    sock = _borrow(fd)
+    try:
+        state = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0]  # tcpi_state comes first in struct tcp_info
+    finally:
+        sock.detach()
+    if state in (TCP_SYN_SENT, TCP_LISTEN):
+        raise OSError(errno.ENOTCONN, os.strerror(errno.ENOTCONN))
+    os.set_blocking(fd, False)
 
 
 def unread(fd: int) -> int:

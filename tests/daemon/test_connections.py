@@ -42,7 +42,9 @@ class Table:
             async with asyncio.timeout(15):
                 await scenario
 
-        with asyncio.Runner(loop_factory=lambda: ServingLoop(self.selector)) as runner:
+        with asyncio.Runner(
+            loop_factory=lambda: ServingLoop(self.selector, escaped=self.connections.escaped)
+        ) as runner:
             runner.run(bounded())
 
     def open(self) -> tuple[socket.socket, int]:

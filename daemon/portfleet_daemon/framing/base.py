@@ -51,7 +51,7 @@ class Framing(ABC):
         def exchange(data: bytes) -> bytes | Awaitable[Any] | None:
             try:
                 request, end, _ = split(data, None)
-            except Exception:  # noqa: BLE001  the slow path meets it again, and has the means to answer
+            except BaseException:  # noqa: BLE001  the slow path meets it again, and has the means to answer
                 return None
             if request is None or end != len(data):
                 return None

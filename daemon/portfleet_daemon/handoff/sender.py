@@ -10,8 +10,6 @@ calls: EPOLL_CTL_DEL 1.0 µs, the two addresses if they are asked for 2.4, sendi
 from __future__ import annotations
 
 import asyncio
-import json
-import os
 import socket
 from collections import deque
 from collections.abc import Callable
@@ -21,12 +19,13 @@ from typing import Any
 from portfleet_daemon.commands import HandOff
 from portfleet_daemon.connection import Connection
 from portfleet_daemon.connections import Connections
-from portfleet_daemon.control import check_peer
 from portfleet_daemon.errors import Refused
+from portfleet_daemon.handoff.channel import Channel, Held, ReceiverEnded, ReceiverSilent
+from portfleet_daemon.handoff.greeting import Agreed, greet
 from portfleet_daemon.handoff.wire import (
+    BATCH_BYTES,
     NOTHING,
     VERSIONS,
-    Inbox,
     Kind,
     Message,
     ProtocolError,
@@ -35,11 +34,10 @@ from portfleet_daemon.handoff.wire import (
 )
 from portfleet_daemon.listener import Port
 from portfleet_daemon.log import log
-from portfleet_daemon.sockets import FourTuple, four_tuples, writable
+from portfleet_daemon.sockets import FourTuple, four_tuples
 
 BATCH = 128  # connections
 IN_FLIGHT = 2  # messages
-BATCH_BYTES = 1 << 20  # a batch with more parcels than this goes as it is
 REPORT = 384  # connections a progress line, which so stays below 64 KiB; it costs as much as moving ten
 BUSY_INTERVAL = 0.005  # seconds between looks at requests in flight
 
@@ -58,10 +56,6 @@ class Flight:
         return [*self.plain, *(one.fd for one in self.stateful), *(one.fileno() for one in self.listeners)]
 
 
-class ReceiverEnded(Exception):
-    """The receiver refused, ended or broke the protocol; what it did not acknowledge is ours."""
-
-
 class Sender:
     """One hand-off. `report` gets the progress answers of docs/control.md."""
 
@@ -77,14 +71,12 @@ class Sender:
         self._command, self._connections, self._port, self._instance = command, connections, port, instance
         self._report = report
         self._flights: deque[Flight] = deque()
-        self._inbox = Inbox()
-        self._acks: deque[Message] = deque()
-        self._broken: Exception | None = None  # why no more will come from the receiver
-        self._news: asyncio.Future[None] | None = None
+        self._channel: Channel
         self._tuples: list[FourTuple] = []  # of the moved connections that are not reported yet
         self._unreported = 0
-        self._kept: set[Connection] = set()  # whose state cannot be exported
+        self._kept: set[Connection] = set()  # which cannot be exported
         self._sequence = 0
+        self._revoked = False  # the receiver must not take what it has not acknowledged
         self.moved = 0
         self.listeners_moved = False
 
@@ -92,28 +84,6 @@ class Sender:
         """Hand off what the command says; raise Refused with everything unacknowledged served here again."""
         if not self._connections.handler.movable:
             raise Refused("the handler keeps state and has no export_state", hint="drain and evict instead")
-        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK) as sock:
-            room = await self._introduce(sock)
-            loop = asyncio.get_running_loop()
-            loop.add_reader(sock, self._arrived, sock)
-            try:
-                if self._command.listener and self._port.sockets:
-                    await self._send_listeners(sock)
-                await self._send_all(sock, room)
-                await self._send(sock, Kind.END, self._begin())
-                await self._acknowledged()
-            except Exception as error:  # whatever it is, no connection may be left without a process that serves it
-                reason = self._collect_last_acks(sock) or error
-                self._take_back()
-                if not isinstance(error, OSError | ProtocolError | ReceiverEnded):
-                    raise
-                raise Refused(f"hand-off to {self._command.to}: {reason}", hint="the rest is served on here") from error
-            finally:
-                loop.remove_reader(sock)
-                self._tell()
-
-    async def _introduce(self, sock: socket.socket) -> int:
-        loop = asyncio.get_running_loop()
         hello = {
             "command": "receive",
             "versions": VERSIONS,
@@ -121,47 +91,55 @@ class Sender:
             "stateful": self._connections.handler.stateful,
             "instance": self._instance,
         }
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK)
         try:
-            await loop.sock_connect(sock, self._command.to)
-            if check_peer(sock) == os.getpid():
-                raise Refused("handoff to itself", hint="give the control socket of another daemon")
-            await loop.sock_sendall(sock, json.dumps(hello).encode() + b"\n")
-            line = b""
-            while not line.endswith(b"\n"):
-                data = await loop.sock_recv(sock, 4096)
-                if not data:
-                    raise Refused(f"hand-off to {self._command.to}: it closed the connection", hint="see its log")
-                line += data
-            answer = json.loads(line)
-            if not answer["ok"]:
-                raise Refused(f"hand-off to {self._command.to}: {answer['error']}", hint=str(answer.get("hint", "")))
-            if answer["version"] not in VERSIONS:
-                raise Refused(
-                    f"hand-off to {self._command.to}: it chose version {answer['version']}", hint="drain instead"
-                )
-            return int(answer["room"])
-        except OSError as error:
-            raise Refused(f"hand-off to {self._command.to}: {error}", hint="is the receiver running?") from error
-        except (ValueError, KeyError, TypeError) as error:
-            raise Refused(
-                f"hand-off to {self._command.to}: its answer makes no sense", hint="docs/handoff.md §1"
-            ) from error
+            agreed = await greet(sock, self._command.to, hello)
+            self._channel = Channel(sock)
+            try:
+                await self._move(agreed)
+            finally:
+                self._channel.close()
+                self._tell()
+        finally:
+            if self._revoked:
+                Held(sock, self._connections.selector)
+            else:
+                sock.close()
 
-    async def _send_listeners(self, sock: socket.socket) -> None:
+    async def _move(self, agreed: Agreed) -> None:
+        try:
+            if self._command.listener and self._port.sockets:
+                await self._send_listeners()
+            await self._send_all(agreed.room)
+            await self._send(Kind.END, self._begin())
+            await self._acknowledged()
+        except Exception as error:  # whatever it is, no connection may be left without a process that serves it
+            self._revoked = True
+            reason = self._collect_last_acks() or error
+            taken_back = self._take_back()
+            if not isinstance(error, OSError | ProtocolError | ReceiverEnded | ReceiverSilent):
+                raise
+            kept = f"; {taken_back} connections are served here again" if taken_back else ""
+            hint = "the rest is served on here"
+            if reason is error and isinstance(error, ReceiverSilent):
+                hint = f"the receiver hangs: see its log, or end it: kill {agreed.pid}"
+            raise Refused(f"hand-off to {self._command.to}: {reason}{kept}", hint=hint) from error
+
+    async def _send_listeners(self) -> None:
         flight = self._begin(listeners=tuple(self._port.sockets))
         for listener in flight.listeners:
             self._port.unwatch(listener)
-        await self._send(sock, Kind.LISTENERS, flight)
+        await self._send(Kind.LISTENERS, flight)
         await self._acknowledged()
         self.listeners_moved = True
 
-    async def _send_all(self, sock: socket.socket, room: int) -> None:
+    async def _send_all(self, room: int) -> None:
         loop = asyncio.get_running_loop()
         deadline = loop.time() + self._command.deadline
         left = room if self._command.count is None else min(room, self._command.count)
         while True:
             while left and len(self._flights) < IN_FLIGHT:
-                sent = await self._send_batch(sock, left)
+                sent = await self._send_batch(left)
                 if not sent:
                     break
                 left -= sent
@@ -172,7 +150,7 @@ class Sender:
             else:
                 await asyncio.sleep(BUSY_INTERVAL)
 
-    async def _send_batch(self, sock: socket.socket, most: int) -> int:
+    async def _send_batch(self, most: int) -> int:
         most = min(BATCH, most)
         plain = self._connections.movable_plain(most)
         self._connections.selector.unwatch_plain(plain)
@@ -185,11 +163,11 @@ class Sender:
                 continue
             flight.stateful.append(connection)
             parcels.append(parcel)
-            size += len(parcel.partial) + len(parcel.unsent) + len(parcel.state or b"")
+            size += parcel.size()
             if size > BATCH_BYTES:
                 break
         if parcels:
-            await self._send(sock, Kind.CONNECTIONS, flight, body=pack_parcels(parcels))
+            await self._send(Kind.CONNECTIONS, flight, body=pack_parcels(parcels))
         else:
             self._flights.pop()
         return len(parcels)
@@ -203,48 +181,15 @@ class Sender:
         self._flights.append(flight)
         return flight
 
-    async def _send(self, sock: socket.socket, kind: Kind, flight: Flight, *, body: bytes = b"") -> None:
+    async def _send(self, kind: Kind, flight: Flight, *, body: bytes = b"") -> None:
         self._sequence = flight.sequence
         descriptors = flight.descriptors()
         message = pack(kind, count=len(descriptors), sequence=flight.sequence, body=body)
-        while True:
-            try:
-                sent = socket.send_fds(sock, [message], descriptors)
-                break
-            except BlockingIOError:
-                await writable(sock)
-        if sent < len(message):
-            await asyncio.get_running_loop().sock_sendall(sock, message[sent:])
-
-    def _arrived(self, sock: socket.socket) -> bool:
-        """Take in what the receiver says; the loop calls this. Return False if there is nothing."""
-        try:
-            data = sock.recv(4096)
-            if not data:
-                raise ReceiverEnded("it ended before it had acknowledged everything")
-            self._acks.extend(self._inbox.feed(data))
-        except BlockingIOError:
-            return False
-        except (OSError, ProtocolError, ReceiverEnded) as error:
-            self._broken = error
-            asyncio.get_running_loop().remove_reader(sock)
-        if self._news is not None and not self._news.done():
-            self._news.set_result(None)
-        return True
+        await self._channel.write(message, descriptors)
 
     async def _acknowledged(self) -> None:
-        """Wait for the oldest message's ACK and give up what it carried; take a turn of the loop at least.
-
-        Clients that have not moved are served in that turn.
-        """
-        if self._acks:
-            await asyncio.sleep(0)
-        while not self._acks:
-            if self._broken is not None:
-                raise self._broken
-            self._news = asyncio.get_running_loop().create_future()
-            await self._news
-        self._settle(self._acks.popleft())
+        """Wait for the oldest message's ACK and give up what it carried."""
+        self._settle(await self._channel.answer())
 
     def _settle(self, message: Message) -> None:
         if message.kind is Kind.REFUSE:
@@ -271,19 +216,18 @@ class Sender:
             self._report({"ok": True, "event": "progress", **self.numbers(), **names})
             self._tuples, self._unreported = [], 0
 
-    def _collect_last_acks(self, sock: socket.socket) -> ReceiverEnded | None:
-        """An ACK the receiver wrote before it ended counts: those connections were its own. A REFUSE is returned."""
-        while self._broken is None and self._arrived(sock):
-            pass
+    def _collect_last_acks(self) -> ReceiverEnded | None:
+        """Give up what the receiver acknowledged before it was cut off. Return its REFUSE, if there is one."""
         try:
-            while self._acks:
-                self._settle(self._acks.popleft())
+            for message in self._channel.cut():
+                self._settle(message)
         except Exception as error:  # noqa: BLE001  what is left is taken back, whatever this was
             log("handoff-end", to=self._command.to, error=error)
             return error if isinstance(error, ReceiverEnded) else None
         return None
 
-    def _take_back(self) -> None:
+    def _take_back(self) -> int:
+        taken_back = 0
         for flight in self._flights:
             for listener in flight.listeners:
                 if listener in self._port.sockets:
@@ -291,7 +235,9 @@ class Sender:
             self._connections.selector.watch_plain(flight.plain)
             for connection in flight.stateful:
                 self._connections.restore(connection)
+            taken_back += len(flight.plain) + len(flight.stateful)
         self._flights.clear()
+        return taken_back
 
     def numbers(self) -> dict[str, int]:
         """Return how many connections have moved and how many are here."""
