@@ -65,6 +65,7 @@ class NoGuardian:
     """Of a plane that nobody else can reach."""
 
     every = 3600.0
+    shortage = ""
 
     def fileno(self) -> int | None:
         return None

@@ -67,6 +67,8 @@ async def _watch(context: Context, log: Log) -> None:
 
     paths, plane = context.paths, context.plane
     guardian = plane.guardian()
+    if guardian.shortage:
+        log("unprivileged", costs=guardian.shortage)
     roster, forgetter = Roster(paths), Forgetter(plane.connections, log)
     ejector = Ejector(plane=plane, paths=paths, latest=roster.latest, forget_unanswered=forgetter.begin, log=log)
     healer = Healer(plane=plane, paths=paths, roster=roster, ejector=ejector, log=log)

@@ -194,6 +194,7 @@ class Machine:
     """What the config's checks need to know of this machine, read once by the caller.
 
     ``find`` gives a command's absolute path or None; ``has_user`` and ``has_path`` tell whether one exists;
+    ``maps_user`` tells of a user that exists whether processes of this user namespace can become it;
     ``local_ports`` is net.ipv4.ip_local_port_range, ``reserved`` net.ipv4.ip_local_reserved_ports, both inclusive;
     ``descriptors`` is the hard limit of RLIMIT_NOFILE.
     """
@@ -204,5 +205,6 @@ class Machine:
     reserved: tuple[tuple[int, int], ...]
     find: Callable[[str], str | None]
     has_user: Callable[[str], bool]
+    maps_user: Callable[[str], bool]
     has_path: Callable[[str], bool]
     is_root: bool

@@ -125,6 +125,10 @@ class Guardian(Protocol):
     def every(self) -> float:
         """Seconds between two looks that nothing asked for: a backstop if changes are told, otherwise the poll."""
 
+    @property
+    def shortage(self) -> str:
+        """What this machine refused the guardian, and what that costs; "" if nothing."""
+
     def fileno(self) -> int | None:
         """Return a descriptor that is readable when there is something to `read`; None if there is none to wait for."""
 

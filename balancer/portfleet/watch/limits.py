@@ -8,12 +8,12 @@ What is read is a handful of files of /proc; what it means is judged by pure fun
 from __future__ import annotations
 
 import os
-import resource
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from portfleet.dataplane.interface import Room
+from portfleet.linux.processes import descriptor_limits
 
 #: From this share of a limit on an operator is told.
 _NEAR = 0.9
@@ -41,8 +41,8 @@ def read_descriptors(pid: int) -> Descriptors | None:
     directory = f"/proc/{pid}/fd"
     try:
         used = os.stat(directory).st_size or len(os.listdir(directory))  # noqa: PTH116 (hot: once per instance)
-        return Descriptors(used, resource.prlimit(pid, resource.RLIMIT_NOFILE)[0])
-    except (OSError, ValueError):
+        return Descriptors(used, descriptor_limits(pid)[0])
+    except OSError:
         return None
 
 

@@ -79,7 +79,8 @@ class Watcher:
     async def run(self, rules: RuleGuard) -> None:
         """Watch until told to stop."""
         sys.setswitchinterval(_SWITCH)
-        _nice(_PRIORITY)
+        if not _nice(_PRIORITY):
+            self._log("unprivileged", refused=f"nice {_PRIORITY}", costs="ejections may queue behind busy instances")
         self._roster.changed = lambda: self._take_in(rules)
         ticking = asyncio.create_task(self._tick())
         try:
@@ -262,9 +263,13 @@ class Watcher:
         return await self._loop.run_in_executor(self._pool, work)
 
 
-def _nice(value: int) -> None:
-    """Set the nice value of the calling thread (Linux: of no other), which what it starts inherits."""
+def _nice(value: int) -> bool:
+    """Set the nice value of the calling thread (Linux: of no other), which what it starts inherits.
+
+    False without the right to it: CAP_SYS_NICE of the first user namespace (capabilities(7)).
+    """
     try:
         os.setpriority(os.PRIO_PROCESS, 0, value)
     except PermissionError:
-        return  # without CAP_SYS_NICE it is as quick as the machine lets it be
+        return False
+    return True

@@ -18,6 +18,10 @@ class InUse(PortfleetError):
     """Something was to be removed to which something else leads yet."""
 
 
+class TooLong(PortfleetError):
+    """A transaction is longer than the longest message that the kernel takes of this process (see `parts`)."""
+
+
 class NftContext:
     """One context of libnftables: one netlink socket, kept open. Methods raise PortfleetError (exit 3).
 
@@ -94,7 +98,8 @@ def _refused(said: str, script: str) -> PortfleetError:
     shown = [f"{number:5}  {line[:160]}" for number, line in enumerate(lines[:_SHOWN_LINES], 1)]
     if len(lines) > _SHOWN_LINES:
         shown.append(f"       … {len(lines) - _SHOWN_LINES} more lines")
-    kind = InUse if "Device or resource busy" in said else PortfleetError
+    kinds = {"Device or resource busy": InUse, "Message too long": TooLong}
+    kind = next((kind for words, kind in kinds.items() if words in said), PortfleetError)
     return kind(
         f"cannot change nftables, nothing was applied: {said.strip()}\n" + "\n".join(shown),
         hint="portfleet doctor says what this kernel and nft lack",

@@ -21,6 +21,7 @@ class NftGuardian:
     def __init__(self) -> None:
         self.cache = SlotCache(Generation())
         self._events = RulesWatch()
+        self.shortage = self._events.shortage
         self._keeper = Keeper()
 
     def fileno(self) -> int:

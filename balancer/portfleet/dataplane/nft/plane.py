@@ -1,8 +1,8 @@
 """nftables as the data plane: text in through libnftables, state out through nfnetlink.
 
 One transaction is one batch on one netlink socket: the kernel takes all of it or nothing, and packets see the state
-before or the state after. What we set is remembered beside the kernel's form of it (``run/rules.json``), so that a
-later difference is somebody's hand edit; without that file rules are simply set again.
+before or the state after; `parts` is for what is too long for that. What we set is remembered beside the kernel's form
+of it (``run/rules.json``), so that a later difference is a hand edit; without that file rules are simply set again.
 """
 
 from __future__ import annotations
@@ -26,9 +26,10 @@ from portfleet.dataplane.nft import text as nft_text
 from portfleet.dataplane.nft.affinity import slot_for, source_of
 from portfleet.dataplane.nft.cached import SlotCache
 from portfleet.dataplane.nft.connections import NftConnections
-from portfleet.dataplane.nft.context import InUse, NftContext
+from portfleet.dataplane.nft.context import InUse, NftContext, TooLong
 from portfleet.dataplane.nft.elements import SetBase, SideTables, Which, local_table, side_tables
 from portfleet.dataplane.nft.memory import Memory, Setting
+from portfleet.dataplane.nft.parts import halves
 from portfleet.dataplane.nft.reader import NftReader
 from portfleet.doctor.finding import Finding
 
@@ -150,6 +151,15 @@ class NftPlane:
             follow({change.rule.name: change.table for change in transaction if isinstance(change, c.Route)})
 
     def _run(self, transaction: c.Transaction) -> None:
+        try:
+            self._commit(transaction)
+        except TooLong:
+            if (parts := halves(transaction, self.read_slots)) is None:
+                raise
+            for part in parts:
+                self._run(part)
+
+    def _commit(self, transaction: c.Transaction) -> None:
         self._refuse_used(transaction)
         book = self._book(transaction)
         made = _made(transaction)
