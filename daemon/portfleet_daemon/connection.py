@@ -9,12 +9,10 @@ from typing import Any, Protocol
 
 from portfleet_daemon.client import Client
 from portfleet_daemon.framing import FramingError
-from portfleet_daemon.framing.base import is_awaitable
+from portfleet_daemon.framing.base import FLUSH_AT, Answered, is_awaitable
 from portfleet_daemon.loop import EPOLLIN, EPOLLOUT
 from portfleet_daemon.service import Service
 from portfleet_daemon.sockets import acknowledge_now, shut_down
-
-FLUSH_AT = 65536  # bytes of gathered replies; more are written before the next request is answered
 
 
 class Table(Protocol):
@@ -105,6 +103,8 @@ class Connection:
     def _answer_whole(self) -> None:
         service = self.service
         while self.buffer and self.task is None and not self.ending and len(self.out) < FLUSH_AT:
+            if service.pipelined and self.memo is None and self._answer_many():
+                continue
             try:
                 request, end, self.memo = service.framing.split(self.buffer, self.memo)
                 if not 0 <= end <= len(self.buffer):
@@ -126,6 +126,25 @@ class Connection:
             self.since = None
             if request is not None:
                 self._answer(request)
+
+    def _answer_many(self) -> bool:
+        """Answer what is whole at the front of the buffer in one pass; return False if nothing is."""
+        service = self.service
+        answered = service.framing.answer_all(bytes(self.buffer[: service.read_size]), service.respond)
+        if answered is not None:
+            self.take(answered)
+        return answered is not None
+
+    def take(self, answered: Answered) -> None:
+        """Go on behind the requests of the buffer that have been answered in one pass."""
+        del self.buffer[: answered.end]
+        self.since = None
+        self.out += answered.replies
+        self.service.stats.answered(answered.number)
+        if answered.waiting is not None:
+            self.wait_for(answered.waiting)
+        elif answered.failure is not None:
+            self.failed(answered.failure)
 
     def _answer(self, request: Any) -> None:
         service = self.service

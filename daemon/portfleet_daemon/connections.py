@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Awaitable, Callable, Container, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from itertools import islice
 from typing import Any
 
 from portfleet_daemon.client import Client
 from portfleet_daemon.connection import Connection
 from portfleet_daemon.framing import Framing
+from portfleet_daemon.framing.base import Answered
 from portfleet_daemon.handler import Handler
 from portfleet_daemon.handoff.wire import LARGEST_PARCEL, NOTHING, Parcel
 from portfleet_daemon.loop import EPOLLOUT, ServingSelector
@@ -53,6 +54,7 @@ class Connections:
             selector=selector, framing=framing, handler=handler, stats=stats, timeouts=self.timeouts, clock=clock
         )
         self.escaped = self._service.escaped
+        framing.more = stats.answered
         exchange = framing.exchange(handler.respond) if handler.respond else (lambda _: None)
         selector.serve(exchange, self, read_size=self._service.read_size)
 
@@ -71,10 +73,14 @@ class Connections:
         connection.out += rest
         connection.watch(EPOLLOUT)
 
-    def awaiting(self, fd: int, data: bytes, reply: Awaitable[Any]) -> None:
+    def answered(self, fd: int, data: bytes, answer: Any) -> None:
         self.stats.bytes_in += len(data)
         connection = self._make_stateful(fd)
-        connection.wait_for(reply)
+        if isinstance(answer, Answered):
+            connection.buffer += data
+            connection.take(answer)
+        else:
+            connection.wait_for(answer)
         connection.advance()
 
     def raised(self, fd: int, data: bytes, error: BaseException) -> None:

@@ -30,9 +30,10 @@ import os
 import select
 import selectors
 import time
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Protocol
 
+from portfleet_daemon.framing.base import Exchange
 from portfleet_daemon.stats import Stats
 
 Ready = tuple[selectors.SelectorKey, int]
@@ -43,10 +44,6 @@ SMALL = 479  # the first read: 512 bytes with the object's header, pymalloc's li
 
 EPOLLIN = select.EPOLLIN
 EPOLLOUT = select.EPOLLOUT
-
-#: Raw bytes of exactly one request in, framed reply out; an awaitable if the handler waits; None if the bytes are not
-#: exactly one request.
-Exchange = Callable[[bytes], Any]
 
 
 class EventTarget(Protocol):
@@ -62,7 +59,7 @@ class Stateful(Protocol):
 
     def arrived(self, fd: int, data: bytes) -> None: ...
     def unsent(self, fd: int, data: bytes, rest: bytes) -> None: ...
-    def awaiting(self, fd: int, data: bytes, reply: Awaitable[Any]) -> None: ...
+    def answered(self, fd: int, data: bytes, answer: Any) -> None: ...
     def raised(self, fd: int, data: bytes, error: BaseException) -> None: ...
     def lost(self, fd: int) -> None: ...
 
@@ -171,7 +168,7 @@ class ServingSelector(selectors.BaseSelector):
                 elif reply is None:
                     stateful.arrived(fd, data)
                 else:
-                    stateful.awaiting(fd, data, reply)
+                    stateful.answered(fd, data, reply)
             end = clock()
             if events:
                 stats.turn(end - start, served, received, sent)

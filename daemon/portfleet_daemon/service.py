@@ -34,6 +34,8 @@ class Service:
         self.read_size = min(READ_SIZE, self.max_request)  # so the fast path cannot meet a request over the limit
         self.respond = handler.respond or (lambda _: None)
         self.request = handler.object.request if handler.stateful else (lambda *_: None)
+        # Whether requests of one read may be answered in one pass; a framing of one's own may find one at a time only.
+        self.pipelined = handler.respond is not None and type(framing).split_all is not Framing.split_all
         self._failures = Failures(stats)
         self.escaped = self._failures.escaped
 

@@ -37,6 +37,10 @@ class Stats:
             self.buckets[bisect_left(BOUNDS, seconds)] += served
         self.max_lag = max(self.max_lag, seconds)
 
+    def answered(self, number: int) -> None:
+        """Count requests of the current turn that the loop does not count itself."""
+        self.in_turn += number
+
     def lag(self, seconds: float) -> None:
         """Note how long asyncio kept the loop from its clients."""
         self.max_lag = max(self.max_lag, seconds)

@@ -11,6 +11,9 @@ from typing import Any
 
 from portfleet_daemon.framing.base import Framing, FramingError
 
+SIZES = [b"$%d" % size for size in range(1024)]  # of bulk strings
+HEADS = [size + b"\r\n" for size in SIZES]
+COUNTS = {b"*%d" % count: count for count in range(1, 65)}  # of arguments
 LONGEST_NUMBER = 20  # digits, sign and room; a longer line cannot be a length
 
 
@@ -60,6 +63,39 @@ class Resp(Framing):
             return self.split(buffer, None)
         return arguments or None, at, None  # `*0` is no request and has no reply
 
+    def split_all(self, data: bytes) -> tuple[list[Any], int]:
+        r"""Take requests out of the tokens between \r\n.
+
+        A bulk string that contains \r\n, or is longer than the table, has no token of the length that the one before it
+        says, so a request of such is left to `split`; every other is taken exactly as that would. (hiredis finds the
+        requests in half the time, but it also takes arrays of other types, and with the looks that tell them apart no
+        difference was left in the CPU per request.)
+        """
+        tokens = data.split(b"\r\n")
+        requests: list[Any] = []
+        at, last = 0, len(tokens) - 1
+        try:
+            while at < last:
+                if tokens[at] == b"*2":  # the commonest, written out: a third of the time of the slices
+                    name, argument = tokens[at + 2], tokens[at + 4]
+                    if tokens[at + 1] != SIZES[len(name)] or tokens[at + 3] != SIZES[len(argument)]:
+                        break
+                    request, behind = [name, argument], at + 5
+                else:
+                    behind = at + 1 + 2 * COUNTS[tokens[at]]
+                    request = tokens[at + 2 : behind : 2]
+                    if [SIZES[len(argument)] for argument in request] != tokens[at + 1 : behind : 2]:
+                        break
+                if behind > last:
+                    break
+                requests.append(request)
+                at = behind
+        except (IndexError, KeyError):  # cut off, or not in the tables
+            pass
+        if not requests:
+            return super().split_all(data)
+        return requests, len(data) - sum(map(len, tokens[at:])) - 2 * (last - at)
+
     def _inline(self, buffer: bytes | bytearray, memo: Any) -> tuple[Any, int, Any]:
         at = buffer.find(b"\n", memo or 0)
         if at < 0:
@@ -79,6 +115,8 @@ class Resp(Framing):
         return int(digits), end + 2
 
     def reply(self, answer: Any) -> bytes:
+        if type(answer) is bytes and len(answer) < len(HEADS):
+            return HEADS[len(answer)] + answer + b"\r\n"
         if isinstance(answer, bytes):
             return b"$%d\r\n%b\r\n" % (len(answer), answer)
         if isinstance(answer, str):
