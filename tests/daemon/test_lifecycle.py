@@ -247,7 +247,7 @@ def test_the_kernel_says_what_waits_for_accept() -> None:
 
 
 @pytest.mark.parametrize(("family", "address"), [(socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1")])
-def test_a_deaf_listener_finishes_handshakes_and_begins_none(family: socket.AddressFamily, address: str) -> None:
+def test_a_quiesced_listener_finishes_handshakes_and_begins_none(family: socket.AddressFamily, address: str) -> None:
     with (
         socket.create_server((address, 0), family=family) as listener,
         socket.socket(family) as early,
