@@ -36,7 +36,7 @@ CLIENTS = [client4(number * 409) for number in range(60)]
 def serve(box: FleetBox) -> subprocess.Popen[str]:
     """Have the other box answer; gives what started it."""
     assert box.boxes.other is not None
-    server = box.boxes.other.popen("/usr/bin/python3", str(_SUPPORT / "answerer.py"), "7101", NAME)
+    server = box.boxes.other.popen("/usr/bin/python3", str(_SUPPORT / "answerer.py"), f"{NAME}:7101")
     assert server.stdout is not None and server.stdout.readline()
     return server
 

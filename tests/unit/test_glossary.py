@@ -46,7 +46,9 @@ def test_every_state_is_explained_and_none_that_is_not() -> None:
     assert section("WANTED").keys() == {wanted.value for wanted in Wanted}
 
 
-@pytest.mark.parametrize("word", ["slot", "home table", "colour", "live", "mark", "keeper", "pin", "watcher", "journal"])
+@pytest.mark.parametrize(
+    "word", ["slot", "home table", "colour", "live", "mark", "keeper", "pin", "watcher", "journal"]
+)
 def test_the_things_are_explained(word: str) -> None:
     assert len(section("Things")[word]) > 20
 

@@ -47,12 +47,14 @@ def test_drain_has_no_new_connection_from_its_return_on() -> None:
         assert clients.refused == 0 and clients.lost == []
 
 
+@pytest.mark.timed
 def test_our_daemon_evicts_at_the_rate_asked_for() -> None:
     with operated() as box, ends(box, port=7000, number=600, message="hello\n") as ended:
         box.portfleet("drain", "echo", "--rate", "100/s", "--force")
     check_rate(ended, 100, box)
 
 
+@pytest.mark.timed
 def test_the_kernel_evicts_from_others_at_the_rate_asked_for() -> None:
     with operated(REDIS_TWO) as box, ends(box, port=6000, number=600, message="PING\r\n") as ended:
         box.portfleet("drain", "kv", "--rate", "100/s", "--force")
