@@ -16,21 +16,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from portfleet.core.errors import PortfleetError
-from portfleet.core.journal import (
-    HISTORY,
-    MARK_LIMIT,
-    VERSION,
-    Asked,
-    ColourRecord,
-    HistoryEntry,
-    Journal,
-    JournalError,
-    Moved,
-    Operation,
-    ServiceRecord,
-    from_json,
-    to_json,
-)
+from portfleet.core.journal import HISTORY, MARK_LIMIT, VERSION, HistoryEntry, Journal, JournalError, from_json, to_json
+from portfleet.core.operations import Operation, Undrain, read_work
+from portfleet.core.records import Asked, ColourRecord, Moved, ServiceRecord
 from portfleet.store import atomic
 from portfleet.store import journal as journal_file
 from support.fleets import ECHO, desired
@@ -43,7 +31,8 @@ COLOUR = st.builds(
     command=st.none() | st.lists(TEXT, min_size=1, max_size=3).map(tuple),
     since=st.none() | TEXT,
 )
-OPERATION = st.builds(Operation, arguments=st.dictionaries(TEXT, TEXT), owned=..., phase=...)
+WORK = st.just(Undrain(instances=("echo-blue-1",))) | TEXT.map(lambda verb: read_work(f"un{verb}", {"x": [1]}))
+OPERATION = st.builds(Operation, work=WORK, owned=..., phase=...)
 RECORD = st.builds(
     ServiceRecord,
     st.sampled_from(["blue", "green"]),
@@ -155,10 +144,10 @@ def test_history_keeps_the_newest() -> None:
     journal = Journal()
     for number in range(1, HISTORY + 6):
         assert journal.next_number() == number
-        operation = Operation(number, "echo", "drain", "", "me", "")
+        operation = Operation(number, "echo", "", "me", "", Undrain(instances=("echo-blue-1",)))
         journal = journal.with_operation(operation)
         assert journal.running("echo") == journal.operation(number) == operation
-        journal = journal.ended(operation, HistoryEntry(number, "", "", "echo", "drain", "", "done"))
+        journal = journal.noting(HistoryEntry(number, "", "", "echo", "undrain", "", "done"))
     assert [entry.number for entry in journal.history] == list(range(6, HISTORY + 6))
     assert journal.operations == ()
 

@@ -7,7 +7,7 @@ import fcntl
 from pathlib import Path
 
 from portfleet.apply.execute import Executor
-from portfleet.core.journal import ColourRecord
+from portfleet.core.records import ColourRecord
 from portfleet.store import locks
 from portfleet.store.out import left_out, read_out, write_out
 from portfleet.watch.ejector import fresh

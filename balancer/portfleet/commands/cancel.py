@@ -12,7 +12,7 @@ from dataclasses import replace
 from portfleet.apply.busy import require_watcher, wake
 from portfleet.apply.context import Context
 from portfleet.core.errors import Exit
-from portfleet.core.journal import STAYS, HistoryEntry, Journal
+from portfleet.core.journal import HistoryEntry, Journal
 from portfleet.store import journal as journal_file
 from portfleet.submit.follow import already, follow, say
 from portfleet.submit.operation import add_wait_options
@@ -64,6 +64,6 @@ def begin(
 
 def code_of(ended: HistoryEntry) -> Exit:
     """Return the exit code of who cancelled an operation that ended so."""
-    if not ended.ok and STAYS in ended.outcome:
+    if not ended.ok and ended.stays:
         return Exit.FAILED
     return Exit.TIMEOUT if not ended.ok and ended.code == Exit.TIMEOUT else Exit.DONE

@@ -12,6 +12,7 @@ from portfleet.apply.context import Context
 from portfleet.commands import cancel
 from portfleet.core.errors import Exit
 from portfleet.core.journal import Journal
+from portfleet.core.operations import Drain, Undrain
 from portfleet.store import journal as journal_file
 from portfleet.submit.follow import already
 from portfleet.submit.operation import add_options, submit
@@ -29,7 +30,7 @@ def run(options: argparse.Namespace, context: Context) -> Exit:
     if not names:
         return already(context, "undrain", want.name, f"{options.target} already serves: nothing is drained there")
     running = (journal_file.read(context.paths.journal) or Journal()).running(want.name)
-    draining = set(running.arguments["instances"]) if running and running.verb in ("drain", "maint") else set()
+    draining = set(running.work.instances) if running and isinstance(running.work, Drain) else set()
     if running and draining and draining <= set(names) and not options.dry_run:
         let_in = partial(_let_in, service=want.name, names=frozenset(names))
         return cancel.begin(context, running.number, wait=options.wait, also=let_in)
@@ -37,9 +38,8 @@ def run(options: argparse.Namespace, context: Context) -> Exit:
         context,
         want,
         options,
-        verb="undrain",
+        work=Undrain(instances=tuple(names)),
         words=f"let {', '.join(names)} serve again",
-        arguments={"instances": names},
         change=lambda record: record.asking_nothing(names),
         point=False,
         owned=names,

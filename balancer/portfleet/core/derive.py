@@ -8,11 +8,12 @@ from dataclasses import replace
 
 from portfleet.core.changes import InstanceRule, ServiceRule, Sticky
 from portfleet.core.desired import Desired, DesiredInstance, DesiredService
-from portfleet.core.journal import ColourRecord, Journal, ServiceRecord
+from portfleet.core.journal import Journal
 from portfleet.core.model import COLOURS, Colour, Fleet, Instance, Service, member_instance, seed_of
 from portfleet.core.paths import Paths
 from portfleet.core.pins import flatten
 from portfleet.core.program import make_program
+from portfleet.core.records import ColourRecord, ServiceRecord
 from portfleet.core.slots import Table, assign
 from portfleet.core.states import Wanted
 

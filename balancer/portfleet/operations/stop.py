@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Collection, Sequence
+from typing import Any
 
 from portfleet.core.desired import DesiredInstance
 from portfleet.operations.empty import spread
@@ -16,7 +17,7 @@ from portfleet.operations.task import Task
 _LOOK = 0.1
 
 
-async def stop(task: Task, names: Collection[str], receivers: Sequence[DesiredInstance] = ()) -> None:
+async def stop(task: Task[Any], names: Collection[str], receivers: Sequence[DesiredInstance] = ()) -> None:
     """Stop instances and have supervisord forget them; ``receivers`` get what still comes in. Not cancellable.
 
     By name: what the journal wants stopped already is no instance with a process any more.

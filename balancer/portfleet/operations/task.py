@@ -7,19 +7,21 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from typing import Any
+from typing import Generic, TypeVar, cast
 
 from portfleet.apply.context import Context
 from portfleet.apply.execute import Executor
 from portfleet.core.derive import make_desired
 from portfleet.core.desired import Desired, DesiredInstance, DesiredService
 from portfleet.core.errors import Exit
-from portfleet.core.journal import Journal, Operation, ServiceRecord
+from portfleet.core.journal import Journal
+from portfleet.core.operations import Operation, Work
 from portfleet.core.paths import Paths
+from portfleet.core.records import ServiceRecord
 from portfleet.daemons.control import ControlError, ask
 from portfleet.linux import sockdiag
 from portfleet.store import atomic, faults
@@ -27,6 +29,8 @@ from portfleet.store import journal as journal_file
 from portfleet.store.clock import now
 from portfleet.store.log import Log
 from portfleet.watch.ejector import Ejector
+
+W = TypeVar("W", bound=Work)
 
 #: How often progress is written to the journal, and how often a cancellation is looked for, in seconds.
 _PROGRESS, _LOOK = 0.5, 0.1
@@ -49,7 +53,7 @@ class CannotUndo(Exception):
 
 
 @dataclass
-class Task:
+class Task(Generic[W]):
     """One running operation. What may take long is a coroutine; nothing here blocks the watcher's loop for long.
 
     ``undoing``: it is being undone and cannot be cancelled any more; ``undone``: what came of that, as an exit code.
@@ -66,8 +70,9 @@ class Task:
     _desired: tuple[object, Desired] | None = field(default=None, repr=False)
 
     @property
-    def arguments(self) -> Mapping[str, Any]:
-        return self.operation.arguments
+    def work(self) -> W:
+        """Return what was asked of the operation, and what it remembers."""
+        return cast(W, self.operation.work)
 
     def desired(self) -> Desired:
         """Return what shall be now, by the config that was applied and the journal; read again when they changed."""
@@ -101,32 +106,31 @@ class Task:
         faults.point(f"{self.operation.verb} {self.operation.phase}: changed")
         self.wake()
 
-    def enter(self, phase: str, *, owned: Iterable[str] = (), **arguments: Any) -> None:
-        """Go on to ``phase``, from which the operation resumes; ``arguments`` are remembered with the others.
+    def enter(self, phase: str, work: W | None = None, *, owned: Iterable[str] = ()) -> None:
+        """Go on to ``phase``, from which the operation resumes with ``work`` remembered.
 
         ``owned`` are the instances that it starts and stops itself from now on.
         """
-        merged = {**self.operation.arguments, **arguments}
-        entered = replace(self.operation, phase=phase, note="", arguments=merged, done=0, total=0, owned=tuple(owned))
-        self._save(entered)
+        work = work or self.work
+        self._save(replace(self.operation, phase=phase, note="", work=work, done=0, total=0, owned=tuple(owned)))
         fields = {"number": self.operation.number, "verb": self.operation.verb, "service": self.operation.service}
         self.log("operation", **fields, phase=phase)
         faults.point(f"{self.operation.verb} {phase}")
 
-    def remember(self, **arguments: Any) -> None:
-        """Keep ``arguments`` with the others, for a watcher that resumes here."""
-        self._save(replace(self.operation, arguments={**self.operation.arguments, **arguments}))
+    def remember(self, work: W) -> None:
+        """Keep ``work``, for a watcher that resumes here."""
+        self._save(replace(self.operation, work=work))
 
     def began(self, what: str) -> float:
         """Return when ``what`` began, in monotonic seconds: now, where nobody has asked before.
 
         Of what a watcher before this one began only the wall clock can tell, jumps and all.
         """
-        known = self.arguments.get("began", {})
+        known = self.work.began
         if what in known:
             since = datetime.fromisoformat(known[what])
             return time.monotonic() - max(0.0, (datetime.now(UTC) - since).total_seconds())
-        self.remember(began={**known, what: now()})
+        self.remember(replace(self.work, began={**known, what: now()}))
         return time.monotonic()
 
     def progress(self, done: int, total: int, note: str = "") -> None:

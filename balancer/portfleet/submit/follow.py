@@ -6,12 +6,11 @@ import json
 import sys
 import time
 from collections.abc import Mapping
-from dataclasses import asdict
 from typing import Any
 
 from portfleet.apply.context import Context
 from portfleet.core.errors import Exit, PortfleetError
-from portfleet.core.journal import HistoryEntry, Journal
+from portfleet.core.journal import HistoryEntry, Journal, entry_json
 from portfleet.screen.bar import Bar
 from portfleet.store import journal as journal_file
 from portfleet.store import locks
@@ -25,9 +24,9 @@ def ended(context: Context, number: int, *, undo: str = "") -> Exit:
     entry = follow(context, number)
     undoing = f". Undo with: {undo}" if entry.ok and undo else ". There is nothing to undo" if entry.ok else ""
     if entry.ok:
-        return say(context, asdict(entry) | {"undo": undo or None}, entry.outcome + undoing)
+        return say(context, entry_json(entry) | {"undo": undo or None}, entry.outcome + undoing)
     if context.json:
-        say(context, asdict(entry), "")
+        say(context, entry_json(entry), "")
     else:
         print(f"portfleet: {entry.verb} {entry.service}: {entry.outcome}", file=sys.stderr)
     return Exit(entry.code)

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from functools import partial
-from typing import Any
 
 from portfleet.apply.busy import refuse_busy, require_watcher, wake
 from portfleet.apply.context import Context
@@ -14,7 +13,9 @@ from portfleet.apply.execute import Executor
 from portfleet.core.derive import make_desired
 from portfleet.core.desired import DesiredService
 from portfleet.core.errors import Exit, PortfleetError
-from portfleet.core.journal import Journal, Operation, ServiceRecord
+from portfleet.core.journal import Journal
+from portfleet.core.operations import Operation, Work
+from portfleet.core.records import ServiceRecord
 from portfleet.core.routing import slot_moves
 from portfleet.store import journal as journal_file
 from portfleet.store import locks
@@ -45,16 +46,15 @@ def submit(
     want: DesiredService,
     options: argparse.Namespace,
     *,
-    verb: str,
+    work: Work,
     words: str,
-    arguments: Mapping[str, Any],
     change: Change | None = None,
     becomes: Change | None = None,
     point: bool = True,
     owned: Iterable[str] = (),
     undo: str = "",
 ) -> Exit:
-    """Begin an operation. With ``point`` its slots have been pointed when this returns; with --wait it is followed.
+    """Begin ``work``. With ``point`` its slots have been pointed when this returns; with --wait it is followed.
 
     ``words`` say what is done, ``undo`` names the command that undoes it. ``change`` is made in the journal at once;
     ``becomes`` is what it will have come to, for --dry-run (default: the same). ``owned`` are the instances that the
@@ -62,13 +62,13 @@ def submit(
     it is left).
     """
     if options.dry_run:
-        return _dry_run(context, want, verb=verb, words=words, change=becomes or change)
-    with locks.operation(context.paths.operation_lock(want.name), service=want.name, why=f"{verb}: {words}"):
+        return _dry_run(context, want, verb=work.verb, words=words, change=becomes or change)
+    with locks.operation(context.paths.operation_lock(want.name), service=want.name, why=f"{work.verb}: {words}"):
         refuse_busy(context, want.name)
         require_watcher(context)
         reason = f" ({options.why})" if options.why else ""
         who, since = locks.operator(), now()
-        wanted = Operation(0, want.name, verb, words + reason, who, since, arguments=arguments, owned=tuple(owned))
+        wanted = Operation(0, want.name, words + reason, who, since, work, owned=tuple(owned))
         number = _register(context, want, wanted, change)
         if point:
             try:
@@ -80,7 +80,7 @@ def submit(
     if options.wait:
         return ended(context, number, undo=undo)
     words = f"begun: {words}. Follow it with: portfleet history --follow {number}; undo with: portfleet cancel"
-    return say(context, {"number": number, "verb": verb, "ok": True, "outcome": "begun"}, f"{words} {want.name}")
+    return say(context, {"number": number, "verb": work.verb, "ok": True, "outcome": "begun"}, f"{words} {want.name}")
 
 
 def _dry_run(context: Context, want: DesiredService, *, verb: str, words: str, change: Change | None) -> Exit:
@@ -131,5 +131,4 @@ def _register(context: Context, want: DesiredService, wanted: Operation, change:
 
 def _withdrawn(journal: Journal, *, want: DesiredService, number: int) -> Journal:
     """Return a journal without operation ``number``, and ``want`` as it was before it."""
-    left = tuple(operation for operation in journal.operations if operation.number != number)
-    return replace(journal, operations=left).with_service(want.name, want.record)
+    return journal.without_operation(number).with_service(want.name, want.record)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import replace
 
 from portfleet.apply.busy import refuse_busy
 from portfleet.apply.context import Context
@@ -12,7 +12,8 @@ from portfleet.apply.execute import Executor
 from portfleet.core.changes import SetService
 from portfleet.core.desired import DesiredService
 from portfleet.core.errors import Exit
-from portfleet.core.journal import HistoryEntry, Journal, Operation, ServiceRecord
+from portfleet.core.journal import HistoryEntry, Journal, entry_json
+from portfleet.core.records import ServiceRecord
 from portfleet.store import journal as journal_file
 from portfleet.store import locks
 from portfleet.store.clock import now
@@ -46,7 +47,7 @@ def change_pins(
         journal_file.update(context.paths.journal, changed)
         _bring_up(context, want.name)
         done = _note(context, HistoryEntry(0, now(), locks.operator(), want.name, verb, words + reason, outcome))
-    return say(context, asdict(done) | {"undo": undo}, f"{want.name}: {outcome}. Undo with: {undo}")
+    return say(context, entry_json(done) | {"undo": undo}, f"{want.name}: {outcome}. Undo with: {undo}")
 
 
 def _bring_up(context: Context, service: str) -> None:
@@ -68,9 +69,8 @@ def _note(context: Context, entry: HistoryEntry) -> HistoryEntry:
 
     def noted(journal: Journal) -> Journal:
         nonlocal done
-        done = HistoryEntry(**asdict(entry) | {"number": journal.next_number()})
-        operation = Operation(done.number, entry.service, entry.verb, entry.words, entry.who, entry.at)
-        return journal.with_operation(operation).ended(operation, done)
+        done = replace(entry, number=journal.next_number())
+        return journal.noting(done)
 
     journal_file.update(context.paths.journal, noted)
     return done

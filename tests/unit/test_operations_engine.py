@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import argparse
+import asyncio
 import fcntl
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from portfleet.apply.context import Context
 from portfleet.core.errors import Exit, PortfleetError
-from portfleet.core.journal import Asked, ColourRecord, Operation, ServiceRecord
+from portfleet.core.operations import Cutover, Drain, Operation, read_work
+from portfleet.core.records import Asked, ColourRecord, ServiceRecord
 from portfleet.operations import cutover, engine
 from portfleet.operations.task import CannotUndo, OperationFailed, Task
 from portfleet.store import journal as journal_file
@@ -34,6 +37,13 @@ def watching(watched: Watched) -> Iterator[Context]:
         yield context
 
 
+DRAIN = Drain(instances=("echo-blue-2",), asked={}, rate=None, handoff=False, deadline=600, then="wait")
+CUTOVER = Cutover(
+    colour="green", before=None, fresh=True, asked={}, config_release=None, config_release_before=None, keep=0.0,
+    handoff=False, canary=None,
+)  # fmt: skip
+
+
 def drained(record: ServiceRecord) -> ServiceRecord:
     return replace(record, asked={"echo-blue-2": Asked("drained", "2026-01-31T12:00:00Z", "me")})
 
@@ -43,7 +53,7 @@ def begin(context: Context, between: Callable[[], object]) -> Exit:
     want = context.service_up(context.applied_fleet, "echo")
     between()
     options = argparse.Namespace(dry_run=False, why="", wait=False)
-    return submit(context, want, options, verb="drain", words="drain", arguments={}, change=drained)
+    return submit(context, want, options, work=DRAIN, words="drain", change=drained)
 
 
 def test_what_the_kernel_refused_is_not_begun(tmp_path: Path) -> None:
@@ -72,7 +82,7 @@ def test_a_command_that_looked_before_another_changed_the_service_is_refused(tmp
     run(tmp_path, test)
 
 
-def task_of(watched: Watched, operation: Operation) -> Task:
+def task_of(watched: Watched, operation: Operation) -> Task[Any]:
     journal_file.update(watched.paths.journal, lambda journal: journal.with_operation(operation))
     return Task(operation, watched.paths, watched.ejector, Log(as_json=False, file=watched.log), lambda: None)
 
@@ -81,18 +91,18 @@ def test_an_undo_goes_on_when_the_disk_has_room_again(tmp_path: Path, monkeypatc
     async def test(watched: Watched) -> None:
         full = [PortfleetError("cannot write the journal: No space left on device")] * 3
 
-        async def fail(_: Task) -> str:
+        async def fail(_: Task[Any]) -> str:
             raise OperationFailed("it does not work")
 
-        async def undo(_: Task) -> str:
+        async def undo(_: Task[Any]) -> str:
             if full:
                 raise full.pop()
             return "blue serves"
 
-        operation = Operation(1, "echo", "cutover", "w", "me", "now")
+        operation = Operation(1, "echo", "w", "me", "now", CUTOVER)
         task = task_of(watched, operation)
         made = engine.Engine(paths=watched.paths, ejector=watched.ejector, log=task.log, wake=lambda: None)
-        monkeypatch.setattr("importlib.import_module", lambda _: SimpleNamespace(run=fail, undo=undo))
+        monkeypatch.setattr(engine, "VERBS", {Cutover: SimpleNamespace(run=fail, undo=undo)})
         monkeypatch.setattr(engine, "_AGAIN", 0.01)
         await made._advance(operation)
         journal = journal_file.read(watched.paths.journal)
@@ -102,18 +112,40 @@ def test_an_undo_goes_on_when_the_disk_has_room_again(tmp_path: Path, monkeypatc
     run(tmp_path, test)
 
 
+def test_an_operation_of_another_version_ends_and_frees_the_service(tmp_path: Path) -> None:
+    async def test(watched: Watched) -> None:
+        unknown = Operation(1, "echo", "w", "me", "now", read_work("split", {"ways": 3}), begun=True)
+        wrong = Operation(2, "echo", "w", "me", "now", read_work("drain", {"instances": 7}))
+        made = engine.Engine(
+            paths=watched.paths, ejector=watched.ejector, log=task_of(watched, unknown).log, wake=lambda: None
+        )
+        task_of(watched, wrong)
+        going = asyncio.create_task(made.run())
+        async with asyncio.timeout(10):
+            while (journal := journal_file.read(watched.paths.journal)) is None or journal.operations:
+                await asyncio.sleep(0.01)
+        going.cancel()
+        first, second = journal.history
+        assert first.outcome == 'this version does not know the operation "split"; what was done stays'
+        assert second.outcome.startswith("this version cannot read its arguments: drain lacks asked; what was")
+        assert all(entry.stays and not entry.ok and entry.code == Exit.FAILED for entry in journal.history)
+        assert watched.log.getvalue().count(" failed ") == 2
+
+    run(tmp_path, test)
+
+
 def test_a_cutover_whose_old_colour_is_stopped_already_is_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async def test(watched: Watched) -> None:
         stopped: list[str] = []
 
-        async def stop(_: Task, names: list[str]) -> None:
+        async def stop(_: Task[Any], names: list[str]) -> None:
             stopped.extend(names)
 
         monkeypatch.setattr(cutover, "stop", stop)
         colours = {"blue": ColourRecord(stopped=True), "green": ColourRecord()}
         watched.change(live="green", colours=colours)
         watched.ejector.deal(watched.roster.members["echo-blue-1"].service, ready=green())
-        task = task_of(watched, Operation(1, "echo", "cutover", "w", "me", "now", {"colour": "green"}, "keeping"))
+        task = task_of(watched, Operation(1, "echo", "w", "me", "now", CUTOVER, "keeping"))
         with pytest.raises(CannotUndo, match="echo is live on green; blue was stopped already"):
             await cutover.undo(task)
         assert watched.slots() == dict.fromkeys(green(), 1024)
