@@ -19,8 +19,8 @@ from portfleet.core.observed import Observed, ObservedInstance
 from portfleet.core.paths import Paths, resolve
 from portfleet.core.plan import Plan, make_plan
 from portfleet.core.program import WATCHER
-from portfleet.store import journal as journal_file
 from portfleet.store.directories import make_directories
+from portfleet.store.journal import JournalStore
 from portfleet.supervise.ini import program_text
 from portfleet.supervise.supervisor import ProgramInfo, Supervisor
 from support.fake_kernel import FakeKernel
@@ -96,10 +96,10 @@ class World:
     def __post_init__(self) -> None:
         self.paths = resolve(home=str(self.directory), config=None)
         make_directories(self.paths)
-        self.supervisor = FakeSupervisor(self.paths)
+        self.supervisor, self.store = FakeSupervisor(self.paths), JournalStore(self.paths.journal)
 
     def desired(self, fleet: Fleet) -> Desired:
-        desired = make_desired(fleet, journal_file.read(self.paths.journal) or Journal(), self.paths)
+        desired = make_desired(fleet, self.store.read() or Journal(), self.paths)
         self.remotes = frozenset(want.name for want in desired.instances() if want.rule.remote)
         return desired
 
@@ -151,7 +151,7 @@ class World:
     def plan(self, fleet: Fleet) -> tuple[Desired, Plan]:
         """Return what shall be, and the plan that leads there from what is."""
         desired = self.desired(fleet)
-        differs = journal_file.read(self.paths.journal) != desired.journal
+        differs = self.store.read() != desired.journal
         return desired, make_plan(desired, self.observe(desired), journal_differs=differs)
 
     def apply(self, fleet: Fleet) -> Desired:

@@ -17,7 +17,7 @@ from portfleet.core.model import Fleet, Service
 from portfleet.core.observed import Observed
 from portfleet.core.paths import Paths
 from portfleet.linux.machine import read_machine
-from portfleet.store import journal as journal_file
+from portfleet.store.journal import JournalStore
 from portfleet.supervise.supervisor import Supervisor
 
 
@@ -63,6 +63,10 @@ class Context:
     @cached_property
     def applied_fleet(self) -> Fleet:
         """The config that was applied last; raises ConfigError where there is none."""
+        return self.read_applied()
+
+    def read_applied(self) -> Fleet:
+        """Read the config that was applied last, as it is now; raises ConfigError where there is none."""
         try:
             return self._load(self.paths.applied.read_bytes(), str(self.paths.applied))
         except OSError as error:
@@ -82,32 +86,37 @@ class Context:
         return NftPlane(self.paths.run / "rules.json")
 
     @cached_property
+    def store(self) -> JournalStore:
+        return JournalStore(self.paths.journal)
+
+    @cached_property
     def supervisor(self) -> Supervisor:
         return Supervisor(self.paths.supervisor_socket)
 
     def journal(self, fleet: Fleet) -> Journal:
         """Read the journal; a lost or damaged one is rebuilt from what runs, saying so."""
         try:
-            found = journal_file.read(self.paths.journal)
-            damage = "the journal is lost"
+            found = self.store.read()
         except JournalError as error:
-            found, damage = None, error.message
-        if found is not None:
-            return found
+            return self._rebuilt(fleet, error)
+        return self._rebuilt(fleet, None) if found is None else found
+
+    def _rebuilt(self, fleet: Fleet, damage: JournalError | None) -> Journal:
+        """Rebuild the journal from what runs. ``damage`` says why it cannot be read, None that there is none."""
         from portfleet.core.rebuild import rebuild
 
         try:
             state = self.plane.recover()
         except PortfleetError as error:
-            if damage == "the journal is lost" and error.code is Exit.KERNEL:
+            if damage is None and error.code is Exit.KERNEL:
                 return Journal()
             raise
         programs = self.supervisor.programs() if self.supervisor.running() else {}
         journal = rebuild(fleet, state, programs)
-        if journal.services or damage != "the journal is lost":
+        if journal.services or damage:
             self.say(
-                f"{self.paths.journal}: {damage}; rebuilt from the kernel's table and supervisord "
-                "(what operators had drained is forgotten)"
+                f"{self.paths.journal}: {damage.message if damage else 'the journal is lost'}; rebuilt from the "
+                "kernel's table and supervisord (what operators had drained is forgotten)"
             )
         return journal
 

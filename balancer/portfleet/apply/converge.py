@@ -16,7 +16,6 @@ from portfleet.core.observed import Observed
 from portfleet.core.plan import Plan, make_plan
 from portfleet.screen.output import Steps, paint
 from portfleet.store import atomic, locks
-from portfleet.store import journal as journal_file
 from portfleet.store.directories import make_directories
 
 
@@ -74,7 +73,7 @@ def _refuse_busy(context: Context, services: Iterable[str]) -> None:
 
 def _journal_differs(context: Context, desired: Desired) -> bool:
     try:
-        return journal_file.read(context.paths.journal) != desired.journal
+        return context.store.read() != desired.journal
     except JournalError:
         return True
 

@@ -27,7 +27,7 @@ from portfleet.core.routing import turn
 from portfleet.core.slots import Table
 from portfleet.core.states import AT_REST
 from portfleet.store import atomic, faults, locks
-from portfleet.store import journal as journal_file
+from portfleet.store.journal import JournalStore
 from portfleet.store.out import left_out
 from portfleet.supervise import adopted
 from portfleet.supervise.ini import program_text
@@ -279,11 +279,12 @@ class Executor:
                 journal = journal.without_service(name)
             return journal
 
+        store = JournalStore(self.paths.journal)
         try:
-            journal_file.read(self.paths.journal)
+            store.read()
         except JournalError:
-            journal_file.set_aside(self.paths.journal)
-        journal_file.update(self.paths.journal, merge)
+            store.set_aside()
+        store.update(merge)
 
 
 def _service(name: str) -> str | None:

@@ -13,7 +13,6 @@ from portfleet.apply.busy import require_watcher, wake
 from portfleet.apply.context import Context
 from portfleet.core.errors import Exit
 from portfleet.core.journal import HistoryEntry, Journal
-from portfleet.store import journal as journal_file
 from portfleet.submit.follow import already, follow, say
 from portfleet.submit.operation import add_wait_options
 
@@ -25,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace, context: Context) -> Exit:
     context.service(context.applied_fleet, options.service)
-    journal = journal_file.read(context.paths.journal) or Journal()
+    journal = context.store.read() or Journal()
     running = journal.running(options.service)
     if running is None:
         return already(context, "cancel", options.service, f"nothing runs on {options.service}")
@@ -49,7 +48,7 @@ def begin(
         running = journal.operation(number)
         return also(journal if running is None else journal.with_operation(replace(running, cancelled=True)))
 
-    journal_file.update(context.paths.journal, change)
+    context.store.update(change)
     wake(context)
     if not wait:
         entry = {"verb": "cancel", "number": number, "ok": True, "outcome": "begun"}

@@ -17,7 +17,6 @@ from portfleet.core.desired import Desired
 from portfleet.core.errors import Exit, PortfleetError
 from portfleet.core.journal import Journal
 from portfleet.core.model import parse_instance
-from portfleet.store import journal as journal_file
 from portfleet.store import locks
 from portfleet.store.clock import now
 
@@ -63,7 +62,7 @@ def _note(context: Context, desired: Desired, name: str) -> None:
         record = journal.services.get(name, desired.journal.services[name])
         return journal.with_service(name, replace(record, down=words))
 
-    journal_file.update(context.paths.journal, down)
+    context.store.update(down)
 
 
 def _connections(context: Context, desired: Desired, service: str | None) -> int:

@@ -13,7 +13,6 @@ from portfleet.core.journal import Journal, entry_json
 from portfleet.core.operations import to_json
 from portfleet.screen.bar import line
 from portfleet.screen.output import paint, print_json
-from portfleet.store import journal as journal_file
 from portfleet.submit.follow import ended
 
 
@@ -27,7 +26,7 @@ def run(options: argparse.Namespace, context: Context) -> Exit:
         return ended(context, options.follow)
     if options.service:
         context.service(context.serving_fleet, options.service)
-    journal = journal_file.read(context.paths.journal) or Journal()
+    journal = context.store.read() or Journal()
     done = [entry for entry in journal.history if options.service in (None, entry.service)]
     running = [operation for operation in journal.operations if options.service in (None, operation.service)]
     if context.json:

@@ -46,9 +46,9 @@ async def watch(task: Task[Cutover], colour: Colour, *, percent: int, plan: Cana
     while (spent := time.monotonic() - began) < plan.every:
         task.progress(int(spent), int(plan.every), f"canary at {percent} %")
         await task.pause(_LOOK)
-        if out := [want.name for want in mine if want.name in task.ejector.out]:
-            return f"{out[0]} was ejected: {task.ejector.out[out[0]].reason}"
-        now = await asyncio.to_thread(running, task.paths)
+        if out := [want.name for want in mine if want.name in task.world.ejector.out]:
+            return f"{out[0]} was ejected: {task.world.ejector.out[out[0]].reason}"
+        now = await asyncio.to_thread(running, task.world)
         if changed := [want.name for want in mine if now.get(want.name) != pids[want.name]]:
             return f"{changed[0]} was restarted"
         after = await asyncio.to_thread(_counters, mine), await asyncio.to_thread(_counters, theirs)
@@ -67,7 +67,7 @@ async def _first(
     task: Task[Cutover], mine: list[DesiredInstance], theirs: list[DesiredInstance], *, percent: int
 ) -> tuple[dict[str, int | None], Counters, Counters]:
     """Return the processes and both colours' counters at the begin of a step, as they were remembered or are now."""
-    now = await asyncio.to_thread(running, task.paths)
+    now = await asyncio.to_thread(running, task.world)
     pids = {want.name: now.get(want.name) for want in (*mine, *theirs)}
     known = task.work.canary_from
     # After a reboot every process is another one: none of them crashed, and all counters begin anew.

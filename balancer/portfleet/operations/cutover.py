@@ -100,7 +100,7 @@ def heirs(task: Task[Cutover], instance: DesiredInstance) -> list[DesiredInstanc
     """
     mine = instance.instance
     others = [i for i in task.want().instances if i.instance.colour not in (None, mine.colour)]
-    there = [i for i in others if i.takes and task.ejector.serves(i.name)]
+    there = [i for i in others if i.takes and task.serves(i.name)]
     return [i for i in there if i.instance.number == mine.number] or there
 
 
@@ -114,7 +114,7 @@ async def _start(task: Task[Cutover], colour: Colour) -> None:
     failed = await task.start(names)
     if failed:
         name, reason = next(iter(failed.items()))
-        ended, words = last_exit(task.paths, name), " | ".join(last_lines(task.paths.log_of(name)))
+        ended, words = last_exit(task.world.paths, name), " | ".join(last_lines(task.world.paths.log_of(name)))
         why = (
             f"{name}: {reason}"
             + f", ended last with {ended}" * bool(ended)
@@ -175,7 +175,7 @@ async def _silent(instances: list[DesiredInstance]) -> list[str]:
 
 async def _hanging(task: Task[Cutover], instances: list[DesiredInstance]) -> list[str]:
     """Return those that have a process and do not answer."""
-    there = await asyncio.to_thread(running, task.paths)
+    there = await asyncio.to_thread(running, task.world)
     return await _silent([i for i in instances if i.name in there])
 
 
@@ -199,7 +199,7 @@ async def _keep(task: Task[Cutover], colour: Colour) -> str:
     else:
         task.change(lambda record: record.with_colour_kept(old, _until(keep)))
     took = ", ".join(f"{phase} {seconds:.2f} s" for phase, seconds in task.work.took.items())
-    gone = outlived(task.paths, task.want())
+    gone = outlived(task.desired().journal, task.want())
     return f"{words} ({took})" + (f"; older than keep_releases, can be removed: {', '.join(gone)}" if gone else "")
 
 

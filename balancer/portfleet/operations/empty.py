@@ -96,7 +96,7 @@ async def spread(
 
     Gives how many moved, why not all ("" for no reason), and whether an earlier hand-off is still under way.
     """
-    alive = [receiver for receiver in receivers if task.ejector.serves(receiver.name)]
+    alive = [receiver for receiver in receivers if task.serves(receiver.name)]
     total, reason, busy = 0, "" if alive else f"nobody can take the connections of {sender.name}", False
     for number, receiver in enumerate(alive):
         share = count * (number + 1) // len(alive) - count * number // len(alive)
@@ -128,7 +128,7 @@ async def let_end(task: Task[Any], instances: Sequence[DesiredInstance], policy:
             if await settled.look(left):
                 return before
             if left and deadline is not None and time.monotonic() - began >= deadline:
-                task.log("deadline", service=task.operation.service, left=left, then=policy.then)
+                task.world.log("deadline", service=task.operation.service, left=left, then=policy.then)
                 deadline = None
                 killing = policy.then == "kill"
                 rate = rate or (task.want().service.drain.rate if policy.then == "evict" else None)

@@ -8,22 +8,18 @@ did holds. It also ends idle colours whose time is up.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from portfleet.core.errors import Exit, PortfleetError
 from portfleet.core.journal import HistoryEntry, Journal
 from portfleet.core.operations import Operation, Unreadable, Work
-from portfleet.core.paths import Paths
 from portfleet.core.records import ColourRecord
 from portfleet.operations.expire import end_expired
 from portfleet.operations.task import Cancelled, CannotUndo, OperationFailed, Task
 from portfleet.operations.verbs import VERBS, Verb
-from portfleet.store import journal as journal_file
+from portfleet.operations.world import World
 from portfleet.store import locks
 from portfleet.store.clock import now
-from portfleet.store.log import Log
-from portfleet.watch.ejector import Ejector
 
 _LOOK = 0.1
 #: How often a phase is entered again when what it needs does not answer, and seconds between.
@@ -46,8 +42,8 @@ class Outcome:
 class Engine:
     """Runs the journal's operations in the watcher's loop."""
 
-    def __init__(self, *, paths: Paths, ejector: Ejector, log: Log, wake: Callable[[], object]) -> None:
-        self._paths, self._ejector, self._log, self._wake = paths, ejector, log, wake
+    def __init__(self, world: World) -> None:
+        self._world, self._log = world, world.log
         self._running: dict[int, asyncio.Task[None]] = {}
 
     async def run(self) -> None:
@@ -68,12 +64,13 @@ class Engine:
         for number in [number for number, running in self._running.items() if running.done()]:
             del self._running[number]
         try:
-            journal = journal_file.read(self._paths.journal)
-        except (OSError, ValueError, PortfleetError):
+            journal = self._world.store.read()
+        except PortfleetError:
             return  # the watcher's own look says what is wrong with the journal
         for operation in journal.operations if journal else ():
             # Whoever holds the service's lock is still writing the operation down, or applies a config.
-            if operation.number not in self._running and not locks.held(self._paths.operation_lock(operation.service)):
+            lock = self._world.paths.operation_lock(operation.service)
+            if operation.number not in self._running and not locks.held(lock):
                 self._begin(operation)
 
     def _begin(self, operation: Operation) -> None:
@@ -86,7 +83,7 @@ class Engine:
 
     async def _expire(self) -> None:
         try:
-            await end_expired(self._paths, self._log)
+            await end_expired(self._world)
         except PortfleetError as error:
             self._log.once("cannot-end-idle-colour", reason=error.message.splitlines()[0])
 
@@ -94,7 +91,7 @@ class Engine:
         if isinstance(operation.work, Unreadable):
             await self._end(operation, Outcome(f"{operation.work.why}; {_STAYS}", Exit.FAILED, stays=True))
             return
-        task = Task[Work](operation, self._paths, self._ejector, self._log, self._wake)
+        task = Task[Work](operation, self._world)
         outcome = await self._outcome(VERBS[type(operation.work)], task)
         words = outcome.words
         if killed := task.work.killed:
@@ -176,10 +173,10 @@ class Engine:
         fields = {"number": operation.number, "verb": operation.verb, "service": operation.service}
         while True:
             try:
-                journal_file.update(self._paths.journal, ended)
+                self._world.store.update(ended)
                 break
             except PortfleetError as error:  # a full disk: it is told as soon as it can be
                 self._log.once("cannot-write-journal", number=operation.number, reason=error.message.splitlines()[0])
                 await asyncio.sleep(_AGAIN)
         self._log("ended" if outcome.code is Exit.DONE else "failed", **fields, outcome=outcome.words)
-        self._wake()
+        self._world.wake()

@@ -65,9 +65,9 @@ class Evictor:
             self._told[want.name] = 0.0
             killed = self._task.work.killed
             if not await asyncio.to_thread(self._ask, want, "drain", deadline=0.001) and want.name not in killed:
-                await asyncio.to_thread(kill, self._task.paths, want.name)
+                await asyncio.to_thread(kill, self._task.world, want.name)
                 self._task.remember(replace(self._task.work, killed=(*killed, want.name)))
-                self._task.log("killed", instance=want.name, reason="it does not answer")
+                self._task.world.log("killed", instance=want.name, reason="it does not answer")
 
     async def stop(self) -> None:
         """End the eviction; our daemons serve as before."""
@@ -102,7 +102,7 @@ class Evictor:
         try:
             ask(want.control, command, seconds=2, **arguments)
         except ControlError as error:
-            self._task.log.once("cannot-evict", about=want.name, instance=want.name, reason=str(error))
+            self._task.world.log.once("cannot-evict", about=want.name, instance=want.name, reason=str(error))
             return False
         return True
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 from dataclasses import replace
 
-from portfleet.apply.context import Context
 from portfleet.apply.observe import observe
 from portfleet.core import steps
 from portfleet.core.desired import DesiredInstance
@@ -103,6 +102,6 @@ def _left(record: ServiceRecord) -> ServiceRecord:
 
 def _rules(task: Task[Scale], kind: type[steps.LoadRules] | type[steps.DropRules]) -> None:
     """Load the rules that are missing, or drop those of instances that are no more."""
-    context, desired = Context(task.paths), task.desired()
-    observed = observe(desired, plane=context.plane, supervisor=context.supervisor, paths=task.paths, probe=False)
+    world, desired = task.world, task.desired()
+    observed = observe(desired, plane=world.plane, supervisor=world.supervisor, paths=world.paths, probe=False)
     task.executor().run(step for step in make_plan(desired, observed).steps if isinstance(step, kind))

@@ -9,26 +9,23 @@ import threading
 import time
 from collections.abc import Callable, Collection, Iterable
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Generic, TypeVar, cast
 
-from portfleet.apply.context import Context
 from portfleet.apply.execute import Executor
 from portfleet.core.derive import make_desired
 from portfleet.core.desired import Desired, DesiredInstance, DesiredService
 from portfleet.core.errors import Exit
 from portfleet.core.journal import Journal
 from portfleet.core.operations import Operation, Work
-from portfleet.core.paths import Paths
 from portfleet.core.records import ServiceRecord
 from portfleet.daemons.control import ControlError, ask
 from portfleet.linux import sockdiag
-from portfleet.store import atomic, faults
-from portfleet.store import journal as journal_file
+from portfleet.operations.world import World
+from portfleet.store import faults
 from portfleet.store.clock import now
-from portfleet.store.log import Log
-from portfleet.watch.ejector import Ejector
+from portfleet.supervise import adopted
 
 W = TypeVar("W", bound=Work)
 
@@ -60,14 +57,10 @@ class Task(Generic[W]):
     """
 
     operation: Operation
-    paths: Paths
-    ejector: Ejector
-    log: Log
-    wake: Callable[[], object]
+    world: World
     undoing: bool = False
     undone: Exit = Exit.DONE
     _written: float = 0.0
-    _desired: tuple[object, Desired] | None = field(default=None, repr=False)
 
     @property
     def work(self) -> W:
@@ -75,12 +68,8 @@ class Task(Generic[W]):
         return cast(W, self.operation.work)
 
     def desired(self) -> Desired:
-        """Return what shall be now, by the config that was applied and the journal; read again when they changed."""
-        stamp = atomic.version(self.paths.applied), atomic.version(self.paths.journal)
-        if self._desired is None or self._desired[0] != stamp:
-            context = Context(self.paths)
-            self._desired = stamp, context.desired(context.applied_fleet)
-        return self._desired[1]
+        """Return what shall be now, by the config that was applied and the journal."""
+        return self.world.applied.desired()
 
     def want(self) -> DesiredService:
         """Return the operation's service as it shall be now; raises OperationFailed where it is gone."""
@@ -93,18 +82,21 @@ class Task(Generic[W]):
         """Return those of the service's instances with a process that are called one of ``names``."""
         return [want for want in self.want().instances if want.name in names and want.program is not None]
 
+    def serves(self, name: str) -> bool:
+        """Return whether an instance is neither ejected nor new, by the watcher's word."""
+        return self.world.ejector.serves(name)
+
     def change(self, change: Callable[[ServiceRecord], ServiceRecord]) -> None:
         """Change the service's record in the journal."""
-        name = self.operation.service
-        fleet = Context(self.paths).applied_fleet
+        name, fleet = self.operation.service, self.world.applied.fleet()
 
         def apply(journal: Journal) -> Journal:
             changed = journal.with_service(name, change(journal.services[name]))
-            return make_desired(fleet, changed, self.paths).journal  # marks and home table go with it
+            return make_desired(fleet, changed, self.world.paths).journal  # marks and home table go with it
 
-        journal_file.update(self.paths.journal, apply)
+        self.world.store.update(apply)
         faults.point(f"{self.operation.verb} {self.operation.phase}: changed")
-        self.wake()
+        self.world.wake()
 
     def enter(self, phase: str, work: W | None = None, *, owned: Iterable[str] = ()) -> None:
         """Go on to ``phase``, from which the operation resumes with ``work`` remembered.
@@ -114,7 +106,7 @@ class Task(Generic[W]):
         work = work or self.work
         self._save(replace(self.operation, phase=phase, note="", work=work, done=0, total=0, owned=tuple(owned)))
         fields = {"number": self.operation.number, "verb": self.operation.verb, "service": self.operation.service}
-        self.log("operation", **fields, phase=phase)
+        self.world.log("operation", **fields, phase=phase)
         faults.point(f"{self.operation.verb} {phase}")
 
     def remember(self, work: W) -> None:
@@ -157,7 +149,7 @@ class Task(Generic[W]):
             return journal.with_operation(replace(operation, cancelled=now.cancelled))
 
         self.operation = operation
-        journal_file.update(self.paths.journal, apply)
+        self.world.store.update(apply)
         self._written = time.monotonic()
 
     async def pause(self, seconds: float) -> None:
@@ -167,14 +159,14 @@ class Task(Generic[W]):
 
     def check(self) -> None:
         """Raise Cancelled when an operator has cancelled the operation."""
-        journal = journal_file.read(self.paths.journal)
+        journal = self.world.store.read()
         now = journal.operation(self.operation.number) if journal else None
         if now is None or (now.cancelled and not self.undoing):
             raise Cancelled
 
     def point(self, *, ready: Iterable[str] = ()) -> None:
         """Point the service's slots as they shall be now, in one transaction; ``ready`` were found to be so."""
-        self.ejector.deal(self.want(), ready=ready)
+        self.world.ejector.deal(self.want(), ready=ready)
 
     async def start(self, names: Iterable[str]) -> dict[str, str]:
         """Start instances and wait for them; gives {name: why not} for those that did not become ready.
@@ -202,8 +194,8 @@ class Task(Generic[W]):
 
     def executor(self) -> Executor:
         """Return what does steps, for use in another thread."""
-        context = Context(self.paths)
-        return Executor(self.desired(), context.plane, context.supervisor, context.paths, say=lambda _: None)
+        world = self.world
+        return Executor(self.desired(), world.plane, world.supervisor, world.paths, say=lambda _: None)
 
     async def connections(self, instances: Iterable[DesiredInstance]) -> dict[str, int]:
         """Return how many established connections each instance has; one without a process has none.
@@ -213,7 +205,7 @@ class Task(Generic[W]):
         return await asyncio.to_thread(self._connections, list(instances))
 
     def _connections(self, instances: list[DesiredInstance]) -> dict[str, int]:
-        pids = running(self.paths)
+        pids = running(self.world)
         by_port = sockdiag.established() if any(not want.ours for want in instances) else None
         found = {}
         for want in instances:
@@ -231,17 +223,15 @@ class Task(Generic[W]):
         return sum(queued[want.rule.port] for want in instances)
 
 
-def running(paths: Paths) -> dict[str, int]:
+def running(world: World) -> dict[str, int]:
     """Return {instance: pid} of every instance that has a process, supervisord's own and adopted ones."""
-    from portfleet.supervise import adopted
-
-    programs = Context(paths).supervisor.programs()
-    return adopted.alive(paths.processes) | {name: info.pid for name, info in programs.items() if info.pid is not None}
+    alive = adopted.alive(world.paths.processes)
+    return alive | {name: info.pid for name, info in world.supervisor.programs().items() if info.pid is not None}
 
 
-def kill(paths: Paths, name: str) -> None:
+def kill(world: World, name: str) -> None:
     """End an instance's process by SIGKILL, an adopted one too; supervisord starts it again where it is wanted."""
-    pid = running(paths).get(name)
+    pid = running(world).get(name)
     if pid is not None:
         with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)

@@ -12,7 +12,6 @@ from portfleet.apply.context import Context
 from portfleet.core.errors import Exit, PortfleetError
 from portfleet.core.journal import HistoryEntry, Journal, entry_json
 from portfleet.screen.bar import Bar
-from portfleet.store import journal as journal_file
 from portfleet.store import locks
 
 #: Seconds without a watcher after which the operator who waits for an operation is told.
@@ -40,7 +39,7 @@ def follow(context: Context, number: int) -> HistoryEntry:
     bar, watched, told = Bar(sys.stderr), time.monotonic(), False
     try:
         while True:
-            journal = journal_file.read(context.paths.journal) or Journal()
+            journal = context.store.read() or Journal()
             running = journal.operation(number)
             if running is None:
                 break

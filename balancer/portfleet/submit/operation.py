@@ -17,7 +17,6 @@ from portfleet.core.journal import Journal
 from portfleet.core.operations import Operation, Work
 from portfleet.core.records import ServiceRecord
 from portfleet.core.routing import slot_moves
-from portfleet.store import journal as journal_file
 from portfleet.store import locks
 from portfleet.store.clock import now
 from portfleet.store.out import left_out
@@ -74,7 +73,7 @@ def submit(
             try:
                 _point(context, want.name)
             except PortfleetError:  # nothing was applied, so nothing is to follow
-                journal_file.update(context.paths.journal, partial(_withdrawn, want=want, number=number))
+                context.store.update(partial(_withdrawn, want=want, number=number))
                 raise
     wake(context)
     if options.wait:
@@ -125,7 +124,7 @@ def _register(context: Context, want: DesiredService, wanted: Operation, change:
         journal = make_desired(context.applied_fleet, journal, context.paths).journal  # marks and home of new instances
         return journal.with_operation(replace(wanted, number=number))
 
-    journal_file.update(context.paths.journal, apply)
+    context.store.update(apply)
     return number
 
 

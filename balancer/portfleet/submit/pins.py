@@ -14,7 +14,6 @@ from portfleet.core.desired import DesiredService
 from portfleet.core.errors import Exit
 from portfleet.core.journal import HistoryEntry, Journal, entry_json
 from portfleet.core.records import ServiceRecord
-from portfleet.store import journal as journal_file
 from portfleet.store import locks
 from portfleet.store.clock import now
 from portfleet.submit.follow import say
@@ -44,7 +43,7 @@ def change_pins(
         def changed(journal: Journal) -> Journal:
             return journal.with_service(want.name, change(journal.services.get(want.name, first)))
 
-        journal_file.update(context.paths.journal, changed)
+        context.store.update(changed)
         _bring_up(context, want.name)
         done = _note(context, HistoryEntry(0, now(), locks.operator(), want.name, verb, words + reason, outcome))
     return say(context, entry_json(done) | {"undo": undo}, f"{want.name}: {outcome}. Undo with: {undo}")
@@ -72,5 +71,5 @@ def _note(context: Context, entry: HistoryEntry) -> HistoryEntry:
         done = replace(entry, number=journal.next_number())
         return journal.noting(done)
 
-    journal_file.update(context.paths.journal, noted)
+    context.store.update(noted)
     return done
