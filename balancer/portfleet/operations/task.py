@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from typing import Generic, TypeVar, cast
 
 from portfleet.apply.execute import Executor
-from portfleet.core.derive import make_desired
+from portfleet.core.derive import settle
 from portfleet.core.desired import Desired, DesiredInstance, DesiredService
 from portfleet.core.errors import Exit
 from portfleet.core.journal import Journal
@@ -91,8 +91,7 @@ class Task(Generic[W]):
         name, fleet = self.operation.service, self.world.applied.fleet()
 
         def apply(journal: Journal) -> Journal:
-            changed = journal.with_service(name, change(journal.services[name]))
-            return make_desired(fleet, changed, self.world.paths).journal  # marks and home table go with it
+            return settle(fleet, journal.with_service(name, change(journal.services[name])))
 
         self.world.store.update(apply)
         faults.point(f"{self.operation.verb} {self.operation.phase}: changed")

@@ -10,7 +10,7 @@ from functools import partial
 from portfleet.apply.busy import refuse_busy, require_watcher, wake
 from portfleet.apply.context import Context
 from portfleet.apply.execute import Executor
-from portfleet.core.derive import make_desired
+from portfleet.core.derive import make_desired, settle
 from portfleet.core.desired import DesiredService
 from portfleet.core.errors import Exit, PortfleetError
 from portfleet.core.journal import Journal
@@ -112,7 +112,7 @@ def _register(context: Context, want: DesiredService, wanted: Operation, change:
         nonlocal number
         number = journal.next_number()
         if want.name in journal.services:
-            journal = make_desired(context.applied_fleet, journal, context.paths).journal
+            journal = settle(context.applied_fleet, journal)
         record = journal.services.get(want.name, want.record)
         if record != want.record:
             raise PortfleetError(
@@ -121,7 +121,7 @@ def _register(context: Context, want: DesiredService, wanted: Operation, change:
                 code=Exit.LOCKED,
             )
         journal = journal.with_service(want.name, change(record) if change else record)
-        journal = make_desired(context.applied_fleet, journal, context.paths).journal  # marks and home of new instances
+        journal = settle(context.applied_fleet, journal)  # marks and home of new instances
         return journal.with_operation(replace(wanted, number=number))
 
     context.store.update(apply)
