@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 from portfleet.apply.observe import observe
 from portfleet.config.load import load
@@ -19,6 +21,10 @@ from portfleet.core.paths import Paths
 from portfleet.linux.machine import read_machine
 from portfleet.store.journal import JournalStore
 from portfleet.supervise.supervisor import Supervisor
+
+if TYPE_CHECKING:
+    from portfleet.apply.execute import Executor
+    from portfleet.apply.programs import Programs
 
 
 @dataclass
@@ -92,6 +98,18 @@ class Context:
     @cached_property
     def supervisor(self) -> Supervisor:
         return Supervisor(self.paths.supervisor_socket)
+
+    def programs(self, desired: Desired) -> Programs:
+        """Return what starts and ends the processes of ``desired``."""
+        from portfleet.apply.programs import Programs  # not for `status`
+
+        return Programs(desired, self.supervisor, self.paths)
+
+    def executor(self, desired: Desired, *, say: Callable[[str], None] = lambda _: None) -> Executor:
+        """Return what does the steps of a plan for ``desired``."""
+        from portfleet.apply.execute import Executor  # not for `status`
+
+        return Executor(self.programs(desired), self.plane, self.store, say)
 
     def journal(self, fleet: Fleet) -> Journal:
         """Read the journal; a lost or damaged one is rebuilt from what runs, saying so."""

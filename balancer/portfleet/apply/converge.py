@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterable
 from portfleet.apply import preflight
 from portfleet.apply.busy import refuse_busy
 from portfleet.apply.context import Context
-from portfleet.apply.execute import Executor
 from portfleet.core.desired import Desired
 from portfleet.core.errors import Exit, PortfleetError
 from portfleet.core.journal import JournalError
@@ -51,13 +50,7 @@ def converge(context: Context, *, why: str, start: Callable[[], None] | None = N
         # Before the first step, so that the watcher's idea of what shall be is the new one while it is being made.
         # The text that was checked: somebody may write the file anew in this moment.
         atomic.write(context.paths.applied, context.config_text)
-        executor = Executor(
-            desired=desired,
-            plane=context.plane,
-            supervisor=context.supervisor,
-            paths=context.paths,
-            say=Steps(len(plan.steps)),
-        )
+        executor = context.executor(desired, say=Steps(len(plan.steps)))
         executor.run(plan.steps)
     for note in (*plan.notes, *executor.notes):
         context.say(note)

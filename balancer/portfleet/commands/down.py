@@ -46,10 +46,10 @@ def run(options: argparse.Namespace, context: Context) -> Exit:
         if options.service:
             refuse_busy(context, options.service)
             _note(context, desired, options.service)
-            take_down_service(context, desired.services[options.service])
+            take_down_service(context, context.desired(fleet), options.service)
             wake(context)
         else:
-            take_down(context)
+            take_down(context, desired)
     print(f"{', '.join(names)}: down; {ending:,} established connections ended. Undo with: portfleet up")
     return Exit.DONE
 

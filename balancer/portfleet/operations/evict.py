@@ -17,7 +17,7 @@ from typing import Any
 from portfleet.core.desired import DesiredInstance
 from portfleet.daemons.control import ControlError, ask
 from portfleet.linux import sockdiag
-from portfleet.operations.task import OperationFailed, Task, kill
+from portfleet.operations.task import OperationFailed, Task
 
 _SLICE, _TICK = 0.1, 0.02
 #: A daemon is told a new rate when its share of the service's differs by more than this.
@@ -65,7 +65,7 @@ class Evictor:
             self._told[want.name] = 0.0
             killed = self._task.work.killed
             if not await asyncio.to_thread(self._ask, want, "drain", deadline=0.001) and want.name not in killed:
-                await asyncio.to_thread(kill, self._task.world, want.name)
+                await asyncio.to_thread(self._task.programs().kill, want.name)
                 self._task.remember(replace(self._task.work, killed=(*killed, want.name)))
                 self._task.world.log("killed", instance=want.name, reason="it does not answer")
 

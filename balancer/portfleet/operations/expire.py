@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 from functools import partial
 
-from portfleet.apply.execute import Executor
 from portfleet.apply.observe import observe
+from portfleet.apply.programs import EMPTIED, Programs
 from portfleet.core.desired import Desired
 from portfleet.core.journal import Journal
 from portfleet.core.model import Colour, other
@@ -60,4 +60,5 @@ def _stopped(journal: Journal, *, service: str, colour: Colour) -> Journal:
 def _stop(world: World, desired: Desired, service: str, colour: Colour) -> None:
     if service in desired.services:
         names = [want.name for want in desired.services[service].of(colour) if want.program is None]
-        Executor(desired, world.plane, world.supervisor, world.paths, say=lambda _: None).end(names)
+        programs = Programs(desired, world.supervisor, world.paths)
+        programs.run(programs.ending(names, EMPTIED))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from dataclasses import replace
 
+from portfleet.apply.execute import Executor
 from portfleet.apply.observe import observe
 from portfleet.core import steps
 from portfleet.core.desired import DesiredInstance
@@ -104,4 +105,5 @@ def _rules(task: Task[Scale], kind: type[steps.LoadRules] | type[steps.DropRules
     """Load the rules that are missing, or drop those of instances that are no more."""
     world, desired = task.world, task.desired()
     observed = observe(desired, plane=world.plane, supervisor=world.supervisor, paths=world.paths, probe=False)
-    task.executor().run(step for step in make_plan(desired, observed).steps if isinstance(step, kind))
+    executor = Executor(task.programs(), world.plane, world.store, say=lambda _: None)
+    executor.run(step for step in make_plan(desired, observed).steps if isinstance(step, kind))

@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import signal
-import threading
 import time
-from collections.abc import Callable, Collection, Iterable
-from contextlib import suppress
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Generic, TypeVar, cast
 
-from portfleet.apply.execute import Executor
+from portfleet.apply.programs import Programs
 from portfleet.core.derive import settle
 from portfleet.core.desired import Desired, DesiredInstance, DesiredService
 from portfleet.core.errors import Exit
@@ -29,8 +25,8 @@ from portfleet.supervise import adopted
 
 W = TypeVar("W", bound=Work)
 
-#: How often progress is written to the journal, and how often a cancellation is looked for, in seconds.
-_PROGRESS, _LOOK = 0.5, 0.1
+#: How often progress is written to the journal, in seconds.
+_PROGRESS = 0.5
 
 
 class Cancelled(Exception):
@@ -172,29 +168,25 @@ class Task(Generic[W]):
 
         One on another box is only waited for.
         """
-        found, executor, given_up = tuple(names), self.executor(), threading.Event()
+        found, programs = tuple(names), self.programs()
         if not found:
             return {}
-        seconds = executor.desired.services[self.operation.service].service.start_timeout
-        await asyncio.to_thread(executor.start, [name for name in found if name in executor.desired.programs])
-        executor.go_on = lambda: not given_up.is_set()
-        waiting = asyncio.create_task(asyncio.to_thread(executor.wait, found, seconds))
-        try:
-            while not waiting.done():
-                await asyncio.wait({waiting}, timeout=_LOOK)
-                self.check()
-        finally:
-            given_up.set()
-            await asyncio.wait({waiting})
-        waiting.result()
-        if executor.failed and self.undoing:
+        seconds = self.want().service.start_timeout
+        await asyncio.to_thread(programs.start, [name for name in found if name in programs.desired.programs])
+        await self.through(programs.waiting(found, seconds), self.check)
+        if programs.failed and self.undoing:
             self.undone = Exit.TIMEOUT
-        return executor.failed
+        return programs.failed
 
-    def executor(self) -> Executor:
-        """Return what does steps, for use in another thread."""
-        world = self.world
-        return Executor(self.desired(), world.plane, world.supervisor, world.paths, say=lambda _: None)
+    def programs(self) -> Programs:
+        """Return what starts and ends processes, as they are wanted now."""
+        return Programs(self.desired(), self.world.supervisor, self.world.paths)
+
+    async def through(self, waits: Iterator[float], between: Callable[[], object]) -> None:
+        """Go through ``waits``, which Programs gives, in other threads; ``between`` is called at each of them."""
+        while (seconds := await asyncio.to_thread(next, waits, None)) is not None:
+            between()
+            await asyncio.sleep(seconds)
 
     async def connections(self, instances: Iterable[DesiredInstance]) -> dict[str, int]:
         """Return how many established connections each instance has; one without a process has none.
@@ -226,14 +218,6 @@ def running(world: World) -> dict[str, int]:
     """Return {instance: pid} of every instance that has a process, supervisord's own and adopted ones."""
     alive = adopted.alive(world.paths.processes)
     return alive | {name: info.pid for name, info in world.supervisor.programs().items() if info.pid is not None}
-
-
-def kill(world: World, name: str) -> None:
-    """End an instance's process by SIGKILL, an adopted one too; supervisord starts it again where it is wanted."""
-    pid = running(world).get(name)
-    if pid is not None:
-        with suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
 
 
 def hangs(want: DesiredInstance) -> bool:

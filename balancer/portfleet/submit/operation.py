@@ -9,7 +9,6 @@ from functools import partial
 
 from portfleet.apply.busy import refuse_busy, require_watcher, wake
 from portfleet.apply.context import Context
-from portfleet.apply.execute import Executor
 from portfleet.core.derive import make_desired, settle
 from portfleet.core.desired import DesiredService
 from portfleet.core.errors import Exit, PortfleetError
@@ -95,9 +94,7 @@ def _dry_run(context: Context, want: DesiredService, *, verb: str, words: str, c
 
 
 def _point(context: Context, service: str) -> None:
-    desired = context.desired(context.applied_fleet)
-    executor = Executor(desired, context.plane, context.supervisor, context.paths, say=lambda _: None)
-    executor.point(service, frozenset())
+    context.executor(context.desired(context.applied_fleet)).point(service, frozenset())
 
 
 def _register(context: Context, want: DesiredService, wanted: Operation, change: Change | None) -> int:

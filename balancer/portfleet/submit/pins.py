@@ -8,7 +8,6 @@ from dataclasses import replace
 
 from portfleet.apply.busy import refuse_busy
 from portfleet.apply.context import Context
-from portfleet.apply.execute import Executor
 from portfleet.core.changes import SetService
 from portfleet.core.desired import DesiredService
 from portfleet.core.errors import Exit
@@ -57,9 +56,7 @@ def _bring_up(context: Context, service: str) -> None:
         if state.home and state.services.get(service) != rule:
             context.plane.run((SetService(rule),))
     if state.home:
-        Executor(desired, context.plane, context.supervisor, context.paths, say=lambda _: None).point(
-            service, frozenset()
-        )
+        context.executor(desired).point(service, frozenset())
 
 
 def _note(context: Context, entry: HistoryEntry) -> HistoryEntry:
