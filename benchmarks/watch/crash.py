@@ -30,7 +30,7 @@ P50, P99, RESTART = 0.005, 0.050, 0.020
 _KILL = """
 import json, os, select, signal, sys, time
 from pathlib import Path
-from portfleet.kernel.nft_events import RulesWatch
+from portfleet.dataplane.nft.events import RulesWatch
 victim, supervisord = int(sys.argv[1]), int(sys.argv[2])
 children = Path(f"/proc/{supervisord}/task/{supervisord}/children")
 os.setpriority(os.PRIO_PROCESS, 0, -20)  # the clock itself must not wait for a processor

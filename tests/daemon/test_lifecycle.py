@@ -15,8 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from portfleet_daemon.deaf import hear_again, ignore_new
 from portfleet_daemon.lifecycle import TRANSITIONS, Lifecycle, State
+from portfleet_daemon.quiesce_listener import quiesce, unquiesce
 from portfleet_daemon.sockdiag import accept_queue, handshakes
 from support.daemons import Client, Daemons, wait_for
 
@@ -255,7 +255,7 @@ def test_a_deaf_listener_finishes_handshakes_and_begins_none(family: socket.Addr
     ):
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_DEFER_ACCEPT, 5)
         early.connect(listener.getsockname())  # in SYN_RECV on the listener's side
-        ignore_new(listener)
+        quiesce(listener)
         late.settimeout(0.3)
         with pytest.raises(TimeoutError):
             late.connect(listener.getsockname())
@@ -265,9 +265,9 @@ def test_a_deaf_listener_finishes_handshakes_and_begins_none(family: socket.Addr
         with accepted:
             accepted.settimeout(5)
             early.sendall(b"y")
-            hear_again(accepted)
+            unquiesce(accepted)
             assert accepted.recv(1, socket.MSG_WAITALL) + accepted.recv(1) == b"xy"
-        hear_again(listener)
+        unquiesce(listener)
         late.settimeout(5)
         with contextlib.suppress(BlockingIOError):
             late.connect(listener.getsockname())

@@ -42,13 +42,13 @@ CONFIGS = {
     "a name that would break nft": (
         ONE + '[service."x }; flush ruleset; {"]\n',
         'service."x }; flush ruleset; {"',
-        "is not a name that nft and supervisord take",
+        "is not a name that can be used everywhere",
         "[a-z][a-z0-9-]{0,30}",
     ),
     "a name that would break supervisord": (
         ONE + '[service."x]\\ncommand=/bin/sh"]\n',
         'service."x]\\ncommand=/bin/sh"',
-        "is not a name that nft and supervisord take",
+        "is not a name that can be used everywhere",
         "[a-z][a-z0-9-]{0,30}",
     ),
     "a command not found": (
@@ -226,7 +226,7 @@ def test_an_nft_too_old_is_told_what_it_lacks(empty: FleetBox, tmp_path: Path) -
         refused = empty.portfleet("up", check=False, env={"LD_LIBRARY_PATH": str(tmp_path)})
 
     assert refused.returncode == 3
-    assert "this kernel or libnftables lacks what the rules are made of; nothing was changed" in refused.stderr
+    assert "this machine lacks what nftables needs; nothing was changed" in refused.stderr
     assert "  a hash of the client's address (nft_hash): without it affinity source" in refused.stderr
     assert "hint: Debian 12 and later, or Linux 5.10 with nft 1.0.2, have it all" in refused.stderr
     assert refused.stderr.count("without it") == 1, "the rest is there"
@@ -265,7 +265,7 @@ def test_a_home_too_deep_for_a_socket(empty: FleetBox) -> None:
 
 HOLD = f"""
 from portfleet.store import locks
-from portfleet.paths import resolve
+from portfleet.core.paths import resolve
 paths = resolve(home="{HOME}", config=None)
 with locks.operation(paths.operation_lock("echo"), service="echo", why="cutover"):
     print("held", flush=True)

@@ -30,7 +30,7 @@ def test_the_journal_is_what_it_was(rules: Plane, affinity: str, extra: str) -> 
     found = rebuild(fleet(text), rules.kernel.recover(), []).services["echo"]
 
     hashed = affinity not in ("round-robin", "random")
-    assert (found.live, found.home, found.marks) == ("green", live.home, live.marks)
+    assert (found.live, found.home, found.numbers) == ("green", live.home, live.numbers)
     assert found.seed == (0x5EED if hashed else first.seed)
     rules.desired = make_desired(fleet(text), Journal({"echo": found}), PATHS)
     again = make_plan(rules.desired, rules.observed()).describe()

@@ -10,19 +10,19 @@ from pathlib import Path
 
 from portfleet.apply.applied import Applied
 from portfleet.apply.context import Context
-from portfleet.core.changes import PointSlots, Transaction
+from portfleet.core.changes import Route, Transaction
 from portfleet.core.errors import Exit, PortfleetError
 from portfleet.core.journal import Journal
 from portfleet.store.log import Log
 from portfleet.watch.ejector import Ejector
 from portfleet.watch.judge import Judge
 from portfleet.watch.roster import Roster
-from support.fake_kernel import FakeKernel
+from support.fake_plane import FakePlane
 from support.fake_world import World
 from support.fleets import ECHO, fleet
 
 
-class Refusing(FakeKernel):
+class Refusing(FakePlane):
     """A kernel that refuses the next ``times`` transactions, as one that is short of memory does."""
 
     times = 0
@@ -47,7 +47,7 @@ class Watched:
         self.log, self.roster = io.StringIO(), Roster(self.paths, self.applied)
         log = Log(as_json=False, file=self.log)
         self.ejector = Ejector(
-            plane=self.kernel, paths=self.paths, latest=self.roster.latest, forget_half_open=lambda _: None, log=log
+            plane=self.kernel, paths=self.paths, latest=self.roster.latest, forget_unanswered=lambda _: None, log=log
         )
         self.judge = Judge(roster=self.roster, ejector=self.ejector, log=log, blind=str)
         self.roster.changed = self.judge.reloaded
@@ -68,7 +68,7 @@ class Watched:
 
     def moves(self) -> list[Transaction]:
         """Return the transactions since the begin that moved slots."""
-        return [done for done in self.kernel.log if any(isinstance(change, PointSlots) for change in done)]
+        return [done for done in self.kernel.log if any(isinstance(change, Route) for change in done)]
 
 
 def run(directory: Path, test: Callable[[Watched], Awaitable[None]]) -> None:

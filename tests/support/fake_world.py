@@ -26,7 +26,7 @@ from portfleet.store.journal import JournalStore
 from portfleet.supervise.ini import program_text
 from portfleet.supervise.supervisor import ProgramInfo, Supervisor
 from support.fake_clock import FakeClock
-from support.fake_kernel import FakeKernel
+from support.fake_plane import FakePlane
 
 
 @dataclass
@@ -115,7 +115,7 @@ class World:
     broken: str | None = None
     busy: set[str] = field(default_factory=set)
     remotes: frozenset[str] = frozenset()
-    kernel: FakeKernel = field(default_factory=FakeKernel)
+    kernel: FakePlane = field(default_factory=FakePlane)
 
     def __post_init__(self) -> None:
         self.paths = resolve(home=str(self.directory), config=None)

@@ -142,9 +142,9 @@ class FleetBox:
 
 
 @contextmanager
-def fleet_box(config: str = "", *, other: bool = False) -> Iterator[FleetBox]:
-    """Return a fleet box, with ``config`` up where it is given; all of it ends with the block."""
-    with sandbox(other=other) as boxes:
+def fleet_box(config: str = "", *, other: bool = False, users: bool = False) -> Iterator[FleetBox]:
+    """Return a fleet box (see `sandbox`), with ``config`` up where it is given; all of it ends with the block."""
+    with sandbox(other=other, users=users) as boxes:
         made = FleetBox(boxes)
         made.write(config)
         if config:

@@ -30,9 +30,23 @@ HOST4, HOST6 = "192.0.2.1", "2001:db8::1"
 CLIENT4, CLIENT6 = "192.0.2.2", "2001:db8::2"
 OTHER4, OTHER6 = "203.0.113.2", "2001:db8:2::2"
 
-#: PID 1 of a box: ignoring SIGCHLD makes the kernel reap every orphan, as an init must.
-_INIT = "import signal,sys;signal.signal(signal.SIGCHLD,signal.SIG_IGN);print('up',flush=True);signal.pause()"
-_INSIDE = 'mount -t tmpfs tmpfs /run && mount -t tmpfs tmpfs /var/log && mkdir /run/netns && exec python3 -c "$0"'
+#: PID 1 of a box, which reaps every orphan, as an init must. Ignoring SIGCHLD would do too, but then the kernel drops
+#: their processor time, and `time script/test` would not tell what the fleets took.
+_INIT = """
+import os, signal
+signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGCHLD})
+print("up", flush=True)
+while signal.sigwait({signal.SIGCHLD}):
+    try:
+        while os.waitpid(-1, os.WNOHANG)[0]:
+            pass
+    except ChildProcessError:
+        pass
+"""
+_INSIDE = (
+    "mount -t tmpfs tmpfs /run && mount -t tmpfs tmpfs /var/log && mkdir /run/netns && "
+    'exec /usr/bin/python3 -I -S -c "$0"'
+)
 
 
 class BoxError(RuntimeError):
@@ -41,15 +55,17 @@ class BoxError(RuntimeError):
 
 @dataclass(frozen=True)
 class Box:
-    """One set of namespaces. ``pid`` is its init as seen from outside."""
+    """One set of namespaces. ``pid`` is its init as seen from outside; ``users``: it has users of its own as well."""
 
     name: str
     pid: int
     _holder: subprocess.Popen[str]
+    users: bool = False
 
     def argv(self, command: Sequence[str]) -> list[str]:
         """Return the argument list that runs ``command`` inside all the namespaces of this box."""
-        return ["nsenter", "-t", str(self.pid), "-n", "-p", "-m", "-i", "-u", "--", *command]
+        users = ["-U", "--preserve-credentials"] if self.users else []
+        return ["nsenter", "-t", str(self.pid), *users, "-n", "-p", "-m", "-i", "-u", "--", *command]
 
     def run(
         self,
@@ -112,14 +128,18 @@ class Box:
                 stream.close()
 
 
-def make_box(name: str) -> Box:
-    """Make a box with nothing but a loopback interface; raises BoxError with the reason where it cannot be."""
+def make_box(name: str, *, users: bool = False) -> Box:
+    """Make a box with nothing but a loopback interface; raises BoxError with the reason where it cannot be.
+
+    With ``users`` its root has no right outside it, like the root of an ordinary user's namespaces.
+    """
     holder = subprocess.Popen(
         [
             "setpriv",
             "--pdeathsig",
             "KILL",
             "unshare",
+            *(("-U", "--map-root-user") if users else ()),
             "-n",
             "-m",
             "-p",
@@ -145,7 +165,7 @@ def make_box(name: str) -> Box:
         holder.wait()
         raise BoxError(f"cannot make the network namespace {name!r}: {said or 'unshare said nothing'}")
     children = Path(f"/proc/{holder.pid}/task/{holder.pid}/children").read_text().split()
-    box = Box(name, int(children[0]), holder)
+    box = Box(name, int(children[0]), holder, users)
     box.run("hostname", name)
     # Else a link-local address is tentative for its first second, and with it every neighbour: first packets are lost.
     box.sysctl("net.ipv6.conf.all.accept_dad", "0")
@@ -177,12 +197,15 @@ class Sandbox:
 
 
 @contextmanager
-def sandbox(*, other: bool = False) -> Iterator[Sandbox]:
-    """Return the boxes of the address plan, joined and routed; they end with the block."""
+def sandbox(*, other: bool = False, users: bool = False) -> Iterator[Sandbox]:
+    """Return the boxes of the address plan, joined and routed; they end with the block.
+
+    ``users``: the host is a box with users of its own (see `make_box`).
+    """
     made: list[Box] = []
     try:
         for name in ["host", "clients"] + (["other"] if other else []):
-            made.append(make_box(name))
+            made.append(make_box(name, users=users and name == "host"))
         host, clients = made[:2]
         join(host, clients, v4="192.0.2.", v6="2001:db8::")
         clients.sysctl("net.ipv6.ip_nonlocal_bind", "1")

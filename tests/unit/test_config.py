@@ -229,6 +229,7 @@ def test_what_the_machine_allows_counts() -> None:
     assert problems(high, machine(local_ports=(50000, 60000))) == ()
     assert problems(echo("max_connections = 20000"), machine(descriptors=20064)) == ()
     assert "only root" in problems(echo("user = 'nobody'"), machine(is_root=False))[0].message
+    assert "user namespace" in problems(echo("user = 'nobody'"), machine(mapped=False))[0].message
     assert problems(echo("user = 'nobody'")) == ()
 
 

@@ -17,7 +17,7 @@ def record(journal: Journal) -> ServiceRecord:
 
 def test_a_new_service_gets_marks_for_both_colours_and_an_even_home_table() -> None:
     settled = settle(fleet(), Journal())
-    assert len(record(settled).marks) == 8 and settled.last_mark == 8
+    assert len(record(settled).numbers) == 8 and settled.last_number == 8
     assert count(record(settled).home) == dict.fromkeys("1234", 1024)
 
 
@@ -32,7 +32,7 @@ def test_other_members_get_their_share_and_the_rest_stays() -> None:
     three = settle(fleet(ECHO.replace("= 4", "= 3")), four)
     assert count(record(three).home) == {"1": 1366, "2": 1365, "3": 1365}
     moved = [old for old, new in zip(record(four).home, record(three).home, strict=True) if old != new]
-    assert set(moved) == {"4"} and record(three).marks == record(four).marks
+    assert set(moved) == {"4"} and record(three).numbers == record(four).numbers
     weighed = settle(fleet(ECHO + "weight = { 1 = 5 }\n"), four)
     assert count(record(weighed).home) == {"1": 2560, "2": 512, "3": 512, "4": 512}
 

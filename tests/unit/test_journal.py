@@ -16,7 +16,16 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from portfleet.core.errors import PortfleetError
-from portfleet.core.journal import HISTORY, MARK_LIMIT, VERSION, HistoryEntry, Journal, JournalError, from_json, to_json
+from portfleet.core.journal import (
+    HISTORY,
+    NUMBER_LIMIT,
+    VERSION,
+    HistoryEntry,
+    Journal,
+    JournalError,
+    from_json,
+    to_json,
+)
 from portfleet.core.operations import Operation, Undrain, read_work
 from portfleet.core.records import Asked, ColourRecord, Moved, ServiceRecord
 from portfleet.store import atomic
@@ -38,7 +47,7 @@ RECORD = st.builds(
     st.sampled_from(["blue", "green"]),
     st.integers(0, 0x7FFFFFFF),
     st.lists(st.none() | TEXT, max_size=8).map(tuple),
-    marks=st.dictionaries(TEXT, st.integers(1, MARK_LIMIT - 1)),
+    numbers=st.dictionaries(TEXT, st.integers(1, NUMBER_LIMIT - 1)),
     asked=st.dictionaries(TEXT, ASKED),
     colours=st.dictionaries(st.sampled_from(["blue", "green"]), COLOUR),
     config_release=st.none() | TEXT,
@@ -53,7 +62,7 @@ JOURNAL = st.builds(
     services=st.dictionaries(TEXT, RECORD, max_size=3),
     operations=st.lists(OPERATION, max_size=2).map(tuple),
     history=st.lists(st.builds(HistoryEntry), max_size=3).map(tuple),
-    last_mark=st.integers(0, MARK_LIMIT - 1),
+    last_number=st.integers(0, NUMBER_LIMIT - 1),
 )
 
 
@@ -153,24 +162,24 @@ def test_history_keeps_the_newest() -> None:
     assert journal.operations == ()
 
 
-def test_marks_are_unique_and_stay_when_services_come_and_go() -> None:
+def test_numbers_are_unique_and_stay_when_services_come_and_go() -> None:
     kv = ECHO.replace("echo", "kv").replace("7000", "6000").replace("71", "61")
     first = desired(ECHO).journal
     both = desired(ECHO + kv, first).journal
     more = desired((ECHO + kv).replace("instances = 4", "instances = 3"), both).journal
 
-    assert both.services["echo"].marks == first.services["echo"].marks == more.services["echo"].marks
-    marks = [mark for record in both.services.values() for mark in record.marks.values()]
-    assert max(Counter(marks).values()) == 1 and all(0 < mark < MARK_LIMIT for mark in marks)
+    assert both.services["echo"].numbers == first.services["echo"].numbers == more.services["echo"].numbers
+    numbers = [number for record in both.services.values() for number in record.numbers.values()]
+    assert max(Counter(numbers).values()) == 1 and all(0 < number < NUMBER_LIMIT for number in numbers)
     gone = first.without_service("echo")
-    again = desired(ECHO, replace(gone, last_mark=both.last_mark)).journal
-    assert min(again.services["echo"].marks.values()) == max(marks) + 1, (
+    again = desired(ECHO, replace(gone, last_number=both.last_number)).journal
+    assert min(again.services["echo"].numbers.values()) == max(numbers) + 1, (
         "a connection that is closing may carry the old ones"
     )
-    last = desired(ECHO, replace(both, last_mark=MARK_LIMIT - 3).without_service("echo")).journal
-    wrapped = sorted(last.services["echo"].marks.values())
-    assert wrapped[-2:] == [MARK_LIMIT - 2, MARK_LIMIT - 1] and wrapped[0] == 1
-    assert not set(wrapped) & set(both.services["kv"].marks.values())
+    last = desired(ECHO, replace(both, last_number=NUMBER_LIMIT - 3).without_service("echo")).journal
+    wrapped = sorted(last.services["echo"].numbers.values())
+    assert wrapped[-2:] == [NUMBER_LIMIT - 2, NUMBER_LIMIT - 1] and wrapped[0] == 1
+    assert not set(wrapped) & set(both.services["kv"].numbers.values())
 
 
 def test_a_standby_box_makes_the_same_table_from_the_same_config() -> None:

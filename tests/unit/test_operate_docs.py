@@ -19,7 +19,7 @@ _GENERAL = Path("docs/operations.md").read_text().partition("\n## drain")[0]
 _OPERATIONS = sorted(
     path.stem
     for path in Path("balancer/portfleet/commands").glob("*.py")
-    if re.search("add(_wait)?_options", path.read_text()) or path.stem in ("maint", "lock", "history")
+    if re.search("add_(change_|wait_)?options", path.read_text()) or path.stem in ("maint", "lock", "history")
 )
 
 

@@ -23,7 +23,7 @@ def test_all_that_were_found_ready_get_their_slots_at_once_though_the_journal_ha
         want = watched.roster.desired.services["echo"]  # type: ignore[union-attr] # it was read
         colours = {"blue": ColourRecord(), "green": ColourRecord(since="2026-01-31T12:00:00Z")}
         watched.change(live="green", colours=colours)
-        watched.ejector.deal(want, ready=names("green"))
+        watched.ejector.point(want, ready=names("green"))
         assert watched.slots() == dict.fromkeys(names("green"), 1024)
         assert len(watched.moves()) == 1
         assert watched.ejector.pending == {} and read_out(watched.paths.out) == {}
@@ -36,7 +36,7 @@ def test_one_that_was_never_ready_gets_no_slots_by_anybody_and_is_ejected_where_
         paths = watched.paths
         watched.change(instances=3, config_instances=4, leaving=3)
         watched.roster.reload()
-        watched.ejector.deal(watched.roster.members["echo-blue-1"].service)
+        watched.ejector.point(watched.roster.members["echo-blue-1"].service)
         watched.change(instances=None, leaving=0)
         watched.roster.reload()
         assert list(watched.ejector.pending) == ["echo-blue-4"]
@@ -52,7 +52,7 @@ def test_one_that_was_never_ready_gets_no_slots_by_anybody_and_is_ejected_where_
             assert watched.slots() == three and len(three) == 3
             for name in names("blue")[:3]:
                 watched.ejector.out[name] = fresh("probe", "hangs")
-            watched.ejector.deal(watched.roster.members["echo-blue-1"].service)
+            watched.ejector.point(watched.roster.members["echo-blue-1"].service)
             assert watched.slots() == three  # the last state is kept, and nobody new is in it
         executor.point("echo", frozenset())  # without a watcher nobody knows who is new
         watched.judge.died(watched.roster.members["echo-blue-4"], "process 7 ended")

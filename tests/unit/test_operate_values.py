@@ -86,7 +86,7 @@ def test_releases_older_than_those_kept() -> None:
 def test_scaling_keeps_slots_and_marks_and_ends_when_the_config_changes() -> None:
     first = desired().journal
     four = first.services["echo"]
-    assert len(four.marks) == 8
+    assert len(four.numbers) == 8
     record = replace(four, instances=2, config_instances=4, leaving=4)
     want = desired(journal=first.with_service("echo", record)).services["echo"]
     assert want.service.instances == 2 and len(want.instances) == 8

@@ -166,7 +166,7 @@ def test_a_cutover_whose_old_colour_is_stopped_already_is_done(tmp_path: Path, m
         monkeypatch.setattr(cutover, "stop", stop)
         colours = {"blue": ColourRecord(stopped=True), "green": ColourRecord()}
         watched.change(live="green", colours=colours)
-        watched.ejector.deal(watched.roster.members["echo-blue-1"].service, ready=green())
+        watched.ejector.point(watched.roster.members["echo-blue-1"].service, ready=green())
         task = task_of(watched, Operation(1, "echo", "w", "me", "now", CUTOVER, "keeping"))
         with pytest.raises(CannotUndo, match="echo is live on green; blue was stopped already"):
             await cutover.undo(task)

@@ -13,6 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from portfleet.core import steps as s
+from portfleet.core.changes import SetFleet
 from portfleet.core.model import Fleet, parse_instance
 from portfleet.core.slots import count
 from portfleet.supervise.ini import program_text
@@ -66,7 +67,7 @@ def check_is_as_wanted(world: World, wanted: Fleet) -> None:
     state = world.kernel.observe()
 
     assert plan.describe() == []
-    assert state.drift == frozenset() and state.ports == desired.ports and state.home == desired.home
+    assert state.drift == frozenset() and state.fleet == SetFleet(desired.home, desired.ports)
     assert state.services == {name: want.rule for name, want in desired.services.items()}
     assert state.instances == {want.name: want.rule for want in desired.instances()}
     listens = {listen: name for name, want in desired.services.items() for listen in want.service.listen}

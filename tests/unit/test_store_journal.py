@@ -32,7 +32,7 @@ def parses(monkeypatch: pytest.MonkeyPatch) -> Iterator[Counter[str]]:
 
 
 def marked(number: int) -> Journal:
-    return Journal(last_mark=number)
+    return Journal(last_number=number)
 
 
 def test_a_version_is_parsed_once_and_what_was_written_is_not_parsed_at_all(
@@ -45,7 +45,7 @@ def test_a_version_is_parsed_once_and_what_was_written_is_not_parsed_at_all(
     for _ in range(5):
         assert theirs.read() is theirs.read()
     assert parses == {"parses": 1}
-    theirs.update(lambda journal: replace(journal, last_mark=journal.last_mark + 1))
+    theirs.update(lambda journal: replace(journal, last_number=journal.last_number + 1))
     assert ours.changed() and ours.read() == marked(2) and not ours.changed()
     assert parses == {"parses": 2}
 
@@ -109,7 +109,7 @@ def test_updates_of_many_do_not_undo_each_other(tmp_path: Path) -> None:
     def count() -> None:
         store = JournalStore(path)
         for _ in range(20):
-            store.update(lambda journal: replace(journal, last_mark=journal.last_mark + 1))
+            store.update(lambda journal: replace(journal, last_number=journal.last_number + 1))
 
     threads = [threading.Thread(target=count) for _ in range(4)]
     for thread in threads:

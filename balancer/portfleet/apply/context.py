@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 
 from portfleet.apply.observe import observe
 from portfleet.config.load import load
-from portfleet.core.changes import DataPlane
 from portfleet.core.derive import make_desired
 from portfleet.core.desired import Desired, DesiredService
 from portfleet.core.errors import ConfigError, Exit, PortfleetError, Problem
@@ -18,6 +17,7 @@ from portfleet.core.journal import Journal, JournalError
 from portfleet.core.model import Fleet, Service
 from portfleet.core.observed import Observed
 from portfleet.core.paths import Paths
+from portfleet.dataplane.interface import DataPlane
 from portfleet.linux.machine import read_machine
 from portfleet.store.journal import JournalStore
 from portfleet.supervise.supervisor import Supervisor
@@ -87,9 +87,9 @@ class Context:
 
     @cached_property
     def plane(self) -> DataPlane:
-        from portfleet.dataplane.nft.plane import NftPlane
+        from portfleet.dataplane.choose import choose
 
-        return NftPlane(self.paths.run / "rules.json")
+        return choose(self.paths)
 
     @cached_property
     def store(self) -> JournalStore:
@@ -133,8 +133,8 @@ class Context:
         journal = rebuild(fleet, state, programs)
         if journal.services or damage:
             self.say(
-                f"{self.paths.journal}: {damage.message if damage else 'the journal is lost'}; rebuilt from the "
-                "kernel's table and supervisord (what operators had drained is forgotten)"
+                f"{self.paths.journal}: {damage.message if damage else 'the journal is lost'}; rebuilt from "
+                f"{self.plane.traits.words} and supervisord (what operators had drained is forgotten)"
             )
         return journal
 
@@ -149,7 +149,7 @@ class Context:
         home = observed.plane.home
         if home and home != desired.home:
             raise PortfleetError(
-                "this network namespace's table inet portfleet belongs to another home of portfleet",
+                f"{self.plane.traits.place} belongs to another home of portfleet",
                 hint="one home per network namespace: use that one's --home, or take it down first",
                 code=Exit.LOCKED,
             )

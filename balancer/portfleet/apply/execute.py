@@ -10,18 +10,16 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import assert_never
 
+from portfleet.apply.pointer import Pointer
 from portfleet.apply.programs import Ending, Programs
 from portfleet.core import steps as s
-from portfleet.core.changes import DataPlane, DropInstance, Transaction
+from portfleet.core.changes import DropInstance, Transaction
 from portfleet.core.desired import Desired
 from portfleet.core.journal import Journal, JournalError
 from portfleet.core.model import parse_instance
-from portfleet.core.routing import turn
+from portfleet.dataplane.interface import DataPlane
 from portfleet.store import faults, locks
 from portfleet.store.journal import JournalStore
-
-#: Seconds for which a running process must listen wrongly to be given up: it binds its addresses one after the other.
-_CERTAIN = 1.0
 
 
 @dataclass
@@ -88,13 +86,12 @@ class Executor:
 
     def point(self, service: str, out: frozenset[str]) -> None:
         """Point a service's slots as they shall be now, ``out`` left out besides who is ejected or failed."""
-        want = self.desired.services[service]
-        with locks.table(self.programs.paths.table_lock):
-            slots, beside = self.plane.read_slots(service), self.plane.read_beside(want.rule)
+        pointer, programs = Pointer(self.plane, self.programs.paths.table_lock), self.programs
+        with pointer.hold():
             out = frozenset(name for name in out if not self._halted(name))
-            turned = turn(want, slots, beside, out=out | self.failed.keys() | self.programs.ejected(slots))
-            if turned.changes:
-                self.plane.run(turned.changes)
+            pointer.point(
+                self.desired.services[service], out=lambda slots: out | self.failed.keys() | programs.ejected(slots)
+            )
 
     def _look_at_new(self, service: str) -> None:
         """Find out which new instances are ready that the watcher has not let in yet: they get their slots as well."""

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from portfleet.apply.context import Context
 from portfleet.apply.programs import HURRIED, Ending
-from portfleet.core.changes import Change, DropAll, DropInstance, DropService, PointSlots, SetListens
+from portfleet.core.changes import Change, DropAll, DropInstance, DropService, SetListens
 from portfleet.core.desired import Desired
 from portfleet.core.errors import PortfleetError
 from portfleet.core.model import parse_instance
@@ -14,6 +14,7 @@ from portfleet.core.program import WATCHER
 from portfleet.store import locks
 from portfleet.store.clock import Clock
 from portfleet.supervise import adopted
+from portfleet.supervise.supervisor import Supervisor
 
 #: The watcher has nothing to save: told once, it ends.
 _WATCHER = Ending(again=None, kill=10.0)
@@ -32,13 +33,7 @@ def take_down(context: Context, desired: Desired, *, seconds: float = 60, clock:
     with locks.table(context.paths.table_lock):
         if context.plane.observe().home is not None:
             context.plane.run((DropAll(),))
-    if supervisor.running():
-        supervisor.shutdown()
-    deadline = clock.monotonic() + seconds
-    while supervisor.running() or supervisor.ending():
-        if clock.monotonic() > deadline:
-            raise PortfleetError(f"supervisord has not ended after {seconds:.0f} s", hint="see its log")
-        clock.sleep(0.02)
+    _end_supervisord(supervisor, seconds=seconds, clock=clock)
 
 
 def take_down_service(context: Context, desired: Desired, service: str) -> None:
@@ -50,8 +45,7 @@ def take_down_service(context: Context, desired: Desired, service: str) -> None:
     with locks.table(context.paths.table_lock):
         state = context.plane.observe()
         listens = {listen: name for listen, name in state.listens.items() if name == service}
-        slots = {slot: (old, None) for slot, old in enumerate(state.slots.get(service, ())) if old}
-        context.plane.run((SetListens(remove=listens), PointSlots(service, slots)))
+        context.plane.run((SetListens(remove=listens),))
     there = context.supervisor.programs() if context.supervisor.running() else {}
     names = dict.fromkeys(_of(service, [*there, *adopted.alive(context.paths.processes)]))
     programs = context.programs(desired)
@@ -60,6 +54,20 @@ def take_down_service(context: Context, desired: Desired, service: str) -> None:
         gone: list[Change] = [DropService(service)] if service in state.services else []
         gone += [DropInstance(name) for name in _of(service, state.instances)]
         context.plane.run(tuple(gone))
+
+
+def _end_supervisord(supervisor: Supervisor, *, seconds: float, clock: Clock) -> None:
+    """Shut supervisord down and wait for its process, which outlives its socket by some milliseconds."""
+    process: adopted.Process | None = None
+    if supervisor.running():
+        pid = supervisor.pid()
+        process = adopted.Process(pid, adopted.start_time(pid))
+        supervisor.shutdown()
+    deadline = clock.monotonic() + seconds
+    while supervisor.ending() or (process is not None and process.alive):
+        if clock.monotonic() > deadline:
+            raise PortfleetError(f"supervisord has not ended after {seconds:.0f} s", hint="see its log")
+        clock.sleep(0.02)
 
 
 def _of(service: str, names: Iterable[str]) -> list[str]:

@@ -29,3 +29,5 @@ VERBS = {
     "doctor": "look for what this machine lacks for the fleet, with the command that mends it",
     "completion": "print a completion script for bash",
 }
+#: Verbs that write a file, a script or a log, for which there is no JSON: they refuse --json.
+WITHOUT_JSON = frozenset({"init", "logs", "watch", "completion"})

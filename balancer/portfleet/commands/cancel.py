@@ -14,11 +14,12 @@ from portfleet.apply.context import Context
 from portfleet.core.errors import Exit
 from portfleet.core.journal import HistoryEntry, Journal
 from portfleet.submit.follow import already, follow, say
-from portfleet.submit.operation import add_wait_options
+from portfleet.submit.operation import add_dry_run, add_wait_options
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("service", metavar="SERVICE")
+    add_dry_run(parser)
     add_wait_options(parser)
 
 

@@ -12,10 +12,9 @@ from dataclasses import asdict
 from portfleet.apply.context import Context
 from portfleet.core.errors import ConfigError, Exit
 from portfleet.core.model import Fleet
-from portfleet.dataplane.nft.doctor import conntrack, firewalls, sticky
-from portfleet.doctor import files, limits, ports, system
+from portfleet.core.needs import needs_of
+from portfleet.doctor import files, limits, ports
 from portfleet.doctor.finding import Finding, Severity, broken
-from portfleet.doctor.needs import needs_of
 from portfleet.screen.output import paint, print_json
 
 _COLOURS = {Severity.FINE: "green", Severity.WARNING: "yellow", Severity.BROKEN: "red"}
@@ -55,10 +54,7 @@ def _examine(context: Context) -> Iterator[Finding]:
             )
     limit = limits.read(context.paths)
     needs = needs_of(fleet, descriptors=limit.hard)
-    yield from system.judge(system.read(), needs)
-    yield from conntrack.judge(conntrack.read(), needs)
-    yield from sticky.judge(sticky.read(fleet))
     yield from limits.judge(limit, needs)
     yield from ports.judge(ports.read(context.paths, needs), needs)
-    yield from firewalls.judge(firewalls.read(), needs)
+    yield from context.plane.findings(fleet, needs)
     yield from files.judge(files.read(context.paths, fleet))

@@ -13,12 +13,13 @@ from portfleet.core.journal import Journal, entry_json
 from portfleet.core.operations import to_json
 from portfleet.screen.bar import line
 from portfleet.screen.output import paint, print_json
+from portfleet.submit import options as read
 from portfleet.submit.follow import ended
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("service", nargs="?", metavar="SERVICE", help="only this service")
-    parser.add_argument("--follow", type=int, metavar="N", help="wait for operation N")
+    parser.add_argument("--follow", type=read.number, metavar="N", help="wait for operation N")
 
 
 def run(options: argparse.Namespace, context: Context) -> Exit:

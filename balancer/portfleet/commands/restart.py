@@ -12,13 +12,14 @@ from portfleet.apply.context import Context
 from portfleet.core.errors import Exit, PortfleetError
 from portfleet.core.operations import Restart
 from portfleet.core.states import Wanted
+from portfleet.submit import options as read
 from portfleet.submit.operation import add_options, submit
 from portfleet.submit.targets import serving, targets
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("target", metavar="SERVICE[/INSTANCE]", help="such as echo, or echo/echo-blue-2")
-    parser.add_argument("--max-unavailable", type=int, default=1, metavar="N", help="so many at a time (1)")
+    parser.add_argument("--max-unavailable", type=read.number, default=1, metavar="N", help="so many at a time (1)")
     add_options(parser)
 
 

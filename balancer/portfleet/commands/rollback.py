@@ -14,6 +14,7 @@ from portfleet.core.errors import Exit, PortfleetError
 from portfleet.core.model import other
 from portfleet.core.operations import Rollback
 from portfleet.core.records import ColourRecord
+from portfleet.submit import options as read
 from portfleet.submit.follow import already
 from portfleet.submit.operation import add_options
 from portfleet.submit.targets import service_want
@@ -21,7 +22,9 @@ from portfleet.submit.targets import service_want
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("service", metavar="SERVICE")
-    parser.add_argument("--to", type=int, metavar="N", help="what was live when operation N of the history had ended")
+    parser.add_argument(
+        "--to", type=read.number, metavar="N", help="what was live when operation N of the history had ended"
+    )
     add_cutover_options(parser)
     add_options(parser)
 

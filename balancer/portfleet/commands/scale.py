@@ -13,6 +13,7 @@ from portfleet.apply.context import Context
 from portfleet.core.errors import Exit, PortfleetError
 from portfleet.core.operations import Scale
 from portfleet.core.records import ServiceRecord
+from portfleet.submit import options as read
 from portfleet.submit.follow import already
 from portfleet.submit.operation import add_options, submit
 from portfleet.submit.targets import service_want, serving
@@ -20,7 +21,7 @@ from portfleet.submit.targets import service_want, serving
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("service", metavar="SERVICE")
-    parser.add_argument("number", type=int, metavar="N", help="instances a colour")
+    parser.add_argument("number", type=read.number, metavar="N", help="instances a colour")
     parser.add_argument("--drain", action="store_true", help="drain the connections instead of handing them off")
     add_options(parser)
 

@@ -10,7 +10,6 @@ import asyncio
 import fcntl
 import gc
 import os
-from functools import partial
 from typing import IO
 
 from portfleet.apply.context import Context
@@ -57,15 +56,10 @@ def _take(lock: IO[str], context: Context, log: Log, *, wait: bool) -> None:
 
 async def _watch(context: Context, log: Log) -> None:
     from portfleet.apply.applied import Applied
-    from portfleet.dataplane.nft.cached import CachedPlane
-    from portfleet.dataplane.nft.events import Generation, RulesWatch
-    from portfleet.dataplane.nft.half_open import HalfOpen
-    from portfleet.dataplane.nft.keeper import Keeper
-    from portfleet.dataplane.nft.plane import NAME
-    from portfleet.dataplane.nft.reader import NftReader
     from portfleet.operations.engine import Engine
     from portfleet.operations.world import World
     from portfleet.watch.ejector import Ejector
+    from portfleet.watch.forget import Forgetter
     from portfleet.watch.healer import Healer
     from portfleet.watch.overflow_order import OverflowOrder
     from portfleet.watch.roster import Roster
@@ -73,19 +67,15 @@ async def _watch(context: Context, log: Log) -> None:
     from portfleet.watch.server import serve
     from portfleet.watch.watcher import Watcher
 
-    loop, paths, half_open = asyncio.get_running_loop(), context.paths, HalfOpen(log)
-
-    def forget(mark: int) -> None:
-        loop.run_in_executor(None, half_open.forget, mark)  # walks the whole connection table: not in the loop
-
-    plane = CachedPlane(context.plane, Generation())
-    applied = Applied(context)
-    roster = Roster(paths, applied)
-    ejector = Ejector(plane=plane, paths=paths, latest=roster.latest, forget_half_open=forget, log=log)
+    paths, plane, applied = context.paths, context.plane, Applied(context)
+    guardian = plane.guardian()
+    if guardian.shortage:
+        log("unprivileged", costs=guardian.shortage)
+    roster, forgetter = Roster(paths, applied), Forgetter(plane.connections, log)
+    ejector = Ejector(plane=plane, paths=paths, latest=roster.latest, forget_unanswered=forgetter.begin, log=log)
     healer = Healer(plane=plane, paths=paths, roster=roster, ejector=ejector, log=log)
-    rules = RuleGuard(roster=roster, healer=healer, keeper=Keeper(), events=RulesWatch(), is_own=plane.is_own, log=log)
-    dropped = partial(NftReader(NAME).counts, "dropped")
-    watcher = Watcher(context, log, ejector=ejector, roster=roster, dropped=dropped)
+    rules = RuleGuard(roster=roster, healer=healer, guardian=guardian, log=log)
+    watcher = Watcher(context, log, ejector=ejector, roster=roster)
     server = await serve(paths.watch_socket, {"status": lambda _: watcher.status(), "reload": lambda _: watcher.wake()})
     world = World(
         paths=paths, store=context.store, applied=applied, plane=Context(paths).plane, supervisor=context.supervisor,

@@ -21,17 +21,17 @@ from portfleet.core.states import Wanted
 def settle(fleet: Fleet, journal: Journal) -> Journal:
     """Return the journal as it goes with the config: new services get a record, changed ones keep what they can.
 
-    Every instance has a mark then, and every service a home table of its members. Settled again, it is the same.
+    Every instance has a number then, and every service a home table of its members. Settled again, it is the same.
     """
     for configured in fleet.services.values():
         record = _record(configured, journal)
         service = _scaled(configured, record)
-        unmarked = [one.name for one in _instances(service, record) if one.name not in record.marks]
-        marks = dict(zip(unmarked, journal.free_marks(), strict=False))
-        record = replace(record, marks={**record.marks, **marks}, home=_home(service, record.home))
+        unnumbered = [one.name for one in _instances(service, record) if one.name not in record.numbers]
+        numbers = dict(zip(unnumbered, journal.free_numbers(), strict=False))
+        record = replace(record, numbers={**record.numbers, **numbers}, home=_home(service, record.home))
         journal = journal.with_service(service.name, record)
-        if marks:
-            journal = replace(journal, last_mark=marks[unmarked[-1]])
+        if numbers:
+            journal = replace(journal, last_number=numbers[unnumbered[-1]])
     return journal
 
 
@@ -137,24 +137,24 @@ def _want(service: Service, record: ServiceRecord, paths: Paths, notes: tuple[st
 
 
 def _sticky(service: Service) -> Sticky | None:
-    # The kernel counts in milliseconds, nft text in whole seconds.
+    # Data planes count in whole seconds.
     return Sticky(max(1, math.ceil(service.sticky)), service.sticky_size) if service.sticky else None
 
 
 def _instance_want(service: Service, instance: Instance, record: ServiceRecord, paths: Paths) -> DesiredInstance:
-    name, mark = instance.name, record.marks[instance.name]
+    name, number = instance.name, record.numbers[instance.name]
     weight = service.weight.get(instance.member, 1)
     asked = record.asked.get(name)
     serving = Wanted(asked.wanted) if asked else Wanted.SERVING
     sticky = _sticky(service)
-    rule = InstanceRule(name, mark, 0, sticky=sticky, key=service.affinity if sticky else None)
+    rule = InstanceRule(name, number, 0, sticky=sticky, key=service.affinity if sticky else None)
     if instance.colour is None:
         remote = service.remote[instance.number - 1]
         return DesiredInstance(instance, serving, weight, replace(rule, port=remote.port, remote=remote), None)
     if instance.number > service.instances:
         serving = Wanted.DRAINED
     port = service.port_of(instance.colour, instance.number)
-    # Our own daemon counts for itself: a connection it was handed keeps the mark and port it came by.
+    # Our own daemon counts for itself: a connection it was handed keeps the port it came by.
     limit = 0 if service.ours else service.max_connections
     rule = replace(rule, port=port, limit=limit, spills=not limit or service.overflow == "next")
     colour = record.colours.get(instance.colour)

@@ -168,11 +168,6 @@ class Desired:
         }
 
     @property
-    def remotes(self) -> frozenset[int]:
-        """The marks of the instances on other boxes."""
-        return frozenset(want.rule.mark for want in self.instances() if want.rule.remote is not None)
-
-    @property
     def ports(self) -> frozenset[tuple[int, int]]:
         """Every range of instance ports to guard; of a service that is down too, for its last process may live yet."""
         return frozenset(want.service.ports for want in self.configured.values())

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
 #: 2: an entry of the history has ``stays``.
 VERSION = 2
-#: Connection marks have 24 bits, so that the upper byte stays free for others.
-MARK_LIMIT = (1 << 24) - 256  # above are marks of those who are told no
+#: Numbers of instances are below; a data plane may have a use of its own for those from here to 2^24.
+NUMBER_LIMIT = (1 << 24) - 256
 #: History kept in the journal; older entries are in the log.
 HISTORY = 200
 
@@ -59,12 +59,12 @@ class HistoryEntry:
 
 @dataclass(frozen=True)
 class Journal:
-    """The whole journal. ``last_mark`` is the mark that was given last, 0 where that is not known."""
+    """The whole journal. ``last_number`` is the number that was given last, 0 if that is not known."""
 
     services: Mapping[str, ServiceRecord] = field(default_factory=dict)
     operations: tuple[Operation, ...] = ()
     history: tuple[HistoryEntry, ...] = ()
-    last_mark: int = 0
+    last_number: int = 0
 
     def with_service(self, name: str, record: ServiceRecord) -> Journal:
         """Return a journal in which ``record`` stands for the service ``name``."""
@@ -103,15 +103,16 @@ class Journal:
         """Return a journal whose history ends with ``entry``; an operation of that number has ended with it."""
         return replace(self.without_operation(entry.number), history=(*self.history, entry)[-HISTORY:])
 
-    def free_marks(self) -> Iterator[int]:
-        """Return marks that no instance has, the longest unused first.
+    def free_numbers(self) -> Iterator[int]:
+        """Return numbers that no instance has, the longest unused first.
 
-        Connections of a service that was taken out of the config carry its marks for as long as they live, so a mark
-        comes back only when all 16 million others had their turn.
+        Connections of a service that was taken out of the config are known by its numbers for as long as they live,
+        so a number comes back only when all 16 million others had their turn.
         """
-        taken = {mark for record in self.services.values() for mark in record.marks.values()}
-        last = self.last_mark or max(taken, default=0)
-        return (mark for mark in chain(range(last + 1, MARK_LIMIT), range(1, last + 1)) if mark not in taken)
+        taken = {number for record in self.services.values() for number in record.numbers.values()}
+        last = self.last_number or max(taken, default=0)
+        turns = chain(range(last + 1, NUMBER_LIMIT), range(1, last + 1))
+        return (number for number in turns if number not in taken)
 
 
 def to_json(journal: Journal) -> dict[str, Any]:
@@ -121,7 +122,7 @@ def to_json(journal: Journal) -> dict[str, Any]:
         "services": {name: _service_json(record) for name, record in journal.services.items()},
         "operations": _operations_json(journal.operations),
         "history": [entry_json(entry) for entry in journal.history],
-        "last_mark": journal.last_mark,
+        "last_mark": journal.last_number,
     }
 
 
@@ -140,10 +141,17 @@ def from_json(data: Any) -> Journal:
         services = {name: _service(record) for name, record in data["services"].items()}
         operations = _operations(data.get("operations", ()))
         history = tuple(HistoryEntry(**_tuples(entry, "command")) for entry in data["history"])
-        last_mark = min(max(int(data.get("last_mark", 0)), 0), MARK_LIMIT - 1)
+        last_number = min(max(_whole(data.get("last_mark", 0)), 0), NUMBER_LIMIT - 1)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise JournalError(f"the journal is damaged ({error!r})") from None
-    return Journal(services, operations, history, last_mark)
+    return Journal(services, operations, history, last_number)
+
+
+def _whole(value: Any) -> int:
+    """Return a number of the file; raises ValueError for anything else, also for digits in a text."""
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise ValueError(f"{value!r:.80} is not a whole number")
+    return value
 
 
 def _operations_json(running: tuple[Operation, ...]) -> list[dict[str, Any]]:
@@ -173,7 +181,9 @@ def _list(found: tuple[str, ...] | None) -> list[str] | None:
 
 def _service_json(record: ServiceRecord) -> dict[str, Any]:
     # By hand: `dataclasses.asdict` copies slot by slot, which takes 0.15 s for 64 services of 4,096.
-    return vars(record) | {
+    found = {**vars(record)}
+    found["marks"] = found.pop("numbers")  # the file keeps its first words for whoever reads them
+    return found | {
         "home": list(record.home),
         "asked": {name: vars(asked) for name, asked in record.asked.items()},
         "colours": {name: vars(ran) | {"command": _list(ran.command)} for name, ran in record.colours.items()},
@@ -186,20 +196,20 @@ def _service(data: dict[str, Any]) -> ServiceRecord:
         raise ValueError("live is neither blue nor green")
     return ServiceRecord(
         live=data["live"],
-        seed=int(data["seed"]),
+        seed=_whole(data["seed"]),
         home=_home(data["home"]),
-        marks={name: int(mark) for name, mark in data["marks"].items()},
+        numbers={name: _whole(number) for name, number in data["marks"].items()},
         asked={name: _asked(asked) for name, asked in data["asked"].items()},
         colours={
             cast(Colour, colour): ColourRecord(**_tuples(record, "command"))
             for colour, record in data["colours"].items()
         },
         config_release=data["config_release"],
-        canary=int(data.get("canary", 0)),
+        canary=_whole(data.get("canary", 0)),
         moved={member: Moved(**moved) for member, moved in data.get("moved", {}).items()},
         instances=data.get("instances"),
         config_instances=data.get("config_instances"),
-        leaving=int(data.get("leaving", 0)),
+        leaving=_whole(data.get("leaving", 0)),
         pins=dict(data.get("pins", {})),
         down=str(data.get("down", "")),
     )

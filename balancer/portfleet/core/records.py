@@ -45,7 +45,7 @@ class Moved:
 
 @dataclass(frozen=True)
 class ServiceRecord:
-    """What the journal knows of one service. ``home`` has a member per slot; ``marks`` a number per instance name.
+    """What the journal knows of one service. ``home`` has a member per slot; ``numbers`` one per instance name.
 
     ``canary``: per cent of the slots that the idle colour serves; ``moved``: shares that were migrated, by member.
     ``instances``: how many a colour has by `scale`, which counts as long as the config says ``config_instances``;
@@ -57,7 +57,7 @@ class ServiceRecord:
     live: Colour
     seed: int
     home: Table
-    marks: Mapping[str, int] = field(default_factory=dict)
+    numbers: Mapping[str, int] = field(default_factory=dict)
     asked: Mapping[str, Asked] = field(default_factory=dict)
     colours: Mapping[Colour, ColourRecord] = field(default_factory=dict)
     config_release: str | None = None

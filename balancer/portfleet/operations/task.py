@@ -161,7 +161,7 @@ class Task(Generic[W]):
 
     def point(self, *, ready: Iterable[str] = ()) -> None:
         """Point the service's slots as they shall be now, in one transaction; ``ready`` were found to be so."""
-        self.world.ejector.deal(self.want(), ready=ready)
+        self.world.ejector.point(self.want(), ready=ready)
 
     async def start(self, names: Iterable[str]) -> dict[str, str]:
         """Start instances and wait for them; gives {name: why not} for those that did not become ready.

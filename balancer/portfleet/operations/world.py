@@ -6,8 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from portfleet.apply.applied import Applied
-from portfleet.core.changes import DataPlane
 from portfleet.core.paths import Paths
+from portfleet.dataplane.interface import DataPlane
 from portfleet.store.journal import JournalStore
 from portfleet.store.log import Log
 from portfleet.supervise.supervisor import Supervisor

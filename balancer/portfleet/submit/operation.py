@@ -15,7 +15,7 @@ from portfleet.core.errors import Exit, PortfleetError
 from portfleet.core.journal import Journal
 from portfleet.core.operations import Operation, Work
 from portfleet.core.records import ServiceRecord
-from portfleet.core.routing import slot_moves
+from portfleet.core.routing import moved
 from portfleet.store import locks
 from portfleet.store.clock import now
 from portfleet.store.out import left_out
@@ -27,13 +27,22 @@ Change = Callable[[ServiceRecord], ServiceRecord]
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the options that every operation has."""
-    parser.add_argument("--why", default="", metavar="TEXT", help="the reason, for lock and history")
+    add_change_options(parser)
     add_wait_options(parser)
 
 
-def add_wait_options(parser: argparse.ArgumentParser) -> None:
-    """Add --dry-run, --wait and --no-wait."""
+def add_change_options(parser: argparse.ArgumentParser) -> None:
+    """Add --why and --dry-run, for what is done when the command returns."""
+    parser.add_argument("--why", default="", metavar="TEXT", help="the reason, for lock and history")
+    add_dry_run(parser)
+
+
+def add_dry_run(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dry-run", action="store_true", help="say what would be done and do nothing")
+
+
+def add_wait_options(parser: argparse.ArgumentParser) -> None:
+    """Add --wait and --no-wait."""
     wait = parser.add_mutually_exclusive_group()
     wait.add_argument("--wait", action="store_true", default=True, help="return when it has ended (default)")
     wait.add_argument("--no-wait", dest="wait", action="store_false", help="return when it is safe to go on")
@@ -88,9 +97,9 @@ def _dry_run(context: Context, want: DesiredService, *, verb: str, words: str, c
         journal = journal.with_service(want.name, change(journal.services[want.name]))
     then = make_desired(context.applied_fleet, journal, context.paths).services[want.name]
     after = then.table(current, out=frozenset(left_out(context.paths, current)))
-    moved, total = len(slot_moves(current, after)), want.service.slots
-    entry = {"verb": verb, "service": want.name, "dry_run": True, "words": words, "slots_moved": moved, "slots": total}
-    return say(context, entry, f"would {words}; {moved:,} of {total:,} slots would move; nothing was done")
+    count, total = moved(current, after), want.service.slots
+    entry = {"verb": verb, "service": want.name, "dry_run": True, "words": words, "slots_moved": count, "slots": total}
+    return say(context, entry, f"would {words}; {count:,} of {total:,} slots would move; nothing was done")
 
 
 def _point(context: Context, service: str) -> None:
@@ -118,7 +127,7 @@ def _register(context: Context, want: DesiredService, wanted: Operation, change:
                 code=Exit.LOCKED,
             )
         journal = journal.with_service(want.name, change(record) if change else record)
-        journal = settle(context.applied_fleet, journal)  # marks and home of new instances
+        journal = settle(context.applied_fleet, journal)  # with the numbers and homes of new instances
         return journal.with_operation(replace(wanted, number=number))
 
     context.store.update(apply)

@@ -133,7 +133,7 @@ class Judge:
             if want is None:
                 continue
             try:
-                self._ejector.deal(want)
+                self._ejector.point(want)
             except PortfleetError as error:
                 self._log.once("cannot-deal", about=want.name, service=want.name, reason=error.message.splitlines()[0])
                 self._loop.call_later(_DEAL_AGAIN, self._deal_again, want.name)
