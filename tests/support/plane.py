@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from portfleet.core.desired import Desired, DesiredService
-from portfleet.core.journal import Journal, ServiceRecord
+from portfleet.core.journal import Journal
 from portfleet.core.observed import Observed, ObservedInstance, Out
 from portfleet.core.plan import make_plan, transactions
+from portfleet.core.records import ServiceRecord
 from portfleet.core.routing import moved, route
 from portfleet.dataplane.nft.plane import NftPlane
 from support import warm

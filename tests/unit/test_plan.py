@@ -16,7 +16,6 @@ from portfleet.core import steps as s
 from portfleet.core.changes import SetFleet
 from portfleet.core.model import Fleet, parse_instance
 from portfleet.core.slots import count
-from portfleet.store import journal as journal_file
 from portfleet.supervise.ini import program_text
 from support.fake_world import World
 from support.fleets import ECHO, fleet, machine
@@ -259,7 +258,7 @@ def test_a_release_that_only_the_config_changed_waits_for_a_cutover(world: World
 def test_what_is_changed_of_a_service_that_is_down_is_written_once(world: World) -> None:
     world.apply(fleet(ECHO))
     down = replace(world.desired(fleet(ECHO)).journal.services["echo"], down="op since noon")
-    journal_file.update(world.paths.journal, lambda journal: journal.with_service("echo", down))
+    world.store.update(lambda journal: journal.with_service("echo", down))
     fewer = ECHO.replace("= 4", "= 3")
     world.apply(fleet(fewer))
     assert words(world, fewer) == []
@@ -269,7 +268,7 @@ def test_what_is_changed_of_a_service_that_is_down_is_written_once(world: World)
 def test_another_number_in_the_config_ends_what_scale_asked_for_for_good(world: World) -> None:
     world.apply(fleet(ECHO))
     scaled = replace(world.desired(fleet(ECHO)).journal.services["echo"], instances=2, config_instances=4)
-    journal_file.update(world.paths.journal, lambda journal: journal.with_service("echo", scaled))
+    world.store.update(lambda journal: journal.with_service("echo", scaled))
     world.apply(fleet(ECHO))
     assert count(world.slots()["echo"]).keys() == {"echo-blue-1", "echo-blue-2"}
     world.apply(fleet(ECHO.replace("= 4", "= 3")))

@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterable, Sequence
 from portfleet.apply import preflight
 from portfleet.apply.busy import refuse_busy
 from portfleet.apply.context import Context
-from portfleet.apply.execute import Executor
 from portfleet.core.desired import Desired
 from portfleet.core.errors import Exit, PortfleetError
 from portfleet.core.journal import JournalError
@@ -17,7 +16,6 @@ from portfleet.core.plan import Plan, make_plan
 from portfleet.screen.outcome import outcome
 from portfleet.screen.output import Steps, paint, print_json
 from portfleet.store import atomic, locks
-from portfleet.store import journal as journal_file
 from portfleet.store.directories import make_directories
 
 
@@ -67,13 +65,7 @@ def converge(
         # Before the first step, so that the watcher's idea of what shall be is the new one while it is being made.
         # The text that was checked: somebody may write the file anew in this moment.
         atomic.write(context.paths.applied, context.config_text)
-        executor = Executor(
-            desired=desired,
-            plane=context.plane,
-            supervisor=context.supervisor,
-            paths=context.paths,
-            say=Steps(len(plan.steps)),
-        )
+        executor = context.executor(desired, say=Steps(len(plan.steps)))
         executor.run(plan.steps)
     notes = (*plan.notes, *executor.notes)
     for note in notes:
@@ -97,7 +89,7 @@ def _refuse_busy(context: Context, services: Iterable[str]) -> None:
 
 def _journal_differs(context: Context, desired: Desired) -> bool:
     try:
-        return journal_file.read(context.paths.journal) != desired.journal
+        return context.store.read() != desired.journal
     except JournalError:
         return True
 

@@ -23,7 +23,6 @@ from portfleet.core.observed import Observed
 from portfleet.core.steps import names
 from portfleet.screen.outcome import outcome
 from portfleet.screen.output import print_json
-from portfleet.store import journal as journal_file
 from portfleet.store import locks
 from portfleet.store.clock import now
 
@@ -56,10 +55,10 @@ def run(options: argparse.Namespace, context: Context) -> Exit:
         if service:
             refuse_busy(context, service)
             _note(context, desired, service)
-            take_down_service(context, desired.services[service])
+            take_down_service(context, context.desired(fleet), service)
             wake(context)
         else:
-            take_down(context)
+            take_down(context, desired)
     steps, serving = _steps(observed, service), _serving(desired, observed, service)
     done = outcome(Exit.DONE, steps=steps, serving=serving, undo=_UNDO, ended=ending)
     return _say(context, f"{', '.join(services)}: down; {ending:,} established connections ended", done)
@@ -104,7 +103,7 @@ def _note(context: Context, desired: Desired, name: str) -> None:
         record = journal.services.get(name, desired.journal.services[name])
         return journal.with_service(name, replace(record, down=words))
 
-    journal_file.update(context.paths.journal, down)
+    context.store.update(down)
 
 
 def _ask(ending: int) -> None:

@@ -7,11 +7,13 @@ Old connections are let finish, evicted at --rate a second, or handed to the sib
 from __future__ import annotations
 
 import argparse
+from typing import Literal
 
 from portfleet.apply.context import Context
 from portfleet.core.desired import DesiredInstance, DesiredService
 from portfleet.core.errors import Exit, PortfleetError
-from portfleet.core.journal import Asked, ServiceRecord
+from portfleet.core.operations import Drain
+from portfleet.core.records import Asked, ServiceRecord
 from portfleet.store.clock import now
 from portfleet.store.locks import operator
 from portfleet.submit.follow import already
@@ -38,8 +40,7 @@ def add_drain_options(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace, context: Context) -> Exit:
     want, instances = targets(context, options.target)
-    options.verb = "drain"
-    return begin(options, context, want, instances, wanted="drained")
+    return begin(options, context, want, instances, kind=Drain)
 
 
 def begin(
@@ -48,15 +49,16 @@ def begin(
     want: DesiredService,
     instances: list[DesiredInstance],
     *,
-    wanted: str,
+    kind: type[Drain],
 ) -> Exit:
-    """Begin a drain that ends in ``wanted``: "drained" or "maintenance"."""
+    """Begin a drain, or one that ends in maintenance, by the ``kind`` of it."""
+    wanted: Literal["drained", "maintenance"] = "maintenance" if kind.stops else "drained"
     # Who is in maintenance is drained already, and more than that.
     asked = {name: entry for name, entry in want.record.asked.items() if entry.wanted in (wanted, "maintenance")}
     there, names = [i.name for i in instances if i.name in asked], [i.name for i in instances if i.name not in asked]
     if not names:
         words = "; ".join(f"{name} is already {asked[name].wanted} since {asked[name].since}" for name in there)
-        return already(context, options.verb, want.name, words)
+        return already(context, kind.verb, want.name, words)
     left = [i.name for i in serving(context, want) if i.name not in names]
     if not left:
         _refuse_last(want, names, force=options.force)
@@ -68,7 +70,7 @@ def begin(
         raise PortfleetError(
             f"the daemon of {want.name} cannot hand off connections", hint="drain with --rate N", code=Exit.USAGE
         )
-    entry = Asked("maintenance" if wanted == "maintenance" else "drained", now(), operator(), options.why)
+    entry = Asked(wanted, now(), operator(), options.why)
 
     def change(record: ServiceRecord) -> ServiceRecord:
         return record.asking(names, entry)
@@ -77,17 +79,15 @@ def begin(
         context,
         want,
         options,
-        verb=options.verb,
-        words=f"{'take to maintenance' if wanted == 'maintenance' else 'drain'} {', '.join(names)}",
-        arguments={
-            "instances": names,
-            "rate": options.rate,
-            "handoff": options.handoff,
-            "deadline": options.deadline if options.deadline is not None else want.service.drain.deadline,
-            "then": options.then or want.service.drain.then,
-            "stop": wanted == "maintenance",
-            "asked": want.record.asked_of(names),
-        },
+        work=kind(
+            instances=tuple(names),
+            rate=options.rate,
+            handoff=options.handoff,
+            deadline=options.deadline if options.deadline is not None else want.service.drain.deadline,
+            then=options.then or want.service.drain.then,
+            asked=want.record.asked_of(names),
+        ),
+        words=f"{'take to maintenance' if kind.stops else 'drain'} {', '.join(names)}",
         change=change,
         undo=f"portfleet undrain {options.target}",
     )

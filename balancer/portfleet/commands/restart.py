@@ -10,6 +10,7 @@ import argparse
 from portfleet.apply.busy import refuse_busy
 from portfleet.apply.context import Context
 from portfleet.core.errors import Exit, PortfleetError
+from portfleet.core.operations import Restart
 from portfleet.core.states import Wanted
 from portfleet.submit import options as read
 from portfleet.submit.operation import add_options, submit
@@ -45,13 +46,12 @@ def run(options: argparse.Namespace, context: Context) -> Exit:
         context,
         want,
         options,
-        verb="restart",
+        work=Restart(
+            instances=tuple(names),
+            at_once=at_once,
+            handoff=all(i.ours for i in instances),
+            asked=want.record.asked_of(names),
+        ),
         words=f"restart {', '.join(names)}, {at_once} at a time",
-        arguments={
-            "instances": names,
-            "at_once": at_once,
-            "handoff": all(i.ours for i in instances),
-            "asked": want.record.asked_of(names),
-        },
         point=False,
     )

@@ -11,7 +11,8 @@ from dataclasses import replace
 
 from portfleet.apply.context import Context
 from portfleet.core.errors import Exit, PortfleetError
-from portfleet.core.journal import ServiceRecord
+from portfleet.core.operations import Scale
+from portfleet.core.records import ServiceRecord
 from portfleet.submit import options as read
 from portfleet.submit.follow import already
 from portfleet.submit.operation import add_options, submit
@@ -56,9 +57,8 @@ def run(options: argparse.Namespace, context: Context) -> Exit:
         context,
         want,
         options,
-        verb="scale",
+        work=Scale(before=before, to=number, handoff=handoff),
         words=f"scale {want.name} from {before} to {number}",
-        arguments={"before": before, "to": number, "handoff": handoff},
         change=change,
         point=number < before,
         owned=[f"{want.name}-{colour}-{n}" for colour in colours for n in range(before + 1, number + 1)],

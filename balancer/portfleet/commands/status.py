@@ -12,10 +12,10 @@ from typing import Any
 from portfleet.apply.context import Context
 from portfleet.core.desired import DesiredService
 from portfleet.core.errors import Exit
-from portfleet.core.journal import Asked
 from portfleet.core.model import other
 from portfleet.core.observed import Observed
 from portfleet.core.paths import Paths
+from portfleet.core.records import Asked
 from portfleet.core.slots import count
 from portfleet.core.states import State, Wanted
 from portfleet.screen import colours

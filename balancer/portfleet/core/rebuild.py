@@ -6,8 +6,9 @@ from collections import Counter
 from collections.abc import Iterable
 
 from portfleet.core.changes import PlaneState
-from portfleet.core.journal import ColourRecord, Journal, ServiceRecord
+from portfleet.core.journal import Journal
 from portfleet.core.model import COLOURS, Colour, Fleet, Service, parse_instance, seed_of
+from portfleet.core.records import ColourRecord, ServiceRecord
 
 
 def rebuild(fleet: Fleet, state: PlaneState, programs: Iterable[str]) -> Journal:
