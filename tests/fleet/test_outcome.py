@@ -65,7 +65,7 @@ def test_a_programs_view_of_up_apply_and_down() -> None:
         assert whole["steps"] == ["stop the watcher", stopped, "remove the rules", "end supervisord"]
         assert whole["serving"] == [] and whole["undo"] == "portfleet up"
         planned = json.loads(fleet.portfleet("plan", "--nft", "--json").stdout)["transactions"]
-        assert planned and all(one["step"] and "inet portfleet" in one["nft"] for one in planned)
+        assert planned and all(one["step"] and "inet portfleet" in one["text"] for one in planned)
 
 
 def test_a_refusal_prints_no_object() -> None:

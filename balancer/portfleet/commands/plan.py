@@ -25,9 +25,9 @@ def run(options: argparse.Namespace, context: Context) -> Exit:
     if context.json:
         clients = {name: {"slots_moved": moved, "slots": total} for name, (moved, total) in plan.moved.items()}
         found: dict[str, object] = {"steps": plan.describe(), "notes": list(plan.notes), "clients": clients}
-        if options.nft:
+        if options.text:
             texts = transactions(plan.steps, desired, observed.plane)
-            found["transactions"] = [{"step": words, "nft": context.plane.text(changes)} for words, changes in texts]
+            found["transactions"] = [{"step": words, "text": context.plane.text(changes)} for words, changes in texts]
         print_json(found)
         return waits
     if options.text:

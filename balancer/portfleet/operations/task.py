@@ -126,7 +126,7 @@ class Task(Generic[W]):
         if time.monotonic() - self._written > _PROGRESS:
             self._save(self.operation)
 
-    def mark_begun(self) -> None:
+    def note_begun(self) -> None:
         """Note that somebody advances it: who finds that noted later resumes it. Raises Cancelled."""
         self._save(self.operation)
 
