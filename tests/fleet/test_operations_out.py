@@ -29,7 +29,7 @@ def with_a_mute_third() -> Iterator[FleetBox]:
         boxes.host.run("sh", "-c", f"mkdir -p /run/pf/own; cat > {_OWN}; chmod +x {_OWN}", text=_SCRIPT)
         boxes.host.run("touch", "/run/pf/mute-echo-blue-3")
         up = box.portfleet("up", check=False)
-        assert up.returncode == 4 and "2 instances serve, 1 do not" in up.stdout, up
+        assert up.returncode == 4 and "2 instances serving, 1 not" in up.stdout, up
         yield box
 
 

@@ -164,7 +164,7 @@ def test_a_daemon_that_listens_on_one_address_only_is_not_ready(empty: FleetBox)
     said = empty.portfleet("up", check=False)
 
     assert said.returncode == 4
-    assert "kv, echo: 1 instances serve, 1 do not:" in said.stdout
+    assert "kv, echo: 1 instances serving, 1 not:" in said.stdout
     assert (
         "kv-blue-1: listens on 127.0.0.1:6100 only; connections are redirected to the interface's address"
         in said.stdout

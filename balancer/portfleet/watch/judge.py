@@ -1,4 +1,4 @@
-"""Decides who is out: deaths, probes, and the policy for when nobody would be left. The ejector does it."""
+"""Decides who is out: deaths, probes, and the policy for when no instance would be left. The ejector does it."""
 
 from __future__ import annotations
 

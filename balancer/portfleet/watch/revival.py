@@ -64,7 +64,7 @@ class Revival:
                 last_log=" | ".join(last_lines(self._paths.log_of(name))),
             )  # fmt: skip
             self._ejector.note(
-                name, f"crash loop, ended last with {ended}; start number {member.backoff.tries} follows"
+                name, f"crash loop, ended last with {ended}; restart attempt {member.backoff.tries} pending"
             )
         elif member.backoff.is_due(now):
             self._begin(member, f"try {member.backoff.tries} after {info.state}")
