@@ -34,27 +34,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--command", metavar="COMMAND", help="another command for the new release, as one shell word")
     parser.add_argument("--force", action="store_true", help="also where that release is live already")
     add_cutover_options(parser)
-    parser.add_argument(
-        "--canary", type=read.percent, metavar="P%", help="send this share of the clients to the new release first"
-    )
-    parser.add_argument("--then", type=read.percents, default=[], metavar="P%,…", help="then raise it to these shares")
-    parser.add_argument(
-        "--every", type=read.duration, default=600.0, metavar="TIME", help="stay at each share this long (default 10m)"
-    )
-    parser.add_argument(
-        "--max-errors",
-        type=read.errors,
-        default=1.0,
-        metavar="P%",
-        help="roll back above this share of failed requests (1%%)",
-    )
-    parser.add_argument(
-        "--max-p99",
-        type=read.factor,
-        default=2.0,
-        metavar="Nx",
-        help="roll back above this multiple of the live p99 (2x)",
-    )
+    canary = parser.add_argument_group("a canary")
+    words = "send this share of the clients to the new release first"
+    canary.add_argument("--canary", type=read.percent, metavar="P%", help=words)
+    words = "then raise it to these shares"
+    canary.add_argument("--then", type=read.percents, default=[], metavar="P%,…", help=words)
+    words = "stay at each share this long (default 10m)"
+    canary.add_argument("--every", type=read.duration, default=600.0, metavar="TIME", help=words)
+    words = "roll back above this share of failed requests (default 1%%)"
+    canary.add_argument("--max-errors", type=read.errors, default=1.0, metavar="P%", help=words)
+    words = "roll back above this multiple of the live colour's p99 (default 2x)"
+    canary.add_argument("--max-p99", type=read.factor, default=2.0, metavar="Nx", help=words)
     add_options(parser)
 
 
