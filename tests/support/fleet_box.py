@@ -61,6 +61,8 @@ class FleetBox:
         self, *words: str, check: bool = True, env: Mapping[str, str] | None = None
     ) -> subprocess.CompletedProcess[str]:
         """Run a verb; raises BoxError with what it printed when ``check`` and it does not exit 0."""
+        if self.boxes.host.users or "LD_LIBRARY_PATH" in (env or {}):  # neither can be had of a process that runs
+            return self.boxes.host.run(PORTFLEET, "--home", HOME, *words, check=check, env=env)
         return warm.run(self.boxes.host, "portfleet.__main__", "--home", HOME, *words, check=check, env=env)
 
     def status(self) -> dict[str, dict[str, Any]]:
