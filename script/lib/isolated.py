@@ -115,6 +115,7 @@ def inside(lifeline: int, says: int, tmp: str, net: str, command: list[str]) -> 
     def wake_only(_number: int, _frame: types.FrameType | None) -> None:
         """Nothing: the byte on the wake-up pipe is what the loop below sees."""
 
+    os.environ["PATH"] = with_sbin(os.environ.get("PATH", os.defpath))
     subprocess.run(["sh", "-c", _PREPARE, "prepare", tmp, net], check=True)
     for number in (signal.SIGCHLD, signal.SIGINT):
         signal.signal(number, wake_only)
@@ -138,6 +139,12 @@ def inside(lifeline: int, says: int, tmp: str, net: str, command: list[str]) -> 
         if (status := reap(process.pid)) is not None:
             return status
     return 128 + signal.SIGTERM
+
+
+def with_sbin(path: str) -> str:
+    """Return a search path by which root finds its programs: that of Debian's ordinary users has no nft, no sysctl."""
+    folders = path.split(os.pathsep)
+    return os.pathsep.join([*folders, *(folder for folder in ("/usr/sbin", "/sbin") if folder not in folders)])
 
 
 def reap(main: int) -> int | None:

@@ -104,16 +104,21 @@ def pip_settings() -> dict[str, str]:
     return found | {name: value for name, value in os.environ.items() if name.startswith("PIP_")}
 
 
+def carried() -> dict[str, str]:
+    """Return the part of this machine's environment that says how to reach packages, and how to print."""
+    return {n: v for n, v in os.environ.items() if n.lower().endswith("_proxy") or n in {"TERM", "NO_COLOR"}} | (
+        pip_settings()
+    )
+
+
 def environment() -> dict[str, str]:
     """Return the environment of a command in a root: a fresh machine's, and how this machine reaches packages."""
     plain = {"HOME": "/root", "USER": "root", "LANG": "C.UTF-8"}
     plain["PATH"] = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-    carried = {n: v for n, v in os.environ.items() if n.lower().endswith("_proxy") or n in {"TERM", "NO_COLOR"}}
-    carried |= pip_settings()
     if CA_BUNDLE.exists():
         names = ("PIP_CERT", "SSL_CERT_FILE", "REQUESTS_CA_BUNDLE")
-        carried |= dict.fromkeys(names, f"/{CARRIED_CA}")
-    return plain | carried
+        plain |= dict.fromkeys(names, f"/{CARRIED_CA}")
+    return carried() | plain
 
 
 def local_folders(settings: dict[str, str]) -> list[str]:

@@ -146,7 +146,7 @@ def test_a_port_added_later_is_kept_waiting_too() -> None:
         listing = wait_for("the keeper knows it", lambda: keeper(box) if "7500" in keeper(box) else "")
         assert "7000" in listing
         watcher = box.boxes.host.run("cat", f"{HOME}/log/portfleet-watch.log").stdout
-        assert "no-keeper" not in watcher
+        assert "no-guardian" not in watcher
 
 
 def keeper(box: FleetBox) -> str:

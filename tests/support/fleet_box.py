@@ -61,6 +61,8 @@ class FleetBox:
         self, *words: str, check: bool = True, env: Mapping[str, str] | None = None
     ) -> subprocess.CompletedProcess[str]:
         """Run a verb; raises BoxError with what it printed when ``check`` and it does not exit 0."""
+        if self.boxes.host.users or "LD_LIBRARY_PATH" in (env or {}):  # neither can be had of a process that runs
+            return self.boxes.host.run(PORTFLEET, "--home", HOME, *words, check=check, env=env)
         return warm.run(self.boxes.host, "portfleet.__main__", "--home", HOME, *words, check=check, env=env)
 
     def status(self) -> dict[str, dict[str, Any]]:
@@ -142,9 +144,9 @@ class FleetBox:
 
 
 @contextmanager
-def fleet_box(config: str = "", *, other: bool = False) -> Iterator[FleetBox]:
-    """Return a fleet box, with ``config`` up where it is given; all of it ends with the block."""
-    with sandbox(other=other) as boxes:
+def fleet_box(config: str = "", *, other: bool = False, users: bool = False) -> Iterator[FleetBox]:
+    """Return a fleet box (see `sandbox`), with ``config`` up where it is given; all of it ends with the block."""
+    with sandbox(other=other, users=users) as boxes:
         made = FleetBox(boxes)
         made.write(config)
         if config:

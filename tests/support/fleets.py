@@ -33,6 +33,7 @@ def machine(
     reserved: tuple[tuple[int, int], ...] = (),
     commands: Mapping[str, str] | None = None,
     users: tuple[str, ...] = ("nobody",),
+    mapped: bool = True,
     paths: tuple[str, ...] = ("/srv", "/srv ;x"),
     is_root: bool = True,
 ) -> Machine:
@@ -46,6 +47,7 @@ def machine(
         reserved=reserved,
         find=known.get,
         has_user=lambda name: name in users,
+        maps_user=lambda _: mapped,
         has_path=lambda path: path in paths,
         is_root=is_root,
     )

@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from portfleet.core.desired import Desired, DesiredService
-from portfleet.core.journal import Journal, ServiceRecord
+from portfleet.core.journal import Journal
 from portfleet.core.observed import Observed, ObservedInstance, Out
 from portfleet.core.plan import make_plan, transactions
-from portfleet.core.routing import turn
+from portfleet.core.records import ServiceRecord
+from portfleet.core.routing import moved, route
 from portfleet.dataplane.nft.plane import NftPlane
 from support import warm
 from support.fleets import PATHS, fleet
@@ -97,11 +98,10 @@ class Plane:
     def point(self, out: Iterable[str] = (), *, probed_out: bool = False) -> int:
         """Point the only service's slots at everybody but ``out``; gives how many moved."""
         want = self.want
-        slots, beside = self.kernel.read_slots(want.name), self.kernel.read_beside(want.rule)
-        turned = turn(want, slots, beside, out=frozenset(out), probed_out=probed_out)
-        if turned.changes:
-            self.kernel.run(turned.changes)
-        return turned.moved
+        slots = self.kernel.read_slots(want.name)
+        change = route(want, slots, out=frozenset(out), probed_out=probed_out)
+        self.kernel.run((change,))
+        return moved(slots, change.table)
 
     def serve(self, *flags: str, names: Iterable[str] = ()) -> None:
         """Start an answering server for each local instance of the live colour, or for ``names``."""

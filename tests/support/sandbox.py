@@ -58,15 +58,17 @@ class BoxError(RuntimeError):
 
 @dataclass(frozen=True)
 class Box:
-    """One set of namespaces. ``pid`` is its init as seen from outside."""
+    """One set of namespaces. ``pid`` is its init as seen from outside; ``users``: it has users of its own as well."""
 
     name: str
     pid: int
     _holder: subprocess.Popen[str]
+    users: bool = False
 
     def argv(self, command: Sequence[str]) -> list[str]:
         """Return the argument list that runs ``command`` inside all the namespaces of this box."""
-        return ["nsenter", "-t", str(self.pid), "-n", "-p", "-m", "-i", "-u", "--", *command]
+        users = ["-U", "--preserve-credentials"] if self.users else []
+        return ["nsenter", "-t", str(self.pid), *users, "-n", "-p", "-m", "-i", "-u", "--", *command]
 
     def run(
         self,
@@ -138,14 +140,18 @@ class Box:
                 stream.close()
 
 
-def make_box(name: str) -> Box:
-    """Make a box with nothing but a loopback interface; raises BoxError with the reason where it cannot be."""
+def make_box(name: str, *, users: bool = False) -> Box:
+    """Make a box with nothing but a loopback interface; raises BoxError with the reason where it cannot be.
+
+    With ``users`` its root has no right outside it, like the root of an ordinary user's namespaces.
+    """
     holder = subprocess.Popen(
         [
             "setpriv",
             "--pdeathsig",
             "KILL",
             "unshare",
+            *(("-U", "--map-root-user") if users else ()),
             "-n",
             "-m",
             "-p",
@@ -172,7 +178,7 @@ def make_box(name: str) -> Box:
         holder.wait()
         raise BoxError(f"cannot make the network namespace {name!r}: {said or 'unshare said nothing'}")
     children = Path(f"/proc/{holder.pid}/task/{holder.pid}/children").read_text().split()
-    return Box(name, int(children[0]), holder)
+    return Box(name, int(children[0]), holder, users)
 
 
 def join(left: Box, right: Box, *, v4: str, v6: str) -> None:
@@ -193,12 +199,15 @@ class Sandbox:
 
 
 @contextmanager
-def sandbox(*, other: bool = False) -> Iterator[Sandbox]:
-    """Return the boxes of the address plan, joined and routed; they end with the block."""
+def sandbox(*, other: bool = False, users: bool = False) -> Iterator[Sandbox]:
+    """Return the boxes of the address plan, joined and routed; they end with the block.
+
+    ``users``: the host is a box with users of its own (see `make_box`).
+    """
     made: list[Box] = []
     try:
         for name in ["host", "clients"] + (["other"] if other else []):
-            made.append(make_box(name))
+            made.append(make_box(name, users=users and name == "host"))
         host, clients = made[:2]
         join(host, clients, v4="192.0.2.", v6="2001:db8::")
         clients.sysctl("net.ipv6.ip_nonlocal_bind", "1")

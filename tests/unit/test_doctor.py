@@ -7,10 +7,10 @@ from dataclasses import replace
 
 import pytest
 
-from portfleet.dataplane.nft.doctor import conntrack, firewalls, sticky
-from portfleet.doctor import files, limits, ports, system
+from portfleet.core.needs import Needs, needs_of
+from portfleet.dataplane.nft.doctor import conntrack, firewalls, sticky, system
+from portfleet.doctor import files, limits, ports
 from portfleet.doctor.finding import Finding, Severity, setting
-from portfleet.doctor.needs import Needs, needs_of
 from portfleet.linux.sockdiag import Listener
 from support.fleets import ECHO, fleet, machine
 
@@ -24,7 +24,9 @@ NEEDS = Needs(
     listens=dict.fromkeys(fleet().services["echo"].listen, "echo"),
     ports={"echo": (7100, 7107)},
 )
-SYSTEM = system.SystemFacts(release="6.1.0-18-amd64", nft="1.0.6", libnftables=True, rights=1 << 12)
+SYSTEM = system.SystemFacts(
+    release="6.1.0-18-amd64", nft="1.0.6", libnftables=True, rights=1 << 12, first_namespace=True
+)
 CONNTRACK = conntrack.ConntrackFacts(limit=320_000, used=10, liberal=1, established=432_000, keepalive_time=7200)
 LIMITS = limits.LimitFacts(
     hard=65_536, of_supervisor=False, minfds=None, file_max=1_000_000, somaxconn=4096, syn_backlog=4096
@@ -75,6 +77,12 @@ def test_the_floor_of_the_kernel(release: str, severity: Severity) -> None:
 def test_the_floor_of_nft(nft: str, severity: Severity) -> None:
     (found,) = (f for f in system.judge(replace(SYSTEM, nft=nft), NEEDS) if f.about == "nft")
     assert found.severity is severity
+
+
+def test_a_user_namespace_is_told_of_and_nothing_is_broken() -> None:
+    found = list(system.judge(replace(SYSTEM, first_namespace=False), NEEDS))
+    assert bad(found) == {}
+    assert found[-1].about == "user namespace" and "in parts" in found[-1].what
 
 
 def test_a_missing_library_counts_more_than_a_missing_command() -> None:

@@ -6,8 +6,7 @@ import asyncio
 import fcntl
 from pathlib import Path
 
-from portfleet.apply.execute import Executor
-from portfleet.core.journal import ColourRecord
+from portfleet.core.records import ColourRecord
 from portfleet.store import locks
 from portfleet.store.out import left_out, read_out, write_out
 from portfleet.watch.ejector import fresh
@@ -24,7 +23,7 @@ def test_all_that_were_found_ready_get_their_slots_at_once_though_the_journal_ha
         want = watched.roster.desired.services["echo"]  # type: ignore[union-attr] # it was read
         colours = {"blue": ColourRecord(), "green": ColourRecord(since="2026-01-31T12:00:00Z")}
         watched.change(live="green", colours=colours)
-        watched.ejector.deal(want, ready=names("green"))
+        watched.ejector.point(want, ready=names("green"))
         assert watched.slots() == dict.fromkeys(names("green"), 1024)
         assert len(watched.moves()) == 1
         assert watched.ejector.pending == {} and read_out(watched.paths.out) == {}
@@ -34,17 +33,17 @@ def test_all_that_were_found_ready_get_their_slots_at_once_though_the_journal_ha
 
 def test_one_that_was_never_ready_gets_no_slots_by_anybody_and_is_ejected_where_it_has_some(tmp_path: Path) -> None:
     async def test(watched: Watched) -> None:
-        paths, kernel = watched.paths, watched.kernel
+        paths = watched.paths
         watched.change(instances=3, config_instances=4, leaving=3)
         watched.roster.reload()
-        watched.ejector.deal(watched.roster.members["echo-blue-1"].service)
+        watched.ejector.point(watched.roster.members["echo-blue-1"].service)
         watched.change(instances=None, leaving=0)
         watched.roster.reload()
         assert list(watched.ejector.pending) == ["echo-blue-4"]
         for _ in range(3):
             watched.judge.died(watched.roster.members["echo-blue-4"], "it does not run")
         assert watched.log.getvalue().count(" ended ") == 1
-        executor = Executor(watched.world.desired(fleet()), kernel, watched.world.supervisor, paths, say=lambda _: None)
+        executor = watched.world.executor(watched.world.desired(fleet()))
         three = watched.slots()
         with paths.watch_lock.open("a") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
@@ -53,7 +52,7 @@ def test_one_that_was_never_ready_gets_no_slots_by_anybody_and_is_ejected_where_
             assert watched.slots() == three and len(three) == 3
             for name in names("blue")[:3]:
                 watched.ejector.out[name] = fresh("probe", "hangs")
-            watched.ejector.deal(watched.roster.members["echo-blue-1"].service)
+            watched.ejector.point(watched.roster.members["echo-blue-1"].service)
             assert watched.slots() == three  # the last state is kept, and nobody new is in it
         executor.point("echo", frozenset())  # without a watcher nobody knows who is new
         watched.judge.died(watched.roster.members["echo-blue-4"], "process 7 ended")
@@ -101,8 +100,7 @@ def test_a_command_takes_new_ones_with_slots_for_serving(tmp_path: Path) -> None
             fcntl.flock(lock, fcntl.LOCK_EX)
             assert list(left_out(watched.paths)) == names("blue")
             assert left_out(watched.paths, watched.kernel.read_slots("echo")) == {}
-            desired, supervisor = watched.world.desired(fleet()), watched.world.supervisor
-            executor = Executor(desired, watched.kernel, supervisor, watched.paths, say=lambda _: None)
+            executor = watched.world.executor(watched.world.desired(fleet()))
             executor.point("echo", frozenset({"echo-blue-2"}))
         assert set(watched.slots()) == {"echo-blue-1", "echo-blue-3", "echo-blue-4"}
 

@@ -9,7 +9,6 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from portfleet.core.changes import DataPlane
 from portfleet.core.desired import Desired, DesiredInstance, DesiredService
 from portfleet.core.errors import PortfleetError
 from portfleet.core.model import Listen, parse_instance
@@ -19,6 +18,7 @@ from portfleet.core.program import WATCHER
 from portfleet.core.slots import Table
 from portfleet.core.states import RUNNING
 from portfleet.daemons.probe import control_status, exchange, listening_fault, own_listeners
+from portfleet.dataplane.interface import DataPlane
 from portfleet.linux import processes, sockdiag
 from portfleet.store import locks
 from portfleet.store.out import read_out
@@ -48,7 +48,7 @@ def observe(
             instances[name] = look.at_surplus(name)
     rules = plane.observe()
     for service in desired.services.values():
-        instances |= _elsewhere(service, instances, rules.slots.get(service.name, ()), probed=probe)
+        instances |= _elsewhere(service, instances, rules.slots.get(service.name, ()), plane, probed=probe)
     return Observed(
         plane=rules,
         supervisor=running,
@@ -164,32 +164,22 @@ class Look:
 
 
 def _elsewhere(
-    service: DesiredService, instances: Mapping[str, ObservedInstance], slots: Table, *, probed: bool
+    service: DesiredService, instances: Mapping[str, ObservedInstance], slots: Table, plane: DataPlane, *, probed: bool
 ) -> dict[str, ObservedInstance]:
-    """Return what is known here of a service's remote instances: their connections, by the kernel's connection table.
+    """Return what is known here of a service's remote instances: their connections, by the data plane's word.
 
     Without a probe who shall serve and was never given slots has not answered the watcher's probes yet.
     """
     found = {}
-    for want in service.instances:
-        if want.rule.remote is None:
-            continue
-        seen = replace(instances[want.name], connections=_of_mark(want.rule.mark))
+    remote = [want for want in service.instances if want.rule.remote is not None]
+    counts = plane.connections.count(want.rule for want in remote)
+    for want in remote:
+        seen = replace(instances[want.name], connections=counts[want.name])
         share = want.takes and want.instance.member not in service.moved
         if not probed and share and any(slots) and want.name not in slots:
             seen = replace(seen, ready=False, waiting="has not answered the watcher's probes yet")
         found[want.name] = seen
     return found
-
-
-def _of_mark(mark: int) -> int | None:
-    """Count the established connections with ``mark``; None where the kernel does not tell."""
-    from portfleet.dataplane.nft import conntrack
-
-    try:
-        return conntrack.established(mark)
-    except PortfleetError:
-        return None
 
 
 def _local(want: DesiredInstance) -> Listen:

@@ -60,7 +60,7 @@ def _placeholders(service: Service, path: str, _: Machine) -> Iterator[Problem]:
     if service.command and "port" not in placeholders((*service.command, *service.environment.values())):
         yield Problem(
             f"{path}.command",
-            "{port} stands nowhere: the instances could not be told their ports",
+            "command and environment never use {port}, so instances cannot learn their port",
             'for example command = ["redis-server", "--port", "{port}"]',
         )
 
@@ -87,6 +87,9 @@ def _command(service: Service, path: str, machine: Machine) -> Iterator[Problem]
         yield Problem(f"{path}.user", f'this machine has no user "{service.user}"', hint)
     elif service.user and not machine.is_root:
         yield Problem(f"{path}.user", "only root can run instances as another user", "leave user out, or run as root")
+    elif service.user and not machine.maps_user(service.user):
+        hint = "leave user out, run as the machine's root, or enter by: unshare --map-root-user --map-auto (uidmap)"
+        yield Problem(f"{path}.user", f'this user namespace has no user "{service.user}" (/proc/self/uid_map)', hint)
     if service.directory and not placeholders((service.directory,)) and not machine.has_path(service.directory):
         yield Problem(f"{path}.directory", f"{service.directory} does not exist", f"mkdir -p {service.directory}")
 

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import configparser
-import re
 import resource
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from portfleet.core.needs import OWN_DESCRIPTORS, Needs
 from portfleet.core.paths import Paths
 from portfleet.doctor.finding import Finding, broken, fine, setting, warning
-from portfleet.doctor.needs import OWN_DESCRIPTORS, Needs
 from portfleet.linux.machine import sysctl
+from portfleet.linux.processes import descriptor_limits
 from portfleet.supervise.supervisor import Supervisor
 
 #: What portfleet-daemon asks listen(2) for; the kernel cuts it to somaxconn.
@@ -101,10 +101,9 @@ def _queue(name: str, value: int, *, why: str) -> Finding:
 
 def _hard_limit(pid: int) -> int | None:
     try:
-        found = re.search(r"^Max open files\s+\d+\s+(\d+)", Path(f"/proc/{pid}/limits").read_text(), re.MULTILINE)
+        return descriptor_limits(pid)[1]
     except OSError:
         return None
-    return int(found[1]) if found else None
 
 
 def _minfds(config: Path) -> int | None:

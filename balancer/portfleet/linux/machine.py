@@ -10,6 +10,9 @@ from pathlib import Path
 
 from portfleet.core.model import Machine
 
+#: PROC_USER_INIT_INO of linux/proc_ns.h.
+_FIRST_USER_NAMESPACE = 0xEFFFFFFD
+
 
 def read_machine() -> Machine:
     """Read the facts that a config is checked against."""
@@ -21,9 +24,15 @@ def read_machine() -> Machine:
         reserved=tuple(_ranges(sysctl("net.ipv4.ip_local_reserved_ports", ""))),
         find=find_command,
         has_user=_has_user,
+        maps_user=_maps_user,
         has_path=has_path,
         is_root=os.geteuid() == 0,
     )
+
+
+def in_first_user_namespace() -> bool:
+    """Return whether rights count for the whole machine: those of another user namespace (unshare -U) do not."""
+    return Path("/proc/self/ns/user").stat().st_ino == _FIRST_USER_NAMESPACE
 
 
 def descriptor_limit() -> int:
@@ -70,6 +79,19 @@ def _has_user(name: str) -> bool:
     except KeyError:
         return False
     return True
+
+
+def _maps_user(name: str) -> bool:
+    """Return whether a process of this user namespace can become the user ``name``, with its groups."""
+    found = pwd.getpwnam(name)
+    mapped = _maps("uid_map", found.pw_uid) and _maps("gid_map", found.pw_gid)
+    return mapped and Path("/proc/self/setgroups").read_text().strip() == "allow"
+
+
+def _maps(table: str, number: int) -> bool:
+    """Return whether a user or group id is in the table of this user namespace: first id, first outside, length."""
+    rows = (map(int, line.split()) for line in Path("/proc/self", table).read_text().splitlines())
+    return any(first <= number < first + length for first, _, length in rows)
 
 
 def _ranges(text: str) -> list[tuple[int, int]]:

@@ -1,4 +1,4 @@
-"""A little nfnetlink(7): requests, dumps and attributes for what libnftables does not do (conntrack, notifications).
+"""A little nfnetlink(7): requests, dumps and attributes for what has no library here.
 
 Layouts: struct nlmsghdr (linux/netlink.h), struct nfgenmsg (linux/netfilter/nfnetlink.h), attributes of length, type
 and value padded to four bytes.
@@ -22,6 +22,7 @@ _HEADER = struct.Struct("=LHHLL")
 _NFGEN = struct.Struct("=BBH")
 _ATTRIBUTE = struct.Struct("=HH")
 _NESTED, _TYPE_MASK = 0x8000, 0x3FFF
+_SO_RCVBUFFORCE = 33  # asm-generic/socket.h; not in Python's socket
 #: Acknowledgements that fit into a default receive buffer (212,992 bytes) with room to spare.
 _BATCH = 128
 
@@ -61,6 +62,18 @@ def messages(data: bytes) -> Iterator[tuple[int, int, bytes]]:
             return
         yield kind, flags, data[offset + _HEADER.size : offset + length]
         offset += (length + 3) & ~3
+
+
+def widen(receiver: socket.socket, *, received: int) -> int:
+    """Have the kernel keep up to ``received`` bytes for ``receiver``; gives how many it will keep.
+
+    More than net.core.rmem_max takes CAP_NET_ADMIN of the first user namespace (socket(7), SO_RCVBUFFORCE).
+    """
+    try:
+        receiver.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, received)
+    except PermissionError:
+        receiver.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, received)
+    return receiver.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) // 2  # the kernel doubles it for its own use
 
 
 class Netfilter:

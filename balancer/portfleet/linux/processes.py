@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import re
+import resource
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+
+_DESCRIPTORS = re.compile(r"^Max open files\s+(\d+)\s+(\d+)", re.MULTILINE)
 
 
 def tree(pid: int) -> Iterator[int]:
@@ -37,6 +42,22 @@ def owned(pids: Iterable[int], inodes: set[int]) -> set[int]:
                 if len(found) == len(wanted):
                     return found
     return found
+
+
+def descriptor_limits(pid: int) -> tuple[int, int]:
+    """Return a process's soft and hard limit of descriptors; raises OSError if there is no such process.
+
+    For a process of another user prlimit(2) takes CAP_SYS_RESOURCE; /proc/PID/limits, which everybody may read, takes
+    50 times as long (20 µs).
+    """
+    try:
+        return resource.prlimit(pid, resource.RLIMIT_NOFILE)
+    except PermissionError:
+        pass
+    found = _DESCRIPTORS.search(Path(f"/proc/{pid}/limits").read_text())
+    if found is None:
+        raise ProcessLookupError(errno.ESRCH, os.strerror(errno.ESRCH))  # a zombie has an empty table
+    return int(found[1]), int(found[2])
 
 
 def owner_of(inode: int) -> str:

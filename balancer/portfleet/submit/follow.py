@@ -6,14 +6,12 @@ import json
 import sys
 import time
 from collections.abc import Mapping
-from dataclasses import asdict
 from typing import Any
 
 from portfleet.apply.context import Context
 from portfleet.core.errors import Exit, PortfleetError
-from portfleet.core.journal import HistoryEntry, Journal
+from portfleet.core.journal import HistoryEntry, Journal, entry_json
 from portfleet.screen.bar import Bar
-from portfleet.store import journal as journal_file
 from portfleet.store import locks
 
 #: Seconds without a watcher after which the operator who waits for an operation is told.
@@ -25,9 +23,9 @@ def ended(context: Context, number: int, *, undo: str = "") -> Exit:
     entry = follow(context, number)
     undoing = f". Undo with: {undo}" if entry.ok and undo else ". There is nothing to undo" if entry.ok else ""
     if entry.ok:
-        return say(context, asdict(entry) | {"undo": undo or None}, entry.outcome + undoing)
+        return say(context, entry_json(entry) | {"undo": undo or None}, entry.outcome + undoing)
     if context.json:
-        say(context, asdict(entry), "")
+        say(context, entry_json(entry), "")
     else:
         print(f"portfleet: {entry.verb} {entry.service}: {entry.outcome}", file=sys.stderr)
     return Exit(entry.code)
@@ -41,7 +39,7 @@ def follow(context: Context, number: int) -> HistoryEntry:
     bar, watched, told = Bar(sys.stderr), time.monotonic(), False
     try:
         while True:
-            journal = journal_file.read(context.paths.journal) or Journal()
+            journal = context.store.read() or Journal()
             running = journal.operation(number)
             if running is None:
                 break

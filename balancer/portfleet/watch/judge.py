@@ -1,4 +1,4 @@
-"""Decides who is out: deaths, probes, and the policy for when nobody would be left. The ejector does it."""
+"""Decides who is out: deaths, probes, and the policy for when no instance would be left. The ejector does it."""
 
 from __future__ import annotations
 
@@ -133,7 +133,7 @@ class Judge:
             if want is None:
                 continue
             try:
-                self._ejector.deal(want)
+                self._ejector.point(want)
             except PortfleetError as error:
                 self._log.once("cannot-deal", about=want.name, service=want.name, reason=error.message.splitlines()[0])
                 self._loop.call_later(self.deal_again_after, self._deal_again, want.name)

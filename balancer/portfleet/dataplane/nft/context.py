@@ -18,10 +18,18 @@ class InUse(PortfleetError):
     """Something was to be removed to which something else leads yet."""
 
 
+class TooLong(PortfleetError):
+    """A transaction is longer than the longest message that the kernel takes of this process (see `parts`)."""
+
+
 class NftContext:
-    """One context of libnftables: one netlink socket, kept open. Methods raise PortfleetError (exit 3)."""
+    """One context of libnftables: one netlink socket, kept open. Methods raise PortfleetError (exit 3).
+
+    ``done`` is how many transactions it has carried out.
+    """
 
     def __init__(self) -> None:
+        self.done = 0
         try:
             import nftables
         except ImportError as error:
@@ -63,6 +71,7 @@ class NftContext:
             code, _, err = self._nft.cmd(script)
         if code:
             raise _refused(err, script)
+        self.done += not dry
 
     @contextmanager
     def _dry(self) -> Iterator[None]:
@@ -89,7 +98,8 @@ def _refused(said: str, script: str) -> PortfleetError:
     shown = [f"{number:5}  {line[:160]}" for number, line in enumerate(lines[:_SHOWN_LINES], 1)]
     if len(lines) > _SHOWN_LINES:
         shown.append(f"       … {len(lines) - _SHOWN_LINES} more lines")
-    kind = InUse if "Device or resource busy" in said else PortfleetError
+    kinds = {"Device or resource busy": InUse, "Message too long": TooLong}
+    kind = next((kind for words, kind in kinds.items() if words in said), PortfleetError)
     return kind(
         f"cannot change nftables, nothing was applied: {said.strip()}\n" + "\n".join(shown),
         hint="portfleet doctor says what this kernel and nft lack",

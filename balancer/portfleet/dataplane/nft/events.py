@@ -12,7 +12,7 @@ import socket
 from dataclasses import dataclass
 
 from portfleet.core.errors import Exit, PortfleetError
-from portfleet.linux.netlink import NETLINK_NETFILTER, Netfilter, attributes, messages
+from portfleet.linux.netlink import NETLINK_NETFILTER, Netfilter, attributes, messages, widen
 
 _SUBSYSTEM = 10 << 8
 _DELETE_TABLE, _NEW_GENERATION, _GET_GENERATION = _SUBSYSTEM | 2, _SUBSYSTEM | 15, _SUBSYSTEM | 16
@@ -21,7 +21,7 @@ _NAME = 1
 _GROUP_NFTABLES = 7
 _ADD_MEMBERSHIP, _SOL_NETLINK = 1, 270
 #: A table of 4,096 slots is told of in 0.6 MB of messages; the default buffer of 0.2 MB lost those of every repair.
-_BUFFER, _SO_RCVBUFFORCE = 16 << 20, 33
+_BUFFER = 16 << 20
 _NFGEN_SIZE = 4
 
 
@@ -64,7 +64,10 @@ class Generation:
 
 
 class RulesWatch:
-    """Tells of every transaction on the rules. Readable (``fileno``) when there is something to ``read``."""
+    """Tells of every transaction on the rules. Readable (``fileno``) when there is something to ``read``.
+
+    ``shortage`` says what a smaller buffer than asked for costs; "" if it is as large.
+    """
 
     def __init__(self) -> None:
         try:
@@ -72,10 +75,13 @@ class RulesWatch:
                 socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK, NETLINK_NETFILTER
             )
             self._socket.bind((0, 0))
-            self._socket.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _BUFFER)
+            room = widen(self._socket, received=_BUFFER)
             self._socket.setsockopt(_SOL_NETLINK, _ADD_MEMBERSHIP, _GROUP_NFTABLES)
         except OSError as error:
             raise _refused(error) from None
+        self.shortage = ""
+        if room < _BUFFER:
+            self.shortage = f"notifications of changes over {room:,} bytes are lost: the rules are looked at instead"
         self._tables: set[str] = set()
         self._deleted: set[str] = set()
 

@@ -10,8 +10,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from portfleet.core.needs import Needs
 from portfleet.doctor.finding import Finding, broken, fine, warning
-from portfleet.doctor.needs import Needs
+from portfleet.linux.machine import in_first_user_namespace
 
 KERNEL_FLOOR, KEEPER_FLOOR, NFT_FLOOR = (5, 10), (5, 12), (1, 0, 2)
 
@@ -27,14 +28,26 @@ _RIGHTS_FOR_USERS = {
 }
 
 
+#: What works otherwise where root is not the machine's root.
+_WITHOUT = (
+    "not the machine's first: the watcher has no precedence over busy instances, large changes of the rules are made "
+    "in parts, and those of others are looked for where their notifications are lost"
+)
+
+
 @dataclass(frozen=True)
 class SystemFacts:
-    """``release`` is the kernel's; ``nft`` what `nft --version` says ("" for no nft); ``rights`` is CapEff."""
+    """What cannot be changed from here.
+
+    ``release`` is the kernel's; ``nft`` what `nft --version` says ("" for no nft); ``rights`` is CapEff, which counts
+    for the whole machine in its ``first_namespace`` of users alone.
+    """
 
     release: str
     nft: str
     libnftables: bool
     rights: int
+    first_namespace: bool
 
 
 def read() -> SystemFacts:
@@ -46,6 +59,7 @@ def read() -> SystemFacts:
         nft=_nft_version(),
         libnftables=_has_libnftables(),
         rights=int(rights[1], 16) if rights else 0,
+        first_namespace=in_first_user_namespace(),
     )
 
 
@@ -59,6 +73,8 @@ def judge(facts: SystemFacts, needs: Needs) -> Iterator[Finding]:
         yield broken("capabilities", f"{name} is missing", why=why, mend="sudo portfleet doctor")
     if not missing:
         yield fine("capabilities", ", ".join(name for name, _ in wanted.values()))
+    if not facts.first_namespace:
+        yield fine("user namespace", _WITHOUT)
 
 
 def version(text: str) -> tuple[int, ...]:

@@ -1,4 +1,4 @@
-"""Makes a listening socket deaf to new handshakes, while those under way are finished.
+"""Make a listening socket ignore new handshakes, while those under way are finished.
 
 Looking whether anything waits and closing the listener are two steps, and a client whose handshake ends between
 them believes it is connected and is reset. A least TTL of 255 on the listener (IP_MINTTL, ip(7); IPV6_MINHOPCOUNT; both
@@ -7,8 +7,8 @@ but not with those for one of its unfinished handshakes. The client whose SYN wa
 host on the same link that sends with a TTL of 255 (Linux: 64) is heard still.
 
 No privilege is needed for it, unlike for a socket filter, for which Linux asks CAP_NET_ADMIN on TCP sockets since 2026
-(decision 0011). Accepted sockets inherit it, so it has to be taken from them, else they are deaf to everything; what a
-client sends before that, it sends again after 0.2 s.
+(decision 0011). Accepted sockets inherit it, so it has to be taken from them, or they would ignore everything;
+what a client sends before that, it sends again after 0.2 s.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ IP_MINTTL, IPV6_MINHOPCOUNT = 21, 73  # linux/in.h, linux/in6.h; not in Python's
 LARGEST_TTL = 255
 
 
-def ignore_new(listener: socket.socket) -> None:
-    """Let no further handshake begin; raises OSError where the kernel does not know the option."""
+def quiesce(listener: socket.socket) -> None:
+    """Let no further handshake begin; raise OSError if the kernel does not know the option."""
     _set_least_ttl(listener, LARGEST_TTL)
 
 
-def hear_again(sock: socket.socket) -> None:
-    """Undo `ignore_new`, also on a socket that was accepted meanwhile."""
-    with contextlib.suppress(OSError):  # where the kernel does not know the option, nothing is deaf
+def unquiesce(sock: socket.socket) -> None:
+    """Undo `quiesce`, also on a socket that was accepted meanwhile."""
+    with contextlib.suppress(OSError):  # a kernel without the option has quiesced nothing
         _set_least_ttl(sock, 0)
 
 

@@ -10,7 +10,10 @@ from typing import NamedTuple
 
 VERSIONS = (1,)
 MOST_DESCRIPTORS = 253  # SCM_MAX_FD
-LONGEST_BODY = 1 << 28  # bytes
+LONGEST_BODY = 1 << 25  # bytes, of a message with connections; a receiver holds so much at most
+BATCH_BYTES = 1 << 20  # the sender closes a batch whose parcels take more than this
+LARGEST_PARCEL = LONGEST_BODY - 2 * BATCH_BYTES  # so it fits behind a batch that is not closed yet
+LONGEST_REASON = 4096  # bytes, of a REFUSE; the others have no body
 HEADER = Struct(">BBHII")  # type, flags, count, sequence, length of body
 RECORD = Struct(">IIII")  # flags, lengths of partial, unsent, state
 HAS_STATE, END_OF_FILE = 1, 2
@@ -38,6 +41,10 @@ class Parcel(NamedTuple):
     state: bytes | None = None  #: of the handler
     eof: bool = False  #: the peer has shut down its side, and this was read
 
+    def size(self) -> int:
+        """Return the bytes it takes in a message."""
+        return RECORD.size + len(self.partial) + len(self.unsent) + len(self.state or b"")
+
 
 @dataclass(frozen=True)
 class Message:
@@ -50,17 +57,18 @@ class Message:
     descriptors: tuple[int, ...]
 
 
+_LONGEST = {Kind.CONNECTIONS: LONGEST_BODY, Kind.REFUSE: LONGEST_REASON}
 NOTHING = Parcel()
 _NO_RECORD = bytes(RECORD.size)
 
 
 def pack(kind: Kind, *, count: int, sequence: int, body: bytes = b"") -> bytes:
-    """A message."""
+    """Return a message as bytes."""
     return HEADER.pack(kind, 0, count, sequence, len(body)) + body
 
 
 def pack_parcels(parcels: Sequence[Parcel]) -> bytes:
-    """The body of a CONNECTIONS message."""
+    """Return the body of a CONNECTIONS message."""
     return b"".join(_NO_RECORD if parcel is NOTHING else _pack_parcel(parcel) for parcel in parcels)
 
 
@@ -72,7 +80,7 @@ def _pack_parcel(parcel: Parcel) -> bytes:
 
 
 def unpack_parcels(body: bytes, count: int) -> list[Parcel]:
-    """The `count` records of a body; raises ProtocolError unless they fill it exactly."""
+    """Return the `count` records of a body; raise ProtocolError unless they fill it exactly."""
     if body == _NO_RECORD * count:
         return [NOTHING] * count
     parcels, at = [], 0
@@ -106,7 +114,7 @@ class Inbox:
         self._descriptors: list[int] = []
 
     def feed(self, data: bytes, descriptors: Sequence[int] = ()) -> Iterator[Message]:
-        """The messages that `data` completes; raises ProtocolError at the first that is wrong."""
+        """Yield the messages that `data` completes; raise ProtocolError at the first that is wrong."""
         self._buffer += data
         self._descriptors.extend(descriptors)
         while len(self._buffer) >= HEADER.size:
@@ -115,8 +123,8 @@ class Inbox:
                 kind = Kind(number)
             except ValueError:
                 raise ProtocolError(f"unknown type {number}") from None
-            if length > LONGEST_BODY or count > MOST_DESCRIPTORS:
-                raise ProtocolError(f"message of {length} bytes with {count} descriptors")
+            if length > _LONGEST.get(kind, 0) or count > MOST_DESCRIPTORS:
+                raise ProtocolError(f"{kind.name} of {length} bytes with {count} descriptors")
             if len(self._buffer) < HEADER.size + length:
                 return
             body = bytes(self._buffer[HEADER.size : HEADER.size + length])
@@ -129,7 +137,7 @@ class Inbox:
             yield Message(kind, count, sequence, body, taken)
 
     def leftover(self) -> list[int]:
-        """Descriptors of no complete message, for closing; the inbox is empty after."""
+        """Return the descriptors of no complete message, for closing, and empty the inbox."""
         left = self._descriptors.copy()
         self._descriptors.clear()
         self._buffer.clear()

@@ -1,4 +1,4 @@
-"""The receiving side of a hand-off: docs/handoff.md."""
+"""The receiving side of a hand-off (docs/handoff.md)."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import asyncio
 import contextlib
 import gc
 import os
+import select
 import socket
 from collections.abc import Callable
 
@@ -14,7 +15,8 @@ from portfleet_daemon.commands import Receive
 from portfleet_daemon.connections import Connections
 from portfleet_daemon.control import send
 from portfleet_daemon.errors import Refused
-from portfleet_daemon.handoff_wire import (
+from portfleet_daemon.handoff.wire import (
+    LONGEST_REASON,
     MOST_DESCRIPTORS,
     VERSIONS,
     Inbox,
@@ -25,8 +27,9 @@ from portfleet_daemon.handoff_wire import (
     pack,
     unpack_parcels,
 )
-from portfleet_daemon.listener import Port, adopt_listener
+from portfleet_daemon.listener import Port, adopt_listener, check_listener
 from portfleet_daemon.log import log
+from portfleet_daemon.sockets import check_connection
 
 READ = 65536  # bytes
 FD_SIZE = array.array("i").itemsize
@@ -41,8 +44,8 @@ class Receiver:
         self._closing: set[asyncio.Task[None]] = set()
 
     def agree(self, command: Receive) -> int:
-        """The version to speak; raises Refused if the two daemons do not fit."""
-        framing, stateful = self._connections.framing.name, self._connections.handler.stateful is not None
+        """Return the version to speak; raise Refused if the two daemons do not fit."""
+        framing, stateful = self._connections.framing.name, self._connections.handler.stateful
         common = set(command.versions) & set(VERSIONS)
         if not common:
             raise Refused(
@@ -70,28 +73,29 @@ class Receiver:
             log("handoff-received", connections=intake.taken)
 
     def _take(self, message: Message, sock: socket.socket) -> int:
-        """Own what `message` carries from its acknowledgement on; how many connections that were."""
-        listeners: list[socket.socket] = []
+        """Own what `message` carries from its acknowledgement on; return how many connections that were."""
         parcels: list[Parcel] = []
         try:
             if message.kind is Kind.LISTENERS:
-                listeners = [adopt_listener(fd) for fd in message.descriptors]
+                for fd in message.descriptors:
+                    check_listener(fd)
             elif message.kind is Kind.CONNECTIONS:
                 if message.count > self._port.room():
                     raise ProtocolError(f"no room: {self._port.max_connections} connections is the limit here")
                 parcels = unpack_parcels(message.body, message.count)
+                for fd in message.descriptors:
+                    check_connection(fd)
             elif message.kind is not Kind.END:
                 raise ProtocolError(f"{message.kind.name} from a sender")
+            _acknowledge(sock, message)
         except (ProtocolError, OSError) as error:
             for fd in message.descriptors:
-                with contextlib.suppress(OSError):  # a listener among them is closed already
-                    os.close(fd)
+                os.close(fd)
             raise ProtocolError(str(error)) from error
-        _answer(sock, pack(Kind.ACK, count=message.count, sequence=message.sequence))
-        if parcels:
+        if message.kind is Kind.LISTENERS:
+            self._empty([adopt_listener(fd) for fd in message.descriptors])
+        elif parcels:
             self._connections.adopt(message.descriptors, parcels)
-        if listeners:
-            self._empty(listeners)
         return len(parcels)
 
     def _empty(self, listeners: list[socket.socket]) -> None:
@@ -123,7 +127,7 @@ class Intake:
         asyncio.get_running_loop().add_reader(sock, self._arrived)
 
     def close(self) -> None:
-        """Stop taking messages, and let go what came of one that is not complete."""
+        """Stop taking messages and close the descriptors of an incomplete one."""
         asyncio.get_running_loop().remove_reader(self._sock)
         for fd in self._inbox.leftover():
             os.close(fd)
@@ -145,7 +149,7 @@ class Intake:
             return
         except ProtocolError as error:
             log("handoff-refused", error=error)
-            _answer(self._sock, pack(Kind.REFUSE, count=0, sequence=0, body=str(error).encode()))
+            _refuse(self._sock, str(error))
             self.over.set_result(None)
         except Exception as error:  # noqa: BLE001  for `run` to raise, which ends the hand-off; the loop would only log it
             self.over.set_exception(error)
@@ -167,7 +171,27 @@ def _receive(sock: socket.socket) -> tuple[bytes, array.array[int]]:
     return data, descriptors
 
 
-def _answer(sock: socket.socket, message: bytes) -> None:
-    """Write an answer of a few bytes; if the sender is gone, what it sent whole is ours all the same."""
-    with contextlib.suppress(ConnectionError):
-        sock.sendall(message)
+def _acknowledge(sock: socket.socket, message: Message) -> None:
+    """Write the ACK by which `message` is ours; raise ProtocolError if it is not.
+
+    A sender that has ended left all that came whole to us. One that lives and takes no acknowledgement (EPIPE without
+    end of file) has given up on us and serves the connections itself.
+    """
+    try:
+        sock.sendall(pack(Kind.ACK, count=message.count, sequence=message.sequence))
+    except BlockingIOError as error:
+        raise ProtocolError("the sender does not read its acknowledgements") from error
+    except ConnectionError as error:
+        if not _ended(sock):
+            raise ProtocolError("the sender has taken these connections back") from error
+
+
+def _ended(sock: socket.socket) -> bool:
+    poll = select.poll()
+    poll.register(sock, select.POLLRDHUP)
+    return bool(poll.poll(0))
+
+
+def _refuse(sock: socket.socket, reason: str) -> None:
+    with contextlib.suppress(OSError):  # it is gone, or reads nothing: then it takes everything back all the same
+        sock.sendall(pack(Kind.REFUSE, count=0, sequence=0, body=reason.encode()[:LONGEST_REASON]))
