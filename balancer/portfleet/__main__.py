@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from types import ModuleType
 from typing import TYPE_CHECKING
 
-from portfleet.commands import OPERATIONS, SUPERVISED, TOLD, VERBS
+from portfleet.commands import OPERATIONS, SUPERVISED, TOLD, VERBS, WITHOUT_JSON
 from portfleet.core.errors import Exit, PortfleetError
 from portfleet.core.paths import resolve
 
@@ -83,7 +83,10 @@ def _parser(verb: str | None, command: ModuleType | None) -> argparse.ArgumentPa
     group = shared.add_argument_group("global options, before or after the verb")
     group.add_argument("--home", metavar="DIR", help="keep everything below DIR (also: PORTFLEET_HOME)")
     group.add_argument("--config", metavar="FILE", help="read this fleet.toml")
-    group.add_argument("--json", action="store_true", help="print JSON")
+    if verb in WITHOUT_JSON:
+        group.add_argument("--json", action=_NoJson, const=verb)
+    else:
+        group.add_argument("--json", action="store_true", help="print JSON")
     parser = argparse.ArgumentParser(
         prog="portfleet",
         description="Spread TCP connections over a fleet of single-threaded daemons with the kernel's own balancer.",
@@ -102,6 +105,16 @@ def _parser(verb: str | None, command: ModuleType | None) -> argparse.ArgumentPa
             sub.formatter_class = argparse.RawDescriptionHelpFormatter
             command.add_arguments(sub)
     return parser
+
+
+class _NoJson(argparse.Action):
+    """Refuses --json for the verb ``const``, which has none, before and after the verb."""
+
+    def __init__(self, option_strings: Sequence[str], dest: str, const: str, **_: object) -> None:
+        super().__init__(option_strings, dest, nargs=0, const=const, help=argparse.SUPPRESS)
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        parser.error(f"{self.const} prints no JSON: leave out --json")
 
 
 class _Version(argparse.Action):

@@ -14,14 +14,14 @@ from portfleet_daemon.stats import Stats
 
 
 def main() -> int:
-    """Run the daemon until it is stopped; the exit code, see errors.py."""
+    """Run the daemon until it is stopped; return the exit code (errors.py)."""
     try:
         settings = read_settings(sys.argv[1:])
         limit = raise_descriptor_limit()
         stats = Stats()
         selector = ServingSelector(stats=stats, descriptors=limit)
         server = Server(settings, selector=selector, stats=stats, limit=limit)
-        with asyncio.Runner(loop_factory=lambda: ServingLoop(selector)) as runner:
+        with asyncio.Runner(loop_factory=lambda: ServingLoop(selector, escaped=server.connections.escaped)) as runner:
             runner.run(server.run())
     except OperatorError as error:
         print(f"portfleet-daemon: {error}\n  hint: {error.hint}", file=sys.stderr)

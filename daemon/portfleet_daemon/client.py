@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from portfleet_daemon.sockets import FourTuple, four_tuple
 
-if TYPE_CHECKING:
-    from portfleet_daemon.connection import Connection
+
+class Served(Protocol):
+    """The connection behind a Client."""
+
+    fd: int
+    closed: bool
+
+    def close_soon(self) -> None: ...
 
 
 class Client:
@@ -15,15 +21,15 @@ class Client:
 
     __slots__ = ("_connection", "state")
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: Served) -> None:
         self._connection = connection
         self.state: Any = None
 
     @property
     def addresses(self) -> FourTuple | None:
-        """Local address and port, peer address and port; None if the connection is gone."""
+        """Return (local address, local port, peer address, peer port); None if the connection is gone."""
         return None if self._connection.closed else four_tuple(self._connection.fd)
 
     def close(self) -> None:
         """Close the connection after the current turn, without waiting for unsent replies."""
-        self._connection.hub.close_soon(self._connection)
+        self._connection.close_soon()

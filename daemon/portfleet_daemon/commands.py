@@ -16,7 +16,7 @@ class Status:
 
 @dataclass(frozen=True, kw_only=True)
 class Drain:
-    """Want no new connections; evict at `rate` per second (None: let them finish).
+    """Enter `draining`; evict at `rate` per second (None: let them finish).
 
     What is left after `deadline` seconds is closed.
     """
@@ -41,12 +41,16 @@ class Evict:
 
 @dataclass(frozen=True, kw_only=True)
 class HandOff:
-    """Give `count` connections (None: all), and perhaps the listener, to the daemon whose control socket is `to`."""
+    """Give `count` connections (None: all), and perhaps the listener, to the daemon whose control socket is `to`.
+
+    `names`: whether progress lines name each connection by its four-tuple.
+    """
 
     to: str
     count: int | None
     listener: bool
     deadline: float
+    names: bool
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,13 +69,13 @@ KEYS = {
     "drain": {"rate", "deadline", "listener"},
     "resume": set[str](),
     "evict": {"rate", "count"},
-    "handoff": {"to", "count", "listener", "deadline"},
+    "handoff": {"to", "count", "listener", "deadline", "names"},
 }
 HANDOFF_DEADLINE = 30.0  # seconds for requests in flight to finish
 
 
 def parse(line: bytes) -> Command:
-    """The command in one line of JSON; raises Refused."""
+    """Return the command in one line of JSON; raise Refused."""
     try:
         request = json.loads(line)
     except (ValueError, RecursionError) as error:
@@ -81,7 +85,7 @@ def parse(line: bytes) -> Command:
     if not isinstance(request, dict) or not isinstance(request.get("command"), str):
         raise Refused("no command", hint='one object per line, such as {"command": "status"}')
     name = request.pop("command")
-    if name == "receive":  # unknown keys are let pass: a newer sender may say more
+    if name == "receive":  # unknown keys are ignored: a newer sender may say more
         return _receive(request)
     if name not in KEYS:
         raise Refused(f"unknown command {name[:50]!r}", hint=f"one of {', '.join(KEYS)}, receive")
@@ -107,13 +111,15 @@ def parse(line: bytes) -> Command:
 
 
 def _handoff(request: dict[str, Any]) -> HandOff:
-    to, listener = request.get("to"), request.get("listener", False)
+    to, listener, names = request.get("to"), request.get("listener", False), request.get("names", True)
     if not isinstance(to, str) or not to or "\0" in to:
         raise Refused("handoff needs to", hint="the path of the receiver's control socket")
     if not isinstance(listener, bool):
         raise Refused("handoff: listener is no boolean", hint="true also hands over the listening sockets")
-    deadline = _positive(request, "deadline")
-    return HandOff(to=to, count=_count(request), listener=listener, deadline=deadline or HANDOFF_DEADLINE)
+    if not isinstance(names, bool):
+        raise Refused("handoff: names is no boolean", hint="false leaves the four-tuples out of the progress lines")
+    deadline = _positive(request, "deadline") or HANDOFF_DEADLINE
+    return HandOff(to=to, count=_count(request), listener=listener, deadline=deadline, names=names)
 
 
 def _receive(request: dict[str, Any]) -> Receive:

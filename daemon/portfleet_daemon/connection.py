@@ -1,22 +1,25 @@
-"""A connection in an exceptional state: the only per-connection object, and it goes when the state does."""
+"""A stateful connection: the only per-connection object, and it goes when the state does."""
 
 from __future__ import annotations
 
 import asyncio
 import os
 from collections.abc import Awaitable
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
+from portfleet_daemon.client import Client
 from portfleet_daemon.framing import FramingError
-from portfleet_daemon.framing.base import is_awaitable
+from portfleet_daemon.framing.base import FLUSH_AT, Answered, is_awaitable
 from portfleet_daemon.loop import EPOLLIN, EPOLLOUT
+from portfleet_daemon.service import Service
 from portfleet_daemon.sockets import acknowledge_now, shut_down
 
-if TYPE_CHECKING:
-    from portfleet_daemon.client import Client
-    from portfleet_daemon.connections import Connections
 
-FLUSH_AT = 65536  # bytes of gathered replies; more are written before the next request is answered
+class Table(Protocol):
+    """The table that a connection is in."""
+
+    def close(self, fd: int) -> None: ...
+    def make_plain(self, connection: Connection) -> None: ...
 
 
 class Connection:
@@ -33,19 +36,21 @@ class Connection:
         "ending",
         "eof",
         "fd",
-        "hub",
         "mask",
         "memo",
         "out",
+        "service",
         "since",
+        "table",
         "task",
         "task_since",
     )
     after_batch = False
 
-    def __init__(self, fd: int, hub: Connections) -> None:
+    def __init__(self, fd: int, *, service: Service, table: Table) -> None:
         self.fd = fd
-        self.hub = hub
+        self.service = service
+        self.table = table
         self.buffer = bytearray()  # received, not yet answered
         self.memo: Any = None  # the framing's, about buffer
         self.out = bytearray()  # replies not yet accepted by the kernel
@@ -59,28 +64,28 @@ class Connection:
         self.client: Client | None = None
 
     def event(self, mask: int) -> None:  # noqa: ARG002  level-triggered: the system call's result says more than the mask
-        """Act on what the epoll set reports; what comes once the connection is to be closed is not looked at."""
+        """Act on what the epoll set reports; what arrives once the connection is to be closed is ignored."""
         if self.out:
             if self.flush() and not self.out:
                 self.advance()
             return
         try:
-            data = os.read(self.fd, self.hub.read_size)
+            data = os.read(self.fd, self.service.read_size)
         except BlockingIOError:
             return
         except OSError:
-            self.hub.close(self.fd)
+            self.table.close(self.fd)
             return
         if not self.ending:
             self.feed(data)
         elif not data:
-            self.hub.close(self.fd)
+            self.table.close(self.fd)
 
     def feed(self, data: bytes) -> None:
-        """Take what was read, b"" for end of file, and answer what is whole."""
+        """Take `data`, b"" for end of file, and answer the whole requests."""
         if data:
             self.buffer += data
-            self.hub.stats.bytes_in += len(data)
+            self.service.stats.bytes_in += len(data)
         else:
             self.eof = True
         self.advance()
@@ -96,56 +101,81 @@ class Connection:
         self._settle()
 
     def _answer_whole(self) -> None:
-        hub = self.hub
+        service = self.service
         while self.buffer and self.task is None and not self.ending and len(self.out) < FLUSH_AT:
+            if service.pipelined and self.memo is None and self._answer_many():
+                continue
             try:
-                request, end, self.memo = hub.framing.split(self.buffer, self.memo)
+                request, end, self.memo = service.framing.split(self.buffer, self.memo)
                 if not 0 <= end <= len(self.buffer):
                     raise ValueError(f"split took {end} of {len(self.buffer)} bytes")
-                if end > hub.max_request or (not end and len(self.buffer) >= hub.max_request):
-                    raise FramingError(f"request over {hub.max_request} bytes")
+                if end > service.max_request or (not end and len(self.buffer) >= service.max_request):
+                    raise FramingError(f"request over {service.max_request} bytes")
             except FramingError as error:
-                hub.stats.errors += 1
-                self._end(hub.error_reply(str(error)))
+                service.stats.errors += 1
+                self._end(service.error_reply(str(error)))
                 return
-            except Exception as error:  # noqa: BLE001  a framing of one's own; where the next request begins is unknown
-                self._end(hub.handler_failed(error))
+            except BaseException as error:  # noqa: BLE001  a framing of one's own; where the next request begins is unknown
+                self._end(service.handler_failed(error))
                 return
             if not end:
                 if self.since is None:
-                    self.since = hub.selector.now
+                    self.since = service.selector.now
                 return
             del self.buffer[:end]
             self.since = None
             if request is not None:
                 self._answer(request)
 
-    def _answer(self, request: Any) -> None:
-        hub = self.hub
+    def _answer_many(self) -> bool:
+        """Answer what is whole at the front of the buffer in one pass; return False if nothing is."""
+        service = self.service
         try:
-            answer = hub.respond(request) if self.client is None else hub.request(self.client, request)
+            answered = service.framing.answer_all(bytes(self.buffer[: service.read_size]), service.respond)
+        except BaseException as error:  # noqa: BLE001  a framing of one's own, as below
+            self._end(service.handler_failed(error))
+            return True
+        if answered is not None:
+            self.take(answered)
+        return answered is not None
+
+    def take(self, answered: Answered) -> None:
+        """Go on behind the requests of the buffer that have been answered in one pass."""
+        del self.buffer[: answered.end]
+        self.since = None
+        self.out += answered.replies
+        self.service.stats.answered(answered.number)
+        if answered.waiting is not None:
+            self.wait_for(answered.waiting)
+        elif answered.failure is not None:
+            self.failed(answered.failure)
+
+    def _answer(self, request: Any) -> None:
+        service = self.service
+        try:
+            answer = service.respond(request) if self.client is None else service.request(self.client, request)
             if is_awaitable(answer):
                 self.wait_for(answer)
                 return
-            self.out += hub.framing.reply(answer)
-        except Exception as error:  # noqa: BLE001  whatever a handler raises must hurt only its connection
+            self.out += service.framing.reply(answer)
+        except BaseException as error:  # noqa: BLE001  whatever a handler raises must hurt only its connection
             self.failed(error)
             return
-        hub.stats.in_turn += 1
+        service.stats.in_turn += 1
 
     def wait_for(self, answer: Awaitable[Any]) -> None:
-        """Await the handler's answer; at once if it is there already."""
+        """Await the handler's answer; reply at once if it is there already."""
         try:
-            task = self.hub.start(answer)
-        except TypeError as error:  # a framing or handler returned what is neither bytes nor awaitable
+            task = self.service.start(answer)
+            if not task.done():
+                task.add_done_callback(self._answered)
+                self.task, self.task_since = task, self.service.clock()
+                return
+        except BaseException as error:  # noqa: BLE001  also what is neither bytes nor awaitable, or ended at once
             self.failed(error)
             return
-        if task.done():
-            self._finish(task)
-            self.hub.stats.in_turn += 1
-            return
-        self.task, self.task_since = task, self.hub.clock()
-        task.add_done_callback(self._answered)
+        self._finish(task)
+        self.service.stats.in_turn += 1
 
     def _answered(self, task: asyncio.Future[Any]) -> None:
         if self.closed:
@@ -154,20 +184,20 @@ class Connection:
             return
         self.task = None
         self._finish(task)
-        self.hub.stats.awaited(self.hub.clock() - self.task_since)
+        self.service.stats.awaited(self.service.clock() - self.task_since)
         self.advance()
 
     def _finish(self, task: asyncio.Future[Any]) -> None:
         try:
-            self.out += self.hub.framing.reply(task.result())
+            self.out += self.service.framing.reply(task.result())
         except asyncio.CancelledError:
             self.failed(RuntimeError("the handler's task was cancelled"))
-        except Exception as error:  # noqa: BLE001  as in _answer
+        except BaseException as error:  # noqa: BLE001  as in _answer
             self.failed(error)
 
-    def failed(self, error: Exception) -> None:
-        """Answer a request whose handler raised: an error reply, or the end of the connection where there is none."""
-        reply = self.hub.handler_failed(error)
+    def failed(self, error: BaseException) -> None:
+        """Answer a request whose handler raised: an error reply, or the end of the connection."""
+        reply = self.service.handler_failed(error)
         if reply is None:
             self._end(None)
         else:
@@ -180,27 +210,27 @@ class Connection:
         self.ending = True
 
     def flush(self) -> bool:
-        """Write what the socket takes; False if the connection is closed."""
+        """Write what the socket takes; return False if the connection is closed."""
         try:
             sent = os.write(self.fd, self.out)
         except BlockingIOError:
             sent = 0
         except OSError:
-            self.hub.close(self.fd)
+            self.table.close(self.fd)
             return False
-        self.hub.stats.bytes_out += sent
+        self.service.stats.bytes_out += sent
         del self.out[:sent]
         return True
 
     def _settle(self) -> None:
-        """Watch for what the connection needs next, or let its state go."""
-        hub = self.hub
+        """Watch for what the connection needs next, or make it plain."""
+        service = self.service
         if self.out:
             self.watch(EPOLLOUT)  # also while a reply is awaited: those before it need not wait for that
         elif self.task is not None:
             self.watch(0)
         elif self.eof:
-            hub.close(self.fd)
+            self.table.close(self.fd)
             return
         elif self.ending:
             self._linger()
@@ -208,12 +238,12 @@ class Connection:
         else:
             self.watch(EPOLLIN)
             if self.since is not None:
-                hub.timeouts.await_rest(self.fd, self.since)
+                service.timeouts.await_rest(self.fd, self.since)
                 acknowledge_now(self.fd)
                 return
             if self.client is None:
-                hub.make_plain(self)
-        hub.timeouts.request_over(self.fd)
+                self.table.make_plain(self)
+        service.timeouts.request_over(self.fd)
 
     def _linger(self) -> None:
         """Say that this is all, and close when the peer has too, or soon.
@@ -224,19 +254,28 @@ class Connection:
         try:
             shut_down(self.fd)
         except OSError:
-            self.hub.close(self.fd)
+            self.table.close(self.fd)
             return
         self.watch(EPOLLIN)
-        self.hub.timeouts.await_end(self.fd)
+        self.service.timeouts.await_end(self.fd)
+
+    def close_soon(self) -> None:
+        """End the connection after this turn; here, or in the process it has been handed off to by then."""
+        self.ending = True
+        asyncio.get_running_loop().call_soon(self._close_still_open)
+
+    def _close_still_open(self) -> None:
+        if not self.closed:
+            self.table.close(self.fd)
 
     def watch(self, mask: int) -> None:
         """Bring the epoll set to `mask`."""
         if mask == self.mask:
             return
         if not mask:
-            self.hub.selector.unwatch(self.fd)
+            self.service.selector.unwatch(self.fd)
         elif self.mask:
-            self.hub.selector.rewatch(self.fd, mask)
+            self.service.selector.rewatch(self.fd, mask)
         else:
-            self.hub.selector.watch(self.fd, mask)
+            self.service.selector.watch(self.fd, mask)
         self.mask = mask

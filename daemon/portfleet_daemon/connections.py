@@ -1,22 +1,21 @@
-"""All client connections of this process: by number while plain, as a Connection while exceptional."""
+"""All client connections of this process: by number while plain, as a Connection while stateful."""
 
 from __future__ import annotations
 
-import asyncio
 import os
-import sys
 import time
-from collections.abc import Awaitable, Callable, Container, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from itertools import islice
 from typing import Any
 
 from portfleet_daemon.client import Client
 from portfleet_daemon.connection import Connection
-from portfleet_daemon.failures import Failures
 from portfleet_daemon.framing import Framing
+from portfleet_daemon.framing.base import Answered
 from portfleet_daemon.handler import Handler
-from portfleet_daemon.handoff_wire import NOTHING, Parcel
-from portfleet_daemon.loop import EPOLLOUT, READ_SIZE, ServingSelector
+from portfleet_daemon.handoff.wire import LARGEST_PARCEL, NOTHING, Parcel
+from portfleet_daemon.loop import EPOLLOUT, ServingSelector
+from portfleet_daemon.service import Service
 from portfleet_daemon.stats import Stats
 from portfleet_daemon.timeouts import Timeouts
 
@@ -39,42 +38,54 @@ class Connections:
         idle_timeout: float | None,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
-        self.selector, self.framing, self.handler, self.stats, self.clock = selector, framing, handler, stats, clock
-        self.max_request = framing.max_request
-        self.read_size = min(READ_SIZE, self.max_request)  # so the fast path cannot meet a request over the limit
-        self.respond = handler.respond or (lambda _: None)
-        self.request = handler.stateful.request if handler.stateful else (lambda *_: None)
+        self.selector, self.framing, self.handler, self.stats = selector, framing, handler, stats
         self.count = 0
         self.on_empty: Callable[[], None] = lambda: None
-        self._failures = Failures(stats)
-        self.timeouts = Timeouts(self, request=request_timeout, idle=idle_timeout)
+        self.timeouts = Timeouts(
+            selector=selector,
+            stats=stats,
+            request=request_timeout,
+            idle=idle_timeout,
+            close=self.close,
+            awaits_reply=self.awaits_reply,
+            clock=clock,
+        )
+        self._service = Service(
+            selector=selector, framing=framing, handler=handler, stats=stats, timeouts=self.timeouts, clock=clock
+        )
+        self.escaped = self._service.escaped
+        framing.more = stats.answered
         exchange = framing.exchange(handler.respond) if handler.respond else (lambda _: None)
-        selector.serve(exchange, self, read_size=self.read_size)
+        selector.serve(exchange, self, read_size=self._service.read_size)
 
-    # -- the selector's irregular cases
+    # -- plain connections that need state (loop.Stateful)
 
     def arrived(self, fd: int, data: bytes) -> None:
         if data:
-            self._make_odd(fd).feed(data)
+            self._make_stateful(fd).feed(data)
         else:
             self.close(fd)
 
     def unsent(self, fd: int, data: bytes, rest: bytes) -> None:
         self.stats.bytes_in += len(data)
         self.stats.in_turn += 1
-        connection = self._make_odd(fd)
+        connection = self._make_stateful(fd)
         connection.out += rest
         connection.watch(EPOLLOUT)
 
-    def awaiting(self, fd: int, data: bytes, reply: Awaitable[Any]) -> None:
+    def answered(self, fd: int, data: bytes, answer: Any) -> None:
         self.stats.bytes_in += len(data)
-        connection = self._make_odd(fd)
-        connection.wait_for(reply)
+        connection = self._make_stateful(fd)
+        if isinstance(answer, Answered):
+            connection.buffer += data
+            connection.take(answer)
+        else:
+            connection.wait_for(answer)
         connection.advance()
 
-    def raised(self, fd: int, data: bytes, error: Exception) -> None:
+    def raised(self, fd: int, data: bytes, error: BaseException) -> None:
         self.stats.bytes_in += len(data)
-        connection = self._make_odd(fd)
+        connection = self._make_stateful(fd)
         connection.eof = not data
         connection.failed(error)
         connection.advance()
@@ -88,47 +99,47 @@ class Connections:
         """Serve a new, non-blocking descriptor."""
         self.count += 1
         self.selector.watch_plain((fd,))
-        if self.handler.stateful is None:
+        if not self.handler.stateful:
             return
-        connection = self._make_odd(fd)
+        connection = self._make_stateful(fd)
         connection.client = Client(connection)
         try:
-            getattr(self.handler.stateful, "connected", _nothing)(connection.client)
-        except Exception as error:  # noqa: BLE001  whatever a handler raises must hurt only its connection
-            self.handler_failed(error)
+            getattr(self.handler.object, "connected", _nothing)(connection.client)
+        except BaseException as error:  # noqa: BLE001  whatever a handler raises must hurt only its connection
+            self._service.handler_failed(error)
             self.close(fd)
 
     def adopt(self, descriptors: Sequence[int], parcels: Sequence[Parcel]) -> None:
         """Serve descriptors handed off by another process, going on exactly where that one stopped."""
-        stateful = self.handler.stateful is not None
+        stateful = self.handler.stateful
         self.count += len(descriptors)
         both = list(zip(descriptors, parcels, strict=True))
         self.selector.watch_plain([fd for fd, parcel in both if parcel is NOTHING and not stateful])
         for fd, parcel in both:
             if parcel is not NOTHING or stateful:
-                self._adopt_exceptional(fd, parcel)
+                self._adopt_stateful(fd, parcel)
 
-    def _adopt_exceptional(self, fd: int, parcel: Parcel) -> None:
+    def _adopt_stateful(self, fd: int, parcel: Parcel) -> None:
         if self.selector.age is not None:
             self.selector.age[fd] = 1
-        connection = self._make_odd(fd)
+        connection = self._make_stateful(fd)
         connection.mask = 0
         connection.buffer += parcel.partial
         connection.out += parcel.unsent
         connection.ending = parcel.eof and not parcel.partial  # the peer's end or the sender's: all is answered
         connection.eof = parcel.eof and not connection.ending
-        if self.handler.stateful is not None:
+        if self.handler.stateful:
             connection.client = Client(connection)
             try:
-                self.handler.stateful.import_state(connection.client, parcel.state or b"")
-            except Exception as error:  # noqa: BLE001  as above
-                self.handler_failed(error)
+                self.handler.object.import_state(connection.client, parcel.state or b"")
+            except BaseException as error:  # noqa: BLE001  as above
+                self._service.handler_failed(error)
                 self.close(fd)
                 return
         connection.advance()
 
     def movable_plain(self, most: int) -> list[int]:
-        """Up to `most` plain descriptors, ascending."""
+        """Return up to `most` plain descriptors, ascending."""
         table, found, end = self.selector.plain, list[int](), 0
         while len(found) < most and (first := table.find(1, end)) >= 0:
             end = table.find(0, first)
@@ -136,31 +147,34 @@ class Connections:
             found += range(first, min(end, first + most - len(found)))
         return found
 
-    def movable_exceptional(self, most: int, *, without: Container[Connection] = ()) -> list[Connection]:
-        """Up to `most` connections with an object that can be released now: no reply is awaited."""
-        movable = (one for one in self._exceptional() if one.task is None and one not in without)
+    def movable_stateful(self, most: int, *, without: Container[Connection] = ()) -> list[Connection]:
+        """Return up to `most` stateful connections that can be released now: no reply is awaited."""
+        movable = (one for one in self._each_stateful() if one.task is None and one not in without)
         return list(islice(movable, most))
 
     def release(self, connection: Connection) -> Parcel | None:
         """Stop serving a movable connection; it stays open and counted until `forget` or `restore`.
 
-        Plain ones are released by the selector's `unwatch_plain`. None, and it is served on, if its handler cannot
-        export its state.
+        Plain ones are released by the selector's `unwatch_plain`. Return None if its handler cannot
+        export its state, or a message cannot hold it; it is then served on.
         """
         state = None
         if connection.client is not None:
             try:
-                state = self.handler.stateful.export_state(connection.client)
-                if not isinstance(state, bytes):
+                state = self.handler.object.export_state(connection.client)
+                if type(state) is not bytes:
                     raise TypeError(f"export_state returned {type(state).__name__}, not bytes")
-            except Exception as error:  # noqa: BLE001  as above
-                self.handler_failed(error)
+            except BaseException as error:  # noqa: BLE001  as above
+                self._service.handler_failed(error)
                 return None
+        partial = b"" if connection.ending else bytes(connection.buffer)
+        parcel = Parcel(partial, bytes(connection.out), state, connection.eof or connection.ending)
+        if parcel.size() > LARGEST_PARCEL:
+            return None
         connection.watch(0)
         connection.closed = True
         self._unlist(connection.fd)
-        partial = b"" if connection.ending else bytes(connection.buffer)
-        return Parcel(partial, bytes(connection.out), state, connection.eof or connection.ending)
+        return parcel
 
     def forget(self, descriptors: Sequence[int]) -> None:
         """Close our copies of released descriptors: they are another process's now."""
@@ -178,12 +192,12 @@ class Connections:
             self.selector.age[connection.fd] = 1
         connection.closed = False
         connection.since = None  # its time-out starts afresh, so that the oldest stays first
-        self.selector.odd[connection.fd] = connection
+        self.selector.objects[connection.fd] = connection
         connection.advance()
 
     def close(self, fd: int) -> None:
-        """End a connection; never one whose event is still to come in this turn (close_soon is for those)."""
-        connection = self.selector.odd.get(fd)
+        """End a connection, never one whose event is still to come in this turn (Connection.close_soon)."""
+        connection = self.selector.objects.get(fd)
         if not isinstance(connection, Connection):
             self.selector.unwatch(fd)
             self._unlist(fd)
@@ -197,22 +211,13 @@ class Connections:
             connection.task.cancel()
         if connection.client is not None:
             try:
-                getattr(self.handler.stateful, "disconnected", _nothing)(connection.client)
-            except Exception as error:  # noqa: BLE001  as above
-                self.handler_failed(error)
-
-    def close_soon(self, connection: Connection) -> None:
-        """End a connection after this turn; here, or where it has been handed off to by then."""
-        connection.ending = True
-        asyncio.get_running_loop().call_soon(self._close_still_open, connection)
-
-    def _close_still_open(self, connection: Connection) -> None:
-        if not connection.closed:
-            self.close(connection.fd)
+                getattr(self.handler.object, "disconnected", _nothing)(connection.client)
+            except BaseException as error:  # noqa: BLE001  as above
+                self._service.handler_failed(error)
 
     def _unlist(self, fd: int) -> None:
         self.selector.plain[fd] = 0
-        self.selector.odd.pop(fd, None)
+        self.selector.objects.pop(fd, None)
         self.timeouts.request_over(fd)
         if self.selector.age is not None:
             self.selector.age[fd] = 0
@@ -229,63 +234,39 @@ class Connections:
     # -- looking through them
 
     def plain_after(self, fd: int) -> int:
-        """The first plain descriptor behind `fd`, -1 if there is none."""
+        """Return the first plain descriptor behind `fd`, -1 if there is none."""
         return self.selector.plain.find(1, fd + 1)
 
     def awaits_reply(self, fd: int) -> bool:
-        """Whether the handler is still at a request of `fd`."""
-        connection = self.selector.odd.get(fd)
+        """Return whether the handler is still at a request of `fd`."""
+        connection = self.selector.objects.get(fd)
         return isinstance(connection, Connection) and connection.task is not None
 
-    def exceptional(self) -> list[Connection]:
-        """All connections that have an object now."""
-        return list(self._exceptional())
+    def stateful(self) -> list[Connection]:
+        """Return all connections that are stateful now."""
+        return list(self._each_stateful())
 
-    def _exceptional(self) -> Iterator[Connection]:
-        return (odd for odd in self.selector.odd.values() if isinstance(odd, Connection))
+    def _each_stateful(self) -> Iterator[Connection]:
+        return (one for one in self.selector.objects.values() if isinstance(one, Connection))
 
     def descriptors(self) -> Iterator[int]:
-        """All connections, plain ones first; the table must not change meanwhile."""
+        """Yield all descriptors, plain ones first; the table must not change meanwhile."""
         fd = -1
         while (fd := self.plain_after(fd)) >= 0:
             yield fd
-        yield from (connection.fd for connection in self._exceptional())
+        yield from (connection.fd for connection in self._each_stateful())
 
-    def _make_odd(self, fd: int) -> Connection:
-        connection = Connection(fd, self)
+    def _make_stateful(self, fd: int) -> Connection:
+        connection = Connection(fd, service=self._service, table=self)
         self.selector.plain[fd] = 0
-        self.selector.odd[fd] = connection
+        self.selector.objects[fd] = connection
         return connection
 
     def make_plain(self, connection: Connection) -> None:
-        """Let a connection's object go: it is at a request boundary with nothing unsent."""
-        del self.selector.odd[connection.fd]
+        """Drop a connection's object: it is at a request boundary with nothing unsent."""
+        del self.selector.objects[connection.fd]
         self.selector.plain[connection.fd] = 1
-
-    # -- handlers
-
-    def start(self, answer: Awaitable[Any]) -> asyncio.Future[Any]:
-        """The answer as a future; a coroutine runs up to its first wait at once where Python can (3.12)."""
-        if isinstance(answer, asyncio.Future):
-            return answer
-        if sys.version_info >= (3, 12) and asyncio.iscoroutine(answer):
-            return asyncio.Task(answer, loop=asyncio.get_running_loop(), eager_start=True)
-        return asyncio.ensure_future(answer)
-
-    def handler_failed(self, error: Exception) -> bytes | None:
-        """Log and count; the framing's error reply, if it has one."""
-        self._failures.note(error)
-        return self.error_reply("internal error")
-
-    def error_reply(self, message: str) -> bytes | None:
-        """The framing's error reply, if it has one and can make it."""
-        try:
-            reply = self.framing.error(message)
-            return None if reply is None else b"" + reply  # a TypeError for what is no bytes
-        except Exception as error:  # noqa: BLE001  as above
-            self._failures.note(error)
-            return None
 
 
 def _nothing(*_: object) -> None:
-    """What a handler class without `connected` or `disconnected` does."""
+    """Do what a handler class without `connected` or `disconnected` does."""

@@ -18,7 +18,7 @@ from portfleet_daemon.errors import ListenError, OperatorError, Refused
 from portfleet_daemon.log import log
 
 LONGEST_LINE = 65536  # bytes
-CLIENTS = 64  # at a time; more are told so and let go
+CLIENTS = 64  # at a time; more are refused
 
 Run = Callable[[Command], AsyncIterator[dict[str, Any]]]
 Take = Callable[[Receive, socket.socket], Coroutine[Any, Any, None]]
@@ -35,7 +35,7 @@ class ControlSocket:
         self._sock: socket.socket | None = None
 
     def open(self) -> None:
-        """Bind and serve; replaces a socket nobody listens on; raises ListenError."""
+        """Bind and serve, replacing a socket that no process listens on; raise ListenError."""
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK)
         mask = os.umask(0o177)  # the socket is 0600 from its first moment
         try:
@@ -113,7 +113,7 @@ class ControlSocket:
 
 
 async def lines(sock: socket.socket) -> AsyncIterator[bytes]:
-    """The lines that arrive; ends at end of file, or, with an error to the peer, at a line without end."""
+    """Yield the lines that arrive; end at end of file, or, with an error to the peer, at a line over the limit."""
     loop = asyncio.get_running_loop()
     buffer = b""
     while True:
@@ -137,12 +137,12 @@ async def send(sock: socket.socket, answer: dict[str, Any]) -> None:
 
 
 def failure(error: OperatorError) -> dict[str, Any]:
-    """The answer to what cannot be done."""
+    """Return the answer to a command that cannot be done."""
     return {"ok": False, "error": str(error), "hint": error.hint}
 
 
 def check_peer(sock: socket.socket) -> int:
-    """The pid of the other end; raises Refused unless it is root's or our own user's (SO_PEERCRED, unix(7))."""
+    """Return the pid of the other end; raise Refused unless it is root's or our own user's (SO_PEERCRED, unix(7))."""
     raw = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
     pid, uid, _ = struct.unpack("3i", raw)
     if uid not in (0, os.getuid()):

@@ -16,7 +16,7 @@ TICK = 0.02  # seconds between steps, jittered by half so that clients of severa
 
 
 async def evict(connections: Connections, *, rate: float, count: int | None = None) -> int:
-    """Close `count` connections (None: until none is left) at `rate` per second; how many were closed.
+    """Close `count` connections (None: until none is left) at `rate` per second; return how many were closed.
 
     Only connections at a request boundary are closed, so those in the midst of a request wait for their turn.
     """
@@ -29,45 +29,45 @@ async def evict(connections: Connections, *, rate: float, count: int | None = No
         credit, last = min(credit + rate * (now - last), max(1.0, rate / 10)), now
         due = min(int(credit), connections.count if count is None else count - done)
         while due:
-            wanted = min(due, CLOSE_AT_ONCE)
-            closed = _close_some(connections, wanted, candidates)
+            target = min(due, CLOSE_AT_ONCE)
+            closed = _close_some(connections, target, candidates)
             due -= closed
             credit -= closed
             done += closed
-            if closed < wanted:
+            if closed < target:
                 break
             await asyncio.sleep(0)
     return done
 
 
-def _close_some(connections: Connections, wanted: int, candidates: Iterator[int | None]) -> int:
+def _close_some(connections: Connections, target: int, candidates: Iterator[int | None]) -> int:
     closed = 0
-    for fd in islice(candidates, 2 * wanted):  # some are busy; look a little further, then let them be answered
+    for fd in islice(candidates, 2 * target):  # some are busy; look a little further, the rest can be answered first
         if fd is None:
             break
         if _at_boundary(connections, fd):
             connections.close(fd)
             closed += 1
-            if closed == wanted:
+            if closed == target:
                 break
     return closed
 
 
 def _rounds(connections: Connections) -> Iterator[int | None]:
-    """All descriptors, the plain ones first, then those with an object; None at the end, and again for ever."""
+    """Yield all descriptors, plain ones first, then None; and again for ever."""
     while True:
         fd = -1
         while (fd := connections.plain_after(fd)) >= 0:
             yield fd
-        for connection in connections.exceptional():
-            if connections.selector.odd.get(connection.fd) is connection:  # else it has become plain, or ended
+        for connection in connections.stateful():
+            if connections.selector.objects.get(connection.fd) is connection:  # otherwise it has become plain, or ended
                 yield connection.fd
         yield None
 
 
 def _at_boundary(connections: Connections, fd: int) -> bool:
-    """Whether a connection is between two requests."""
-    connection = connections.selector.odd.get(fd)
+    """Return whether a connection is between two requests."""
+    connection = connections.selector.objects.get(fd)
     busy = isinstance(connection, Connection) and (connection.buffer or connection.out or connection.task)
     return not busy and not unread(fd)
 

@@ -1,4 +1,4 @@
-"""Mistakes an operator can mend, each with its exit code."""
+"""Mistakes an operator can fix, each with its exit code."""
 
 from __future__ import annotations
 
@@ -30,4 +30,4 @@ class ListenError(OperatorError):
 
 
 class Refused(OperatorError):
-    """A command over the control socket that cannot be done."""
+    """A command over the control socket that cannot be carried out."""

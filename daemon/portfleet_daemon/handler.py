@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import importlib
 import inspect
 import sys
@@ -14,21 +15,30 @@ from portfleet_daemon.errors import ConfigError
 from portfleet_daemon.framing import FRAMINGS, Framing
 
 
+class Reply(asyncio.Future[Any]):
+    """The answer to one request and no other: cancelled when the client leaves."""
+
+
 @dataclass(frozen=True)
 class Handler:
-    """A handler, adapted: `respond(request)` for a function, `stateful` the object of a class."""
+    """A handler, adapted: `respond(request)` for a function, `object` for a class, which keeps state per connection."""
 
     respond: Callable[[Any], Any] | None
-    stateful: Any = None
+    object: Any = None
+
+    @property
+    def stateful(self) -> bool:
+        """Return whether every connection is stateful."""
+        return self.object is not None
 
     @property
     def movable(self) -> bool:
-        """Whether its connections can be handed off: there is no state, or a way to take it along."""
-        return self.stateful is None or hasattr(self.stateful, "export_state")
+        """Return whether its connections can be handed off: there is no state, or a way to take it along."""
+        return not self.stateful or hasattr(self.object, "export_state")
 
 
 def load_attribute(name: str, flag: str) -> Any:
-    """Import `module:attr`, the current directory first; raises ConfigError saying what is wrong."""
+    """Import `module:attr`, the current directory first; raise ConfigError saying what is wrong."""
     module_name, _, attribute = name.partition(":")
     if not module_name or not attribute:
         raise ConfigError(f"{flag} {name!r} is not module:attr", hint=f"for example {flag} myapp:respond")
@@ -47,7 +57,7 @@ def load_attribute(name: str, flag: str) -> Any:
 
 
 def load_handler(name: str, *, workers: int) -> Handler:
-    """The handler called `name`; raises ConfigError. With workers it must be a plain function."""
+    """Return the handler called `name`; raise ConfigError. With workers it must be a plain function."""
     found = load_attribute(name, "--handler")
     if inspect.isclass(found):
         if workers:
@@ -58,7 +68,7 @@ def load_handler(name: str, *, workers: int) -> Handler:
             hint = "a hand-off needs both"
             raise ConfigError(f"--handler {name!r} has one of export_state and import_state", hint=hint)
         try:
-            return Handler(respond=None, stateful=found())
+            return Handler(respond=None, object=found())
         except Exception as error:
             raise ConfigError(f"--handler {name!r}: {type(error).__name__}: {error}", hint="in its __init__") from error
     if not callable(found):
@@ -69,7 +79,7 @@ def load_handler(name: str, *, workers: int) -> Handler:
 
 
 def load_framing(name: str, *, max_request: int) -> Framing:
-    """The framing called `name`, or `module:Class`; raises ConfigError."""
+    """Return the framing called `name`, or `module:Class`; raise ConfigError."""
     if name in FRAMINGS:
         return FRAMINGS[name](max_request=max_request)
     if ":" not in name:

@@ -39,7 +39,7 @@ class Lifecycle:
         self._notify = notify
 
     def enter(self, state: State) -> bool:
-        """Go to `state`, log it and tell systemd; False if it is the state already. Raises ValueError."""
+        """Go to `state`, log it and tell systemd; return False if it is the state already. Raise ValueError."""
         if state is self.state:
             return False
         if state not in TRANSITIONS[self.state]:
@@ -56,7 +56,7 @@ class Lifecycle:
 
 
 def notify_systemd(message: str) -> None:
-    """sd_notify(3): a datagram to $NOTIFY_SOCKET, if there is one; a leading @ means the abstract namespace."""
+    """Send a datagram to $NOTIFY_SOCKET, if set (sd_notify(3)); a leading @ means the abstract namespace."""
     path = os.environ.get("NOTIFY_SOCKET")
     if not path:
         return

@@ -12,14 +12,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
-import os
 import socket
 
 from portfleet_daemon.connections import Connections
-from portfleet_daemon.deaf import hear_again, ignore_new
 from portfleet_daemon.errors import ListenError
 from portfleet_daemon.log import log
 from portfleet_daemon.loop import EPOLLIN, ServingSelector
+from portfleet_daemon.quiesce_listener import quiesce, unquiesce
 from portfleet_daemon.sockdiag import accept_queue, handshakes
 
 ACCEPTS = 8  # per turn: p99 of the others in a connect storm 389 µs, with 64 it was 3,310 µs
@@ -61,10 +60,10 @@ class Port:
         self.sockets: list[socket.socket] = []
         self._selector, self._connections = selector, connections
         self._resume: asyncio.TimerHandle | None = None
-        self._deaf: set[socket.socket] = set()  # what is accepted from these may have inherited their deafness
+        self._quiesced: set[socket.socket] = set()  # what is accepted from these may have inherited it
 
     def open(self) -> None:
-        """Bind and listen, and begin to accept; raises ListenError and leaves nothing open then."""
+        """Bind and listen, and begin to accept; raise ListenError, leaving nothing open."""
         try:
             for family, address in self._addresses():
                 self._listen(family, address)
@@ -72,7 +71,7 @@ class Port:
             where = f"port {self.number}"
             self.close()
             if error.errno == errno.EADDRINUSE:
-                hint = f"who has it: ss -ltnp 'sport = :{self.number}'"
+                hint = f"find the process: ss -ltnp 'sport = :{self.number}'"
                 raise ListenError(f"{where} is taken by another process", hint=hint) from error
             raise ListenError(f"cannot listen on {where}: {error}", hint="see --host and --port") from error
         if not self.sockets:
@@ -120,13 +119,13 @@ class Port:
 
     def watch(self, sock: socket.socket) -> None:
         """Accept from `sock`."""
-        self._selector.odd[sock.fileno()] = Listener(sock, self)
+        self._selector.objects[sock.fileno()] = Listener(sock, self)
         if self._resume is None:
             self._selector.watch(sock.fileno(), EPOLLIN)
 
     def unwatch(self, sock: socket.socket) -> None:
         """Accept no more from `sock`; it stays open and in the kernel's table."""
-        if self._selector.odd.pop(sock.fileno(), None) and self._resume is None:
+        if self._selector.objects.pop(sock.fileno(), None) and self._resume is None:
             self._selector.unwatch(sock.fileno())
 
     def close(self) -> None:
@@ -137,16 +136,16 @@ class Port:
     def discard(self, sock: socket.socket) -> None:
         """Stop accepting from `sock` and close it."""
         self.unwatch(sock)
-        self._deaf.discard(sock)
+        self._quiesced.discard(sock)
         sock.close()
 
     def adopt(self, sock: socket.socket) -> None:
-        """Accept from a listener of another process, which may make it deaf at any time until it closes its own."""
-        self._deaf.add(sock)
+        """Accept from a listener of another process, which may quiesce it at any time until it closes its own."""
+        self._quiesced.add(sock)
         self.watch(sock)
 
     def room(self) -> int:
-        """How many connections more this process takes."""
+        """Return how many more connections this process takes."""
         return max(0, self.max_connections - self._connections.count)
 
     def accept_from(self, sock: socket.socket) -> None:
@@ -163,15 +162,15 @@ class Port:
                 self._pause()
                 return
             client.setblocking(False)
-            if sock in self._deaf:
-                hear_again(client)
+            if sock in self._quiesced:
+                unquiesce(client)
             self._connections.stats.accepted += 1
             self._connections.accept(client.detach())
         if not self.room():
             self._pause()
 
     def _listeners(self) -> list[int]:
-        return [fd for fd, odd in self._selector.odd.items() if isinstance(odd, Listener)]
+        return [fd for fd, target in self._selector.objects.items() if isinstance(target, Listener)]
 
     def _pause(self) -> None:
         """Take the listeners out of the set for a while: level-triggered, they would spin the loop."""
@@ -199,21 +198,23 @@ class Port:
             if empty < 2:
                 await asyncio.sleep(QUIET_INTERVAL)
         try:
-            self._deafen(sockets)
+            self._quiesce(sockets)
             while any(map(_waiting, sockets)) and loop.time() < limit + QUIET_INTERVAL:
                 await asyncio.sleep(LAST_INTERVAL)
         except asyncio.CancelledError:
             for sock in sockets:
-                hear_again(sock)
+                unquiesce(sock)
             raise
 
-    def _deafen(self, sockets: list[socket.socket]) -> None:
-        self._deaf.update(sockets)
+    def _quiesce(self, sockets: list[socket.socket]) -> None:
+        self._quiesced.update(sockets)
         for sock in sockets:
             try:
-                ignore_new(sock)
-            except OSError as error:  # who connects in the last moment is reset, which is better than never to end
-                log("not-deaf", error=error)
+                quiesce(sock)
+            except (
+                OSError
+            ) as error:  # a client that connects in the last moment is reset, which is better than never to end
+                log("not-quiesced", error=error)
 
 
 def _waiting(sock: socket.socket) -> bool:
@@ -224,12 +225,19 @@ def _waiting(sock: socket.socket) -> bool:
     return False
 
 
-def adopt_listener(fd: int) -> socket.socket:
-    """A listening socket received from another process; raises OSError if it is none."""
+def check_listener(fd: int) -> None:
+    """Raise OSError unless `fd`, received from another process, is a listening TCP socket."""
     sock = socket.socket(fileno=fd)
-    if not sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
-        sock.close()
-        raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+    try:
+        if sock.proto != socket.IPPROTO_TCP or not sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+            raise OSError(errno.EINVAL, "no listening TCP socket")
+    finally:
+        sock.detach()
+
+
+def adopt_listener(fd: int) -> socket.socket:
+    """Return the socket of a checked listener that was received from another process."""
+    sock = socket.socket(fileno=fd)
     sock.setblocking(False)
-    hear_again(sock)
+    unquiesce(sock)
     return sock

@@ -12,7 +12,7 @@ _STDERR = 2
 def log(event: str, **fields: object) -> None:
     """Write one line; values with blanks, quotes or control characters are written as JSON strings.
 
-    A line that nobody can take is lost: stderr is a pipe to supervisord, and when that has died (EPIPE) or the disk
+    A line that cannot be written is lost: stderr is a pipe to supervisord, and when that has died (EPIPE) or the disk
     behind it is full, the daemon goes on serving.
     """
     stamp = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%S.%f")[:-3] + "Z"

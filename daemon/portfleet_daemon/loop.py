@@ -5,9 +5,9 @@ Facts about epoll that this file is built on (Linux, epoll(7); timings on a 2-co
 * Level-triggered needs no read until EAGAIN: what is left is reported again by the next wait. The extra read that an
   edge-triggered loop needs costs 0.85 µs a request and gains nothing.
 * One wait reports a descriptor at most once. So closing the descriptor of the event in hand is safe at once; closing
-  *another* one in mid-batch leaves a stale event behind, and its number may be somebody else's by then. Therefore:
+  *another* one in mid-batch leaves a stale event behind, and its number may be another connection's by then. Therefore:
   connections are accepted after the batch, never in it; handlers that close another connection do so by `call_soon`;
-  and an event is served only if its descriptor is still marked in `plain` or present in `odd`.
+  and an event is served only if its descriptor is still marked in `plain` or present in `objects`.
 * close() takes a file out of the set only when its last descriptor goes: after a fork or a hand-off another process
   holds it too, and events for a descriptor we no longer have would come for ever. Hence EPOLL_CTL_DEL before close.
 * EPOLLHUP and EPOLLERR are reported whether asked for or not, also with a mask of 0, and EPOLLIN may come with them:
@@ -16,10 +16,11 @@ Facts about epoll that this file is built on (Linux, epoll(7); timings on a 2-co
 
 Why a selector: asyncio calls `select(timeout)` and expects descriptors that are ready. Ours serves client connections
 as integers in there and stays until asyncio itself has work: one of its descriptors, a due timer, or a `call_soon`.
-A request costs a read, a write and a function call, and no object outlives it. All else is plain asyncio.
+A request costs a read, a write and a function call, and no object outlives it. Everything else is plain asyncio.
 
 Two tables: `plain[fd]` is 1 for a connection at a request boundary with nothing to send: one byte, no object.
-`odd[fd]` is all else: a connection with state (partial request, unsent bytes, awaited reply), a listener, asyncio's.
+`objects[fd]` is everything else: a stateful connection (partial request, unsent bytes, awaited reply), a listener, and
+the keys of asyncio's own descriptors.
 """
 
 from __future__ import annotations
@@ -29,9 +30,10 @@ import os
 import select
 import selectors
 import time
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Protocol
 
+from portfleet_daemon.framing.base import Exchange
 from portfleet_daemon.stats import Stats
 
 Ready = tuple[selectors.SelectorKey, int]
@@ -43,26 +45,22 @@ SMALL = 479  # the first read: 512 bytes with the object's header, pymalloc's li
 EPOLLIN = select.EPOLLIN
 EPOLLOUT = select.EPOLLOUT
 
-#: Raw bytes of exactly one request in, framed reply out; an awaitable if the handler waits; None if the bytes are not
-#: exactly one request.
-Exchange = Callable[[bytes], Any]
 
-
-class Odd(Protocol):
-    """What `odd` holds besides asyncio's keys: told of its events in the batch, or after it if `after_batch`."""
+class EventTarget(Protocol):
+    """What `objects` holds besides asyncio's keys: told of its events in the batch, or after it if `after_batch`."""
 
     after_batch: bool
 
     def event(self, mask: int) -> None: ...
 
 
-class Irregular(Protocol):
+class Stateful(Protocol):
     """Takes over a plain connection that is not one whole request answered by one whole write."""
 
     def arrived(self, fd: int, data: bytes) -> None: ...
     def unsent(self, fd: int, data: bytes, rest: bytes) -> None: ...
-    def awaiting(self, fd: int, data: bytes, reply: Awaitable[Any]) -> None: ...
-    def raised(self, fd: int, data: bytes, error: Exception) -> None: ...
+    def answered(self, fd: int, data: bytes, answer: Any) -> None: ...
+    def raised(self, fd: int, data: bytes, error: BaseException) -> None: ...
     def lost(self, fd: int) -> None: ...
 
 
@@ -74,7 +72,7 @@ class ServingSelector(selectors.BaseSelector):
 
     def __init__(self, *, stats: Stats, descriptors: int, clock: Callable[[], float] = time.perf_counter) -> None:
         self.plain = bytearray(descriptors)
-        self.odd: dict[int, Odd | selectors.SelectorKey] = {}
+        self.objects: dict[int, EventTarget | selectors.SelectorKey] = {}
         self.age: bytearray | None = None  # idle time-outs on: 1 for a connection seen since the last sweep
         self.now = clock()  # start of the current turn, for all who need no finer time
         self.interrupted = False
@@ -86,14 +84,14 @@ class ServingSelector(selectors.BaseSelector):
         self.unwatch = self._epoll.unregister  # (descriptor): take it out
         self._keys: dict[int, selectors.SelectorKey] = {}
         self._exchange: Exchange = lambda _: None
-        self._irregular: Irregular
+        self._stateful: Stateful
         self._read_size = READ_SIZE
-        self._after: list[Odd] = []
+        self._after: list[EventTarget] = []
         self._left = self.now
 
-    def serve(self, exchange: Exchange, irregular: Irregular, *, read_size: int = READ_SIZE) -> None:
-        """Answer plain connections by `exchange`, reading `read_size` bytes at most; the rest is for `irregular`."""
-        self._exchange, self._irregular, self._read_size = exchange, irregular, read_size
+    def serve(self, exchange: Exchange, stateful: Stateful, *, read_size: int = READ_SIZE) -> None:
+        """Answer plain connections by `exchange`, reading `read_size` bytes at most; the rest is for `stateful`."""
+        self._exchange, self._stateful, self._read_size = exchange, stateful, read_size
 
     def begin(self) -> None:
         """Count how long clients wait from now on; before, there were none."""
@@ -124,7 +122,7 @@ class ServingSelector(selectors.BaseSelector):
         read, write, poll, clock = os.read, os.write, self._epoll.poll, self._clock
         plain, stats, size = self.plain, self._stats, self._read_size
         small = min(SMALL, size)
-        exchange, irregular = self._exchange, self._irregular
+        exchange, stateful = self._exchange, self._stateful
         ready: list[Ready] = []
         end = clock()
         stats.lag(end - self._left)
@@ -136,7 +134,7 @@ class ServingSelector(selectors.BaseSelector):
             served = received = sent = 0
             for fd, mask in events:
                 if not plain[fd]:
-                    self._odd_event(fd, mask, ready)
+                    self._event(fd, mask, ready)
                     continue
                 try:
                     data = read(fd, small)
@@ -145,12 +143,12 @@ class ServingSelector(selectors.BaseSelector):
                 except BlockingIOError:
                     continue
                 except OSError:
-                    irregular.lost(fd)
+                    stateful.lost(fd)
                     continue
                 try:
                     reply = exchange(data)
-                except Exception as error:  # noqa: BLE001  whatever a handler raises must hurt only its connection
-                    irregular.raised(fd, data, error)
+                except BaseException as error:  # noqa: BLE001  whatever a handler raises must hurt only its connection
+                    stateful.raised(fd, data, error)
                     continue
                 if type(reply) is bytes:
                     try:
@@ -158,19 +156,19 @@ class ServingSelector(selectors.BaseSelector):
                     except BlockingIOError:
                         done = 0
                     except OSError:
-                        irregular.lost(fd)
+                        stateful.lost(fd)
                         continue
                     if done == len(reply):
                         served += 1
                         received += len(data)
                         sent += done
                     else:
-                        irregular.unsent(fd, data, reply[done:])
+                        stateful.unsent(fd, data, reply[done:])
                         sent += done
                 elif reply is None:
-                    irregular.arrived(fd, data)
+                    stateful.arrived(fd, data)
                 else:
-                    irregular.awaiting(fd, data, reply)
+                    stateful.answered(fd, data, reply)
             end = clock()
             if events:
                 stats.turn(end - start, served, received, sent)
@@ -188,17 +186,17 @@ class ServingSelector(selectors.BaseSelector):
         self._left = end
         return ready
 
-    def _odd_event(self, fd: int, mask: int, ready: list[Ready]) -> None:
-        who = self.odd.get(fd)
-        if who is None:
+    def _event(self, fd: int, mask: int, ready: list[Ready]) -> None:
+        target = self.objects.get(fd)
+        if target is None:
             return  # stale: closed by an earlier event of this batch
-        if isinstance(who, selectors.SelectorKey):
+        if isinstance(target, selectors.SelectorKey):
             seen = (selectors.EVENT_READ if mask & ~EPOLLOUT else 0) | (selectors.EVENT_WRITE if mask & ~EPOLLIN else 0)
-            ready.append((who, seen & who.events))
-        elif who.after_batch:
-            self._after.append(who)
+            ready.append((target, seen & target.events))
+        elif target.after_batch:
+            self._after.append(target)
         else:
-            who.event(mask)
+            target.event(mask)
 
     def register(self, fileobj: Any, events: int, data: Any = None) -> selectors.SelectorKey:
         fd = fileobj if isinstance(fileobj, int) else fileobj.fileno()
@@ -206,12 +204,12 @@ class ServingSelector(selectors.BaseSelector):
             raise KeyError(f"{fileobj!r} (descriptor {fd}) is already registered")
         key = selectors.SelectorKey(fileobj, fd, events, data)
         self._epoll.register(fd, _mask(events))
-        self.odd[fd] = self._keys[fd] = key
+        self.objects[fd] = self._keys[fd] = key
         return key
 
     def unregister(self, fileobj: Any) -> selectors.SelectorKey:
         key = self.get_key(fileobj)
-        del self._keys[key.fd], self.odd[key.fd]
+        del self._keys[key.fd], self.objects[key.fd]
         with contextlib.suppress(OSError):  # closed already, and so out of the set
             self._epoll.unregister(key.fd)
         return key
@@ -219,7 +217,7 @@ class ServingSelector(selectors.BaseSelector):
     def modify(self, fileobj: Any, events: int, data: Any = None) -> selectors.SelectorKey:
         key = self.get_key(fileobj)._replace(events=events, data=data)
         self._epoll.modify(key.fd, _mask(events))
-        self.odd[key.fd] = self._keys[key.fd] = key
+        self.objects[key.fd] = self._keys[key.fd] = key
         return key
 
     def get_key(self, fileobj: Any) -> selectors.SelectorKey:

@@ -19,13 +19,13 @@ from portfleet_daemon.control import ControlSocket, failure
 from portfleet_daemon.drain import close_all, evict
 from portfleet_daemon.errors import ConfigError, Refused
 from portfleet_daemon.handler import Handler, load_framing, load_handler
-from portfleet_daemon.handoff import Sender
-from portfleet_daemon.handoff_wire import VERSIONS
+from portfleet_daemon.handoff.receiver import Receiver
+from portfleet_daemon.handoff.sender import Sender
+from portfleet_daemon.handoff.wire import VERSIONS
 from portfleet_daemon.lifecycle import Lifecycle, State, notify_systemd
 from portfleet_daemon.listener import Port
 from portfleet_daemon.log import log
 from portfleet_daemon.loop import ServingSelector
-from portfleet_daemon.receive import Receiver
 from portfleet_daemon.settings import Settings
 from portfleet_daemon.stats import Stats
 from portfleet_daemon.workers import Workers
@@ -71,10 +71,10 @@ class Server:
         self._stopping = False
         self._receiver = Receiver(connections=self.connections, port=self.port)
         self._sender: asyncio.Task[None] | None = None
-        self._told = asyncio.Event()  # whoever asked for the hand-off has its last line
+        self._told = asyncio.Event()  # the client that asked for the hand-off has its last line
 
     async def run(self) -> None:
-        """Listen, serve, and return when stopped; raises OperatorError."""
+        """Listen, serve, and return when stopped; raise OperatorError."""
         loop = asyncio.get_running_loop()
         self.connections.timeouts.start()
         try:
@@ -108,7 +108,7 @@ class Server:
 
     def _terminate(self) -> None:
         if self._stopping:
-            self._ended.set()  # asked twice: at once
+            self._ended.set()  # asked twice: end at once
             return
         self._stopping = True
         if self.lifecycle.state is State.READY:
@@ -122,7 +122,7 @@ class Server:
             if self._sender is not None:
                 last = asyncio.get_running_loop().create_task(self._told.wait())
                 await asyncio.wait({self._sender, last}, timeout=LAST_ANSWERS)
-        finally:  # whatever went wrong, whoever sent SIGTERM waits for the end
+        finally:  # whatever went wrong, the sender of SIGTERM waits for the end
             self._ended.set()
 
     def _pace(self, work: Coroutine[Any, Any, None] | None) -> None:
@@ -152,7 +152,7 @@ class Server:
             await empty.wait()
 
     async def run_command(self, command: Command) -> AsyncIterator[dict[str, Any]]:
-        """Do what the control socket asks; yields the answers; raises OperatorError."""
+        """Do what the control socket asks and yield the answers; raise OperatorError."""
         match command:
             case Status():
                 yield self.status()
@@ -183,7 +183,7 @@ class Server:
                 assert_never(command)
 
     async def take(self, command: Receive, sock: socket.socket) -> None:
-        """Receive a hand-off over `sock`; raises Refused."""
+        """Receive a hand-off over `sock`; raise Refused."""
         if self.lifecycle.state is not State.READY:
             raise Refused(f"state is {self.lifecycle.state.value}, not ready", hint="resume it, or name another")
         await self._receiver.run(command, sock)
@@ -218,7 +218,7 @@ class Server:
             last: dict[str, Any] = {"ok": True, "event": "done"}
         except Refused as error:
             last = failure(error)
-        except Exception as error:  # noqa: BLE001  whoever asked waits for a last line
+        except Exception as error:  # noqa: BLE001  the client waits for a last line
             log("handoff-broken", traceback=traceback.format_exc())
             last = failure(Refused(f"hand-off to {command.to}: {error!r}", hint="the log has the traceback"))
         if sender.listeners_moved and self.lifecycle.state is State.READY:
@@ -235,13 +235,13 @@ class Server:
 
     def _check_not_stopping(self) -> None:
         if self._stopping:
-            raise Refused("the daemon is stopping", hint="it got SIGTERM; start another")
+            raise Refused("the daemon is stopping", hint="it received SIGTERM; start another")
 
     def _short_status(self) -> dict[str, Any]:
         return {"ok": True, "state": self.lifecycle.state.value, "connections": self.connections.count}
 
     def status(self) -> dict[str, Any]:
-        """The answer to `status`; times in microseconds."""
+        """Return the answer to `status`; times in microseconds."""
         stats = self.stats
         return {
             **self._short_status(),
@@ -267,7 +267,7 @@ def _tell_broken(pacing: asyncio.Task[None]) -> None:
 
 
 def raise_descriptor_limit() -> int:
-    """Raise the soft limit of descriptors to the hard one; what it is then, bounded."""
+    """Raise the soft limit of descriptors to the hard one, bounded; return it."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     limit = MOST_DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, MOST_DESCRIPTORS)
     resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))

@@ -39,7 +39,7 @@ class Settings:
 
 
 def duration(text: str) -> float | None:
-    """Seconds of `500ms`, `30s`, `10m`, `1h`; None for `off`. Raises ArgumentTypeError."""
+    """Return the seconds of `500ms`, `30s`, `10m`, `1h`; None for `off`. Raise ArgumentTypeError."""
     if text == "off":
         return None
     match = DURATION.fullmatch(text)
@@ -73,7 +73,7 @@ def _rate(text: str) -> float | None:
 
 
 def make_parser() -> argparse.ArgumentParser:
-    """The parser; docs/daemon.md lists the same flags, and a test compares them."""
+    """Return the parser; docs/daemon.md lists the same flags, and a test compares them."""
     parser = argparse.ArgumentParser(
         prog="portfleet-daemon",
         description="Serve one TCP port with one thread and one epoll set: requests in, replies out.",
@@ -112,7 +112,7 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def read_settings(argv: Sequence[str], environ: Mapping[str, str] = os.environ) -> Settings:
-    """Settings from arguments and environment; SystemExit 2 on wrong usage, ConfigError on wrong values."""
+    """Return the settings; raise SystemExit 2 on wrong usage, ConfigError on wrong values."""
     given = make_parser().parse_args(argv)
     control = given.control or environ.get("PORTFLEET_CONTROL") or None
     if control and len(os.fsencode(control)) > LONGEST_SOCKET_PATH:

@@ -21,14 +21,14 @@ SOCKID = struct.Struct("!HH16x16x4x8x")
 
 
 def accept_queue(listener: socket.socket) -> int:
-    """Connections established and not accepted."""
+    """Return the number of connections established and not accepted."""
     info = listener.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 104)
     length: int = struct.unpack_from("=I", info, UNACKED)[0]
     return length
 
 
 def handshakes(port: int) -> int:
-    """Connections to `port` in SYN_RECV, both families; raises OSError where the kernel has no inet_diag."""
+    """Return the number of connections to `port` in SYN_RECV, both families; raise OSError without inet_diag."""
     return sum(_dump(family, port) for family in (socket.AF_INET, socket.AF_INET6))
 
 

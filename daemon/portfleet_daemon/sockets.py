@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import _socket
 import asyncio
+import errno
 import fcntl
+import os
 import socket
 import struct
 import termios
 from collections.abc import Iterable
+
+TCP_SYN_SENT, TCP_LISTEN = 2, 10  # linux/net/tcp_states.h
 
 #: local address, local port, peer address, peer port; IPv4-mapped addresses as IPv4
 FourTuple = tuple[str, int, str, int]
@@ -25,7 +29,7 @@ def acknowledge_now(fd: int) -> None:
 
 
 def shut_down(fd: int) -> None:
-    """Send nothing more; raises OSError if the peer is gone already."""
+    """Send nothing more; raise OSError if the peer is gone already."""
     sock = _borrow(fd)
     try:
         sock.shutdown(socket.SHUT_WR)
@@ -34,12 +38,12 @@ def shut_down(fd: int) -> None:
 
 
 def four_tuple(fd: int) -> FourTuple | None:
-    """Both ends of a TCP connection; None if the peer is gone already."""
+    """Return both ends of a TCP connection; None if the peer is gone already."""
     return next(iter(four_tuples([fd])), None)
 
 
 def four_tuples(descriptors: Iterable[int]) -> list[FourTuple]:
-    """Both ends of TCP connections, without those whose peer is gone already."""
+    """Return both ends of TCP connections, without those whose peer is gone already."""
     found: list[FourTuple] = []
     for fd in descriptors:
         sock = _borrow(fd)
@@ -54,8 +58,23 @@ def four_tuples(descriptors: Iterable[int]) -> list[FourTuple]:
     return found
 
 
+def check_connection(fd: int) -> None:
+    """Make `fd`, received from another process, non-blocking; raise OSError unless it is a TCP connection.
+
+    One whose peer has reset it is (TCP_CLOSE): it is closed when it is read.
+    """
+    sock = _borrow(fd)
+    try:
+        state = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0]  # tcpi_state comes first in struct tcp_info
+    finally:
+        sock.detach()
+    if state in (TCP_SYN_SENT, TCP_LISTEN):
+        raise OSError(errno.ENOTCONN, os.strerror(errno.ENOTCONN))
+    os.set_blocking(fd, False)
+
+
 def unread(fd: int) -> int:
-    """Bytes received and not read (FIONREAD, tcp(7))."""
+    """Return the number of bytes received and not read (FIONREAD, tcp(7))."""
     size: int = struct.unpack("i", fcntl.ioctl(fd, termios.FIONREAD, b"\0\0\0\0"))[0]
     return size
 

@@ -37,6 +37,10 @@ class Stats:
             self.buckets[bisect_left(BOUNDS, seconds)] += served
         self.max_lag = max(self.max_lag, seconds)
 
+    def answered(self, number: int) -> None:
+        """Count requests of the current turn that the loop does not count itself."""
+        self.in_turn += number
+
     def lag(self, seconds: float) -> None:
         """Note how long asyncio kept the loop from its clients."""
         self.max_lag = max(self.max_lag, seconds)
@@ -47,5 +51,5 @@ class Stats:
         self.buckets[bisect_left(BOUNDS, seconds)] += 1
 
     def latency(self) -> dict[str, Any]:
-        """The histogram: `bounds_us` (upper bounds, the last bucket has none) and `counts`, one longer."""
+        """Return the histogram: `bounds_us` (upper bounds, the last bucket has none) and `counts`, one longer."""
         return {"bounds_us": [round(bound * 1e6, 1) for bound in BOUNDS], "counts": list(self.buckets)}

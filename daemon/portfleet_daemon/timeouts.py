@@ -11,10 +11,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from itertools import islice
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from portfleet_daemon.connections import Connections
+from portfleet_daemon.loop import ServingSelector
+from portfleet_daemon.stats import Stats
 
 CLOSE_AT_ONCE = 64  # connections closed per turn: 10,000 at once would stall the others for 50 ms
 LINGER = 1.0  # seconds for a peer to close after our last reply
@@ -58,19 +57,31 @@ class Deadlines:
 
 
 class Timeouts:
-    """Closes connections whose request takes over `request` seconds, or that are idle for `idle` (None: never)."""
+    """Closes connections whose request takes over `request` seconds, or that are idle for `idle` (None: never).
 
-    def __init__(self, connections: Connections, *, request: float | None, idle: float | None) -> None:
-        self._connections, self._idle = connections, idle
-        clock = connections.clock
+    `close` ends a connection; `awaits_reply` says whether the handler is still at a request of it.
+    """
+
+    def __init__(
+        self,
+        *,
+        selector: ServingSelector,
+        stats: Stats,
+        request: float | None,
+        idle: float | None,
+        close: Callable[[int], None],
+        awaits_reply: Callable[[int], bool],
+        clock: Callable[[], float],
+    ) -> None:
+        self._selector, self._stats, self._idle, self._clock = selector, stats, idle, clock
+        self._close, self._awaits_reply = close, awaits_reply
         self._partials = None if request is None else Deadlines(self._give_up, after=request, clock=clock)
-        self._ending = Deadlines(connections.close, after=LINGER, clock=clock)
+        self._ending = Deadlines(close, after=LINGER, clock=clock)
 
     def start(self) -> None:
         """Begin the idle sweep; needs the running loop."""
         if self._idle is not None:
-            selector = self._connections.selector
-            selector.age = bytearray(len(selector.plain))
+            self._selector.age = bytearray(len(self._selector.plain))
             asyncio.get_running_loop().call_later(self._idle / IDLE_STEPS, self._grow_older)
 
     def await_rest(self, fd: int, since: float) -> None:
@@ -81,7 +92,7 @@ class Timeouts:
     def await_end(self, fd: int) -> None:
         """Note that `fd` waits for its peer to close."""
         self.request_over(fd)
-        self._ending.note(fd, self._connections.clock())
+        self._ending.note(fd, self._clock())
 
     def request_over(self, fd: int) -> None:
         """Note that `fd` waits for nothing, or is no more."""
@@ -90,23 +101,23 @@ class Timeouts:
         self._ending.forget(fd)
 
     def _give_up(self, fd: int) -> None:
-        self._connections.stats.errors += 1
-        self._connections.close(fd)
+        self._stats.errors += 1
+        self._close(fd)
 
     def _grow_older(self) -> None:
-        selector = self._connections.selector
+        selector = self._selector
         selector.age = (selector.age or bytearray()).translate(_OLDER)
         self._close_idle()
         asyncio.get_running_loop().call_later((self._idle or 0.0) / IDLE_STEPS, self._grow_older)
 
     def _close_idle(self) -> None:
-        age = self._connections.selector.age or bytearray()
+        age = self._selector.age or bytearray()
         for _ in range(CLOSE_AT_ONCE):
             fd = age.find(_EXPIRED)
             if fd < 0:
                 return
-            if self._connections.awaits_reply(fd):
-                age[fd] = 1  # it waits for us
+            if self._awaits_reply(fd):
+                age[fd] = 1  # it waits for this process
             else:
-                self._connections.close(fd)
+                self._close(fd)
         asyncio.get_running_loop().call_soon(self._close_idle)

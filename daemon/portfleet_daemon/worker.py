@@ -9,10 +9,9 @@ import pickle
 import signal
 import socket
 import sys
-import traceback
 from typing import Any
 
-from portfleet_daemon.failures import place_of
+from portfleet_daemon.failures import place_of, traceback_of
 from portfleet_daemon.handler import load_handler
 from portfleet_daemon.workers import PREFIX, pack
 
@@ -30,11 +29,11 @@ def main() -> None:
 
 
 def _answer(respond: Any, data: bytes) -> bytes:
-    """None and the handler's answer, or where it raised and its traceback."""
+    """Return None and the handler's answer, or where it raised and its traceback."""
     try:
         return pack((None, respond(pickle.loads(data))))  # noqa: S301  from our own parent
-    except Exception as error:  # noqa: BLE001  whatever a handler raises is the request's answer, not our end
-        return pack((place_of(error), "".join(traceback.format_exception(error))))
+    except BaseException as error:  # noqa: BLE001  whatever a handler raises is the request's answer, not our end
+        return pack((place_of(error), traceback_of(error)))
 
 
 if __name__ == "__main__":

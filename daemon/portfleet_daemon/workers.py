@@ -16,7 +16,8 @@ from dataclasses import dataclass
 from struct import Struct
 from typing import Any
 
-from portfleet_daemon.failures import Place, place_of
+from portfleet_daemon.failures import WorkerError, place_of, shown
+from portfleet_daemon.handler import Reply
 from portfleet_daemon.log import log
 
 PREFIX = Struct(">I")  # length of the pickle that follows
@@ -24,20 +25,12 @@ START_TIMEOUT = 30.0  # seconds for a worker to import the handler
 LONGEST_BACKOFF = 5.0  # seconds between a worker's death and the next, when they die young
 
 
-class WorkerError(Exception):
-    """What the handler raised in a worker, with its traceback as text and its place there, or that the worker died."""
-
-    def __init__(self, text: str, *, place: Place) -> None:
-        super().__init__(text)
-        self.place = place
-
-
 @dataclass
 class Job:
     """A request, and the future of its answer."""
 
     request: Any
-    future: asyncio.Future[Any]
+    future: Reply
     tried: bool = False  #: a worker died before it had read this
 
 
@@ -51,9 +44,9 @@ class Workers:
         self._tasks: list[asyncio.Task[None]] = []
         self._started = asyncio.Semaphore(0)
 
-    def respond(self, request: Any) -> asyncio.Future[Any]:
-        """Queue a request."""
-        job = Job(request, asyncio.get_running_loop().create_future())
+    def respond(self, request: Any) -> Reply:
+        """Queue a request; return the future of its answer."""
+        job = Job(request, Reply(loop=asyncio.get_running_loop()))
         self._queue.append(job)
         self._wake_one()
         return job.future
@@ -66,7 +59,7 @@ class Workers:
                 return
 
     async def start(self) -> None:
-        """Start all and return when they can answer; raises TimeoutError."""
+        """Start all and return when they can answer; raise TimeoutError."""
         self._tasks = [asyncio.get_running_loop().create_task(self._keep_one()) for _ in range(self._number)]
         async with asyncio.timeout(START_TIMEOUT):
             for _ in self._tasks:
@@ -109,15 +102,15 @@ class Workers:
                 process.wait()  # killed, so this does not block
 
     async def _feed(self, sock: socket.socket) -> None:
-        """Have the worker answer one job after the other; raises OSError or EOFError when it dies."""
+        """Have the worker answer one job after the other; raise OSError or EOFError when it dies."""
         while True:
             job = await self._next(sock)
             if job.future.done():
                 continue  # the client is gone
             try:
                 data = pack(job.request)
-            except Exception as error:  # noqa: BLE001  a request that cannot be pickled is that request's error
-                job.future.set_exception(WorkerError(repr(error), place=place_of(error)))
+            except BaseException as error:  # noqa: BLE001  a request that cannot be pickled is that request's error
+                job.future.set_exception(WorkerError(shown(error), place=place_of(error)))
                 continue
             try:
                 await asyncio.get_running_loop().sock_sendall(sock, data)
@@ -156,16 +149,16 @@ class Workers:
 
 
 def _ended(waiter: asyncio.Future[None]) -> None:
-    """An idle worker has nothing to say, so this is its end."""
+    """End the wait for a job: an idle worker has nothing to say, so this is its end."""
     if not waiter.done():
         waiter.set_exception(EOFError("while idle"))
 
 
-def _settle(future: asyncio.Future[Any], data: bytes) -> None:
+def _settle(future: Reply, data: bytes) -> None:
     try:
         place, answer = pickle.loads(data)  # noqa: S301  from our own child, over a private pair
-    except Exception as error:  # noqa: BLE001  a reply that pickles and does not unpickle is its request's error
-        place, answer = place_of(error), repr(error)
+    except BaseException as error:  # noqa: BLE001  a reply that pickles and does not unpickle is its request's error
+        place, answer = place_of(error), shown(error)
     if place is None:
         future.set_result(answer)
     else:
@@ -173,7 +166,7 @@ def _settle(future: asyncio.Future[Any], data: bytes) -> None:
 
 
 def pack(value: Any) -> bytes:
-    """A value as it goes over the pair."""
+    """Return a value as it goes over the pair."""
     data = pickle.dumps(value)
     return PREFIX.pack(len(data)) + data
 

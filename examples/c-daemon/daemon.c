@@ -5,8 +5,10 @@
 #define _GNU_SOURCE
 #include <err.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <netdb.h>
 #include <netinet/tcp.h>
+#include <poll.h>
 #include <pthread.h>
 #include <regex.h>
 #include <signal.h>
@@ -21,7 +23,7 @@
 #include <unistd.h>
 
 enum { CONNECTIONS = 2, END = 3, ACK = 16, REFUSE = 17, MOST_DESCRIPTORS = 253, OPERATORS = 64, SPARE = 400 };
-enum { LINE = 65536, REQUEST = 1 << 20, BODY = 1 << 28, NEVER = 1 << 30, FLAGS = SOCK_NONBLOCK | SOCK_CLOEXEC };
+enum { LINE = 65536, REQUEST = 1 << 20, BODY = 1 << 25, NEVER = 1 << 30, FLAGS = SOCK_NONBLOCK | SOCK_CLOEXEC };
 
 /* Flat JSON in regular expressions: what begins and what is a member, values, a command among its other members. */
 #define KEY(name) "\"" name "\"\\s*:\\s*"
@@ -33,7 +35,8 @@ enum { STATUS, RESUME, DRAIN, HANDOFF, RECEIVE, COMMANDS };
 static const char *const commands[] = {
     COMMAND("status", "$."), COMMAND("resume", "$."), /* nothing is behind the end */
     COMMAND("drain", IS("(rate|deadline)", NUMBER) "|" IS("listener", "\"(keep|close)\"")),
-    COMMAND("handoff", IS("(count|deadline)", NUMBER) "|" IS("listener", "false") "|" IS("to", "\"[^\"\\]{1,107}\"")),
+    COMMAND("handoff", IS("(count|deadline)", NUMBER) "|" IS("listener", "false") "|"
+            IS("names", "(true|false)") "|" IS("to", "\"[^\"\\]{1,107}\"")),
     COMMAND("receive", IS("[^\"\\]*", ANY))};
 
 struct header { uint8_t type, flags; uint16_t count; uint32_t sequence, length; };
@@ -132,30 +135,37 @@ static FILE *trusted(int s) {
     return stream && !setvbuf(stream, NULL, _IONBF, 0) ? stream : (close(s), NULL);
 }
 
-/* The four-tuple of a connection as a JSON array, nothing if the client is gone already. */
+/* The member of a progress line that names a connection, an empty array if the client is gone already. */
 static const char *describe(int fd, char *four) {
     struct sockaddr_storage a;
-    char host[64], at[8], *end = four;
+    char host[64], at[8], *end = four + sprintf(four, ", \"connections\": [");
     for (int i = 0; i < 2; i++) {
-        if ((i ? getpeername : getsockname)(fd, (void *)&a, &(socklen_t){sizeof a})) return "";
+        if ((i ? getpeername : getsockname)(fd, (void *)&a, &(socklen_t){sizeof a})) return ", \"connections\": []";
         getnameinfo((void *)&a, sizeof a, host, sizeof host, at, sizeof at, NI_NUMERICHOST | NI_NUMERICSERV);
         const char *shown = strncmp(host, "::ffff:", 7) ? host : host + 7; /* IPv4 as such */
-        end += sprintf(end, "%s\"%s\", %s%s", i ? ", " : "[", shown, at, i ? "]" : "");
+        end += sprintf(end, "%s\"%s\", %s%s", i ? ", " : "[", shown, at, i ? "]]" : "");
     }
     return four;
+}
+
+static bool acknowledged(FILE *to, uint32_t sequence) {
+    struct header ack;
+    return fread(&ack, sizeof ack, 1, to) && ack.type == ACK && ack.sequence == sequence;
 }
 
 /* Sends a message, the connection `fd` or END if it is -1. True once the receiver has acknowledged it. */
 static bool give(FILE *to, int fd, uint32_t sequence) {
     struct end e = fd < 0 ? (struct end){0} : ends[fd]; /* nobody else touches it now */
     size_t partial = e.size - e.replies, length = fd < 0 ? 0 : 16 + e.size;
-    struct header ack, h = {fd < 0 ? END : CONNECTIONS, 0, htons(fd >= 0), htonl(sequence), htonl(length)};
+    struct header h = {fd < 0 ? END : CONNECTIONS, 0, htons(fd >= 0), htonl(sequence), htonl(length)};
     uint32_t record[] = {0, htonl(partial), htonl(e.replies), 0};
     struct iovec io[] = {{&h, sizeof h}, {record, length - e.size}, {e.kept + e.replies, partial}, {e.kept, e.replies}};
     struct control c = {{CMSG_LEN(sizeof fd), SOL_SOCKET, SCM_RIGHTS}, {fd}};
     struct msghdr m = {NULL, 0, io, 4, &c, fd < 0 ? 0 : c.header.cmsg_len, 0};
-    return sendmsg(fileno(to), &m, 0) == (ssize_t)(sizeof h + length) &&
-           fread(&ack, sizeof ack, 1, to) && ack.type == ACK && ack.sequence == h.sequence;
+    if (sendmsg(fileno(to), &m, 0) == (ssize_t)(sizeof h + length) && acknowledged(to, h.sequence)) return true;
+    shutdown(fileno(to), SHUT_RD); /* from here on it cannot; what came before counts */
+    clearerr(to);
+    return acknowledged(to, h.sequence);
 }
 
 /* The sender. One connection is on its way at a time, so no client waits for another's. */
@@ -164,11 +174,15 @@ static void hand_off(int operator, const char *line) {
     char answer[LINE] = "", four[160];
     int s = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0), moved = 0;
     sscanf(find(line, KEY("to")), "\"%107[^\"]", at.sun_path);
+    for (int o = 0; o < 2; o++) /* a receiver that hangs for 5 s gets nothing */
+        setsockopt(s, SOL_SOCKET, o ? SO_RCVTIMEO : SO_SNDTIMEO, &(struct timeval){5, 0}, sizeof(struct timeval));
     connect(s, (void *)&at, sizeof at);
     FILE *to = trusted(s); /* nobody is if it is not connected */
+    bool names = !find(line, IS("names", "false"));
     bool ok = to && dprintf(s, "{\"command\": \"receive\", \"versions\": [1], \"framing\": \"line\", "
                             "\"stateful\": false}\n") > 0 && fgets(answer, sizeof answer, to) &&
               find(answer, IS("ok", "true")) && number(answer, KEY("version"), 0) == 1;
+    bool begun = ok;
     double count = number(line, KEY("count"), NEVER), space = number(answer, KEY("room"), 0);
     for (int fd = 0; ok && fd < room + SPARE && moved < count && moved < space; fd++) {
         pthread_mutex_lock(&lock);
@@ -177,18 +191,27 @@ static void hand_off(int operator, const char *line) {
         pthread_mutex_unlock(&lock);
         if (!ours) continue;
         ok = give(to, fd, moved + 1);
-        const char *tuple = describe(fd, four);
+        const char *named = names ? describe(fd, four) : "";
         pthread_mutex_lock(&lock);
         ok ? drop(fd) : watch(EPOLL_CTL_ADD, fd);
         pthread_mutex_unlock(&lock);
-        if (ok) dprintf(operator, "{\"ok\": true, \"event\": \"progress\", \"moved\": %d, \"remaining\": %d, "
-                        "\"connections\": [%s]}\n", ++moved, connections, tuple);
+        if (ok) dprintf(operator, "{\"ok\": true, \"event\": \"progress\", \"moved\": %d, \"remaining\": %d%s}\n",
+                        ++moved, connections, named);
     }
     ok = ok && give(to, -1, moved + 1);
-    if (to) fclose(to);
     giving = false;
     dprintf(operator, "{\"ok\": %s, \"moved\": %d, \"remaining\": %d}\n", ok ? "true, \"event\": \"done\"" :
-            "false, \"error\": \"the receiver refused or ended\", \"hint\": \"see its log\"", moved, connections);
+            "false, \"error\": \"the receiver refused, ended or hangs\", \"hint\": \"see its log\"",
+            moved, connections);
+    if (begun && !ok) poll(&(struct pollfd){s, 0, 0}, 1, -1); /* until it ends: our end would have it take all it has */
+    if (to) fclose(to);
+}
+
+/* Whether a descriptor that was received is a TCP connection, which does not block from now on. */
+static bool usable(int fd) {
+    uint8_t state = TCP_LISTEN; /* the first byte of struct tcp_info */
+    return !getsockopt(fd, IPPROTO_TCP, TCP_INFO, &state, &(socklen_t){1}) && state != TCP_LISTEN &&
+           state != TCP_SYN_SENT && !fcntl(fd, F_SETFL, O_NONBLOCK);
 }
 
 /* The receiver. It never reads past a message, so the descriptors at hand belong to that one. */
@@ -208,7 +231,7 @@ static void receive(FILE *from) {
             uint32_t record[4] = {0};
             if (length - at >= sizeof record) memcpy(record, body + at, sizeof record);
             size_t partial = ntohl(record[1]), replies = ntohl(record[2]), size = partial + replies;
-            ok = (at += sizeof record) + size <= length && (e->kept = malloc(size + 1));
+            ok = usable(c.fds[i]) && (at += sizeof record) + size <= length && (e->kept = malloc(size + 1));
             if (!ok) break;
             memcpy(e->kept, body + at + partial, e->replies = replies);
             memcpy(e->kept + replies, body + at, partial);
@@ -220,8 +243,10 @@ static void receive(FILE *from) {
         ok = ok && at == length && connections <= room;
         for (int i = 0; !ok && i < n; i++) drop(c.fds[i]);
         struct header answer = {ok ? ACK : REFUSE, 0, ok ? h.count : 0, h.sequence, 0};
-        send(fileno(from), &answer, sizeof answer, 0);
-        for (int i = 0; ok && i < n; i++) watch(EPOLL_CTL_ADD, c.fds[i]);
+        bool sent = send(fileno(from), &answer, sizeof answer, 0) > 0; /* not: the sender is gone, or has taken back */
+        bool ours = ok && (sent || poll(&(struct pollfd){fileno(from), POLLRDHUP, 0}, 1, 0) > 0);
+        for (int i = 0; ok && i < n; i++) ours ? watch(EPOLL_CTL_ADD, c.fds[i]) : drop(c.fds[i]);
+        ok = ours;
         pthread_mutex_unlock(&lock);
     }
 }

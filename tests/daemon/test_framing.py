@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import socket
 import tracemalloc
@@ -14,6 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from portfleet_daemon.framing import FRAMINGS, Framing, FramingError, RespError
+from portfleet_daemon.framing.base import FLUSH_AT, Answered
 from support.daemons import Client, Daemon, Daemons, daemons_in
 
 from .conftest import HANDLERS
@@ -85,17 +87,59 @@ def test_random_bytes_are_requests_partial_or_a_framing_error(name: str, stream:
 def test_the_fast_path_agrees_with_the_slow_one(name: str, data: st.DataObject, junk: bytes) -> None:
     framing = FRAMINGS[name](max_request=65536)
     exchange = framing.exchange(lambda request: request)
-    for request in data.draw(REQUESTS[name]):
+    requests = data.draw(REQUESTS[name])
+    for request in requests:
         assert exchange(encode(name, request)) == framing.reply(request)
-        assert exchange(encode(name, request) * 2) is None
         assert exchange(encode(name, request)[:-1]) is None
     assert exchange(b"") is None
-    try:
-        requests, rest = parse_all(framing, [junk])
-    except FramingError:
-        requests, rest = [], junk
-    if rest or len(requests) != 1:
-        assert exchange(junk) is None
+    stream = b"".join(encode(name, request) for request in requests)
+    replies = b"".join(framing.reply(request) for request in requests)
+    whole = exchange(stream + junk)
+    if isinstance(whole, Answered):
+        assert not whole.waiting and not whole.failure
+        taken, end = whole.replies, whole.end
+    else:
+        assert isinstance(whole, bytes | None)
+        taken, end = whole or b"", len(stream + junk) if whole else 0
+    got, rest = parse_all(framing, [(stream + junk)[:end]])
+    assert (rest, taken) == (b"", b"".join(framing.reply(request) for request in got))
+    if name != "resp" or all(len(word) < 1000 and b"\r\n" not in word for request in requests for word in request):
+        assert taken.startswith(replies)  # all of them in one pass
+
+
+@pytest.mark.parametrize("name", FRAMINGS)
+@given(stream=st.binary(max_size=300) | st.text("*$0123-\r\nab ", max_size=80).map(str.encode))
+def test_one_pass_takes_nothing_that_split_would_not(name: str, stream: bytes) -> None:
+    framing = FRAMINGS[name](max_request=1000)
+    requests, end = framing.split_all(stream)
+    assert parse_all(framing, [stream[:end]]) == (requests, b"")
+
+
+@pytest.mark.parametrize("name", FRAMINGS)
+def test_one_pass_stops_where_it_has_to(name: str) -> None:
+    framing = FRAMINGS[name](max_request=65536)
+    one = b"a" if name != "resp" else [b"a"]
+    stream = encode(name, one) * 5
+    fifth = len(encode(name, one))
+    calls = 0
+
+    def respond(request: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls < 3:
+            return b"r"
+        if answer == "raise":
+            raise SystemExit
+        return asyncio.Future(loop=loop) if answer == "wait" else b"x" * FLUSH_AT
+
+    loop = asyncio.new_event_loop()
+    for answer, replies in ("raise", 2), ("wait", 2), ("flood", 3):
+        calls = 0
+        done = framing.answer_all(stream, respond)
+        assert done is not None and calls == 3
+        assert (done.number, done.end) == (replies, 3 * fifth)
+        assert (done.failure is not None, done.waiting is not None) == (answer == "raise", answer == "wait")
+    loop.close()
 
 
 @pytest.mark.parametrize(
@@ -179,6 +223,23 @@ def test_any_split_through_the_daemon_gives_the_same_replies(
             assert client.receive(len(expected)) == expected
         client.sock.shutdown(socket.SHUT_WR)
         assert client.receive(1 << 20) == (b"" if awaited else expected)
+
+
+@pytest.mark.parametrize("name", FRAMINGS)
+def test_pipelined_requests_have_one_write_and_are_counted(daemons: Daemons, name: str) -> None:
+    daemon = daemons.start("--framing", name)
+    request = [b"GET", b"key"] if name == "resp" else b"request"
+    reply = FRAMINGS[name](max_request=100).reply(request)
+    with daemon.connect() as client:
+        for number in range(1, 20):
+            client.send(encode(name, request) * 16)
+            assert client.receive(16 * len(reply)) == reply * 16
+            assert daemon.status()["requests"] == 16 * number
+        client.send(encode(name, request) * 16 + encode(name, request)[:3])
+        assert client.receive(16 * len(reply)) == reply * 16
+        client.send(encode(name, request)[3:] + encode(name, request))
+        assert client.receive(2 * len(reply)) == reply * 2
+    assert daemon.until(connections=0)["requests"] == 16 * 20 + 2
 
 
 @pytest.fixture(scope="module", params=["waiting_echo", "EchoObject"])

@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from portfleet_daemon.handoff_wire import HEADER, Kind, pack
+from portfleet_daemon.handoff.wire import HEADER, Kind, pack
 from support.daemons import Client, Daemon, Daemons, wait_for
 
 WHOAMI = "portfleet_daemon.handlers:whoami"
@@ -69,6 +69,25 @@ def test_the_pid_behind_changes_and_the_four_tuple_does_not(daemons: Daemons) ->
     assert owns(old, 0) and owns(new, 300)
     with old.connect() as fresh:
         assert f"pid={old.pid} ".encode() in fresh.ask(b"?\n")  # the listener was not handed over
+
+
+@pytest.mark.parametrize("names", [True, False])
+def test_progress_lines_carry_four_tuples_unless_names_is_false(daemons: Daemons, names: bool) -> None:
+    old, new = daemons.start(), daemons.start()
+    clients = [old.connect() for _ in range(500)]
+    old.until(connections=500)
+    answers = old.stream(command="handoff", to=new.control, names=names)
+    assert answers[-1] == {"ok": True, "event": "done", "moved": 500, "remaining": 0}
+    assert len(answers) > 2
+    for answer in answers[:-1]:
+        assert set(answer) == {"ok", "event", "moved", "remaining"} | ({"connections"} if names else set())
+    assert all(client.ask(b"x\n") == b"x\n" for client in clients)
+
+
+def test_names_is_true_or_false(daemons: Daemons) -> None:
+    daemon = daemons.start()
+    answer = daemon.ask(command="handoff", to="/nowhere", names=0)
+    assert not answer["ok"] and "names is no boolean" in answer["error"] and answer["hint"]
 
 
 def test_a_number_of_connections_moves(daemons: Daemons) -> None:
@@ -370,14 +389,35 @@ class FakeReceiver:
         for fd in self.owned:
             os.close(fd)
 
-    def answer(self, line: bytes) -> dict[str, Any]:
-        """Be connected to and answer `line`; what the sender had said."""
+    def answer(self, line: bytes, *, end: bytes = b"\n") -> dict[str, Any]:
+        """Be connected to and answer `line`; return what the sender had said."""
         self._listener.settimeout(10)
         self._sock, _ = self._listener.accept()
         self._sock.settimeout(10)
         said: dict[str, Any] = json.loads(self._sock.recv(4096))
-        self._sock.sendall(line + b"\n")
+        self._sock.sendall(line + end)
         return said
+
+    def take_one(self) -> None:
+        """Take in a message and acknowledge it."""
+        header, descriptors, _, _ = socket.recv_fds(self._sock, 12, 253)
+        _, _, count, sequence, length = HEADER.unpack(header)
+        while length:
+            length -= len(self._sock.recv(length))
+        self.owned += descriptors
+        self._sock.sendall(pack(Kind.ACK, count=count, sequence=sequence))
+
+    def acknowledge(self) -> None:
+        """Acknowledge what would be the first message, whether it is read or not."""
+        self._sock.sendall(pack(Kind.ACK, count=1, sequence=1))
+
+    def sockets(self) -> list[socket.socket]:
+        """Return what it owns as sockets, which are its own descriptors."""
+        return [socket.socket(fileno=os.dup(fd)) for fd in self.owned]
+
+    def close(self) -> None:
+        """End."""
+        self._sock.close()
 
     def take(self, *, most: int = 1000, before_end: Callable[[], None] = lambda: None) -> None:
         """Acknowledge `most` messages and refuse the next, or all; `before_end` is called before the last."""
@@ -429,8 +469,8 @@ def test_a_receiver_that_refuses_in_mid_way_has_what_it_acknowledged_and_no_more
     [
         (b'{"ok": true, "version": 9, "room": 10}', "it chose version 9"),
         (b'{"ok": false, "error": "no common version: [1] there, [9] here"}', "no common version"),
-        (b'{"ok": true}', "no sense in its answer"),
-        (b"[" * 60_000, "RecursionError"),
+        (b'{"ok": true}', "makes no sense"),
+        (b"[" * 60_000, "makes no sense"),
     ],
 )
 def test_a_sender_offers_its_versions_and_takes_no_other(

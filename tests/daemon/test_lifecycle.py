@@ -15,8 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from portfleet_daemon.deaf import hear_again, ignore_new
 from portfleet_daemon.lifecycle import TRANSITIONS, Lifecycle, State
+from portfleet_daemon.quiesce_listener import quiesce, unquiesce
 from portfleet_daemon.sockdiag import accept_queue, handshakes
 from support.daemons import Client, Daemons, wait_for
 
@@ -88,6 +88,7 @@ def test_a_control_socket_in_use_is_exit_3_and_a_stale_one_is_replaced(daemons: 
     assert not Path(again.control).exists()
 
 
+@pytest.mark.timed
 def test_sigterm_closes_at_request_boundaries_at_the_rate(daemons: Daemons) -> None:
     daemon = daemons.start("--drain-rate", "100", handler="sample:slow")
     clients = [daemon.connect() for _ in range(60)]
@@ -104,6 +105,7 @@ def test_sigterm_closes_at_request_boundaries_at_the_rate(daemons: Daemons) -> N
     assert all(client.closed() for client in clients)
 
 
+@pytest.mark.timed
 def test_sigterm_lets_connections_finish_until_the_deadline(daemons: Daemons) -> None:
     daemon = daemons.start("--drain-deadline", "1500ms")
     with daemon.connect() as client:
@@ -196,6 +198,7 @@ def test_a_drains_deadline_closes_the_rest_and_the_daemon_stays(daemons: Daemons
     daemon.until(state="draining", connections=0)
 
 
+@pytest.mark.timed
 def test_evict_closes_a_number_at_a_rate(daemons: Daemons) -> None:
     daemon = daemons.start()
     clients = [daemon.connect() for _ in range(100)]
@@ -247,7 +250,7 @@ def test_the_kernel_says_what_waits_for_accept() -> None:
 
 
 @pytest.mark.parametrize(("family", "address"), [(socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1")])
-def test_a_deaf_listener_finishes_handshakes_and_begins_none(family: socket.AddressFamily, address: str) -> None:
+def test_a_quiesced_listener_finishes_handshakes_and_begins_none(family: socket.AddressFamily, address: str) -> None:
     with (
         socket.create_server((address, 0), family=family) as listener,
         socket.socket(family) as early,
@@ -255,7 +258,7 @@ def test_a_deaf_listener_finishes_handshakes_and_begins_none(family: socket.Addr
     ):
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_DEFER_ACCEPT, 5)
         early.connect(listener.getsockname())  # in SYN_RECV on the listener's side
-        ignore_new(listener)
+        quiesce(listener)
         late.settimeout(0.3)
         with pytest.raises(TimeoutError):
             late.connect(listener.getsockname())
@@ -265,9 +268,9 @@ def test_a_deaf_listener_finishes_handshakes_and_begins_none(family: socket.Addr
         with accepted:
             accepted.settimeout(5)
             early.sendall(b"y")
-            hear_again(accepted)
+            unquiesce(accepted)
             assert accepted.recv(1, socket.MSG_WAITALL) + accepted.recv(1) == b"xy"
-        hear_again(listener)
+        unquiesce(listener)
         late.settimeout(5)
         with contextlib.suppress(BlockingIOError):
             late.connect(listener.getsockname())

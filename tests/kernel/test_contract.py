@@ -1,10 +1,10 @@
-"""What a data plane promises, kept by nftables in a box and by the fake that other tests stand on."""
+"""What a data plane promises, kept by nftables in a box, by the fake that other tests stand on, and by a plain one."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -13,9 +13,11 @@ import pytest
 from portfleet.core import changes as c
 from portfleet.core.errors import Exit, PortfleetError
 from portfleet.core.model import Affinity, Listen
+from portfleet.dataplane.interface import DataPlane
 from portfleet.dataplane.nft.plane import NftPlane
-from support.fake_kernel import FakeKernel
+from support.fake_plane import FakePlane
 from support.netns import network_of
+from support.plain_plane import PlainPlane
 from support.sandbox import Box, make_box
 
 HOME = "0123456789abcdef"
@@ -26,10 +28,9 @@ GREEN = c.InstanceRule("echo-green-1", 0xFFFFFF, 65535)
 BOTH, FOUR, SIX = Listen(7000, None, (4, 6)), Listen(7001, None, (4,)), Listen(7002, None, (6,))
 ON4, ON6 = Listen(7003, "192.0.2.1", (4,)), Listen(7003, "2001:db8::1", (6,))
 PORTS = frozenset({(7100, 7199), (443, 443), (8000, 8001)})
-HALF_AND_HALF = c.PointSlots("echo", {slot: (None, ("echo-blue-1", "echo-blue-2")[slot % 2]) for slot in range(256)})
+HALF_AND_HALF = c.Route(ECHO, ("echo-blue-1", "echo-blue-2") * 128)
 FLEET: c.Transaction = (
-    c.SetBase(HOME),
-    c.SetPorts(PORTS),
+    c.SetFleet(HOME, PORTS),
     *map(c.SetInstance, (ONE, TWO, GREEN)),
     c.SetService(ECHO),
     c.SetService(KV),
@@ -42,7 +43,7 @@ class Plane(Protocol):
     """A kernel, and what somebody else can do to it."""
 
     @property
-    def kernel(self) -> c.DataPlane:
+    def kernel(self) -> DataPlane:
         """The data plane under test."""
 
     def edit(self, name: str) -> None:
@@ -53,8 +54,8 @@ class Plane(Protocol):
 
 
 @dataclass
-class FakePlane:
-    kernel: FakeKernel
+class InMemoryUnderTest:
+    kernel: FakePlane | PlainPlane
 
     def edit(self, name: str) -> None:
         self.kernel.edit(name)
@@ -96,15 +97,15 @@ def nft(box: Box, tmp_path: Path) -> Iterator[NftUnderTest]:
         yield NftUnderTest(NftPlane(tmp_path / "rules.json"), box, tmp_path / "rules.json")
 
 
-@pytest.fixture(params=["fake", "nft"])
+@pytest.fixture(params=["fake", "plain", "nft"])
 def plane(request: pytest.FixtureRequest) -> Plane:
-    if request.param == "fake":
-        return FakePlane(FakeKernel())
+    if request.param in ("fake", "plain"):
+        return InMemoryUnderTest(FakePlane() if request.param == "fake" else PlainPlane())
     found: NftUnderTest = request.getfixturevalue("nft")
     return found
 
 
-def refused(kernel: c.DataPlane, transaction: c.Transaction) -> None:
+def refused(kernel: DataPlane, transaction: c.Transaction) -> None:
     """Demand that both `check` and `run` refuse ``transaction`` and that nothing of it happens."""
     before = kernel.observe()
     for ask in (kernel.check, kernel.run):
@@ -123,12 +124,11 @@ def test_what_was_set_is_what_is_read(plane: Plane) -> None:
     plane.kernel.run(FLEET)
 
     assert plane.kernel.observe() == c.PlaneState(
-        home=HOME,
+        fleet=c.SetFleet(HOME, PORTS),
         services={"echo": ECHO, "kv": KV},
         instances={rule.name: rule for rule in (ONE, TWO, GREEN)},
         slots={"echo": ("echo-blue-1", "echo-blue-2") * 128, "kv": ()},
         listens={BOTH: "echo", FOUR: "echo", SIX: "kv", ON4: "echo", ON6: "kv"},
-        ports=PORTS,
         drift=frozenset(),
     )
     assert plane.kernel.read_slots("echo") == ("echo-blue-1", "echo-blue-2") * 128
@@ -138,7 +138,7 @@ def test_the_same_rules_again_change_nothing(plane: Plane) -> None:
     plane.kernel.run(FLEET)
     before = plane.kernel.observe()
 
-    plane.kernel.run((c.SetBase(HOME), c.SetPorts(PORTS), c.SetInstance(ONE), c.SetService(ECHO)))
+    plane.kernel.run((c.SetFleet(HOME, PORTS), c.SetInstance(ONE), c.SetService(ECHO)))
 
     assert plane.kernel.observe() == before
 
@@ -156,7 +156,7 @@ def test_the_same_rules_again_change_nothing(plane: Plane) -> None:
 )
 def test_every_affinity_is_taken_and_read_back(plane: Plane, affinity: Affinity) -> None:
     rule = c.ServiceRule("echo", affinity, 0, 65536)
-    plane.kernel.run((c.SetBase(HOME), c.SetService(rule)))
+    plane.kernel.run((c.SetFleet(HOME, PORTS), c.SetService(rule)))
 
     state = plane.kernel.observe()
     assert (state.services, state.drift) == ({"echo": rule}, frozenset())
@@ -176,10 +176,11 @@ def test_every_affinity_is_taken_and_read_back(plane: Plane, affinity: Affinity)
 )
 def test_ranges_of_ports(plane: Plane, ranges: set[tuple[int, int]]) -> None:
     plane.kernel.run(FLEET)
-    plane.kernel.run((c.SetPorts(frozenset(ranges)),))
+    plane.kernel.run((c.SetFleet(HOME, frozenset(ranges)),))
 
-    assert _ports(plane.kernel.observe().ports) == _ports(ranges)
-    assert plane.kernel.observe().ports == ranges
+    fleet = plane.kernel.observe().fleet
+    assert fleet is not None and fleet.ports == ranges
+    assert _ports(fleet.ports) == _ports(ranges)
 
 
 def _ports(ranges: set[tuple[int, int]] | frozenset[tuple[int, int]]) -> set[int]:
@@ -215,27 +216,75 @@ def test_one_port_may_lead_to_two_services_by_family(plane: Plane) -> None:
 def test_slots_move_one_by_one_and_all_at_once(plane: Plane) -> None:
     plane.kernel.run(FLEET)
 
-    plane.kernel.run((c.PointSlots("echo", {0: ("echo-blue-1", "echo-green-1"), 1: ("echo-blue-2", None)}),))
-    assert plane.kernel.read_slots("echo")[:3] == ("echo-green-1", None, "echo-blue-1")
+    table = ("echo-green-1", None, *HALF_AND_HALF.table[2:])
+    plane.kernel.run((c.Route(ECHO, table),))
+    assert plane.kernel.read_slots("echo") == table
 
-    moves = {slot: (old, "echo-green-1") for slot, old in enumerate(plane.kernel.read_slots("echo"))}
-    plane.kernel.run((c.PointSlots("echo", moves),))
+    plane.kernel.run((c.Route(ECHO, ("echo-green-1",) * 256),))
     assert plane.kernel.read_slots("echo") == ("echo-green-1",) * 256
 
 
+def test_a_table_that_is_there_already_changes_nothing(plane: Plane) -> None:
+    plane.kernel.run(FLEET)
+    before = plane.kernel.observe()
+    plane.kernel.run((HALF_AND_HALF,))
+    assert plane.kernel.observe() == before
+
+
+def test_slots_point_nowhere_and_somewhere_again(plane: Plane) -> None:
+    plane.kernel.run(FLEET)
+    plane.kernel.run((c.Route(ECHO, (None,) * 256),))
+    assert not any(plane.kernel.read_slots("echo"))
+    plane.kernel.run((HALF_AND_HALF,))
+    assert plane.kernel.read_slots("echo") == HALF_AND_HALF.table
+
+
 def test_a_table_of_the_largest_size_moves_in_one_transaction(plane: Plane) -> None:
-    plane.kernel.run((c.SetBase(HOME), c.SetInstance(ONE), c.SetInstance(TWO), c.SetService(ECHO)))
-    plane.kernel.run((c.PointSlots("echo", dict.fromkeys(range(65536), (None, "echo-blue-1"))),))
-    plane.kernel.run((c.PointSlots("echo", dict.fromkeys(range(65536), ("echo-blue-1", "echo-blue-2"))),))
+    plane.kernel.run((c.SetFleet(HOME, PORTS), c.SetInstance(ONE), c.SetInstance(TWO), c.SetService(ECHO)))
+    plane.kernel.run((c.Route(ECHO, ("echo-blue-1",) * 65536),))
+    plane.kernel.run((c.Route(ECHO, ("echo-blue-2",) * 65536),))
     assert plane.kernel.read_slots("echo") == ("echo-blue-2",) * 65536
+
+
+STICKY = replace(ECHO, sticky=c.Sticky(3600, 1024), pins=True)
+LIMITED = [replace(rule, limit=100, sticky=c.Sticky(3600, 1024), key=ECHO.affinity) for rule in (ONE, TWO)]
+PINS = {"198.18.0.0/24": "echo-blue-1", "2001:db8:7::/48": "echo-blue-2"}
+
+
+def test_what_goes_with_the_slots_follows_them(plane: Plane) -> None:
+    """Pins are kept, a route settles what its rule asks for, and dropping an instance needs it out of the way first."""
+    rule = replace(STICKY, limited=True, tries=2)
+    plane.kernel.run((*FLEET, *map(c.SetInstance, LIMITED), c.SetService(rule)))
+    assert plane.kernel.observe().unsettled == {"echo"}
+
+    plane.kernel.run((c.Route(rule, HALF_AND_HALF.table, PINS, ("echo-blue-2", "echo-blue-1")),))
+    state = plane.kernel.observe()
+    assert (state.unsettled, state.drift, dict(state.pins["echo"])) == (frozenset(), frozenset(), PINS)
+
+    plane.kernel.run((c.Route(rule, ("echo-blue-1",) * 256, {}),))
+    state = plane.kernel.observe()
+    assert (state.unsettled, state.pins, set(state.slots["echo"])) == (frozenset(), {}, {"echo-blue-1"})
+    plane.kernel.run((c.DropInstance("echo-blue-2"),))
+    assert "echo-blue-2" not in plane.kernel.observe().instances
+
+
+def test_a_service_goes_with_its_slots_and_instances(plane: Plane) -> None:
+    plane.kernel.run(FLEET)
+    plane.kernel.run((c.SetListens(remove={BOTH: "echo", FOUR: "echo", ON4: "echo"}),))
+    names = ("echo-blue-1", "echo-blue-2", "echo-green-1")
+    plane.kernel.run((c.DropService("echo"), *map(c.DropInstance, names)))
+
+    state = plane.kernel.observe()
+    assert (set(state.services), dict(state.instances), set(state.slots)) == ({"kv"}, {}, {"kv"})
 
 
 NEW = c.SetInstance(c.InstanceRule("echo-blue-9", 9, 7109))
 REFUSED: dict[str, c.Transaction] = {
-    "an unknown instance": (NEW, c.PointSlots("echo", {0: ("echo-blue-1", "echo-blue-8")})),
-    "a slot that points nowhere is taken away": (NEW, c.PointSlots("kv", {0: ("echo-blue-1", None)})),
-    "a slot that points somewhere is taken for free": (NEW, c.PointSlots("echo", {0: (None, "echo-blue-2")})),
-    "an unknown service's slots": (NEW, c.PointSlots("nope", {0: (None, "echo-blue-1")})),
+    "an unknown instance": (NEW, c.Route(ECHO, ("echo-blue-8", *HALF_AND_HALF.table[1:]))),
+    "an unknown service's slots": (
+        NEW,
+        c.Route(c.ServiceRule("nope", Affinity("source"), 1, 256), ("echo-blue-1",) * 256),
+    ),
     "a listen for an unknown service": (NEW, c.SetListens(add={Listen(9, None, (4,)): "nope"})),
     "a listen that is another's": (NEW, c.SetListens(add={BOTH: "kv"})),
     "a listen of one family that is another's": (NEW, c.SetListens(add={Listen(7000, None, (6,)): "kv"})),
@@ -244,9 +293,9 @@ REFUSED: dict[str, c.Transaction] = {
     "an instance dropped that is not there": (NEW, c.DropInstance("echo-blue-8")),
     "a service dropped that is listened for": (NEW, c.DropService("echo")),
     "a service dropped that is not there": (NEW, c.DropService("nope")),
-    "a detour to an unknown instance": (NEW, c.Detour("echo-blue-1", "echo-blue-8")),
-    "detours in a ring": (NEW, c.Detour("echo-blue-1", "echo-blue-2"), c.Detour("echo-blue-2", "echo-blue-1")),
-    "the last change of many": (NEW, c.SetPorts(frozenset()), c.SetListens(add={ON6: "echo"})),
+    "a diversion to an unknown instance": (NEW, c.Divert("echo-blue-1", "echo-blue-8")),
+    "diversions in a ring": (NEW, c.Divert("echo-blue-1", "echo-blue-2"), c.Divert("echo-blue-2", "echo-blue-1")),
+    "the last change of many": (NEW, c.SetFleet(HOME), c.SetListens(add={ON6: "echo"})),
 }
 
 
@@ -257,7 +306,7 @@ def test_a_refused_transaction_changes_nothing(plane: Plane, why: str) -> None:
 
 
 def test_without_a_table_there_is_nothing_to_change(plane: Plane) -> None:
-    for change in (c.SetPorts(PORTS), c.SetInstance(ONE), c.SetService(ECHO), c.DropAll()):
+    for change in (c.SetInstance(ONE), c.SetService(ECHO), HALF_AND_HALF, c.DropAll()):
         refused(plane.kernel, (change,))
 
 
@@ -267,13 +316,13 @@ def test_a_check_changes_nothing(plane: Plane) -> None:
 
     plane.kernel.run(FLEET)
     before = plane.kernel.observe()
-    plane.kernel.check((NEW, c.SetPorts(frozenset()), c.DropAll()))
+    plane.kernel.check((NEW, c.SetFleet(HOME), c.DropAll()))
     assert plane.kernel.observe() == before
 
 
 @pytest.mark.parametrize(
     ("name", "mend"),
-    [("", c.SetBase(HOME)), ("echo", c.SetService(ECHO)), ("echo-blue-2", c.SetInstance(TWO))],
+    [("", c.SetFleet(HOME, PORTS)), ("echo", c.SetService(ECHO)), ("echo-blue-2", c.SetInstance(TWO))],
     ids=["the fixed part", "a service", "an instance"],
 )
 def test_a_hand_edit_is_seen_and_mended_and_the_rest_stays(plane: Plane, name: str, mend: c.Change) -> None:
@@ -285,7 +334,7 @@ def test_a_hand_edit_is_seen_and_mended_and_the_rest_stays(plane: Plane, name: s
     plane.kernel.run((mend,))
 
     assert edited.drift == {name}
-    assert (edited.slots, edited.listens, edited.ports) == (before.slots, before.listens, before.ports)
+    assert (edited.slots, edited.listens, edited.fleet) == (before.slots, before.listens, before.fleet)
     assert name not in before.services or edited.services[name] is None
     assert name not in before.instances or edited.instances[name] is None
     assert plane.kernel.observe() == before
@@ -299,18 +348,18 @@ def test_a_lost_memory_makes_everything_drift_and_rules_are_read_out_of_themselv
     lost, found = plane.kernel.observe(), plane.kernel.recover()
 
     assert lost.drift == {"", "echo", "kv", "echo-blue-1", "echo-blue-2", "echo-green-1"}
-    assert (lost.home, lost.slots, lost.listens, lost.ports) == (HOME, before.slots, before.listens, before.ports)
+    assert (lost.fleet, lost.slots, lost.listens) == (before.fleet, before.slots, before.listens)
     assert set(lost.instances.values()) == {None} and set(lost.services.values()) == {None}
     assert found.instances == before.instances
     rules = [rule for _, rule in sorted(found.services.items()) if rule]
     assert [(rule.name, rule.seed, rule.slots) for rule in rules] == [("echo", 0x5EED, 256), ("kv", 0x7FFFFFFF, 256)]
 
 
-def test_a_detour_is_drift_until_the_instance_is_set_right(plane: Plane) -> None:
+def test_a_diversion_is_drift_until_the_instance_is_set_right(plane: Plane) -> None:
     plane.kernel.run(FLEET)
     before = plane.kernel.observe()
 
-    plane.kernel.run((c.Detour("echo-blue-1", "echo-blue-2"),))
+    plane.kernel.run((c.Divert("echo-blue-1", "echo-blue-2"),))
     assert plane.kernel.observe().drift == {"echo-blue-1"}
     assert plane.kernel.observe().slots == before.slots
 
@@ -318,8 +367,10 @@ def test_a_detour_is_drift_until_the_instance_is_set_right(plane: Plane) -> None
     assert plane.kernel.observe() == before
 
 
-def test_an_instance_that_a_detour_leads_to_cannot_go(plane: Plane) -> None:
-    plane.kernel.run((c.SetBase(HOME), c.SetInstance(ONE), c.SetInstance(TWO), c.Detour("echo-blue-1", "echo-blue-2")))
+def test_an_instance_that_a_diversion_leads_to_cannot_go(plane: Plane) -> None:
+    plane.kernel.run(
+        (c.SetFleet(HOME, PORTS), c.SetInstance(ONE), c.SetInstance(TWO), c.Divert("echo-blue-1", "echo-blue-2"))
+    )
     refused(plane.kernel, (c.DropInstance("echo-blue-2"),))
 
 
@@ -411,7 +462,8 @@ def test_what_was_remembered_is_not_believed_blindly(nft: NftUnderTest) -> None:
 def test_a_refusal_shows_what_was_refused_and_hints(nft: NftUnderTest) -> None:
     nft.kernel.run(FLEET)
     with pytest.raises(PortfleetError) as caught:
-        nft.kernel.run((c.PointSlots("echo", {0: ("echo-blue-1", None)}), c.Detour("echo-blue-1", "echo-blue-8")))
+        gone = c.Route(ECHO, (None, *HALF_AND_HALF.table[1:]))
+        nft.kernel.run((gone, c.Divert("echo-blue-1", "echo-blue-8")))
     assert "nothing was applied" in caught.value.message and "echo-blue-8" in caught.value.message
     assert "    1  delete element inet portfleet slots-echo { 0 }" in caught.value.message
     assert caught.value.hint
@@ -419,7 +471,7 @@ def test_a_refusal_shows_what_was_refused_and_hints(nft: NftUnderTest) -> None:
 
 def test_nothing_but_identifiers_ever_becomes_nft_text(nft: NftUnderTest) -> None:
     for name in ("a b", "a;flush ruleset", "a}", "a\nadd table x", "Ä", "", "1a"):
-        points = c.PointSlots(name, {0: (None, "x")}), c.PointSlots("x", {0: (None, name)})
+        points = c.Route(replace(ECHO, name=name), ("x",)), c.Route(ECHO, (name,)) if name else c.DropService(name)
         listens = c.SetListens(add={BOTH: name})
         for change in (c.SetInstance(c.InstanceRule(name, 1, 1)), c.DropService(name), listens, *points):
             with pytest.raises(ValueError, match="not an identifier"):
@@ -427,6 +479,7 @@ def test_nothing_but_identifiers_ever_becomes_nft_text(nft: NftUnderTest) -> Non
     for address in ("fe80::1%x ; y", "fe80::1%x }\nadd table x", "example", ""):
         listens = c.SetListens(add={Listen(9, address, (6,)): "x"})
         remote = c.SetInstance(c.InstanceRule("x-remote-1", 1, 1, remote=Listen(9, address, (6,))))
-        for wrong in (listens, remote, c.SetPins("x", {address: "x-blue-1"})):
+        pinned = c.Route(replace(ECHO, pins=True), (), {address: "echo-blue-1"})
+        for wrong in (listens, remote, pinned):
             with pytest.raises(ValueError, match="not an identifier"):
                 nft.kernel.text((wrong,))

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from portfleet.dataplane.nft.conntrack import forget_half_open
+from portfleet.core.changes import InstanceRule
 from support.plane import Plane, explained, load
 from support.sandbox import HOST4, HOST6, client4, client6, wait_for
 
@@ -20,22 +20,21 @@ def homed_at(rules: Plane, name: str, sources: list[str]) -> list[str]:
     return [source for source, who in zip(sources, found, strict=True) if who == name]
 
 
-def mark_of(rules: Plane, name: str) -> int:
-    return next(want.rule.mark for want in rules.desired.instances() if want.name == name)
+def rule_of(rules: Plane, name: str) -> InstanceRule:
+    return next(want.rule for want in rules.desired.instances() if want.name == name)
 
 
+@pytest.mark.timed
 def test_kill_9_under_connects_refuses_nobody(rules: Plane) -> None:
     rules.load()
     rules.serve()
     with load(rules, SOURCES, connects=100, interval=0.5) as clients:
         for name in ("echo-blue-2", "echo-blue-3"):
-            port = next(want.rule.port for want in rules.desired.instances() if want.name == name)
             rules.signal(name, "KILL")
             time.sleep(0.5)  # how late the ejection is, not a wait for anything
             rules.point([name])
-            forget_half_open(mark_of(rules, name))
-            rules.start(name, port)
-            rules.await_up(name)
+            rules.kernel.connections.forget_unanswered(rule_of(rules, name))
+            rules.serve(names=[name])
             rules.point()
     connects = clients.report["connects"]
     print(connects)
@@ -68,6 +67,7 @@ def test_a_source_port_used_again_at_once(rules: Plane, host: str, source: str) 
     assert len(said) == 5 and len(set(said)) == 1 and homed_at(rules, said[0], [source]) == [source]
 
 
+@pytest.mark.timed
 @pytest.mark.parametrize("client", [client4, client6])
 def test_clients_waiting_for_a_hung_instance_are_served_by_another(rules: Plane, client: object) -> None:
     rules.load()
@@ -91,7 +91,7 @@ def test_clients_waiting_for_a_hung_instance_are_served_by_another(rules: Plane,
     wait_for("all wait", lambda: len(rules.boxes.host.run(*unanswered).stdout.splitlines()) == len(waiting))
     ejected = time.monotonic()
     rules.point(["echo-blue-1"])
-    forgotten = forget_half_open(mark_of(rules, "echo-blue-1"))
+    forgotten = rules.kernel.connections.forget_unanswered(rule_of(rules, "echo-blue-1"))
     asking.join()
     served = [report for report in reports if report["reply"]]
     print(f"{forgotten} half-open entries forgotten, {len(served)} of {len(waiting)} clients served by others")

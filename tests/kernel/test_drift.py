@@ -55,7 +55,9 @@ EDITS = {
     "delete element inet portfleet local4 { 7000 }": "open :7000 of echo",
     "add element inet portfleet local4 { 7999 : drop }": "close",
     "flush set inet portfleet ports": "the table and its guard",
-    "add element inet portfleet remotes { 5 }": "the table and its guard",
+    "add element inet portfleet remotes { 5 }": "load the rules of echo",
+    "add element inet portfleet remotes { 99 }": "the table and its guard",
+    "add element inet portfleet limits { 99 : drop }": "the table and its guard",
     "delete table inet portfleet": "the table and its guard",
 }
 

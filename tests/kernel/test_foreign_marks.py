@@ -20,7 +20,7 @@ table inet theirs {{
 
 def mark_everything(rules: Plane, name: str) -> None:
     """Have all new connections carry the mark of an instance."""
-    mark = next(want.rule.mark for want in rules.want.instances if want.name == name)
+    mark = next(want.rule.number for want in rules.want.instances if want.name == name)
     rules.boxes.host.run("nft", "-f", "-", text=FOREIGN.format(mark=mark))
 
 

@@ -7,9 +7,10 @@ from dataclasses import replace
 import pytest
 
 from portfleet.core.derive import make_desired
-from portfleet.core.journal import ColourRecord, Journal
+from portfleet.core.journal import Journal
 from portfleet.core.plan import make_plan
 from portfleet.core.rebuild import rebuild
+from portfleet.core.records import ColourRecord
 from support.fleets import PATHS, fleet
 from support.plane import ECHO, Plane
 
@@ -29,7 +30,7 @@ def test_the_journal_is_what_it_was(rules: Plane, affinity: str, extra: str) -> 
     found = rebuild(fleet(text), rules.kernel.recover(), []).services["echo"]
 
     hashed = affinity not in ("round-robin", "random")
-    assert (found.live, found.home, found.marks) == ("green", live.home, live.marks)
+    assert (found.live, found.home, found.numbers) == ("green", live.home, live.numbers)
     assert found.seed == (0x5EED if hashed else first.seed)
     rules.desired = make_desired(fleet(text), Journal({"echo": found}), PATHS)
     again = make_plan(rules.desired, rules.observed()).describe()

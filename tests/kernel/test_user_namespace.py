@@ -41,12 +41,12 @@ plane, generation = NftPlane(Path(sys.argv[1])), Generation()
 names = ("echo-blue-1", "echo-blue-2")
 rules = [c.SetInstance(c.InstanceRule(name, mark, 7100 + mark)) for mark, name in enumerate(names, 1)]
 service = c.ServiceRule("echo", Affinity("source"), 1, 20_000)
-plane.run((c.SetBase("0123456789abcdef"), *rules, c.SetService(service)))
+plane.run((c.SetFleet("0123456789abcdef"), *rules, c.SetService(service)))
 before = generation()
-plane.run((c.PointSlots("echo", {slot: (None, names[slot % 2]) for slot in range(20_000)}),))
+plane.run((c.Route(service, names * 10_000),))
 parts = generation() - before
 first = plane.read_slots("echo")
-plane.run((c.PointSlots("echo", {slot: (names[slot % 2], names[1]) for slot in range(20_000)}),))
+plane.run((c.Route(service, (names[1],) * 20_000),))
 print(json.dumps([parts, first == names * 10_000, set(plane.read_slots("echo")) == {names[1]}]))
 """
 
@@ -66,5 +66,5 @@ def test_notifications_that_did_not_fit_are_told_of_as_lost_and_later_ones_come(
 
 def test_a_transaction_that_is_too_long_for_one_message_is_done_in_parts(tmp_path: object) -> None:
     parts, first, second = alone(POINTING, f"{tmp_path}/rules.json")
-    assert parts >= 1
+    assert parts > 1
     assert first and second

@@ -8,20 +8,21 @@ from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from pathlib import Path
 
-from portfleet.core.changes import PointSlots, Transaction
+from portfleet.apply.applied import Applied
+from portfleet.apply.context import Context
+from portfleet.core.changes import Route, Transaction
 from portfleet.core.errors import Exit, PortfleetError
 from portfleet.core.journal import Journal
-from portfleet.store import journal as journal_file
 from portfleet.store.log import Log
 from portfleet.watch.ejector import Ejector
 from portfleet.watch.judge import Judge
 from portfleet.watch.roster import Roster
-from support.fake_kernel import FakeKernel
+from support.fake_plane import FakePlane
 from support.fake_world import World
 from support.fleets import ECHO, fleet
 
 
-class Refusing(FakeKernel):
+class Refusing(FakePlane):
     """A kernel that refuses the next ``times`` transactions, as one that is short of memory does."""
 
     times = 0
@@ -39,13 +40,14 @@ class Watched:
     def __init__(self, directory: Path) -> None:
         self.kernel = Refusing()
         self.world = world = World(directory, kernel=self.kernel)
-        self.paths = world.paths
+        self.paths, self.store = world.paths, world.store
         self.paths.applied.write_text(ECHO)
         world.apply(fleet())
-        self.log, self.roster = io.StringIO(), Roster(self.paths)
+        self.applied = Applied(Context(self.paths))
+        self.log, self.roster = io.StringIO(), Roster(self.paths, self.applied)
         log = Log(as_json=False, file=self.log)
         self.ejector = Ejector(
-            plane=self.kernel, paths=self.paths, latest=self.roster.latest, forget_half_open=lambda _: None, log=log
+            plane=self.kernel, paths=self.paths, latest=self.roster.latest, forget_unanswered=lambda _: None, log=log
         )
         self.judge = Judge(roster=self.roster, ejector=self.ejector, log=log, blind=str)
         self.roster.changed = self.judge.reloaded
@@ -58,7 +60,7 @@ class Watched:
         def changed(journal: Journal) -> Journal:
             return journal.with_service("echo", replace(journal.services["echo"], **changes))  # type: ignore[arg-type] # by name
 
-        journal_file.update(self.paths.journal, changed)
+        self.store.update(changed)
 
     def slots(self) -> dict[str, int]:
         owners = self.kernel.read_slots("echo")
@@ -66,7 +68,7 @@ class Watched:
 
     def moves(self) -> list[Transaction]:
         """Return the transactions since the begin that moved slots."""
-        return [done for done in self.kernel.log if any(isinstance(change, PointSlots) for change in done)]
+        return [done for done in self.kernel.log if any(isinstance(change, Route) for change in done)]
 
 
 def run(directory: Path, test: Callable[[Watched], Awaitable[None]]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import io
+import json
 import os
 import subprocess
 import sys
@@ -13,8 +14,8 @@ from pathlib import Path
 import pytest
 
 from portfleet import __version__, commands
-from portfleet.__main__ import main
-from portfleet.commands import VERBS
+from portfleet.__main__ import main, parse
+from portfleet.commands import VERBS, WITHOUT_JSON
 from portfleet.core.errors import Exit
 
 
@@ -69,6 +70,34 @@ def test_a_usage_error_is_2(words: tuple[str, ...]) -> None:
     code, out, err = run(*words)
     assert (code, out) == (2, "")
     assert "usage: " in err
+
+
+@pytest.mark.parametrize("verb", sorted(WITHOUT_JSON))
+def test_a_verb_without_json_says_so_wherever_the_flag_stands(verb: str) -> None:
+    for words in ((verb, "--json"), ("--json", verb), ("--home", "/srv", "--json", verb)):
+        code, out, err = run(*words)
+        assert (code, out) == (2, "")
+        assert err.endswith(f"error: {verb} prints no JSON: leave out --json\n")
+    assert "--json" not in run(verb, "--help")[1].replace("--json-logs", "")
+
+
+@pytest.mark.parametrize("words", [("pin", "echo", "198.18.0.7", "2"), ("unpin", "echo", "198.18.0.7")])
+def test_a_pin_is_done_when_the_command_returns_and_there_is_nothing_to_wait_for(words: tuple[str, ...]) -> None:
+    for flag in ("--wait", "--no-wait"):
+        code, out, err = run(*words, flag)
+        assert (code, out) == (2, "") and err.endswith(f"error: unrecognized arguments: {flag}\n")
+    options, _ = parse([*words, "--dry-run", "--why", "busy", "--json"])
+    assert options.dry_run and options.why == "busy"
+
+
+def test_up_in_the_foreground_prints_no_json(tmp_path: Path) -> None:
+    code, out, err = run("--home", str(tmp_path), "up", "--foreground", "--json")
+    assert (code, out) == (2, "") and "hint: portfleet up --foreground" in err
+
+
+def test_check_prints_the_schema_without_a_config(tmp_path: Path) -> None:
+    code, out, err = run("check", "--schema", "--home", str(tmp_path))
+    assert (code, err) == (0, "") and json.loads(out)["$schema"].endswith("draft/2020-12/schema")
 
 
 def test_the_version() -> None:
@@ -128,3 +157,9 @@ def test_a_reader_that_goes_away_is_no_traceback(verb: str) -> None:
             env={name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"},
         )  # fmt: skip
     assert (done.returncode, done.stderr) == (1, b"")
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_an_interpreter_that_starts_can_import_each_verb_first(verb: str) -> None:
+    """Where everything is imported already, a circle of imports does not show."""
+    subprocess.run([sys.executable, "-c", f"import portfleet.commands.{verb}"], check=True)

@@ -38,8 +38,10 @@ def test_every_verb(home: Path) -> None:
 
 
 def test_options_of_the_verb(home: Path) -> None:
-    assert complete(home, "plan", "--n") == ["--nft"]
+    assert complete(home, "plan", "--t") == ["--text"]
     assert complete(home, "--json", "cutover", "--can") == ["--canary"]
+    assert complete(home, "status", "--j") == ["--json"]
+    assert complete(home, "init", "--j") == []
 
 
 def test_services_and_instances(home: Path) -> None:

@@ -7,10 +7,10 @@ from dataclasses import replace
 
 import pytest
 
-from portfleet.dataplane.nft.doctor import conntrack, firewalls, sticky
-from portfleet.doctor import files, limits, ports, system
+from portfleet.core.needs import Needs, needs_of
+from portfleet.dataplane.nft.doctor import conntrack, firewalls, sticky, system
+from portfleet.doctor import files, limits, ports
 from portfleet.doctor.finding import Finding, Severity, setting
-from portfleet.doctor.needs import Needs, needs_of
 from portfleet.linux.sockdiag import Listener
 from support.fleets import ECHO, fleet, machine
 

@@ -8,12 +8,12 @@ from dataclasses import fields
 
 import pytest
 
+from portfleet.config.example import example
 from portfleet.config.load import load
 from portfleet.core.model import Drain, Fleet, Probe, Service
-from portfleet.store.templating import fill
 from support.fleets import machine
 
-EXAMPLE = fill("example.toml.j2")
+EXAMPLE = example()
 #: Keys in a comment, as in "# sticky    = "off"  # words".
 _COMMENTED = re.compile(r"^# (?=[a-z_]+ *= )", re.MULTILINE)
 _MADE_UP = {"name", "services"}  #: of the model, but not keys: the tables' names

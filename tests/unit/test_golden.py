@@ -6,15 +6,14 @@ After a wanted change: GOLDEN=write pytest tests/unit/test_golden.py, and read t
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
 
-from portfleet.core.changes import InstanceRule, SetInstance
+from portfleet.core.changes import PlaneState
 from portfleet.core.model import parse_instance
 from portfleet.core.plan import transactions
-from portfleet.dataplane.nft.text import text
+from portfleet.dataplane.nft.text import Book, text
 from support.fake_world import World
 from support.fleets import ECHO, fleet
 
@@ -43,13 +42,13 @@ CASES = {
 }
 
 
-def marks_of(rules: Iterable[InstanceRule | None]) -> dict[str, dict[int, str]]:
-    """Return {service: {mark: instance}} of ``rules``."""
-    found: dict[str, dict[int, str]] = {}
-    for rule in rules:
+def book_of(state: PlaneState) -> Book:
+    """Return what nftables would have of ``state``."""
+    book = Book(slots=dict(state.slots))
+    for rule in state.instances.values():
         if rule and (instance := parse_instance(rule.name)):
-            found.setdefault(instance.service, {})[rule.mark] = rule.name
-    return found
+            book.marks.setdefault(instance.service, {})[rule.number] = rule.name
+    return book
 
 
 def compare(name: str, found: str) -> None:
@@ -72,9 +71,8 @@ def test_plans_and_their_transactions_are_as_they_were_read_and_agreed_to(name: 
     share = [f"{service}: {moved} of {of} slots move" for service, (moved, of) in plan.moved.items()]
     compare(f"{name}.plan", "\n".join([*plan.describe(), *share, *plan.notes]) + "\n")
     state, found = world.kernel.observe(), ""
-    marks = marks_of(state.instances.values())
+    book = book_of(state)
     for words, transaction in transactions(plan.steps, desired, state):
-        found += f"# {words}\n{text(transaction, marks)}"
-        marks |= marks_of(change.rule for change in transaction if isinstance(change, SetInstance))
+        found += f"# {words}\n{text(transaction, book)}"
     # The home is a hash of the directory, another one for every test.
     compare(f"{name}.nft", found.replace(world.paths.identity, "0123456789abcdef"))

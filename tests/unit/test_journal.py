@@ -18,21 +18,18 @@ from hypothesis import strategies as st
 from portfleet.core.errors import PortfleetError
 from portfleet.core.journal import (
     HISTORY,
-    MARK_LIMIT,
+    NUMBER_LIMIT,
     VERSION,
-    Asked,
-    ColourRecord,
     HistoryEntry,
     Journal,
     JournalError,
-    Moved,
-    Operation,
-    ServiceRecord,
     from_json,
     to_json,
 )
+from portfleet.core.operations import Operation, Undrain, read_work
+from portfleet.core.records import Asked, ColourRecord, Moved, ServiceRecord
 from portfleet.store import atomic
-from portfleet.store import journal as journal_file
+from portfleet.store.journal import JournalStore
 from support.fleets import ECHO, desired
 
 TEXT = st.text(max_size=20)
@@ -43,13 +40,14 @@ COLOUR = st.builds(
     command=st.none() | st.lists(TEXT, min_size=1, max_size=3).map(tuple),
     since=st.none() | TEXT,
 )
-OPERATION = st.builds(Operation, arguments=st.dictionaries(TEXT, TEXT), owned=..., phase=...)
+WORK = st.just(Undrain(instances=("echo-blue-1",))) | TEXT.map(lambda verb: read_work(f"un{verb}", {"x": [1]}))
+OPERATION = st.builds(Operation, work=WORK, owned=..., phase=...)
 RECORD = st.builds(
     ServiceRecord,
     st.sampled_from(["blue", "green"]),
     st.integers(0, 0x7FFFFFFF),
     st.lists(st.none() | TEXT, max_size=8).map(tuple),
-    marks=st.dictionaries(TEXT, st.integers(1, MARK_LIMIT - 1)),
+    numbers=st.dictionaries(TEXT, st.integers(1, NUMBER_LIMIT - 1)),
     asked=st.dictionaries(TEXT, ASKED),
     colours=st.dictionaries(st.sampled_from(["blue", "green"]), COLOUR),
     config_release=st.none() | TEXT,
@@ -64,7 +62,7 @@ JOURNAL = st.builds(
     services=st.dictionaries(TEXT, RECORD, max_size=3),
     operations=st.lists(OPERATION, max_size=2).map(tuple),
     history=st.lists(st.builds(HistoryEntry), max_size=3).map(tuple),
-    last_mark=st.integers(0, MARK_LIMIT - 1),
+    last_number=st.integers(0, NUMBER_LIMIT - 1),
 )
 
 
@@ -76,13 +74,14 @@ def test_what_is_written_is_what_is_read(journal: Journal) -> None:
 
 def test_on_disk_too_and_only_its_owner_may_read_it(tmp_path: Path) -> None:
     path, journal = tmp_path / "journal.json", desired().journal
+    assert JournalStore(path).read() is None
+    JournalStore(path).update(lambda _: journal)
 
-    assert journal_file.read(path) is None
-    journal_file.write(path, journal)
-
-    assert journal_file.read(path) == journal
+    assert JournalStore(path).read() == journal
     assert path.stat().st_mode & 0o777 == 0o600
-    assert [file.name for file in tmp_path.iterdir()] == ["journal.json"], "no temporary file stays"
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["journal.json", "journal.lock"], (
+        "no temporary file stays"
+    )
 
 
 @settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -116,7 +115,7 @@ def test_damage_is_said_and_the_file_left_where_it_is(tmp_path: Path, content: b
     path.write_bytes(content)
 
     with pytest.raises(JournalError, match="damaged"):
-        journal_file.read(path)
+        JournalStore(path).read()
     assert path.read_bytes() == content
 
 
@@ -133,7 +132,7 @@ def test_a_newer_journal_is_not_guessed_at(tmp_path: Path) -> None:
     path.write_text(json.dumps({"version": VERSION + 1, "all": "new"}))
 
     with pytest.raises(PortfleetError) as caught:
-        journal_file.read(path)
+        JournalStore(path).read()
 
     assert f"newer portfleet (version {VERSION + 1}, known {VERSION})" in caught.value.message
     assert caught.value.hint
@@ -145,7 +144,7 @@ def test_damaged_journals_are_kept_side_by_side(tmp_path: Path) -> None:
     path = tmp_path / "journal.json"
     for content in ("one", "two"):
         path.write_text(content)
-        journal_file.set_aside(path)
+        JournalStore(path).set_aside()
 
     assert [(tmp_path / f"journal.json.damaged-{n}").read_text() for n in (1, 2)] == ["one", "two"]
     assert not path.exists()
@@ -155,32 +154,32 @@ def test_history_keeps_the_newest() -> None:
     journal = Journal()
     for number in range(1, HISTORY + 6):
         assert journal.next_number() == number
-        operation = Operation(number, "echo", "drain", "", "me", "")
+        operation = Operation(number, "echo", "", "me", "", Undrain(instances=("echo-blue-1",)))
         journal = journal.with_operation(operation)
         assert journal.running("echo") == journal.operation(number) == operation
-        journal = journal.ended(operation, HistoryEntry(number, "", "", "echo", "drain", "", "done"))
+        journal = journal.noting(HistoryEntry(number, "", "", "echo", "undrain", "", "done"))
     assert [entry.number for entry in journal.history] == list(range(6, HISTORY + 6))
     assert journal.operations == ()
 
 
-def test_marks_are_unique_and_stay_when_services_come_and_go() -> None:
+def test_numbers_are_unique_and_stay_when_services_come_and_go() -> None:
     kv = ECHO.replace("echo", "kv").replace("7000", "6000").replace("71", "61")
     first = desired(ECHO).journal
     both = desired(ECHO + kv, first).journal
     more = desired((ECHO + kv).replace("instances = 4", "instances = 3"), both).journal
 
-    assert both.services["echo"].marks == first.services["echo"].marks == more.services["echo"].marks
-    marks = [mark for record in both.services.values() for mark in record.marks.values()]
-    assert max(Counter(marks).values()) == 1 and all(0 < mark < MARK_LIMIT for mark in marks)
+    assert both.services["echo"].numbers == first.services["echo"].numbers == more.services["echo"].numbers
+    numbers = [number for record in both.services.values() for number in record.numbers.values()]
+    assert max(Counter(numbers).values()) == 1 and all(0 < number < NUMBER_LIMIT for number in numbers)
     gone = first.without_service("echo")
-    again = desired(ECHO, replace(gone, last_mark=both.last_mark)).journal
-    assert min(again.services["echo"].marks.values()) == max(marks) + 1, (
+    again = desired(ECHO, replace(gone, last_number=both.last_number)).journal
+    assert min(again.services["echo"].numbers.values()) == max(numbers) + 1, (
         "a connection that is closing may carry the old ones"
     )
-    last = desired(ECHO, replace(both, last_mark=MARK_LIMIT - 3).without_service("echo")).journal
-    wrapped = sorted(last.services["echo"].marks.values())
-    assert wrapped[-2:] == [MARK_LIMIT - 2, MARK_LIMIT - 1] and wrapped[0] == 1
-    assert not set(wrapped) & set(both.services["kv"].marks.values())
+    last = desired(ECHO, replace(both, last_number=NUMBER_LIMIT - 3).without_service("echo")).journal
+    wrapped = sorted(last.services["echo"].numbers.values())
+    assert wrapped[-2:] == [NUMBER_LIMIT - 2, NUMBER_LIMIT - 1] and wrapped[0] == 1
+    assert not set(wrapped) & set(both.services["kv"].numbers.values())
 
 
 def test_a_standby_box_makes_the_same_table_from_the_same_config() -> None:

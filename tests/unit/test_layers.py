@@ -44,19 +44,7 @@ EXTRA: dict[str, set[str]] = {
     "dataplane.choose": {"dataplane.nft"},
 }
 #: What does not follow the plan yet.
-EXCEPTIONS: set[tuple[str, str]] = {
-    ("apply.context", "dataplane.nft.plane"),
-    ("apply.observe", "dataplane.nft.conntrack"),
-    ("apply.preflight", "dataplane.nft.capabilities"),
-    ("commands.doctor", "dataplane.nft.doctor.conntrack"),
-    ("commands.doctor", "dataplane.nft.doctor.firewalls"),
-    ("commands.doctor", "dataplane.nft.doctor.sticky"),
-    ("commands.explain", "dataplane.nft.affinity"),
-    ("daemons.handoff", "dataplane.nft.conntrack"),
-    ("dataplane.nft.doctor.conntrack", "doctor.needs"),
-    ("dataplane.nft.doctor.firewalls", "doctor.needs"),
-    ("watch.rule_guard", "dataplane.nft.events"),
-}
+EXCEPTIONS: set[tuple[str, str]] = set()
 
 #: What looks at the machine, acts on it, or makes two runs differ: not for core.
 IMPURE = {"socket", "os", "subprocess", "ctypes", "time", "datetime", "random", "threading", "asyncio", "signal"}

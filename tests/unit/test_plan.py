@@ -13,9 +13,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from portfleet.core import steps as s
+from portfleet.core.changes import SetFleet
 from portfleet.core.model import Fleet, parse_instance
 from portfleet.core.slots import count
-from portfleet.store import journal as journal_file
 from portfleet.supervise.ini import program_text
 from support.fake_world import World
 from support.fleets import ECHO, fleet, machine
@@ -67,7 +67,7 @@ def check_is_as_wanted(world: World, wanted: Fleet) -> None:
     state = world.kernel.observe()
 
     assert plan.describe() == []
-    assert state.drift == frozenset() and state.ports == desired.ports and state.home == desired.home
+    assert state.drift == frozenset() and state.fleet == SetFleet(desired.home, desired.ports)
     assert state.services == {name: want.rule for name, want in desired.services.items()}
     assert state.instances == {want.name: want.rule for want in desired.instances()}
     listens = {listen: name for name, want in desired.services.items() for listen in want.service.listen}
@@ -152,7 +152,7 @@ def test_a_service_that_is_not_wanted_any_more_goes_when_its_connections_have_en
 
     _, plan = world.plan(fleet(ECHO))
     assert plan.steps == () and [note.split(" (")[0] for note in plan.notes] == [
-        "kv-blue-1 is not wanted any more and drains: 7 connections; apply again when they have ended"
+        "kv-blue-1 is no longer in the config; 7 connections are draining. Run apply again when they have closed"
     ]
     assert "kv" not in world.kernel.observe().services
     assert "kv" in world.desired(fleet(ECHO)).journal.services, "its marks are kept while connections carry them"
@@ -258,7 +258,7 @@ def test_a_release_that_only_the_config_changed_waits_for_a_cutover(world: World
 def test_what_is_changed_of_a_service_that_is_down_is_written_once(world: World) -> None:
     world.apply(fleet(ECHO))
     down = replace(world.desired(fleet(ECHO)).journal.services["echo"], down="op since noon")
-    journal_file.update(world.paths.journal, lambda journal: journal.with_service("echo", down))
+    world.store.update(lambda journal: journal.with_service("echo", down))
     fewer = ECHO.replace("= 4", "= 3")
     world.apply(fleet(fewer))
     assert words(world, fewer) == []
@@ -268,7 +268,7 @@ def test_what_is_changed_of_a_service_that_is_down_is_written_once(world: World)
 def test_another_number_in_the_config_ends_what_scale_asked_for_for_good(world: World) -> None:
     world.apply(fleet(ECHO))
     scaled = replace(world.desired(fleet(ECHO)).journal.services["echo"], instances=2, config_instances=4)
-    journal_file.update(world.paths.journal, lambda journal: journal.with_service("echo", scaled))
+    world.store.update(lambda journal: journal.with_service("echo", scaled))
     world.apply(fleet(ECHO))
     assert count(world.slots()["echo"]).keys() == {"echo-blue-1", "echo-blue-2"}
     world.apply(fleet(ECHO.replace("= 4", "= 3")))

@@ -55,26 +55,48 @@ def test_no_watcher_is_told_at_once(paths: Paths) -> None:
 
 def test_one_that_holds_the_lock_and_does_not_listen_yet_is_starting(paths: Paths) -> None:
     with locked(paths.watch_lock):
-        assert watcher(paths).presence is Presence.STARTING
+        assert watcher(paths) == Overseer("the watcher", Presence.STARTING, os.getpid())
         with socket.socket(socket.AF_UNIX) as listener:
 
-            def listen() -> None:
+            def answer() -> None:
                 listener.bind(str(paths.watch_socket))
                 listener.listen()
+                listener.accept()[0].sendall(b"{}\n")
 
-            later = threading.Timer(0.1, listen)
+            later = threading.Timer(0.1, answer)
             later.start()
-            assert watcher(paths, seconds=1).presence is Presence.HUNG
+            assert watcher(paths, seconds=60).works
             later.join()
 
 
 def test_one_that_listens_and_does_not_answer_is_hung_and_its_process_is_told(paths: Paths) -> None:
-    with listening(paths.watch_socket):
+    with locked(paths.watch_lock), listening(paths.watch_socket):
         assert watcher(paths) == Overseer("the watcher", Presence.HUNG, os.getpid())
-    paths.watch_socket.unlink()
-    with listening(paths.watch_socket, backlog=0), socket.socket(socket.AF_UNIX) as first:
-        first.connect(str(paths.watch_socket))
-        assert watcher(paths, seconds=60) == Overseer("the watcher", Presence.HUNG)  # the kernel lets no more in
+
+
+def test_one_that_ends_before_it_answers_is_gone(paths: Paths) -> None:
+    with locked(paths.watch_lock), listening(paths.watch_socket) as listener:
+        question = WatcherQuestion(paths)
+        listener.accept()[0].close()
+        paths.watch_socket.unlink()
+        assert question.answer(seconds=0.2).presence is Presence.STARTING  # the lock is held by the next one
+    assert watcher(paths).presence is Presence.ABSENT
+
+
+def test_one_that_is_held_by_a_signal_is_not_waited_for(paths: Paths) -> None:
+    words = (
+        "import fcntl, sys; f = open(sys.argv[1], 'w'); fcntl.flock(f, 2); print('up', flush=True); sys.stdin.read()"
+    )
+    command = [sys.executable, "-c", words, str(paths.watch_lock)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None and process.stdout.readline() == "up\n"
+        process.send_signal(signal.SIGSTOP)
+        os.waitpid(process.pid, os.WUNTRACED)
+        with listening(paths.watch_socket, backlog=0), socket.socket(socket.AF_UNIX) as first:
+            first.connect(str(paths.watch_socket))  # the kernel lets no more in
+            found = watcher(paths, seconds=60)
+        process.kill()
+    assert found == Overseer("the watcher", Presence.SUSPENDED, process.pid)
 
 
 def test_an_answer_that_came_while_something_else_was_looked_at_counts(paths: Paths) -> None:

@@ -10,9 +10,9 @@ import pytest
 
 from portfleet.core.changes import PlaneState
 from portfleet.core.errors import Exit
-from portfleet.core.journal import Asked, ServiceRecord
 from portfleet.core.model import Listen
 from portfleet.core.observed import Observed, ObservedInstance, Out
+from portfleet.core.records import Asked, ServiceRecord
 from portfleet.screen.serving import health
 from portfleet.screen.status_rows import service_entry
 from support.fleets import ECHO, PATHS, desired
@@ -37,7 +37,7 @@ def code(
     changed: ServiceRecord = replace(journal.services["echo"], **record)
     made = desired(text, journal.with_service("echo", changed))
     observed = Observed(
-        PlaneState("home", slots={"echo": slots}, listens=listens),
+        PlaneState(slots={"echo": slots}, listens=listens),
         instances=dict.fromkeys(NAMES, READY) | dict(seen or {}),
         out=dict.fromkeys(out, Out("died", "", "")),
     )

@@ -8,8 +8,8 @@ from dataclasses import replace
 import pytest
 
 from portfleet.core.changes import PlaneState
-from portfleet.core.journal import Asked
 from portfleet.core.observed import Observed, ObservedInstance, Out
+from portfleet.core.records import Asked
 from portfleet.core.states import State
 from portfleet.screen.status_rows import instance_entry
 from support.fleets import ECHO, PATHS, desired

@@ -17,7 +17,7 @@ from portfleet.core.model import COLOURS, Affinity, Instance, Listen, is_our_dae
 from portfleet.core.placeholders import expand, placeholders
 from portfleet.dataplane.nft.affinity import expressions, slot_for
 from portfleet.dataplane.nft.jhash import slot_of
-from support.fleets import PATHS
+from support.fleets import ECHO, PATHS, problems
 
 NAMES = st.from_regex(NAME, fullmatch=True).filter(lambda name: name_problem(name) is None)
 
@@ -61,6 +61,38 @@ def test_an_ipv6_address_has_one_form() -> None:
 def test_what_is_no_listen_address(text: str) -> None:
     with pytest.raises(ValueError, match=r".+"):
         parse_listen(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("224.0.0.1:7000", "multicast"),
+        ("239.255.255.255:7000", "multicast"),
+        ("[ff02::1]:7000", "multicast"),
+        ("255.255.255.255:7000", "broadcast"),
+        ("0.0.0.1:7000", "begins with 0"),
+        ("[::ffff:192.0.2.1]:7000", "in the form of IPv6"),
+        ("[::ffff:0:0]:7000", "in the form of IPv6"),
+        ("[::ffff:127.0.0.1]:7000", "in the form of IPv6"),
+        ("[::192.0.2.1]:7000", "in the form of IPv6"),
+        ("[::%eth0]:7000", r"scope \(%\)"),
+        ("[fe80::1%eth0]:7000", r"scope \(%\)"),
+    ],
+)
+def test_an_address_that_no_connection_can_lead_to(text: str, why: str) -> None:
+    with pytest.raises(ValueError, match=why):
+        parse_listen(text)
+    for key in ("listen", "remote"):
+        base = ECHO if key == "remote" else ECHO.replace('listen = [":7000"]', "")
+        (found,) = problems(f"{base}{key} = ['{text}']")
+        assert found.path == f"service.echo.{key}[0]" and found.hint, found
+
+
+@pytest.mark.parametrize(
+    "text", ["127.0.0.1:1", "[::1]:1", "169.254.1.1:1", "[fe80::1]:1", "10.0.0.255:1", "240.0.0.1:1", "100.64.0.1:1"]
+)
+def test_unusual_addresses_that_hosts_have(text: str) -> None:
+    assert str(parse_listen(text)) == text
 
 
 @pytest.mark.parametrize("text", ["source", "source/24", "source/24/56", "connection", "round-robin", "random"])

@@ -17,18 +17,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from portfleet.core.changes import PlaneState, PointSlots, Transaction
 from portfleet.core.model import Probe
 from portfleet.core.paths import Paths
 from portfleet.core.slots import Table
-from portfleet.dataplane.nft.cached import CachedPlane
+from portfleet.dataplane.interface import Room
+from portfleet.dataplane.nft.cached import SlotCache
 from portfleet.store.log import Log
 from portfleet.supervise.adopted import alive, note, set_aside, start_time
 from portfleet.supervise.exit_report import last_exit, last_lines
 from portfleet.watch.deaths import Deaths
 from portfleet.watch.health import Health, all_out
 from portfleet.watch.limits import Descriptors, Near, judge
-from portfleet.watch.limits import Table as Entries
 from portfleet.watch.prober import Prober, Target
 from portfleet.watch.restarts import Backoff
 from portfleet.watch.server import serve
@@ -73,13 +72,19 @@ def test_backoff_doubles_to_its_cap_with_jitter_and_forgets_after_a_stable_run()
     assert backoff.schedule(now) <= 1.2
 
 
-CALM = {"table": Entries(10, 1000, 0), "files": Descriptors(10, 1000)}
+def room(used: int) -> Room:
+    return Room(
+        "conntrack", used, 1000, 0, f"conntrack holds {used} of 1,000 entries", "sysctl -w nf_conntrack_max=2000"
+    )
+
+
+CALM = {"room": room(10), "files": Descriptors(10, 1000)}
 
 
 @pytest.mark.parametrize(
     ("changed", "name", "hint"),
     [
-        ({"table": Entries(900, 1000, 0)}, "conntrack", "nf_conntrack_max=2000"),
+        ({"room": room(900)}, "conntrack", "nf_conntrack_max=2000"),
         ({"dropped": 7}, "conntrack", "nf_conntrack_max=2000"),
         ({"files": Descriptors(950, 1000)}, "files", "fs.file-max=2000"),
         ({"processes": {"a": Descriptors(90, 100)}}, "descriptors:a", "LimitNOFILE"),
@@ -160,44 +165,30 @@ def test_the_socket_answers_and_malformed_input_does_no_harm(tmp_path: Path) -> 
     assert all(not answer["ok"] and answer["error"] for answer in answers[1:-1])
 
 
-class Counting:
-    """A kernel whose reads are counted; ``foreign`` changes a slot behind the watcher's back."""
+def test_slots_are_read_again_only_when_another_process_changed_something() -> None:
+    now, reads = [5], []
 
-    def __init__(self) -> None:
-        self.table: Table = ("a", "a", "b", "b")
-        self.generation, self.reads = 5, 0
+    def read(service: str) -> Table:
+        reads.append(service)
+        return ("a", "b")
 
-    def read_slots(self, service: str) -> Table:
-        assert service == "echo"
-        self.reads += 1
-        return self.table
-
-    def observe(self) -> PlaneState:
-        return PlaneState(home="h", slots={"echo": self.read_slots("echo")})
-
-    def run(self, transaction: Transaction) -> None:
-        slots = list(self.table)
-        for change in transaction:
-            if isinstance(change, PointSlots):
-                for slot, (_, new) in change.moves.items():
-                    slots[slot] = new
-        self.table = tuple(slots)
-        self.generation += 1
-
-    def foreign(self, slot: int, owner: str) -> None:
-        slots = list(self.table)
-        slots[slot] = owner
-        self.table, self.generation = tuple(slots), self.generation + 1
-
-
-def test_slots_are_read_again_only_when_somebody_else_changed_something() -> None:
-    real = Counting()
-    kernel = CachedPlane(real, lambda: real.generation)  # type: ignore[arg-type] # the part of a kernel that is used
-    assert kernel.read_slots("echo") == real.table and real.reads == 1
-    kernel.run((PointSlots("echo", {0: ("a", "b")}),))
-    assert kernel.is_own(6) and kernel.read_slots("echo") == real.table and real.reads == 1
-    real.foreign(1, "b")
-    assert not kernel.is_own(7) and kernel.read_slots("echo") == real.table == ("b",) * 4 and real.reads == 2
+    cache = SlotCache(lambda: now[0])
+    assert cache.read("echo", read) == cache.read("echo", read) == ("a", "b") and reads == ["echo"]
+    with cache.changing(lambda: now[0]) as follow:  # every transaction is ours
+        now[0] += 2
+        follow({"echo": ("b", "b")})
+    assert cache.is_own(6) and cache.is_own(7) and cache.read("echo", read) == ("b", "b") and reads == ["echo"]
+    now[0] += 1  # another process
+    assert not cache.is_own(8) and cache.read("echo", read) == ("a", "b") and reads == ["echo"] * 2
+    for done in (lambda: 0, lambda: now[0] // 2):  # nothing was done by us, or another process was quicker
+        with cache.changing(done) as follow:
+            now[0] += 2
+            follow({"echo": ("b", "b")})
+        assert not cache.is_own(now[0]) and cache.read("echo", read) == ("a", "b")
+    with cache.reading() as note:
+        now[0] += 1
+        note({"echo": ("c",)})
+    assert cache.read("echo", read) == ("a", "b")
 
 
 def ends(condition: Callable[[], bool]) -> None:

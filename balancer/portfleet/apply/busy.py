@@ -6,13 +6,12 @@ from portfleet.apply.context import Context
 from portfleet.core.errors import Exit, PortfleetError
 from portfleet.core.journal import JournalError
 from portfleet.daemons import control
-from portfleet.store import journal as journal_file
 
 
 def refuse_busy(context: Context, service: str) -> None:
     """Raise PortfleetError (exit 5) where an operation runs on ``service``, saying who, since when and why."""
     try:
-        journal = journal_file.read(context.paths.journal)
+        journal = context.store.read()
     except JournalError:
         return  # what ran is not known any more; whoever comes next rebuilds the journal
     running = journal.running(service) if journal else None

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 from portfleet.apply.observe import observe
 from portfleet.config.load import load
-from portfleet.core.changes import DataPlane
 from portfleet.core.derive import make_desired
 from portfleet.core.desired import Desired, DesiredService
 from portfleet.core.errors import ConfigError, Exit, PortfleetError, Problem
@@ -16,9 +17,14 @@ from portfleet.core.journal import Journal, JournalError
 from portfleet.core.model import Fleet, Service
 from portfleet.core.observed import Observed
 from portfleet.core.paths import Paths
+from portfleet.dataplane.interface import DataPlane
 from portfleet.linux.machine import read_machine
-from portfleet.store import journal as journal_file
+from portfleet.store.journal import JournalStore
 from portfleet.supervise.supervisor import Supervisor
+
+if TYPE_CHECKING:
+    from portfleet.apply.execute import Executor
+    from portfleet.apply.programs import Programs
 
 
 @dataclass
@@ -67,6 +73,10 @@ class Context:
     @cached_property
     def applied_fleet(self) -> Fleet:
         """The config that was applied last; raises ConfigError where there is none."""
+        return self.read_applied()
+
+    def read_applied(self) -> Fleet:
+        """Read the config that was applied last, as it is now; raises ConfigError where there is none."""
         try:
             return self._load(self.paths.applied.read_bytes(), str(self.paths.applied))
         except OSError as error:
@@ -81,29 +91,46 @@ class Context:
 
     @cached_property
     def plane(self) -> DataPlane:
-        from portfleet.dataplane.nft.plane import NftPlane
+        from portfleet.dataplane.choose import choose
 
-        return NftPlane(self.paths.run / "rules.json")
+        return choose(self.paths)
+
+    @cached_property
+    def store(self) -> JournalStore:
+        return JournalStore(self.paths.journal)
 
     @cached_property
     def supervisor(self) -> Supervisor:
         return Supervisor(self.paths.supervisor_socket, seconds=self.patience)
 
+    def programs(self, desired: Desired) -> Programs:
+        """Return what starts and ends the processes of ``desired``."""
+        from portfleet.apply.programs import Programs  # not for `status`
+
+        return Programs(desired, self.supervisor, self.paths)
+
+    def executor(self, desired: Desired, *, say: Callable[[str], None] = lambda _: None) -> Executor:
+        """Return what does the steps of a plan for ``desired``."""
+        from portfleet.apply.execute import Executor  # not for `status`
+
+        return Executor(self.programs(desired), self.plane, self.store, say)
+
     def journal(self, fleet: Fleet) -> Journal:
         """Read the journal; a lost or damaged one is rebuilt from what runs, saying so."""
         try:
-            found = journal_file.read(self.paths.journal)
-            damage = "the journal is lost"
+            found = self.store.read()
         except JournalError as error:
-            found, damage = None, error.message
-        if found is not None:
-            return found
+            return self._rebuilt(fleet, error)
+        return self._rebuilt(fleet, None) if found is None else found
+
+    def _rebuilt(self, fleet: Fleet, damage: JournalError | None) -> Journal:
+        """Rebuild the journal from what runs. ``damage`` says why it cannot be read, None that there is none."""
         from portfleet.core.rebuild import rebuild
 
         try:
             state = self.plane.recover()
         except PortfleetError as error:
-            if damage == "the journal is lost" and error.code is Exit.KERNEL:
+            if damage is None and error.code is Exit.KERNEL:
                 return Journal()
             raise
         try:
@@ -111,10 +138,10 @@ class Context:
         except PortfleetError:
             programs = {}
         journal = rebuild(fleet, state, programs)
-        if journal.services or damage != "the journal is lost":
+        if journal.services or damage:
             self.say(
-                f"{self.paths.journal}: {damage}; rebuilt from the kernel's table and supervisord "
-                "(what operators had drained is forgotten)"
+                f"{self.paths.journal}: {damage.message if damage else 'the journal is lost'}; rebuilt from "
+                f"{self.plane.traits.words} and supervisord (what operators had drained is forgotten)"
             )
         return journal
 
@@ -129,7 +156,7 @@ class Context:
         home = observed.plane.home
         if home and home != desired.home:
             raise PortfleetError(
-                "this network namespace's table inet portfleet belongs to another home of portfleet",
+                f"{self.plane.traits.place} belongs to another home of portfleet",
                 hint="one home per network namespace: use that one's --home, or take it down first",
                 code=Exit.LOCKED,
             )

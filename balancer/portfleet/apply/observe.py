@@ -9,7 +9,6 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from portfleet.core.changes import DataPlane
 from portfleet.core.desired import Desired, DesiredInstance, DesiredService
 from portfleet.core.errors import PortfleetError
 from portfleet.core.model import Listen, parse_instance
@@ -19,12 +18,13 @@ from portfleet.core.program import WATCHER
 from portfleet.core.slots import Table
 from portfleet.core.states import RUNNING, Presence
 from portfleet.daemons.probe import control_status, exchange, listening_fault, own_listeners
+from portfleet.dataplane.interface import DataPlane
 from portfleet.linux import processes, sockdiag
 from portfleet.store import locks
 from portfleet.store.out import read_out
 from portfleet.supervise import adopted
 from portfleet.supervise.ini import program_text
-from portfleet.supervise.presence import presence_by
+from portfleet.supervise.presence import is_suspended, presence_by, supervisor_pid
 from portfleet.supervise.supervisor import ProgramInfo, Supervisor
 
 #: How often, and how many seconds apart, connections of a program that is to be stopped are looked at again.
@@ -35,12 +35,8 @@ def observe(
     desired: Desired, *, plane: DataPlane, supervisor: Supervisor, paths: Paths, probe: bool = True
 ) -> Observed:
     """Look at everything that a plan or `status` needs. ``probe`` False leaves out the exchange through the ports."""
-    presence, programs = Presence.RUNNING, dict[str, ProgramInfo]()
-    try:
-        programs = supervisor.programs()
-    except PortfleetError as error:
-        presence = presence_by(error)  # it may begin to shut down at any moment
-    look = Look(programs, paths, probe=probe, hung=presence is Presence.HUNG)
+    presence, programs = _ask(supervisor, paths)
+    look = Look(programs, paths, probe=probe, hung=presence in (Presence.HUNG, Presence.SUSPENDED))
     instances = {
         want.name: look.at(service, want) for service in desired.services.values() for want in service.instances
     }
@@ -49,7 +45,7 @@ def observe(
             instances[name] = look.at_surplus(name)
     rules = plane.observe()
     for service in desired.services.values():
-        instances |= _elsewhere(service, instances, rules.slots.get(service.name, ()), probed=probe)
+        instances |= _elsewhere(service, instances, rules.slots.get(service.name, ()), plane, probed=probe)
     return Observed(
         plane=rules,
         supervisord=presence,
@@ -61,6 +57,16 @@ def observe(
         out=read_out(paths.out) if locks.held(paths.watch_lock) else {},
         watcher=WATCHER in programs and programs[WATCHER].state in RUNNING,
     )
+
+
+def _ask(supervisor: Supervisor, paths: Paths) -> tuple[Presence, dict[str, ProgramInfo]]:
+    """Return whether supervisord answers, and what it says of its programs; one that is stopped is not waited for."""
+    if is_suspended(supervisor_pid(paths)):
+        return Presence.SUSPENDED, {}
+    try:
+        return Presence.RUNNING, supervisor.programs()
+    except PortfleetError as error:
+        return presence_by(error), {}  # it may begin to shut down at any moment
 
 
 class Look:
@@ -170,32 +176,22 @@ class Look:
 
 
 def _elsewhere(
-    service: DesiredService, instances: Mapping[str, ObservedInstance], slots: Table, *, probed: bool
+    service: DesiredService, instances: Mapping[str, ObservedInstance], slots: Table, plane: DataPlane, *, probed: bool
 ) -> dict[str, ObservedInstance]:
-    """Return what is known here of a service's remote instances: their connections, by the kernel's connection table.
+    """Return what is known here of a service's remote instances: their connections, by the data plane's word.
 
     Without a probe who shall serve and was never given slots has not answered the watcher's probes yet.
     """
     found = {}
-    for want in service.instances:
-        if want.rule.remote is None:
-            continue
-        seen = replace(instances[want.name], connections=_of_mark(want.rule.mark))
+    remote = [want for want in service.instances if want.rule.remote is not None]
+    counts = plane.connections.count(want.rule for want in remote)
+    for want in remote:
+        seen = replace(instances[want.name], connections=counts[want.name])
         share = want.takes and want.instance.member not in service.moved
         if not probed and share and any(slots) and want.name not in slots:
             seen = replace(seen, ready=False, waiting="has not answered the watcher's probes yet")
         found[want.name] = seen
     return found
-
-
-def _of_mark(mark: int) -> int | None:
-    """Count the established connections with ``mark``; None where the kernel does not tell."""
-    from portfleet.dataplane.nft import conntrack
-
-    try:
-        return conntrack.established(mark)
-    except PortfleetError:
-        return None
 
 
 def _local(want: DesiredInstance) -> Listen:

@@ -1,6 +1,7 @@
 """Make what is into what the config asks: instances are up and ready before they get slots.
 
 Repeated, it does nothing. Interrupted anywhere, the next one goes on. supervisord must be running (portfleet up).
+--json prints what was done and who serves as one object.
 """
 
 from __future__ import annotations

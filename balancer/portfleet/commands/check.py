@@ -1,6 +1,7 @@
 """Check the config: every problem at once, each with its path and a hint. Exit 2 when there is one.
 
 It is checked against this machine too: commands, users, ports, limits. Nothing is changed.
+With --schema nothing is checked: it prints a JSON schema (draft 2020-12) of fleet.toml, for editors and other programs.
 """
 
 from __future__ import annotations
@@ -8,19 +9,23 @@ from __future__ import annotations
 import argparse
 
 from portfleet.apply.context import Context
-from portfleet.apply.preflight import forwarding
 from portfleet.core.errors import ConfigError, Exit
 from portfleet.screen.output import print_json
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    pass
+    parser.add_argument("--schema", action="store_true", help="print the JSON schema of fleet.toml instead")
 
 
 def run(options: argparse.Namespace, context: Context) -> Exit:
+    if options.schema:
+        from portfleet.config.schema import schema  # of no use to a check
+
+        print_json(schema())
+        return Exit.DONE
     try:
         fleet = context.fleet
-        if problems := forwarding(fleet):
+        if problems := context.plane.problems(fleet):
             raise ConfigError(problems, source=str(context.paths.config))
     except ConfigError as error:
         if not context.json:

@@ -10,11 +10,11 @@ import importlib
 from collections.abc import Iterator
 
 from portfleet.apply.context import Context
-from portfleet.commands import VERBS
+from portfleet.commands import VERBS, WITHOUT_JSON
 from portfleet.core.errors import ConfigError, Exit
 from portfleet.core.model import COLOURS, Instance
 
-_GLOBAL = ("--home", "--config", "--json", "--help")
+_GLOBAL = ("--home", "--config", "--help")
 
 _SCRIPT = """\
 # bash completion of portfleet; written by `portfleet completion`
@@ -45,7 +45,7 @@ def run(options: argparse.Namespace, context: Context) -> Exit:
     if options.words:
         print("\n".join(_words(context)))
         return Exit.DONE
-    cases = [f"    {verb}) words='{' '.join((*_options(verb), *_GLOBAL))}' ;;" for verb in VERBS]
+    cases = [f"    {verb}) words='{' '.join(_options(verb))}' ;;" for verb in VERBS]
     print(_SCRIPT.format(verbs=" ".join(VERBS), options="\n".join(cases)), end="")
     return Exit.DONE
 
@@ -55,6 +55,9 @@ def _options(verb: str) -> Iterator[str]:
     importlib.import_module(f"portfleet.commands.{verb}").add_arguments(parser)
     for action in parser._actions:
         yield from (option for option in action.option_strings if option.startswith("--"))
+    yield from _GLOBAL
+    if verb not in WITHOUT_JSON:
+        yield "--json"
 
 
 def _words(context: Context) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""Look for what this machine lacks for the fleet; each finding comes with the command that mends it.
+"""Check this machine for what the fleet needs; each finding comes with the command that fixes it.
 
 What is wrong with the watcher or supervisord of a fleet that is up comes first. Exit 0 where nothing is broken
 (warnings are for tomorrow), 1 where something is. Nothing is changed.
@@ -13,10 +13,9 @@ from dataclasses import asdict
 from portfleet.apply.context import Context
 from portfleet.core.errors import ConfigError, Exit, PortfleetError
 from portfleet.core.model import Fleet
-from portfleet.dataplane.nft.doctor import conntrack, firewalls, sticky
-from portfleet.doctor import files, limits, overseers, ports, system
+from portfleet.core.needs import needs_of
+from portfleet.doctor import files, limits, overseers, ports
 from portfleet.doctor.finding import Finding, Severity, broken
-from portfleet.doctor.needs import needs_of
 from portfleet.screen.output import paint, print_json
 
 _COLOURS = {Severity.FINE: "green", Severity.WARNING: "yellow", Severity.BROKEN: "red"}
@@ -35,7 +34,7 @@ def run(options: argparse.Namespace, context: Context) -> Exit:
     for finding in found:
         print(f"{paint(f'{finding.severity:7}', _COLOURS[finding.severity])}  {finding.about}: {finding.what}")
         if finding.severity is not Severity.FINE:
-            print(f"         why:  {finding.why}\n         mend: {finding.mend}")
+            print(f"         why:  {finding.why}\n         fix:  {finding.mend}")
     count = {severity: sum(finding.severity is severity for finding in found) for severity in Severity}
     print(f"{count[Severity.BROKEN]} broken, {count[Severity.WARNING]} warnings, {count[Severity.FINE]} fine")
     return Exit.FAILED if worst else Exit.DONE
@@ -57,12 +56,9 @@ def _examine(context: Context) -> Iterator[Finding]:
             )
     limit = limits.read(context.paths)
     needs = needs_of(fleet, descriptors=limit.hard)
-    yield from system.judge(system.read(), needs)
-    yield from conntrack.judge(conntrack.read(), needs)
-    yield from sticky.judge(sticky.read(fleet))
     yield from limits.judge(limit, needs)
     yield from ports.judge(ports.read(context.paths, needs), needs)
-    yield from firewalls.judge(firewalls.read(), needs)
+    yield from context.plane.findings(fleet, needs)
     yield from files.judge(files.read(context.paths, fleet))
 
 

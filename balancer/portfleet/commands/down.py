@@ -1,7 +1,8 @@
-"""Stop everything and remove our table, and nothing else. The journal stays: slots and marks come back equal.
+"""Stop everything and remove our table, and nothing else. The journal stays: slots and numbers come back equal.
 
 With SERVICE only that one: it stays down, also over a reboot and beside `apply`, until `portfleet up`. Says how many
-established connections end. Where there are any it asks on a terminal, and needs --yes without one.
+established connections end. Where there are any it asks on a terminal, and needs --yes without one. --json prints what
+was done and how many ended as one object.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import argparse
 import sys
 from dataclasses import replace
+from typing import Any
 
 from portfleet.apply.busy import refuse_busy, wake
 from portfleet.apply.context import Context
@@ -17,9 +19,14 @@ from portfleet.core.desired import Desired
 from portfleet.core.errors import Exit, PortfleetError
 from portfleet.core.journal import Journal
 from portfleet.core.model import parse_instance
-from portfleet.store import journal as journal_file
+from portfleet.core.observed import Observed
+from portfleet.core.steps import names
+from portfleet.screen.outcome import outcome
+from portfleet.screen.output import print_json
 from portfleet.store import locks
 from portfleet.store.clock import now
+
+_UNDO = "portfleet up"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -28,31 +35,64 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace, context: Context) -> Exit:
-    fleet = context.serving_fleet
-    if options.service:
-        context.service(fleet, options.service)
-        was = context.desired(fleet).journal.services[options.service].down
-        if was:
-            print(f"{options.service}: already down by {was}. Undo with: portfleet up")
-            return Exit.DONE
+    fleet, service = context.serving_fleet, options.service
+    if service:
+        context.service(fleet, service)
+        desired = context.desired(fleet)
+        if was := desired.configured[service].down:
+            words = f"{service}: already down by {was}"
+            serving = _serving(desired, context.observe(desired, probe=False), service)
+            return _say(context, words, outcome(Exit.DONE, serving=serving, notes=[words], undo=_UNDO))
     if not context.paths.run.is_dir():
-        print("nothing is up")
-        return Exit.DONE
+        return _say(context, "nothing is up", outcome(Exit.DONE, notes=["nothing is up"]))
     desired = context.desired(fleet)
-    names = [options.service] if options.service else list(fleet.services)
-    with locks.operations(context.paths.operation_lock, names, why="down"):
-        ending = _connections(context, desired, options.service)
+    services = [service] if service else list(fleet.services)
+    with locks.operations(context.paths.operation_lock, services, why="down"):
+        observed = context.observe(desired, probe=False)
+        ending = sum(observed.seen(name).connections or 0 for name in _there(observed, service))
         if ending and not options.yes:
             _ask(ending)
-        if options.service:
-            refuse_busy(context, options.service)
-            _note(context, desired, options.service)
-            take_down_service(context, desired.services[options.service])
+        if service:
+            refuse_busy(context, service)
+            _note(context, desired, service)
+            take_down_service(context, context.desired(fleet), service)
             wake(context)
         else:
-            take_down(context)
-    print(f"{', '.join(names)}: down; {ending:,} established connections ended. Undo with: portfleet up")
+            take_down(context, desired)
+    steps, serving = _steps(observed, service), _serving(desired, observed, service)
+    done = outcome(Exit.DONE, steps=steps, serving=serving, undo=_UNDO, ended=ending)
+    return _say(context, f"{', '.join(services)}: down; {ending:,} established connections ended", done)
+
+
+def _say(context: Context, words: str, done: dict[str, Any]) -> Exit:
+    """Print what came of it: ``words`` with what undoes it, or ``done`` if JSON was asked for."""
+    if context.json:
+        print_json(done)
+    else:
+        print(f"{words}. Undo with: {done['undo']}" if done["undo"] else words)
     return Exit.DONE
+
+
+def _there(observed: Observed, service: str | None) -> list[str]:
+    """Return every instance that is there, also those the config does not know any more; only those of ``service``."""
+    found = [(name, parse_instance(name)) for name in observed.instances]
+    return [name for name, instance in found if instance and service in (None, instance.service)]
+
+
+def _serving(desired: Desired, observed: Observed, down: str | None) -> list[str]:
+    """Return the instances that serve when the service ``down`` does not, or (None) no service does."""
+    left = [want.name for want in desired.instances() if want.takes and down not in (None, want.instance.service)]
+    return [name for name in left if observed.seen(name).ready]
+
+
+def _steps(observed: Observed, service: str | None) -> list[str]:
+    """Return what has been done about what was ``observed`` before, in words and order."""
+    stopped = [name for name in _there(observed, service) if observed.seen(name).pid is not None]
+    steps = ["stop the watcher"] if observed.watcher and not service else []
+    steps += [f"close {service} to clients"] if service and service in observed.plane.listens.values() else []
+    steps += [f"stop {names(stopped)}"] if stopped else []
+    steps += ["remove the rules" + (f" of {service}" if service else "")] if observed.plane.home is not None else []
+    return steps + (["end supervisord"] if observed.supervisor and not service else [])
 
 
 def _note(context: Context, desired: Desired, name: str) -> None:
@@ -63,17 +103,7 @@ def _note(context: Context, desired: Desired, name: str) -> None:
         record = journal.services.get(name, desired.journal.services[name])
         return journal.with_service(name, replace(record, down=words))
 
-    journal_file.update(context.paths.journal, down)
-
-
-def _connections(context: Context, desired: Desired, service: str | None) -> int:
-    """Count what every instance that is there has, also where the config does not know it any more."""
-    ending = 0
-    for name, seen in context.observe(desired, probe=False).instances.items():
-        instance = parse_instance(name)
-        if instance and service in (None, instance.service):
-            ending += seen.connections or 0
-    return ending
+    context.store.update(down)
 
 
 def _ask(ending: int) -> None:

@@ -17,12 +17,10 @@ import re
 
 from portfleet.apply.context import Context
 from portfleet.core import pins
-from portfleet.core.changes import LOCAL_SLOTS, SideTables
 from portfleet.core.desired import DesiredService
 from portfleet.core.errors import Exit, PortfleetError
-from portfleet.core.routing import turn
 from portfleet.core.slots import Table
-from portfleet.dataplane.nft.affinity import Address, slot_for, source_of
+from portfleet.dataplane.interface import Address
 from portfleet.linux.routes import is_local
 from portfleet.screen.output import print_json
 
@@ -52,7 +50,9 @@ def run(options: argparse.Namespace, context: Context) -> Exit:
 
 def parse_client(text: str) -> tuple[Address, int | None]:
     """Read ADDRESS, ADDRESS:PORT (IPv4) or [ADDRESS]:PORT; raises PortfleetError (exit 2)."""
-    match = re.fullmatch(r"\[(?P<six>[^\]]+)\](?::(?P<port6>\d{1,5}))?|(?P<four>[\d.]+)(?::(?P<port4>\d{1,5}))?", text)
+    match = re.fullmatch(
+        r"\[(?P<six>[^\]]+)\](?::(?P<port6>[0-9]{1,5}))?|(?P<four>[0-9.]+)(?::(?P<port4>[0-9]{1,5}))?", text
+    )
     try:
         if "%" in text:  # a scope: no client has one by the time it is a source address
             raise ValueError
@@ -79,16 +79,16 @@ def _answer(context: Context, want: DesiredService, text: str, slots: Table, *, 
     address, port = parse_client(text)
     if address.version not in want.service.families:
         raise PortfleetError(f"{want.name} has no IPv{address.version} listen address", hint="see listen in fleet.toml")
-    own = want.rule.remote and is_local(address)
+    own = want.rule.remote and context.plane.traits.own_clients_apart and is_local(address)
     if own:  # this box's clients get local instances only, by a table of their own, and neither pin nor memory counts
-        slots, by = _local(context, want, slots), "local"
+        slots, by = context.plane.table_for_own_clients(slots, _local(want)), "local"
     else:
         by = "slot"
         if (found := _preferred(context, want, address, slots, live=live)) is not None:
             return {"address": text, "slot": None, **found}
     try:
-        size = LOCAL_SLOTS if own else want.rule.slots
-        slot = slot_for(want.service.affinity, address, port, seed=want.rule.seed, slots=size)
+        size = len(slots) if own else want.rule.slots
+        slot = context.plane.slot_of(want.service.affinity, address, port, seed=want.rule.seed, slots=max(1, size))
     except ValueError as error:
         hint = f"portfleet explain {want.name} {text}:PORT"
         raise PortfleetError(f"{text}: {error}", hint=hint, code=Exit.USAGE) from None
@@ -99,13 +99,8 @@ def _answer(context: Context, want: DesiredService, text: str, slots: Table, *, 
     return {"address": text, "slot": None if own else slot, "instance": name, "port": _port(want, name), "by": by}
 
 
-def _local(context: Context, want: DesiredService, slots: Table) -> Table:
-    """Return the table of the local instances, which clients of this box go by where there are remote ones."""
-    try:
-        found = context.plane.read_beside(want.rule).local
-    except PortfleetError:
-        found = ()
-    return found if any(found) else turn(want, slots, SideTables()).beside.local
+def _local(want: DesiredService) -> set[str]:
+    return {instance.name for instance in want.instances if instance.rule.remote is None}
 
 
 def _preferred(
@@ -124,7 +119,7 @@ def _preferred(
 def _remembered(context: Context, want: DesiredService, address: Address, *, live: bool) -> str | None:
     if not live or want.rule.sticky is None:
         return None
-    return context.plane.read_sticky(want.rule, source_of(want.service.affinity, address))
+    return context.plane.remembered(want.rule, address)
 
 
 def _port(want: DesiredService, name: str | None) -> int | None:

@@ -9,8 +9,8 @@ import argparse
 from pathlib import Path
 
 from portfleet.apply.context import Context
+from portfleet.config.example import example
 from portfleet.core.errors import Exit, PortfleetError
-from portfleet.store.templating import fill
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -18,13 +18,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace, context: Context) -> Exit:
-    example = fill("example.toml.j2")
+    text = example()
     if options.file is None:
-        print(example, end="")
+        print(text, end="")
         return Exit.DONE
     try:
         with Path(options.file).open("x") as file:
-            file.write(example)
+            file.write(text)
     except OSError as error:
         raise PortfleetError(
             f"cannot write {options.file}: {error.strerror}", hint="choose another name, or remove that file first"

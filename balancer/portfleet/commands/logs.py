@@ -13,6 +13,7 @@ from portfleet.apply.context import Context
 from portfleet.core.errors import Exit, PortfleetError
 from portfleet.core.model import parse_instance
 from portfleet.core.program import WATCHER
+from portfleet.submit import options as read
 
 _NUMBER = re.compile(r"[1-9][0-9]{0,3}")
 
@@ -21,7 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     words = "such as echo/echo-blue-1, echo/1 (of the live colour) or echo-blue-1; or portfleet-watch, supervisord"
     parser.add_argument("instance", metavar="SERVICE/INSTANCE", help=words)
     parser.add_argument("-f", "--follow", action="store_true", help="go on showing what is written")
-    parser.add_argument("-n", "--lines", type=int, default=40, metavar="N", help="how many lines (default 40)")
+    parser.add_argument("-n", "--lines", type=read.number, default=40, metavar="N", help="how many lines (default 40)")
 
 
 def run(options: argparse.Namespace, context: Context) -> Exit:

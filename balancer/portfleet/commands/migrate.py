@@ -8,14 +8,15 @@ A remote address must stand in the service's `remote` list. Give the share back 
 from __future__ import annotations
 
 import argparse
-from dataclasses import asdict, replace
+from dataclasses import replace
 
 from portfleet.apply.context import Context
 from portfleet.config.reader import parse_listen
 from portfleet.core.desired import DesiredInstance, DesiredService
 from portfleet.core.errors import Exit, PortfleetError
-from portfleet.core.journal import Moved, ServiceRecord
 from portfleet.core.model import member_instance
+from portfleet.core.operations import Migrate
+from portfleet.core.records import Moved, ServiceRecord
 from portfleet.store.out import left_out
 from portfleet.submit.follow import already
 from portfleet.submit.operation import add_options, submit
@@ -60,17 +61,16 @@ def run(options: argparse.Namespace, context: Context) -> Exit:
         context,
         want,
         options,
-        verb="migrate",
+        work=Migrate(
+            source=source.name,
+            member=member,
+            to=target.name,
+            percent=options.share,
+            handoff=handoff,
+            share=f"{target.name} serves {options.share} % of {source.name}'s share",
+            before=before,
+        ),
         words=f"move {options.share} % of {source.name}'s share to {target.name}",
-        arguments={
-            "source": source.name,
-            "member": member,
-            "to": target.name,
-            "percent": options.share,
-            "handoff": handoff,
-            "share": f"{target.name} serves {options.share} % of {source.name}'s share",
-            "before": asdict(before) if before else None,
-        },
         change=change,
         undo=f"portfleet migrate {options.source} {source.name}",
     )
@@ -91,17 +91,16 @@ def _back(options: argparse.Namespace, context: Context, want: DesiredService, s
         context,
         want,
         options,
-        verb="migrate",
+        work=Migrate(
+            source=name,
+            member=member,
+            to=source.name,
+            percent=percent,
+            handoff=handoff,
+            share=f"{source.name} serves its own share again",
+            before=moved,
+        ),
         words=f"give {source.name} its share back from {name}",
-        arguments={
-            "source": name,
-            "member": member,
-            "to": source.name,
-            "percent": percent,
-            "handoff": handoff,
-            "share": f"{source.name} serves its own share again",
-            "before": asdict(moved),
-        },
         change=lambda record: replace(record, moved={k: v for k, v in record.moved.items() if k != member}),
         undo=f"portfleet migrate {want.name}/{source.name} {name} --share {moved.percent}%" if target else "",
     )

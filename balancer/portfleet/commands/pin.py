@@ -16,7 +16,7 @@ from portfleet.core import pins
 from portfleet.core.desired import DesiredInstance
 from portfleet.core.errors import Exit, PortfleetError
 from portfleet.submit.follow import already
-from portfleet.submit.operation import add_options
+from portfleet.submit.operation import add_change_options
 from portfleet.submit.pins import change_pins
 from portfleet.submit.targets import record_of, targets
 
@@ -25,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("service", metavar="SERVICE")
     parser.add_argument("source", metavar="ADDRESS[/PREFIX]", help="a client's address, or a network of them")
     parser.add_argument("instance", metavar="INSTANCE", help="such as echo-blue-2, or 2")
-    add_options(parser)
+    add_change_options(parser)
 
 
 def run(options: argparse.Namespace, context: Context) -> Exit:

@@ -1,6 +1,6 @@
 """Show what apply would do: the steps in words, and the share of clients that would change instance.
 
-With --nft the transactions as the kernel would get them. Nothing is changed.
+With --text the transactions as the data plane would get them. Nothing is changed.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from portfleet.screen.output import print_json
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--check", action="store_true", help="exit 6 when changes wait, 0 when everything is as wanted")
-    parser.add_argument("--nft", action="store_true", help="print the nft transactions")
+    parser.add_argument("--check", action="store_true", help="exit 6 if changes wait, 0 otherwise")
+    parser.add_argument("--text", action="store_true", help="print the transactions in the data plane's own language")
 
 
 def run(options: argparse.Namespace, context: Context) -> Exit:
@@ -24,9 +24,13 @@ def run(options: argparse.Namespace, context: Context) -> Exit:
     waits = Exit.CHANGES if options.check and plan.steps else Exit.DONE
     if context.json:
         clients = {name: {"slots_moved": moved, "slots": total} for name, (moved, total) in plan.moved.items()}
-        print_json({"steps": plan.describe(), "notes": list(plan.notes), "clients": clients})
+        found: dict[str, object] = {"steps": plan.describe(), "notes": list(plan.notes), "clients": clients}
+        if options.text:
+            texts = transactions(plan.steps, desired, observed.plane)
+            found["transactions"] = [{"step": words, "text": context.plane.text(changes)} for words, changes in texts]
+        print_json(found)
         return waits
-    if options.nft:
+    if options.text:
         for words, transaction in transactions(plan.steps, desired, observed.plane):
             print(f"# {words}\n{context.plane.text(transaction)}", end="")
         return waits
@@ -38,5 +42,5 @@ def run(options: argparse.Namespace, context: Context) -> Exit:
     for note in plan.notes:
         print(f"note: {note}")
     if not plan.steps:
-        print("nothing to do: everything is as wanted")
+        print("nothing to do: the fleet matches the config")
     return waits

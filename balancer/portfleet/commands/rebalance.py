@@ -10,6 +10,7 @@ import argparse
 from portfleet.apply.context import Context
 from portfleet.core.balance import next_move, ratio
 from portfleet.core.errors import Exit, PortfleetError
+from portfleet.core.operations import Rebalance
 from portfleet.submit.follow import already
 from portfleet.submit.operation import add_options, submit
 from portfleet.submit.options import limit
@@ -37,6 +38,4 @@ def run(options: argparse.Namespace, context: Context) -> Exit:
         words = f"{want.name} is already even: max/mean {ratio(counts):.2f} ≤ {options.limit:g}"
         return already(context, "rebalance", want.name, words)
     words = f"rebalance {want.name}, max/mean {ratio(counts):.2f}, until ≤ {options.limit:g}"
-    return submit(
-        context, want, options, verb="rebalance", words=words, arguments={"limit": options.limit}, point=False
-    )
+    return submit(context, want, options, work=Rebalance(limit=options.limit), words=words, point=False)

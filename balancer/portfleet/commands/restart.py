@@ -10,14 +10,16 @@ import argparse
 from portfleet.apply.busy import refuse_busy
 from portfleet.apply.context import Context
 from portfleet.core.errors import Exit, PortfleetError
+from portfleet.core.operations import Restart
 from portfleet.core.states import Wanted
+from portfleet.submit import options as read
 from portfleet.submit.operation import add_options, submit
 from portfleet.submit.targets import serving, targets
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("target", metavar="SERVICE[/INSTANCE]", help="such as echo, or echo/echo-blue-2")
-    parser.add_argument("--max-unavailable", type=int, default=1, metavar="N", help="so many at a time (1)")
+    parser.add_argument("--max-unavailable", type=read.number, default=1, metavar="N", help="so many at a time (1)")
     add_options(parser)
 
 
@@ -44,13 +46,12 @@ def run(options: argparse.Namespace, context: Context) -> Exit:
         context,
         want,
         options,
-        verb="restart",
+        work=Restart(
+            instances=tuple(names),
+            at_once=at_once,
+            handoff=all(i.ours for i in instances),
+            asked=want.record.asked_of(names),
+        ),
         words=f"restart {', '.join(names)}, {at_once} at a time",
-        arguments={
-            "instances": names,
-            "at_once": at_once,
-            "handoff": all(i.ours for i in instances),
-            "asked": want.record.asked_of(names),
-        },
         point=False,
     )

@@ -11,8 +11,10 @@ from dataclasses import replace
 from portfleet.apply.context import Context
 from portfleet.commands.cutover import add_cutover_options, begin
 from portfleet.core.errors import Exit, PortfleetError
-from portfleet.core.journal import ColourRecord
 from portfleet.core.model import other
+from portfleet.core.operations import Rollback
+from portfleet.core.records import ColourRecord
+from portfleet.submit import options as read
 from portfleet.submit.follow import already
 from portfleet.submit.operation import add_options
 from portfleet.submit.targets import service_want
@@ -20,7 +22,9 @@ from portfleet.submit.targets import service_want
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("service", metavar="SERVICE")
-    parser.add_argument("--to", type=int, metavar="N", help="what was live when operation N of the history had ended")
+    parser.add_argument(
+        "--to", type=read.number, metavar="N", help="what was live when operation N of the history had ended"
+    )
     add_cutover_options(parser)
     add_options(parser)
 
@@ -43,7 +47,7 @@ def run(options: argparse.Namespace, context: Context) -> Exit:
         )
     words = f"roll {want.name} back to {colour}" + (f", release {before.release}" if before.release else "")
     new = replace(before, since=None)
-    return begin(options, context, want, words=words, verb="rollback", new=new, canary=None)
+    return begin(options, context, want, words=words, kind=Rollback, new=new, canary=None)
 
 
 def _at(context: Context, service: str, number: int) -> ColourRecord:
@@ -52,7 +56,7 @@ def _at(context: Context, service: str, number: int) -> ColourRecord:
         if entry.number == number and entry.service == service:
             return ColourRecord(entry.release, entry.command)
     raise PortfleetError(
-        f"operation {number} is none of {service} that has ended",
+        f"{service} has no finished operation {number}",
         hint="see: portfleet history",
         code=Exit.USAGE,
     )

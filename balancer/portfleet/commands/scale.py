@@ -11,7 +11,9 @@ from dataclasses import replace
 
 from portfleet.apply.context import Context
 from portfleet.core.errors import Exit, PortfleetError
-from portfleet.core.journal import ServiceRecord
+from portfleet.core.operations import Scale
+from portfleet.core.records import ServiceRecord
+from portfleet.submit import options as read
 from portfleet.submit.follow import already
 from portfleet.submit.operation import add_options, submit
 from portfleet.submit.targets import service_want, serving
@@ -19,7 +21,7 @@ from portfleet.submit.targets import service_want, serving
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("service", metavar="SERVICE")
-    parser.add_argument("number", type=int, metavar="N", help="instances a colour")
+    parser.add_argument("number", type=read.number, metavar="N", help="instances a colour")
     parser.add_argument("--drain", action="store_true", help="drain the connections instead of handing them off")
     add_options(parser)
 
@@ -39,7 +41,7 @@ def run(options: argparse.Namespace, context: Context) -> Exit:
     serve = serving(context, want) if number < before else [i for i in want.instances if i.takes]
     if not [i for i in serve if i.instance.number <= number]:
         raise PortfleetError(
-            f"nobody would be left to serve {want.name}: its first {number} are drained or out",
+            f"this would leave {want.name} with no serving instance: its first {number} are drained or out",
             hint=f"see: portfleet status {want.name}",
             code=Exit.USAGE,
         )
@@ -55,9 +57,8 @@ def run(options: argparse.Namespace, context: Context) -> Exit:
         context,
         want,
         options,
-        verb="scale",
+        work=Scale(before=before, to=number, handoff=handoff),
         words=f"scale {want.name} from {before} to {number}",
-        arguments={"before": before, "to": number, "handoff": handoff},
         change=change,
         point=number < before,
         owned=[f"{want.name}-{colour}-{n}" for colour in colours for n in range(before + 1, number + 1)],

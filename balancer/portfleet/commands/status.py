@@ -1,4 +1,4 @@
-"""Show wanted beside is, per instance: state, pid, port, slots, connections established now, since when.
+"""Show the desired and actual state of each instance: pid, port, slots, connections established now, since when.
 
 What is wrong with the watcher or supervisord comes first. --json prints the same for programs, both colours of every
 service listed. Exit code, the worst that is so; with -q nothing else, for monitors:
@@ -104,7 +104,9 @@ def _show_service(service: DesiredService, observed: Observed, journal: Journal,
 def _why(entry: dict[str, Any]) -> list[str]:
     """Return the lines below an instance: why it does not serve, how it ended, its log's end; or that it is adopted."""
     if entry["state"] == State.READY:
-        return ["adopted: it outlived its supervisord, which has it again from its next restart"] * entry["adopted"]
+        return ["adopted: still running from an earlier supervisord; managed again after its next restart"] * entry[
+            "adopted"
+        ]
     words = [entry["why"]] if entry["why"] else []
     words += [f"ended last with {entry['last_exit']}"] if entry["last_exit"] else []
     return words + [f"log: {line}" for line in entry["last_log"]]

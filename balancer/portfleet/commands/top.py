@@ -33,7 +33,9 @@ _SHOWN = ("name", "colour", "state", "pid", "slots", "connections")
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("service", nargs="?", metavar="SERVICE", help="only this service")
     parser.add_argument("--every", type=read.duration, default=2.0, metavar="TIME", help="the interval (2s)")
-    parser.add_argument("-n", "--number", type=int, default=0, metavar="N", help="end after N intervals (never)")
+    parser.add_argument(
+        "-n", "--number", type=read.number, default=0, metavar="N", help="end after N intervals (never)"
+    )
 
 
 def run(options: argparse.Namespace, context: Context) -> Exit:

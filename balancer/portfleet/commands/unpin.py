@@ -11,9 +11,9 @@ from dataclasses import replace
 from portfleet.apply.context import Context
 from portfleet.commands.pin import parse_network
 from portfleet.core.errors import Exit
-from portfleet.core.journal import ServiceRecord
+from portfleet.core.records import ServiceRecord
 from portfleet.submit.follow import already
-from portfleet.submit.operation import add_options
+from portfleet.submit.operation import add_change_options
 from portfleet.submit.pins import change_pins
 from portfleet.submit.targets import record_of, service_want
 
@@ -21,7 +21,7 @@ from portfleet.submit.targets import record_of, service_want
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("service", metavar="SERVICE")
     parser.add_argument("source", metavar="ADDRESS[/PREFIX]", help="as it was pinned; see portfleet status")
-    add_options(parser)
+    add_change_options(parser)
 
 
 def run(options: argparse.Namespace, context: Context) -> Exit:

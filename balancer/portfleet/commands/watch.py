@@ -10,7 +10,6 @@ import asyncio
 import fcntl
 import gc
 import os
-from functools import partial
 from typing import IO
 
 from portfleet.apply.context import Context
@@ -56,14 +55,11 @@ def _take(lock: IO[str], context: Context, log: Log, *, wait: bool) -> None:
 
 
 async def _watch(context: Context, log: Log) -> None:
-    from portfleet.dataplane.nft.cached import CachedPlane
-    from portfleet.dataplane.nft.events import Generation, RulesWatch
-    from portfleet.dataplane.nft.half_open import HalfOpen
-    from portfleet.dataplane.nft.keeper import Keeper
-    from portfleet.dataplane.nft.plane import NAME
-    from portfleet.dataplane.nft.reader import NftReader
+    from portfleet.apply.applied import Applied
     from portfleet.operations.engine import Engine
+    from portfleet.operations.world import World
     from portfleet.watch.ejector import Ejector
+    from portfleet.watch.forget import Forgetter
     from portfleet.watch.healer import Healer
     from portfleet.watch.overflow_order import OverflowOrder
     from portfleet.watch.roster import Roster
@@ -71,23 +67,21 @@ async def _watch(context: Context, log: Log) -> None:
     from portfleet.watch.server import serve
     from portfleet.watch.watcher import Watcher
 
-    loop, paths, half_open = asyncio.get_running_loop(), context.paths, HalfOpen(log)
-
-    def forget(mark: int) -> None:
-        loop.run_in_executor(None, half_open.forget, mark)  # walks the whole connection table: not in the loop
-
-    plane = CachedPlane(context.plane, Generation())
-    roster = Roster(paths)
-    ejector = Ejector(plane=plane, paths=paths, latest=roster.latest, forget_half_open=forget, log=log)
+    paths, plane, applied = context.paths, context.plane, Applied(context)
+    guardian = plane.guardian()
+    if lacking := guardian.shortage:
+        log("unprivileged", refused=lacking.refused, costs=lacking.costs)
+    roster, forgetter = Roster(paths, applied), Forgetter(plane.connections, log)
+    ejector = Ejector(plane=plane, paths=paths, latest=roster.latest, forget_unanswered=forgetter.begin, log=log)
     healer = Healer(plane=plane, paths=paths, roster=roster, ejector=ejector, log=log)
-    events = RulesWatch()
-    if events.shortage:
-        log("unprivileged", refused="SO_RCVBUFFORCE", costs=events.shortage)
-    rules = RuleGuard(roster=roster, healer=healer, keeper=Keeper(), events=events, is_own=plane.is_own, log=log)
-    dropped = partial(NftReader(NAME).counts, "dropped")
-    watcher = Watcher(context, log, ejector=ejector, roster=roster, dropped=dropped)
+    rules = RuleGuard(roster=roster, healer=healer, guardian=guardian, log=log)
+    watcher = Watcher(context, log, ejector=ejector, roster=roster)
     server = await serve(paths.watch_socket, {"status": lambda _: watcher.status(), "reload": lambda _: watcher.wake()})
-    engine = asyncio.create_task(Engine(paths=paths, ejector=ejector, log=log, wake=watcher.wake).run())
+    world = World(
+        paths=paths, store=context.store, applied=applied, plane=Context(paths).plane, supervisor=context.supervisor,
+        ejector=ejector, log=log, wake=watcher.wake,
+    )  # fmt: skip
+    engine = asyncio.create_task(Engine(world).run())
     overflow = asyncio.create_task(OverflowOrder(plane=plane, paths=paths, roster=roster, log=log).run())
     try:
         await watcher.run(rules)

@@ -1,12 +1,11 @@
-"""Readers of single values of fleet.toml: each gives the value or None and notes the problem with path and hint."""
+"""Reading fleet.toml: the texts that stand for values, and a reader of one table that notes problems by path."""
 
 from __future__ import annotations
 
 import ipaddress
 import json
 import re
-from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
 from typing import Any, TypeVar
 
 from portfleet.core.errors import Problem
@@ -15,20 +14,26 @@ from portfleet.core.model import Affinity, Listen
 T = TypeVar("T")
 
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
-_DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
-_LISTEN = re.compile(r"(?:\[(?P<v6>[^\]]*)\]|(?P<v4>[^:\[\]]*)):(?P<port>\d{1,5})")
+_DURATION = re.compile(r"([0-9]+(?:\.[0-9]+)?)(ms|s|m|h|d)")
+_LISTEN = re.compile(r"(?:\[(?P<v6>[^\]]*)\]|(?P<v4>[^:\[\]]*)):(?P<port>[0-9]{1,5})")
+_AFFINITY = re.compile(r"(source)(?:/([0-9]{1,3})(?:/([0-9]{1,3}))?)?|(connection)|(round-robin)|(random)")
+_PORTS = re.compile(r"([0-9]{1,5})-([0-9]{1,5})")
 _BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
-#: Control characters would break nft text, supervisor's ini files and every terminal that shows them.
+#: Control characters would break rules, supervisor's ini files and every terminal that shows them.
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
-#: Days of the longest duration: far above any that makes sense, far below what clocks, supervisord and nft count to.
+#: Days of the longest duration: far above any that makes sense, far below what clocks and supervisord count to.
 _LONGEST = 3650
+_BROADCAST = ipaddress.IPv4Address("255.255.255.255")
+_THIS_NETWORK = ipaddress.IPv4Network("0.0.0.0/8")
+#: IPv4-mapped and the deprecated IPv4-compatible addresses (RFC 4291, 2.5.5); "::" and "::1" lie in the second.
+_IPV4_IN_IPV6 = (ipaddress.IPv6Network("::ffff:0:0/96"), ipaddress.IPv6Network("::/96"))
 
 
 def parse_duration(text: str) -> float:
     """Return the seconds of ``500ms``, ``30s``, ``10m``, ``1h``, ``2d``; raises ValueError."""
     match = _DURATION.fullmatch(text)
     if not match:
-        raise ValueError(f'not a duration: "{text[:80]}"')
+        raise ValueError(f'"{text[:80]}" is not a duration')
     seconds = float(match[1]) * _UNITS[match[2]]
     if seconds > _LONGEST * _UNITS["d"]:
         raise ValueError(f"longer than {_LONGEST} days")
@@ -36,7 +41,7 @@ def parse_duration(text: str) -> float:
 
 
 def parse_listen(text: str) -> Listen:
-    """Read ``:PORT``, ``0.0.0.0:PORT``, ``[::]:PORT`` or one address with a port; raises ValueError."""
+    """Read ``:PORT``, ``0.0.0.0:PORT``, ``[::]:PORT`` or one host's address with a port; raises ValueError."""
     match = _LISTEN.fullmatch(text)
     if not match:
         raise ValueError("not ADDRESS:PORT")
@@ -47,16 +52,33 @@ def parse_listen(text: str) -> Listen:
         six = ipaddress.IPv6Address(match["v6"])
         if six.scope_id is not None:
             raise ValueError("an address with a scope (%) cannot be used")
-        return Listen(port, None if six == ipaddress.IPv6Address("::") else str(six), (6,))
+        return Listen(port, _host(six), (6,))
     if not match["v4"]:
         return Listen(port, None, (4, 6))
-    four = ipaddress.IPv4Address(match["v4"])
-    return Listen(port, None if four == ipaddress.IPv4Address("0.0.0.0") else str(four), (4,))
+    return Listen(port, _host(ipaddress.IPv4Address(match["v4"])), (4,))
+
+
+def _host(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> str | None:
+    """Return an address that a host can have as text, None for the wildcard.
+
+    Raises ValueError for one to which no TCP connection can lead: the kernel would take the rule and never match it.
+    """
+    if int(address) > 1 and any(address in network for network in _IPV4_IN_IPV6):
+        raise ValueError("an IPv4 address in the form of IPv6 is in no packet; write it as IPv4")
+    if address.is_unspecified:
+        return None
+    if address.is_multicast:
+        raise ValueError("a multicast address takes no TCP connections")
+    if address == _BROADCAST:
+        raise ValueError("the broadcast address takes no TCP connections")
+    if address in _THIS_NETWORK:
+        raise ValueError("no host has an address that begins with 0 (RFC 1122, 3.2.1.3)")
+    return str(address)
 
 
 def parse_affinity(text: str) -> Affinity:
     """Read ``source``, ``source/24[/56]``, ``connection``, ``round-robin`` or ``random``; raises ValueError."""
-    match = re.fullmatch(r"(source)(?:/(\d{1,3})(?:/(\d{1,3}))?)?|(connection)|(round-robin)|(random)", text)
+    match = _AFFINITY.fullmatch(text)
     if not match:
         raise ValueError(f'not an affinity: "{text}"')
     prefix4, prefix6 = int(match[2] or 32), int(match[3] or 64)
@@ -65,6 +87,14 @@ def parse_affinity(text: str) -> Affinity:
     if match[1]:
         return Affinity("source", prefix4, prefix6)
     return Affinity("connection" if match[4] else "round-robin" if match[5] else "random")
+
+
+def parse_ports(text: str) -> tuple[int, int]:
+    """Read ``LOW-HIGH``, two ports with LOW below HIGH; raises ValueError."""
+    match = _PORTS.fullmatch(text)
+    if not match or not 1 <= int(match[1]) < int(match[2]) <= 65535:
+        raise ValueError(f'"{text}" is not a range of ports LOW-HIGH within 1-65535')
+    return int(match[1]), int(match[2])
 
 
 def short(number: int) -> str:
@@ -84,130 +114,38 @@ def key_text(name: str) -> str:
     return name if _BARE_KEY.fullmatch(name) else json.dumps(name)
 
 
-@dataclass
 class Reader:
     """Reads the keys of one TOML table at ``path`` and gathers what is wrong with them in ``problems``."""
 
-    path: str
-    table: Mapping[str, Any]
-    problems: list[Problem] = field(default_factory=list)
-    known: list[str] = field(default_factory=list)
+    def __init__(self, path: str, table: Mapping[str, Any], problems: list[Problem]) -> None:
+        self.path, self.table, self.problems = path, table, problems
+        self.known: list[str] = []
 
     def wrong(self, key: str, message: str, hint: str = "") -> None:
         """Note a problem of ``key``."""
         self.problems.append(Problem(f"{self.path}.{key}" if key else self.path, message, hint))
 
-    def _get(self, key: str, kind: type[T], word: str, example: str) -> T | None:
+    def get(self, key: str, kind: type[T], word: str, example: str) -> T | None:
+        """Return the value of ``key``; None if it is left out or, which is noted, of another kind."""
         self.known.append(key)
         value = self.table.get(key)
         if value is None:
             return None
         if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
-            self.wrong(key, f"must be {word}, not {_show(value)}", f"for example {key} = {example}")
+            self.wrong(key, f"must be {word}, not {show(value)}", f"for example {key} = {example}")
             return None
         return value
 
-    def text(self, key: str, default: T, *, example: str = '"…"') -> str | T:
-        """Read a string without control characters."""
-        value = self._get(key, str, "a string", example)
-        if value is None:
-            return default
-        if not value:
-            self.wrong(key, "is empty", "give a value or leave the key out")
-            return default
-        return value if self._clean(key, value) else default
-
-    def _clean(self, key: str, value: str) -> bool:
+    def clean(self, key: str, value: str) -> bool:
+        """Return whether ``value`` is without control characters; one is noted."""
         bad = _CONTROL.search(value)
         if bad:
             self.wrong(key, f"holds the control character {bad[0]!r}", "use printable characters")
         return not bad
 
-    def raw(self, key: str, *, example: str) -> str | None:
-        """Read a string as it is, control characters too (what a probe sends)."""
-        return self._get(key, str, "a string", example)
-
-    def number(self, key: str, default: int, *, low: int, high: int) -> int:
-        """Read a whole number within ``low`` … ``high``."""
-        value = self._get(key, int, "a whole number", str(default or low))
-        if value is None:
-            return default
-        if not low <= value <= high:
-            self.wrong(key, f"{short(value)} is not within {low} … {high}", f"for example {key} = {default or low}")
-            return default
-        return value
-
-    def duration(self, key: str, default: float) -> float:
-        """Read a duration in seconds, longer than nothing."""
-        return self._duration(key, default, off=False) or default
-
-    def duration_or_off(self, key: str) -> float | None:
-        """Read a duration in seconds; None for the word "off" and where the key is left out."""
-        return self._duration(key, None, off=True)
-
-    def _duration(self, key: str, default: float | None, *, off: bool) -> float | None:
-        value = self._get(key, str, 'a duration such as "30s"', '"30s"')
-        if value is None:
-            return default
-        if off and value == "off":
-            return None
-        try:
-            seconds = parse_duration(value)
-        except ValueError as error:
-            words = str(error) if _DURATION.fullmatch(value) else f'"{value}" is not a duration'
-            self.wrong(key, words, 'write "500ms", "30s", "10m", "1h"' + (' or "off"' * off))
-            return default
-        if seconds <= 0:
-            self.wrong(key, "must be longer than nothing", f'for example {key} = "30s"')
-            return default
-        return seconds
-
-    def choice(self, key: str, default: str, choices: Collection[str]) -> str:
-        """Read one of ``choices``."""
-        value = self._get(key, str, "a string", f'"{default}"')
-        if value is not None and value not in choices:
-            hint = "write " + " or ".join(f'"{choice}"' for choice in choices)
-            self.wrong(key, f'"{value}" is none of {", ".join(choices)}', hint)
-            return default
-        return value or default
-
-    def texts(self, key: str, *, example: str) -> tuple[str, ...]:
-        """Read a list of strings without control characters; one may be empty, as redis' ``--save ""`` is."""
-        value = self._get(key, list, "a list of strings", example)
-        if value is None:
-            return ()
-        for number, item in enumerate(value):
-            if not isinstance(item, str):
-                self.wrong(f"{key}[{number}]", f"must be a string, not {_show(item)}", f"for example {key} = {example}")
-                return ()
-            if not self._clean(f"{key}[{number}]", item):
-                return ()
-        return tuple(value)
-
-    def mapping(self, key: str, kind: type[T], *, word: str, example: str) -> dict[str, T]:
-        """Read a table whose values are all of ``kind``."""
-        value = self._get(key, dict, "a table", example) or {}
-        for name, item in value.items():
-            if not isinstance(item, kind) or isinstance(item, bool):
-                path, hint = f"{key}.{key_text(name)}", f"for example {key} = {example}"
-                self.wrong(path, f"must be {word}, not {_show(item)}", hint)
-                return {}
-        return dict(value)
-
-    def parsed(self, key: str, parse: Callable[[str], T], default: T, *, hint: str) -> T:
-        """Read a string that ``parse`` understands."""
-        value = self._get(key, str, "a string", hint)
-        if value is None:
-            return default
-        try:
-            return parse(value)
-        except ValueError as error:
-            self.wrong(key, str(error), hint)
-            return default
-
     def sub(self, key: str) -> Reader:
         """Return a reader for the table ``key`` that notes problems in the same list."""
-        value = self._get(key, dict, "a table", "{ }") or {}
+        value = self.get(key, dict, "a table", "{ }") or {}
         return Reader(f"{self.path}.{key}" if self.path else key, value, self.problems)
 
     def finish(self) -> None:
@@ -219,6 +157,7 @@ class Reader:
                 self.wrong(key_text(key), "unknown key", hint)
 
 
-def _show(value: object) -> str:
+def show(value: object) -> str:
+    """Return the kind of a TOML value in words."""
     kinds = {bool: "a boolean", str: "a string", int: "a number", float: "a number", list: "a list", dict: "a table"}
     return kinds.get(type(value), type(value).__name__)

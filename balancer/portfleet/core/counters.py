@@ -24,15 +24,6 @@ class Counters:
             tuple((bound, count - earlier.get(bound, 0)) for bound, count in self.latency),
         )
 
-    def as_json(self) -> dict[str, Any]:
-        """Return it for the journal; JSON has no infinity, the last bound."""
-        return {"requests": self.requests, "errors": self.errors, "latency": [[str(b), c] for b, c in self.latency]}
-
-    @classmethod
-    def from_json(cls, found: Mapping[str, Any]) -> Counters:
-        """Read what ``as_json`` gave."""
-        return cls(found["requests"], found["errors"], tuple((float(b), int(c)) for b, c in found["latency"]))
-
     @property
     def error_share(self) -> float:
         """Errors per request, in per cent."""

@@ -8,29 +8,41 @@ from dataclasses import replace
 
 from portfleet.core.changes import InstanceRule, ServiceRule, Sticky
 from portfleet.core.desired import Desired, DesiredInstance, DesiredService
-from portfleet.core.journal import ColourRecord, Journal, ServiceRecord
+from portfleet.core.journal import Journal
 from portfleet.core.model import COLOURS, Colour, Fleet, Instance, Service, member_instance, seed_of
 from portfleet.core.paths import Paths
 from portfleet.core.pins import flatten
 from portfleet.core.program import make_program
+from portfleet.core.records import ColourRecord, ServiceRecord
 from portfleet.core.slots import Table, assign
 from portfleet.core.states import Wanted
 
 
+def settle(fleet: Fleet, journal: Journal) -> Journal:
+    """Return the journal as it goes with the config: new services get a record, changed ones keep what they can.
+
+    Every instance has a number then, and every service a home table of its members. Settled again, it is the same.
+    """
+    for configured in fleet.services.values():
+        record = _record(configured, journal)
+        service = _scaled(configured, record)
+        unnumbered = [one.name for one in _instances(service, record) if one.name not in record.numbers]
+        numbers = dict(zip(unnumbered, journal.free_numbers(), strict=False))
+        record = replace(record, numbers={**record.numbers, **numbers}, home=_home(service, record.home))
+        journal = journal.with_service(service.name, record)
+        if numbers:
+            journal = replace(journal, last_number=numbers[unnumbered[-1]])
+    return journal
+
+
 def make_desired(fleet: Fleet, journal: Journal, paths: Paths) -> Desired:
-    """Join config and journal: new services get a seed, marks and a home table, changed ones keep what they can."""
+    """Join config and journal, which is settled first and goes with the result."""
+    journal = settle(fleet, journal)
     services = {}
     for configured in fleet.services.values():
-        record, notes = _record(configured, journal)
-        service = _scaled(configured, record)
-        unmarked = [one.name for one in _instances(service, record) if one.name not in record.marks]
-        marks = dict(zip(unmarked, journal.free_marks(), strict=False))
-        record = replace(record, marks={**record.marks, **marks}, home=_home(service, record.home))
-        journal = journal.with_service(service.name, record)
-        if marks:
-            journal = replace(journal, last_mark=marks[unmarked[-1]])
-        want = _want(service, record, paths, notes)
-        services[service.name] = _stopped(want, record.down) if record.down else want
+        record = journal.services[configured.name]
+        want = _want(_scaled(configured, record), record, paths, _notes(configured, record))
+        services[configured.name] = _stopped(want, record.down) if record.down else want
     return Desired(services, journal, paths.identity)
 
 
@@ -40,20 +52,24 @@ def _stopped(want: DesiredService, down: str) -> DesiredService:
     return replace(want, instances=instances, notes=notes, down=down)
 
 
-def _record(service: Service, journal: Journal) -> tuple[ServiceRecord, tuple[str, ...]]:
-    """Return the service's record, made anew where there is none, and what the plan has to say about it."""
+def _record(service: Service, journal: Journal) -> ServiceRecord:
+    """Return the service's record, made anew if there is none."""
     record = journal.services.get(service.name)
     if record is None:
         colours: dict[Colour, ColourRecord] = {"blue": ColourRecord(release=service.release)}
-        seed = seed_of(service.name)
-        return ServiceRecord("blue", seed, (), colours=colours, config_release=service.release), ()
+        return ServiceRecord("blue", seed_of(service.name), (), colours=colours, config_release=service.release)
     if record.instances is not None and record.config_instances != service.instances:
         # The config's own number has changed since `scale`: it counts, also if it is the old one again some day.
-        record = replace(record, instances=None, config_instances=None)
+        return replace(record, instances=None, config_instances=None)
+    return record
+
+
+def _notes(service: Service, record: ServiceRecord) -> tuple[str, ...]:
+    """Return what the plan has to say about a service."""
     running = record.colours.get(record.live, ColourRecord()).release
-    if service.release not in (record.config_release, running):
-        return record, (f"release differs: {running} runs, {service.release} is configured: cutover needed",)
-    return record, ()
+    if service.release in (record.config_release, running):
+        return ()
+    return (f"release differs: {running} runs, {service.release} is configured: cutover needed",)
 
 
 def _scaled(service: Service, record: ServiceRecord) -> Service:
@@ -121,24 +137,24 @@ def _want(service: Service, record: ServiceRecord, paths: Paths, notes: tuple[st
 
 
 def _sticky(service: Service) -> Sticky | None:
-    # The kernel counts in milliseconds, nft text in whole seconds.
+    # Data planes count in whole seconds.
     return Sticky(max(1, math.ceil(service.sticky)), service.sticky_size) if service.sticky else None
 
 
 def _instance_want(service: Service, instance: Instance, record: ServiceRecord, paths: Paths) -> DesiredInstance:
-    name, mark = instance.name, record.marks[instance.name]
+    name, number = instance.name, record.numbers[instance.name]
     weight = service.weight.get(instance.member, 1)
     asked = record.asked.get(name)
     serving = Wanted(asked.wanted) if asked else Wanted.SERVING
     sticky = _sticky(service)
-    rule = InstanceRule(name, mark, 0, sticky=sticky, key=service.affinity if sticky else None)
+    rule = InstanceRule(name, number, 0, sticky=sticky, key=service.affinity if sticky else None)
     if instance.colour is None:
         remote = service.remote[instance.number - 1]
         return DesiredInstance(instance, serving, weight, replace(rule, port=remote.port, remote=remote), None)
     if instance.number > service.instances:
         serving = Wanted.DRAINED
     port = service.port_of(instance.colour, instance.number)
-    # Our own daemon counts for itself: a connection it was handed keeps the mark and port it came by.
+    # Our own daemon counts for itself: a connection it was handed keeps the port it came by.
     limit = 0 if service.ours else service.max_connections
     rule = replace(rule, port=port, limit=limit, spills=not limit or service.overflow == "next")
     colour = record.colours.get(instance.colour)

@@ -9,9 +9,10 @@ from functools import cached_property
 from pathlib import Path
 
 from portfleet.core.changes import InstanceRule, ServiceRule
-from portfleet.core.journal import Journal, Moved, ServiceRecord
+from portfleet.core.journal import Journal
 from portfleet.core.model import Colour, Instance, Service, is_our_daemon, member_instance, other, parse_instance
 from portfleet.core.program import Program
+from portfleet.core.records import Moved, ServiceRecord
 from portfleet.core.slots import Table, effective
 from portfleet.core.states import Wanted
 
@@ -165,11 +166,6 @@ class Desired:
             for want in service.running
             if want.program is not None
         }
-
-    @property
-    def remotes(self) -> frozenset[int]:
-        """The marks of the instances on other boxes."""
-        return frozenset(want.rule.mark for want in self.instances() if want.rule.remote is not None)
 
     @property
     def ports(self) -> frozenset[tuple[int, int]]:

@@ -1,4 +1,8 @@
-"""The nouns of the config: fleet, service, listen address, affinity, probe, drain policy, instance. Values only."""
+"""The nouns of the config: fleet, service, listen address, affinity, probe, drain policy, instance. Values only.
+
+A key's default stands here, with its field, and nowhere else: config/settings, which has the rest of every key, takes
+it from the field.
+"""
 
 from __future__ import annotations
 
@@ -7,8 +11,15 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+from portfleet.core.digits import whole
+
 Colour = Literal["blue", "green"]
 COLOURS: tuple[Colour, Colour] = ("blue", "green")
+
+Then = Literal["wait", "evict", "kill"]
+Overflow = Literal["next", "refuse"]
+WhenEmpty = Literal["keep", "refuse", "drop"]
+Drift = Literal["repair", "report"]
 
 
 def other(colour: Colour) -> Colour:
@@ -69,7 +80,7 @@ class Drain:
 
     rate: int = 500
     deadline: float = 600.0
-    then: Literal["wait", "evict", "kill"] = "wait"
+    then: Then = "wait"
 
 
 @dataclass(frozen=True)
@@ -92,8 +103,8 @@ class Service:
     sticky_size: int = 300_000
     weight: Mapping[str, int] = field(default_factory=dict)
     max_connections: int = 0
-    overflow: Literal["next", "refuse"] = "next"
-    when_empty: Literal["keep", "refuse", "drop"] = "keep"
+    overflow: Overflow = "next"
+    when_empty: WhenEmpty = "keep"
     remote: tuple[Listen, ...] = ()
     start_timeout: float = 30.0
     keep_releases: int = 3
@@ -131,7 +142,7 @@ class Fleet:
     """The whole fleet.toml."""
 
     services: Mapping[str, Service]
-    drift: Literal["repair", "report"] = "repair"
+    drift: Drift = "repair"
 
 
 @dataclass(frozen=True, order=True)
@@ -144,7 +155,7 @@ class Instance:
 
     @property
     def name(self) -> str:
-        """The one name it has everywhere: CLI, log, nft chain, supervisor program."""
+        """The one name it has everywhere: CLI, log, data plane, supervisor program."""
         return f"{self.service}-{self.colour or 'remote'}-{self.number}"
 
     @property
@@ -162,10 +173,13 @@ def parse_instance(name: str) -> Instance | None:
     """Read an instance's name back; None when it is not one."""
     head, _, number = name.rpartition("-")
     service, _, colour = head.rpartition("-")
-    if not service or not number.isascii() or not number.isdigit() or colour not in ("blue", "green", "remote"):
+    if not service or colour not in ("blue", "green", "remote"):
         return None
     kind: Colour | None = "blue" if colour == "blue" else "green" if colour == "green" else None
-    return Instance(service, kind, int(number))
+    try:
+        return Instance(service, kind, whole(number))
+    except ValueError:
+        return None
 
 
 def member_instance(service: str, member: str, live: Colour) -> Instance:

@@ -6,7 +6,7 @@ ready before slots point at them, slots away before an instance stops, listen ad
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from portfleet.core import changes as c
@@ -14,12 +14,9 @@ from portfleet.core import steps as s
 from portfleet.core.desired import Desired, DesiredInstance, DesiredService
 from portfleet.core.model import Listen, parse_instance
 from portfleet.core.observed import Observed
-from portfleet.core.routing import slot_moves, turn
+from portfleet.core.routing import moved, route, settled
 from portfleet.core.slots import Table
 from portfleet.core.states import AT_REST
-
-#: New services whose rules are loaded in one transaction; of 32 libnftables takes 180 MB, of 8 it takes 68.
-_AT_ONCE = 8
 
 
 @dataclass(frozen=True)
@@ -35,16 +32,21 @@ class Plan:
         return [step.describe() for step in self.steps]
 
 
-def make_plan(desired: Desired, observed: Observed, *, journal_differs: bool = False) -> Plan:
-    """Return the steps from ``observed`` to ``desired``."""
+def make_plan(
+    desired: Desired, observed: Observed, *, journal_differs: bool = False, services_at_once: int = 8
+) -> Plan:
+    """Return the steps from ``observed`` to ``desired``.
+
+    ``services_at_once``: rules of at most so many new services are loaded in one transaction (`Traits`).
+    """
     wants = list(desired.services.values())
     steps: list[s.Step] = []
     if journal_differs:
-        steps.append(s.WriteJournal("marks and home tables", ()))
+        steps.append(s.WriteJournal("numbers and home tables", ()))
     if observed.supervisor and not observed.watcher:
         steps.append(s.StartWatcher())
     steps += _base(desired, observed)
-    steps += _rules(wants, observed)
+    steps += _rules(wants, observed, services_at_once)
     steps += [step for want in wants for step in _away(want, observed)]
     steps += _starts(desired, observed)
     for want in wants:
@@ -58,8 +60,8 @@ def make_plan(desired: Desired, observed: Observed, *, journal_differs: bool = F
 
 
 def transactions(steps: Iterable[s.Step], desired: Desired, plane: c.PlaneState) -> Iterator[tuple[str, c.Transaction]]:
-    """Return each kernel transaction of ``steps`` with its words; slots are followed from one step to the next."""
-    current, beside = dict(plane.slots), dict(plane.beside)
+    """Return each transaction of ``steps`` with its words; slots are followed from one step to the next."""
+    current = dict(plane.slots)
     for step in steps:
         match step:
             case s.LoadRules(_, changes) | s.OpenListens(changes, _) | s.DropRules(_, changes):
@@ -67,36 +69,25 @@ def transactions(steps: Iterable[s.Step], desired: Desired, plane: c.PlaneState)
             case s.RestartInstance(changes=changes) if changes:
                 yield step.describe(), changes
             case s.PointSlots(service, out):
-                want = desired.services[service]
-                turned = turn(want, current.get(service, ()), beside.get(service, c.SideTables()), out=out)
-                current[service], beside[service] = turned.table, turned.beside
-                yield step.describe(), turned.changes
+                change = route(desired.services[service], current.get(service, ()), out=out)
+                current[service] = change.table
+                yield step.describe(), (change,)
             case _:
                 pass
 
 
 def _base(desired: Desired, observed: Observed) -> Iterator[s.Step]:
-    plane = observed.plane
-    changes: list[c.Change] = []
-    if plane.home is None or "" in plane.drift | plane.stale:
-        changes.append(c.SetBase(desired.home))
-    if plane.ports != desired.ports:
-        changes.append(c.SetPorts(desired.ports))
-    if plane.remotes != desired.remotes:
-        changes.append(c.SetRemotes(desired.remotes))
-    if changes:
+    plane, fixed = observed.plane, c.SetFleet(desired.home, desired.ports)
+    if plane.fleet != fixed or "" in plane.drift | plane.stale:
         drifted = " (somebody changed them)" if "" in plane.drift else ""
-        yield s.LoadRules(f"the table and its guard{drifted}", tuple(changes))
+        yield s.LoadRules(f"the table and its guard{drifted}", (fixed,))
 
 
-def _rules(wants: Iterable[DesiredService], observed: Observed) -> Iterator[s.Step]:
+def _rules(wants: Iterable[DesiredService], observed: Observed, at_once: int) -> Iterator[s.Step]:
     """Set rules that are not as they must be; many new services in one transaction, for each has a price of its own."""
-    limits: dict[str, dict[int, str]] = {}
-    for mark, name in observed.plane.limits.items():
-        limits.setdefault(_service_of(name), {})[mark] = name
     new: list[tuple[str, list[c.Change]]] = []
     for want in wants:
-        if not (changes := _rules_of(want, observed, limits.get(want.name, {}))):
+        if not (changes := _rules_of(want, observed)):
             continue
         if want.name not in observed.plane.services:
             new.append((want.name, changes))
@@ -104,13 +95,13 @@ def _rules(wants: Iterable[DesiredService], observed: Observed) -> Iterator[s.St
         touched = [change.rule.name for change in changes if isinstance(change, c.SetInstance | c.SetService)]
         drifted = " (somebody changed them)" if any(name in observed.plane.drift for name in touched) else ""
         yield s.LoadRules(f"{want.name}{drifted}", tuple(changes))
-    for first in range(0, len(new), _AT_ONCE):
-        some = new[first : first + _AT_ONCE]
+    for first in range(0, len(new), at_once):
+        some = new[first : first + at_once]
         words = s.names([name for name, _ in some], "services")
         yield s.LoadRules(words, tuple(change for _, changes in some for change in changes))
 
 
-def _rules_of(want: DesiredService, observed: Observed, limited: Mapping[int, str]) -> list[c.Change]:
+def _rules_of(want: DesiredService, observed: Observed) -> list[c.Change]:
     plane = observed.plane
     changes: list[c.Change] = [
         c.SetInstance(instance.rule)
@@ -119,10 +110,6 @@ def _rules_of(want: DesiredService, observed: Observed, limited: Mapping[int, st
     ]
     if plane.services.get(want.name) != want.rule:
         changes.append(c.SetService(want.rule))
-    limits = {i.rule.mark: i.name for i in want.instances if i.rule.limit}
-    if limits != limited:
-        add = {mark: name for mark, name in limits.items() if limited.get(mark) != name}
-        changes.append(c.SetLimits(add, frozenset(mark for mark, name in limited.items() if limits.get(mark) != name)))
     return changes
 
 
@@ -130,11 +117,6 @@ def _with_restart(instance: DesiredInstance, observed: Observed) -> bool:
     """Return whether an instance serves by its old rules until its restart, from which its port may be another."""
     old = instance.name in observed.outdated and observed.seen(instance.name).ready
     return old and instance.name in observed.plane.instances
-
-
-def _service_of(name: str) -> str:
-    instance = parse_instance(name)
-    return instance.service if instance else ""
 
 
 def _down(want: DesiredService, observed: Observed) -> frozenset[str]:
@@ -233,15 +215,16 @@ def _point(
     named: frozenset[str] = frozenset(),
 ) -> Iterator[s.Step]:
     """Point ``slots`` at who is not ``out``; the words name those of them who go out by this."""
-    turned = turn(want, slots, observed.plane.beside.get(want.name, c.SideTables()), out=out)
-    if turned.changes:
-        yield s.PointSlots(want.name, named, turned.moved, want.service.slots)
+    change, plane = route(want, slots, out=out), observed.plane
+    count = moved(slots, change.table)
+    if count or (slots == plane.slots.get(want.name, ()) and any(slots) and not settled(change, plane)):
+        yield s.PointSlots(want.name, named, count, want.service.slots)
 
 
 def _moved(want: DesiredService, observed: Observed) -> tuple[int, int]:
     current = _current(want, observed)
-    changed = slot_moves(current, want.table(current, out=observed.ejected)) if any(current) else {}
-    return len(changed), want.service.slots
+    changed = moved(current, want.table(current, out=observed.ejected)) if any(current) else 0
+    return changed, want.service.slots
 
 
 def _listens(desired: Desired, observed: Observed) -> Iterator[s.Step]:
@@ -272,12 +255,6 @@ def _gone(desired: Desired, observed: Observed) -> tuple[list[s.Step], list[str]
     plane = observed.plane
     services = sorted(plane.services.keys() - desired.services.keys())
     left = sorted(name for name in plane.instances.keys() - wanted if name not in busy)
-    emptied: list[c.Change] = [
-        c.PointSlots(name, {slot: (old, None) for slot, old in enumerate(plane.slots.get(name, ())) if old})
-        for name in services
-    ]
-    if emptied:
-        steps.append(s.DropRules(f"the slots of {', '.join(services)}", tuple(emptied)))
     dropped: list[c.Change] = [c.DropService(name) for name in services]
     dropped += [c.DropInstance(name) for name in left]
     if dropped:
@@ -286,8 +263,8 @@ def _gone(desired: Desired, observed: Observed) -> tuple[list[s.Step], list[str]
     if forgotten := sorted(desired.journal.services.keys() - desired.configured.keys() - draining):
         steps.append(s.WriteJournal(f"without {', '.join(forgotten)}", tuple(forgotten)))
     notes = [
-        f"{name} is not wanted any more and drains: {observed.seen(name).connections:,} connections; "
-        "apply again when they have ended"
+        f"{name} is no longer in the config; {observed.seen(name).connections:,} connections are draining. "
+        "Run apply again when they have closed"
         for name in busy
     ]
     return steps, notes

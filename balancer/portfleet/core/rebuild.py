@@ -6,8 +6,9 @@ from collections import Counter
 from collections.abc import Iterable
 
 from portfleet.core.changes import PlaneState
-from portfleet.core.journal import ColourRecord, Journal, ServiceRecord
+from portfleet.core.journal import Journal
 from portfleet.core.model import COLOURS, Colour, Fleet, Service, parse_instance, seed_of
+from portfleet.core.records import ColourRecord, ServiceRecord
 
 
 def rebuild(fleet: Fleet, state: PlaneState, programs: Iterable[str]) -> Journal:
@@ -26,12 +27,12 @@ def rebuild(fleet: Fleet, state: PlaneState, programs: Iterable[str]) -> Journal
 
 def _record(service: Service, state: PlaneState, programs: list[str]) -> ServiceRecord | None:
     rule, slots = state.services.get(service.name), state.slots.get(service.name, ())
-    marks = {
-        name: found.mark
+    numbers = {
+        name: found.number
         for name, found in state.instances.items()
         if found and (instance := parse_instance(name)) and instance.service == service.name
     }
-    if not any(slots) and not marks:
+    if not any(slots) and not numbers:
         return None
     owners = [parse_instance(name) if name else None for name in slots]
     members = tuple(owner.member if owner else None for owner in owners)
@@ -44,7 +45,7 @@ def _record(service: Service, state: PlaneState, programs: list[str]) -> Service
         live,
         rule.seed if rule else seed_of(service.name),  # in turn and at random there is none in the rules
         members if len(members) == service.slots else (),
-        marks=marks,
+        numbers=numbers,
         colours=colours,
         config_release=service.release,
     )

@@ -4,15 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable, Sequence
-from typing import Any
 
 from portfleet.core.desired import DesiredInstance
-from portfleet.dataplane.nft.conntrack import Connection, set_marks
 from portfleet.store import faults
 
-#: Four-tuples [local address, local port, peer address, peer port].
-Tuples = Sequence[Sequence[Any]]
 #: Seconds that a daemon waits for requests in flight; what is not finished then is tried again.
 _IN_FLIGHT = 5
 #: Seconds without a word after which one of the two hangs: a batch takes milliseconds.
@@ -33,23 +28,11 @@ class HandoffFailed(Exception):
 
 
 async def hand_off(sender: DesiredInstance, receiver: DesiredInstance, *, count: int | None) -> int:
-    """Move ``count`` connections (None: all) to another instance; gives how many moved.
+    """Move ``count`` connections (None: all) to another instance; return how many moved.
 
-    After each acknowledged batch the connections' conntrack mark is set to the receiver's: whose a connection is can
-    never be told by its port again, for a handed-off connection keeps its local port. Raises HandoffFailed with the
-    daemon's own words.
+    A handed-off connection keeps its local port, so whose it is only its process can tell from then on. Raise
+    HandoffFailed with the daemon's own words.
     """
-
-    def moved(tuples: Tuples) -> None:
-        set_marks({Connection(peer, port, local, to): receiver.rule.mark for local, to, peer, port in tuples})
-        faults.point("batch handed off")
-
-    return await _ask(sender, receiver, count=count, moved=moved)
-
-
-async def _ask(
-    sender: DesiredInstance, receiver: DesiredInstance, *, count: int | None, moved: Callable[[Tuples], None]
-) -> int:
     total = 0
     pair = f"{sender.name} to {receiver.name}"
     try:
@@ -67,7 +50,7 @@ async def _ask(
                 raise HandoffFailed(f"{pair}: {answer.get('error')}", total)
             if answer["event"] == "done":
                 return total
-            moved(answer["connections"])
+            faults.point("batch handed off")
     except TimeoutError:
         raise HandoffFailed(f"{pair}: no word for {_SILENT} s, one of them hangs", total) from None
     except (OSError, ValueError, KeyError) as error:

@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from portfleet.core.needs import OWN_DESCRIPTORS, Needs
 from portfleet.core.paths import Paths
 from portfleet.doctor.finding import Finding, broken, fine, setting, warning
-from portfleet.doctor.needs import OWN_DESCRIPTORS, Needs
 from portfleet.linux.machine import sysctl
 from portfleet.linux.processes import descriptor_limits
 from portfleet.supervise.presence import supervisor_pid

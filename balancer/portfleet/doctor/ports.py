@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from portfleet.core.model import Listen
+from portfleet.core.needs import Needs
 from portfleet.core.paths import Paths
 from portfleet.doctor.finding import Finding, broken, fine, setting, warning
-from portfleet.doctor.needs import Needs
 from portfleet.linux import processes, sockdiag
 from portfleet.linux.machine import read_machine, sysctl
 from portfleet.linux.sockdiag import Listener

@@ -1,1 +1,1 @@
-"""What the kernel knows of this machine: sockets, routes, processes, resource limits. No nftables here."""
+"""What the kernel knows of this machine: sockets, routes, processes, resource limits."""

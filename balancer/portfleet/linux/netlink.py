@@ -1,4 +1,4 @@
-"""A little nfnetlink(7): requests, dumps and attributes for what libnftables does not do (conntrack, notifications).
+"""A little nfnetlink(7): requests, dumps and attributes for what has no library here.
 
 Layouts: struct nlmsghdr (linux/netlink.h), struct nfgenmsg (linux/netfilter/nfnetlink.h), attributes of length, type
 and value padded to four bytes.

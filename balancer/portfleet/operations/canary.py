@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Mapping
-from typing import Any
+from dataclasses import replace
 
 from portfleet.core.counters import Counters, add
 from portfleet.core.desired import DesiredInstance
 from portfleet.core.model import Colour, other
+from portfleet.core.operations import Canary, CanaryStart, Counted, Cutover
 from portfleet.daemons.control import ControlError, ask
 from portfleet.operations.task import Task, running
 
@@ -33,8 +33,8 @@ def judge(canary: Counters, live: Counters, *, max_errors: float, max_p99: float
     return ""
 
 
-async def watch(task: Task, colour: Colour, *, percent: int, plan: Mapping[str, Any]) -> str:
-    """Watch one step of the canary for ``plan["every"]`` seconds; gives what is wrong, "" when the time is up.
+async def watch(task: Task[Cutover], colour: Colour, *, percent: int, plan: Canary) -> str:
+    """Watch one step of the canary for ``plan.every`` seconds; gives what is wrong, "" when the time is up.
 
     Remembered: canary_from, what there was at the step's begin, so that a watcher that resumes judges all of it.
     """
@@ -43,20 +43,20 @@ async def watch(task: Task, colour: Colour, *, percent: int, plan: Mapping[str, 
     mine = [want for want in there if want.instance.colour == colour]
     theirs = [want for want in there if want.instance.colour == other(colour)]
     pids, *first = await _first(task, mine, theirs, percent=percent)
-    while (spent := time.monotonic() - began) < plan["every"]:
-        task.progress(int(spent), int(plan["every"]), f"canary at {percent} %")
+    while (spent := time.monotonic() - began) < plan.every:
+        task.progress(int(spent), int(plan.every), f"canary at {percent} %")
         await task.pause(_LOOK)
-        if out := [want.name for want in mine if want.name in task.ejector.out]:
-            return f"{out[0]} was ejected: {task.ejector.out[out[0]].reason}"
-        now = await asyncio.to_thread(running, task.paths)
+        if out := [want.name for want in mine if want.name in task.world.ejector.out]:
+            return f"{out[0]} was ejected: {task.world.ejector.out[out[0]].reason}"
+        now = await asyncio.to_thread(running, task.world)
         if changed := [want.name for want in mine if now.get(want.name) != pids[want.name]]:
             return f"{changed[0]} was restarted"
         after = await asyncio.to_thread(_counters, mine), await asyncio.to_thread(_counters, theirs)
         fault = judge(
             after[0].since(first[0]),
             after[1].since(first[1]),
-            max_errors=plan["max_errors"],
-            max_p99=plan["max_p99"],
+            max_errors=plan.max_errors,
+            max_p99=plan.max_p99,
         )
         if fault:
             return fault
@@ -64,19 +64,18 @@ async def watch(task: Task, colour: Colour, *, percent: int, plan: Mapping[str, 
 
 
 async def _first(
-    task: Task, mine: list[DesiredInstance], theirs: list[DesiredInstance], *, percent: int
+    task: Task[Cutover], mine: list[DesiredInstance], theirs: list[DesiredInstance], *, percent: int
 ) -> tuple[dict[str, int | None], Counters, Counters]:
     """Return the processes and both colours' counters at the begin of a step, as they were remembered or are now."""
-    now = await asyncio.to_thread(running, task.paths)
+    now = await asyncio.to_thread(running, task.world)
     pids = {want.name: now.get(want.name) for want in (*mine, *theirs)}
-    known = task.arguments.get("canary_from", {})
+    known = task.work.canary_from
     # After a reboot every process is another one: none of them crashed, and all counters begin anew.
-    if known.get("percent") == percent and any(known["pids"].get(name) == pid for name, pid in pids.items()):
-        return known["pids"], Counters.from_json(known["canary"]), Counters.from_json(known["live"])
+    if known and known.percent == percent and any(known.pids.get(name) == pid for name, pid in pids.items()):
+        return dict(known.pids), known.canary.counters(), known.live.counters()
     first = await asyncio.to_thread(_counters, mine), await asyncio.to_thread(_counters, theirs)
-    task.remember(
-        canary_from={"percent": percent, "pids": pids, "canary": first[0].as_json(), "live": first[1].as_json()}
-    )
+    start = CanaryStart(percent, pids, Counted.of(first[0]), Counted.of(first[1]))
+    task.remember(replace(task.work, canary_from=start))
     return pids, *first
 
 

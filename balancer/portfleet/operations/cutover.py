@@ -13,12 +13,12 @@ import time
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
-from typing import Any
 
 from portfleet.core.desired import DesiredInstance
 from portfleet.core.errors import Exit
-from portfleet.core.journal import ColourRecord, ServiceRecord
 from portfleet.core.model import Colour, other
+from portfleet.core.operations import Cutover, policy_of
+from portfleet.core.records import ColourRecord, ServiceRecord
 from portfleet.operations import canary
 from portfleet.operations.empty import HandoffResult, hand_over, let_end, spread
 from portfleet.operations.releases import outlived
@@ -31,47 +31,41 @@ from portfleet.supervise.exit_report import last_exit, last_lines
 _TASTE = 0.3
 
 
-async def run(task: Task) -> str:
-    """Make the other colour live. The journal is changed before processes are stopped: it says what is to run.
-
-    Arguments: colour (the one that becomes live), before (its record to go back to), asked (what was asked of its
-    instances), fresh (its processes are started anew also where they run already), keep (seconds), handoff,
-    config_release, config_release_before, canary ({"steps": [per cent …],
-    "every", "max_errors", "max_p99"} or None); remembered: step, took ({phase: seconds}), moved.
-    """
-    colour: Colour = task.arguments["colour"]
+async def run(task: Task[Cutover]) -> str:
+    """Make the other colour live. The journal is changed before processes are stopped: it says what is to run."""
+    colour = task.work.colour
     if task.operation.phase == "begin":
         began = time.monotonic()
         await _start(task, colour)
-        task.enter("canary" if task.arguments["canary"] else "switch", took=_took(task, "ready", began))
+        task.enter("canary" if task.work.canary else "switch", _took(task, "ready", began))
     if task.operation.phase == "canary":
         began = time.monotonic()
         await _canary(task, colour)
-        task.enter("switch", took=_took(task, "canary", began))
+        task.enter("switch", _took(task, "canary", began))
     if task.operation.phase == "switch":
         began = time.monotonic()
-        task.change(partial(_switched, colour=colour, config_release=task.arguments["config_release"]))
+        task.change(partial(_switched, colour=colour, config_release=task.work.config_release))
         task.point(ready=[i.name for i in task.want().of(colour)])
-        task.enter("moving", took=_took(task, "switch", began))
+        task.enter("moving", _took(task, "switch", began))
     if task.operation.phase == "moving":
         began = time.monotonic()
         moved, left = await _move(task, colour)
-        task.enter("keeping", moved=moved, left=left, took=_took(task, "move", began))
+        task.enter("keeping", replace(_took(task, "move", began), moved=moved, left=left))
     return await _keep(task, colour)
 
 
-async def undo(task: Task) -> str:
+async def undo(task: Task[Cutover]) -> str:
     """Return up: before the switch the idle colour is ended; after it everything goes back to the old one.
 
     Raises TooLate where the old colour is not kept and was stopped already.
     """
-    colour: Colour = task.arguments["colour"]
+    colour = task.work.colour
     old = other(colour)
     if task.want().live == colour:
         if task.want().record.colours.get(old, ColourRecord()).stopped:
             await stop(task, [i.name for i in task.want().of(old)])
             raise CannotUndo(f"{_words(task, colour)}; {old} was stopped already")
-        release = task.arguments["config_release_before"]
+        release = task.work.config_release_before
         task.change(lambda record: replace(record, live=old, config_release=release))
     task.change(lambda record: replace(record, canary=0))
     task.point(ready=[i.name for i in task.want().of(old)])
@@ -90,8 +84,8 @@ async def undo(task: Task) -> str:
             task.change(lambda record: record.with_colour_kept(colour, _until(0)))
             return f"{words}; they stay with {colour} until they end"
     else:
-        await let_end(task, there, rate=want.service.drain.rate, deadline=want.service.drain.deadline, then="evict")
-    before, asked = task.arguments["before"], task.arguments["asked"]
+        await let_end(task, there, policy_of(want.service.drain, then="evict"))
+    before, asked = task.work.before, task.work.asked
     names = [i.name for i in want.of(colour)]
     task.enter("stopping", owned=names)
     task.change(lambda record: record.with_colour_as_before(colour, before).asking_before(asked))
@@ -99,28 +93,28 @@ async def undo(task: Task) -> str:
     return words
 
 
-def heirs(task: Task, instance: DesiredInstance) -> list[DesiredInstance]:
+def heirs(task: Task[Cutover], instance: DesiredInstance) -> list[DesiredInstance]:
     """Return who of the other colour gets the connections of ``instance``: its counterpart, or all if that is drained.
 
     Nobody where all of that colour are drained, in maintenance or out.
     """
     mine = instance.instance
     others = [i for i in task.want().instances if i.instance.colour not in (None, mine.colour)]
-    there = [i for i in others if i.takes and task.ejector.serves(i.name)]
+    there = [i for i in others if i.takes and task.serves(i.name)]
     return [i for i in there if i.instance.number == mine.number] or there
 
 
-async def _start(task: Task, colour: Colour) -> None:
+async def _start(task: Task[Cutover], colour: Colour) -> None:
     most = task.want().service.instances
     names = [i.name for i in task.want().of(colour) if i.startable and i.instance.number <= most]
     task.enter("begin", owned=names)
-    if task.arguments["fresh"]:
+    if task.work.fresh:
         await stop(task, names)
     task.progress(0, len(names), f"starting {len(names)} instances of {colour}")
     failed = await task.start(names)
     if failed:
         name, reason = next(iter(failed.items()))
-        ended, words = last_exit(task.paths, name), " | ".join(last_lines(task.paths.log_of(name)))
+        ended, words = last_exit(task.world.paths, name), " | ".join(last_lines(task.world.paths.log_of(name)))
         why = (
             f"{name}: {reason}"
             + f", ended last with {ended}" * bool(ended)
@@ -133,30 +127,30 @@ async def _start(task: Task, colour: Colour) -> None:
         )
 
 
-async def _canary(task: Task, colour: Colour) -> None:
-    plan: dict[str, Any] = task.arguments["canary"]
-    steps: list[int] = plan["steps"]
-    for number in range(int(task.arguments.get("step", 0)), len(steps)):
-        percent = steps[number]
-        task.enter("canary", step=number)
+async def _canary(task: Task[Cutover], colour: Colour) -> None:
+    plan = task.work.canary
+    if plan is None:
+        return
+    for number in range(task.work.step, len(plan.steps)):
+        percent = plan.steps[number]
+        task.enter("canary", replace(task.work, step=number))
         task.change(partial(_canary_at, percent=percent))
         task.point(ready=[i.name for i in task.want().of(colour)])
         if fault := await canary.watch(task, colour, percent=percent, plan=plan):
             raise OperationFailed(f"the canary was rolled back at {percent} %: {fault}")
 
 
-async def _move(task: Task, colour: Colour) -> tuple[str, int]:
+async def _move(task: Task[Cutover], colour: Colour) -> tuple[str, int]:
     """Empty the old colour: by hand-off member to member, else by the service's drain policy."""
     want = task.want()
     olds = [i for i in want.of(other(colour)) if i.program is not None]
-    if task.arguments["handoff"]:
+    if task.work.handoff:
         return await _hand_off(task, [(old, heirs(task, old)) for old in olds])
-    policy = want.service.drain
-    ended = await let_end(task, olds, rate=policy.rate, deadline=policy.deadline, then=policy.then)
+    ended = await let_end(task, olds, policy_of(want.service.drain))
     return f"{ended:,} connections of {other(colour)} were drained", 0
 
 
-async def _hand_off(task: Task, pairs: list[tuple[DesiredInstance, list[DesiredInstance]]]) -> tuple[str, int]:
+async def _hand_off(task: Task[Cutover], pairs: list[tuple[DesiredInstance, list[DesiredInstance]]]) -> tuple[str, int]:
     """Hand everything over, one connection to each new instance first: it may hang on its first request."""
     counts = await task.connections(old for old, _ in pairs)
     receivers = list({new.name: new for _, news in pairs for new in news}.values())
@@ -179,9 +173,9 @@ async def _silent(instances: list[DesiredInstance]) -> list[str]:
     return [i.name for i, silent in zip(instances, answers, strict=True) if silent]
 
 
-async def _hanging(task: Task, instances: list[DesiredInstance]) -> list[str]:
+async def _hanging(task: Task[Cutover], instances: list[DesiredInstance]) -> list[str]:
     """Return those that have a process and do not answer."""
-    there = await asyncio.to_thread(running, task.paths)
+    there = await asyncio.to_thread(running, task.world)
     return await _silent([i for i in instances if i.name in there])
 
 
@@ -190,10 +184,10 @@ async def _refuse_hanging(news: list[DesiredInstance]) -> None:
         raise OperationFailed(f"rolled back: {', '.join(hung)} of the new release hangs")
 
 
-async def _keep(task: Task, colour: Colour) -> str:
-    old, keep, left = other(colour), float(task.arguments["keep"]), int(task.arguments["left"])
+async def _keep(task: Task[Cutover], colour: Colour) -> str:
+    old, keep, left = other(colour), task.work.keep, task.work.left
     want = task.want()
-    words = f"{_words(task, colour)}; {task.arguments['moved']}"
+    words = f"{_words(task, colour)}; {task.work.moved}"
     if left:
         task.change(lambda record: record.with_colour_kept(old, _until(keep)))
         raise OperationFailed(f"{words}; those stay with {old} until they end, then it can be stopped", settled=True)
@@ -204,18 +198,19 @@ async def _keep(task: Task, colour: Colour) -> str:
         await stop(task, names)
     else:
         task.change(lambda record: record.with_colour_kept(old, _until(keep)))
-    took = ", ".join(f"{phase} {seconds:.2f} s" for phase, seconds in task.arguments["took"].items())
-    gone = outlived(task.paths, task.want())
+    took = ", ".join(f"{phase} {seconds:.2f} s" for phase, seconds in task.work.took.items())
+    gone = outlived(task.desired().journal, task.want())
     return f"{words} ({took})" + (f"; older than keep_releases, can be removed: {', '.join(gone)}" if gone else "")
 
 
-def _words(task: Task, colour: Colour) -> str:
+def _words(task: Task[Cutover], colour: Colour) -> str:
     release = task.want().release
     return f"{task.want().name} is live on {colour}" + (f", release {release}" if release else "")
 
 
-def _took(task: Task, phase: str, began: float) -> dict[str, float]:
-    return {**task.arguments.get("took", {}), phase: round(time.monotonic() - began, 3)}
+def _took(task: Task[Cutover], phase: str, began: float) -> Cutover:
+    """Return the work with what ``phase``, which ``began`` then, took."""
+    return replace(task.work, took={**task.work.took, phase: round(time.monotonic() - began, 3)})
 
 
 def _canary_at(record: ServiceRecord, *, percent: int) -> ServiceRecord:

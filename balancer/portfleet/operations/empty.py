@@ -10,8 +10,10 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from portfleet.core.desired import DesiredInstance
+from portfleet.core.operations import Policy
 from portfleet.daemons.handoff import HandoffFailed, hand_off
 from portfleet.operations.evict import Evictor
 from portfleet.operations.task import Task
@@ -42,7 +44,7 @@ class HandoffResult:
 class QuietCheck:
     """Tells when instances are empty for good; see the top of this file."""
 
-    def __init__(self, task: Task, instances: Sequence[DesiredInstance]) -> None:
+    def __init__(self, task: Task[Any], instances: Sequence[DesiredInstance]) -> None:
         self._task, self._instances = task, instances
         self._times, self._since = 0, 0.0
 
@@ -60,7 +62,7 @@ class QuietCheck:
         return self._times >= 2
 
 
-async def hand_over(task: Task, pairs: Pairs) -> HandoffResult:
+async def hand_over(task: Task[Any], pairs: Pairs) -> HandoffResult:
     """Hand all connections of each sender to its receivers until none arrives any more.
 
     What nobody takes (refused, no room, no receiver alive) stays with its sender and is counted as left.
@@ -88,13 +90,13 @@ async def hand_over(task: Task, pairs: Pairs) -> HandoffResult:
 
 
 async def spread(
-    task: Task, sender: DesiredInstance, receivers: Sequence[DesiredInstance], count: int
+    task: Task[Any], sender: DesiredInstance, receivers: Sequence[DesiredInstance], count: int
 ) -> tuple[int, str, bool]:
     """Hand ``count`` connections to ``receivers`` in even shares; those that are out, or not ready yet, get none.
 
     Gives how many moved, why not all ("" for no reason), and whether an earlier hand-off is still under way.
     """
-    alive = [receiver for receiver in receivers if task.ejector.serves(receiver.name)]
+    alive = [receiver for receiver in receivers if task.serves(receiver.name)]
     total, reason, busy = 0, "" if alive else f"nobody can take the connections of {sender.name}", False
     for number, receiver in enumerate(alive):
         share = count * (number + 1) // len(alive) - count * number // len(alive)
@@ -107,15 +109,13 @@ async def spread(
     return total, reason, busy
 
 
-async def let_end(
-    task: Task, instances: Sequence[DesiredInstance], *, rate: int | None, deadline: float | None, then: str
-) -> int:
-    """Wait until ``instances`` have no connections, evicting ``rate`` a second (None: let them finish).
+async def let_end(task: Task[Any], instances: Sequence[DesiredInstance], policy: Policy) -> int:
+    """Wait until ``instances`` have no connections, which end by ``policy``; gives how many ended.
 
-    ``deadline`` seconds from its begin ``then`` says how it goes on: "wait", "evict" (at the service's rate) or "kill"
-    (all at once; one of ours that does not answer is ended). The rate is per service, shared by the instances. Gives
-    how many connections ended.
+    The rate is per service, shared by the instances. One of ours that does not answer when all is to be closed is
+    ended.
     """
+    rate, deadline = policy.rate, policy.deadline
     began, settled = task.began(f"ending {' '.join(want.name for want in instances)}"), QuietCheck(task, instances)
     counts = await task.connections(instances)
     before = most = sum(counts.values())
@@ -128,10 +128,10 @@ async def let_end(
             if await settled.look(left):
                 return before
             if left and deadline is not None and time.monotonic() - began >= deadline:
-                task.log("deadline", service=task.operation.service, left=left, then=then)
+                task.world.log("deadline", service=task.operation.service, left=left, then=policy.then)
                 deadline = None
-                killing = then == "kill"
-                rate = rate or (task.want().service.drain.rate if then == "evict" else None)
+                killing = policy.then == "kill"
+                rate = rate or (task.want().service.drain.rate if policy.then == "evict" else None)
             if left and killing:
                 await evictor.kill()
             await _step(task, evictor, counts, rate=rate)
@@ -140,7 +140,7 @@ async def let_end(
         await evictor.stop()
 
 
-async def _step(task: Task, evictor: Evictor, counts: Mapping[str, int], *, rate: int | None) -> None:
+async def _step(task: Task[Any], evictor: Evictor, counts: Mapping[str, int], *, rate: int | None) -> None:
     if rate and sum(counts.values()):
         await evictor.evict(counts, rate)
     else:

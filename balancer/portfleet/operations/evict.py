@@ -11,11 +11,13 @@ import asyncio
 import random
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
 
 from portfleet.core.desired import DesiredInstance
 from portfleet.daemons.control import ControlError, ask
 from portfleet.linux import sockdiag
-from portfleet.operations.task import OperationFailed, Task, kill
+from portfleet.operations.task import OperationFailed, Task
 
 _SLICE, _TICK = 0.1, 0.02
 #: A daemon is told a new rate when its share of the service's differs by more than this.
@@ -27,7 +29,7 @@ _CREDIT = 0.1
 class Evictor:
     """Evicts connections of ``instances``, whose common rate is shared in proportion to what each has."""
 
-    def __init__(self, task: Task, instances: Sequence[DesiredInstance]) -> None:
+    def __init__(self, task: Task[Any], instances: Sequence[DesiredInstance]) -> None:
         self._task = task
         self._ours = [want for want in instances if want.ours]
         self._others = [want for want in instances if not want.ours]
@@ -61,11 +63,11 @@ class Evictor:
             await asyncio.to_thread(_destroyed, await asyncio.to_thread(self._victims))
         for want in self._ours:
             self._told[want.name] = 0.0
-            killed = self._task.arguments.get("killed", [])
+            killed = self._task.work.killed
             if not await asyncio.to_thread(self._ask, want, "drain", deadline=0.001) and want.name not in killed:
-                await asyncio.to_thread(kill, self._task.paths, want.name)
-                self._task.remember(killed=[*killed, want.name])
-                self._task.log("killed", instance=want.name, reason="it does not answer")
+                await asyncio.to_thread(self._task.programs().kill, want.name)
+                self._task.remember(replace(self._task.work, killed=(*killed, want.name)))
+                self._task.world.log("killed", instance=want.name, reason="it does not answer")
 
     async def stop(self) -> None:
         """End the eviction; our daemons serve as before."""
@@ -100,7 +102,7 @@ class Evictor:
         try:
             ask(want.control, command, seconds=2, **arguments)
         except ControlError as error:
-            self._task.log.once("cannot-evict", about=want.name, instance=want.name, reason=str(error))
+            self._task.world.log.once("cannot-evict", about=want.name, instance=want.name, reason=str(error))
             return False
         return True
 

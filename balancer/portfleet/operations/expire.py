@@ -5,42 +5,48 @@ from __future__ import annotations
 import asyncio
 from functools import partial
 
-from portfleet.apply.context import Context
-from portfleet.apply.execute import Executor
+from portfleet.apply.observe import observe
+from portfleet.apply.programs import EMPTIED, Programs
+from portfleet.core.desired import Desired
 from portfleet.core.journal import Journal
 from portfleet.core.model import Colour, other
-from portfleet.core.paths import Paths
-from portfleet.store import journal as journal_file
+from portfleet.operations.world import World
 from portfleet.store.clock import now
-from portfleet.store.log import Log
 
 
-async def end_expired(paths: Paths, log: Log) -> None:
+async def end_expired(world: World) -> None:
     """Stop the processes of every idle colour that is kept no longer; its release stays known for a rollback."""
-    journal = journal_file.read(paths.journal)
-    for name, record in (journal.services if journal else {}).items():
-        colour = other(record.live)
-        idle = record.colours.get(colour)
-        busy = journal is not None and journal.running(name) is not None
-        if idle is None or idle.stopped or busy or idle.keep_until is None or idle.keep_until > now():
-            continue
-        if left := await asyncio.to_thread(_connections, paths, name, colour):
-            log.once("kept-longer", about=name, service=name, colour=colour, reason=f"it has {left} connections")
+    journal = world.store.read()
+    for name, colour in _expired(journal) if journal else ():
+        if left := await asyncio.to_thread(_connections, world, world.applied.desired(), name, colour):
+            reason = f"it has {left} connections"
+            world.log.once("kept-longer", about=name, service=name, colour=colour, reason=reason)
             continue
         # The journal first: the watcher starts again what the journal wants.
-        journal_file.update(paths.journal, partial(_stopped, service=name, colour=colour))
-        await asyncio.to_thread(_stop, paths, name, colour)
-        log("stopped-idle-colour", service=name, colour=colour, release=idle.release, reason="kept long enough")
+        world.store.update(partial(_stopped, service=name, colour=colour))
+        await asyncio.to_thread(_stop, world, world.applied.desired(), name, colour)
+        release = journal.services[name].colours[colour].release if journal else None
+        world.log("stopped-idle-colour", service=name, colour=colour, release=release, reason="kept long enough")
 
 
-def _connections(paths: Paths, service: str, colour: Colour) -> int:
-    context = Context(paths)
-    desired = context.desired(context.applied_fleet)
+def _expired(journal: Journal) -> list[tuple[str, Colour]]:
+    """Return the idle colours, each with its service, whose time is up."""
+    found: list[tuple[str, Colour]] = []
+    for name, record in journal.services.items():
+        colour = other(record.live)
+        idle = record.colours.get(colour)
+        if idle is None or idle.stopped or idle.keep_until is None or journal.running(name):
+            continue
+        if idle.keep_until <= now():
+            found.append((name, colour))
+    return found
+
+
+def _connections(world: World, desired: Desired, service: str, colour: Colour) -> int:
     if service not in desired.services:
         return 0
-    observed = context.observe(desired, probe=False)
-    mine = [want for want in desired.services[service].instances if want.instance.colour == colour]
-    return sum(observed.seen(want.name).connections or 0 for want in mine)
+    observed = observe(desired, plane=world.plane, supervisor=world.supervisor, paths=world.paths, probe=False)
+    return sum(observed.seen(want.name).connections or 0 for want in desired.services[service].of(colour))
 
 
 def _stopped(journal: Journal, *, service: str, colour: Colour) -> Journal:
@@ -51,10 +57,8 @@ def _stopped(journal: Journal, *, service: str, colour: Colour) -> Journal:
     return journal.with_service(service, record.with_colour_stopped(colour))
 
 
-def _stop(paths: Paths, service: str, colour: Colour) -> None:
-    context = Context(paths)
-    desired = context.desired(context.applied_fleet)
+def _stop(world: World, desired: Desired, service: str, colour: Colour) -> None:
     if service in desired.services:
-        wanted = desired.services[service].instances
-        names = [want.name for want in wanted if want.instance.colour == colour and want.program is None]
-        Executor(desired, context.plane, context.supervisor, paths, say=lambda _: None).end(names)
+        names = [want.name for want in desired.services[service].of(colour) if want.program is None]
+        programs = Programs(desired, world.supervisor, world.paths)
+        programs.run(programs.ending(names, EMPTIED))

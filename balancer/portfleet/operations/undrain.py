@@ -6,13 +6,14 @@ import asyncio
 
 from portfleet.core.desired import DesiredInstance
 from portfleet.core.errors import Exit
+from portfleet.core.operations import Undrain
 from portfleet.daemons.control import ControlError, ask
 from portfleet.operations.task import OperationFailed, Task
 
 
-async def run(task: Task) -> str:
-    """Arguments: instances."""
-    names: list[str] = list(task.arguments["instances"])
+async def run(task: Task[Undrain]) -> str:
+    """Start what is stopped, end evictions, and give back slots as soon as all are ready or the time is up."""
+    names = task.work.instances
     task.enter("starting", owned=names)
     await asyncio.to_thread(_resume, task.instances(names))
     there = [i.name for i in task.want().running if i.name in names]
@@ -24,7 +25,7 @@ async def run(task: Task) -> str:
     return f"{', '.join(names)} serves"
 
 
-async def undo(_: Task) -> str:
+async def undo(_: Task[Undrain]) -> str:
     """An undrain has nothing to go back to: the journal asks for serving already."""
     return "it serves as soon as it is ready"
 

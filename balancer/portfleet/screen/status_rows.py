@@ -7,10 +7,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from portfleet.core.desired import DesiredInstance, DesiredService
-from portfleet.core.journal import Asked, Journal
+from portfleet.core.journal import Journal
 from portfleet.core.model import member_instance
 from portfleet.core.observed import Observed, ObservedInstance, Out
 from portfleet.core.paths import Paths
+from portfleet.core.records import Asked
 from portfleet.core.slots import count
 from portfleet.core.states import State, Wanted, state_of
 from portfleet.screen import colours

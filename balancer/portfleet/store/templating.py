@@ -23,7 +23,7 @@ def _environment() -> jinja2.Environment:
         loader=jinja2.FileSystemLoader(DIRECTORY),
         undefined=jinja2.StrictUndefined,
         keep_trailing_newline=True,
-        autoescape=False,  # noqa: S701 (nft text and ini files are not HTML; values are validated by the config)
+        autoescape=False,  # noqa: S701 (rules and ini files are not HTML; values are validated by the config)
     )
 
 

@@ -6,15 +6,13 @@ import json
 import sys
 import time
 from collections.abc import Mapping
-from dataclasses import asdict
 from typing import Any
 
 from portfleet.apply.context import Context
 from portfleet.apply.overseers import watcher_of
 from portfleet.core.errors import Exit, PortfleetError
-from portfleet.core.journal import HistoryEntry, Journal
+from portfleet.core.journal import HistoryEntry, Journal, entry_json
 from portfleet.screen.bar import Bar
-from portfleet.store import journal as journal_file
 
 #: Seconds between two looks whether the watcher works, for the operator who waits for an operation.
 _LOOK = 3.0
@@ -25,9 +23,9 @@ def ended(context: Context, number: int, *, undo: str = "") -> Exit:
     entry = follow(context, number)
     undoing = f". Undo with: {undo}" if entry.ok and undo else ". There is nothing to undo" if entry.ok else ""
     if entry.ok:
-        return say(context, asdict(entry) | {"undo": undo or None}, entry.outcome + undoing)
+        return say(context, entry_json(entry) | {"undo": undo or None}, entry.outcome + undoing)
     if context.json:
-        say(context, asdict(entry), "")
+        say(context, entry_json(entry), "")
     else:
         print(f"portfleet: {entry.verb} {entry.service}: {entry.outcome}", file=sys.stderr)
     return Exit(entry.code)
@@ -41,7 +39,7 @@ def follow(context: Context, number: int) -> HistoryEntry:
     bar, next_look, told = Bar(sys.stderr), time.monotonic() + _LOOK, False
     try:
         while True:
-            journal = journal_file.read(context.paths.journal) or Journal()
+            journal = context.store.read() or Journal()
             running = journal.operation(number)
             if running is None:
                 break

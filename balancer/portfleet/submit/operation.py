@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from functools import partial
-from typing import Any
 
 from portfleet.apply.busy import refuse_busy, wake
 from portfleet.apply.context import Context
-from portfleet.apply.execute import Executor
-from portfleet.core.derive import make_desired
+from portfleet.core.derive import make_desired, settle
 from portfleet.core.desired import DesiredService
 from portfleet.core.errors import Exit, PortfleetError
-from portfleet.core.journal import Journal, Operation, ServiceRecord
-from portfleet.core.routing import slot_moves
-from portfleet.store import journal as journal_file
+from portfleet.core.journal import Journal
+from portfleet.core.operations import Operation, Work
+from portfleet.core.records import ServiceRecord
+from portfleet.core.routing import moved
 from portfleet.store import locks
 from portfleet.store.clock import now
 from portfleet.store.out import left_out
@@ -28,13 +27,22 @@ Change = Callable[[ServiceRecord], ServiceRecord]
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the options that every operation has."""
-    parser.add_argument("--why", default="", metavar="TEXT", help="the reason, for lock and history")
+    add_change_options(parser)
     add_wait_options(parser)
 
 
-def add_wait_options(parser: argparse.ArgumentParser) -> None:
-    """Add --dry-run, --wait and --no-wait."""
+def add_change_options(parser: argparse.ArgumentParser) -> None:
+    """Add --why and --dry-run, for what is done when the command returns."""
+    parser.add_argument("--why", default="", metavar="TEXT", help="the reason, for lock and history")
+    add_dry_run(parser)
+
+
+def add_dry_run(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dry-run", action="store_true", help="say what would be done and do nothing")
+
+
+def add_wait_options(parser: argparse.ArgumentParser) -> None:
+    """Add --wait and --no-wait."""
     wait = parser.add_mutually_exclusive_group()
     wait.add_argument("--wait", action="store_true", default=True, help="return when it has ended (default)")
     wait.add_argument("--no-wait", dest="wait", action="store_false", help="return when it is safe to go on")
@@ -45,40 +53,39 @@ def submit(
     want: DesiredService,
     options: argparse.Namespace,
     *,
-    verb: str,
+    work: Work,
     words: str,
-    arguments: Mapping[str, Any],
     change: Change | None = None,
     becomes: Change | None = None,
     point: bool = True,
     owned: Iterable[str] = (),
     undo: str = "",
 ) -> Exit:
-    """Begin an operation. With ``point`` its slots have been pointed when this returns; with --wait it is followed.
+    """Begin ``work``. With ``point`` its slots have been pointed when this returns; with --wait it is followed.
 
     ``words`` say what is done, ``undo`` names the command that undoes it. ``change`` is made in the journal at once;
     ``becomes`` is what it will have come to, for --dry-run (default: the same). ``owned`` are the instances that the
     operation starts itself. Raises PortfleetError: locked (exit 5), refused by the kernel (then nothing of it is left).
     """
     if options.dry_run:
-        return _dry_run(context, want, verb=verb, words=words, change=becomes or change)
-    with locks.operation(context.paths.operation_lock(want.name), service=want.name, why=f"{verb}: {words}"):
+        return _dry_run(context, want, verb=work.verb, words=words, change=becomes or change)
+    with locks.operation(context.paths.operation_lock(want.name), service=want.name, why=f"{work.verb}: {words}"):
         refuse_busy(context, want.name)
         reason = f" ({options.why})" if options.why else ""
         who, since = locks.operator(), now()
-        wanted = Operation(0, want.name, verb, words + reason, who, since, arguments=arguments, owned=tuple(owned))
+        wanted = Operation(0, want.name, words + reason, who, since, work, owned=tuple(owned))
         number = _register(context, want, wanted, change)
         if point:
             try:
                 _point(context, want.name)
             except PortfleetError:  # nothing was applied, so nothing is to follow
-                journal_file.update(context.paths.journal, partial(_withdrawn, want=want, number=number))
+                context.store.update(partial(_withdrawn, want=want, number=number))
                 raise
     wake(context)
     if options.wait:
         return ended(context, number, undo=undo)
     words = f"begun: {words}. Follow it with: portfleet history --follow {number}; undo with: portfleet cancel"
-    return say(context, {"number": number, "verb": verb, "ok": True, "outcome": "begun"}, f"{words} {want.name}")
+    return say(context, {"number": number, "verb": work.verb, "ok": True, "outcome": "begun"}, f"{words} {want.name}")
 
 
 def _dry_run(context: Context, want: DesiredService, *, verb: str, words: str, change: Change | None) -> Exit:
@@ -88,15 +95,13 @@ def _dry_run(context: Context, want: DesiredService, *, verb: str, words: str, c
         journal = journal.with_service(want.name, change(journal.services[want.name]))
     then = make_desired(context.applied_fleet, journal, context.paths).services[want.name]
     after = then.table(current, out=frozenset(left_out(context.paths, current)))
-    moved, total = len(slot_moves(current, after)), want.service.slots
-    entry = {"verb": verb, "service": want.name, "dry_run": True, "words": words, "slots_moved": moved, "slots": total}
-    return say(context, entry, f"would {words}; {moved:,} of {total:,} slots would move; nothing was done")
+    count, total = moved(current, after), want.service.slots
+    entry = {"verb": verb, "service": want.name, "dry_run": True, "words": words, "slots_moved": count, "slots": total}
+    return say(context, entry, f"would {words}; {count:,} of {total:,} slots would move; nothing was done")
 
 
 def _point(context: Context, service: str) -> None:
-    desired = context.desired(context.applied_fleet)
-    executor = Executor(desired, context.plane, context.supervisor, context.paths, say=lambda _: None)
-    executor.point(service, frozenset())
+    context.executor(context.desired(context.applied_fleet)).point(service, frozenset())
 
 
 def _register(context: Context, want: DesiredService, wanted: Operation, change: Change | None) -> int:
@@ -111,7 +116,7 @@ def _register(context: Context, want: DesiredService, wanted: Operation, change:
         nonlocal number
         number = journal.next_number()
         if want.name in journal.services:
-            journal = make_desired(context.applied_fleet, journal, context.paths).journal
+            journal = settle(context.applied_fleet, journal)
         record = journal.services.get(want.name, want.record)
         if record != want.record:
             raise PortfleetError(
@@ -120,14 +125,13 @@ def _register(context: Context, want: DesiredService, wanted: Operation, change:
                 code=Exit.LOCKED,
             )
         journal = journal.with_service(want.name, change(record) if change else record)
-        journal = make_desired(context.applied_fleet, journal, context.paths).journal  # marks and home of new instances
+        journal = settle(context.applied_fleet, journal)  # with the numbers and homes of new instances
         return journal.with_operation(replace(wanted, number=number))
 
-    journal_file.update(context.paths.journal, apply)
+    context.store.update(apply)
     return number
 
 
 def _withdrawn(journal: Journal, *, want: DesiredService, number: int) -> Journal:
     """Return a journal without operation ``number``, and ``want`` as it was before it."""
-    left = tuple(operation for operation in journal.operations if operation.number != number)
-    return replace(journal, operations=left).with_service(want.name, want.record)
+    return journal.without_operation(number).with_service(want.name, want.record)

@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
+from typing import TypeVar
 
 from portfleet.config.reader import parse_duration
+from portfleet.core.digits import decimal, whole
+
+N = TypeVar("N", int, float)
 
 
 def duration(text: str) -> float:
@@ -15,20 +20,28 @@ def duration(text: str) -> float:
         raise argparse.ArgumentTypeError(f"{error}; write 30s, 10m, 1h") from None
 
 
+def number(text: str) -> int:
+    """Read a whole number, 0 or more."""
+    try:
+        return whole(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
 def rate(text: str) -> int:
     """Read a rate such as 500 or 500/s, per second."""
-    number = text.removesuffix("/s")
-    if not number.isascii() or not number.isdigit() or int(number) == 0:
+    found = _or(0, whole, text.removesuffix("/s"))
+    if found == 0:
         raise argparse.ArgumentTypeError(f'"{text}" is not a rate; write 500 or 500/s')
-    return int(number)
+    return found
 
 
 def percent(text: str) -> int:
     """Read a share such as 25%."""
-    number = text.removesuffix("%")
-    if not number.isascii() or not number.isdigit() or not 1 <= int(number) <= 100:
+    found = _or(0, whole, text.removesuffix("%"))
+    if not 1 <= found <= 100:
         raise argparse.ArgumentTypeError(f'"{text}" is not a share; write 1% … 100%')
-    return int(number)
+    return found
 
 
 def percents(text: str) -> list[int]:
@@ -38,10 +51,7 @@ def percents(text: str) -> list[int]:
 
 def errors(text: str) -> float:
     """Read an error share in per cent, such as 1% or 0.5%."""
-    try:
-        value = float(text.removesuffix("%"))
-    except ValueError:
-        value = -1.0
+    value = _or(-1.0, decimal, text.removesuffix("%"))
     if not 0 <= value <= 100:
         raise argparse.ArgumentTypeError(f'"{text}" is not a share; write 1%')
     return value
@@ -57,10 +67,15 @@ def limit(text: str) -> float:
 
 def factor(text: str) -> float:
     """Read a factor such as 2x."""
-    try:
-        value = float(text.removesuffix("x"))
-    except ValueError:
-        value = 0.0
-    if not 0 < value < float("inf"):
+    value = _or(0.0, decimal, text.removesuffix("x"))
+    if value == 0:
         raise argparse.ArgumentTypeError(f'"{text}" is not a factor; write 2x')
     return value
+
+
+def _or(otherwise: N, read: Callable[[str], N], text: str) -> N:
+    """Return what ``read`` makes of ``text``, ``otherwise`` if that is no number."""
+    try:
+        return read(text)
+    except ValueError:
+        return otherwise

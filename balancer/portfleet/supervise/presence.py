@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import socket
-import struct
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -21,11 +20,8 @@ from portfleet.store import locks
 from portfleet.supervise.supervisor import ShuttingDown, Supervisor, Unanswered
 
 _QUESTION = b'{"command": "status"}\n'
-_CREDENTIALS = struct.Struct("=iII")  # struct ucred of unix(7): pid, uid, gid
-#: Seconds between two looks for the socket of a watcher that is starting.
+#: Seconds between two looks at a watcher that has not answered yet.
 _MOMENT = 0.02
-#: The state of a process that a signal holds. (One that is traced, "t", goes on by itself.)
-_STOPPED = "T"
 
 
 _IS = {
@@ -61,7 +57,10 @@ class Trouble:
 
 @dataclass(frozen=True)
 class Overseer:
-    """One of the two that look after a fleet: ``name`` is "supervisord" or "the watcher"; ``pid`` where it is known."""
+    """One of the two that look after a fleet: ``name`` is "supervisord" or "the watcher".
+
+    ``pid`` is the process of one that is there and does not work, if it can be told.
+    """
 
     name: str
     presence: Presence
@@ -100,16 +99,16 @@ def troubles(supervisord: Overseer, watcher: Overseer) -> list[Trouble]:
 
 
 def supervisord(paths: Paths, presence: Presence) -> Overseer:
-    """Return supervisord as it was found, with its process; one that does not answer may be held by a signal."""
-    pid = supervisor_pid(paths) if presence in (Presence.HUNG, Presence.ENDING) else None
-    return Overseer("supervisord", _closer(presence, pid), pid)
+    """Return supervisord as it was found, with its process if it does not work."""
+    pid = None if presence in (Presence.RUNNING, Presence.ABSENT) else supervisor_pid(paths)
+    return Overseer("supervisord", presence, pid)
 
 
 def ask_supervisord(paths: Paths, *, seconds: float) -> Overseer:
     """Ask supervisord and wait for its answer for ``seconds`` at most."""
-    presence, pid = Presence.RUNNING, supervisor_pid(paths)
-    if _state(pid) == _STOPPED:
-        return Overseer("supervisord", Presence.SUSPENDED, pid)
+    if is_suspended(supervisor_pid(paths)):
+        return supervisord(paths, Presence.SUSPENDED)
+    presence = Presence.RUNNING
     try:
         Supervisor(paths.supervisor_socket, seconds=seconds).nudge()
     except PortfleetError as error:
@@ -132,73 +131,65 @@ class WatcherQuestion:
 
     def __init__(self, paths: Paths, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._paths, self._clock, self._asked = paths, clock, clock()
-        self._socket: socket.socket | None = None
-        self._pid: int | None = None
-        self._listens = self._ask()
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._full = False
+        self._sent = self._send()
 
     def answer(self, *, seconds: float) -> Overseer:
         """Return the watcher as it shows itself within ``seconds`` of the question."""
         deadline = self._asked + seconds
         try:
-            while not self._listens:
+            while not self._answered():
                 if not locks.held(self._paths.watch_lock):
-                    return self._found(Presence.ABSENT)
+                    return Overseer("the watcher", Presence.ABSENT)
+                pid = locks.process_of(self._paths.watch_lock)
+                if is_suspended(pid):
+                    return Overseer("the watcher", Presence.SUSPENDED, pid)
                 if self._clock() > deadline:
-                    return self._found(Presence.STARTING)
-                time.sleep(_MOMENT)
-                self._listens = self._ask()
-            if _state(self._pid) == _STOPPED:
-                return self._found(Presence.SUSPENDED)
-            return self._found(Presence.RUNNING if self._answered(deadline) else Presence.HUNG)
+                    listens = self._sent or self._full
+                    return Overseer("the watcher", Presence.HUNG if listens else Presence.STARTING, pid)
         finally:
-            if self._socket is not None:
-                self._socket.close()
+            self._socket.close()
+        return Overseer("the watcher", Presence.RUNNING)
 
-    def _found(self, presence: Presence) -> Overseer:
-        return Overseer("the watcher", _closer(presence, self._pid), self._pid)
-
-    def _ask(self) -> bool:
-        """Send the question; False while nobody listens."""
-        connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+    def _answered(self) -> bool:
+        """Wait for a moment; return whether the answer has come by then."""
+        if not self._sent:
+            self._sent = self._send()
+        self._socket.settimeout(_MOMENT)
         try:
-            connection.connect(str(self._paths.watch_socket))
-            self._pid = _CREDENTIALS.unpack(
-                connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
-            )[0]
-            connection.send(_QUESTION)
-        except BlockingIOError:  # so many wait for an answer already that the kernel takes no more
-            connection.close()
-            return True
-        except PermissionError as error:
-            connection.close()
-            raise PortfleetError(f"cannot ask the watcher: {error.strerror}", hint="run as root") from None
-        except OSError:
-            connection.close()
+            if self._socket.recv(1):
+                return True
+            self._socket.close()  # it ended before it could answer; another one may follow
+            self._socket, self._sent = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM), False
+        except TimeoutError:
             return False
-        self._socket = connection
+        except OSError:  # not connected
+            pass
+        time.sleep(_MOMENT)
+        return False
+
+    def _send(self) -> bool:
+        """Send the question; False while none listens, or so many wait already that the kernel lets no more in."""
+        self._socket.setblocking(False)
+        try:
+            self._socket.connect(str(self._paths.watch_socket))
+            self._socket.send(_QUESTION)
+        except PermissionError as error:
+            self._socket.close()
+            raise PortfleetError(f"cannot ask the watcher: {error.strerror}", hint="run as root") from None
+        except OSError as error:
+            self._full = isinstance(error, BlockingIOError)
+            return False
         return True
 
-    def _answered(self, deadline: float) -> bool:
-        if self._socket is None:
-            return False
-        self._socket.settimeout(max(_MOMENT, deadline - self._clock()))
-        try:
-            return bool(self._socket.recv(1))
-        except OSError:
-            return False
 
-
-def _closer(presence: Presence, pid: int | None) -> Presence:
-    """Return ``presence`` at a closer look: a process that does not answer may be held by a signal."""
-    return Presence.SUSPENDED if presence is Presence.HUNG and _state(pid) == _STOPPED else presence
-
-
-def _state(pid: int | None) -> str:
-    """Return the state of a process, a letter of proc_pid_stat(5); "" if there is none."""
+def is_suspended(pid: int | None) -> bool:
+    """Return whether a signal holds a process (state T of proc_pid_stat(5)): it does not answer, however long."""
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
     except OSError:
-        return ""
+        return False
 
 
 def supervisor_pid(paths: Paths) -> int | None:

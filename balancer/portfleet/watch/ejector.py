@@ -1,9 +1,9 @@
 """Takes instances out of the kernel's slots and back in: the only part of the watcher that moves clients.
 
-An ejection takes hold in two steps. First a detour: the dead instance's chain leads to a sibling, two rules instead of
-a thousand slots (1–2 ms). Then its slots are dealt evenly to the others, the chain is set right again, and conntrack
-entries that saw no reply are deleted, so that clients whose SYN met the dead instance are translated afresh. When many
-die at once, all detours come before the first deal.
+An ejection takes hold in two steps. First the dead instance's new connections are diverted to a sibling, one small
+change instead of a thousand slots (1–2 ms). Then its slots are dealt evenly to the others, its rules are set right,
+and attempts to connect that it did not answer begin anew elsewhere. When many die at once, all are diverted before the
+first slots are dealt.
 
 No file is written before the kernel was changed, and none that cannot be written stops a change.
 """
@@ -14,13 +14,13 @@ import time
 from collections.abc import Callable, Iterable
 from typing import Literal
 
-from portfleet.core.changes import Change, DataPlane, Detour, InstanceRule, SetInstance
+from portfleet.apply.pointer import Pointer
+from portfleet.core.changes import Divert, InstanceRule, SetInstance
 from portfleet.core.desired import Desired, DesiredInstance, DesiredService
 from portfleet.core.observed import Out
 from portfleet.core.paths import Paths
-from portfleet.core.routing import turn
 from portfleet.core.slots import Table
-from portfleet.store import locks
+from portfleet.dataplane.interface import DataPlane
 from portfleet.store.clock import now
 from portfleet.store.log import Log
 from portfleet.store.out import read_out, write_out
@@ -30,56 +30,57 @@ class Ejector:
     """Points slots by who is out. ``pending`` are wanted instances without slots that have not been ready yet: new.
 
     ``latest`` gives what shall be as of the moment it is asked, under the table lock: no command that has returned by
-    then is ever taken back. ``forget_half_open`` has the conntrack entries of a mark deleted that saw no reply; it
-    must not wait for that.
+    then is ever taken back. ``forget_unanswered`` has attempts to connect that an instance did not answer begin anew;
+    it must not wait for that.
     """
 
     def __init__(
         self, *, plane: DataPlane, paths: Paths, latest: Callable[[], Desired | None],
-        forget_half_open: Callable[[int], None], log: Log,
+        forget_unanswered: Callable[[InstanceRule], None], log: Log,
     ) -> None:  # fmt: skip
         self._plane, self._paths, self._latest, self._log = plane, paths, latest, log
-        self._forget_half_open = forget_half_open
+        self._forget_unanswered = forget_unanswered
+        self._pointer = Pointer(plane, paths.table_lock)
         self.out = read_out(paths.out)
         self.pending: dict[str, Out] = {}
         #: The last table of each service that was seen or set, to put it back as it was after a foreign flush.
         self.tables: dict[str, Table] = {}
-        self._detours: dict[str, InstanceRule] = {}
-        self._half_open: dict[str, list[int]] = {}
+        self._diverted: dict[str, InstanceRule] = {}
+        self._unanswered: dict[str, list[InstanceRule]] = {}
         self._written: dict[str, Out] | None = None
         #: Called when commands have let in who was pending.
         self.let_in: Callable[[], None] = lambda: None
 
     def eject(self, want: DesiredService, instance: DesiredInstance, entry: Out) -> float:
-        """Send new connections of ``instance`` elsewhere at once; gives the seconds that took. ``deal`` must follow."""
+        """Send new connections of ``instance`` elsewhere at once; return the seconds it took. `point` must follow."""
         began = time.monotonic()
         self.out[instance.name] = entry
         self.pending.pop(instance.name, None)
-        self._half_open.setdefault(want.name, []).append(instance.rule.mark)
-        with locks.table(self._paths.table_lock):
+        self._unanswered.setdefault(want.name, []).append(instance.rule)
+        with self._pointer.hold():
             now = self._now(want)
             sibling = self._sibling(now, instance.name) if now else None
             if sibling is not None and instance.name in self.tables.get(want.name, ()):
-                self._plane.run((Detour(instance.name, sibling),))
-                self._detours[instance.name] = instance.rule
+                self._plane.run((Divert(instance.name, sibling),))
+                self._diverted[instance.name] = instance.rule
         return time.monotonic() - began
 
-    def deal(self, want: DesiredService, *, ready: Iterable[str] = ()) -> None:
-        """Deal the slots of a service to those that serve, and end its detours; ``ready`` are pending no longer."""
+    def point(self, want: DesiredService, *, ready: Iterable[str] = ()) -> None:
+        """Deal the slots of a service to those that serve, and end its diversions; ``ready`` are pending no longer."""
         self._keep()
-        with locks.table(self._paths.table_lock):
+        with self._pointer.hold():
             now = self._now(want)  # first: whoever is new in it is pending from then on
             for name in ready:
                 self.pending.pop(name, None)
             if now is not None:
                 self._point(now)
             self._keep()  # still under the lock: who reads it next must not take the slots of those that were ready
-        while marks := self._half_open.get(want.name):
-            self._forget_half_open(marks.pop())
+        while rules := self._unanswered.get(want.name):
+            self._forget_unanswered(rules.pop())
 
     def admit(self, want: DesiredService, instance: DesiredInstance) -> int:
         """Let ``instance`` take connections again; gives how many slots it has now."""
-        with locks.table(self._paths.table_lock):
+        with self._pointer.hold():
             now = self._now(want)
             self.pending.pop(instance.name, None)
             self.out.pop(instance.name, None)
@@ -105,11 +106,11 @@ class Ejector:
         self.tables = {name: table for name, table in self.tables.items() if name in desired.services}
 
     def warm_up(self, desired: Desired) -> None:
-        """Have everything an ejection needs loaded before the first: imports and nft's cache cost it 15 ms."""
+        """Have everything an ejection needs loaded before the first: imports and caches cost it 15 ms."""
         for want in desired.services.values():
             names = [name for name in dict.fromkeys(self.table(want.name)) if name]
             if len(names) > 1:
-                self._plane.check((Detour(names[0], names[1]),))
+                self._plane.check((Divert(names[0], names[1]),))
                 return
 
     def table(self, service: str, *, anew: bool = False) -> Table:
@@ -141,17 +142,16 @@ class Ejector:
         return desired.services.get(want.name) if desired else want
 
     def _point(self, want: DesiredService) -> None:
-        current = self._plane.read_slots(want.name)
-        beside = self._plane.read_beside(want.rule)
-        turned = turn(want, current, beside, out=self.without(want, current), probed_out=self._all_probed_out(want))
-        ended = {i.name: self._detours[i.name] for i in want.instances if i.name in self._detours}
-        changes: list[Change] = [SetInstance(rule) for rule in ended.values()]
-        changes += turned.changes
-        if changes:
-            self._plane.run(tuple(changes))
+        ended = {i.name: self._diverted[i.name] for i in want.instances if i.name in self._diverted}
+        change = self._pointer.point(
+            want,
+            out=lambda slots: self.without(want, slots),
+            probed_out=self._all_probed_out(want),
+            before=[SetInstance(rule) for rule in ended.values()],
+        )
         for name in ended:
-            del self._detours[name]
-        self.tables[want.name] = turned.table
+            del self._diverted[name]
+        self.tables[want.name] = change.table
 
     def _all_probed_out(self, want: DesiredService) -> bool:
         """Return whether nobody serves any more and nobody died: then the policy for an empty service counts."""

@@ -1,4 +1,4 @@
-"""Puts the rules back: after a foreign `nft flush ruleset`, a deleted table, or a hand edit in ours (drift).
+"""Puts the rules back: after another program's flush, a deleted table, or a hand edit in ours (drift).
 
 It works only under the table lock and only while the difference is still there. Drift is left alone while an operator's
 verb holds an operation lock, for then the difference is that verb's own work; a lost table is put back at once.
@@ -11,22 +11,20 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from portfleet.core import steps as s
-from portfleet.core.changes import Change, DataPlane, PlaneState, SideTables, Transaction
+from portfleet.core.changes import Change, PlaneState, Transaction
 from portfleet.core.desired import Desired
 from portfleet.core.observed import Observed, ObservedInstance, Out
 from portfleet.core.paths import Paths
 from portfleet.core.plan import make_plan
-from portfleet.core.routing import turn
+from portfleet.core.routing import route
 from portfleet.core.slots import Table
+from portfleet.dataplane.interface import DataPlane
 from portfleet.store import locks
 from portfleet.store.log import Log
 from portfleet.watch.ejector import Ejector
 from portfleet.watch.roster import Roster
 
-#: How many slots one transaction of a repair moves at most, and a few more.
-_SLOTS_AT_ONCE = 16_384
-
-_KernelStep = s.LoadRules | s.PointSlots | s.OpenListens
+_PlaneStep = s.LoadRules | s.PointSlots | s.OpenListens
 
 
 class Healer:
@@ -67,7 +65,7 @@ class Healer:
         return True
 
     def _transactions(
-        self, steps: list[_KernelStep], desired: Desired, state: PlaneState, tables: dict[str, Table]
+        self, steps: list[_PlaneStep], desired: Desired, state: PlaneState, tables: dict[str, Table]
     ) -> Iterator[Transaction]:
         """Join the changes of the steps: each transaction has a price of its own, a very large one too.
 
@@ -78,31 +76,31 @@ class Healer:
         for step in steps:
             if isinstance(step, s.PointSlots):
                 slots += step.moved
-                joined += self._point(step, desired, state, tables)
+                joined.append(self._route(step, desired, state, tables))
             else:
                 joined += step.changes
-            if slots > _SLOTS_AT_ONCE:
+            if slots > self._plane.traits.slots_at_once:
                 yield tuple(joined)
                 joined, slots = [], 0
         if joined:
             yield tuple(joined)
 
-    def _point(self, step: s.PointSlots, desired: Desired, state: PlaneState, tables: dict[str, Table]) -> Transaction:
+    def _route(self, step: s.PointSlots, desired: Desired, state: PlaneState, tables: dict[str, Table]) -> Change:
         before = state.slots.get(step.service, ())
-        # As it was: slots of somebody who is out go back to where they had been dealt, not to a new deal.
+        # As it was: slots of an instance that is out go back to where they had been dealt, not to a new deal.
         basis = before if any(before) else self._ejector.tables.get(step.service, ())
-        beside = state.beside.get(step.service, SideTables())
-        turned = turn(desired.services[step.service], before, beside, out=step.out, basis=basis)
-        tables[step.service] = turned.table
-        return turned.changes
+        change = route(desired.services[step.service], before, out=step.out, basis=basis)
+        tables[step.service] = change.table
+        return change
 
-    def _steps(self, desired: Desired, state: PlaneState) -> list[_KernelStep]:
+    def _steps(self, desired: Desired, state: PlaneState) -> list[_PlaneStep]:
         observed = Observed(plane=state, instances=self._as_if_ready(desired))
         left_out = [self._ejector.without(want, state.slots.get(want.name, ())) for want in desired.services.values()]
         out = frozenset(self._ejector.out).union(*left_out)
-        plan = make_plan(desired, replace(observed, out=dict.fromkeys(out, Out("probe", "", "left out"))))
+        seen = replace(observed, out=dict.fromkeys(out, Out("probe", "", "left out")))
+        plan = make_plan(desired, seen, services_at_once=self._plane.traits.services_at_once)
         return [replace(step, out=out) if isinstance(step, s.PointSlots) else step for step in plan.steps
-                if isinstance(step, _KernelStep)]  # fmt: skip
+                if isinstance(step, _PlaneStep)]  # fmt: skip
 
     def _as_if_ready(self, desired: Desired) -> dict[str, ObservedInstance]:
         """Rules alone are compared here: who serves is the ejector's word."""

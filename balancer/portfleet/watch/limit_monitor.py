@@ -6,6 +6,7 @@ import time
 from collections.abc import Mapping
 
 from portfleet.core.paths import Paths
+from portfleet.dataplane.interface import Connections, Room
 from portfleet.store import warnings
 from portfleet.store.clock import now
 from portfleet.store.log import Log
@@ -19,8 +20,8 @@ _EVERY, _LATELY = 1.0, 60.0
 class LimitMonitor:
     """Keeps what is warned of."""
 
-    def __init__(self, paths: Paths, log: Log) -> None:
-        self._paths, self._log = paths, log
+    def __init__(self, paths: Paths, connections: Connections, log: Log) -> None:
+        self._paths, self._connections, self._log = paths, connections, log
         self._next = 0.0
         self._dropped: int | None = None
         self._lately = (0, 0.0)
@@ -33,11 +34,11 @@ class LimitMonitor:
         if began < self._next:
             return
         self._next = began + _EVERY
-        table = limits.read_table()
+        room = self._connections.room()
         processes = {name: seen for name, pid in pids.items() if (seen := limits.read_descriptors(pid))}
         found = limits.judge(
-            table=table,
-            dropped=self._drops(table, began),
+            room=room,
+            dropped=self._drops(room, began),
             files=limits.read_files(),
             processes=processes,
             connections=connections,
@@ -55,12 +56,12 @@ class LimitMonitor:
         if self.warned != before:
             warnings.write(self._paths.warnings, self.warned.values())
 
-    def _drops(self, table: limits.Table | None, at: float) -> int:
-        """Return how many connections conntrack has dropped in the last minute."""
-        if table is None:
+    def _drops(self, room: Room | None, at: float) -> int:
+        """Return how many connections found no room in the last minute."""
+        if room is None:
             return 0
-        new = table.dropped - self._dropped if self._dropped is not None else 0
-        self._dropped = table.dropped
+        new = room.dropped - self._dropped if self._dropped is not None else 0
+        self._dropped = room.dropped
         count, since = self._lately
         if new > 0:
             self._lately = (new + (count if at - since < _LATELY else 0), at)

@@ -1,9 +1,7 @@
-"""Limits of the machine that end in clients turned away without a word: conntrack's table, descriptors, backlogs.
+"""Limits of the machine that end in clients turned away without a word: the data plane's room, descriptors, backlogs.
 
 What is read is a handful of files of /proc; what it means is judged by pure functions.
 
-- The connection table is counted per network namespace, its limit is the machine's. When it is full, new connections
-  are dropped; ``drop`` of /proc/net/stat/nf_conntrack (hexadecimal, a line per CPU) counts them.
 - From Linux 6.2 the size of /proc/PID/fd is the number of open descriptors; before, the directory must be listed.
 """
 
@@ -14,21 +12,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from portfleet.dataplane.interface import Room
 from portfleet.linux.processes import descriptor_limits
 
 #: From this share of a limit on an operator is told.
 _NEAR = 0.9
-#: From this share on conntrack's table counts as full: entries that end make room for moments only.
-_FULL = 0.98
-
-
-@dataclass(frozen=True)
-class Table:
-    """conntrack's table: entries now, its limit, and connections dropped because of it since boot."""
-
-    entries: int
-    limit: int
-    dropped: int
 
 
 @dataclass(frozen=True)
@@ -46,26 +34,6 @@ class Near:
     name: str
     text: str
     hint: str
-
-
-def read_table() -> Table | None:
-    """Read conntrack's numbers; None where the module is not there."""
-    try:
-        entries, limit = (int(_read(f"/proc/sys/net/netfilter/nf_conntrack_{name}")) for name in ("count", "max"))
-        header, *rows = _read("/proc/net/stat/nf_conntrack").splitlines()
-    except OSError:
-        return None
-    column = header.split().index("drop")
-    return Table(entries, limit, sum(int(row.split()[column], 16) for row in rows))
-
-
-def full_table() -> str:
-    """Say that conntrack's table is full, or so nearly that it was a moment ago; "" where it is not."""
-    try:
-        entries, limit = (int(_read(f"/proc/sys/net/netfilter/nf_conntrack_{name}")) for name in ("count", "max"))
-    except OSError:
-        return ""
-    return f"conntrack holds {entries:,} of {limit:,} entries: new connections are dropped" * (entries >= _FULL * limit)
 
 
 def read_descriptors(pid: int) -> Descriptors | None:
@@ -86,7 +54,7 @@ def read_files() -> Descriptors:
 
 def judge(
     *,
-    table: Table | None,
+    room: Room | None,
     dropped: int,
     files: Descriptors,
     processes: Mapping[str, Descriptors],
@@ -94,15 +62,15 @@ def judge(
 ) -> list[Near]:
     """Say which limits are near or reached.
 
-    ``dropped`` is how many connections conntrack dropped lately; ``connections`` gives, of daemons that tell, how many
-    they have and how many they take.
+    ``room`` is the data plane's own, ``dropped`` how many connections found none lately; ``connections``: of daemons
+    that tell, how many they have and how many they take.
     """
     found = []
-    if table is not None and (dropped or table.entries >= _NEAR * table.limit):
-        words = f"conntrack holds {table.entries:,} of {table.limit:,} entries"
+    if room is not None and (dropped or room.used >= _NEAR * room.limit):
+        words = room.words
         if dropped:
             words += f"; {dropped:,} new connections were dropped in the last minute, when it was full"
-        found.append(Near("conntrack", words, f"sysctl -w net.netfilter.nf_conntrack_max={2 * table.limit}"))
+        found.append(Near(room.about, words, room.hint))
     if files.used >= _NEAR * files.limit:
         words = f"this machine has {files.used:,} of {files.limit:,} files open"
         found.append(Near("files", words, f"sysctl -w fs.file-max={2 * files.limit}"))

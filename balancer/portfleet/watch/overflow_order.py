@@ -1,6 +1,6 @@
 """Has the overflow of full instances go to the least loaded of the others.
 
-Only daemons without a control socket have their limit in the kernel, so that sock_diag counts for all of them. Counting
+The data plane keeps the limits of instances that do not keep them themselves, and counts for all of them. Counting
 takes a millisecond for some thousand connections and is done in another thread, at most for a fiftieth of the time. A
 service is looked at as soon as one of its instances is half full; before that nothing of it will overflow soon.
 """
@@ -11,13 +11,12 @@ import asyncio
 import time
 from collections.abc import Mapping
 
-from portfleet.core.changes import DataPlane
+from portfleet.apply.pointer import Pointer
+from portfleet.core.changes import Route
 from portfleet.core.desired import DesiredService
 from portfleet.core.errors import PortfleetError
 from portfleet.core.paths import Paths
-from portfleet.core.routing import reorder
-from portfleet.linux import sockdiag
-from portfleet.store import locks
+from portfleet.dataplane.interface import DataPlane
 from portfleet.store.log import Log
 from portfleet.watch.roster import Roster
 
@@ -48,30 +47,30 @@ class OverflowOrder:
             await asyncio.sleep(max(_EVERY, _TIMES * (time.monotonic() - began)))
 
     async def _look(self) -> None:
-        if not any(want.rule.tries for want in self._services().values()):
+        limited = [i.rule for want in self._services().values() if want.rule.tries for i in want.instances]
+        if not limited:
             return
-        by_port = await asyncio.to_thread(sockdiag.established)
-        if not any(_fills(want, by_port) for want in self._services().values()):
+        counts = await asyncio.to_thread(self._plane.connections.count, limited)
+        if not any(_fills(want, counts) for want in self._services().values()):
             return
-        with locks.table(self._paths.table_lock, seconds=_PATIENCE):
+        with Pointer(self._plane, self._paths.table_lock).hold(seconds=_PATIENCE):
             self._roster.latest()
-            changes = [
-                change
-                for want in self._services().values()
-                if _fills(want, by_port)
-                for change in reorder(
-                    want, self._plane.read_beside(want.rule), {i.name: by_port[i.rule.port] for i in want.instances}
-                )
-            ]
-            if changes:
-                self._plane.run(tuple(changes))
+            for want in self._services().values():
+                if _fills(want, counts):
+                    self._plane.run((self._route(want, counts),))
+
+    def _route(self, want: DesiredService, counts: Mapping[str, int | None]) -> Route:
+        """Return what leaves a service's slots as they are and has the least loaded instance tried first."""
+        slots = self._plane.read_slots(want.name)
+        local = [i.name for i in want.instances if i.rule.remote is None and i.name in slots]
+        order = tuple(sorted(local, key=lambda name: counts.get(name) or 0))
+        return Route(want.rule, slots, want.pins if want.rule.pins else {}, order)
 
     def _services(self) -> Mapping[str, DesiredService]:
         return self._roster.desired.services if self._roster.desired else {}
 
 
-def _fills(want: DesiredService, by_port: Mapping[int, int]) -> bool:
+def _fills(want: DesiredService, counts: Mapping[str, int | None]) -> bool:
     """Return whether an instance of the service is about to be full."""
-    if not want.rule.tries:
-        return False
-    return any(by_port[i.rule.port] >= _HALF * i.rule.limit for i in want.instances if i.rule.limit)
+    limited = [i.rule for i in want.instances if i.rule.limit] if want.rule.tries else []
+    return any((counts.get(rule.name) or 0) >= _HALF * rule.limit for rule in limited)

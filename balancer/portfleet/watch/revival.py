@@ -11,16 +11,14 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Executor as Pool
 
-from portfleet.apply.context import Context
-from portfleet.apply.execute import Executor
-from portfleet.core import steps
+from portfleet.apply.programs import Programs
 from portfleet.core.desired import Desired
 from portfleet.core.errors import PortfleetError
 from portfleet.core.paths import Paths
 from portfleet.core.states import AT_REST
 from portfleet.store.log import Log
 from portfleet.supervise.exit_report import last_exit, last_lines
-from portfleet.supervise.supervisor import ProgramInfo
+from portfleet.supervise.supervisor import ProgramInfo, Supervisor
 from portfleet.watch.deaths import Deaths
 from portfleet.watch.ejector import Ejector
 from portfleet.watch.roster import Member, Roster
@@ -66,7 +64,7 @@ class Revival:
                 last_log=" | ".join(last_lines(self._paths.log_of(name))),
             )  # fmt: skip
             self._ejector.note(
-                name, f"crash loop, ended last with {ended}; start number {member.backoff.tries} follows"
+                name, f"crash loop, ended last with {ended}; restart attempt {member.backoff.tries} pending"
             )
         elif member.backoff.is_due(now):
             self._begin(member, f"try {member.backoff.tries} after {info.state}")
@@ -91,13 +89,9 @@ class Revival:
 
     def _start(self, member: Member, desired: Desired) -> None:
         """Have supervisord start the member as it is wanted now; in the helper thread."""
-        context = Context(self._paths)
-        executor = Executor(
-            desired=desired, plane=context.plane, supervisor=context.supervisor, paths=self._paths, say=_quietly
-        )
         trouble = ""
         try:
-            executor.run([steps.StartInstances((member.name,))])
+            Programs(desired, Supervisor(self._paths.supervisor_socket), self._paths).start([member.name])
         except (PortfleetError, OSError) as error:
             trouble = str(error).splitlines()[0]
         self._loop.call_soon_threadsafe(self._started, member, trouble)
@@ -108,7 +102,3 @@ class Revival:
             member.backoff.schedule(time.monotonic())
             self._log("cannot-start", instance=member.name, reason=trouble)
         self._wake()
-
-
-def _quietly(_: str) -> None:
-    """The watcher logs starts itself."""

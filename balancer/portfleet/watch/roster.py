@@ -7,11 +7,11 @@ from contextlib import suppress
 from dataclasses import dataclass
 from random import Random
 
-from portfleet.apply.context import Context
+from portfleet.apply.applied import Applied
 from portfleet.core.desired import Desired, DesiredInstance, DesiredService
 from portfleet.core.errors import PortfleetError
 from portfleet.core.paths import Paths
-from portfleet.store import atomic, locks
+from portfleet.store import locks
 from portfleet.watch.health import Health
 from portfleet.watch.prober import Target
 from portfleet.watch.restarts import Backoff
@@ -63,10 +63,9 @@ class Member:
 class Roster:
     """The members, read again where config or journal have changed; ``changed`` is called whenever they were."""
 
-    def __init__(self, paths: Paths) -> None:
-        self._paths = paths
+    def __init__(self, paths: Paths, applied: Applied) -> None:
+        self._paths, self._applied = paths, applied
         self._random = Random()  # noqa: S311 (jitter, not a secret)
-        self._stamp: tuple[object, ...] = ()
         self.changed: Callable[[], None] = lambda: None
         self.members: dict[str, Member] = {}
         self.desired: Desired | None = None
@@ -84,13 +83,10 @@ class Roster:
 
     def reload(self) -> None:
         """Read config and journal where they changed. Raises PortfleetError."""
-        stamp = tuple(atomic.version(path) for path in (self._paths.applied, self._paths.journal))
-        if stamp == self._stamp:
+        desired = self._applied.desired()
+        if desired is self.desired:
             return
-        context = Context(self._paths)
-        fleet = context.applied_fleet
-        desired = context.desired(fleet)
-        self._stamp, self.desired, self.repair = stamp, desired, fleet.drift == "repair"
+        self.desired, self.repair = desired, self._applied.fleet().drift == "repair"
         known, self.members = self.members, {}
         owned = {name for operation in desired.journal.operations for name in operation.owned}
         for service in desired.services.values():

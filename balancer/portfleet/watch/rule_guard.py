@@ -1,90 +1,65 @@
-"""Guards the rules: holds the keeper, listens to nftables' notifications, and has the healer look when it must.
+"""Guards the rules: holds what keeps clients safe, hears of foreign changes, and has the healer look when it must.
 
-A foreign change of our table is looked at after a short rest, since changes come in bursts; a lost table at once. A
-slow poll finds what no notification told of.
+A foreign change is looked at after a short rest, since changes come in bursts; lost rules at once. A poll finds what
+no event told of.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
-from typing import Protocol
 
 from portfleet.core.errors import PortfleetError
-from portfleet.core.model import Listen
-from portfleet.dataplane.nft.events import RulesChanged
+from portfleet.dataplane.interface import Guardian
 from portfleet.store.log import Log
 from portfleet.watch.healer import Healer
 from portfleet.watch.roster import Roster
 
-_TABLE = "portfleet"
-#: Seconds to wait for the rest of a burst of changes; and between two looks that nothing asked for.
-_REST, _POLL = 0.05, 15.0
+#: Seconds to wait for the rest of a burst of changes.
+_REST = 0.05
 #: Seconds until the next try after a repair that was refused.
 _RETRY = 1.0
-
-
-class KeeperTable(Protocol):
-    """What holds established connections alive while others flush the rules (``kernel.keeper.Keeper``)."""
-
-    def ensure(self, listens: tuple[Listen, ...]) -> None:
-        """Make the keeper or bring it up to date; raises PortfleetError."""
-
-    def close(self) -> None:
-        """Remove it."""
-
-
-class Events(Protocol):
-    """Tells of changes of the rules (``kernel.nft_events.RulesWatch``)."""
-
-    def fileno(self) -> int:
-        """Return what is readable when there is something to read."""
-
-    def read(self) -> list[RulesChanged]:
-        """Return the transactions since the last call."""
 
 
 class RuleGuard:
     """Keeps the rules as they shall be."""
 
-    def __init__(
-        self, *, roster: Roster, healer: Healer, keeper: KeeperTable, events: Events, is_own: Callable[[int], bool],
-        log: Log,
-    ) -> None:  # fmt: skip
-        self._roster, self._healer, self._keeper, self._events = roster, healer, keeper, events
-        self._is_own, self._log = is_own, log
+    def __init__(self, *, roster: Roster, healer: Healer, guardian: Guardian, log: Log) -> None:
+        self._roster, self._healer, self._guardian, self._log = roster, healer, guardian, log
         self._loop = asyncio.get_running_loop()
         self._next: asyncio.TimerHandle | None = None
         self._due = 0.0
-        self._loop.add_reader(events.fileno(), self._told)
+        self._descriptor = guardian.fileno()
+        if self._descriptor is not None:
+            self._loop.add_reader(self._descriptor, self._told)
 
     def reloaded(self) -> None:
-        """Config or journal have changed: the keeper must know every listen address."""
+        """Config or journal have changed: the guardian must know every listen address."""
         self.hold()
         self.look_in(0)
 
     def hold(self) -> None:
-        """Have the keeper hold what clients dial; said once where that is refused, tried again at the next look."""
+        """Have the guardian hold what clients dial; if that is refused, say so once and try again at the next look."""
         desired = self._roster.desired
         if desired is None:
             return
         try:
-            self._keeper.ensure(tuple(listen for want in desired.services.values() for listen in want.service.listen))
+            self._guardian.hold(listen for want in desired.services.values() for listen in want.service.listen)
         except PortfleetError as error:
-            self._log.once("no-keeper", reason=error.message.splitlines()[0])
+            self._log.once("no-guardian", reason=error.message.splitlines()[0])
         else:
-            if self._log.over("no-keeper"):
-                self._log("keeper", reason="it is held again")
+            if self._log.over("no-guardian"):
+                self._log("guardian", reason="clients are held again while rules are missing")
 
     def close(self) -> None:
-        """Stop looking and let the keeper go."""
-        self._loop.remove_reader(self._events.fileno())
+        """Stop looking and let the guardian go."""
+        if self._descriptor is not None:
+            self._loop.remove_reader(self._descriptor)
         if self._next is not None:
             self._next.cancel()
         try:
-            self._keeper.close()
+            self._guardian.close()
         except PortfleetError as error:
-            self._log("keeper-left", reason=error.message.splitlines()[0])
+            self._log("guardian-left", reason=error.message.splitlines()[0])
 
     def look_in(self, seconds: float) -> None:
         """Have the healer look in ``seconds``, or earlier where it is to look earlier already."""
@@ -97,17 +72,14 @@ class RuleGuard:
         self._next = self._loop.call_at(due, self._heal)
 
     def _told(self) -> None:
-        for change in self._events.read():
-            if not change.lost and (_TABLE not in change.tables or self._is_own(change.generation)):
-                continue
-            gone = _TABLE in change.deleted
-            if gone:
+        for change in self._guardian.read():
+            if change.lost:
                 self._log("table-deleted", by=change.process or "?", pid=change.pid)
-            self.look_in(0 if gone else _REST)
+            self.look_in(0 if change.lost else _REST)
 
     def _heal(self) -> None:
         self._next = None
-        self.look_in(_POLL)
+        self.look_in(self._guardian.every)
         try:
             self._healer.heal()
         except PortfleetError as error:

@@ -32,7 +32,6 @@ from portfleet.watch.ejector import Ejector
 from portfleet.watch.guard_drops import GuardDrops
 from portfleet.watch.judge import Judge
 from portfleet.watch.limit_monitor import LimitMonitor
-from portfleet.watch.limits import full_table
 from portfleet.watch.revival import Revival
 from portfleet.watch.roster import Member, Roster
 from portfleet.watch.rule_guard import RuleGuard
@@ -51,17 +50,15 @@ _SWITCH = 0.0005
 
 
 class Watcher:
-    """Runs until SIGTERM; ``log`` takes an event with its fields, ``dropped`` gives the guard's drops by port."""
+    """Runs until SIGTERM; ``log`` takes an event with its fields."""
 
-    def __init__(
-        self, context: Context, log: Log, *, ejector: Ejector, roster: Roster, dropped: Callable[[], Mapping[int, int]]
-    ) -> None:
+    def __init__(self, context: Context, log: Log, *, ejector: Ejector, roster: Roster) -> None:
         self._paths, self._log, self._ejector, self._roster = context.paths, log, ejector, roster
         self._loop = asyncio.get_running_loop()
         self._pool = ThreadPoolExecutor(1, "helper", initializer=_nice, initargs=(0,))
         self._wake, self._stop = asyncio.Event(), asyncio.Event()
         self._deaths = Deaths(self._loop, self._died)
-        self._judge = Judge(roster=roster, ejector=ejector, log=log, blind=full_table)
+        self._judge = Judge(roster=roster, ejector=ejector, log=log, blind=context.plane.connections.full)
         self._supervision = Supervision(
             paths=self._paths, deaths=self._deaths, log=log, pool=self._pool, hand_over=self.stop
         )
@@ -69,8 +66,8 @@ class Watcher:
             paths=self._paths, roster=roster, ejector=ejector, deaths=self._deaths, log=log, pool=self._pool,
             wake=self._wake.set,
         )  # fmt: skip
-        self._limits = LimitMonitor(self._paths, log)
-        self._dropped = GuardDrops(dropped, self._judge.look, log)
+        self._limits = LimitMonitor(self._paths, context.plane.connections, log)
+        self._dropped = GuardDrops(context.plane.connections, self._judge.look, log)
         self._programs: dict[str, ProgramInfo] = {}
         self._adopted: set[str] = set()
         self._noted: dict[str, tuple[int, int]] = {}

@@ -4,11 +4,29 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable
-from typing import Any, TypeGuard
+from typing import Any, NamedTuple, TypeGuard
+
+FLUSH_AT = 65536  # bytes of gathered replies; more are written before the next request is answered
 
 
 class FramingError(Exception):
     """The peer broke the framing's rules; the text is for the peer and the log."""
+
+
+class Answered(NamedTuple):
+    """What became of received bytes: `number` requests have been answered by `replies`.
+
+    `end` is where the next request begins, behind the one that has to be awaited or has raised, if there is one.
+    """
+
+    replies: bytes
+    number: int
+    end: int
+    waiting: Awaitable[Any] | None
+    failure: BaseException | None
+
+
+Exchange = Callable[[bytes], bytes | Awaitable[Any] | Answered | None]
 
 
 class Framing(ABC):
@@ -19,6 +37,8 @@ class Framing(ABC):
     """
 
     name = "custom"
+    #: Called by the fast path with the number of requests that it has answered beyond one, for the counters.
+    more: Callable[[int], object] = staticmethod(lambda _: None)
 
     def __init__(self, *, max_request: int) -> None:
         self.max_request = max_request
@@ -35,41 +55,90 @@ class Framing(ABC):
 
     @abstractmethod
     def reply(self, answer: Any) -> bytes:
-        """The bytes to send for what a handler returned; raises TypeError for what cannot be sent."""
+        """Return the bytes to send for what a handler returned; raise TypeError for what cannot be sent."""
 
     def error(self, message: str) -> bytes | None:  # noqa: ARG002  the parameter is for those that override it
-        """An error reply of one line, or None where the protocol has none: then the connection is closed."""
+        """Return an error reply of one line; None, which closes the connection, if the protocol has none."""
         return None
 
-    def exchange(self, respond: Callable[[Any], Any]) -> Callable[[bytes], bytes | Awaitable[Any] | None]:
-        """The fast path: a function from received bytes to framed reply, None unless they are exactly one request.
+    def split_all(self, data: bytes) -> tuple[list[Any], int]:
+        """Return the whole requests at the front of `data` and how many bytes they take; raise nothing.
 
-        It may return the handler's awaitable unframed. It is called with b"" at end of file.
+        It stops before a part of a request, bytes that ask for nothing and what breaks the rules, for `split` to find.
+        A framing that finds many in one pass answers pipelined requests in one write; this one finds one at most.
         """
-        split, reply = self.split, self.reply
+        try:
+            request, end, _ = self.split(data, None)
+        except BaseException:  # noqa: BLE001  split is asked again, where there are means to answer
+            return [], 0
+        return ([], 0) if request is None or not 0 < end <= len(data) else ([request], end)
 
-        def exchange(data: bytes) -> bytes | Awaitable[Any] | None:
+    def answer_all(self, data: bytes, respond: Callable[[Any], Any]) -> Answered | None:
+        """Answer the whole requests at the front of `data` in order; None if there are none.
+
+        It stops at one whose answer has to be awaited or that raises, and when FLUSH_AT bytes are to be sent. What this
+        raises itself is a fault of the framing.
+        """
+        requests, end = self.split_all(data)
+        if not requests:
+            return None
+        if not 0 < end <= len(data):
+            raise ValueError(f"split_all took {end} of {len(data)} bytes")
+        reply = self.reply
+        parts: list[bytes] = []
+        room, waiting, failure = FLUSH_AT, None, None
+        for request in requests:
             try:
-                request, end, _ = split(data, None)
-            except Exception:  # noqa: BLE001  the slow path meets it again, and has the means to answer
+                answer = respond(request)
+                if type(answer) is not bytes and is_awaitable(answer):
+                    waiting = answer
+                    break
+                part = reply(answer)
+            except BaseException as error:  # noqa: BLE001  whatever a handler raises is for its connection to deal with
+                failure = error
+                break
+            parts.append(part)
+            room -= len(part)
+            if room <= 0:
+                break
+        if len(parts) < len(requests):
+            end = self._end_of(data, len(parts) + (waiting is not None or failure is not None))
+        return Answered(b"".join(parts), len(parts), end, waiting, failure)
+
+    def _end_of(self, data: bytes, number: int) -> int:
+        end = 0
+        for _ in range(number):
+            end += self.split(data[end:], None)[1]
+        return end
+
+    def exchange(self, respond: Callable[[Any], Any]) -> Exchange:
+        """Return the fast path: received bytes in; framed replies out if the bytes are whole requests, all answered.
+
+        Otherwise Answered for those that were, or None if no request is whole, as with b"", which is the end of file.
+        The function may raise what the handler does, or return its awaitable, if the bytes are exactly one request.
+        """
+        answer_all = self.answer_all
+
+        def exchange(data: bytes) -> bytes | Answered | None:
+            answered = answer_all(data, respond)
+            if answered is None:
                 return None
-            if request is None or end != len(data):
-                return None
-            answer = respond(request)
-            if is_awaitable(answer):
-                return answer
-            return reply(answer)
+            replies, number, end, waiting, failure = answered
+            if end < len(data) or waiting is not None or failure is not None:
+                return answered
+            self.more(number - 1)
+            return replies
 
         return exchange
 
 
 def is_awaitable(answer: object) -> TypeGuard[Awaitable[Any]]:
-    """Whether a handler's answer has to be awaited (cheaper than inspect.isawaitable)."""
+    """Return whether a handler's answer has to be awaited (cheaper than inspect.isawaitable)."""
     return hasattr(type(answer), "__await__")
 
 
 def bytes_only(answer: object, name: str) -> bytes:
-    """`answer` as bytes; raises TypeError naming the framing otherwise."""
+    """Return `answer` as bytes; raise TypeError naming the framing if it is something else."""
     if isinstance(answer, bytes | bytearray):
         return bytes(answer)
     raise TypeError(f"the handler returned {type(answer).__name__}; the {name} framing sends bytes")

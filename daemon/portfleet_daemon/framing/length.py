@@ -25,6 +25,16 @@ class Length(Framing):
             return None, 0, end
         return bytes(buffer[4:end]), end, None
 
+    def split_all(self, data: bytes) -> tuple[list[Any], int]:
+        requests, at, size = [], 0, len(data)
+        while size - at >= 4:
+            end = at + 4 + PREFIX.unpack_from(data, at)[0]
+            if end > size or end - at > self.max_request:
+                break
+            requests.append(data[at + 4 : end])
+            at = end
+        return requests, at
+
     def reply(self, answer: Any) -> bytes:
         data = bytes_only(answer, self.name)
         return PREFIX.pack(len(data)) + data

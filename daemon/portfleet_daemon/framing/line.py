@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from portfleet_daemon.framing.base import Framing, bytes_only, is_awaitable
+from portfleet_daemon.framing.base import Answered, Exchange, Framing, bytes_only, is_awaitable
 
 
 class Line(Framing):
@@ -22,11 +22,20 @@ class Line(Framing):
     def reply(self, answer: Any) -> bytes:
         return bytes_only(answer, self.name) + b"\n"
 
-    def exchange(self, respond: Callable[[Any], Any]) -> Callable[[bytes], bytes | Awaitable[Any] | None]:
-        def exchange(data: bytes) -> bytes | Awaitable[Any] | None:
+    def split_all(self, data: bytes) -> tuple[list[Any], int]:
+        requests = data.split(b"\n")
+        end = len(data) - len(requests.pop())
+        if b"\r" in data:
+            requests = [request.removesuffix(b"\r") for request in requests]
+        return requests, end
+
+    def exchange(self, respond: Callable[[Any], Any]) -> Exchange:
+        many = super().exchange(respond)
+
+        def exchange(data: bytes) -> bytes | Awaitable[Any] | Answered | None:
             request, newline, rest = data.partition(b"\n")
             if rest or not newline:
-                return None
+                return many(data)
             if request and data[-2] == 13:
                 request = request[:-1]
             answer = respond(request)

@@ -11,6 +11,9 @@ from typing import Any
 
 from portfleet_daemon.framing.base import Framing, FramingError
 
+SIZES = [b"$%d" % size for size in range(1024)]  # of bulk strings
+HEADS = [size + b"\r\n" for size in SIZES]
+COUNTS = {b"*%d" % count: count for count in range(1, 65)}  # of arguments
 LONGEST_NUMBER = 20  # digits, sign and room; a longer line cannot be a length
 
 
@@ -19,7 +22,7 @@ class RespError(Exception):
 
 
 class Resp(Framing):
-    """The memo of a partial request is (position, arguments wanted, arguments that end before the position).
+    """The memo of a partial request is (position, number of arguments, arguments that end before the position).
 
     The arguments themselves are taken out when all is there, in a second pass: those of 64 KiB in tiny pieces are
     objects of half a megabyte.
@@ -33,16 +36,16 @@ class Resp(Framing):
         if buffer[0] != 0x2A:  # "*"
             return self._inline(buffer, memo)
         if memo is None:
-            wanted, at = self._number(buffer, 1)
+            number, at = self._number(buffer, 1)
             if at < 0:
                 return None, 0, None
-            if wanted > self.max_request:
+            if number > self.max_request:
                 raise FramingError("Protocol error: invalid multibulk length")
             whole = 0
         else:
-            at, wanted, whole = memo
+            at, number, whole = memo
         arguments: list[bytes] = []
-        while whole < wanted:
+        while whole < number:
             if at < len(buffer) and buffer[at] != 0x24:
                 raise FramingError(f"Protocol error: expected '$', got {chr(buffer[at])!a}")
             size, start = self._number(buffer, at + 1)
@@ -50,7 +53,7 @@ class Resp(Framing):
                 raise FramingError("Protocol error: invalid bulk length")
             end = start + size
             if start < 0 or len(buffer) < end + 2:
-                return None, 0, (at, wanted, whole)
+                return None, 0, (at, number, whole)
             if buffer[end : end + 2] != b"\r\n":
                 raise FramingError("Protocol error: bulk string without its end")
             if memo is None:
@@ -60,6 +63,39 @@ class Resp(Framing):
             return self.split(buffer, None)
         return arguments or None, at, None  # `*0` is no request and has no reply
 
+    def split_all(self, data: bytes) -> tuple[list[Any], int]:
+        r"""Take requests out of the tokens between \r\n.
+
+        A bulk string that contains \r\n, or is longer than the table, has no token of the length that the one before it
+        says, so a request of such is left to `split`; every other is taken exactly as that would. (hiredis finds the
+        requests in half the time, but it also takes arrays of other types, and with the looks that tell them apart no
+        difference was left in the CPU per request.)
+        """
+        tokens = data.split(b"\r\n")
+        requests: list[Any] = []
+        at, last = 0, len(tokens) - 1
+        try:
+            while at < last:
+                if tokens[at] == b"*2":  # the commonest, written out: a third of the time of the slices
+                    name, argument = tokens[at + 2], tokens[at + 4]
+                    if tokens[at + 1] != SIZES[len(name)] or tokens[at + 3] != SIZES[len(argument)]:
+                        break
+                    request, behind = [name, argument], at + 5
+                else:
+                    behind = at + 1 + 2 * COUNTS[tokens[at]]
+                    request = tokens[at + 2 : behind : 2]
+                    if [SIZES[len(argument)] for argument in request] != tokens[at + 1 : behind : 2]:
+                        break
+                if behind > last:
+                    break
+                requests.append(request)
+                at = behind
+        except (IndexError, KeyError):  # cut off, or not in the tables
+            pass
+        if not requests:
+            return super().split_all(data)
+        return requests, len(data) - sum(map(len, tokens[at:])) - 2 * (last - at)
+
     def _inline(self, buffer: bytes | bytearray, memo: Any) -> tuple[Any, int, Any]:
         at = buffer.find(b"\n", memo or 0)
         if at < 0:
@@ -67,7 +103,7 @@ class Resp(Framing):
         return bytes(buffer[:at]).split() or None, at + 1, None
 
     def _number(self, buffer: bytes | bytearray, at: int) -> tuple[int, int]:
-        r"""The integer that ends at \r\n, and the position after it; (0, -1) if it has not ended yet."""
+        r"""Return the integer that ends at \r\n, and the position after it; (0, -1) if it has not ended yet."""
         end = buffer.find(b"\r\n", at, at + LONGEST_NUMBER)
         if end < 0:
             if len(buffer) >= at + LONGEST_NUMBER:
@@ -79,6 +115,8 @@ class Resp(Framing):
         return int(digits), end + 2
 
     def reply(self, answer: Any) -> bytes:
+        if type(answer) is bytes and len(answer) < len(HEADS):
+            return HEADS[len(answer)] + answer + b"\r\n"
         if isinstance(answer, bytes):
             return b"$%d\r\n%b\r\n" % (len(answer), answer)
         if isinstance(answer, str):

@@ -1,23 +1,23 @@
-"""A kernel that knows which changes of the rules were its own, and does not read again what nobody changed.
+"""The slots of services as they were read last, which need not be read again while only this process changes them.
 
-Every transaction on the rules of a network namespace raises its generation id by one. When the id after a change of
-ours is the one before plus one, the change is ours alone; while the id stays, so does what was read at it.
+Every transaction on the rules of a network namespace raises its generation id by one. If the id rose by as many
+transactions as we carried out, all of them are ours; while the id stays, so does what was read at it.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 
-from portfleet.core.changes import DataPlane, Moves, PlaneState, PointSlots, ServiceRule, SideTables, Transaction
 from portfleet.core.slots import Table
 
 
-class CachedPlane:
-    """``kernel`` (see ``Kernel``) with a memory; ``generation`` gives the present generation id."""
+class SlotCache:
+    """Slots by service; ``generation`` returns the present generation id."""
 
-    def __init__(self, plane: DataPlane, generation: Callable[[], int]) -> None:
-        self._plane, self._generation = plane, generation
+    def __init__(self, generation: Callable[[], int]) -> None:
+        self._generation = generation
         self._known = -1
         self._slots: dict[str, Table] = {}
         self._own: deque[int] = deque(maxlen=1024)
@@ -26,54 +26,37 @@ class CachedPlane:
         """Return whether that transaction was one of ours."""
         return generation in self._own
 
-    def observe(self) -> PlaneState:
-        now = self._generation()
-        state = self._plane.observe()
-        if now == self._generation():
-            self._known, self._slots = now, dict(state.slots)
-        return state
-
-    def read_slots(self, service: str) -> Table:
+    def read(self, service: str, read: Callable[[str], Table]) -> Table:
+        """Return a service's slots, by ``read`` if another process may have changed them."""
         now = self._generation()
         if now != self._known:
             self._known, self._slots = now, {}
         if service not in self._slots:
-            self._slots[service] = self._plane.read_slots(service)
+            self._slots[service] = read(service)
         return self._slots[service]
 
-    def read_beside(self, rule: ServiceRule) -> SideTables:
-        return self._plane.read_beside(rule)
-
-    def read_sticky(self, rule: ServiceRule, source: bytes) -> str | None:
-        return self._plane.read_sticky(rule, source)
-
-    def recover(self) -> PlaneState:
-        return self._plane.recover()
-
-    def check(self, transaction: Transaction) -> None:
-        self._plane.check(transaction)
-
-    def run(self, transaction: Transaction) -> None:
+    @contextmanager
+    def reading(self) -> Iterator[Callable[[Mapping[str, Table]], None]]:
+        """Keep the slots that are noted in this context, if nothing changed while they were read."""
+        found: dict[str, Table] = {}
         before = self._generation()
-        self._plane.run(transaction)
+        yield found.update
+        if before == self._generation():
+            self._known, self._slots = before, found
+
+    @contextmanager
+    def changing(self, done: Callable[[], int]) -> Iterator[Callable[[Mapping[str, Table]], None]]:
+        """Follow the transactions that are carried out in this context; what they set slots to is noted.
+
+        ``done`` returns how many transactions this process has carried out so far.
+        """
+        found: dict[str, Table] = {}
+        before, count = self._generation(), done()
+        yield found.update
         after = self._generation()
-        if after != before + 1:
-            return  # somebody changed something between: the next read reads anew
-        self._own.append(after)
+        if after - before != done() - count:
+            return  # another process changed something in between: the next read reads anew
+        self._own.extend(range(before + 1, after + 1))
         if before == self._known:
             self._known = after
-            for change in transaction:
-                if isinstance(change, PointSlots) and change.which == "slots":
-                    self._follow(change.service, change.moves)
-
-    def text(self, transaction: Transaction) -> str:
-        return self._plane.text(transaction)
-
-    def _follow(self, service: str, moves: Moves) -> None:
-        table = self._slots.get(service)
-        if table is None:
-            return
-        slots = list(table) + [None] * (max(moves, default=-1) + 1 - len(table))
-        for slot, (_, new) in moves.items():
-            slots[slot] = new
-        self._slots[service] = tuple(slots)
+            self._slots |= found

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from portfleet.core.errors import PortfleetError
+from portfleet.core.errors import PortfleetError, Problem
+from portfleet.core.model import Fleet
 from portfleet.dataplane.nft.context import NftContext
+from portfleet.linux.machine import sysctl
 
 
 @dataclass(frozen=True)
@@ -86,3 +88,21 @@ def missing() -> list[str]:
         except PortfleetError:
             found.append(f"{capability.words}: without it {capability.without}")
     return found
+
+
+_FORWARDING = {4: "net.ipv4.ip_forward", 6: "net.ipv6.conf.all.forwarding"}
+
+
+def forwarding(fleet: Fleet) -> list[Problem]:
+    """Return a problem for each remote instance to which this box would not forward packets."""
+    return [
+        Problem(
+            f"service.{service.name}.remote[{number}]",
+            f"{name} is 0: this box would not forward clients' packets to {remote}",
+            f"sysctl -w {name}=1 (and in /etc/sysctl.d, for the next boot)",
+        )
+        for service in fleet.services.values()
+        for number, remote in enumerate(service.remote)
+        for family in remote.families
+        if sysctl(name := _FORWARDING[family], "0") == "0"
+    ]

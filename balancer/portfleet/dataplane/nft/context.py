@@ -23,9 +23,13 @@ class TooLong(PortfleetError):
 
 
 class NftContext:
-    """One context of libnftables: one netlink socket, kept open. Methods raise PortfleetError (exit 3)."""
+    """One context of libnftables: one netlink socket, kept open. Methods raise PortfleetError (exit 3).
+
+    ``done`` is how many transactions it has carried out.
+    """
 
     def __init__(self) -> None:
+        self.done = 0
         try:
             import nftables
         except ImportError as error:
@@ -67,6 +71,7 @@ class NftContext:
             code, _, err = self._nft.cmd(script)
         if code:
             raise _refused(err, script)
+        self.done += not dry
 
     @contextmanager
     def _dry(self) -> Iterator[None]:

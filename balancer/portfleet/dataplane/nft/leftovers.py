@@ -45,7 +45,7 @@ def parts_of(rule: c.ServiceRule | c.InstanceRule) -> frozenset[str]:
             parts |= {f"local-{name}", f"local_{name}"}
         if rule.tries:
             parts |= {f"overflow-{name}", f"overflow_{name}", f"full-{name}", f"full_{name}"}
-        if rule.marked:
+        if rule.pins or rule.sticky:
             parts.add(f"taking-{name}")
         if rule.pins:
             parts |= {f"pins4-{name}", f"pins6-{name}"}

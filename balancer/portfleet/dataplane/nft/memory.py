@@ -19,10 +19,11 @@ from portfleet.core import changes as c
 from portfleet.core.model import Affinity, Listen
 from portfleet.dataplane.nft import affinity
 from portfleet.dataplane.nft import text as nft_text
+from portfleet.dataplane.nft.elements import SetBase
 from portfleet.store import atomic, templating
 
 #: A change that sets chains.
-Setting = c.SetBase | c.SetService | c.SetInstance
+Setting = SetBase | c.SetService | c.SetInstance
 #: Lines for each name before the file is written anew.
 _STALE = 4
 
@@ -57,7 +58,7 @@ class Memory:
         """Return the rule that was set last for a unit; None where there is none."""
         entry = self._recall().get(name)
         change = _change(name, entry) if entry else None
-        return None if change is None or isinstance(change, c.SetBase) else change.rule
+        return None if change is None or isinstance(change, SetBase) else change.rule
 
     def note(self, made: Mapping[str, Setting], digests: Mapping[str, str]) -> None:
         """Remember ``made`` by unit with the digests the kernel gives them now."""
@@ -145,10 +146,11 @@ def _change(name: str, entry: Mapping[str, Any]) -> Setting:
     """Return the change that made a unit; raises TypeError or KeyError where the entry is not of this form."""
     made = entry["made"]
     if "home" in made:
-        return c.SetBase(**made)
+        return SetBase(**made)
     data = made["rule"] | {"sticky": c.Sticky(**made["rule"]["sticky"]) if made["rule"]["sticky"] else None}
     if name.startswith("service-"):
         return c.SetService(c.ServiceRule(**(data | {"affinity": Affinity(**data["affinity"])})))
+    data["number"] = data.pop("mark", data.get("number"))  # as the version before wrote it
     remote, key = data["remote"], data["key"]
     if remote:
         remote = Listen(remote["port"], remote["address"], tuple(remote["families"]))

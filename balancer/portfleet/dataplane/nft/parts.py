@@ -8,19 +8,30 @@ done wholly or not at all and a slot always points at one instance, but clients 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
-from itertools import islice
 
-from portfleet.core.changes import PointSlots, Transaction
+from portfleet.core.changes import Route, Transaction
+from portfleet.core.slots import Table
 
 
-def halves(transaction: Transaction) -> tuple[Transaction, Transaction] | None:
-    """Return two transactions that do together, in this order, what ``transaction`` does; None if it has no parts."""
+def halves(transaction: Transaction, read_slots: Callable[[str], Table]) -> tuple[Transaction, Transaction] | None:
+    """Return two transactions that do together, in this order, what ``transaction`` does; None if it has no parts.
+
+    ``read_slots`` returns the slots that a service has now.
+    """
     if len(transaction) > 1:
         middle = len(transaction) // 2
         return transaction[:middle], transaction[middle:]
     (change,) = transaction
-    if not isinstance(change, PointSlots) or len(change.moves) < 2:
+    if not isinstance(change, Route):
         return None
-    moves, middle = iter(change.moves.items()), len(change.moves) // 2
-    return (replace(change, moves=dict(islice(moves, middle))),), (replace(change, moves=dict(moves)),)
+    now = read_slots(change.rule.name)
+    size = max(len(now), len(change.table))
+    before, after = (list(table) + [None] * (size - len(table)) for table in (now, change.table))
+    moving = [slot for slot in range(size) if before[slot] != after[slot]]
+    if len(moving) < 2:
+        return None
+    for slot in moving[: len(moving) // 2]:
+        before[slot] = after[slot]
+    return (replace(change, table=tuple(before)),), (change,)

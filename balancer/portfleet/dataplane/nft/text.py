@@ -12,20 +12,31 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from copy import deepcopy
+from dataclasses import dataclass, field
 from typing import assert_never
 
 from portfleet.core import changes as c
 from portfleet.core.errors import Exit, PortfleetError
 from portfleet.core.model import Affinity, Listen, parse_instance
+from portfleet.core.slots import Table
 from portfleet.dataplane.nft.affinity import expressions, sources
+from portfleet.dataplane.nft.elements import (
+    LOCAL_SLOTS,
+    ElementChange,
+    PointSlots,
+    SetBase,
+    SetPins,
+    SetTaking,
+    SideTables,
+    element_changes,
+    side_tables,
+)
 from portfleet.store.templating import fill
 
 TABLE = "inet portfleet"
 #: Connection marks of those who are told no, above all marks of instances.
 REFUSED, DROPPED = (1 << 24) - 1, (1 << 24) - 2
-#: What the kernel has: {service: {mark: instance}}; by LIMIT, which no service is called, of those with a limit.
-LIMIT = "+limit"
-Marks = Mapping[str, Mapping[int, str]]
 _IDENTIFIER = re.compile(r"[a-z][a-z0-9-]{0,60}")
 #: A chain that somebody else made in our table may be called anything that nft takes.
 _FOREIGN = re.compile(r"[A-Za-z_.][A-Za-z0-9/\\_.-]{0,250}")
@@ -33,31 +44,35 @@ _DIGEST = re.compile(r"[0-9a-f]{1,64}")
 _ADDRESS = re.compile(r"[0-9a-f:.]{2,45}(/[0-9]{1,3})?")
 
 
-class Writer:
-    """Writes transactions that come one after the other: what one of them sets, a later one may point at."""
+@dataclass
+class Book:
+    """What the kernel has, as far as transactions need to know it, and what was written since.
 
-    def __init__(self, marks: Marks | None = None) -> None:
-        self._book = {service: dict(known) for service, known in (marks or {}).items()}
+    ``marks``: {service: {mark: instance}}; ``limits``: {mark: instance} of those with a limit, ``kept``: those of them
+    that are in order though no service has them any more; ``remotes``: marks of remote instances;
+    ``slots`` and ``sides`` by service.
+    """
 
-    def learn(self, marks: Marks) -> None:
-        """Take ``marks`` for what the kernel has; what was written but not run meanwhile is kept beside it."""
-        for service, known in marks.items():
-            self._book[service] = self._book.get(service, {}) | dict(known)
-
-    def text(self, transaction: c.Transaction) -> str:
-        """Return a whole transaction as nft text; raises PortfleetError for an instance of which nothing is known."""
-        return "".join(line.rstrip("\n") + "\n" for change in transaction for line in _lines(change, self._book))
-
-
-def text(transaction: c.Transaction, marks: Marks) -> str:
-    """Return one transaction as nft text, with ``marks`` what the kernel has before it; raises as `Writer.text`."""
-    return Writer(marks).text(transaction)
+    marks: dict[str, dict[int, str]] = field(default_factory=dict)
+    limits: dict[int, str] = field(default_factory=dict)
+    kept: set[int] = field(default_factory=set)
+    remotes: set[int] = field(default_factory=set)
+    slots: dict[str, Table] = field(default_factory=dict)
+    sides: dict[str, SideTables] = field(default_factory=dict)
 
 
-def rendered(change: c.SetBase | c.SetService | c.SetInstance) -> str:
+def text(transaction: c.Transaction, book: Book) -> str:
+    """Return a whole transaction as nft text and note its effects in ``book``.
+
+    Raise PortfleetError for an instance without rules.
+    """
+    return "".join(line.rstrip("\n") + "\n" for change in transaction for line in _lines(change, book))
+
+
+def rendered(change: SetBase | c.SetService | c.SetInstance) -> str:
     """Return the chains, maps and sets that ``change`` sets, as nft text."""
     match change:
-        case c.SetBase(home):
+        case SetBase(home):
             return _fill("nft/base.nft.j2", home=_name(home, _DIGEST))
         case c.SetService(service):
             return _service(service)
@@ -74,8 +89,8 @@ def service_of(change: c.Change) -> str | None:
             return service_of_instance(rule.name)
         case c.DropInstance(name):
             return service_of_instance(name)
-        case c.PointSlots() | c.SetTaking() | c.SetPins():
-            return change.service
+        case c.Route(rule):
+            return rule.name
         case _:
             return None
 
@@ -86,37 +101,37 @@ def service_of_instance(name: str) -> str:
     return instance.service if instance else ""
 
 
-def _lines(change: c.Change, book: dict[str, dict[int, str]]) -> Iterator[str]:
+def _lines(change: c.Change, book: Book) -> Iterator[str]:
     match change:
-        case c.SetBase():
-            yield rendered(change)
+        case c.SetFleet(home, ports):
+            yield rendered(SetBase(home))
+            yield f"flush set {TABLE} ports"
+            yield from _add("ports", [f"{low}-{high}" if low != high else str(low) for low, high in sorted(ports)])
+            ours = {mark: name for known in book.marks.values() for mark, name in known.items()}
+            stray = [mark for mark, name in book.limits.items() if ours.get(mark) != name and mark not in book.kept]
+            yield from _forget_marks([*stray, *(mark for mark in book.remotes if mark not in ours)], book)
         case c.SetService(service):
             yield rendered(change)
-            known = book.get(service.name, {})
+            known = book.marks.get(service.name, {})
             stray = [mark for mark, instance in known.items() if service_of_instance(instance) != service.name]
             yield from _delete(f"instances-{service.name}", [str(mark) for mark in stray])
             for mark in stray:
                 del known[mark]
         case c.SetInstance(rule):
             yield rendered(change)
-            yield from _set_mark(rule, book.setdefault(service_of_instance(rule.name), {}))
-        case c.SetPorts(ranges):
-            yield f"flush set {TABLE} ports"
-            yield from _add("ports", [f"{low}-{high}" if low != high else str(low) for low, high in sorted(ranges)])
-        case c.SetRemotes(marks):
-            yield f"flush set {TABLE} remotes"
-            yield from _add("remotes", [str(mark) for mark in sorted(marks)])
-        case c.SetLimits(limited, free):
-            yield from _delete("limits", [str(mark) for mark in sorted(free)])
-            yield from _add("limits", [f"{mark} : jump cap_{_name(name)}" for mark, name in limited.items()])
+            yield from _set_mark(rule, book)
         case c.SetListens(add, remove):
             for name, elements in _by_map(remove).items():
                 yield from _delete(name, [key for key, _ in elements])
             for name, elements in _by_map(add).items():
                 yield from _add(name, [f"{key} : goto service-{_name(service)}" for key, service in elements])
-        case c.PointSlots() | c.SetTaking() | c.SetPins():
-            yield from _pointing(change, {name: mark for mark, name in book.get(change.service, {}).items()})
-        case c.Detour(name, to):
+        case c.Route(rule):
+            slots, now = book.slots.get(rule.name, ()), book.sides.get(rule.name, SideTables())
+            marks = {name: mark for mark, name in book.marks.get(rule.name, {}).items()}
+            for element in element_changes(change, slots, now):
+                yield from _elements(element, marks)
+            book.slots[rule.name], book.sides[rule.name] = change.table, side_tables(change, now)
+        case c.Divert(name, to):
             yield f"flush chain {TABLE} {_name(name)}"
             yield f"add rule {TABLE} {name} goto {_name(to)}"
         case c.DropInstance(name):
@@ -133,10 +148,10 @@ def _lines(change: c.Change, book: dict[str, dict[int, str]]) -> Iterator[str]:
             assert_never(change)
 
 
-def _pointing(change: c.PointSlots | c.SetTaking | c.SetPins, mark_of: Mapping[str, int]) -> Iterator[str]:
+def _elements(change: ElementChange, mark_of: Mapping[str, int]) -> Iterator[str]:
     """Return the changes of elements that stand for instances."""
     match change:
-        case c.PointSlots(service, moves, which):
+        case PointSlots(service, moves, which):
             name = f"{which}-{_name(service)}"
             yield from _delete(name, [str(slot) for slot, (old, _) in moves.items() if old is not None])
             new = {slot: instance for slot, (_, instance) in moves.items() if instance is not None}
@@ -144,48 +159,69 @@ def _pointing(change: c.PointSlots | c.SetTaking | c.SetPins, mark_of: Mapping[s
                 yield from _add(name, [f"{slot} : jump try_{_name(instance)}" for slot, instance in new.items()])
             else:
                 yield from _add(name, [f"{slot} : {_mark(instance, mark_of)}" for slot, instance in new.items()])
-        case c.SetTaking(service, joining, leaving):
+        case SetTaking(service, joining, leaving):
             name = f"taking-{_name(service)}"
             yield from _delete(name, [str(_mark(instance, mark_of)) for instance in sorted(leaving)])
             yield from _add(name, [str(_mark(instance, mark_of)) for instance in sorted(joining)])
-        case c.SetPins(service, pins, unpinned):
+        case SetPins(service, pins, unpinned):
             for family in (4, 6):
                 name = f"pins{family}-{_name(service)}"
                 yield from _delete(name, _of_family(unpinned, family))
                 yield from _add(name, [f"{net} : {_mark(pins[net], mark_of)}" for net in _of_family(pins, family)])
 
 
-def unmarked(transaction: c.Transaction, marks: Marks) -> str:
+def unmarked(transaction: c.Transaction, book: Book) -> str:
     """Return the first half of a transaction that drops instances: nothing leads to their chains any more.
 
     Before Linux 6.2 a chain cannot be deleted in the transaction that deletes the last element leading to it.
     """
-    book = {service: dict(known) for service, known in marks.items()}
     dropped = [change.name for change in transaction if isinstance(change, c.DropInstance)]
-    return "".join(f"{line}\n" for name in dropped for line in _unmark(name, book))
+    copy = deepcopy(book) if dropped else book
+    return "".join(f"{line}\n" for name in dropped for line in _unmark(name, copy))
 
 
-def _set_mark(rule: c.InstanceRule, known: dict[int, str]) -> Iterator[str]:
-    """Have the instance's mark, and no other, lead to its chain."""
-    name = f"instances-{service_of_instance(rule.name)}"
-    stale = [mark for mark, instance in known.items() if (mark == rule.mark) != (instance == rule.name)]
+def _set_mark(rule: c.InstanceRule, book: Book) -> Iterator[str]:
+    """Have the instance's mark, and no other, lead to its chain; and have it counted and masqueraded by its rule."""
+    service = service_of_instance(rule.name)
+    known, name = book.marks.setdefault(service, {}), f"instances-{service}"
+    stale = [mark for mark, instance in known.items() if (mark == rule.number) != (instance == rule.name)]
     yield from _delete(name, [str(mark) for mark in stale])
     for mark in stale:
         del known[mark]
-    if rule.mark not in known:
-        known[rule.mark] = rule.name
-        yield from _add(name, [f"{rule.mark} : goto {_name(rule.name)}"])
+    if rule.number not in known:
+        known[rule.number] = rule.name
+        yield from _add(name, [f"{rule.number} : goto {_name(rule.name)}"])
+    wrong = not rule.limit or book.limits.get(rule.number) != rule.name
+    yield from _forget_marks([*stale, *([rule.number] if wrong else [])], book, remotes=False)
+    if rule.limit and wrong:
+        book.limits[rule.number] = rule.name
+        yield from _add("limits", [f"{rule.number} : jump cap_{_name(rule.name)}"])
+    yield from _forget_marks([*stale, *([rule.number] if not rule.remote else [])], book, limits=False)
+    if rule.remote and rule.number not in book.remotes:
+        book.remotes.add(rule.number)
+        yield from _add("remotes", [str(rule.number)])
 
 
-def _unmark(name: str, book: dict[str, dict[int, str]]) -> Iterator[str]:
+def _unmark(name: str, book: Book) -> Iterator[str]:
     """Have no mark lead to an instance's chains."""
     service = service_of_instance(name)
-    for where, map_name in ((service, f"instances-{service}"), (LIMIT, "limits")):
-        known = book.get(where, {})
-        stale = [mark for mark, instance in known.items() if instance == name]
-        yield from _delete(map_name, [str(mark) for mark in stale])
-        for mark in stale:
-            del known[mark]
+    known = book.marks.get(service, {})
+    stale = [mark for mark, instance in known.items() if instance == name]
+    yield from _delete(f"instances-{service}", [str(mark) for mark in stale])
+    for mark in stale:
+        del known[mark]
+    yield from _forget_marks([*stale, *(mark for mark, limited in book.limits.items() if limited == name)], book)
+
+
+def _forget_marks(marks: list[int], book: Book, *, limits: bool = True, remotes: bool = True) -> Iterator[str]:
+    """Take ``marks`` out of the map of limits and the set of remote instances if they are there."""
+    if limits and (limited := [mark for mark in dict.fromkeys(marks) if mark in book.limits]):
+        yield from _delete("limits", [str(mark) for mark in limited])
+        for mark in limited:
+            del book.limits[mark]
+    if remotes and (elsewhere := [mark for mark in dict.fromkeys(marks) if mark in book.remotes]):
+        yield from _delete("remotes", [str(mark) for mark in elsewhere])
+        book.remotes.difference_update(elsewhere)
 
 
 def _mark(instance: str, mark_of: Mapping[str, int]) -> int:
@@ -203,11 +239,11 @@ def _service(rule: c.ServiceRule) -> str:
         "nft/service.nft.j2",
         name=name,
         expressions=expressions(key, seed=rule.seed, slots=rule.slots),
-        local_expressions=expressions(key, seed=rule.seed, slots=c.LOCAL_SLOTS),
+        local_expressions=expressions(key, seed=rule.seed, slots=LOCAL_SLOTS),
         pins=[(f"pins4-{name}", "ip saddr", "ip saddr"), (f"pins6-{name}", "ip6 saddr", "ip6 saddr")] * rule.pins,
         sticky=_sticky(name, rule.sticky, key),
         sticky_size=rule.sticky.size if rule.sticky else 0,
-        marked=rule.marked,
+        marked=bool(rule.pins or rule.sticky),
         remote=rule.remote,
         tries=int(rule.tries),
         empty=rule.empty,
@@ -220,7 +256,7 @@ def _instance(rule: c.InstanceRule) -> str:
         "nft/instance.nft.j2",
         name=rule.name,
         service=service,
-        mark=int(rule.mark),
+        mark=int(rule.number),
         port=int(rule.port),
         sticky=_sticky(service, rule.sticky, rule.key or Affinity("source")),
         sticky_seconds=rule.sticky.seconds if rule.sticky else 0,

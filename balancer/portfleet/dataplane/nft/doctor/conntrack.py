@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from portfleet.core.needs import Needs
 from portfleet.doctor.finding import Finding, broken, fine, setting, warning
-from portfleet.doctor.needs import Needs
 from portfleet.linux.machine import sysctl
 
 #: Room for entries of closed connections, which stay up to two minutes (TIME_WAIT), and for a reconnect of everybody.

@@ -12,9 +12,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from portfleet.core.needs import Needs
 from portfleet.dataplane.nft.doctor.nft_command import listed, nft
 from portfleet.doctor.finding import Finding, fine, warning
-from portfleet.doctor.needs import Needs
 
 _FLUSH = re.compile(r"^[^#]*\bflush\s+ruleset\b", re.MULTILINE)
 _OURS = {"portfleet", "portfleet-keeper"}

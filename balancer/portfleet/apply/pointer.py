@@ -1,0 +1,51 @@
+"""Points slots: the one way for the plan's steps, ejections, admissions, operations and pins.
+
+What is read, what follows from it and the transaction are under one hold of the table lock: no other process moves
+slots in between.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+from portfleet.core.changes import Change, Route
+from portfleet.core.desired import DesiredService
+from portfleet.core.routing import moved, route
+from portfleet.core.slots import Table
+from portfleet.dataplane.interface import DataPlane
+from portfleet.store import locks
+
+
+class Pointer:
+    """Points the slots of services on ``plane``; ``lock`` is the table lock's file."""
+
+    def __init__(self, plane: DataPlane, lock: Path) -> None:
+        self.plane, self._lock = plane, lock
+
+    def hold(self, *, seconds: float = 10.0) -> AbstractContextManager[None]:
+        """Hold the table lock; raise PortfleetError (exit 5) if another process has it for ``seconds``."""
+        return locks.table(self._lock, seconds=seconds)
+
+    def point(
+        self,
+        service: DesiredService,
+        *,
+        out: Callable[[Table], frozenset[str]],
+        probed_out: bool = False,
+        before: Iterable[Change] = (),
+    ) -> Route:
+        """Point a service's slots at the instances that serve, while the table lock is held; return what was set.
+
+        ``out`` returns the instances that do not serve, given the present slots; ``probed_out`` as in `route`;
+        ``before``: changes that belong into the same transaction. Raise PortfleetError if it is refused.
+        """
+        slots = self.plane.read_slots(service.name)
+        change = route(service, slots, out=out(slots), probed_out=probed_out)
+        changes = [*before]
+        if moved(slots, change.table) or not change.rule.plain:
+            changes.append(change)
+        if changes:
+            self.plane.run(tuple(changes))
+        return change

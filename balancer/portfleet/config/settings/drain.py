@@ -1,0 +1,43 @@
+"""[service.NAME.drain]: what happens to established connections."""
+
+from __future__ import annotations
+
+from typing import get_args
+
+from portfleet.config.kinds import Choice, Duration, Number
+from portfleet.config.settings.table import Effect, Setting, Table
+from portfleet.core.model import Drain, Then
+
+DRAIN = Table(
+    "service.NAME.drain",
+    Drain,
+    "what happens to established connections of a drained instance",
+    (
+        Setting(
+            "rate",
+            Number(1, 1_000_000),
+            "connections closed per second and service",
+            Effect.AT_ONCE,
+            "200",
+            more="`portfleet drain` and `maint` close none before the deadline unless they are given --rate; other "
+            "operations begin with this rate where connections cannot be handed off.",
+        ),
+        Setting(
+            "deadline",
+            Duration(),
+            "how long connections may go on; then comes `then`",
+            Effect.RESTART,
+            '"30m"',
+            change="supervisord waits 30 s longer than this before it kills an instance that stops, and reads that "
+            "when the instance is started",
+        ),
+        Setting(
+            "then",
+            Choice(get_args(Then)),
+            'at the deadline: "wait" on, "evict" at the rate, or "kill" what is left',
+            Effect.AT_ONCE,
+            '"evict"',
+            more='"kill" closes all connections at once, and ends a daemon of ours that does not answer.',
+        ),
+    ),
+)

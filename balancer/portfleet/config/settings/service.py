@@ -1,0 +1,224 @@
+"""[service.NAME]: what clients dial, what runs for them, and how they are spread over it."""
+
+from __future__ import annotations
+
+from typing import get_args
+
+from portfleet.config.containers import Addresses, Environment, Weights, Words
+from portfleet.config.kinds import Choice, Duration, Number, Parsed, Text
+from portfleet.config.reader import parse_affinity, parse_ports
+from portfleet.config.settings.table import Effect, Setting, Table
+from portfleet.core.model import Overflow, Service, WhenEmpty
+from portfleet.core.placeholders import PLACEHOLDERS
+
+_FILLED = " ".join(f"{{{name}}}" for name in PLACEHOLDERS)
+_LISTEN = Addresses(hint='write ":7000", "0.0.0.0:7000", "[::]:7000", "192.0.2.1:7000" or "[2001:db8::1]:7000"')
+_AFFINITY = Parsed(
+    parse_affinity,
+    pattern=r"source(/[0-9]{1,3}(/[0-9]{1,3})?)?|connection|round-robin|random",
+    says='"source", "source/P4", "source/P4/P6", "connection", "round-robin" or "random"; P4 1 … 32, P6 1 … 128',
+    hint='write "source", "source/24", "source/24/56", "connection", "round-robin" or "random"',
+)
+_PORTS = Parsed(
+    parse_ports,
+    pattern="[0-9]{1,5}-[0-9]{1,5}",
+    says='"LOW-HIGH" within 1-65535',
+    hint='for example ports = "7100-7199"',
+)
+
+SERVICE = Table(
+    "service.NAME",
+    Service,
+    "a service, by its name: [a-z][a-z0-9-]{0,30}",
+    (
+        Setting(
+            "listen",
+            _LISTEN,
+            'what clients dial. ":PORT" every local address, IPv4 and IPv6; "0.0.0.0:P" IPv4 only; "[::]:P" IPv6 only; '
+            '"192.0.2.1:P"; "[2001:db8::1]:P"',
+            Effect.AT_ONCE,
+            '[":7000"]',
+            more="Two services cannot share an address and port.",
+            change="established connections stay, by whichever address they came",
+            shown='[":7000"]',
+            asks="what do clients dial?",
+        ),
+        Setting(
+            "command",
+            Words(),
+            f"what an instance runs. {_FILLED} are filled in; found by PATH, portfleet's own venv first. The daemon "
+            "must listen on all addresses: the kernel redirects to the interface's own",
+            Effect.RESTART,
+            '["redis-server", "--port", "{port}"]',
+            more="{port} must stand in it or in `environment`. There is no shell: each string is one word.",
+            change="a colour that `portfleet cutover --command` gave a command of its own keeps that one",
+            shown='["portfleet-daemon", "--port", "{port}", "--handler", "portfleet_daemon.handlers:whoami"]',
+            asks="",
+        ),
+        Setting(
+            "release",
+            Text(),
+            "the first release: a path, or a name below `releases`",
+            Effect.CUTOVER,
+            '"v1"',
+            more="It fills in {release}. Which release is live, later ones too, is in the journal.",
+            change="`portfleet cutover SERVICE` without --release goes to it",
+            unset="none; {release} cannot be used",
+            shown='"v1"',
+        ),
+        Setting(
+            "releases",
+            Text(),
+            "where relative names of releases lie",
+            Effect.RESTART,
+            '"/srv/echo"',
+            change="nothing if the release is an absolute path",
+            unset="a relative name is used as it is",
+        ),
+        Setting(
+            "directory",
+            Text(),
+            "where instances run; may hold {release}",
+            Effect.RESTART,
+            '"/srv/echo"',
+            unset="the directory in which supervisord runs, which is /",
+        ),
+        Setting(
+            "user",
+            Text(),
+            "who instances run as (needs root)",
+            Effect.RESTART,
+            '"portfleet"',
+            unset="the user who runs supervisord",
+        ),
+        Setting(
+            "environment",
+            Environment(),
+            "environment variables, added to what instances inherit",
+            Effect.RESTART,
+            '{ PYTHONPATH = "{release}" }',
+            more=f"{_FILLED} are filled in. supervisord cannot hold a value with both kinds of quotes, with a quote "
+            "at its start or end, or with a blank before ; or #.",
+            unset="nothing is added",
+        ),
+        Setting(
+            "instances",
+            Number(1, 1024),
+            "instances per colour; left out: the number of CPUs",
+            Effect.AT_ONCE,
+            "4",
+            change="new instances are started and get the slots of their share when they are ready; instances beyond "
+            "the number get no new connections and are stopped by the `portfleet apply` that finds them without "
+            "any, while `portfleet scale` hands their connections over",
+            unset="the number of CPUs",
+            shown="4",
+        ),
+        Setting(
+            "ports",
+            _PORTS,
+            "the instances' ports: blue takes the lower half, green the upper",
+            Effect.DOWN,
+            '"7100-7199"',
+            more="Twice `instances` ports at least. They must not overlap those of other services, any `listen` "
+            "port, or net.ipv4.ip_local_port_range unless reserved in net.ipv4.ip_local_reserved_ports.",
+            shown='"7100-7199"',
+            asks="the ports of the instances of both colours",
+        ),
+        Setting(
+            "slots",
+            Number(256, 65536),
+            "hash slots; fewer for very many services",
+            Effect.AT_ONCE,
+            "1024",
+            more="At least as many as `instances`.",
+            change="nearly all clients meet another instance with their next connection",
+        ),
+        Setting(
+            "affinity",
+            _AFFINITY,
+            'which clients meet one instance: "source" (an IPv4 address, an IPv6 /64), "source/24", "source/24/56", '
+            '"connection", "round-robin", "random"',
+            Effect.AT_ONCE,
+            '"source/24"',
+            change="nearly all clients meet another instance with their next connection",
+        ),
+        Setting(
+            "sticky",
+            Duration(off=True),
+            'how long a client stays with its instance, also after slots moved; "off" or a duration',
+            Effect.AT_ONCE,
+            '"1h"',
+            more="The duration counts from a client's last connect.",
+        ),
+        Setting(
+            "sticky_size",
+            Number(1024, 16_777_216),
+            "clients remembered: 2 × those expected",
+            Effect.AT_ONCE,
+            "1_000_000",
+            more="Clients beyond it go by their slots.",
+            change="all clients go by their slots once, since the kernel's map is made anew",
+        ),
+        Setting(
+            "weight",
+            Weights(0, 1000),
+            "weight by instance number; 0: no new connections; left out: 1",
+            Effect.AT_ONCE,
+            "{ 1 = 2, 4 = 0 }",
+            more="The same number of both colours has the same weight; `remote-1` is the first of `remote`.",
+            change="only the slots of the share that changes move",
+            unset="1 each",
+        ),
+        Setting(
+            "max_connections",
+            Number(0, 16_777_216),
+            "connections an instance takes; 0: the hard limit of descriptors - 64",
+            Effect.RESTART,
+            "20_000",
+            more="Our own daemon counts for itself; of others the kernel counts.",
+            change="for daemons other than ours at once; a number above the descriptors that supervisord was started "
+            "with takes `portfleet down` and `portfleet up`",
+        ),
+        Setting(
+            "overflow",
+            Choice(get_args(Overflow)),
+            'what connections above max_connections get: the "next" instance, or "refuse"; those of our own daemon '
+            "wait in its queue instead",
+            Effect.AT_ONCE,
+            '"refuse"',
+        ),
+        Setting(
+            "when_empty",
+            Choice(get_args(WhenEmpty)),
+            'when all instances fail their probes: "keep" the last state, "refuse" or "drop" new connections',
+            Effect.AT_ONCE,
+            '"refuse"',
+        ),
+        Setting(
+            "remote",
+            Addresses(hint='write "203.0.113.2:7101"', remote=True),
+            "instances on other boxes, live with either colour",
+            Effect.AT_ONCE,
+            '["203.0.113.2:7101"]',
+            more="This box must forward packets (net.ipv4.ip_forward), and masquerading hides the clients' "
+            "addresses. An instance there must be reachable by every family that `listen` lets in. Clients on this "
+            "box get local instances only.",
+            unset="none",
+        ),
+        Setting(
+            "start_timeout",
+            Duration(),
+            "how long an instance may take to become ready",
+            Effect.AT_ONCE,
+            '"2m"',
+        ),
+        Setting(
+            "keep_releases",
+            Number(1, 1000),
+            "how many releases that were live are kept; older ones are named for removal",
+            Effect.AT_ONCE,
+            "5",
+            more="`portfleet cutover` names them; nothing is deleted.",
+        ),
+    ),
+)

@@ -1,0 +1,91 @@
+"""Established connections behind nftables: by sock_diag on this box, by conntrack on others.
+
+Whose a connection on this box is, its port says only as long as it was not handed off; daemons that hand off are
+asked themselves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from portfleet.core.changes import InstanceRule
+from portfleet.core.errors import Exit, PortfleetError
+from portfleet.dataplane.interface import Hold, Room
+from portfleet.dataplane.nft import conntrack
+from portfleet.dataplane.nft.reader import NftReader
+from portfleet.linux import sockdiag
+
+#: From this share on conntrack's table counts as full: entries that end make room for moments only.
+_FULL = 0.98
+
+
+class NftConnections:
+    """See `Connections`. ``reader`` reads our table."""
+
+    def __init__(self, reader: NftReader) -> None:
+        self._reader = reader
+
+    def count(self, instances: Iterable[InstanceRule]) -> Mapping[str, int | None]:
+        found: dict[str, int | None] = {}
+        by_port = None
+        for rule in instances:
+            if rule.remote is not None:
+                found[rule.name] = _established(rule.number)
+                continue
+            by_port = sockdiag.established() if by_port is None else by_port
+            found[rule.name] = by_port[rule.port]
+        return found
+
+    def of(self, instance: InstanceRule) -> list[Hold]:
+        return [Hold(name) for name in sockdiag.of_port(instance.port)] if instance.remote is None else []
+
+    def end(self, holds: Iterable[Hold]) -> int:
+        try:
+            return sockdiag.destroy(hold.name for hold in holds)
+        except OSError as error:
+            raise PortfleetError(
+                f"the kernel does not destroy sockets: {error.strerror}", hint="portfleet doctor", code=Exit.KERNEL
+            ) from None
+
+    def forget_unanswered(self, instance: InstanceRule) -> int:
+        return conntrack.forget_half_open(instance.number)
+
+    def turned_away(self, instances: Iterable[InstanceRule]) -> Mapping[str, int]:
+        counts = self._reader.counts("dropped")
+        return {rule.name: counts.get(rule.port, 0) for rule in instances if rule.remote is None}
+
+    def full(self) -> str:
+        try:
+            entries, limit = (_number(name) for name in ("count", "max"))
+        except OSError:
+            return ""
+        words = f"conntrack holds {entries:,} of {limit:,} entries: new connections are dropped"
+        return words if entries >= _FULL * limit else ""
+
+    def room(self) -> Room | None:
+        try:
+            entries, limit = (_number(name) for name in ("count", "max"))
+            header, *rows = Path("/proc/net/stat/nf_conntrack").read_text().splitlines()
+        except OSError:
+            return None
+        column = header.split().index("drop")
+        return Room(
+            "conntrack",
+            used=entries,
+            limit=limit,
+            dropped=sum(int(row.split()[column], 16) for row in rows),
+            words=f"conntrack holds {entries:,} of {limit:,} entries",
+            hint=f"sysctl -w net.netfilter.nf_conntrack_max={2 * limit}",
+        )
+
+
+def _established(mark: int) -> int | None:
+    try:
+        return conntrack.established(mark)
+    except PortfleetError:
+        return None
+
+
+def _number(name: str) -> int:
+    return int(Path(f"/proc/sys/net/netfilter/nf_conntrack_{name}").read_text())

@@ -1,0 +1,1 @@
+"""Hand-off of established connections to another process: docs/handoff.md."""

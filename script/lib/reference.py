@@ -1,0 +1,98 @@
+"""What the table of settings is written out as: docs/configuration.md and examples/fleet.toml. Run by script/docs."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Iterator
+from pathlib import Path
+
+from portfleet.config.example import example
+from portfleet.config.settings import TABLES
+from portfleet.config.settings.table import Effect, Setting, Table
+
+TOP = Path(__file__).resolve().parents[2]
+
+_HEAD = """\
+# Configuration
+
+<!-- Written by script/docs from balancer/portfleet/config/settings; changes here are overwritten. -->
+
+Every key of `fleet.toml`. The same as a commented file: [examples/fleet.toml](../examples/fleet.toml), which `portfleet
+init` prints. `portfleet check` names every problem at once, each with its path and what to do; it also looks at this
+machine (commands, users, ports, limits). `portfleet check --schema` prints a JSON schema (draft 2020-12) for editors
+and for programs that write the file.
+
+- The file is [TOML](https://toml.io) in UTF-8. Unknown keys are errors.
+- A duration is a number and a unit in quotes: `"500ms"`, `"30s"`, `"10m"`, `"1h"`, `"2d"`.
+- In `command`, `directory` and `environment`, {port}, {instance}, {colour}, {release}, {control} and {service} are
+  filled in for each instance.
+- What runs is what was applied last. An edited file changes nothing until `portfleet apply`.
+"""
+
+_CHANGES = {
+    Effect.AT_ONCE: "holds when `portfleet apply` returns. No process is restarted, established connections stay.",
+    Effect.RESTART: "`portfleet apply` restarts the instances one at a time, without slots meanwhile. Connections are "
+    "handed off to the other instances where the daemon can do that; otherwise they end.",
+    Effect.CUTOVER: "`portfleet apply` leaves it as it is and says so; `portfleet cutover SERVICE` makes the change.",
+    Effect.DOWN: "`portfleet down SERVICE`, then edit the file, then `portfleet up`. The service's connections end.",
+}
+
+
+def reference() -> str:
+    """Return docs/configuration.md."""
+    blocks = [_HEAD, "## What a change takes\n", *_effects()]
+    for table in TABLES:
+        blocks.append(f"## [{table.path}]\n")
+        blocks.append(_wrapped(f"{_sentence(table.brief)}\n"))
+        blocks += [_key(table, setting) for setting in table.settings]
+    return "\n".join(blocks)
+
+
+def _effects() -> Iterator[str]:
+    for effect, words in _CHANGES.items():
+        keys = ", ".join(f"`{_name(table, s.key)}`" for table in TABLES for s in table.settings if s.effect is effect)
+        yield _wrapped(f"- **{_capital(effect.value)}**: {words} Keys: {keys}.", "  ")
+    yield ""
+
+
+def _name(table: Table, key: str) -> str:
+    """Return a key as it is told apart from those of other tables: `drain.rate`, but `listen`."""
+    prefix = table.path.removeprefix("service.NAME").removeprefix(".")
+    return f"{prefix}.{key}" if prefix else key
+
+
+def _key(table: Table, setting: Setting) -> str:
+    kind, default = setting.kind, table.default(setting)
+    unset = setting.unset if setting.asks is None else "none; it must be set"
+    rows = [
+        f"- Type: {kind.words}" + (f"; {kind.bounds}" if kind.bounds else ""),
+        f"- Default: `{default}`" if default else f"- Default: {unset}",
+        f"- Example: `{setting.key} = {setting.example}`",
+        f"- A change takes: {setting.effect.value}" + (f"; {setting.change}" if setting.change else ""),
+    ]
+    words = " ".join(filter(None, (_sentence(setting.brief), setting.more)))
+    return "\n".join(
+        [f"### {_name(table, setting.key)}\n", _wrapped(words), "", *(_wrapped(r, "  ") for r in rows), ""]
+    )
+
+
+def _sentence(words: str) -> str:
+    return _capital(words) + ("" if words.endswith(".") else ".")
+
+
+def _capital(words: str) -> str:
+    return words[0].upper() + words[1:]
+
+
+def _wrapped(words: str, indent: str = "") -> str:
+    end = "\n" * words.endswith("\n")
+    return textwrap.fill(words, 120, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False) + end
+
+
+#: What is generated, by its path in the checkout.
+FILES = {"docs/configuration.md": reference, "examples/fleet.toml": example}
+
+
+if __name__ == "__main__":
+    for name, make in FILES.items():
+        (TOP / name).write_text(make())

@@ -1,0 +1,107 @@
+"""The watcher's ejector and judge on a data plane in memory: who gets slots, and in how many transactions."""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+from pathlib import Path
+
+from portfleet.core.records import ColourRecord
+from portfleet.store import locks
+from portfleet.store.out import left_out, read_out, write_out
+from portfleet.watch.ejector import fresh
+from support.fake_watched import Watched, run
+from support.fleets import fleet
+
+
+def names(colour: str) -> list[str]:
+    return [f"echo-{colour}-{number}" for number in range(1, 5)]
+
+
+def test_all_that_were_found_ready_get_their_slots_at_once_though_the_journal_has_just_changed(tmp_path: Path) -> None:
+    async def test(watched: Watched) -> None:
+        want = watched.roster.desired.services["echo"]  # type: ignore[union-attr] # it was read
+        colours = {"blue": ColourRecord(), "green": ColourRecord(since="2026-01-31T12:00:00Z")}
+        watched.change(live="green", colours=colours)
+        watched.ejector.point(want, ready=names("green"))
+        assert watched.slots() == dict.fromkeys(names("green"), 1024)
+        assert len(watched.moves()) == 1
+        assert watched.ejector.pending == {} and read_out(watched.paths.out) == {}
+
+    run(tmp_path, test)
+
+
+def test_one_that_was_never_ready_gets_no_slots_by_anybody_and_is_ejected_where_it_has_some(tmp_path: Path) -> None:
+    async def test(watched: Watched) -> None:
+        paths = watched.paths
+        watched.change(instances=3, config_instances=4, leaving=3)
+        watched.roster.reload()
+        watched.ejector.point(watched.roster.members["echo-blue-1"].service)
+        watched.change(instances=None, leaving=0)
+        watched.roster.reload()
+        assert list(watched.ejector.pending) == ["echo-blue-4"]
+        for _ in range(3):
+            watched.judge.died(watched.roster.members["echo-blue-4"], "it does not run")
+        assert watched.log.getvalue().count(" ended ") == 1
+        executor = watched.world.executor(watched.world.desired(fleet()))
+        three = watched.slots()
+        with paths.watch_lock.open("a") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            assert locks.held(paths.watch_lock)
+            executor.point("echo", frozenset())
+            assert watched.slots() == three and len(three) == 3
+            for name in names("blue")[:3]:
+                watched.ejector.out[name] = fresh("probe", "hangs")
+            watched.ejector.point(watched.roster.members["echo-blue-1"].service)
+            assert watched.slots() == three  # the last state is kept, and nobody new is in it
+        executor.point("echo", frozenset())  # without a watcher nobody knows who is new
+        watched.judge.died(watched.roster.members["echo-blue-4"], "process 7 ended")
+        assert watched.ejector.out["echo-blue-4"].kind == "died"
+
+    run(tmp_path, test)
+
+
+def test_slots_that_a_command_gave_to_new_ones_are_never_taken_back(tmp_path: Path) -> None:
+    async def test(watched: Watched) -> None:
+        want = watched.roster.members["echo-blue-1"].service
+        three = {name: watched.roster.members[name].want for name in names("blue")[1:]}
+        watched.ejector.pending = dict.fromkeys(names("blue"), fresh("new", "not ready yet"))
+        before = watched.slots()
+        watched.ejector.admit(want, watched.roster.members["echo-blue-1"].want)
+        assert watched.slots() == before and watched.moves() == []
+        assert watched.ejector.pending == {}
+        for name, instance in three.items():
+            watched.ejector.admit(want, instance)
+            assert watched.slots() == before and name in before
+
+    run(tmp_path, test)
+
+
+def test_slots_that_cannot_be_dealt_are_dealt_a_little_later(tmp_path: Path) -> None:
+    async def test(watched: Watched) -> None:
+        watched.kernel.times = 2  # the detour and the first deal
+        watched.judge.deal_again_after = 0.05
+        watched.judge.died(watched.roster.members["echo-blue-2"], "process 7 ended")
+        async with asyncio.timeout(10):
+            while "echo-blue-2" in watched.slots():
+                await asyncio.sleep(0.01)
+        assert watched.log.getvalue().count("cannot-deal") == 1
+
+    run(tmp_path, test)
+
+
+def test_a_command_takes_new_ones_with_slots_for_serving(tmp_path: Path) -> None:
+    """Right after `up` the watcher has not looked at them yet, and a drain then must not be refused for that."""
+
+    async def test(watched: Watched) -> None:
+        watched.ejector.pending = dict.fromkeys(names("blue"), fresh("new", "not ready yet"))
+        write_out(watched.paths.out, watched.ejector.pending)
+        with watched.paths.watch_lock.open("a") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            assert list(left_out(watched.paths)) == names("blue")
+            assert left_out(watched.paths, watched.kernel.read_slots("echo")) == {}
+            executor = watched.world.executor(watched.world.desired(fleet()))
+            executor.point("echo", frozenset({"echo-blue-2"}))
+        assert set(watched.slots()) == {"echo-blue-1", "echo-blue-3", "echo-blue-4"}
+
+    run(tmp_path, test)
