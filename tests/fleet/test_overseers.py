@@ -92,7 +92,7 @@ def test_no_operation_begins_with_a_stopped_watcher_and_others_say_so_first(box:
             assert box.portfleet(*verb).stderr.startswith(words), verb
         applied = box.portfleet("apply", check=False)
         assert applied.returncode == 4 and applied.stderr.startswith(words)
-        assert "echo: 4 instances serve, without a watcher" in applied.stdout
+        assert "echo: 4 instances serving; without a watcher" in applied.stdout
     finally:
         signal(box, pid, "CONT")
     box.calm()
@@ -100,7 +100,7 @@ def test_no_operation_begins_with_a_stopped_watcher_and_others_say_so_first(box:
 
 def test_who_follows_an_operation_is_told_when_the_watcher_stops(box: FleetBox) -> None:
     pid = pid_of(box, "portfleet-watch")
-    begun = json.loads(box.portfleet("restart", "echo", "--no-wait", "--json").stdout)
+    begun = json.loads(box.portfleet("restart", "echo/1", "--no-wait", "--json").stdout)
     signal(box, pid, "STOP")
     follower = box.boxes.host.popen(
         *("sh", "-c", f"exec {PORTFLEET} --home {HOME} history --follow {begun['number']} 2>&1")
@@ -188,7 +188,7 @@ def test_up_says_that_the_watcher_does_not_start() -> None:
         assert up.returncode == 4
         assert up.stdout.startswith("the watcher is not running: no instance is ejected"), up.stdout
         assert "see: portfleet logs portfleet-watch" in up.stdout
-        assert "echo: 4 instances serve, without a watcher" in up.stdout
+        assert "echo: 4 instances serving; without a watcher" in up.stdout
         box.boxes.host.run("rmdir", f"{HOME}/run/watch.sock")
         box.portfleet("up")
         wait_for("all serve", lambda: box.look().returncode == 0)

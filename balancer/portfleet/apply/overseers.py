@@ -44,7 +44,7 @@ def watcher_of(context: Context) -> Overseer:
 def await_watcher(context: Context) -> Overseer:
     """Return the watcher when it answers, or when it is clear that it will not."""
     deadline = time.monotonic() + _START
-    while not (found := watcher_of(context)).works:
+    while not (found := watcher_of(context)).works and found.presence is not Presence.SUSPENDED:
         program = context.supervisor.programs().get(WATCHER)
         if time.monotonic() > deadline or program is None or program.state in AT_REST:
             break
