@@ -6,7 +6,7 @@ After every step it checks what must hold for clients at every moment, so that a
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from portfleet.apply.execute import Executor
@@ -107,7 +107,7 @@ class World:
     """Everything a plan sees and changes.
 
     ``doomed`` never become ready, nor does what is started with the text ``broken``; ``busy`` have connections that do
-    not end. ``remotes`` are those on other boxes, who serve unless they are doomed.
+    not end. ``remotes`` are those on other boxes, who serve unless they are doomed. ``slow``: looks until one is ready.
     """
 
     directory: Path
@@ -115,6 +115,7 @@ class World:
     broken: str | None = None
     busy: set[str] = field(default_factory=set)
     remotes: frozenset[str] = frozenset()
+    slow: dict[str, int] = field(default_factory=dict)
     kernel: FakePlane = field(default_factory=FakePlane)
 
     def __post_init__(self) -> None:
@@ -214,7 +215,11 @@ class FakeLook:
         known = self._world.supervisor.known.get(want.name)
         if known is not None and known.state == "STARTING":
             known.state = "RUNNING"
-        return self._world.seen(want.name)
+        seen = self._world.seen(want.name)
+        if seen.ready and self._world.slow.get(want.name):
+            self._world.slow[want.name] -= 1
+            return replace(seen, ready=False, waiting="starts")
+        return seen
 
 
 class Watch:

@@ -108,17 +108,20 @@ def test_one_that_outlives_sigkill_is_told(world: World, monkeypatch: pytest.Mon
     assert 40 <= world.clock.slept <= 41
 
 
-def test_files_go_of_what_is_not_to_run_and_stay_of_what_is_started_again(world: World) -> None:
-    files = world.paths.programs
-    end(programs(world), NAMES[:1], EMPTIED)
-    assert (files / "echo-blue-1.conf").exists()
-    end(programs(world, ECHO.replace("= 4", "= 3")), [NAMES[3], WATCHER], EMPTIED)
-    assert not (files / "echo-blue-4.conf").exists() and (files / f"{WATCHER}.conf").exists()
-    record = world.desired(fleet()).journal.services["echo"]
-    rests = record.asking([NAMES[1]], Asked("maintenance", "", ""))
+def test_a_supervisord_that_starts_anew_finds_no_file_of_one_that_was_ended(world: World) -> None:
+    made, files = programs(world), world.paths.programs
+    end(made, NAMES[:2], EMPTIED)
+    assert {path.stem for path in files.iterdir()} == {WATCHER, *NAMES[2:]}
+    made.start(NAMES[:1])
+    assert {path.stem for path in files.iterdir()} == {WATCHER, *NAMES[2:], NAMES[0]}
+    assert world.up(NAMES[0])
+
+
+def test_for_a_supervisord_that_is_about_to_start_there_is_no_file_of_one_in_maintenance(world: World) -> None:
+    rests = world.desired(fleet()).journal.services["echo"].asking([NAMES[1]], Asked("maintenance", "", ""))
     world.store.update(lambda journal: journal.with_service("echo", rests))
-    end(programs(world), [NAMES[1]], EMPTIED)
-    assert not (files / "echo-blue-2.conf").exists()
+    programs(world).lay_out()
+    assert not (world.paths.programs / "echo-blue-2.conf").exists()
 
 
 @pytest.mark.parametrize("alone", [False, True])

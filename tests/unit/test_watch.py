@@ -24,7 +24,7 @@ from portfleet.dataplane.interface import Room
 from portfleet.dataplane.nft.cached import SlotCache
 from portfleet.store.log import Log
 from portfleet.supervise.adopted import alive, note, set_aside, start_time
-from portfleet.supervise.exit_report import last_exit, last_lines
+from portfleet.supervise.exit_report import Ended, last_exit, last_lines
 from portfleet.watch.deaths import Deaths
 from portfleet.watch.health import Health, all_out
 from portfleet.watch.limits import Descriptors, Near, judge
@@ -243,14 +243,16 @@ def test_setting_aside_moves_only_what_is_there(tmp_path: Path) -> None:
 
 def test_last_words(tmp_path: Path) -> None:
     paths = Paths(tmp_path / "c", tmp_path, tmp_path, tmp_path)
-    assert last_exit(paths, "echo-blue-1") == "" and last_lines(tmp_path / "none") == []
+    assert last_exit(paths, "echo-blue-1") is None and last_lines(tmp_path / "none") == []
     (tmp_path / "supervisord.log").write_text(
         "2026 WARN exited: echo-blue-1 (exit status 3; not expected)\n"
         "2026 WARN exited: echo-blue-11 (exit status 4; not expected)\n"
-        "2026 WARN exited: echo-blue-1 (terminated by SIGSEGV; not expected)\n"
+        "2026 WARN exited: echo-blue-1 (terminated by SIGSEGV (core dumped); not expected)\n"
         "2026 WARN exited: echo-blue-11 (exit status 5; not expected)\n"
     )
-    assert last_exit(paths, "echo-blue-1") == "terminated by SIGSEGV"
+    assert last_exit(paths, "echo-blue-1") == Ended(None, "SIGSEGV (core dumped)")
+    assert str(last_exit(paths, "echo-blue-1")) == "terminated by SIGSEGV (core dumped)"
+    assert last_exit(paths, "echo-blue-11") == Ended(5) and str(Ended(5)) == "exit status 5"
     (tmp_path / "log").write_bytes(b"one\ntwo\n\nthree\x1b[31m\n" + "vier ä\n".encode())
     assert last_lines(tmp_path / "log") == ["two", "three?[31m", "vier ä"]
 

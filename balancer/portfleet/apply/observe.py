@@ -14,7 +14,7 @@ from portfleet.core.errors import PortfleetError
 from portfleet.core.model import Listen, parse_instance
 from portfleet.core.observed import Observed, ObservedInstance
 from portfleet.core.paths import Paths
-from portfleet.core.program import WATCHER
+from portfleet.core.program import CONFIG_EXIT, WATCHER
 from portfleet.core.slots import Table
 from portfleet.core.states import RUNNING
 from portfleet.daemons.probe import control_status, exchange, listening_fault, own_listeners
@@ -141,7 +141,7 @@ class Look:
             fault = f"ended within a second of each start{self._last_words(name) or f': {info.error}'}"
         elif info.state == "EXITED":
             waiting = f"ended with exit code {info.exit_status}"
-            if info.exit_status == 2:  # any other end is followed by a restart within moments
+            if info.exit_status == CONFIG_EXIT:  # any other end is followed by a restart within moments
                 fault, waiting = f"{waiting} (broken config)", ""
         since = max(info.started, info.stopped if info.pid is None else 0)
         return ObservedInstance(info.state, info.pid, since, info.exit_status, fault=fault, waiting=waiting)

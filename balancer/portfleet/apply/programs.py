@@ -17,7 +17,6 @@ from typing import Protocol
 from portfleet.apply.observe import Look
 from portfleet.core.desired import Desired, DesiredInstance, DesiredService
 from portfleet.core.errors import PortfleetError
-from portfleet.core.model import parse_instance
 from portfleet.core.observed import ObservedInstance
 from portfleet.core.paths import Paths
 from portfleet.core.program import WATCHER, Program, watch_program
@@ -150,7 +149,7 @@ class Programs:
                 yield _READY
 
     def ending(self, names: Collection[str], how: Ending, *, alone: bool = False) -> Iterator[float]:
-        """End the processes of ``names`` and have supervisord forget them, so that only `start` starts them again.
+        """End the processes of ``names`` and have every supervisord forget them: only `start` starts them again.
 
         ``alone``: no supervisord runs. Raises PortfleetError for one that outlives SIGKILL.
         """
@@ -177,7 +176,11 @@ class Programs:
                     hint=f"see what it waits for: portfleet logs {left[0]}",
                 )
             yield _ENDED
-        self._tidy(names, manager)
+        for name in names:  # a supervisord that starts anew starts every program that it finds
+            for kind in ("conf", "adopted"):
+                (self.paths.programs / f"{name}.{kind}").unlink(missing_ok=True)
+        if manager is not None:
+            self.supervisor.reload()
 
     def kill(self, name: str) -> None:
         """Kill a process that hangs; supervisord starts it again where it is wanted."""
@@ -189,8 +192,10 @@ class Programs:
         for name in programs:
             (self.paths.programs / f"{name}.adopted").unlink(missing_ok=True)
         _, changed, _ = self.supervisor.reload()
-        if outdated := [name for name in programs if name in changed]:
+        if outdated := {name: program for name, program in programs.items() if name in changed}:
             self.run(self.ending(outdated, EMPTIED))
+            self._write(outdated)
+            self.supervisor.reload()
         for name in programs:
             self.supervisor.start(name)
 
@@ -228,16 +233,6 @@ class Programs:
                 adopted.send([lost[name]], number)
             else:
                 self.supervisor.signal(name, number.name.removeprefix("SIG"))
-
-    def _tidy(self, names: Iterable[str], manager: int | None) -> None:
-        """Remove the files of programs that are not to run: a supervisord that starts anew starts all that it finds."""
-        programs, resting = self.desired.programs, self._resting()
-        for name in names:
-            (self.paths.programs / f"{name}.adopted").unlink(missing_ok=True)
-            if parse_instance(name) and (name not in programs or name in resting):
-                (self.paths.programs / f"{name}.conf").unlink(missing_ok=True)
-        if manager is not None:
-            self.supervisor.reload()
 
     def _resting(self) -> frozenset[str]:
         """Return who is in maintenance: no supervisord is to find a file of it and start it."""

@@ -13,6 +13,8 @@ from portfleet.core.placeholders import PLACEHOLDERS, expand, placeholders
 
 #: The watcher's name as a program of supervisord.
 WATCHER = "portfleet-watch"
+#: How our daemon ends for a broken config: starting it again cannot help, only another config can.
+CONFIG_EXIT = 2
 #: supervisord reads its ini files with inline comments, which no quoting escapes.
 _COMMENT = re.compile(r"\s[;#]")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
@@ -20,7 +22,7 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
 @dataclass(frozen=True)
 class Program:
-    """One program of supervisord. ``config_exit``: the daemon reserves exit code 2 for a broken config."""
+    """One program of supervisord. ``config_exit``: the daemon reserves CONFIG_EXIT for a broken config."""
 
     name: str
     command: tuple[str, ...]

@@ -12,8 +12,8 @@ from portfleet.store import faults
 _IN_FLIGHT = 5
 #: Seconds without a word after which one of the two hangs: a batch takes milliseconds.
 _SILENT = _IN_FLIGHT + 5
-#: What a daemon answers while it hands off already (docs/control.md); the client of that one may be gone.
-_BUSY = "under way"
+#: The code of a daemon's answer while it hands off already (docs/control.md); the client of that one may be gone.
+_BUSY = "busy"
 
 
 class HandoffFailed(Exception):
@@ -22,9 +22,9 @@ class HandoffFailed(Exception):
     ``busy``: another hand-off of the sender is under way.
     """
 
-    def __init__(self, reason: str, moved: int) -> None:
+    def __init__(self, reason: str, moved: int, *, busy: bool = False) -> None:
         super().__init__(reason)
-        self.moved, self.busy = moved, _BUSY in reason
+        self.moved, self.busy = moved, busy
 
 
 async def hand_off(sender: DesiredInstance, receiver: DesiredInstance, *, count: int | None) -> int:
@@ -47,7 +47,7 @@ async def hand_off(sender: DesiredInstance, receiver: DesiredInstance, *, count:
             answer = json.loads(line)
             total = int(answer.get("moved", total))
             if not answer.get("ok"):
-                raise HandoffFailed(f"{pair}: {answer.get('error')}", total)
+                raise HandoffFailed(f"{pair}: {answer.get('error')}", total, busy=answer.get("code") == _BUSY)
             if answer["event"] == "done":
                 return total
             faults.point("batch handed off")

@@ -7,14 +7,13 @@ and SYN_RECV), twice, 200 ms apart. A SYN_RECV whose client never answers would 
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from portfleet.core.desired import DesiredInstance
 from portfleet.core.operations import Policy
-from portfleet.daemons.handoff import HandoffFailed, hand_off
+from portfleet.daemons.handoff import HandoffFailed
 from portfleet.operations.evict import Evictor
 from portfleet.operations.task import Task
 
@@ -53,9 +52,9 @@ class QuietCheck:
         if left:
             self._times, self._since = 0, 0.0
             return False
-        now = time.monotonic()
+        now = self._task.world.clock.monotonic()
         self._since = self._since or now
-        if now - self._since < _QUEUE and await self._task.waiting(self._instances):
+        if now - self._since < _QUEUE and await self._task.world.daemons.waiting(self._instances):
             self._times = 0
         else:
             self._times += 1
@@ -68,7 +67,7 @@ async def hand_over(task: Task[Any], pairs: Pairs) -> HandoffResult:
     What nobody takes (refused, no room, no receiver alive) stays with its sender and is counted as left.
     """
     senders = [sender for sender, _ in pairs]
-    total, why, moved_at, settled = 0, "", time.monotonic(), QuietCheck(task, senders)
+    total, why, moved_at, settled = 0, "", task.world.clock.monotonic(), QuietCheck(task, senders)
     while True:
         counts = await task.connections(senders)
         left = sum(counts.values())
@@ -80,11 +79,11 @@ async def hand_over(task: Task[Any], pairs: Pairs) -> HandoffResult:
             if counts[sender.name]:
                 here, reason, busy = await spread(task, sender, receivers, counts[sender.name])
                 moved, why = moved + here, reason or why
-                moved_at = time.monotonic() if here or busy else moved_at
+                moved_at = task.world.clock.monotonic() if here or busy else moved_at
         total += moved
         if not left:
-            moved_at = time.monotonic()
-        elif time.monotonic() - moved_at > _STUCK:
+            moved_at = task.world.clock.monotonic()
+        elif task.world.clock.monotonic() - moved_at > _STUCK:
             return HandoffResult(total, left, why or "requests in flight have not ended")
         await task.pause(0 if moved else _SETTLE)
 
@@ -103,7 +102,7 @@ async def spread(
         if share == 0:
             continue
         try:
-            total += await hand_off(sender, receiver, count=share)
+            total += await task.world.daemons.hand_off(sender, receiver, count=share)
         except HandoffFailed as failure:
             total, reason, busy = total + failure.moved, str(failure), busy or failure.busy
     return total, reason, busy
@@ -127,7 +126,7 @@ async def let_end(task: Task[Any], instances: Sequence[DesiredInstance], policy:
             task.progress(max(0, most - left), most, f"evicting {rate:,}/s" if rate else "letting them finish")
             if await settled.look(left):
                 return before
-            if left and deadline is not None and time.monotonic() - began >= deadline:
+            if left and deadline is not None and task.world.clock.monotonic() - began >= deadline:
                 task.world.log("deadline", service=task.operation.service, left=left, then=policy.then)
                 deadline = None
                 killing = policy.then == "kill"
