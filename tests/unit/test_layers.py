@@ -52,7 +52,6 @@ EXCEPTIONS: set[tuple[str, str]] = {
     ("commands.doctor", "dataplane.nft.doctor.firewalls"),
     ("commands.doctor", "dataplane.nft.doctor.sticky"),
     ("commands.explain", "dataplane.nft.affinity"),
-    ("daemons.handoff", "dataplane.nft.conntrack"),
     ("dataplane.nft.doctor.conntrack", "doctor.needs"),
     ("dataplane.nft.doctor.firewalls", "doctor.needs"),
     ("watch.rule_guard", "dataplane.nft.events"),

@@ -22,8 +22,9 @@ from portfleet.core.model import Probe
 from portfleet.core.paths import Paths
 from portfleet.core.slots import Table
 from portfleet.dataplane.nft.cached import CachedPlane
+from portfleet.linux.processes import start_time
 from portfleet.store.log import Log
-from portfleet.supervise.adopted import alive, note, set_aside, start_time
+from portfleet.supervise.adopted import alive, note, set_aside
 from portfleet.supervise.exit_report import last_exit, last_lines
 from portfleet.watch.deaths import Deaths
 from portfleet.watch.health import Health, all_out

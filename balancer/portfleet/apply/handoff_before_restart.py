@@ -7,7 +7,8 @@ from collections.abc import Collection, Sequence
 from contextlib import suppress
 
 from portfleet.core.desired import Desired, DesiredInstance
-from portfleet.daemons.control import ControlError, ask
+from portfleet.daemons.answers import ControlError
+from portfleet.daemons.control import ask_status
 from portfleet.daemons.handoff import HandoffFailed, hand_off
 
 #: Looks at a sender, and seconds between: connections may still come out of its accept queue.
@@ -29,7 +30,7 @@ def part(desired: Desired, name: str, *, out: Collection[str]) -> None:
 async def _part(sender: DesiredInstance, receivers: Sequence[DesiredInstance]) -> None:
     for _ in range(_LOOKS):
         try:
-            left = int(ask(sender.control, "status", seconds=2)["connections"])
+            left = ask_status(sender.control, seconds=2).connections
         except ControlError:
             return  # it has ended already
         for number, receiver in enumerate(receivers if left else ()):

@@ -6,6 +6,7 @@ import os
 import time
 from collections import Counter
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,7 +19,10 @@ from portfleet.core.paths import Paths
 from portfleet.core.program import WATCHER
 from portfleet.core.slots import Table
 from portfleet.core.states import RUNNING
-from portfleet.daemons.probe import control_status, exchange, listening_fault, own_listeners
+from portfleet.core.status import DaemonState
+from portfleet.daemons.answers import ControlError
+from portfleet.daemons.control import ask_status
+from portfleet.daemons.probe import exchange, listening_fault, own_listeners
 from portfleet.linux import processes, sockdiag
 from portfleet.store import locks
 from portfleet.store.out import read_out
@@ -81,12 +85,13 @@ class Look:
         trouble, waiting = listening_fault(want.rule.port, service.service.families, own)
         control = Path(want.program.control)
         if want.ours:
-            answer = control_status(control, seconds=service.service.probe.timeout)
-            if isinstance(answer, str):
-                return replace(seen, waiting=answer, connections=self._count(want.rule.port))
-            seen = replace(seen, connections=int(answer["connections"]))
-            if answer["state"] != "ready":
-                return replace(seen, waiting=f"says it is {answer['state']}")
+            try:
+                status = ask_status(control, seconds=service.service.probe.timeout)
+            except ControlError as error:
+                return replace(seen, waiting=str(error), connections=self._count(want.rule.port))
+            seen = replace(seen, connections=status.connections)
+            if status.state is not DaemonState.READY:
+                return replace(seen, waiting=f"says it is {status.state}")
         else:
             seen = replace(seen, connections=self._count(want.rule.port))
         if trouble:
@@ -109,9 +114,8 @@ class Look:
 
     def _connections_of(self, name: str, pid: int | None) -> int:
         """Return the connections of a program of which nothing but its name is known."""
-        answer = control_status(self._paths.control(name), seconds=0.5)
-        if not isinstance(answer, str):
-            return int(answer["connections"])
+        with suppress(ControlError):
+            return ask_status(self._paths.control(name)).connections
         ports = {
             listener.port
             for listener in self._listeners

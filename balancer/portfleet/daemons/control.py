@@ -1,33 +1,75 @@
-"""A daemon's control socket: one JSON object a line, asked and answered."""
+"""A daemon's control socket: one JSON object a line, asked and answered (docs/control.md)."""
 
 from __future__ import annotations
 
+import errno
 import json
-import socket
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Generic, TypeVar, cast
+
+from portfleet.core.status import Status
+from portfleet.daemons.answers import ControlError, ImproperAnswer, read_done, read_status
+from portfleet.daemons.exchange import Control, Exchange, Verdict
+from portfleet.daemons.talk import carry_out
+
+T = TypeVar("T")
 
 
-class ControlError(Exception):
-    """The daemon did not answer, or answered that it cannot."""
+class Ask(Exchange, Generic[T]):
+    """One command and the line that answers it, read by ``read`` of daemons/answers.py.
+
+    ``answer`` is None until there is a proper one, ``failure`` says why there is none; ``absent``: no process listens.
+    """
+
+    def __init__(self, place: Control, request: bytes, read: Callable[[bytes], T]) -> None:
+        super().__init__(place)
+        self.request = request
+        self.answer: T | None = None
+        self.failure: ControlError | None = None
+        self.absent = False
+        self._read, self._got = read, b""
+
+    def unreachable(self, code: int) -> Verdict:
+        self.absent = code in (errno.ENOENT, errno.ECONNREFUSED)
+        return super().unreachable(code)
+
+    def received(self, data: bytes) -> Verdict:
+        self._got += data
+        if not data:
+            return f"{self.place}: closed without an answer"
+        if b"\n" not in data:
+            return None
+        line, _, more = self._got.partition(b"\n")
+        try:
+            if more:
+                raise ImproperAnswer("it says more than it was asked")
+            self.answer = self._read(line)
+        except ControlError as error:
+            self.failure = error
+            return str(error)
+        return ""
 
 
-def ask(path: Path, command: str, *, seconds: float = 0.5, **arguments: Any) -> dict[str, Any]:
-    """Send one command and give its answer; raises ControlError (no socket, no answer in time, an error reply)."""
-    request = json.dumps({"command": command, **arguments}).encode() + b"\n"
-    try:
-        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
-            connection.settimeout(seconds)
-            connection.connect(str(path))
-            connection.sendall(request)
-            data = bytearray()
-            while not data.endswith(b"\n"):
-                if not (part := connection.recv(65536)):
-                    raise ControlError(f"{path}: closed without an answer")
-                data += part
-        answer = json.loads(data)
-    except (OSError, ValueError) as error:
-        raise ControlError(f"{path}: {error}") from None
-    if not isinstance(answer, dict) or not answer.get("ok"):
-        raise ControlError(f"{path}: {answer.get('error') if isinstance(answer, dict) else answer!r}")
-    return answer
+def request(command: str, **arguments: float) -> bytes:
+    """Return a command's line."""
+    return json.dumps({"command": command, **arguments}).encode() + b"\n"
+
+
+def ask(path: Path, command: str, *, seconds: float = 0.5, **arguments: float) -> None:
+    """Send a command and see it accepted; raises ControlError (no proper answer within ``seconds``, or a refusal)."""
+    _carried(Ask(Control(str(path)), request(command, **arguments), read_done), seconds)
+
+
+def ask_status(path: Path, *, seconds: float = 0.5) -> Status:
+    """Ask a daemon how it is; raises ControlError as `ask` does."""
+    return _carried(Ask(Control(str(path)), request("status"), read_status), seconds)
+
+
+def _carried(exchange: Ask[T], seconds: float) -> T:
+    (trouble,) = carry_out([(exchange, seconds)])
+    if exchange.failure is not None:
+        raise exchange.failure
+    if trouble:
+        raise ControlError(trouble)
+    return cast(T, exchange.answer)

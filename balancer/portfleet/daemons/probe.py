@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Iterable
-from pathlib import Path
-from typing import Any
 
 from portfleet.core.model import Listen, Probe
-from portfleet.daemons import control
 from portfleet.linux import processes
 from portfleet.linux.sockdiag import Listener
 
@@ -39,14 +36,6 @@ def own_listeners(pid: int, port: int, found: Iterable[Listener]) -> list[Listen
     there = [listener for listener in found if listener.port == port]
     mine = processes.owned(processes.tree(pid), {listener.inode for listener in there}) if there else set()
     return [listener for listener in there if listener.inode in mine]
-
-
-def control_status(path: Path, *, seconds: float) -> dict[str, Any] | str:
-    """Ask our daemon's control socket for its status; the reason as text where it does not answer."""
-    try:
-        return control.ask(path, "status", seconds=seconds)
-    except control.ControlError as error:
-        return str(error)
 
 
 def exchange(address: Listen, probe: Probe) -> str:

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import math
-import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from portfleet.core.counters import Counters, add
-from portfleet.daemons.control import ControlError, ask
+from portfleet.core.counters import Counters
+from portfleet.daemons.answers import ControlError
+from portfleet.daemons.control import ask_status
 from portfleet.linux import processes
-
-_TICKS, _PAGE = os.sysconf("SC_CLK_TCK"), os.sysconf("SC_PAGE_SIZE")
 
 
 @dataclass(frozen=True)
@@ -48,23 +45,20 @@ class Rates:
 
 def sample(pid: int, control: Path | None) -> Sample | None:
     """Take a sample of a process, and of its counters where it has a ``control`` socket; None where it has ended."""
-    cpu = memory = 0.0
-    try:
-        for one in processes.tree(pid):
-            # proc_pid_stat(5): after the name, which may hold anything, come the fields from the third on
-            fields = Path(f"/proc/{one}/stat").read_text().rpartition(")")[2].split()
-            cpu += (int(fields[11]) + int(fields[12])) / _TICKS
-            memory += int(fields[21]) * _PAGE
-    except (OSError, IndexError):
+    found = [process for one in processes.tree(pid) if (process := processes.read(one))]
+    if not found:
         return None
-    found: dict[str, Any] = {}
+    cpu, memory = sum(process.cpu for process in found), sum(process.memory for process in found)
+    accepted: int | None = None
+    counters: Counters | None = None
     if control is not None:
         try:
-            answer = ask(control, "status")
-            found = {"accepted": answer["accepted"], "counters": add([answer])}
-        except (ControlError, KeyError, TypeError, ValueError):
-            pass  # of a daemon of another version the processor counts all the same
-    return Sample(time.monotonic(), pid, cpu, int(memory), **found)
+            status = ask_status(control)
+        except ControlError:
+            pass  # the processor counts all the same
+        else:
+            accepted, counters = status.accepted, status.counters
+    return Sample(time.monotonic(), pid, cpu, memory, accepted, counters)
 
 
 def rates(before: Sample | None, after: Sample | None) -> Rates | None:
@@ -73,13 +67,16 @@ def rates(before: Sample | None, after: Sample | None) -> Rates | None:
         return None
     seconds = max(after.at - before.at, 1e-3)
     cpu = 100 * max(0.0, after.cpu - before.cpu) / seconds
-    if before.counters is None or after.counters is None or before.accepted is None or after.accepted is None:
-        return Rates(cpu, after.memory)
+    accepts = None
+    if before.accepted is not None and after.accepted is not None:
+        accepts = max(0, after.accepted - before.accepted) / seconds
+    if before.counters is None or after.counters is None:
+        return Rates(cpu, after.memory, accepts)
     came = after.counters.since(before.counters)
     return Rates(
         cpu,
         after.memory,
-        accepts=(after.accepted - before.accepted) / seconds,
+        accepts,
         requests=came.requests / seconds,
         p50=_quantile(came, 0.5),
         p99=_quantile(came, 0.99),
@@ -87,6 +84,8 @@ def rates(before: Sample | None, after: Sample | None) -> Rates | None:
 
 
 def _quantile(came: Counters, share: float) -> float | None:
-    """Return the quantile; of the last bucket, which has no upper bound, the lower one."""
+    """Return the quantile; of the last bucket, which has no upper bound, the lower one, if it has one."""
     found = came.quantile(share)
-    return came.latency[-2][0] if math.isinf(found) else found or None
+    if math.isinf(found):
+        return came.latency[-2][0] if len(came.latency) > 1 else None
+    return found or None

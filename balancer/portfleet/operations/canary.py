@@ -13,7 +13,8 @@ from typing import Any
 from portfleet.core.counters import Counters, add
 from portfleet.core.desired import DesiredInstance
 from portfleet.core.model import Colour, other
-from portfleet.daemons.control import ControlError, ask
+from portfleet.daemons.answers import ControlError
+from portfleet.daemons.control import ask_status
 from portfleet.operations.task import Task, running
 
 _LOOK = 0.5
@@ -84,7 +85,8 @@ def _counters(instances: list[DesiredInstance]) -> Counters:
     found = []
     for want in instances:
         try:
-            found.append(ask(want.control, "status", seconds=1))
+            counters = ask_status(want.control, seconds=1).counters
         except ControlError:
             continue  # another daemon, or one that is hung: probes tell
+        found += [counters] if counters else []
     return add(found)

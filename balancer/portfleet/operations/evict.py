@@ -13,7 +13,8 @@ import time
 from collections.abc import Mapping, Sequence
 
 from portfleet.core.desired import DesiredInstance
-from portfleet.daemons.control import ControlError, ask
+from portfleet.daemons.answers import ControlError
+from portfleet.daemons.control import ask
 from portfleet.linux import sockdiag
 from portfleet.operations.task import OperationFailed, Task, kill
 

@@ -20,7 +20,8 @@ from portfleet.core.desired import Desired, DesiredInstance, DesiredService
 from portfleet.core.errors import Exit
 from portfleet.core.journal import Journal, Operation, ServiceRecord
 from portfleet.core.paths import Paths
-from portfleet.daemons.control import ControlError, ask
+from portfleet.daemons.answers import ControlError
+from portfleet.daemons.control import ask_status
 from portfleet.linux import sockdiag
 from portfleet.store import atomic, faults
 from portfleet.store import journal as journal_file
@@ -246,7 +247,7 @@ def kill(paths: Paths, name: str) -> None:
 def hangs(want: DesiredInstance) -> bool:
     """Return whether our daemon does not answer its control socket within two seconds."""
     try:
-        ask(want.control, "status", seconds=2)
+        ask_status(want.control, seconds=2)
     except ControlError:
         return True
     return False
@@ -254,6 +255,6 @@ def hangs(want: DesiredInstance) -> bool:
 
 def _asked(want: DesiredInstance) -> int:
     try:
-        return int(ask(want.control, "status", seconds=2)["connections"])
+        return ask_status(want.control, seconds=2).connections
     except ControlError:
         return 1

@@ -6,7 +6,8 @@ import asyncio
 
 from portfleet.core.desired import DesiredInstance
 from portfleet.core.errors import Exit
-from portfleet.daemons.control import ControlError, ask
+from portfleet.daemons.answers import ControlError
+from portfleet.daemons.control import ask
 from portfleet.operations.task import OperationFailed, Task
 
 

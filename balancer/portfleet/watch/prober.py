@@ -14,17 +14,15 @@ from __future__ import annotations
 
 import errno
 import heapq
-import re
 import socket
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
 from portfleet.core.model import Probe
+from portfleet.core.status import DaemonState
+from portfleet.daemons.answers import LONGEST, ControlError, read_status
 
 _STATUS = b'{"command": "status"}\n'
-#: What a probe needs of a status line; parsing all of it (1.3 kB) would double what a probe costs.
-_STATE = re.compile(rb'"state": ?"([a-z]+)"')
-_CONNECTIONS, _LIMIT = re.compile(rb'"connections": ?(\d+)'), re.compile(rb'"max_connections": ?(\d+)')
 _CONNECTED = (0, errno.EISCONN)
 _UNDER_WAY = (errno.EINPROGRESS, errno.EALREADY)
 #: Seconds between two looks at probes under way. Coarser costs less and delays a verdict by as much.
@@ -165,22 +163,26 @@ class Prober:
         connection.send(_STATUS)
         yield None  # an answer is never there at once: looking would cost a call and an exception
         got = b""
-        while not got.endswith(b"\n"):
+        while not got.endswith(b"\n") and len(got) <= LONGEST:
             try:
-                part = connection.recv(65536)
+                part = connection.recv(LONGEST)
             except BlockingIOError:
                 yield None
                 continue
             if not part:
                 raise _Failed("control socket: closed")
             got += part
-        state = _STATE.search(got)
-        if state is None or state[1] != b"ready":
-            raise _Failed(f"it says it is {state[1].decode() if state else repr(got[:80])}")
-        if (limit := _LIMIT.search(got)) and (now := _CONNECTIONS.search(got)):
-            has, most = self.connections[target.name] = int(now[1]), int(limit[1])
-            if has >= most > 0:
-                self._full.add(target.name)
+            if not part.endswith(b"\n"):
+                yield None  # one part a tick: what does not end must not hold up others
+        try:
+            status = read_status(got)
+        except ControlError as error:
+            raise _Failed(str(error)) from None
+        if status.state is not DaemonState.READY:
+            raise _Failed(f"it says it is {status.state}")
+        self.connections[target.name] = status.connections, status.max_connections
+        if status.full:
+            self._full.add(target.name)
 
 
 def _connect(connection: socket.socket, target: Target) -> Iterator[None]:

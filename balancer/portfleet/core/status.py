@@ -1,0 +1,38 @@
+"""What a daemon says of itself on its control socket (docs/control.md), as a value that was checked."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from portfleet.core.counters import Counters
+
+
+class DaemonState(StrEnum):
+    """The states a daemon can say it is in."""
+
+    STARTING = "starting"  #: not listening yet
+    READY = "ready"  #: takes and serves connections
+    DRAINING = "draining"  #: wants no new connections
+    STOPPED = "stopped"  #: no connections, about to exit
+
+
+@dataclass(frozen=True)
+class Status:
+    """A daemon's answer to ``status``: a claim, but each number is within 0 … 2^53.
+
+    ``max_connections`` is 0 for a daemon that does not say; ``handoff`` holds the versions of the hand-off protocol it
+    speaks, none if it cannot hand off; ``accepted`` and ``counters`` are None for a daemon that does not count them.
+    """
+
+    state: DaemonState
+    connections: int
+    max_connections: int = 0
+    handoff: frozenset[int] = frozenset()
+    accepted: int | None = None
+    counters: Counters | None = None
+
+    @property
+    def full(self) -> bool:
+        """Return whether it has as many connections as it takes; further ones wait in its backlog."""
+        return 0 < self.max_connections <= self.connections
