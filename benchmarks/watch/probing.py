@@ -74,14 +74,14 @@ def answer(folder: str, ready: Connection) -> None:
 
 
 @contextlib.contextmanager
-def instances(folder: str) -> Iterator[None]:
-    """Have the fake instances run."""
+def instances(folder: str) -> Iterator[int]:
+    """Have the fake instances run and give their process."""
     mine, theirs = multiprocessing.Pipe()
     process = multiprocessing.Process(target=answer, args=(folder, theirs), daemon=True)
     process.start()
     try:
         mine.recv()
-        yield
+        yield process.pid or 0
     finally:
         process.kill()
         process.join()
@@ -97,10 +97,10 @@ def targets(kind: str, folder: str) -> list[Target]:
     ]  # fmt: skip
 
 
-async def run(kind: str, folder: str, seconds: float) -> dict[str, float]:
-    """Probe for ``seconds`` and give the share of a core, the probes done and the failures."""
+async def run(kind: str, folder: str, pid: int, seconds: float) -> dict[str, float]:
+    """Probe the instances, all of process ``pid``, and give the share of a core, the probes done and the failures."""
     done: list[str] = []
-    prober = Prober(lambda _, trouble: done.append(trouble), time.monotonic)
+    prober = Prober(lambda _, trouble: done.append(trouble), time.monotonic, lambda _: pid)
     prober.aim(targets(kind, folder))
 
     async def go_on(until: float) -> None:
@@ -121,9 +121,9 @@ def main() -> int:
     seconds = 5 if parser.parse_args().quick else 20
     results = {}
     subprocess.run(["nft", _CONNTRACK], check=True)
-    with tempfile.TemporaryDirectory() as folder, instances(folder):
+    with tempfile.TemporaryDirectory() as folder, instances(folder) as pid:
         for kind in KINDS:
-            results[kind] = asyncio.run(run(kind, folder, seconds))
+            results[kind] = asyncio.run(run(kind, folder, pid, seconds))
     print(f"{'probe':<8} {'share of a core':>16} {'probes/s':>10} {'failed':>7}")
     for kind, found in results.items():
         print(f"{kind:<8} {found['share']:>15.1%} {found['per_second']:>10.0f} {found['failed']:>7.0f}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import io
 import json
+import os
 import random
 import socket
 import subprocess
@@ -274,7 +275,7 @@ def listener() -> Iterator[socket.socket]:
 def probe_once(target: Target, *, seconds: float = 5) -> str:
     """Return the first result of probing ``target``."""
     results: list[str] = []
-    prober = Prober(lambda _, trouble: results.append(trouble), time.monotonic)
+    prober = Prober(lambda _, trouble: results.append(trouble), time.monotonic, lambda _: os.getpid())
     prober.aim([target])
     deadline = time.monotonic() + seconds
     while not results:

@@ -7,6 +7,7 @@ from portfleet.core.errors import Exit, PortfleetError
 from portfleet.core.journal import JournalError
 from portfleet.daemons.answers import ControlError
 from portfleet.daemons.control import ask
+from portfleet.daemons.exchange import Control
 from portfleet.store import journal as journal_file
 from portfleet.store import locks
 
@@ -35,6 +36,6 @@ def require_watcher(context: Context) -> None:
 def wake(context: Context) -> None:
     """Tell the watcher to look now; it does so within half a second anyway."""
     try:
-        ask(context.paths.watch_socket, "reload")
+        ask(Control(str(context.paths.watch_socket), None), "reload")
     except ControlError:
         return

@@ -26,6 +26,7 @@ from portfleet.core.program import WATCHER, Program, watch_program
 from portfleet.core.routing import turn
 from portfleet.core.slots import Table
 from portfleet.core.states import AT_REST
+from portfleet.daemons.instances import running
 from portfleet.store import atomic, faults, locks
 from portfleet.store import journal as journal_file
 from portfleet.store.out import left_out
@@ -110,7 +111,8 @@ class Executor:
     def _part(self, name: str) -> None:
         from portfleet.apply.handoff_before_restart import part  # asyncio is not for `status`
 
-        part(self.desired, name, out=self.failed.keys() | self._ejected())
+        pids = running(self.supervisor, self.paths)
+        part(self.desired, name, pids=pids, out=self.failed.keys() | self._ejected())
 
     def point(self, service: str, out: frozenset[str]) -> None:
         """Point a service's slots as they shall be now, ``out`` left out besides who is ejected or failed."""
@@ -182,16 +184,13 @@ class Executor:
             self.supervisor.start(name)
 
     def _make_control_directory(self, control: Path, user: str | None) -> None:
-        """Return a daemon of another user a directory for its socket, and the socket its usual name."""
+        """Make a directory for the socket of a daemon of another user, which has no right to write to run/."""
         if user is None:
             return
         import shutil
 
         control.parent.mkdir(mode=0o700, exist_ok=True)
         shutil.chown(control.parent, user)
-        link = self.paths.run / control.name
-        if not link.is_symlink():
-            link.symlink_to(control)
 
     def wait(self, names: tuple[str, ...], seconds: float) -> None:
         """Wait until instances are ready; who is not in time, or cannot be, is noted in ``failed``."""

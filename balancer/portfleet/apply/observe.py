@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import os
 import time
-from collections import Counter
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import replace
-from pathlib import Path
 
 from portfleet.core.changes import DataPlane
 from portfleet.core.desired import Desired, DesiredInstance, DesiredService
@@ -20,10 +17,11 @@ from portfleet.core.program import WATCHER
 from portfleet.core.slots import Table
 from portfleet.core.states import RUNNING
 from portfleet.core.status import DaemonState
-from portfleet.daemons.answers import ControlError
-from portfleet.daemons.control import ask_status
+from portfleet.daemons.control import Heard, hear
+from portfleet.daemons.exchange import Control
 from portfleet.daemons.probe import exchange, listening_fault, own_listeners
 from portfleet.linux import processes, sockdiag
+from portfleet.linux.established import Established
 from portfleet.store import locks
 from portfleet.store.out import read_out
 from portfleet.supervise import adopted
@@ -71,7 +69,7 @@ class Look:
         self._programs, self._paths, self._probe = programs, paths, probe
         self._listeners = sockdiag.listeners()
         self._adopted = adopted.alive(paths.processes)
-        self._established: Counter[int] | None = None
+        self._established = Established()
 
     def at(self, service: DesiredService, want: DesiredInstance) -> ObservedInstance:
         """Look at one wanted instance."""
@@ -83,17 +81,19 @@ class Look:
             return seen
         own = own_listeners(seen.pid, want.rule.port, self._listeners)
         trouble, waiting = listening_fault(want.rule.port, service.service.families, own)
-        control = Path(want.program.control)
+        heard = Heard(None, speaks=False)
         if want.ours:
-            try:
-                status = ask_status(control, seconds=service.service.probe.timeout)
-            except ControlError as error:
-                return replace(seen, waiting=str(error), connections=self._count(want.rule.port))
-            seen = replace(seen, connections=status.connections)
-            if status.state is not DaemonState.READY:
-                return replace(seen, waiting=f"says it is {status.state}")
+            place = Control(want.program.control, seen.pid)
+            heard = hear({want.name: (place, service.service.probe.timeout)})[want.name]
+        if heard.status is None:
+            here = self._established.of(seen.pid, want.rule.port, service.service.ports)
+            seen = replace(seen, connections=here, waiting=heard.trouble)
         else:
-            seen = replace(seen, connections=self._count(want.rule.port))
+            unready = heard.status.state is not DaemonState.READY
+            waiting_for = f"says it is {heard.status.state}" if unready else ""
+            seen = replace(seen, connections=heard.status.connections, waiting=waiting_for)
+        if seen.waiting:
+            return seen
         if trouble:
             return replace(seen, waiting=trouble) if waiting else replace(seen, fault=trouble)
         if self._probe and (trouble := exchange(_local(want), service.service.probe)):
@@ -101,27 +101,23 @@ class Look:
         return replace(seen, ready=seen.program in ("RUNNING", "STARTING"))
 
     def at_surplus(self, name: str) -> ObservedInstance:
-        """Look at a program that nobody wants any more, and for a moment: a probe under way is not a client."""
+        """Look at a program that nobody wants any more, and for a moment: a probe under way is not a client.
+
+        Nothing but its name is known: its connections are those that its processes have of the ports they listen on.
+        """
         seen = self._process(name)
-        connections = self._connections_of(name, seen.pid)
+        if seen.pid is None:
+            return seen
+        pids = list(processes.tree(seen.pid))
+        mine = processes.owned(pids, {listener.inode for listener in self._listeners})
+        ports = {listener.port for listener in self._listeners if listener.inode in mine}
+        connections = self._established.owned(seen.pid, ports.__contains__)
         for _ in range(_LOOKS if self._probe else 0):
             if not connections:
                 break
             time.sleep(_MOMENT)
-            self._established = None
-            connections = min(connections, self._connections_of(name, seen.pid))
+            connections = min(connections, Established().owned(seen.pid, ports.__contains__))
         return replace(seen, connections=connections)
-
-    def _connections_of(self, name: str, pid: int | None) -> int:
-        """Return the connections of a program of which nothing but its name is known."""
-        with suppress(ControlError):
-            return ask_status(self._paths.control(name)).connections
-        ports = {
-            listener.port
-            for listener in self._listeners
-            if pid and processes.owned(processes.tree(pid), {listener.inode})
-        }
-        return sum(self._count(port) for port in ports)
 
     def strangers(self, desired: Desired) -> dict[str, str]:
         """Give, by instance, who else listens on the port of an instance that is to be started."""
@@ -160,11 +156,6 @@ class Look:
             return ""
         last = next((line.strip() for line in reversed(lines) if line.strip()), "")
         return f"; its last words: {''.join(c if c.isprintable() else '?' for c in last[:200])}" if last else ""
-
-    def _count(self, port: int) -> int:
-        if self._established is None:
-            self._established = sockdiag.established()
-        return self._established[port]
 
 
 def _elsewhere(

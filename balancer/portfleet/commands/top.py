@@ -15,7 +15,6 @@ import time
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 from portfleet.apply.context import Context
@@ -69,7 +68,7 @@ def _intervals(only: str | None, context: Context, every: float) -> Iterator[lis
             for want in service.instances:
                 entry = instance_entry(want, observed, slots, fresh.paths, {})
                 pid = entry["pid"]
-                control = Path(want.program.control) if want.ours and want.program else None
+                control = want.program.control if want.ours and want.program else None
                 samples[want.name] = sample(pid, control) if pid else None
                 found = rates(before.get(want.name), samples[want.name])
                 if not at_rest(entry):

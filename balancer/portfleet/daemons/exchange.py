@@ -16,9 +16,13 @@ Verdict = str | None
 
 @dataclass(frozen=True)
 class Control:
-    """The control socket of a process on this box."""
+    """A control socket on this box, and the process in whose tree its listener must be (None: not an instance's).
+
+    An instance may run as a user who owns the directory of its socket, so that the path alone proves nothing.
+    """
 
     path: str
+    pid: int | None
 
     def __str__(self) -> str:
         return "control socket"

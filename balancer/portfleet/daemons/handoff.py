@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
 
 from portfleet.core.desired import DesiredInstance
 from portfleet.daemons.answers import LONGEST, ControlError, HandoffRefused, Progress, read_progress
+from portfleet.daemons.exchange import Control
+from portfleet.daemons.instances import control_of
+from portfleet.daemons.talk import dial
 from portfleet.store import faults
 
 #: Seconds that a daemon waits for requests in flight; what is not finished then is tried again.
@@ -32,16 +35,21 @@ class HandoffFailed(Exception):
         self.moved, self.busy = moved, _BUSY in reason
 
 
-async def hand_off(sender: DesiredInstance, receiver: DesiredInstance, *, count: int) -> int:
+async def hand_off(sender: DesiredInstance, receiver: DesiredInstance, *, pids: Mapping[str, int], count: int) -> int:
     """Move ``count`` connections to another instance; return how many moved, by the sender's word.
+
+    ``pids`` are the processes by instance.
 
     Raises HandoffFailed with the daemon's own words, and for a sender that falls silent, or goes on for longer than so
     many connections can take.
     """
     pair, moved, seconds = f"{sender.name} to {receiver.name}", 0, _SILENT + _EACH * count
+    place = control_of(sender, pids)
+    if place is None:
+        raise HandoffFailed(f"{pair}: {sender.name} does not run", 0)
     try:
         async with asyncio.timeout(seconds):
-            async with aclosing(_progress(sender, receiver, count)) as lines:
+            async with aclosing(_progress(place, receiver, count)) as lines:
                 async for progress in lines:
                     moved = min(progress.moved, count)
                     if progress.done:
@@ -55,9 +63,9 @@ async def hand_off(sender: DesiredInstance, receiver: DesiredInstance, *, count:
     raise HandoffFailed(f"{pair}: {sender.name} closed its control socket in the middle", moved)
 
 
-async def _progress(sender: DesiredInstance, receiver: DesiredInstance, count: int) -> AsyncGenerator[Progress, None]:
+async def _progress(place: Control, receiver: DesiredInstance, count: int) -> AsyncGenerator[Progress, None]:
     """Give the command and yield what the sender says of it; raises OSError, ValueError and ControlError."""
-    reader, writer = await asyncio.open_unix_connection(sender.control, limit=LONGEST)
+    reader, writer = await asyncio.open_unix_connection(sock=dial(place), limit=LONGEST)
     try:
         request = {"command": "handoff", "to": str(receiver.control), "count": count, "listener": False}
         writer.write(json.dumps(request | {"deadline": _IN_FLIGHT}).encode() + b"\n")

@@ -5,11 +5,10 @@ from __future__ import annotations
 import math
 import time
 from dataclasses import dataclass
-from pathlib import Path
 
 from portfleet.core.counters import Counters
-from portfleet.daemons.answers import ControlError
-from portfleet.daemons.control import ask_status
+from portfleet.daemons.control import hear
+from portfleet.daemons.exchange import Control
 from portfleet.linux import processes
 
 
@@ -43,21 +42,16 @@ class Rates:
     p99: float | None = None
 
 
-def sample(pid: int, control: Path | None) -> Sample | None:
-    """Take a sample of a process, and of its counters where it has a ``control`` socket; None where it has ended."""
+def sample(pid: int, control: str | None) -> Sample | None:
+    """Take a sample of a process, and of its counters if it has a ``control`` socket; None if it has ended."""
     found = [process for one in processes.tree(pid) if (process := processes.read(one))]
     if not found:
         return None
     cpu, memory = sum(process.cpu for process in found), sum(process.memory for process in found)
     accepted: int | None = None
     counters: Counters | None = None
-    if control is not None:
-        try:
-            status = ask_status(control)
-        except ControlError:
-            pass  # the processor counts all the same
-        else:
-            accepted, counters = status.accepted, status.counters
+    if control is not None and (status := hear({"": (Control(control, pid), 0.5)})[""].status):
+        accepted, counters = status.accepted, status.counters
     return Sample(time.monotonic(), pid, cpu, memory, accepted, counters)
 
 

@@ -9,11 +9,25 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from enum import Enum, auto
 
-from portfleet.daemons.answers import LONGEST
-from portfleet.daemons.exchange import Exchange, Port, Verdict
+from portfleet.daemons.answers import LONGEST, ControlError
+from portfleet.daemons.exchange import Control, Exchange, Port, Verdict
+from portfleet.linux import processes, unix_socket
 
 _CONNECTED = (0, errno.EISCONN)
 _UNDER_WAY = (errno.EINPROGRESS, errno.EALREADY)
+
+
+def dial(place: Control) -> socket.socket:
+    """Return a non-blocking connection to a control socket, made sure of whose it is.
+
+    Raises OSError, and ControlError if a process has it that is none of the instance's.
+    """
+    connection = unix_socket.connect(place.path)
+    peer = unix_socket.peer(connection)
+    if place.pid is None or processes.within(peer, place.pid):
+        return connection
+    connection.close()
+    raise ControlError(f"{place}: process {peer} has it, which is none of the instance's (process {place.pid})")
 
 
 class _Phase(Enum):
@@ -35,7 +49,7 @@ class Talk:
     def step(self) -> Verdict:
         """Go on as far as is possible now; None if it has to go on later."""
         try:
-            return self._step(self._connection or self._open())
+            return self._step()
         except BlockingIOError:
             return None
         except OSError as error:
@@ -56,41 +70,56 @@ class Talk:
         descriptor = self._connection.fileno() if self._connection is not None else -1
         return descriptor, select.POLLIN if self._phase is _Phase.READING else select.POLLOUT
 
-    def _open(self) -> socket.socket:
+    def _step(self) -> Verdict:
         place = self.exchange.place
-        if not isinstance(place, Port):
-            family = socket.AF_UNIX
-        else:
+        if self._connection is None:
+            if isinstance(place, Control):
+                return self._dial(place)
             family = socket.AF_INET6 if ":" in place.host else socket.AF_INET
-        self._connection = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
-        return self._connection
+            self._connection = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+        if self._phase is _Phase.CONNECTING and isinstance(place, Port):
+            return self._connect(self._connection, place)
+        return self._send(self._connection) if self._phase is _Phase.SENDING else self._read(self._connection)
 
-    def _step(self, connection: socket.socket) -> Verdict:
-        if self._phase is _Phase.CONNECTING:
-            if (code := self._connect(connection)) not in _CONNECTED:
-                return None if code in _UNDER_WAY else self.exchange.unreachable(code)
-            self._phase = _Phase.SENDING
-            if (verdict := self.exchange.connected()) is not None:
-                return verdict
-        if self._phase is _Phase.SENDING:
-            self._unsent = self._unsent[connection.send(self._unsent) :] if self._unsent else b""
-            if not self._unsent:
-                self._phase = _Phase.READING
-                if self.exchange.ends:
-                    connection.shutdown(socket.SHUT_WR)
-            return None  # an answer is never there at once: looking would cost a call and an exception
+    def _dial(self, place: Control) -> Verdict:
+        try:
+            connection = self._connection = dial(place)
+        except BlockingIOError:  # its queue is full: no connection is under way
+            return self.exchange.unreachable(errno.EAGAIN)
+        except ControlError as error:
+            return str(error)
+        return self._begin(connection)
+
+    def _connect(self, connection: socket.socket, place: Port) -> Verdict:
+        address = (place.host, place.port)
+        code = connection.connect_ex(address)
+        if code in _UNDER_WAY:
+            # Over loopback the handshake is over when the first call returns, so that the second tells at once.
+            code = connection.connect_ex(address)
+        if code in _UNDER_WAY:
+            return None
+        return self._begin(connection) if code in _CONNECTED else self.exchange.unreachable(code)
+
+    def _begin(self, connection: socket.socket) -> Verdict:
+        self._phase = _Phase.SENDING
+        verdict = self.exchange.connected()
+        return self._send(connection) if verdict is None else verdict
+
+    def _send(self, connection: socket.socket) -> Verdict:
+        if self._unsent:
+            self._unsent = self._unsent[connection.send(self._unsent) :]
+        if not self._unsent:
+            self._phase = _Phase.READING
+            if self.exchange.ends:
+                connection.shutdown(socket.SHUT_WR)
+        return None  # an answer is never there at once: looking would cost a call and an exception
+
+    def _read(self, connection: socket.socket) -> Verdict:
         data = connection.recv(LONGEST)
         self._room -= len(data)
         if self._room < 0:
             return f"{self.exchange.place}: sends more than {LONGEST:,} bytes"
         return self.exchange.received(data)
-
-    def _connect(self, connection: socket.socket) -> int:
-        place = self.exchange.place
-        address = (place.host, place.port) if isinstance(place, Port) else place.path
-        code = connection.connect_ex(address)
-        # Over loopback the handshake is over when the first call returns, so that the second tells at once.
-        return connection.connect_ex(address) if code in _UNDER_WAY else code
 
 
 def carry_out(exchanges: Sequence[tuple[Exchange, float]], *, clock: Callable[[], float] = time.monotonic) -> list[str]:

@@ -5,7 +5,6 @@ Other daemons have none; for them a canary fails when one of its instances is ej
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -13,9 +12,7 @@ from typing import Any
 from portfleet.core.counters import Counters, add
 from portfleet.core.desired import DesiredInstance
 from portfleet.core.model import Colour, other
-from portfleet.daemons.answers import ControlError
-from portfleet.daemons.control import ask_status
-from portfleet.operations.task import Task, running
+from portfleet.operations.task import Task
 
 _LOOK = 0.5
 #: Fewer requests than this say nothing about errors or latency.
@@ -49,10 +46,10 @@ async def watch(task: Task, colour: Colour, *, percent: int, plan: Mapping[str, 
         await task.pause(_LOOK)
         if out := [want.name for want in mine if want.name in task.ejector.out]:
             return f"{out[0]} was ejected: {task.ejector.out[out[0]].reason}"
-        now = await asyncio.to_thread(running, task.paths)
+        now = await task.pids()
         if changed := [want.name for want in mine if now.get(want.name) != pids[want.name]]:
             return f"{changed[0]} was restarted"
-        after = await asyncio.to_thread(_counters, mine), await asyncio.to_thread(_counters, theirs)
+        after = await _counters(task, mine), await _counters(task, theirs)
         fault = judge(
             after[0].since(first[0]),
             after[1].since(first[1]),
@@ -68,25 +65,20 @@ async def _first(
     task: Task, mine: list[DesiredInstance], theirs: list[DesiredInstance], *, percent: int
 ) -> tuple[dict[str, int | None], Counters, Counters]:
     """Return the processes and both colours' counters at the begin of a step, as they were remembered or are now."""
-    now = await asyncio.to_thread(running, task.paths)
+    now = await task.pids()
     pids = {want.name: now.get(want.name) for want in (*mine, *theirs)}
     known = task.arguments.get("canary_from", {})
     # After a reboot every process is another one: none of them crashed, and all counters begin anew.
     if known.get("percent") == percent and any(known["pids"].get(name) == pid for name, pid in pids.items()):
         return known["pids"], Counters.from_json(known["canary"]), Counters.from_json(known["live"])
-    first = await asyncio.to_thread(_counters, mine), await asyncio.to_thread(_counters, theirs)
+    first = await _counters(task, mine), await _counters(task, theirs)
     task.remember(
         canary_from={"percent": percent, "pids": pids, "canary": first[0].as_json(), "live": first[1].as_json()}
     )
     return pids, *first
 
 
-def _counters(instances: list[DesiredInstance]) -> Counters:
-    found = []
-    for want in instances:
-        try:
-            counters = ask_status(want.control, seconds=1).counters
-        except ControlError:
-            continue  # another daemon, or one that is hung: probes tell
-        found += [counters] if counters else []
-    return add(found)
+async def _counters(task: Task, instances: list[DesiredInstance]) -> Counters:
+    """Sum what instances count; another daemon, and one that hangs, say nothing: probes tell of those."""
+    heard = (await task.hear(instances)).values()
+    return add(one.status.counters for one in heard if one.status and one.status.counters)

@@ -8,7 +8,6 @@ of the new release.
 
 from __future__ import annotations
 
-import asyncio
 import time
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -23,7 +22,7 @@ from portfleet.operations import canary
 from portfleet.operations.empty import HandoffResult, hand_over, let_end, spread
 from portfleet.operations.releases import outlived
 from portfleet.operations.stop import stop
-from portfleet.operations.task import CannotUndo, OperationFailed, Task, hangs, running
+from portfleet.operations.task import CannotUndo, OperationFailed, Task
 from portfleet.store.clock import stamp
 from portfleet.supervise.exit_report import last_exit, last_lines
 
@@ -165,28 +164,27 @@ async def _hand_off(task: Task, pairs: list[tuple[DesiredInstance, list[DesiredI
         if counts[old.name]:
             first += (await spread(task, old, news, 1))[0]
     await task.pause(_TASTE if first else 0)
-    await _refuse_hanging(receivers)
+    await _refuse_hanging(task, receivers)
     handed: HandoffResult = await hand_over(task, pairs)
     handed = replace(handed, moved=handed.moved + first)
     if handed.left:
-        await _refuse_hanging(receivers)
+        await _refuse_hanging(task, receivers)
     return handed.words(), handed.left
 
 
-async def _silent(instances: list[DesiredInstance]) -> list[str]:
+async def _silent(task: Task, instances: list[DesiredInstance]) -> list[str]:
     """Return those that do not answer; one without a process does not either."""
-    answers = await asyncio.gather(*(asyncio.to_thread(hangs, i) for i in instances))
-    return [i.name for i, silent in zip(instances, answers, strict=True) if silent]
+    return [name for name, heard in (await task.hear(instances)).items() if heard.status is None]
 
 
 async def _hanging(task: Task, instances: list[DesiredInstance]) -> list[str]:
     """Return those that have a process and do not answer."""
-    there = await asyncio.to_thread(running, task.paths)
-    return await _silent([i for i in instances if i.name in there])
+    there = await task.pids()
+    return await _silent(task, [i for i in instances if i.name in there])
 
 
-async def _refuse_hanging(news: list[DesiredInstance]) -> None:
-    if hung := await _silent(news):
+async def _refuse_hanging(task: Task, news: list[DesiredInstance]) -> None:
+    if hung := await _silent(task, news):
         raise OperationFailed(f"rolled back: {', '.join(hung)} of the new release hangs")
 
 

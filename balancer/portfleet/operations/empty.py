@@ -95,13 +95,14 @@ async def spread(
     Gives how many moved, why not all ("" for no reason), and whether an earlier hand-off is still under way.
     """
     alive = [receiver for receiver in receivers if task.ejector.serves(receiver.name)]
+    pids = await task.pids()
     total, reason, busy = 0, "" if alive else f"nobody can take the connections of {sender.name}", False
     for number, receiver in enumerate(alive):
         share = count * (number + 1) // len(alive) - count * number // len(alive)
         if share == 0:
             continue
         try:
-            total += await hand_off(sender, receiver, count=share)
+            total += await hand_off(sender, receiver, pids=pids, count=share)
         except HandoffFailed as failure:
             total, reason, busy = total + failure.moved, str(failure), busy or failure.busy
     return total, reason, busy

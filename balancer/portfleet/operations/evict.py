@@ -15,8 +15,9 @@ from collections.abc import Mapping, Sequence
 from portfleet.core.desired import DesiredInstance
 from portfleet.daemons.answers import ControlError
 from portfleet.daemons.control import ask
+from portfleet.daemons.instances import PATIENCE, control_of
 from portfleet.linux import sockdiag
-from portfleet.operations.task import OperationFailed, Task, kill
+from portfleet.operations.task import OperationFailed, Task, kill, running
 
 _SLICE, _TICK = 0.1, 0.02
 #: A daemon is told a new rate when its share of the service's differs by more than this.
@@ -99,7 +100,9 @@ class Evictor:
 
     def _ask(self, want: DesiredInstance, command: str, **arguments: float) -> bool:
         try:
-            ask(want.control, command, seconds=2, **arguments)
+            if (place := control_of(want, running(self._task.paths))) is None:
+                raise ControlError("it does not run")
+            ask(place, command, seconds=PATIENCE, **arguments)
         except ControlError as error:
             self._task.log.once("cannot-evict", about=want.name, instance=want.name, reason=str(error))
             return False

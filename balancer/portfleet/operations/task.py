@@ -20,8 +20,9 @@ from portfleet.core.desired import Desired, DesiredInstance, DesiredService
 from portfleet.core.errors import Exit
 from portfleet.core.journal import Journal, Operation, ServiceRecord
 from portfleet.core.paths import Paths
-from portfleet.daemons.answers import ControlError
-from portfleet.daemons.control import ask_status
+from portfleet.daemons import instances
+from portfleet.daemons.control import Heard
+from portfleet.daemons.instances import connections, hear
 from portfleet.linux import sockdiag
 from portfleet.store import atomic, faults
 from portfleet.store import journal as journal_file
@@ -202,25 +203,19 @@ class Task:
         context = Context(self.paths)
         return Executor(self.desired(), context.plane, context.supervisor, context.paths, say=lambda _: None)
 
+    async def pids(self) -> dict[str, int]:
+        """Return {instance: pid} of every instance that has a process."""
+        return await asyncio.to_thread(running, self.paths)
+
+    async def hear(self, instances: Iterable[DesiredInstance]) -> dict[str, Heard]:
+        """Ask instances for their status, side by side."""
+        found = list(instances)
+        return await asyncio.to_thread(lambda: hear(found, running(self.paths)))
+
     async def connections(self, instances: Iterable[DesiredInstance]) -> dict[str, int]:
-        """Return how many established connections each instance has; one without a process has none.
-
-        One of ours that does not answer counts as having one: it is never taken for empty.
-        """
-        return await asyncio.to_thread(self._connections, list(instances))
-
-    def _connections(self, instances: list[DesiredInstance]) -> dict[str, int]:
-        pids = running(self.paths)
-        by_port = sockdiag.established() if any(not want.ours for want in instances) else None
-        found = {}
-        for want in instances:
-            if want.name not in pids:
-                found[want.name] = 0
-            elif want.ours:
-                found[want.name] = _asked(want)
-            else:
-                found[want.name] = by_port[want.rule.port] if by_port is not None else 0
-        return found
+        """Return how many established connections each instance has; one without a process has none."""
+        found, service = list(instances), self.want().service
+        return await asyncio.to_thread(lambda: connections(service, found, running(self.paths)))
 
     async def waiting(self, instances: Iterable[DesiredInstance]) -> int:
         """Return how many connections wait in the accept queues and in SYN_RECV of instances' ports."""
@@ -230,10 +225,7 @@ class Task:
 
 def running(paths: Paths) -> dict[str, int]:
     """Return {instance: pid} of every instance that has a process, supervisord's own and adopted ones."""
-    from portfleet.supervise import adopted
-
-    programs = Context(paths).supervisor.programs()
-    return adopted.alive(paths.processes) | {name: info.pid for name, info in programs.items() if info.pid is not None}
+    return instances.running(Context(paths).supervisor, paths)
 
 
 def kill(paths: Paths, name: str) -> None:
@@ -242,19 +234,3 @@ def kill(paths: Paths, name: str) -> None:
     if pid is not None:
         with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
-
-
-def hangs(want: DesiredInstance) -> bool:
-    """Return whether our daemon does not answer its control socket within two seconds."""
-    try:
-        ask_status(want.control, seconds=2)
-    except ControlError:
-        return True
-    return False
-
-
-def _asked(want: DesiredInstance) -> int:
-    try:
-        return ask_status(want.control, seconds=2).connections
-    except ControlError:
-        return 1

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
+from contextlib import suppress
 
 from portfleet.core.desired import DesiredInstance
 from portfleet.core.errors import Exit
 from portfleet.daemons.answers import ControlError
 from portfleet.daemons.control import ask
+from portfleet.daemons.instances import PATIENCE, control_of
 from portfleet.operations.task import OperationFailed, Task
 
 
@@ -15,7 +18,7 @@ async def run(task: Task) -> str:
     """Arguments: instances."""
     names: list[str] = list(task.arguments["instances"])
     task.enter("starting", owned=names)
-    await asyncio.to_thread(_resume, task.instances(names))
+    await asyncio.to_thread(_resume, task.instances(names), await task.pids())
     there = [i.name for i in task.want().running if i.name in names]
     failed = await task.start(there)
     task.point(ready=set(there) - failed.keys())
@@ -30,12 +33,9 @@ async def undo(_: Task) -> str:
     return "it serves as soon as it is ready"
 
 
-def _resume(instances: list[DesiredInstance]) -> None:
-    """End evictions that a drain had begun."""
+def _resume(instances: list[DesiredInstance], pids: Mapping[str, int]) -> None:
+    """End evictions that a drain had begun; of an instance that does not run, or is never asked, there is none."""
     for want in instances:
-        if not want.ours:
-            continue
-        try:
-            ask(want.control, "resume", seconds=2)
-        except ControlError:
-            continue  # not running yet: nothing to end
+        if want.ours and (place := control_of(want, pids)) is not None:
+            with suppress(ControlError):
+                ask(place, "resume", seconds=PATIENCE)

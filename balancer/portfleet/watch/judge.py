@@ -24,11 +24,14 @@ _DEAL_AGAIN = 1.0
 class Judge:
     """Ejects and admits members. Everything it does is one event of the loop; nothing waits."""
 
-    def __init__(self, *, roster: Roster, ejector: Ejector, log: Log, blind: Callable[[], str]) -> None:
-        """``blind`` says why probes prove nothing at the moment; "" where they do."""
+    def __init__(
+        self, *, roster: Roster, ejector: Ejector, log: Log, blind: Callable[[], str],
+        pid_of: Callable[[str], int | None],
+    ) -> None:  # fmt: skip
+        """``blind`` says why probes prove nothing at the moment ("": they do), ``pid_of`` an instance's process."""
         self._roster, self._ejector, self._log, self._blind = roster, ejector, log, blind
         self._loop = asyncio.get_running_loop()
-        self._prober = Prober(self.probed, time.monotonic)
+        self._prober = Prober(self.probed, time.monotonic, pid_of)
         ejector.let_in = self.aim
         self._to_deal: set[str] = set()
         #: Members whose probes fail but who serve on, for without them nobody would.

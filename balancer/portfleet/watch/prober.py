@@ -21,6 +21,8 @@ from dataclasses import dataclass, field
 from portfleet.core.model import Probe
 from portfleet.core.status import DaemonState
 from portfleet.daemons.answers import LONGEST, ControlError, read_status
+from portfleet.daemons.exchange import Control
+from portfleet.daemons.talk import dial
 
 _STATUS = b'{"command": "status"}\n'
 _CONNECTED = (0, errno.EISCONN)
@@ -58,8 +60,11 @@ class _Failed(Exception):
 class Prober:
     """Probes ``targets`` in turn and calls ``result(name, trouble)`` for each probe ("" is a success)."""
 
-    def __init__(self, result: Callable[[str, str], None], clock: Callable[[], float]) -> None:
-        self._result, self._clock = result, clock
+    def __init__(
+        self, result: Callable[[str, str], None], clock: Callable[[], float], pid_of: Callable[[str], int | None]
+    ) -> None:
+        """``pid_of`` gives an instance's process; until it is known only the port is asked."""
+        self._result, self._clock, self._pid_of = result, clock, pid_of
         self._targets: dict[str, Target] = {}
         self._queue: list[tuple[float, str]] = []
         self._queued: set[str] = set()
@@ -109,9 +114,11 @@ class Prober:
         asking = Asking(target, now + target.probe.timeout)
         full = target.name in self._full
         self._full.discard(target.name)
-        if target.control is not None:
-            asking.parts.append(self._ask_control(target))
-        if target.control is None or target.probe.send is not None:
+        pid = self._pid_of(target.name)
+        control = Control(target.control, pid) if target.control is not None and pid is not None else None
+        if control is not None:
+            asking.parts.append(self._ask_control(target, control))
+        if control is None or target.probe.send is not None:
             asking.parts.append(_ask_port(target))
         elif not full:
             asking.parts.append(_ask_nothing(target))
@@ -153,13 +160,13 @@ class Prober:
         if connection is not None:
             connection.close()
 
-    def _ask_control(self, target: Target) -> Iterator[None]:
+    def _ask_control(self, target: Target, place: Control) -> Iterator[None]:
         connection = self._control.get(target.name)
         if connection is None:
-            connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
-            self._control[target.name] = connection
-            if code := connection.connect_ex(str(target.control)):
-                raise _Failed(f"control socket: {errno.errorcode.get(code, code)}")
+            try:
+                connection = self._control[target.name] = dial(place)
+            except (OSError, ControlError) as error:
+                raise _Failed(str(error)) from None
         connection.send(_STATUS)
         yield None  # an answer is never there at once: looking would cost a call and an exception
         got = b""

@@ -61,7 +61,7 @@ class Watcher:
         self._pool = ThreadPoolExecutor(1, "helper", initializer=_nice, initargs=(0,))
         self._wake, self._stop = asyncio.Event(), asyncio.Event()
         self._deaths = Deaths(self._loop, self._died)
-        self._judge = Judge(roster=roster, ejector=ejector, log=log, blind=full_table)
+        self._judge = Judge(roster=roster, ejector=ejector, log=log, blind=full_table, pid_of=self._deaths.pid)
         self._supervision = Supervision(
             paths=self._paths, deaths=self._deaths, log=log, pool=self._pool, hand_over=self.stop
         )
