@@ -23,7 +23,9 @@ from multiprocessing.connection import Connection
 from benchmarks.lib.measure import save
 
 from portfleet.core.model import Probe
-from portfleet.watch.prober import Prober, Target
+from portfleet.daemons.exchange import Port
+from portfleet.daemons.probe import Target
+from portfleet.watch.prober import Prober
 
 COUNT, LIMIT = 1000, 0.10
 FIRST_PORT = 10_000
@@ -91,7 +93,7 @@ def targets(kind: str, folder: str) -> list[Target]:
     """Return what to probe."""
     probe = Probe(send="PING\n", expect="PONG") if kind == "send" else Probe()
     return [
-        Target(f"fake-{number}", "127.0.0.1", FIRST_PORT + number,
+        Target(f"fake-{number}", Port("127.0.0.1", FIRST_PORT + number),
                f"{folder}/{number}.sock" if kind == "ours" else None, probe)
         for number in range(COUNT)
     ]  # fmt: skip

@@ -22,6 +22,8 @@ from portfleet.core.changes import PlaneState, PointSlots, Transaction
 from portfleet.core.model import Probe
 from portfleet.core.paths import Paths
 from portfleet.core.slots import Table
+from portfleet.daemons.exchange import Port
+from portfleet.daemons.probe import Target
 from portfleet.dataplane.nft.cached import CachedPlane
 from portfleet.linux.processes import start_time
 from portfleet.store.log import Log
@@ -31,7 +33,7 @@ from portfleet.watch.deaths import Deaths
 from portfleet.watch.health import Health, all_out
 from portfleet.watch.limits import Descriptors, Near, judge
 from portfleet.watch.limits import Table as Entries
-from portfleet.watch.prober import Prober, Target
+from portfleet.watch.prober import Prober
 from portfleet.watch.restarts import Backoff
 from portfleet.watch.server import serve
 
@@ -287,17 +289,17 @@ def probe_once(target: Target, *, seconds: float = 5) -> str:
 
 def test_probes_by_connect(listener: socket.socket) -> None:
     port = listener.getsockname()[1]
-    assert probe_once(Target("a", "127.0.0.1", port, None, Probe())) == ""
+    assert probe_once(Target("a", Port("127.0.0.1", port), None, Probe())) == ""
     listener.close()
-    assert "ECONNREFUSED" in probe_once(Target("a", "127.0.0.1", port, None, Probe()))
+    assert "ECONNREFUSED" in probe_once(Target("a", Port("127.0.0.1", port), None, Probe()))
 
 
 def test_a_loop_that_hangs_fails_although_the_kernel_accepts_for_it(listener: socket.socket, tmp_path: Path) -> None:
     port = listener.getsockname()[1]
     expecting = Probe(send="PING\n", expect="PONG", timeout=0.05)
-    assert "no answer within 50 ms" in probe_once(Target("a", "127.0.0.1", port, None, expecting))
+    assert "no answer within 50 ms" in probe_once(Target("a", Port("127.0.0.1", port), None, expecting))
     with socket.socket(socket.AF_UNIX) as control:
         control.bind(str(tmp_path / "c"))
         control.listen()
-        trouble = probe_once(Target("a", "127.0.0.1", port, str(tmp_path / "c"), Probe(timeout=0.05)))
+        trouble = probe_once(Target("a", Port("127.0.0.1", port), str(tmp_path / "c"), Probe(timeout=0.05)))
     assert "no answer within 50 ms" in trouble

@@ -16,7 +16,7 @@ from typing import assert_never
 from portfleet.apply.observe import Look
 from portfleet.core import steps as s
 from portfleet.core.changes import DataPlane, DropInstance, Transaction
-from portfleet.core.desired import Desired
+from portfleet.core.desired import Desired, DesiredInstance, DesiredService
 from portfleet.core.errors import PortfleetError
 from portfleet.core.journal import Journal, JournalError
 from portfleet.core.model import parse_instance
@@ -128,8 +128,8 @@ class Executor:
         """Find out which new instances are ready that the watcher has not let in yet: they get their slots as well."""
         new = [i for i in self.desired.services[service].running if i.name in self._ejected() - self.failed.keys()]
         if new:
-            look = Look(self.supervisor.programs(), self.paths, probe=True)
-            self._ready |= {i.name for i in new if look.at(self.desired.services[service], i).ready}
+            seen = self._look([(self.desired.services[service], i) for i in new])
+            self._ready |= {name for name, found in seen.items() if found.ready}
 
     def _restart(self, name: str, changes: Transaction) -> None:
         if peer := self._halted(name):
@@ -200,10 +200,7 @@ class Executor:
         self._ready.difference_update(names)
         faulty: dict[str, tuple[str, float]] = {}
         while waiting:
-            programs = self.supervisor.programs()
-            look = Look(programs, self.paths, probe=True)
-            for name in list(waiting):
-                seen = look.at(*wanted[name])
+            for name, seen in self._look([wanted[name] for name in waiting]).items():
                 self._ready |= {name} if seen.ready else set()
                 if seen.ready and name not in self.failed and name not in self._ejected():
                     del waiting[name]
@@ -220,6 +217,9 @@ class Executor:
                 return
             if waiting:
                 time.sleep(0.05)
+
+    def _look(self, wanted: Iterable[tuple[DesiredService, DesiredInstance]]) -> dict[str, ObservedInstance]:
+        return Look(self.supervisor.programs(), self.paths, probe=True).at(wanted)
 
     def end(self, names: Iterable[str], *, patience: float = 5.0) -> None:
         """End instances that nobody needs: SIGTERM, which lets our daemon take in what is on its way and finish.

@@ -4,22 +4,22 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 from portfleet.core.changes import DataPlane
 from portfleet.core.desired import Desired, DesiredInstance, DesiredService
 from portfleet.core.errors import PortfleetError
-from portfleet.core.model import Listen, parse_instance
+from portfleet.core.model import parse_instance
 from portfleet.core.observed import Observed, ObservedInstance
 from portfleet.core.paths import Paths
 from portfleet.core.program import WATCHER
 from portfleet.core.slots import Table
 from portfleet.core.states import RUNNING
-from portfleet.core.status import DaemonState
-from portfleet.daemons.control import Heard, hear
-from portfleet.daemons.exchange import Control
-from portfleet.daemons.probe import exchange, listening_fault, own_listeners
+from portfleet.daemons.exchange import Exchange
+from portfleet.daemons.listeners import listening_fault, own_listeners
+from portfleet.daemons.probe import AskReady, Target, exchanges, target_of
+from portfleet.daemons.talk import carry_out
 from portfleet.linux import processes, sockdiag
 from portfleet.linux.established import Established
 from portfleet.store import locks
@@ -42,9 +42,7 @@ def observe(
     except PortfleetError:
         running = False  # not there, or it is shutting down, which may begin at any moment
     look = Look(programs, paths, probe=probe)
-    instances = {
-        want.name: look.at(service, want) for service in desired.services.values() for want in service.instances
-    }
+    instances = look.at((service, want) for service in desired.services.values() for want in service.instances)
     for name in programs:
         if name not in instances and parse_instance(name):
             instances[name] = look.at_surplus(name)
@@ -71,33 +69,48 @@ class Look:
         self._adopted = adopted.alive(paths.processes)
         self._established = Established()
 
-    def at(self, service: DesiredService, want: DesiredInstance) -> ObservedInstance:
-        """Look at one wanted instance."""
+    def at(self, wanted: Iterable[tuple[DesiredService, DesiredInstance]]) -> dict[str, ObservedInstance]:
+        """Look at wanted instances, side by side: those that hang take no longer than one of them."""
+        wanted = list(wanted)
+        targets = {want.name: target_of(service.service, want) for service, want in wanted}
+        seen = {want.name: self._process(want.name) for _, want in wanted}
+        steps = {name: exchanges(target, seen[name].pid) for name, target in targets.items()}
+        first = {name: next(one) for name, one in steps.items()}
+        asked = {name: one for name, one in first.items() if isinstance(one, AskReady)}
+        troubles = _carry_out(asked, targets)
+        found = {
+            want.name: self._unprobed(service, want, seen[want.name], asked.get(want.name), troubles.get(want.name, ""))
+            for service, want in wanted
+        }
+        ready = [name for name, seen in found.items() if seen.ready and self._probe]
+        ports = {name: one for name in ready if (one := next(steps[name], None) if name in asked else first[name])}
+        for name, trouble in _carry_out(ports, targets).items():
+            if trouble:
+                found[name] = replace(found[name], ready=False, waiting=trouble)
+        return found
+
+    def _unprobed(
+        self, service: DesiredService, want: DesiredInstance, seen: ObservedInstance, ask: AskReady | None, trouble: str
+    ) -> ObservedInstance:
+        """Return what is known of an instance whose port was not asked yet, which is of use if it seems to be ready.
+
+        ``seen`` is its process, ``ask`` what that was asked on its control socket, if it has one, and the ``trouble``.
+        """
         if want.rule.remote is not None:
-            fault = exchange(want.rule.remote, service.service.probe) if self._probe else ""
-            return ObservedInstance(ready=not fault, waiting=fault, connections=None)
-        seen = self._process(want.name)
+            return ObservedInstance(ready=True, connections=None)
         if seen.pid is None or want.program is None:
             return seen
-        own = own_listeners(seen.pid, want.rule.port, self._listeners)
-        trouble, waiting = listening_fault(want.rule.port, service.service.families, own)
-        heard = Heard(None, speaks=False)
-        if want.ours:
-            place = Control(want.program.control, seen.pid)
-            heard = hear({want.name: (place, service.service.probe.timeout)})[want.name]
-        if heard.status is None:
-            here = self._established.of(seen.pid, want.rule.port, service.service.ports)
-            seen = replace(seen, connections=here, waiting=heard.trouble)
+        if ask is not None and ask.answer is not None:
+            count = ask.answer.connections
         else:
-            unready = heard.status.state is not DaemonState.READY
-            waiting_for = f"says it is {heard.status.state}" if unready else ""
-            seen = replace(seen, connections=heard.status.connections, waiting=waiting_for)
-        if seen.waiting:
-            return seen
+            count = self._established.of(seen.pid, want.rule.port, service.service.ports)
         if trouble:
-            return replace(seen, waiting=trouble) if waiting else replace(seen, fault=trouble)
-        if self._probe and (trouble := exchange(_local(want), service.service.probe)):
-            return replace(seen, waiting=trouble)
+            return replace(seen, connections=count, waiting=trouble)
+        own = own_listeners(seen.pid, want.rule.port, self._listeners)
+        seen = replace(seen, connections=count)
+        fault, temporary = listening_fault(want.rule.port, service.service.families, own)
+        if fault:
+            return replace(seen, waiting=fault) if temporary else replace(seen, fault=fault)
         return replace(seen, ready=seen.program in ("RUNNING", "STARTING"))
 
     def at_surplus(self, name: str) -> ObservedInstance:
@@ -158,6 +171,12 @@ class Look:
         return f"; its last words: {''.join(c if c.isprintable() else '?' for c in last[:200])}" if last else ""
 
 
+def _carry_out(asked: Mapping[str, Exchange], targets: Mapping[str, Target]) -> dict[str, str]:
+    """Carry out exchanges with instances side by side; return how each ended."""
+    found = carry_out([(exchange, targets[name].probe.timeout) for name, exchange in asked.items()])
+    return dict(zip(asked, found, strict=True))
+
+
 def _elsewhere(
     service: DesiredService, instances: Mapping[str, ObservedInstance], slots: Table, *, probed: bool
 ) -> dict[str, ObservedInstance]:
@@ -185,10 +204,6 @@ def _of_mark(mark: int) -> int | None:
         return conntrack.established(mark)
     except PortfleetError:
         return None
-
-
-def _local(want: DesiredInstance) -> Listen:
-    return Listen(want.rule.port, None, (4, 6))
 
 
 def _outdated(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
+from math import inf
 
 from portfleet.core.counters import Counters
 
@@ -22,7 +23,8 @@ class Status:
     """A daemon's answer to ``status``: a claim, but each number is within 0 … 2^53.
 
     ``max_connections`` is 0 for a daemon that does not say; ``handoff`` holds the versions of the hand-off protocol it
-    speaks, none if it cannot hand off; ``accepted`` and ``counters`` are None for a daemon that does not count them.
+    speaks, none if it cannot hand off; ``accepted``, ``requests`` and ``errors`` are None for a daemon that does not
+    count them. Its latency histogram has ascending upper bounds in µs, and a count for each and one for what is above.
     """
 
     state: DaemonState
@@ -30,7 +32,18 @@ class Status:
     max_connections: int = 0
     handoff: frozenset[int] = frozenset()
     accepted: int | None = None
-    counters: Counters | None = None
+    requests: int | None = None
+    errors: int | None = None
+    bounds: tuple[float, ...] = ()
+    counts: tuple[int, ...] = ()
+
+    @property
+    def counters(self) -> Counters | None:
+        """Return what it counts of requests, if it does."""
+        if self.requests is None or self.errors is None:
+            return None
+        latency = tuple(zip((*map(float, self.bounds), inf), self.counts, strict=True)) if self.counts else ()
+        return Counters(self.requests, self.errors, latency)
 
     @property
     def full(self) -> bool:

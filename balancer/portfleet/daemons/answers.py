@@ -9,12 +9,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
-from math import inf
-from operator import lt
 from typing import Any, NoReturn
 
-from portfleet.core.counters import Counters
 from portfleet.core.printable import printable
 from portfleet.core.status import DaemonState, Status
 
@@ -62,13 +60,17 @@ def read_status(line: bytes) -> Status:
     state = _STATES.get(said) if isinstance(said, str) else None
     if state is None:
         _improper("state", said)
+    bounds, counts = _latency(answer["latency"]) if "latency" in answer else ((), ())
     return Status(
-        state=state,
-        connections=_count(answer, "connections"),
-        max_connections=_count(answer, "max_connections", 0),
-        handoff=_versions(answer.get("handoff", [])),
-        accepted=_count(answer, "accepted") if "accepted" in answer else None,
-        counters=_counters(answer),
+        state,
+        _count(answer, "connections"),
+        _count(answer, "max_connections", 0),
+        _versions(answer.get("handoff", [])),
+        _count(answer, "accepted") if "accepted" in answer else None,
+        _count(answer, "requests") if "requests" in answer else None,
+        _count(answer, "errors") if "errors" in answer else None,
+        bounds,
+        counts,
     )
 
 
@@ -98,11 +100,12 @@ _JSON = json.JSONDecoder(parse_constant=_refuse_constant)
 def _object(line: bytes) -> dict[str, Any]:
     if len(line) > LONGEST:
         raise ImproperAnswer(f"it answers with more than {LONGEST:,} bytes")
-    try:
-        found = _JSON.decode(line.decode())
-    except (ValueError, RecursionError):  # of bytes that are not UTF-8, of numbers of over 4,300 digits, of nesting
-        found = None
-    if not isinstance(found, dict):
+    text, found, end = "", None, 0
+    # ValueError is of bytes that are not UTF-8, and of numbers of over 4,300 digits, too.
+    with suppress(ValueError, RecursionError):
+        text = line.decode().strip(" \t\r\n")
+        found, end = _JSON.raw_decode(text)
+    if not isinstance(found, dict) or end != len(text):
         raise ImproperAnswer(f"it does not answer properly: {_shown(line)} is no JSON object")
     return found
 
@@ -139,26 +142,19 @@ def _versions(value: object) -> frozenset[int]:
     return frozenset(value)
 
 
-def _counters(answer: Mapping[str, Any]) -> Counters | None:
-    if "requests" not in answer or "errors" not in answer:
-        return None
-    return Counters(_count(answer, "requests"), _count(answer, "errors"), _latency(answer.get("latency")))
-
-
-def _latency(value: object) -> tuple[tuple[float, int], ...]:
-    """Read a histogram: ascending upper bounds in µs, and a count for each and one for everything above the last."""
-    if value is None:
-        return ()
+def _latency(value: object) -> tuple[tuple[float, ...], tuple[int, ...]]:
+    """Read a histogram as its bounds and counts."""
     bounds, counts = (value.get("bounds_us"), value.get("counts")) if isinstance(value, dict) else (None, None)
     if not isinstance(bounds, list) or not isinstance(counts, list):
         _improper("latency", value)
     # By whole lists, as the watcher reads a thousand of these a second.
     if len(bounds) > _BUCKETS or len(counts) != len(bounds) + 1 or {*map(type, bounds)} - {int, float}:
         _improper("latency", value)
-    ascend = all(map(lt, bounds, bounds[1:])) and (not bounds or (bounds[0] >= 0 and bounds[-1] <= MOST))
-    if not ascend or {*map(type, counts)} != {int} or min(counts) < 0 or max(counts) > MOST:
+    ascend = sorted(bounds) == bounds and len({*bounds}) == len(bounds)  # `_JSON` reads no NaN
+    within = not bounds or (bounds[0] >= 0 and bounds[-1] <= MOST)
+    if not ascend or not within or {*map(type, counts)} != {int} or min(counts) < 0 or max(counts) > MOST:
         _improper("latency", value)
-    return tuple(zip((*map(float, bounds), inf), counts, strict=True))
+    return tuple(bounds), tuple(counts)
 
 
 def _improper(key: str, value: object) -> NoReturn:

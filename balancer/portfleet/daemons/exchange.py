@@ -56,6 +56,10 @@ class Exchange:
         """Take in that there is a connection."""
         return None
 
+    def sent(self) -> Verdict:
+        """Take in that all of the request is on its way."""
+        return None
+
     def received(self, data: bytes) -> Verdict:
         """Take in what came next; b"" is the end of the other side."""
         raise NotImplementedError

@@ -108,11 +108,12 @@ class Talk:
     def _send(self, connection: socket.socket) -> Verdict:
         if self._unsent:
             self._unsent = self._unsent[connection.send(self._unsent) :]
-        if not self._unsent:
-            self._phase = _Phase.READING
-            if self.exchange.ends:
-                connection.shutdown(socket.SHUT_WR)
-        return None  # an answer is never there at once: looking would cost a call and an exception
+        if self._unsent:
+            return None
+        self._phase = _Phase.READING
+        if self.exchange.ends:
+            connection.shutdown(socket.SHUT_WR)
+        return self.exchange.sent()  # no more: an answer is never there at once, looking would cost an exception
 
     def _read(self, connection: socket.socket) -> Verdict:
         data = connection.recv(LONGEST)

@@ -47,8 +47,8 @@ class Judge:
 
     @property
     def connections(self) -> Mapping[str, tuple[int, int]]:
-        """Give, of daemons that tell, how many connections they have and how many they take."""
-        return self._prober.connections
+        """Return, of daemons that tell, how many connections they have and how many they take."""
+        return {name: (said.connections, said.max_connections) for name, said in self._prober.said.items()}
 
     def reloaded(self) -> None:
         """Take in what the roster read: members without slots wait until they are ready, all others are probed."""

@@ -258,8 +258,7 @@ class Watcher:
                 self._ejector.note(name, seen.fault)
 
     def _at(self, away: list[Member]) -> dict[str, ObservedInstance]:
-        look = Look(self._programs, self._paths, probe=True)
-        return {member.name: look.at(member.service, member.want) for member in away}
+        return Look(self._programs, self._paths, probe=True).at((member.service, member.want) for member in away)
 
     async def _in_pool(self, work: Callable[[], T]) -> T:
         return await self._loop.run_in_executor(self._pool, work)
