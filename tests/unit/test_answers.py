@@ -32,6 +32,7 @@ FULL: dict[str, Any] = {
     "ok": True, "state": "ready", "connections": 17310, "pid": 4711, "instance": "echo-blue-1", "port": 7101,
     "version": "0.1.0", "accepted": 10**7, "requests": 10**9, "bytes_in": 10**11, "bytes_out": 10**11, "errors": 3,
     "latency": {"bounds_us": [8, 11.3, 16], "counts": [1, 2, 3, 4]}, "max_loop_lag_us": 12, "max_connections": 19936,
+    "keepalive_s": 420,
     "handoff": [1],
 }  # fmt: skip
 
@@ -43,7 +44,7 @@ def line(answer: object) -> bytes:
 def test_a_proper_status_becomes_a_value() -> None:
     found = read_status(line(FULL))
     assert found == Status(
-        DaemonState.READY, 17310, 19936, frozenset({1}), 10**7, 10**9, 3, (8, 11.3, 16), (1, 2, 3, 4)
+        DaemonState.READY, 17310, 19936, frozenset({1}), 10**7, 10**9, 3, 420, (8, 11.3, 16), (1, 2, 3, 4)
     )
     assert found.counters == Counters(10**9, 3, ((8.0, 1), (11.3, 2), (16.0, 3), (math.inf, 4)))
     assert read_status(line({"ok": True, "state": "draining", "connections": MOST})) == Status(

@@ -68,22 +68,28 @@ def test_a_kind(make: Callable[[], Exchange], parts: Sequence[bytes], found: str
 def test_a_kind_says_what_else_can_happen_to_it() -> None:
     assert Connect(PLACE).unreachable(errno.ECONNREFUSED) == "port 7101: Connection refused (ECONNREFUSED)"
     assert expect().late(0.5) == "port 7101: no answer within 500 ms"
-    assert "ENOENT" in str(ready().unreachable(errno.ENOENT))
+    assert "ENOENT" in str(AskReady(Control("/run/a.sock", 1), spoke=True).unreachable(errno.ENOENT))
 
 
-def asked(target: Target, pid: int | None, answer: bytes = READY) -> list[type[Exchange]]:
-    """Return the kinds of what an instance is asked, which answers its control socket with ``answer``."""
+def asked(target: Target, pid: int | None, answer: bytes | int = READY) -> list[type[Exchange]]:
+    """Return the kinds of what an instance is asked, which answers its control socket with bytes, or an errno."""
     found = []
     for exchange in exchanges(target, pid):
         found.append(type(exchange))
-        if isinstance(exchange, AskReady):
-            exchange.received(answer)
+        if isinstance(exchange, AskReady) and isinstance(answer, bytes):
+            assert exchange.received(answer) == ""
+        elif isinstance(exchange, AskReady) and isinstance(answer, int) and exchange.unreachable(answer):
+            return found
     return found
 
 
 def test_what_an_instance_is_asked() -> None:
-    plain, speaking = (Target("a", PLACE, control, Probe()) for control in (None, "/run/a.sock"))
-    assert asked(plain, 7) == [Connect]
+    unasked, speaking = (Target("a", PLACE, control, Probe()) for control in (None, "/run/a.sock"))
+    assert asked(unasked, 7) == [Connect]
+    for code in (errno.ENOENT, errno.ECONNREFUSED):
+        assert asked(speaking, 7, code) == [AskReady, Connect], "a daemon without a control socket"
+    for code in (errno.EAGAIN, errno.ELOOP, errno.EACCES):
+        assert asked(speaking, 7, code) == [AskReady], "it has one, and does not answer"
     assert asked(speaking, 7) == [AskReady, Empty]
     assert asked(speaking, None) == [Connect], "whose socket it is cannot be made sure of yet"
     assert asked(speaking, 7, READY.replace(b": 3", b": 9")) == [AskReady], "it is full: its word alone counts"
@@ -103,6 +109,14 @@ def test_a_remote_instance_is_dialled_where_it_is_and_not_asked_otherwise() -> N
     want = desired(ECHO.replace(":7000", "[::]:7000") + 'remote = ["[2001:db8:2::2]:7101"]\n').services["echo"]
     target = target_of(want.service, want.instances[-1])
     assert (target.place, target.control) == (Port("2001:db8:2::2", 7101), None)
+
+
+def test_only_where_the_config_lets_it_is_a_control_socket_asked() -> None:
+    for text, control in ((ECHO, "/h/run/echo-blue-1.sock"), (ECHO + 'control = "off"\n', None)):
+        want = desired(text).services["echo"]
+        assert target_of(want.service, want.instances[0]).control == control
+        assert want.instances[0].program is not None
+        assert want.instances[0].program.environment["PORTFLEET_CONTROL"] == "/h/run/echo-blue-1.sock"
 
 
 def test_a_daemon_that_sends_without_end_is_not_listened_to_without_end() -> None:

@@ -10,6 +10,7 @@ import random
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -292,6 +293,39 @@ def test_probes_by_connect(listener: socket.socket) -> None:
     assert probe_once(Target("a", Port("127.0.0.1", port), None, Probe())) == ""
     listener.close()
     assert "ECONNREFUSED" in probe_once(Target("a", Port("127.0.0.1", port), None, Probe()))
+
+
+def test_a_control_socket_that_spoke_and_is_gone_is_a_failed_probe(listener: socket.socket, tmp_path: Path) -> None:
+    port, path, results = listener.getsockname()[1], tmp_path / "c", list[str]()
+    prober = Prober(lambda _, trouble: results.append(trouble), time.monotonic, lambda _: os.getpid())
+
+    def next_result() -> str:
+        prober.ask("a")
+        ends(lambda: prober.tick() >= 0 and bool(results))
+        return results.pop()
+
+    prober.aim([Target("a", Port("127.0.0.1", port), str(path), Probe(interval=3600, timeout=5))])
+    assert next_result() == "", "a daemon without a control socket is asked by its port alone"
+    with socket.socket(socket.AF_UNIX) as control:
+        control.bind(str(path))
+        control.listen()
+
+        def answer() -> None:
+            with control.accept()[0] as asked:
+                asked.recv(100)
+                asked.sendall(b'{"state" : "ready", "ok": true, "connections": 5, "max_connections": 7}\n')
+                for _ in range(2):  # the probe before was one too
+                    listener.accept()[0].close()
+
+        answering = threading.Thread(target=answer)
+        answering.start()
+        assert next_result() == "" and prober.said["a"].connections == 5
+        answering.join(10)
+    path.unlink()
+    assert next_result(), "the connection that was kept has ended"
+    assert "ENOENT" in next_result()
+    prober.aim([])
+    assert prober.said == {}
 
 
 def test_a_loop_that_hangs_fails_although_the_kernel_accepts_for_it(listener: socket.socket, tmp_path: Path) -> None:

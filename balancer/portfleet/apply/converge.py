@@ -9,6 +9,7 @@ from portfleet.apply import preflight
 from portfleet.apply.busy import refuse_busy
 from portfleet.apply.context import Context
 from portfleet.apply.execute import Executor
+from portfleet.core.derive import learned
 from portfleet.core.desired import Desired
 from portfleet.core.errors import Exit, PortfleetError
 from portfleet.core.journal import JournalError
@@ -28,6 +29,7 @@ def look(context: Context) -> tuple[Desired, Observed, Plan]:
     context.supervisor.refuse_ending()
     desired = context.desired(context.fleet)
     observed = context.observe(desired)
+    desired = learned(desired, observed.instances, context.paths)
     return desired, observed, make_plan(desired, observed, journal_differs=_journal_differs(context, desired))
 
 

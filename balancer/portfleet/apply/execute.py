@@ -13,9 +13,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import assert_never
 
+from portfleet.apply.learn import limit_changes, noted
 from portfleet.apply.observe import Look
 from portfleet.core import steps as s
 from portfleet.core.changes import DataPlane, DropInstance, Transaction
+from portfleet.core.derive import learned
 from portfleet.core.desired import Desired, DesiredInstance, DesiredService
 from portfleet.core.errors import PortfleetError
 from portfleet.core.journal import Journal, JournalError
@@ -193,7 +195,14 @@ class Executor:
         shutil.chown(control.parent, user)
 
     def wait(self, names: tuple[str, ...], seconds: float) -> None:
-        """Wait until instances are ready; who is not in time, or cannot be, is noted in ``failed``."""
+        """Wait until instances are ready; who is not in time, or cannot be, is noted in ``failed``.
+
+        What those that are ready say of themselves is taken in.
+        """
+        self._wait(names, seconds)
+        self._learn(names)
+
+    def _wait(self, names: tuple[str, ...], seconds: float) -> None:
         deadline = self.clock() + seconds
         wanted = {want.name: (service, want) for service in self.desired.services.values() for want in service.running}
         waiting = dict.fromkeys(names, "")
@@ -218,11 +227,31 @@ class Executor:
             if waiting:
                 time.sleep(0.05)
 
-    def _look(self, wanted: Iterable[tuple[DesiredService, DesiredInstance]]) -> dict[str, ObservedInstance]:
-        return Look(self.supervisor.programs(), self.paths, probe=True).at(wanted)
+    def _look(
+        self, wanted: Iterable[tuple[DesiredService, DesiredInstance]], *, probe: bool = True
+    ) -> dict[str, ObservedInstance]:
+        return Look(self.supervisor.programs(), self.paths, probe=probe).at(wanted)
+
+    def _learn(self, names: Iterable[str]) -> None:
+        """Have the kernel count for those instances only that do not keep to ``max_connections`` themselves."""
+        started = {_service(name) for name in names}
+        wants = [want for want in self.desired.services.values() if want.name in started]
+        limited = [want for want in wants if want.service.max_connections]
+        seen = self._look([(want, i) for want in limited for i in want.running], probe=False) if limited else {}
+        after = learned(self.desired, seen, self.paths)
+        changed = [after.services[want.name] for want in limited if after.services[want.name] is not want]
+        if not changed:
+            return
+        journal_file.update(self.paths.journal, lambda journal: noted(journal, changed))
+        with locks.table(self.paths.table_lock):
+            state = self.plane.observe()
+            for want in changed:
+                if changes := limit_changes(want, state):
+                    self.plane.run(changes)
+        self.desired = after
 
     def end(self, names: Iterable[str], *, patience: float = 5.0) -> None:
-        """End instances that nobody needs: SIGTERM, which lets our daemon take in what is on its way and finish.
+        """End instances that nobody needs: SIGTERM, which lets a daemon take in what is on its way and finish.
 
         After ``patience`` seconds comes another SIGTERM, which ends a daemon that drains, then SIGKILL.
         """

@@ -20,7 +20,8 @@ def part(desired: Desired, name: str, *, pids: Mapping[str, int], out: Collectio
     What nobody takes stays with it and is let finish after SIGTERM.
     """
     service = next(want for want in desired.services.values() if any(i.name == name for i in want.instances))
-    receivers = [i for i in service.takers(name) if i.name not in out]
+    said = {one: heard.status for one, heard in hear(service.instances, pids).items() if heard.status is not None}
+    receivers = [i for i in service.takers(name, said) if i.name not in out]
     mine = next(want for want in service.instances if want.name == name)
     if receivers:
         asyncio.run(_part(mine, receivers, pids))

@@ -98,20 +98,21 @@ class Look:
         """
         if want.rule.remote is not None:
             return ObservedInstance(ready=True, connections=None)
-        if seen.pid is None or want.program is None:
+        if (pid := seen.pid) is None or want.program is None:
             return seen
-        if ask is not None and ask.answer is not None:
-            count = ask.answer.connections
-        else:
-            count = self._established.of(seen.pid, want.rule.port, service.service.ports)
+        status = ask.answer if ask is not None else None
+        count = status.connections if status is not None else self._count(service, want, pid)
+        seen = replace(seen, connections=count, waiting=trouble, status=status)
         if trouble:
-            return replace(seen, connections=count, waiting=trouble)
-        own = own_listeners(seen.pid, want.rule.port, self._listeners)
-        seen = replace(seen, connections=count)
+            return seen
+        own = own_listeners(pid, want.rule.port, self._listeners)
         fault, temporary = listening_fault(want.rule.port, service.service.families, own)
         if fault:
             return replace(seen, waiting=fault) if temporary else replace(seen, fault=fault)
         return replace(seen, ready=seen.program in ("RUNNING", "STARTING"))
+
+    def _count(self, service: DesiredService, want: DesiredInstance, pid: int) -> int:
+        return self._established.of(pid, want.rule.port, service.service.ports)
 
     def at_surplus(self, name: str) -> ObservedInstance:
         """Look at a program that nobody wants any more, and for a moment: a probe under way is not a client.
@@ -155,7 +156,7 @@ class Look:
         elif info.state == "EXITED":
             waiting = f"ended with exit code {info.exit_status}"
             if info.exit_status == 2:  # any other end is followed by a restart within moments
-                fault, waiting = f"{waiting} (broken config)", ""
+                fault, waiting = f"{waiting}, as daemons do for a broken config", ""
         since = max(info.started, info.stopped if info.pid is None else 0)
         return ObservedInstance(info.state, info.pid, since, info.exit_status, fault=fault, waiting=waiting)
 

@@ -1,7 +1,7 @@
 """Taking down a fleet or one service: clients first, then processes, then rules, supervisord last.
 
-A process has ten seconds from its SIGTERM to SIGKILL: time to save something, not to let connections finish. Our
-daemon is told twice, so that it does not drain.
+A process has ten seconds from its SIGTERM to SIGKILL: time to save something, not to let connections finish. All
+are told twice, so that portfleet-daemon does not drain.
 """
 
 from __future__ import annotations

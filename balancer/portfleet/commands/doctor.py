@@ -10,8 +10,9 @@ from collections.abc import Iterator
 from dataclasses import asdict
 
 from portfleet.apply.context import Context
-from portfleet.core.errors import ConfigError, Exit
+from portfleet.core.errors import ConfigError, Exit, PortfleetError
 from portfleet.core.model import Fleet
+from portfleet.daemons.instances import hear, running
 from portfleet.dataplane.nft.doctor import conntrack, firewalls, sticky
 from portfleet.doctor import files, limits, ports, system
 from portfleet.doctor.finding import Finding, Severity, broken
@@ -40,6 +41,18 @@ def run(options: argparse.Namespace, context: Context) -> Exit:
     return Exit.FAILED if worst else Exit.DONE
 
 
+def _keepalive(context: Context, fleet: Fleet) -> int | None:
+    """Return within how many seconds the keepalive of all running instances speaks; None if one does not say."""
+    try:
+        pids = running(context.supervisor, context.paths)
+        there = [want for want in context.desired(fleet).instances() if want.name in pids]
+    except PortfleetError:
+        return None
+    said = [heard.status.keepalive if heard.status else None for heard in hear(there, pids).values()]
+    known = [seconds for seconds in said if seconds is not None]
+    return max(known) if known and len(known) == len(said) else None
+
+
 def _examine(context: Context) -> Iterator[Finding]:
     """Look at everything; a config that cannot be read is a finding, and the machine is judged without it."""
     try:
@@ -54,7 +67,7 @@ def _examine(context: Context) -> Iterator[Finding]:
                 mend=problem.hint or "portfleet check",
             )
     limit = limits.read(context.paths)
-    needs = needs_of(fleet, descriptors=limit.hard)
+    needs = needs_of(fleet, descriptors=limit.hard, keepalive=_keepalive(context, fleet))
     yield from system.judge(system.read(), needs)
     yield from conntrack.judge(conntrack.read(), needs)
     yield from sticky.judge(sticky.read(fleet))

@@ -13,6 +13,7 @@ from portfleet.apply.context import Context
 from portfleet.core.errors import Exit, PortfleetError
 from portfleet.core.journal import ServiceRecord
 from portfleet.submit.follow import already
+from portfleet.submit.handoff import why_not
 from portfleet.submit.operation import add_options, submit
 from portfleet.submit.targets import service_want, serving
 
@@ -49,7 +50,8 @@ def run(options: argparse.Namespace, context: Context) -> Exit:
         leaving = before if number < before else 0
         return replace(record, instances=number, config_instances=configured, leaving=leaving)
 
-    handoff = not options.drain and all(i.ours for i in want.instances if i.program is not None)
+    local = [i for i in want.instances if i.program is not None]
+    handoff = not options.drain and not why_not(context, local, [i for i in local if i.takes])
     colours = [colour for colour, record in want.record.colours.items() if not record.stopped]
     return submit(
         context,

@@ -68,8 +68,7 @@ def _intervals(only: str | None, context: Context, every: float) -> Iterator[lis
             for want in service.instances:
                 entry = instance_entry(want, observed, slots, fresh.paths, {})
                 pid = entry["pid"]
-                control = want.program.control if want.ours and want.program else None
-                samples[want.name] = sample(pid, control) if pid else None
+                samples[want.name] = sample(pid, observed.seen(want.name).status) if pid else None
                 found = rates(before.get(want.name), samples[want.name])
                 if not at_rest(entry):
                     entries.append({key: entry[key] for key in _SHOWN} | {"rates": asdict(found) if found else None})

@@ -82,6 +82,7 @@ def _service(name: str, read: Reader, machine: Machine) -> Service:
         directory=read.text("directory", None),
         user=read.text("user", None),
         environment=_environment(read),
+        control=cast(Any, read.choice("control", "auto", ("auto", "off"))),
         instances=read.number("instances", machine.cpus, low=1, high=1024),
         ports=_ports(read),
         slots=read.number("slots", 4096, low=256, high=65536),

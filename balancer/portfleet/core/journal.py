@@ -70,7 +70,8 @@ class ServiceRecord:
     ``instances``: how many a colour has by `scale`, which counts as long as the config says ``config_instances``;
     ``leaving``: those above that number and up to this one have no slots any more and are being emptied.
     ``pins``: {network: member}, the longest prefix decides. ``down``: who took the whole service down and since when,
-    "" while it is up.
+    "" while it is up. ``counts``: its daemons keep to ``max_connections`` themselves, as they said when they were last
+    looked at, so that the kernel does not count for them.
     """
 
     live: Colour
@@ -87,6 +88,7 @@ class ServiceRecord:
     leaving: int = 0
     pins: Mapping[str, str] = field(default_factory=dict)
     down: str = ""
+    counts: bool = False
 
     def asked_of(self, names: Collection[str]) -> dict[str, dict[str, Any]]:
         """Return what is asked of ``names``, as JSON values, for an operation to remember."""
@@ -291,4 +293,5 @@ def _service(data: dict[str, Any]) -> ServiceRecord:
         leaving=int(data.get("leaving", 0)),
         pins=dict(data.get("pins", {})),
         down=str(data.get("down", "")),
+        counts=bool(data.get("counts", False)),
     )

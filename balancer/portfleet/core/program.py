@@ -20,7 +20,7 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
 @dataclass(frozen=True)
 class Program:
-    """One program of supervisord. ``config_exit``: the daemon reserves exit code 2 for a broken config."""
+    """One program of supervisord. ``config_exit``: after an end with exit code 2 the watcher says how it goes on."""
 
     name: str
     command: tuple[str, ...]
@@ -61,7 +61,7 @@ def make_program(
         "PORTFLEET_PORT": str(port),
         "PORTFLEET_CONTROL": control,
     }
-    if service.ours and service.max_connections:
+    if service.max_connections:
         own["PORTFLEET_MAX_CONNECTIONS"] = str(service.max_connections)
     return Program(
         name=name,
@@ -72,7 +72,7 @@ def make_program(
         stop_seconds=int(service.drain.deadline) + 30,
         directory=expand(service.directory, values) if service.directory else None,
         user=service.user,
-        config_exit=service.ours,
+        config_exit=True,
     )
 
 

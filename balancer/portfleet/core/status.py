@@ -24,7 +24,9 @@ class Status:
 
     ``max_connections`` is 0 for a daemon that does not say; ``handoff`` holds the versions of the hand-off protocol it
     speaks, none if it cannot hand off; ``accepted``, ``requests`` and ``errors`` are None for a daemon that does not
-    count them. Its latency histogram has ascending upper bounds in µs, and a count for each and one for what is above.
+    count them; ``keepalive`` is how many seconds a connection can be silent until its peer was asked for the last time,
+    None if it does not say. The latency histogram has ascending upper ``bounds`` in µs, and ``counts`` for each of them
+    and for what is above.
     """
 
     state: DaemonState
@@ -34,6 +36,7 @@ class Status:
     accepted: int | None = None
     requests: int | None = None
     errors: int | None = None
+    keepalive: int | None = None
     bounds: tuple[float, ...] = ()
     counts: tuple[int, ...] = ()
 
@@ -44,6 +47,14 @@ class Status:
             return None
         latency = tuple(zip((*map(float, self.bounds), inf), self.counts, strict=True)) if self.counts else ()
         return Counters(self.requests, self.errors, latency)
+
+    def hands_off_to(self, other: Status) -> bool:
+        """Return whether both speak a common version of the hand-off protocol."""
+        return bool(self.handoff & other.handoff)
+
+    def keeps_to(self, limit: int) -> bool:
+        """Return whether the daemon itself takes no more than ``limit`` connections."""
+        return 0 < self.max_connections <= limit
 
     @property
     def full(self) -> bool:

@@ -69,6 +69,7 @@ def read_status(line: bytes) -> Status:
         _count(answer, "accepted") if "accepted" in answer else None,
         _count(answer, "requests") if "requests" in answer else None,
         _count(answer, "errors") if "errors" in answer else None,
+        _count(answer, "keepalive_s") if "keepalive_s" in answer else None,
         bounds,
         counts,
     )

@@ -24,6 +24,7 @@ class Ask(Exchange, Generic[T]):
 
     def __init__(self, place: Control, request: bytes, read: Callable[[bytes], T]) -> None:
         super().__init__(place)
+        self.place: Control = place
         self.request = request
         self.answer: T | None = None
         self.failure: ControlError | None = None
@@ -60,7 +61,7 @@ def request(command: str, **arguments: float) -> bytes:
 class Heard:
     """What an instance said of itself: its ``status``, or the ``trouble`` in words.
 
-    ``speaks``: it has a control socket; False for a daemon without one, and for an instance without a process.
+    ``speaks``: it has a control socket; False for a daemon without one, and for an instance that was not asked.
     """
 
     status: Status | None

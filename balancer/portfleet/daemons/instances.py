@@ -28,9 +28,9 @@ def running(supervisor: Supervisor, paths: Paths) -> dict[str, int]:
 
 
 def control_of(want: DesiredInstance, pids: Mapping[str, int]) -> Control | None:
-    """Return where an instance is asked; None if it has no process on this box."""
+    """Return where an instance is asked; None if it has no process on this box, or must not be asked."""
     pid = pids.get(want.name)
-    return Control(str(want.control), pid) if want.program is not None and pid is not None else None
+    return Control(want.control, pid) if want.control is not None and pid is not None else None
 
 
 def hear(
@@ -39,8 +39,11 @@ def hear(
     """Ask ``instances`` for their status, side by side; ``pids`` are all processes by instance."""
     wanted = list(instances)
     places = {want.name: (place, seconds) for want in wanted if (place := control_of(want, pids)) is not None}
-    silent = {want.name: Heard(None, "it does not run", speaks=False) for want in wanted}
-    return silent | control.hear(places)
+    return {want.name: Heard(None, _unasked(want, pids), speaks=False) for want in wanted} | control.hear(places)
+
+
+def _unasked(want: DesiredInstance, pids: Mapping[str, int]) -> str:
+    return 'control = "off": it is never asked' if want.name in pids and not want.asked else "it does not run"
 
 
 def connections(service: Service, instances: Iterable[DesiredInstance], pids: Mapping[str, int]) -> dict[str, int]:

@@ -21,7 +21,7 @@ _STATUS = request("status")
 
 @dataclass(frozen=True)
 class Target:
-    """What to probe: the instance's address, the path of its control socket (None: it has none) and how."""
+    """What to probe: the instance's address, where its control socket is if it has one (None: not to be asked), how."""
 
     name: str
     place: Port
@@ -33,19 +33,18 @@ def target_of(service: Service, want: DesiredInstance) -> Target:
     """Return how an instance is probed; one on this box over the loopback address of a family that clients come by."""
     remote = want.rule.remote
     host = str(remote.address) if remote else "127.0.0.1" if 4 in service.families else "::1"
-    control = want.program.control if want.program and want.ours else None
-    return Target(want.name, Port(host, want.rule.port), control, service.probe)
+    return Target(want.name, Port(host, want.rule.port), want.control, service.probe)
 
 
-def exchanges(target: Target, pid: int | None) -> Iterator[Exchange]:
+def exchanges(target: Target, pid: int | None, *, spoke: bool = False) -> Iterator[Exchange]:
     """Yield what an instance with process ``pid`` is asked: each when the one before it has ended well.
 
-    First its control socket, if it has one, then its port, unless it is full by its own ``max_connections``: then it
-    leaves connections in its backlog on purpose, and its word alone counts.
+    First its control socket, which it need not have unless that process ``spoke`` there earlier, then its port. One
+    that is full by its own ``max_connections`` leaves connections in its backlog on purpose, so its word alone counts.
     """
     status = None
     if target.control is not None and pid is not None:
-        ask = AskReady(Control(target.control, pid))
+        ask = AskReady(Control(target.control, pid), spoke=spoke)
         yield ask
         status = ask.answer
     if status is not None and status.full:
@@ -57,10 +56,18 @@ def exchanges(target: Target, pid: int | None) -> Iterator[Exchange]:
 
 
 class AskReady(Ask[Status]):
-    """Ask on the control socket, and be content only with a daemon that says it is ready."""
+    """Ask on the control socket, and be content only with a daemon that says it is ready.
 
-    def __init__(self, place: Control) -> None:
+    If no process listens there, it is a daemon without a control socket, which is well too, unless it ``spoke`` before.
+    """
+
+    def __init__(self, place: Control, *, spoke: bool = False) -> None:
         super().__init__(place, _STATUS, read_status)
+        self._spoke = spoke
+
+    def unreachable(self, code: int) -> Verdict:
+        verdict = super().unreachable(code)
+        return "" if self.absent and not self._spoke else verdict
 
     def received(self, data: bytes) -> Verdict:
         verdict = super().received(data)

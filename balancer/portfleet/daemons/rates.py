@@ -7,8 +7,7 @@ import time
 from dataclasses import dataclass
 
 from portfleet.core.counters import Counters
-from portfleet.daemons.control import hear
-from portfleet.daemons.exchange import Control
+from portfleet.core.status import Status
 from portfleet.linux import processes
 
 
@@ -16,7 +15,7 @@ from portfleet.linux import processes
 class Sample:
     """One moment: when (monotonic seconds), which process, its processor time (seconds) and resident memory (bytes).
 
-    Both count its children too. ``accepted`` and ``counters`` are None for a daemon that is not ours.
+    Both count its children too. ``accepted`` and ``counters`` are None for a daemon that does not say.
     """
 
     at: float
@@ -42,16 +41,13 @@ class Rates:
     p99: float | None = None
 
 
-def sample(pid: int, control: str | None) -> Sample | None:
-    """Take a sample of a process, and of its counters if it has a ``control`` socket; None if it has ended."""
+def sample(pid: int, status: Status | None) -> Sample | None:
+    """Take a sample of a process, with what it counts by its ``status``; None if it has ended."""
     found = [process for one in processes.tree(pid) if (process := processes.read(one))]
     if not found:
         return None
     cpu, memory = sum(process.cpu for process in found), sum(process.memory for process in found)
-    accepted: int | None = None
-    counters: Counters | None = None
-    if control is not None and (status := hear({"": (Control(control, pid), 0.5)})[""].status):
-        accepted, counters = status.accepted, status.counters
+    accepted, counters = (status.accepted, status.counters) if status is not None else (None, None)
     return Sample(time.monotonic(), pid, cpu, memory, accepted, counters)
 
 

@@ -34,15 +34,17 @@ async def run(task: Task) -> str:
     """Make the other colour live. The journal is changed before processes are stopped: it says what is to run.
 
     Arguments: colour (the one that becomes live), before (its record to go back to), asked (what was asked of its
-    instances), fresh (its processes are started anew also where they run already), keep (seconds), handoff,
-    config_release, config_release_before, canary ({"steps": [per cent …],
+    instances), fresh (its processes are started anew also where they run already), keep (seconds), handoff (if both
+    colours can), insist (on that), config_release, config_release_before, canary ({"steps": [per cent …],
     "every", "max_errors", "max_p99"} or None); remembered: step, took ({phase: seconds}), moved.
     """
     colour: Colour = task.arguments["colour"]
     if task.operation.phase == "begin":
         began = time.monotonic()
         await _start(task, colour)
-        task.enter("canary" if task.arguments["canary"] else "switch", took=_took(task, "ready", began))
+        handoff = task.arguments["handoff"] and await _can_take(task, colour)
+        phase = "canary" if task.arguments["canary"] else "switch"
+        task.enter(phase, handoff=handoff, took=_took(task, "ready", began))
     if task.operation.phase == "canary":
         began = time.monotonic()
         await _canary(task, colour)
@@ -77,7 +79,9 @@ async def undo(task: Task) -> str:
     want = task.want()
     there = [i for i in want.of(colour) if i.program is not None]
     words = f"{old} serves"
-    if all(i.ours for i in there):
+    pids = await task.pids()
+    alive = [i for i in there if i.name in pids]
+    if not await task.cannot_hand_off(alive, [i for i in want.of(old) if i.takes]):
         hung = await _hanging(task, there)  # to ask them for their connections would only take ten seconds each
         handed = await hand_over(task, [(i, heirs(task, i)) for i in there if i.name not in hung])
         words += f"; {handed.words()}" if handed.moved or handed.left else ""
@@ -130,6 +134,17 @@ async def _start(task: Task, colour: Colour) -> None:
             f"clients; {why}",
             code=Exit.TIMEOUT,
         )
+
+
+async def _can_take(task: Task, colour: Colour) -> bool:
+    """Return whether the new release can take over connections by hand-off, which nobody could tell before it ran."""
+    olds, news = ([i for i in task.want().of(one) if i.takes] for one in (other(colour), colour))
+    why = await task.cannot_hand_off([i for i in olds if i.program is not None], news)
+    if why and task.arguments["insist"]:
+        raise OperationFailed(f"nothing changed for clients: {why}", code=Exit.USAGE)
+    if why:
+        task.log("no-handoff", service=task.operation.service, reason=why)
+    return not why
 
 
 async def _canary(task: Task, colour: Colour) -> None:

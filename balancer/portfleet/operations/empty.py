@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from portfleet.core.desired import DesiredInstance
+from portfleet.daemons.capability import cannot_hand_off
 from portfleet.daemons.handoff import HandoffFailed, hand_off
 from portfleet.operations.evict import Evictor
 from portfleet.operations.task import Task
@@ -90,15 +91,18 @@ async def hand_over(task: Task, pairs: Pairs) -> HandoffResult:
 async def spread(
     task: Task, sender: DesiredInstance, receivers: Sequence[DesiredInstance], count: int
 ) -> tuple[int, str, bool]:
-    """Hand ``count`` connections to ``receivers`` in even shares; those that are out, or not ready yet, get none.
+    """Hand ``count`` connections to ``receivers`` in even shares; those that are out, not ready or unfit get none.
 
     Gives how many moved, why not all ("" for no reason), and whether an earlier hand-off is still under way.
     """
+    pids, heard = await task.pids(), await task.hear([sender, *receivers])
     alive = [receiver for receiver in receivers if task.ejector.serves(receiver.name)]
-    pids = await task.pids()
-    total, reason, busy = 0, "" if alive else f"nobody can take the connections of {sender.name}", False
-    for number, receiver in enumerate(alive):
-        share = count * (number + 1) // len(alive) - count * number // len(alive)
+    unfit = {one.name: cannot_hand_off([sender.name], [one.name], heard) for one in alive}
+    able = [receiver for receiver in alive if not unfit[receiver.name]]
+    nobody = next(iter(unfit.values()), f"nobody can take the connections of {sender.name}")
+    total, reason, busy = 0, "" if able else nobody, False
+    for number, receiver in enumerate(able):
+        share = count * (number + 1) // len(able) - count * number // len(able)
         if share == 0:
             continue
         try:
@@ -114,8 +118,8 @@ async def let_end(
     """Wait until ``instances`` have no connections, evicting ``rate`` a second (None: let them finish).
 
     ``deadline`` seconds from its begin ``then`` says how it goes on: "wait", "evict" (at the service's rate) or "kill"
-    (all at once; one of ours that does not answer is ended). The rate is per service, shared by the instances. Gives
-    how many connections ended.
+    (all at once; a daemon that hangs is ended). The rate is per service, shared by the instances. Gives how many
+    connections ended.
     """
     began, settled = task.began(f"ending {' '.join(want.name for want in instances)}"), QuietCheck(task, instances)
     counts = await task.connections(instances)

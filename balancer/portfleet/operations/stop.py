@@ -1,7 +1,7 @@
 """Ends instances that have been emptied, in the order that resets nobody.
 
-Their slots are gone, their accept queues and SYN_RECV were found empty (``moving``). Our daemon looks at both once
-more after SIGTERM before it closes its port; what it accepts meanwhile is handed over too.
+Their slots are gone, their accept queues and SYN_RECV were found empty (``moving``). A daemon looks at both once more
+after SIGTERM before it closes its port (docs/control.md); what it accepts meanwhile is handed over too.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ async def stop(task: Task, names: Collection[str], receivers: Sequence[DesiredIn
     """
     if not names:
         return
-    handing = [want for want in task.instances(names) if want.ours] if receivers else []
+    handing = task.instances(names) if receivers else []
     ending = asyncio.create_task(asyncio.to_thread(task.executor().end, list(names)))
     while not ending.done():
         await asyncio.wait({ending}, timeout=_LOOK)

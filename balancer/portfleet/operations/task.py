@@ -21,6 +21,7 @@ from portfleet.core.errors import Exit
 from portfleet.core.journal import Journal, Operation, ServiceRecord
 from portfleet.core.paths import Paths
 from portfleet.daemons import instances
+from portfleet.daemons.capability import cannot_hand_off
 from portfleet.daemons.control import Heard
 from portfleet.daemons.instances import connections, hear
 from portfleet.linux import sockdiag
@@ -211,6 +212,12 @@ class Task:
         """Ask instances for their status, side by side."""
         found = list(instances)
         return await asyncio.to_thread(lambda: hear(found, running(self.paths)))
+
+    async def cannot_hand_off(self, senders: Iterable[DesiredInstance], receivers: Iterable[DesiredInstance]) -> str:
+        """Return why connections of ``senders`` cannot go to ``receivers`` by hand-off; "" if they can."""
+        mine, others = list(senders), list(receivers)
+        heard = await self.hear([*mine, *others])
+        return cannot_hand_off([i.name for i in mine], [i.name for i in others], heard)
 
     async def connections(self, instances: Iterable[DesiredInstance]) -> dict[str, int]:
         """Return how many established connections each instance has; one without a process has none."""

@@ -36,6 +36,6 @@ async def undo(_: Task) -> str:
 def _resume(instances: list[DesiredInstance], pids: Mapping[str, int]) -> None:
     """End evictions that a drain had begun; of an instance that does not run, or is never asked, there is none."""
     for want in instances:
-        if want.ours and (place := control_of(want, pids)) is not None:
+        if (place := control_of(want, pids)) is not None:
             with suppress(ControlError):
                 ask(place, "resume", seconds=PATIENCE)

@@ -32,7 +32,7 @@ class Judge:
         self._roster, self._ejector, self._log, self._blind = roster, ejector, log, blind
         self._loop = asyncio.get_running_loop()
         self._prober = Prober(self.probed, time.monotonic, pid_of)
-        ejector.let_in = self.aim
+        ejector.let_in = self.let_in
         self._to_deal: set[str] = set()
         #: Members whose probes fail but who serve on, for without them nobody would.
         self.kept: set[str] = set()
@@ -75,6 +75,13 @@ class Judge:
                 member.unprobed()
         self._prober.aim(probed)
 
+    def let_in(self) -> None:
+        """Probe members that commands have let in, at once: what they say of themselves is not known yet."""
+        self.aim()
+        for name, member in self._roster.members.items():
+            if not member.spoke:
+                self._prober.ask(name)
+
     def died(self, member: Member, reason: str) -> None:
         """A member's process has ended: out in the same moment, its slots dealt right after all such moments."""
         name = member.name
@@ -99,6 +106,7 @@ class Judge:
         member = self._roster.members.get(name)
         if member is None:
             return
+        member.spoke |= name in self._prober.said
         if not trouble:
             member.hung_since = None
         elif why := self._blind():

@@ -1,8 +1,8 @@
 """Has the overflow of full instances go to the least loaded of the others.
 
-Only daemons without a control socket have their limit in the kernel, so that sock_diag counts for all of them. Counting
-takes a millisecond for some thousand connections and is done in another thread, at most for a fiftieth of the time. A
-service is looked at as soon as one of its instances is half full; before that nothing of it will overflow soon.
+Daemons that count for themselves have no limit in the kernel; connections of the others are counted by port. That takes
+a millisecond for some thousand connections and is done in another thread, at most for a fiftieth of the time. A service
+is looked at as soon as one of its instances is half full; before that nothing of it will overflow soon.
 """
 
 from __future__ import annotations

@@ -48,8 +48,9 @@ class Prober:
         self._queued: set[str] = set()
         self._probes: dict[str, _Probe] = {}
         self._kept: dict[str, socket.socket] = {}
-        #: By instance: what it said last on its control socket.
+        #: By instance: what it said last on its control socket, and its process that said so.
         self.said: dict[str, Status] = {}
+        self._spoke: dict[str, int | None] = {}
 
     def aim(self, targets: Iterable[Target]) -> None:
         """Probe exactly ``targets`` from now on; new ones are spread over their interval."""
@@ -88,8 +89,9 @@ class Prober:
         return min(_IDLE, max(_STEP, self._queue[0][0] - now))
 
     def _begin(self, target: Target, now: float) -> _Probe:
-        steps = exchanges(target, self._pid_of(target.name))
-        return _Probe(target, now + target.probe.timeout, steps, self._talk(target.name, next(steps)))
+        name, pid = target.name, self._pid_of(target.name)
+        steps = exchanges(target, pid, spoke=pid is not None and self._spoke.get(name) == pid)
+        return _Probe(target, now + target.probe.timeout, steps, self._talk(name, next(steps)))
 
     def _talk(self, name: str, exchange: Exchange) -> Talk:
         return Talk(exchange, self._kept.pop(name, None) if isinstance(exchange, AskReady) else None)
@@ -109,7 +111,7 @@ class Prober:
         """Take in how an exchange ended, and begin the next, if there is one."""
         exchange = probe.talk.exchange
         if isinstance(exchange, AskReady) and exchange.answer is not None:
-            self.said[name] = exchange.answer
+            self.said[name], self._spoke[name] = exchange.answer, exchange.place.pid
             if not verdict and (connection := probe.talk.leave()) is not None:
                 self._kept[name] = connection
         if verdict or (after := next(probe.steps, None)) is None:

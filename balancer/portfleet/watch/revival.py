@@ -25,7 +25,7 @@ from portfleet.watch.deaths import Deaths
 from portfleet.watch.ejector import Ejector
 from portfleet.watch.roster import Member, Roster
 
-#: How our daemon ends for a broken config: starting it again cannot help, only another config can.
+#: How a daemon with a control socket ends for a broken config (docs/control.md): starting it again cannot help.
 _BROKEN_CONFIG = "exit status 2"
 
 
@@ -54,10 +54,13 @@ class Revival:
             return
         if member.backoff.due is None:
             ended = f"exit status {info.exit_status}" if info.state == "EXITED" else last_exit(self._paths, name)
-            if ended == _BROKEN_CONFIG and member.service.service.ours:
+            if ended == _BROKEN_CONFIG and member.spoke:
                 reason = "its config is broken (exit status 2); it stays down until: portfleet restart"
                 self._log.once("stays-down", about=name, instance=name, last_exit=ended, reason=reason)
                 self._ejector.note(name, reason)
+                return
+            if info.state == "EXITED":  # which supervisord leaves to us; after any other end it starts it again itself
+                self._begin(member, f"ended with {ended}")
                 return
             wait = member.backoff.schedule(now)
             self._log(

@@ -27,6 +27,8 @@ class Member:
     backoff: Backoff
     #: An operation that runs starts and stops it itself.
     owned: bool = False
+    #: One of its processes has answered on its control socket.
+    spoke: bool = False
     #: Since when its probes fail; None while they do not.
     hung_since: float | None = None
     #: When its process was last seen to end, and when it began to serve after that.

@@ -251,6 +251,8 @@ class Watcher:
             return
         for name, seen in (await self._in_pool(lambda: self._at(away))).items():
             member = self._roster.members.get(name)
+            if member is not None and seen.status is not None:
+                member.spoke = True
             if seen.ready and member is not None and (not member.local or self._deaths.pid(name) == seen.pid):
                 self._judge.admit(member, "ready")
             elif seen.fault:

@@ -1,0 +1,39 @@
+"""Who keeps to ``max_connections`` itself: learned from instances as soon as they are ready (docs/decisions/0012)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+
+from portfleet.core.changes import Change, PlaneState, SetInstance, SetLimits, SetService, Transaction
+from portfleet.core.desired import DesiredService
+from portfleet.core.journal import Journal
+
+
+def noted(journal: Journal, wants: Iterable[DesiredService]) -> Journal:
+    """Return ``journal`` with what was learned of the services ``wants``."""
+    for want in wants:
+        record = replace(journal.services.get(want.name, want.record), counts=want.record.counts)
+        journal = journal.with_service(want.name, record)
+    return journal
+
+
+def limit_changes(want: DesiredService, state: PlaneState) -> Transaction:
+    """Return what has the kernel count connections of a service as it shall; all else of its rules stays as it is.
+
+    An instance that is to be restarted later still serves by its old rules.
+    """
+    changes: list[Change] = []
+    for instance in want.instances:
+        rule, now = instance.rule, state.instances.get(instance.name)
+        if now is not None and (now.limit, now.spills) != (rule.limit, rule.spills):
+            changes.append(SetInstance(replace(now, limit=rule.limit, spills=rule.spills)))
+    service = state.services.get(want.name)
+    if service is not None and (service.limited, service.tries) != (want.rule.limited, want.rule.tries):
+        changes.append(SetService(replace(service, limited=want.rule.limited, tries=want.rule.tries)))
+    names = {instance.name for instance in want.instances}
+    counted = {mark: name for mark, name in state.limits.items() if name in names}
+    limits = {instance.rule.mark: instance.name for instance in want.instances if instance.rule.limit}
+    if limits != counted:
+        changes.append(SetLimits(dict(limits.items() - counted.items()), frozenset(counted.keys() - limits.keys())))
+    return tuple(changes)
