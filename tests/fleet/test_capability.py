@@ -148,7 +148,7 @@ def empty() -> Iterator[FleetBox]:
 
 def counted(box: FleetBox) -> set[str]:
     """Return the instances whose connections the kernel counts."""
-    listing = box.rules("map", "inet", "portfleet", "limits")
+    listing = box.rules("table", "inet", "portfleet").partition("map limits {")[2].partition("}\n\n")[0]
     return {word.removeprefix("cap_").rstrip(",") for word in listing.split() if word.startswith("cap_")}
 
 

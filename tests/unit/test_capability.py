@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from portfleet.apply.learn import limit_changes, noted
+from portfleet.apply.learn import learn, limit_changes, noted
 from portfleet.core.changes import SetInstance, SetLimits, SetService
 from portfleet.core.derive import learned, make_desired
 from portfleet.core.desired import Desired
@@ -95,6 +95,17 @@ def test_what_was_learned_is_kept_in_the_journal() -> None:
     kept = noted(desired(LIMITED).journal, told.services.values())
     assert kept == told.journal == from_json(json.loads(json.dumps(to_json(kept))))
     assert limits(make_desired(fleet(LIMITED), kept, PATHS)) == {0}
+
+
+def test_what_is_learned_is_in_the_journal_and_in_the_rules(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    before = world.apply(fleet(LIMITED))
+    told = learn(before, seen(says(max_connections=50)), plane=world.kernel, paths=world.paths)
+    kept = journal_file.read(world.paths.journal)
+    assert kept is not None and kept.services == told.journal.services != before.journal.services
+    assert {rule.limit for rule in world.kernel.observe().instances.values() if rule} == {0}
+    assert world.plan(fleet(LIMITED))[1].steps == (), "everything is as it shall be by that"
+    assert learn(told, seen(says(max_connections=50)), plane=world.kernel, paths=world.paths) is told
 
 
 def test_only_the_limits_of_rules_are_changed(tmp_path: Path) -> None:

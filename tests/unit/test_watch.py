@@ -147,7 +147,15 @@ def test_the_socket_answers_and_malformed_input_does_no_harm(tmp_path: Path) -> 
         assert (tmp_path / "s").stat().st_mode & 0o777 == 0o600
         reader, writer = await asyncio.open_unix_connection(str(tmp_path / "s"))
         answers = []
-        for line in (b'{"command": "status", "n": 7}', b"{", b"[]", b'{"command": []}', b'{"command": "x"}', b"\xff"):
+        for line in (
+            b'{"command": "status", "n": 7}',
+            b"{",
+            b"[]",
+            b'{"command": []}',
+            b'{"command": "x"}',
+            b"\xff",
+            b"[" * 60_000,
+        ):
             writer.write(line + b"\n")
             answers.append(json.loads(await reader.readline()))
         writer.write(b"x" * (1 << 17) + b"\n")

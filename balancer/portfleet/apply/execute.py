@@ -13,11 +13,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import assert_never
 
-from portfleet.apply.learn import limit_changes, noted
+from portfleet.apply.learn import learn
 from portfleet.apply.observe import Look
 from portfleet.core import steps as s
 from portfleet.core.changes import DataPlane, DropInstance, Transaction
-from portfleet.core.derive import learned
 from portfleet.core.desired import Desired, DesiredInstance, DesiredService
 from portfleet.core.errors import PortfleetError
 from portfleet.core.journal import Journal, JournalError
@@ -233,22 +232,12 @@ class Executor:
         return Look(self.supervisor.programs(), self.paths, probe=probe).at(wanted)
 
     def _learn(self, names: Iterable[str]) -> None:
-        """Have the kernel count for those instances only that do not keep to ``max_connections`` themselves."""
-        started = {_service(name) for name in names}
-        wants = [want for want in self.desired.services.values() if want.name in started]
-        limited = [want for want in wants if want.service.max_connections]
-        seen = self._look([(want, i) for want in limited for i in want.running], probe=False) if limited else {}
-        after = learned(self.desired, seen, self.paths)
-        changed = [after.services[want.name] for want in limited if after.services[want.name] is not want]
-        if not changed:
-            return
-        journal_file.update(self.paths.journal, lambda journal: noted(journal, changed))
-        with locks.table(self.paths.table_lock):
-            state = self.plane.observe()
-            for want in changed:
-                if changes := limit_changes(want, state):
-                    self.plane.run(changes)
-        self.desired = after
+        """Take in what the services of instances that were waited for say of ``max_connections``."""
+        services = {_service(name) for name in names}
+        limited = [w for w in self.desired.services.values() if w.name in services and w.service.max_connections]
+        if limited:
+            seen = self._look([(want, i) for want in limited for i in want.running], probe=False)
+            self.desired = learn(self.desired, seen, plane=self.plane, paths=self.paths)
 
     def end(self, names: Iterable[str], *, patience: float = 5.0) -> None:
         """End instances that nobody needs: SIGTERM, which lets a daemon take in what is on its way and finish.

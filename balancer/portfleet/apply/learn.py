@@ -2,12 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
-from portfleet.core.changes import Change, PlaneState, SetInstance, SetLimits, SetService, Transaction
-from portfleet.core.desired import DesiredService
+from portfleet.core.changes import Change, DataPlane, PlaneState, SetInstance, SetLimits, SetService, Transaction
+from portfleet.core.derive import learned
+from portfleet.core.desired import Desired, DesiredService
 from portfleet.core.journal import Journal
+from portfleet.core.observed import ObservedInstance
+from portfleet.core.paths import Paths
+from portfleet.store import journal as journal_file
+from portfleet.store import locks
+
+
+def learn(desired: Desired, seen: Mapping[str, ObservedInstance], *, plane: DataPlane, paths: Paths) -> Desired:
+    """Take into journal and rules what the instances that were looked at say; return what shall be by that."""
+    after = learned(desired, seen, paths)
+    changed = [want for name, want in after.services.items() if want is not desired.services[name]]
+    if changed:
+        journal_file.update(paths.journal, lambda journal: noted(journal, changed))
+        with locks.table(paths.table_lock):
+            state = plane.observe()
+            for want in changed:
+                if changes := limit_changes(want, state):
+                    plane.run(changes)
+    return after
 
 
 def noted(journal: Journal, wants: Iterable[DesiredService]) -> Journal:

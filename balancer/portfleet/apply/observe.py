@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
@@ -13,6 +12,7 @@ from portfleet.core.errors import PortfleetError
 from portfleet.core.model import parse_instance
 from portfleet.core.observed import Observed, ObservedInstance
 from portfleet.core.paths import Paths
+from portfleet.core.printable import printable
 from portfleet.core.program import WATCHER
 from portfleet.core.slots import Table
 from portfleet.core.states import RUNNING
@@ -25,6 +25,7 @@ from portfleet.linux.established import Established
 from portfleet.store import locks
 from portfleet.store.out import read_out
 from portfleet.supervise import adopted
+from portfleet.supervise.exit_report import last_lines
 from portfleet.supervise.ini import program_text
 from portfleet.supervise.supervisor import ProgramInfo, Supervisor
 
@@ -152,24 +153,15 @@ class Look:
             return ObservedInstance()
         fault, waiting = None, ""
         if info.state == "FATAL":  # supervisord keeps no exit status of a process that ended before startsecs
-            fault = f"ended within a second of each start{self._last_words(name) or f': {info.error}'}"
+            words = last_lines(self._paths.log_of(name), 1)
+            said = f"; its last words: {words[0]}" if words else f": {printable(info.error)}"
+            fault = f"ended within a second of each start{said}"
         elif info.state == "EXITED":
             waiting = f"ended with exit code {info.exit_status}"
             if info.exit_status == 2:  # any other end is followed by a restart within moments
                 fault, waiting = f"{waiting}, as daemons do for a broken config", ""
         since = max(info.started, info.stopped if info.pid is None else 0)
         return ObservedInstance(info.state, info.pid, since, info.exit_status, fault=fault, waiting=waiting)
-
-    def _last_words(self, name: str) -> str:
-        """Return the last line of an instance's log, where most daemons say why they end; "" if there is none."""
-        try:
-            with self._paths.log_of(name).open("rb") as log:
-                log.seek(max(0, os.fstat(log.fileno()).st_size - 500))
-                lines = log.read().decode(errors="replace").split("\n")
-        except OSError:
-            return ""
-        last = next((line.strip() for line in reversed(lines) if line.strip()), "")
-        return f"; its last words: {''.join(c if c.isprintable() else '?' for c in last[:200])}" if last else ""
 
 
 def _carry_out(asked: Mapping[str, Exchange], targets: Mapping[str, Target]) -> dict[str, str]:

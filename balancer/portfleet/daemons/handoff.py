@@ -19,7 +19,9 @@ _IN_FLIGHT = 5
 #: Seconds without a word after which one of the two hangs: a batch takes milliseconds.
 _SILENT = _IN_FLIGHT + 5
 #: Seconds a connection that all of it may take beside that; measured were 0.00005.
-_EACH = 0.01
+_EACH = 0.001
+#: Connections that a daemon may be asked for (docs/control.md).
+_MOST = 1 << 24
 #: What a daemon answers while it hands off already (docs/control.md); the client of that one may be gone.
 _BUSY = "under way"
 
@@ -43,6 +45,7 @@ async def hand_off(sender: DesiredInstance, receiver: DesiredInstance, *, pids: 
     Raises HandoffFailed with the daemon's own words, and for a sender that falls silent, or goes on for longer than so
     many connections can take.
     """
+    count = min(count, _MOST)
     pair, moved, seconds = f"{sender.name} to {receiver.name}", 0, _SILENT + _EACH * count
     place = control_of(sender, pids)
     if place is None:

@@ -138,8 +138,8 @@ async def _start(task: Task, colour: Colour) -> None:
 
 async def _can_take(task: Task, colour: Colour) -> bool:
     """Return whether the new release can take over connections by hand-off, which nobody could tell before it ran."""
-    olds, news = ([i for i in task.want().of(one) if i.takes] for one in (other(colour), colour))
-    why = await task.cannot_hand_off([i for i in olds if i.program is not None], news)
+    olds, news = ([i for i in task.want().of(one) if i.program is not None] for one in (other(colour), colour))
+    why = await task.cannot_hand_off([i for i in olds if i.takes], news)
     if why and task.arguments["insist"]:
         raise OperationFailed(f"nothing changed for clients: {why}", code=Exit.USAGE)
     if why:
