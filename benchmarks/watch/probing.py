@@ -1,9 +1,10 @@
 """Probe 1,000 instances every second: how much of one core the watcher's prober takes, for each kind of probe.
 
 The instances are fake, 1,000 listeners in one process (not counted) that answer like daemons do: by nothing (connect),
-by an expected reply (send), and like our own daemon (control socket and an empty request through the port). conntrack
-follows every probe, as it does on a box with our rules. Prints a table, writes benchmarks/results/watch-probing.json,
-exits 1 when a kind takes over 10 % or when probes failed or were late. Needs a network namespace of its own.
+by an expected reply (send), and like portfleet-daemon (control socket and an empty request through the port). The first
+two have no control socket, for which the prober looks all the same. conntrack follows every probe, as it does on a box with
+our rules. Prints a table, writes benchmarks/results/watch-probing.json, exits 1 when a kind takes over 10 % or when probes
+failed or were late. Needs a network namespace of its own.
 """
 
 import argparse
@@ -94,7 +95,7 @@ def targets(kind: str, folder: str) -> list[Target]:
     probe = Probe(send="PING\n", expect="PONG") if kind == "send" else Probe()
     return [
         Target(f"fake-{number}", Port("127.0.0.1", FIRST_PORT + number),
-               f"{folder}/{number}.sock" if kind == "ours" else None, probe)
+               f"{folder}/{number}.{'sock' if kind == 'ours' else 'none'}", probe)
         for number in range(COUNT)
     ]  # fmt: skip
 
