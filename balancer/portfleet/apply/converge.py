@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from portfleet.apply import preflight
 from portfleet.apply.busy import refuse_busy
 from portfleet.apply.context import Context
+from portfleet.core.derive import learned
 from portfleet.core.desired import Desired
 from portfleet.core.errors import Exit, PortfleetError
 from portfleet.core.journal import JournalError
@@ -27,6 +28,7 @@ def look(context: Context) -> tuple[Desired, Observed, Plan]:
     context.supervisor.refuse_ending()
     desired = context.desired(context.fleet)
     observed = context.observe(desired)
+    desired = learned(desired, observed.instances, context.paths)
     plan = make_plan(
         desired,
         observed,

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from portfleet.core.changes import PlaneState
+from portfleet.core.status import Status
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,8 @@ class ObservedInstance:
 
     ``program`` is supervisord's state (None: it does not know the instance); ``ready``: it takes connections by every
     address family; ``fault``: why it never will as it is; ``waiting``: why it does not yet; ``since`` is a Unix time;
-    ``connections`` is None where nobody could tell; ``adopted``: it runs, but supervisord has lost it.
+    ``connections`` is None where nobody could tell; ``adopted``: it runs, but supervisord has lost it; ``status`` is
+    what it said of itself on its control socket, None if it has none or does not answer properly.
     """
 
     program: str | None = None
@@ -36,6 +38,7 @@ class ObservedInstance:
     waiting: str = ""
     connections: int | None = 0
     adopted: bool = False
+    status: Status | None = None
 
 
 @dataclass(frozen=True)
@@ -58,6 +61,11 @@ class Observed:
     def ejected(self) -> frozenset[str]:
         """Return the names of those that are out."""
         return frozenset(self.out)
+
+    @property
+    def said(self) -> dict[str, Status]:
+        """Return what instances said of themselves, by name."""
+        return {name: seen.status for name, seen in self.instances.items() if seen.status is not None}
 
     def seen(self, name: str) -> ObservedInstance:
         """Return what is known of an instance."""

@@ -14,6 +14,7 @@ from portfleet.core.errors import Exit
 from portfleet.core.journal import Journal
 from portfleet.core.operations import Operation, Work
 from portfleet.core.records import ServiceRecord
+from portfleet.daemons.capability import cannot_hand_off
 from portfleet.operations.world import World
 from portfleet.store import faults
 
@@ -184,4 +185,10 @@ class Task(Generic[W]):
 
     async def connections(self, instances: Iterable[DesiredInstance]) -> dict[str, int]:
         """Return how many established connections each instance has; one without a process has none."""
-        return await self.world.daemons.connections(instances)
+        return await self.world.daemons.connections(self.want().service, instances)
+
+    async def cannot_hand_off(self, senders: Iterable[DesiredInstance], receivers: Iterable[DesiredInstance]) -> str:
+        """Return why connections of ``senders`` cannot go to ``receivers`` by hand-off; "" if they can."""
+        mine, others = list(senders), list(receivers)
+        heard = await self.world.daemons.hear([*mine, *others])
+        return cannot_hand_off([i.name for i in mine], [i.name for i in others], heard)

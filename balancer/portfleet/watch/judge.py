@@ -22,12 +22,15 @@ _DEAL_AFTER = 0.02
 class Judge:
     """Ejects and admits members. Everything it does is one event of the loop; nothing waits."""
 
-    def __init__(self, *, roster: Roster, ejector: Ejector, log: Log, blind: Callable[[], str]) -> None:
-        """``blind`` says why probes prove nothing at the moment; "" where they do."""
+    def __init__(
+        self, *, roster: Roster, ejector: Ejector, log: Log, blind: Callable[[], str],
+        pid_of: Callable[[str], int | None],
+    ) -> None:  # fmt: skip
+        """``blind`` says why probes prove nothing at the moment ("": they do), ``pid_of`` an instance's process."""
         self._roster, self._ejector, self._log, self._blind = roster, ejector, log, blind
         self._loop = asyncio.get_running_loop()
-        self._prober = Prober(self.probed, time.monotonic)
-        ejector.let_in = self.aim
+        self._prober = Prober(self.probed, time.monotonic, pid_of)
+        ejector.let_in = self.let_in
         #: Seconds until slots are dealt again where the kernel refused or the table lock could not be had.
         self.deal_again_after = 1.0
         self._to_deal: set[str] = set()
@@ -44,8 +47,8 @@ class Judge:
 
     @property
     def connections(self) -> Mapping[str, tuple[int, int]]:
-        """Give, of daemons that tell, how many connections they have and how many they take."""
-        return self._prober.connections
+        """Return, of daemons that tell, how many connections they have and how many they take."""
+        return {name: (said.connections, said.max_connections) for name, said in self._prober.said.items()}
 
     def reloaded(self) -> None:
         """Take in what the roster read: members without slots wait until they are ready, all others are probed."""
@@ -72,6 +75,13 @@ class Judge:
                 member.unprobed()
         self._prober.aim(probed)
 
+    def let_in(self) -> None:
+        """Probe members that commands have let in, at once: what they say of themselves is not known yet."""
+        self.aim()
+        for name, member in self._roster.members.items():
+            if not member.spoke:
+                self._prober.ask(name)
+
     def died(self, member: Member, reason: str) -> None:
         """A member's process has ended: out in the same moment, its slots dealt right after all such moments."""
         name = member.name
@@ -96,6 +106,7 @@ class Judge:
         member = self._roster.members.get(name)
         if member is None:
             return
+        member.spoke |= name in self._prober.said
         if not trouble:
             member.hung_since = None
         elif why := self._blind():
