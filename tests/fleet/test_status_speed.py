@@ -10,6 +10,8 @@ from __future__ import annotations
 import json
 import sys
 
+import pytest
+
 from support.fleet_box import HOME, PORTFLEET, REDIS, fleet_box
 
 #: (clock, CPU) times in seconds of the two, printed as JSON: runs inside the box, so that entering it is not measured.
@@ -29,6 +31,7 @@ print(json.dumps([[min(kind) for kind in zip(*times)] for times in zip(*both)]))
 COMPILED = {"PYTHONDONTWRITEBYTECODE": "", "PYTHONPYCACHEPREFIX": "/run/compiled"}
 
 
+@pytest.mark.timed
 def test_status_with_64_instances_takes_fifteen_times_the_cpu_of_the_bare_interpreter_at_most() -> None:
     many = REDIS.replace("instances = 4", 'instances = 64\nstart_timeout = "2m"').replace("6107", "6299")
     with fleet_box() as fleet:

@@ -49,6 +49,7 @@ def test_many_that_die_at_once_leave_the_slots_to_the_rest() -> None:
         box.settled()
 
 
+@pytest.mark.timed
 def test_the_hung_is_ejected_its_waiting_clients_go_elsewhere_and_it_is_restarted() -> None:
     config = NAMED + QUICK + 'restart_after = "3s"\n'
     with fleet_box() as box:

@@ -41,7 +41,7 @@ def rules(tmp_path: Path) -> Iterator[Plane]:
     with plane(tmp_path / "rules.json", other=True) as made:
         other = made.boxes.other
         assert other is not None
-        server = other.popen("/usr/bin/python3", str(HERE / "answerer.py"), "7101", "echo-remote-1")
+        server = other.popen("/usr/bin/python3", str(HERE / "answerer.py"), "echo-remote-1:7101")
         assert server.stdout is not None and server.stdout.readline()
         for family in ("ipv4.ip_forward", "ipv6.conf.all.forwarding"):
             made.boxes.host.sysctl(f"net.{family}", "1")

@@ -144,6 +144,12 @@ async def hold(job: Job) -> dict[str, Any]:
     return {"held": [one.report for one in held], "connects": await connecting if connecting else None}
 
 
-if __name__ == "__main__":
+def main() -> int:
+    """Do the job on stdin."""
     what = {"ask": ask, "hold": hold}[sys.argv[1]]
     print(json.dumps(asyncio.run(what(json.loads(sys.stdin.readline())))))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -17,7 +17,7 @@ from portfleet.core.model import Affinity, Fleet, Listen, parse_instance
 from portfleet.core.needs import Needs
 from portfleet.core.program import Program
 from portfleet.core.slots import Table
-from portfleet.dataplane.interface import Address, Foreign, Hold, Room, Traits
+from portfleet.dataplane.interface import Address, Foreign, Hold, Room, Shortage, Traits
 from portfleet.doctor.finding import Finding
 
 TRAITS = Traits(
@@ -65,7 +65,7 @@ class NoGuardian:
     """Of a plane that nobody else can reach."""
 
     every = 3600.0
-    shortage = ""
+    shortage: Shortage | None = None
 
     def fileno(self) -> int | None:
         return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import subprocess
 import sys
@@ -81,20 +82,21 @@ def test_one_that_is_ended_is_forgotten_and_others_are_left_alone(world: World) 
 @pytest.mark.parametrize(
     ("how", "ignores", "signals", "at"),
     [
-        (EMPTIED, 0, ["TERM"], 0),
-        (EMPTIED, 1, ["TERM", "TERM"], 5),
-        (EMPTIED, 9, ["TERM", "TERM", "KILL"], 10),
-        (HURRIED, 1, ["TERM", "TERM"], 0),
-        (HURRIED, 9, ["TERM", "TERM", "KILL"], 10),
-        (Ending(again=None, kill=60), 9, ["TERM", "KILL"], 60),
+        (EMPTIED, 0, "TERM", 0),
+        (EMPTIED, 1, "TERM TERM", 5),
+        (EMPTIED, 999, "TERM( TERM)+ KILL", 10),
+        (HURRIED, 1, "TERM TERM", 0),
+        (HURRIED, 2, "TERM TERM TERM", 0.2),
+        (HURRIED, 999, "TERM( TERM)+ KILL", 10),
+        (Ending(again=None, kill=60), 999, "TERM KILL", 60),
     ],
 )
 def test_how_a_process_is_told_again_and_killed(
-    world: World, how: Ending, ignores: int, signals: list[str], at: float
+    world: World, how: Ending, ignores: int, signals: str, at: float
 ) -> None:
     world.supervisor.stubborn = {NAMES[0]: ignores}
     end(programs(world), NAMES[:1], how)
-    assert world.supervisor.signals == [(NAMES[0], name) for name in signals]
+    assert re.fullmatch(signals, " ".join(sent for name, sent in world.supervisor.signals if name == NAMES[0]))
     assert at <= world.clock.slept <= at + 0.1
 
 
@@ -130,11 +132,22 @@ def test_an_adopted_process_is_ended_like_any_other(world: World, alone: bool) -
     assert not (world.paths.programs / "echo-blue-1.adopted").exists()
 
 
-@pytest.mark.parametrize(("ignores", "code"), [(1, 0), (9, -signal.SIGKILL)])
+@pytest.mark.parametrize(("ignores", "code"), [(1, 0), (999, -signal.SIGKILL)])
 def test_an_adopted_process_is_told_again_and_killed(world: World, ignores: int, code: int) -> None:
     with adopted_process(world, NAMES[0], ignores=ignores) as child:
         end(programs(world), NAMES[:1], EMPTIED)
         assert child.wait(10) == code
+
+
+def test_a_second_signal_that_comes_before_the_first_was_taken_in_is_sent_once_more(world: World) -> None:
+    with adopted_process(world, NAMES[0], ignores=1) as child:
+        child.send_signal(signal.SIGSTOP)  # whatever is sent now is one signal when it goes on
+        waits = programs(world).ending(NAMES[:1], HURRIED)
+        assert [next(waits) for _ in range(3)]
+        child.send_signal(signal.SIGCONT)
+        for seconds in waits:
+            world.clock.sleep(seconds)
+        assert child.wait(10) == 0, "by SIGTERM, not by SIGKILL"
 
 
 def test_a_pid_that_another_process_has_by_now_is_left_alone(world: World) -> None:

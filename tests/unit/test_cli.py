@@ -157,3 +157,9 @@ def test_a_reader_that_goes_away_is_no_traceback(verb: str) -> None:
             env={name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"},
         )  # fmt: skip
     assert (done.returncode, done.stderr) == (1, b"")
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_an_interpreter_that_starts_can_import_each_verb_first(verb: str) -> None:
+    """Where everything is imported already, a circle of imports does not show."""
+    subprocess.run([sys.executable, "-c", f"import portfleet.commands.{verb}"], check=True)

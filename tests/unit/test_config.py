@@ -74,7 +74,7 @@ WRONG = [
     (echo("command = ['', '{port}']"), "service.echo.command", '"" is not found', "install it"),
     (echo("command = 'x {port}'"), "service.echo.command", "must be a list of strings", "redis-server"),
     (echo("command = ['nope', '{port}']"), "service.echo.command", '"nope" is not found', "install it"),
-    (echo("command = ['redis-server']"), "service.echo.command", "{port} stands nowhere", '"{port}"'),
+    (echo("command = ['redis-server']"), "service.echo.command", "never use {port}", '"{port}"'),
     (echo("command = ['redis-server', '{port}', '{prot}']"), "service.echo.command", "{prot}", "{port}?"),
     (echo("command = ['redis-server', '{port}', '{zz}']"), "service.echo.command", "{zz}", "known: {port}"),
     (echo("command = ['redis-server', '{port}', '{release}']"), "service.echo.command", "no release", "release ="),

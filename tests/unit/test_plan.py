@@ -152,7 +152,7 @@ def test_a_service_that_is_not_wanted_any_more_goes_when_its_connections_have_en
 
     _, plan = world.plan(fleet(ECHO))
     assert plan.steps == () and [note.split(" (")[0] for note in plan.notes] == [
-        "kv-blue-1 is not wanted any more and drains: 7 connections; apply again when they have ended"
+        "kv-blue-1 is no longer in the config; 7 connections are draining. Run apply again when they have closed"
     ]
     assert "kv" not in world.kernel.observe().services
     assert "kv" in world.desired(fleet(ECHO)).journal.services, "its marks are kept while connections carry them"

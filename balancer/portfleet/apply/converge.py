@@ -98,14 +98,14 @@ def _report(desired: Desired, serving: int, failed: dict[str, str], *, changed: 
     services = ", ".join(desired.services) or "every service is down"
     if failed:
         elsewhere = {want.name for want in desired.instances() if want.rule.remote}
-        print(paint(f"{services}: {serving} instances serve, {len(failed)} do not:", "red", file=sys.stdout))
+        print(paint(f"{services}: {serving} instances serving, {len(failed)} not:", "red", file=sys.stdout))
         for name, reason in failed.items():
             see = "status" if name in elsewhere else f"logs {desired_path(name)}"
             print(f"  {name}: {reason}\n    see: portfleet {see}")
         return
-    done = "is as wanted" if changed else "was as wanted already; nothing was done"
-    undoing = f". Undo with: {undo}" if undo else ""
-    print(f"{services}: {serving} instances serve; everything {done}{undoing}")
+    done = "the fleet matches the config." if changed else "already up to date."
+    undoing = f" Undo with: {undo}" if undo else ""
+    print(f"{services}: {serving} instances serving; {done}{undoing}")
 
 
 def desired_path(name: str) -> str:

@@ -34,13 +34,16 @@ from portfleet.supervise.supervisor import ProgramInfo, Supervisor
 _CERTAIN = 1.0
 #: Seconds between two looks at who is ready, and at who has ended.
 _READY, _ENDED = 0.05, 0.02
+#: Seconds after which the second SIGTERM is sent once more: one that comes before the process has taken in the first is
+#: lost (signal(7)), and with it ten seconds.
+_REPEATED = 0.2
 #: Seconds that a process may outlive SIGKILL, as one that waits for a disk does.
 _GRACE = 30.0
 
 
 @dataclass(frozen=True)
 class Ending:
-    """How processes end, in seconds from their SIGTERM: a second one ``again`` (None: none), SIGKILL at ``kill``.
+    """How processes end, in seconds from their SIGTERM: others from ``again`` on (None: none), SIGKILL at ``kill``.
 
     Our daemon finishes after the first SIGTERM what is on its way and drains its connections; the second ends that.
     """
@@ -158,13 +161,15 @@ class Programs:
             for name in names:
                 self.supervisor.stop(name)
         adopted.send(lost.values(), signal.SIGTERM)
-        began = self.clock.monotonic()
-        due = [(how.kill, signal.SIGKILL)] + ([] if how.again is None else [(how.again, signal.SIGTERM)])
+        began, again, kill = self.clock.monotonic(), how.again, how.kill
         while left := self._left(names, lost, manager):
             spent = self.clock.monotonic() - began
-            for number in [number for at, number in due if at <= spent]:
-                self._signal(left, lost, number)
-            due = [(at, number) for at, number in due if at > spent]
+            if again is not None and spent >= again:
+                self._signal(left, lost, signal.SIGTERM)
+                again = spent + _REPEATED
+            if spent >= kill:
+                self._signal(left, lost, signal.SIGKILL)
+                kill = float("inf")
             if spent > how.kill + _GRACE:
                 raise PortfleetError(
                     f"{', '.join(left)} has not ended by SIGKILL",

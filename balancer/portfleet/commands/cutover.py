@@ -34,11 +34,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--command", metavar="COMMAND", help="another command for the new release, as one shell word")
     parser.add_argument("--force", action="store_true", help="also where that release is live already")
     add_cutover_options(parser)
-    parser.add_argument("--canary", type=read.percent, metavar="P%", help="first this share of the clients")
-    parser.add_argument("--then", type=read.percents, default=[], metavar="P%,…", help="and then these")
-    parser.add_argument("--every", type=read.duration, default=600.0, metavar="TIME", help="how long each (10m)")
-    parser.add_argument("--max-errors", type=read.errors, default=1.0, metavar="P%", help="else roll back (1%%)")
-    parser.add_argument("--max-p99", type=read.factor, default=2.0, metavar="Nx", help="of the live colour's (2x)")
+    canary = parser.add_argument_group("a canary")
+    words = "send this share of the clients to the new release first"
+    canary.add_argument("--canary", type=read.percent, metavar="P%", help=words)
+    words = "then raise it to these shares"
+    canary.add_argument("--then", type=read.percents, default=[], metavar="P%,…", help=words)
+    words = "stay at each share this long (default 10m)"
+    canary.add_argument("--every", type=read.duration, default=600.0, metavar="TIME", help=words)
+    words = "roll back above this share of failed requests (default 1%%)"
+    canary.add_argument("--max-errors", type=read.errors, default=1.0, metavar="P%", help=words)
+    words = "roll back above this multiple of the live colour's p99 (default 2x)"
+    canary.add_argument("--max-p99", type=read.factor, default=2.0, metavar="Nx", help=words)
     add_options(parser)
 
 
@@ -158,7 +164,7 @@ def _check(service: Service, release: str | None, command: tuple[str, ...] | Non
     if command is not None and not find_command(command[0]):
         raise PortfleetError(f'"{command[0]}" is not found', hint="give its absolute path", code=Exit.USAGE)
     if command is not None and "port" not in placeholders([*command, *service.environment.values()]):
-        raise PortfleetError("{port} stands nowhere in --command", hint="add --port {port}", code=Exit.USAGE)
+        raise PortfleetError("--command never uses {port}", hint="add --port {port}", code=Exit.USAGE)
 
 
 def _refuse_connections(context: Context, service: str, colour: Colour) -> None:

@@ -1,4 +1,4 @@
-"""Look for what this machine lacks for the fleet; each finding comes with the command that mends it.
+"""Check this machine for what the fleet needs; each finding comes with the command that fixes it.
 
 Exit 0 where nothing is broken (warnings are for tomorrow), 1 where something is. Nothing is changed.
 """
@@ -33,7 +33,7 @@ def run(options: argparse.Namespace, context: Context) -> Exit:
     for finding in found:
         print(f"{paint(f'{finding.severity:7}', _COLOURS[finding.severity])}  {finding.about}: {finding.what}")
         if finding.severity is not Severity.FINE:
-            print(f"         why:  {finding.why}\n         mend: {finding.mend}")
+            print(f"         why:  {finding.why}\n         fix:  {finding.mend}")
     count = {severity: sum(finding.severity is severity for finding in found) for severity in Severity}
     print(f"{count[Severity.BROKEN]} broken, {count[Severity.WARNING]} warnings, {count[Severity.FINE]} fine")
     return Exit.FAILED if worst else Exit.DONE

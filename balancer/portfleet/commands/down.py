@@ -1,4 +1,4 @@
-"""Stop everything and remove our table, and nothing else. The journal stays: slots and marks come back equal.
+"""Stop everything and remove our table, and nothing else. The journal stays: slots and numbers come back equal.
 
 With SERVICE only that one: it stays down, also over a reboot and beside `apply`, until `portfleet up`. Says how many
 established connections end. Where there are any it asks on a terminal, and needs --yes without one. --json prints what

@@ -41,7 +41,7 @@ def run(options: argparse.Namespace, context: Context) -> Exit:
     serve = serving(context, want) if number < before else [i for i in want.instances if i.takes]
     if not [i for i in serve if i.instance.number <= number]:
         raise PortfleetError(
-            f"nobody would be left to serve {want.name}: its first {number} are drained or out",
+            f"this would leave {want.name} with no serving instance: its first {number} are drained or out",
             hint=f"see: portfleet status {want.name}",
             code=Exit.USAGE,
         )

@@ -68,7 +68,9 @@ def run(options: argparse.Namespace, context: Context) -> Exit:
 def _why(entry: dict[str, Any]) -> list[str]:
     """Return the lines below an instance: why it does not serve, how it ended, its log's end; or that it is adopted."""
     if entry["state"] == State.READY:
-        return ["adopted: it outlived its supervisord, which has it again from its next restart"] * entry["adopted"]
+        return ["adopted: still running from an earlier supervisord; managed again after its next restart"] * entry[
+            "adopted"
+        ]
     words = [entry["why"]] if entry["why"] else []
     words += [f"ended last with {entry['last_exit']}"] if entry["last_exit"] else []
     return words + [f"log: {line}" for line in entry["last_log"]]

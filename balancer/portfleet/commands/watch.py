@@ -70,8 +70,8 @@ async def _watch(context: Context, log: Log) -> None:
 
     paths, plane, applied = context.paths, context.plane, Applied(context)
     guardian = plane.guardian()
-    if guardian.shortage:
-        log("unprivileged", costs=guardian.shortage)
+    if lacking := guardian.shortage:
+        log("unprivileged", refused=lacking.refused, costs=lacking.costs)
     roster, forgetter = Roster(paths, applied), Forgetter(plane.connections, log)
     ejector = Ejector(plane=plane, paths=paths, latest=roster.latest, forget_unanswered=forgetter.begin, log=log)
     healer = Healer(plane=plane, paths=paths, roster=roster, ejector=ejector, log=log)

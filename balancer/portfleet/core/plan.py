@@ -263,8 +263,8 @@ def _gone(desired: Desired, observed: Observed) -> tuple[list[s.Step], list[str]
     if forgotten := sorted(desired.journal.services.keys() - desired.configured.keys() - draining):
         steps.append(s.WriteJournal(f"without {', '.join(forgotten)}", tuple(forgotten)))
     notes = [
-        f"{name} is not wanted any more and drains: {observed.seen(name).connections:,} connections; "
-        "apply again when they have ended"
+        f"{name} is no longer in the config; {observed.seen(name).connections:,} connections are draining. "
+        "Run apply again when they have closed"
         for name in busy
     ]
     return steps, notes

@@ -1,4 +1,4 @@
-"""What the journal knows of one service: live colour, home table, marks, what each colour runs, what was asked for."""
+"""What the journal knows of one service: live colour, home table, numbers, what colours run, what was asked for."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ class State(StrEnum):
     STOPPED = "stopped"  #: no process
     STARTING = "starting"  #: the process runs, it is not ready yet
     READY = "ready"  #: takes connections
-    DRAINING = "draining"  #: no new connections, old ones are let finish, evicted or handed off
+    DRAINING = "draining"  #: no new connections; old ones may finish, are evicted or handed off
     DRAINED = "drained"  #: no new connections and none left
     MAINTENANCE = "maintenance"  #: drained on purpose; nothing starts it again by itself
     EJECTED = "ejected"  #: taken out because it died or failed its probe; comes back by itself

@@ -118,6 +118,14 @@ class Connections(Protocol):
         """Return how much room for connections the data plane has; None if it has no bound of its own."""
 
 
+@dataclass(frozen=True)
+class Shortage:
+    """Something that this machine ``refused``, and what that ``costs``, in words."""
+
+    refused: str
+    costs: str
+
+
 class Guardian(Protocol):
     """What the watcher holds while it lives: it hears of foreign changes and keeps clients safe meanwhile."""
 
@@ -126,8 +134,8 @@ class Guardian(Protocol):
         """Seconds between two looks that nothing asked for: a backstop if changes are told, otherwise the poll."""
 
     @property
-    def shortage(self) -> str:
-        """What this machine refused the guardian, and what that costs; "" if nothing."""
+    def shortage(self) -> Shortage | None:
+        """What this machine refused the guardian; None if nothing."""
 
     def fileno(self) -> int | None:
         """Return a descriptor that is readable when there is something to `read`; None if there is none to wait for."""

@@ -102,7 +102,7 @@ class Engine:
     async def _outcome(self, verb: Verb, task: Task[Work]) -> Outcome:
         """Advance the operation, and undo it if it cannot go on."""
         try:
-            task.mark_begun()
+            task.note_begun()
             if failed := task.operation.failed:
                 return await self._give_up(verb, task, failed)
             return Outcome(await self._attempt(verb, task))

@@ -119,7 +119,7 @@ class Task(Generic[W]):
         if self.world.clock.monotonic() - self._written > _PROGRESS:
             self._save(self.operation)
 
-    def mark_begun(self) -> None:
+    def note_begun(self) -> None:
         """Note that a watcher advances it: one that finds that noted later resumes it. Raises Cancelled."""
         self._save(self.operation)
 

@@ -1,4 +1,4 @@
-"""Decides who is out: deaths, probes, and the policy for when nobody would be left. The ejector does it."""
+"""Decides who is out: deaths, probes, and the policy for when no instance would be left. The ejector does it."""
 
 from __future__ import annotations
 
@@ -17,8 +17,6 @@ from portfleet.watch.roster import Member, Roster
 #: Seconds from a detour to the dealing of the slots, which keeps the loop busy for 10–50 ms: other deaths get their
 #: detours first, and supervisord its pokes, so that restarts begin meanwhile.
 _DEAL_AFTER = 0.02
-#: Seconds until slots are dealt again where the kernel refused or the table lock could not be had.
-_DEAL_AGAIN = 1.0
 
 
 class Judge:
@@ -30,6 +28,8 @@ class Judge:
         self._loop = asyncio.get_running_loop()
         self._prober = Prober(self.probed, time.monotonic)
         ejector.let_in = self.aim
+        #: Seconds until slots are dealt again where the kernel refused or the table lock could not be had.
+        self.deal_again_after = 1.0
         self._to_deal: set[str] = set()
         #: Members whose probes fail but who serve on, for without them nobody would.
         self.kept: set[str] = set()
@@ -136,7 +136,7 @@ class Judge:
                 self._ejector.point(want)
             except PortfleetError as error:
                 self._log.once("cannot-deal", about=want.name, service=want.name, reason=error.message.splitlines()[0])
-                self._loop.call_later(_DEAL_AGAIN, self._deal_again, want.name)
+                self._loop.call_later(self.deal_again_after, self._deal_again, want.name)
             else:
                 self._log.over("cannot-deal", about=want.name)
         self.aim()

@@ -69,7 +69,7 @@ class Revival:
                 last_log=" | ".join(last_lines(self._paths.log_of(name))),
             )
             last = f", ended last with {ended}" if ended else ""
-            self._ejector.note(name, f"crash loop{last}; start number {member.backoff.tries} follows")
+            self._ejector.note(name, f"crash loop{last}; restart attempt {member.backoff.tries} pending")
         elif member.backoff.is_due(now):
             self._begin(member, f"try {member.backoff.tries} after {info.state}")
 

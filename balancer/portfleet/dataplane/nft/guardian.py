@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from portfleet.core.model import Listen
-from portfleet.dataplane.interface import Foreign
+from portfleet.dataplane.interface import Foreign, Shortage
 from portfleet.dataplane.nft.cached import SlotCache
 from portfleet.dataplane.nft.events import Generation, RulesWatch
 from portfleet.dataplane.nft.keeper import Keeper
@@ -21,7 +21,8 @@ class NftGuardian:
     def __init__(self) -> None:
         self.cache = SlotCache(Generation())
         self._events = RulesWatch()
-        self.shortage = self._events.shortage
+        costs = self._events.shortage
+        self.shortage = Shortage("SO_RCVBUFFORCE", costs) if costs else None
         self._keeper = Keeper()
 
     def fileno(self) -> int:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 
+import pytest
+
 from support.fleet_box import FleetBox
 from support.operated import TOLD, history, last_releases, operated, slots, sockets
 from support.sandbox import wait_for
@@ -81,6 +83,7 @@ def canary(box: FleetBox, release: str) -> str:
     return failed.stderr
 
 
+@pytest.mark.timed
 def test_a_canary_with_a_fault_rolls_back_by_itself() -> None:
     with operated() as box:
         before = slots(box)
