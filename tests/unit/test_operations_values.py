@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 from portfleet.commands.cancel import code_of
 from portfleet.core import typed
 from portfleet.core.balance import next_move, ratio
+from portfleet.core.canary import Counted, judge
 from portfleet.core.counters import Counters, add
 from portfleet.core.journal import HistoryEntry, Journal, from_json, to_json
-from portfleet.core.operations import Counted, Operation, Rebalance, Restart
+from portfleet.core.operations import Operation, Rebalance, Restart
 from portfleet.core.records import ColourRecord, ServiceRecord
-from portfleet.operations.canary import judge
 from portfleet.operations.releases import older
 from portfleet.screen.bar import line
 from portfleet.submit import options

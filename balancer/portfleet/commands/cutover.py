@@ -13,10 +13,11 @@ import shlex
 from dataclasses import replace
 
 from portfleet.apply.context import Context
+from portfleet.core.canary import Canary
 from portfleet.core.desired import DesiredService
 from portfleet.core.errors import Exit, PortfleetError
 from portfleet.core.model import Colour, Service, other
-from portfleet.core.operations import Canary, Cutover, Rollback
+from portfleet.core.operations import Cutover, Rollback
 from portfleet.core.placeholders import placeholders
 from portfleet.core.program import refuse_unusable, release_path
 from portfleet.core.records import ColourRecord, ServiceRecord

@@ -7,27 +7,14 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from portfleet.core.canary import Canary, CanaryStart, Counted, judge
 from portfleet.core.counters import Counters, add
 from portfleet.core.desired import DesiredInstance
 from portfleet.core.model import Colour, other
-from portfleet.core.operations import Canary, CanaryStart, Counted, Cutover
+from portfleet.core.operations import Cutover
 from portfleet.operations.task import Task
 
 _LOOK = 0.5
-#: Fewer requests than this say nothing about errors or latency.
-_ENOUGH = 20
-
-
-def judge(canary: Counters, live: Counters, *, max_errors: float, max_p99: float) -> str:
-    """Return what is wrong with the canary compared with the live colour; "" for nothing (or too little to tell)."""
-    if canary.requests + canary.errors < _ENOUGH:
-        return ""
-    if canary.error_share > max_errors and canary.error_share > live.error_share:
-        return f"{canary.error_share:.1f} % of its requests fail, {max_errors:g} % may (live: {live.error_share:.1f} %)"
-    mine, theirs = canary.quantile(0.99), live.quantile(0.99)
-    if live.requests >= _ENOUGH and theirs and mine > max_p99 * theirs:
-        return f"its p99 is {mine:g} µs, over {max_p99:g} × the live colour's {theirs:g} µs"
-    return ""
 
 
 async def watch(task: Task[Cutover], colour: Colour, *, percent: int, plan: Canary) -> str:
