@@ -180,7 +180,6 @@ class World:
         }
         return Observed(
             plane=self.kernel.observe(),
-            supervisor=True,
             instances=seen,
             outdated=frozenset(outdated),
             watcher=WATCHER in self.supervisor.known,

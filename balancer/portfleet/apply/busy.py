@@ -1,4 +1,4 @@
-"""Whether somebody works on a service already, and whether a watcher runs that can."""
+"""Whether an operation works on a service already, and telling the watcher of a new one."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from portfleet.core.journal import JournalError
 from portfleet.daemons.answers import ControlError
 from portfleet.daemons.control import ask
 from portfleet.daemons.exchange import Control
-from portfleet.store import locks
 
 
 def refuse_busy(context: Context, service: str) -> None:
@@ -24,12 +23,6 @@ def refuse_busy(context: Context, service: str) -> None:
             hint=f"wait for it (portfleet history --follow {running.number}) or: portfleet cancel {service}",
             code=Exit.LOCKED,
         )
-
-
-def require_watcher(context: Context) -> None:
-    """Raise PortfleetError where no watcher runs to advance an operation."""
-    if not locks.held(context.paths.watch_lock):
-        raise PortfleetError("the watcher is not running, it advances operations", hint="portfleet up")
 
 
 def wake(context: Context) -> None:

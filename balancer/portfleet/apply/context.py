@@ -31,11 +31,15 @@ if TYPE_CHECKING:
 
 @dataclass
 class Context:
-    """One run of one verb. ``all_up``: services that were taken down are wanted too, as the verb `up` does."""
+    """One run of one verb. ``all_up``: services that were taken down are wanted too, as the verb `up` does.
+
+    ``patience``: seconds to wait for an answer of supervisord.
+    """
 
     paths: Paths
     json: bool = False
     all_up: bool = False
+    patience: float = 30.0
 
     @cached_property
     def fleet(self) -> Fleet:
@@ -99,7 +103,7 @@ class Context:
 
     @cached_property
     def supervisor(self) -> Supervisor:
-        return Supervisor(self.paths.supervisor_socket)
+        return Supervisor(self.paths.supervisor_socket, seconds=self.patience)
 
     def pids(self) -> dict[str, int]:
         """Return {instance: pid} of every instance that has a process; raises PortfleetError without supervisord."""
@@ -139,7 +143,10 @@ class Context:
             if damage is None and error.code is Exit.KERNEL:
                 return Journal()
             raise
-        programs = self.supervisor.programs() if self.supervisor.running() else {}
+        try:
+            programs = self.supervisor.programs()
+        except PortfleetError:
+            programs = {}
         journal = rebuild(fleet, state, programs)
         if journal.services or damage:
             self.say(

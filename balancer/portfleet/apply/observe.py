@@ -14,7 +14,7 @@ from portfleet.core.paths import Paths
 from portfleet.core.printable import printable
 from portfleet.core.program import CONFIG_EXIT, WATCHER
 from portfleet.core.slots import Table
-from portfleet.core.states import RUNNING
+from portfleet.core.states import RUNNING, Presence
 from portfleet.daemons.exchange import Exchange
 from portfleet.daemons.listeners import listening_fault, own_listeners
 from portfleet.daemons.probe import AskReady, Target, exchanges, target_of
@@ -27,6 +27,7 @@ from portfleet.store.out import read_out
 from portfleet.supervise import adopted
 from portfleet.supervise.exit_report import last_lines
 from portfleet.supervise.ini import program_text
+from portfleet.supervise.presence import is_suspended, presence_by, supervisor_pid
 from portfleet.supervise.supervisor import ProgramInfo, Supervisor
 
 #: How often, and how many seconds apart, connections of a program that is to be stopped are looked at again.
@@ -37,12 +38,8 @@ def observe(
     desired: Desired, *, plane: DataPlane, supervisor: Supervisor, paths: Paths, probe: bool = True
 ) -> Observed:
     """Look at everything that a plan or `status` needs. ``probe`` False leaves out the exchange through the ports."""
-    running, programs = True, dict[str, ProgramInfo]()
-    try:
-        programs = supervisor.programs()
-    except PortfleetError:
-        running = False  # not there, or it is shutting down, which may begin at any moment
-    look = Look(programs, paths, probe=probe)
+    presence, programs = _ask(supervisor, paths)
+    look = Look(programs, paths, probe=probe, hung=presence in (Presence.HUNG, Presence.SUSPENDED))
     instances = look.at((service, want) for service in desired.services.values() for want in service.instances)
     for name in programs:
         if name not in instances and parse_instance(name):
@@ -52,20 +49,35 @@ def observe(
         instances |= _elsewhere(service, instances, rules.slots.get(service.name, ()), plane, probed=probe)
     return Observed(
         plane=rules,
-        supervisor=running,
+        supervisord=presence,
         instances=instances,
-        outdated=_outdated(desired, supervisor, paths, programs) if running and probe else frozenset(),
+        outdated=_outdated(desired, supervisor, paths, programs)
+        if presence is Presence.RUNNING and probe
+        else frozenset(),
         strangers=look.strangers(desired),
         out=read_out(paths.out) if locks.held(paths.watch_lock) else {},
         watcher=WATCHER in programs and programs[WATCHER].state in RUNNING,
     )
 
 
-class Look:
-    """One look at the machine: sockets are listed once and shared by all instances."""
+def _ask(supervisor: Supervisor, paths: Paths) -> tuple[Presence, dict[str, ProgramInfo]]:
+    """Return whether supervisord answers, and what it says of its programs; one that is stopped is not waited for."""
+    if is_suspended(supervisor_pid(paths)):
+        return Presence.SUSPENDED, {}
+    try:
+        return Presence.RUNNING, supervisor.programs()
+    except PortfleetError as error:
+        return presence_by(error), {}  # it may begin to shut down at any moment
 
-    def __init__(self, programs: dict[str, ProgramInfo], paths: Paths, *, probe: bool) -> None:
-        self._programs, self._paths, self._probe = programs, paths, probe
+
+class Look:
+    """One look at the machine: sockets are listed once and shared by all instances.
+
+    ``hung``: supervisord says nothing of its programs, and has not lost them for that.
+    """
+
+    def __init__(self, programs: dict[str, ProgramInfo], paths: Paths, *, probe: bool, hung: bool = False) -> None:
+        self._programs, self._paths, self._probe, self._hung = programs, paths, probe, hung
         self._listeners = sockdiag.listeners()
         self._adopted = adopted.alive(paths.processes)
         self._established = Established()
@@ -148,7 +160,7 @@ class Look:
     def _process(self, name: str) -> ObservedInstance:
         info = self._programs.get(name)
         if (info is None or info.pid is None) and name in self._adopted:
-            return ObservedInstance("RUNNING", self._adopted[name], adopted=True)
+            return ObservedInstance("RUNNING", self._adopted[name], adopted=not self._hung)
         if info is None:
             return ObservedInstance()
         fault, waiting = None, ""

@@ -1,6 +1,7 @@
 """Check this machine for what the fleet needs; each finding comes with the command that fixes it.
 
-Exit 0 where nothing is broken (warnings are for tomorrow), 1 where something is. Nothing is changed.
+What is wrong with the watcher or supervisord of a fleet that is up comes first. Exit 0 where nothing is broken
+(warnings are for tomorrow), 1 where something is. Nothing is changed.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from portfleet.apply.context import Context
 from portfleet.core.errors import ConfigError, Exit, PortfleetError
 from portfleet.core.model import Fleet
 from portfleet.core.needs import needs_of
-from portfleet.doctor import files, limits, ports
+from portfleet.doctor import files, limits, overseers, ports
 from portfleet.doctor.finding import Finding, Severity, broken
 from portfleet.screen.output import paint, print_json
 
@@ -53,6 +54,7 @@ def _keepalive(context: Context, fleet: Fleet) -> int | None:
 
 def _examine(context: Context) -> Iterator[Finding]:
     """Look at everything; a config that cannot be read is a finding, and the machine is judged without it."""
+    yield from _overseers(context)
     try:
         fleet = context.fleet
     except ConfigError as error:
@@ -70,3 +72,12 @@ def _examine(context: Context) -> Iterator[Finding]:
     yield from ports.judge(ports.read(context.paths, needs), needs)
     yield from context.plane.findings(fleet, needs)
     yield from files.judge(files.read(context.paths, fleet))
+
+
+def _overseers(context: Context) -> Iterator[Finding]:
+    try:
+        yield from overseers.judge(overseers.read(context.paths))
+    except PortfleetError as error:
+        yield broken(
+            "watcher", error.message, why="whether anything looks after the fleet is not known", mend=error.hint
+        )

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from portfleet.core.changes import PlaneState
+from portfleet.core.states import Presence
 from portfleet.core.status import Status
 
 
@@ -46,16 +47,22 @@ class Observed:
     """The whole fleet as it is.
 
     ``outdated``: programs that run with another command, user or environment than wanted; ``strangers``: who else
-    listens on an instance's port, by instance; ``out``: who is ejected, by the watcher's word; ``watcher``: it runs.
+    listens on an instance's port, by instance; ``out``: who is ejected, by the watcher's word; ``watcher``: supervisord
+    runs it. Without an answer of supervisord (``supervisord``) nothing is known of programs but what can be seen.
     """
 
     plane: PlaneState
-    supervisor: bool
+    supervisord: Presence = Presence.RUNNING
     instances: Mapping[str, ObservedInstance] = field(default_factory=dict)
     outdated: frozenset[str] = frozenset()
     strangers: Mapping[str, str] = field(default_factory=dict)
     out: Mapping[str, Out] = field(default_factory=dict)
     watcher: bool = True
+
+    @property
+    def supervisor(self) -> bool:
+        """Return whether supervisord answers and takes orders."""
+        return self.supervisord is Presence.RUNNING
 
     @property
     def ejected(self) -> frozenset[str]:

@@ -113,11 +113,11 @@ class Supervision:
 
     def _start(self) -> str:
         """Have one supervisord run; gives why there is none. In the helper thread."""
-        if Supervisor(self._paths.supervisor_socket).running():
-            return ""
-        if self._paths.home is None and unit_enabled():
-            return f"systemd has not started {UNIT} yet"
         try:
+            if Supervisor(self._paths.supervisor_socket).running():
+                return ""
+            if self._paths.home is None and unit_enabled():
+                return f"systemd has not started {UNIT} yet"
             start_supervisord(Context(self._paths).applied_fleet, self._paths)
         except (PortfleetError, OSError) as error:
             return str(error).splitlines()[0]
