@@ -299,7 +299,7 @@ KEYS += [
 KEYS += ["drain"]
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.dictionaries(st.sampled_from(KEYS), VALUES))
 def test_no_config_ends_in_a_traceback(values: dict[str, str]) -> None:
     text = echo(*(f"{key} = {value}" for key, value in values.items()))
@@ -307,7 +307,7 @@ def test_no_config_ends_in_a_traceback(values: dict[str, str]) -> None:
         assert problem.path and problem.message
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.binary(max_size=200))
 def test_nor_does_any_file(data: bytes) -> None:
     assert problems(data)

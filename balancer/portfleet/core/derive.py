@@ -179,7 +179,7 @@ def _instance_want(service: Service, instance: Instance, record: ServiceRecord, 
     if instance.number > service.instances:
         serving = Wanted.DRAINED
     port = service.port_of(instance.colour, instance.number)
-    # A daemon that counts for itself does it better: a connection that was handed off keeps the mark it came by.
+    # A daemon that counts for itself does it better: a connection that was handed off keeps the number it came by.
     limit = 0 if record.counts else service.max_connections
     rule = replace(rule, port=port, limit=limit, spills=not limit or service.overflow == "next")
     colour = record.colours.get(instance.colour)
