@@ -66,7 +66,7 @@ def _covered(listener: Listener, owner: str, service: str) -> Finding:
     return warning(
         f"port {listener.port}",
         f"{owner} listens on {listener} too, which is where clients dial {service}",
-        why=f"the kernel redirects its clients to {service}; while the fleet is down they reach that process",
+        why=f"new clients go to {service}; while the fleet is down they reach that process",
         mend="end that process, or move it to another port",
     )
 

@@ -44,7 +44,11 @@ NEEDED = (
         "map m { typeof ct mark : verdict; }\n" + _PRE + "\nct mark vmap @m\n}",
         _SERVE,
     ),
-    Capability("redirection to a port (nft_redir)", _PRE + "\nmeta l4proto tcp redirect to :7101\n}", _SERVE),
+    Capability(
+        "translation to a port of the dialled address (nft_nat)",
+        _PRE + "\nmeta l4proto tcp dnat ip to ip daddr:7101\nmeta l4proto tcp dnat ip6 to ip6 daddr:7101\n}",
+        _SERVE,
+    ),
     Capability("a look-up of local addresses (nft_fib)", _PRE + "\nfib daddr type local accept\n}", _SERVE),
     Capability("a look-up of listeners (nft_socket)", _IN + "\nsocket transparent 0 accept\n}", "dead ports refuse"),
     Capability("resets (nft_reject)", _IN + "\nmeta l4proto tcp reject with tcp reset\n}", "ports cannot be guarded"),
@@ -68,7 +72,7 @@ NEEDED = (
         "max_connections cannot be kept for daemons without a hand-off",
     ),
     Capability(
-        "translation to another box (nft_nat, nft_masq)",
+        "translation to another box (nft_masq)",
         _PRE
         + "\nmeta l4proto tcp dnat ip to 203.0.113.2:7101\n}\n"
         + "chain p { type nat hook postrouting priority srcnat; policy accept; \nmasquerade\n}",

@@ -99,8 +99,8 @@ def instance_rule(name: str, mark: int | None, chain: Chain) -> InstanceRule | N
     for kind, data in _expressions(chain):
         if kind == "immediate":
             value = attributes(attributes(data).get(_IMMEDIATE_DATA, b"")).get(_VALUE, b"")
-            if len(value) >= 2:
-                port = struct.unpack("!H", value[:2])[0]  # redirect's is the last; a mark before it is overwritten
+            if len(value) == 2:  # a mark or an address is longer
+                port = struct.unpack("!H", value)[0]
     return InstanceRule(name, mark, port) if mark is not None else None
 
 
