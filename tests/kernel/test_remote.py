@@ -90,7 +90,7 @@ def test_without_remote_instances_again_nothing_of_it_is_left(rules: Plane) -> N
     assert rules.is_as_wanted()
     listing = rules.boxes.host.run("nft", "list", "ruleset").stdout
     assert not any(word in listing for word in ("local_", "local-", "dnat ip to 203.0.113.2", "remote-1"))
-    assert "elements" not in rules.boxes.host.run("nft", "list", "set", "inet", "portfleet", "remotes").stdout
+    assert "elements" not in rules.boxes.host.run("nft", "list", "set", "inet", "portfleet", "remotes4").stdout
 
 
 def said(text: str) -> str:

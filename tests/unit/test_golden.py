@@ -13,7 +13,8 @@ import pytest
 from portfleet.core.changes import PlaneState
 from portfleet.core.model import parse_instance
 from portfleet.core.plan import transactions
-from portfleet.dataplane.nft.text import Book, text
+from portfleet.dataplane.nft.book import Book
+from portfleet.dataplane.nft.text import text
 from support.fake_world import World
 from support.fleets import ECHO, fleet
 
@@ -47,7 +48,7 @@ def book_of(state: PlaneState) -> Book:
     book = Book(slots=dict(state.slots))
     for rule in state.instances.values():
         if rule and (instance := parse_instance(rule.name)):
-            book.marks.setdefault(instance.service, {})[rule.number] = rule.name
+            book.numbers.setdefault(instance.service, {})[rule.number] = rule.name
     return book
 
 
