@@ -58,6 +58,9 @@ EDITS = {
     "add element inet portfleet remotes4 { 203.0.113.9 . 80 }": "the table and its guard",
     "add element inet portfleet remotes6 { 2001:db8::9 . 80 }": "the table and its guard",
     "add element inet portfleet limits { 99 : drop }": "the table and its guard",
+    "add element inet portfleet listened { 7001 }": "the table and its guard",
+    "flush set inet portfleet listened": "the table and its guard",
+    "flush chain inet portfleet midway_in": "guard (somebody changed them)",
     "delete table inet portfleet": "the table and its guard",
 }
 

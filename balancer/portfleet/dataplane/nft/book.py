@@ -7,7 +7,7 @@ functions here return the lines that change it; `text` writes the rest.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from portfleet.core import changes as c
 from portfleet.core.model import Listen, parse_instance
@@ -21,11 +21,13 @@ TABLE = "inet portfleet"
 class Book:
     """What the kernel has, as far as transactions need to know it, and what was written since.
 
-    ``numbers``: {service: {number: instance}}; ``limits``: {port: instance} of those with a limit, ``kept``: the ports
-    of them that are in order though no service has them any more; ``remotes``: addresses whose connections are
-    masqueraded, ``elsewhere``: those of the remote instances, by name; ``slots`` and ``sides`` by service.
+    ``listens`` are the addresses that clients dial, one entry a family; ``numbers``: {service: {number: instance}};
+    ``limits``: {port: instance} of those with a limit, ``kept``: the ports of them that are in order though no service
+    has them any more; ``remotes``: addresses whose connections are masqueraded, ``elsewhere``: those of the remote
+    instances, by name; ``slots`` and ``sides`` by service.
     """
 
+    listens: set[Listen] = field(default_factory=set)
     numbers: dict[str, dict[int, str]] = field(default_factory=dict)
     limits: dict[int, str] = field(default_factory=dict)
     kept: set[int] = field(default_factory=set)
@@ -89,6 +91,20 @@ def drop_instance(name: str, book: Book) -> Iterator[str]:
     yield from _forget_limits([port for port, limited in book.limits.items() if limited == name], book)
     if book.elsewhere.pop(name, None):
         yield from _settle_remotes(book)
+
+
+def set_listens(opened: Iterable[Listen], closed: Iterable[Listen], book: Book) -> Iterator[str]:
+    """Have the ports of exactly the open addresses looked at for packets of connections that conntrack forgot."""
+    listens = book.listens - by_family(closed) | by_family(opened)
+    before, after = ({listen.port for listen in some} for some in (book.listens, listens))
+    yield from delete("listened", [str(port) for port in sorted(before - after)])
+    yield from add("listened", [str(port) for port in sorted(after - before)])
+    book.listens = listens
+
+
+def by_family(listens: Iterable[Listen]) -> set[Listen]:
+    """Return ``listens`` with one entry a family."""
+    return {replace(listen, families=(family,)) for listen in listens for family in listen.families}
 
 
 def drop_strays(book: Book, service: str | None = None) -> Iterator[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable
 
 from portfleet.core import changes as c
-from portfleet.core.model import parse_instance
+from portfleet.core.model import Listen, parse_instance
 from portfleet.core.slots import Table
 from portfleet.dataplane.nft import listing
 from portfleet.dataplane.nft import text as nft_text
@@ -13,6 +13,8 @@ from portfleet.dataplane.nft.book import Book
 from portfleet.dataplane.nft.elements import SideTables, Which
 from portfleet.dataplane.nft.memory import Memory
 from portfleet.dataplane.nft.reader import NftReader
+
+_LISTENS = ("services4", "services6", "local4", "local6")
 
 
 class Lookup:
@@ -33,6 +35,8 @@ class Lookup:
             slots={name: slots(name) for name in rules},
             sides={name: self._sides(name, _side_maps(rule), numbers.get(name, {})) for name, rule in rules.items()},
         )
+        if any(isinstance(change, c.SetFleet | c.SetListens) for change in transaction):
+            book.listens = set(self.listens())
         if any(isinstance(change, c.SetFleet | c.SetInstance | c.DropInstance) for change in transaction):
             self._add_guarded(book)
         return book
@@ -66,6 +70,10 @@ class Lookup:
             rule = self._memory.rule(name) if _is_remote(name) else None
             if isinstance(rule, c.InstanceRule) and rule.remote is not None:
                 book.elsewhere[name] = rule.remote
+
+    def listens(self) -> dict[Listen, str]:
+        """Return {listen address of one family: service}."""
+        return dict(pair for name in _LISTENS for pair in listing.listens(name, self._reader.elements(name)))
 
     def numbers(self, service: str) -> dict[int, str]:
         """Return {number: instance} of a service."""

@@ -50,8 +50,9 @@ TRAITS = Traits(
     services_at_once=8,  # of 32, libnftables takes 180 MB; of 8 it takes 68
     slots_at_once=16_384,
 )
-_LISTENS = ("services4", "services6", "local4", "local6")
-_FIXED = frozenset({"prerouting", "output", "postrouting", "guard", "arriving", "admit"})
+_FIXED = frozenset(
+    {"prerouting", "output", "postrouting", "guard", "arriving", "admit", "midway_in", "midway_out", "lost_in", "lost"}
+)
 Rule = c.ServiceRule | c.InstanceRule
 
 
@@ -105,9 +106,11 @@ class NftPlane:
                 instances[name] = rule if isinstance(rule, c.InstanceRule) else None
         book = self._lookup.book_of(services)
         astray = _astray(services, instances, book)
-        found = dict(pair for name in _LISTENS for pair in listing.listens(name, self._reader.elements(name)))
+        found = self._lookup.listens()
+        listened = {int.from_bytes(element.key[:2], "big") for element in self._reader.elements("listened")}
         drift = {name.removeprefix("service-") for name in now if name not in same and name not in _FIXED}
-        fixed = same >= _FIXED and not book.stray_limits and not book.stray_remotes
+        strays = book.stray_limits or book.stray_remotes or listened != {listen.port for listen in found}
+        fixed = same >= _FIXED and not strays
         return c.PlaneState(
             fleet=c.SetFleet(listing.home_of(chains), listing.ranges(self._reader.elements("ports"))),
             services={name: None if name in astray else rule for name, rule in services.items()},
@@ -185,7 +188,7 @@ class NftPlane:
             known.numbers[service] = numbers | known.numbers.get(service, {})
         known.slots, known.sides = fresh.slots | known.slots, fresh.sides | known.sides
         known.limits, known.remotes = fresh.limits | known.limits, fresh.remotes | known.remotes
-        known.elsewhere = fresh.elsewhere | known.elsewhere
+        known.elsewhere, known.listens = fresh.elsewhere | known.elsewhere, fresh.listens | known.listens
         return nft_text.text(transaction, known)
 
     def missing(self) -> list[str]:

@@ -81,6 +81,8 @@ def _lines(change: c.Change, book: Book) -> Iterator[str]:
             yield rendered(SetBase(home))
             yield f"flush set {TABLE} ports"
             yield from add("ports", [f"{low}-{high}" if low != high else str(low) for low, high in sorted(ports)])
+            yield f"flush set {TABLE} listened"
+            yield from add("listened", [str(port) for port in sorted({listen.port for listen in book.listens})])
             yield from b.drop_strays(book)
         case c.SetService(service):
             yield rendered(change)
@@ -93,6 +95,7 @@ def _lines(change: c.Change, book: Book) -> Iterator[str]:
                 yield from delete(name, [key for key, _ in elements])
             for name, elements in _by_map(opened).items():
                 yield from add(name, [f"{key} : goto service-{_name(service)}" for key, service in elements])
+            yield from b.set_listens(opened, closed, book)
         case c.Route(rule):
             slots, now = book.slots.get(rule.name, ()), book.sides.get(rule.name, SideTables())
             numbers = {name: number for number, name in book.numbers.get(rule.name, {}).items()}
