@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
+from portfleet.apply.claims import claims
+from portfleet.core.changes import PlaneState
 from portfleet.core.desired import Desired, DesiredInstance, DesiredService
 from portfleet.core.errors import PortfleetError
 from portfleet.core.model import Listen, parse_instance
@@ -55,9 +57,16 @@ def observe(
         instances=instances,
         outdated=_outdated(desired, supervisor, paths, programs) if running and probe else frozenset(),
         strangers=look.strangers(desired),
+        claims=_claims(desired, rules) if probe else (),
         out=read_out(paths.out) if locks.held(paths.watch_lock) else {},
         watcher=WATCHER in programs and programs[WATCHER].state in RUNNING,
     )
+
+
+def _claims(desired: Desired, rules: PlaneState) -> tuple[str, ...]:
+    """Return who else serves what is not open yet."""
+    wanted = [listen for want in desired.services.values() for listen in want.service.listen]
+    return claims(listen for listen in wanted if listen not in rules.listens)
 
 
 class Look:

@@ -47,7 +47,7 @@ def judge(facts: PortFacts, needs: Needs) -> Iterator[Finding]:
     """Judge ports and forwarding."""
     for listener, owner in facts.strangers:
         for listen, service in needs.listens.items():
-            if _meets(listen, listener):
+            if meets(listen, listener):
                 yield _covered(listener, owner, service)
         for service, (low, high) in needs.ports.items():
             if low <= listener.port <= high:
@@ -105,12 +105,12 @@ def _forwarding(facts: PortFacts) -> Iterator[Finding]:
 
 
 def _concerns(listener: Listener, needs: Needs) -> bool:
-    return any(_meets(listen, listener) for listen in needs.listens) or any(
+    return any(meets(listen, listener) for listen in needs.listens) or any(
         low <= listener.port <= high for low, high in needs.ports.values()
     )
 
 
-def _meets(listen: Listen, listener: Listener) -> bool:
+def meets(listen: Listen, listener: Listener) -> bool:
     """Return whether a client of ``listen`` would, without our rules, reach ``listener``."""
     if listen.port != listener.port or not listener.families & set(listen.families):
         return False
