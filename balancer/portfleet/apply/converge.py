@@ -71,9 +71,11 @@ def converge(
         # The text that was checked: somebody may write the file anew in this moment.
         atomic.write(context.paths.applied, context.config_text)
         executor = context.executor(desired, say=Steps(len(plan.steps)))
+        for note in plan.notes:
+            context.say(note)
         executor.run(plan.steps)
     notes = (*plan.notes, *executor.notes)
-    for note in notes:
+    for note in executor.notes:
         context.say(note)
     steps, failed = [*done, *plan.describe()], executor.failed
     serving = [want.name for want in desired.instances() if want.takes and want.name not in failed]

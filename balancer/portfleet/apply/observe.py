@@ -6,6 +6,8 @@ import time
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
+from portfleet.apply.claims import claims
+from portfleet.core.changes import PlaneState
 from portfleet.core.desired import Desired, DesiredInstance, DesiredService
 from portfleet.core.errors import PortfleetError
 from portfleet.core.model import parse_instance
@@ -55,6 +57,7 @@ def observe(
         if presence is Presence.RUNNING and probe
         else frozenset(),
         strangers=look.strangers(desired),
+        claims=_claims(desired, rules) if probe else (),
         out=read_out(paths.out) if locks.held(paths.watch_lock) else {},
         watcher=WATCHER in programs and programs[WATCHER].state in RUNNING,
     )
@@ -68,6 +71,12 @@ def _ask(supervisor: Supervisor, paths: Paths) -> tuple[Presence, dict[str, Prog
         return Presence.RUNNING, supervisor.programs()
     except PortfleetError as error:
         return presence_by(error), {}  # it may begin to shut down at any moment
+
+
+def _claims(desired: Desired, rules: PlaneState) -> tuple[str, ...]:
+    """Return who else serves what is not open yet."""
+    wanted = [listen for want in desired.services.values() for listen in want.service.listen]
+    return claims(listen for listen in wanted if listen not in rules.listens)
 
 
 class Look:

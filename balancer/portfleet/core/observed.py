@@ -47,8 +47,9 @@ class Observed:
     """The whole fleet as it is.
 
     ``outdated``: programs that run with another command, user or environment than wanted; ``strangers``: who else
-    listens on an instance's port, by instance; ``out``: who is ejected, by the watcher's word; ``watcher``: supervisord
-    runs it. Without an answer of supervisord (``supervisord``) nothing is known of programs but what can be seen.
+    listens on an instance's port, by instance; ``claims``: who else serves what clients dial, in words; ``out``: who is
+    ejected, by the watcher's word; ``watcher``: supervisord runs it. Without an answer of supervisord
+    (``supervisord``) nothing is known of programs but what can be seen.
     """
 
     plane: PlaneState
@@ -56,6 +57,7 @@ class Observed:
     instances: Mapping[str, ObservedInstance] = field(default_factory=dict)
     outdated: frozenset[str] = frozenset()
     strangers: Mapping[str, str] = field(default_factory=dict)
+    claims: tuple[str, ...] = ()
     out: Mapping[str, Out] = field(default_factory=dict)
     watcher: bool = True
 

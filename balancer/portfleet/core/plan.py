@@ -55,6 +55,7 @@ def make_plan(
     steps += _listens(desired, observed)
     gone, notes = _gone(desired, observed)
     steps += gone
+    notes += [*observed.claims]
     notes += [f"{want.name}: {note}" for want in desired.configured.values() for note in want.notes]
     return Plan(tuple(steps), tuple(notes), {want.name: _moved(want, observed) for want in wants})
 

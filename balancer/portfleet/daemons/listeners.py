@@ -11,8 +11,8 @@ from portfleet.linux.sockdiag import Listener
 def listening_fault(port: int, families: Iterable[int], found: Iterable[Listener]) -> tuple[str, bool]:
     """Return what is wrong with a process's own listeners on ``port`` ("" for nothing), and whether waiting may help.
 
-    ``redirect`` rewrites the destination to the interface's own address, so only wildcard listeners of every
-    family that clients come by are of use; one on 127.0.0.1 answers local probes while all clients time out.
+    Connections keep the address that was dialled, which may be any of this box's, so only wildcard listeners of every
+    family that clients come by are of use; one on 127.0.0.1 answers local probes while all clients are refused.
     """
     found = list(found)
     if not found:
@@ -22,10 +22,10 @@ def listening_fault(port: int, families: Iterable[int], found: Iterable[Listener
         if listener.wildcard:
             reached |= listener.families
     if not reached:
-        return f"listens on {found[0]} only; connections are redirected to the interface's address", False
+        return f"listens on {found[0]} only; connections keep the address that was dialled", False
     if lacking := set(families) - reached:
         family = "IPv4" if 4 in lacking else "IPv6"
-        return f"listens on {', '.join(map(str, found))} only; {family} clients are redirected to it too", False
+        return f"listens on {', '.join(map(str, found))} only; {family} clients are sent to it too", False
     return "", False
 
 

@@ -47,7 +47,7 @@ SERVICE = Table(
             "command",
             Words(),
             f"what an instance runs. {_FILLED} are filled in; found by PATH, portfleet's own venv first. The daemon "
-            "must listen on all addresses: the kernel redirects to the interface's own",
+            "must listen on all addresses: connections keep the one that was dialled",
             Effect.RESTART,
             '["redis-server", "--port", "{port}"]',
             more="{port} must stand in it or in `environment`. There is no shell: each string is one word.",
