@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from support.fleet_box import ECHO, HOME, FleetBox, fleet_box
+from support.fleet_box import ECHO, HOME, REDIS, FleetBox, fleet_box
 from support.reachable import show_checkout
 from support.rights import needs_another_user
 from support.sandbox import HOST4, client4, client6, wait_for
@@ -70,6 +70,16 @@ def test_a_port_below_1024_is_served_by_a_daemon_without_any_right(empty: FleetB
     empty.portfleet("apply")
     assert empty.snapshot() == before
     empty.portfleet("down", "--yes")
+
+
+def test_a_service_by_ipv6_alone_is_probed_by_ipv6(empty: FleetBox) -> None:
+    config = REDIS.replace(":6000", "[::]:6000").replace('"--save"', '"--bind", "::", "--save"')
+    empty.write(config.replace("instances = 4", "instances = 2"))
+    empty.portfleet("up")
+
+    assert {i["state"]: i["slots"] for i in empty.status().values() if i["pid"]} == {"ready": 2048}
+    assert set(empty.redis_ports([client6(number) for number in range(40)]).values()) == {6100, 6101}
+    empty.settled()
 
 
 def test_others_tables_are_untouched_byte_for_byte(empty: FleetBox) -> None:

@@ -167,10 +167,7 @@ def test_a_daemon_that_listens_on_one_address_only_is_not_ready(empty: FleetBox)
 
     assert said.returncode == 4
     assert "kv, echo: 1 instances serving, 1 not:" in said.stdout
-    assert (
-        "kv-blue-1: listens on 127.0.0.1:6100 only; connections are redirected to the interface's address"
-        in said.stdout
-    )
+    assert "kv-blue-1: listens on 127.0.0.1:6100 only; connections keep the address that was dialled" in said.stdout
     assert "see: portfleet logs kv/kv-blue-1" in said.stdout
     status = empty.status()
     assert (status["kv-blue-1"]["state"], status["kv-blue-1"]["slots"]) == ("failed", 0)

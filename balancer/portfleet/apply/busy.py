@@ -5,7 +5,9 @@ from __future__ import annotations
 from portfleet.apply.context import Context
 from portfleet.core.errors import Exit, PortfleetError
 from portfleet.core.journal import JournalError
-from portfleet.daemons import control
+from portfleet.daemons.answers import ControlError
+from portfleet.daemons.control import ask
+from portfleet.daemons.exchange import Control
 
 
 def refuse_busy(context: Context, service: str) -> None:
@@ -26,6 +28,6 @@ def refuse_busy(context: Context, service: str) -> None:
 def wake(context: Context) -> None:
     """Tell the watcher to look now; it does so within half a second anyway."""
     try:
-        control.ask(context.paths.watch_socket, "reload")
-    except control.ControlError:
+        ask(Control(str(context.paths.watch_socket), None), "reload")
+    except ControlError:
         return

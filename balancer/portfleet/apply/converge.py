@@ -9,6 +9,7 @@ from portfleet.apply import preflight
 from portfleet.apply.busy import refuse_busy
 from portfleet.apply.context import Context
 from portfleet.apply.overseers import await_watcher
+from portfleet.core.derive import learned
 from portfleet.core.desired import Desired
 from portfleet.core.errors import Exit, PortfleetError
 from portfleet.core.journal import JournalError
@@ -30,6 +31,7 @@ def look(context: Context) -> tuple[Desired, Observed, Plan]:
     context.supervisor.refuse_ending()
     desired = context.desired(context.fleet)
     observed = context.observe(desired)
+    desired = learned(desired, observed.instances, context.paths)
     plan = make_plan(
         desired,
         observed,
@@ -69,9 +71,11 @@ def converge(
         # The text that was checked: somebody may write the file anew in this moment.
         atomic.write(context.paths.applied, context.config_text)
         executor = context.executor(desired, say=Steps(len(plan.steps)))
+        for note in plan.notes:
+            context.say(note)
         executor.run(plan.steps)
     notes = (*plan.notes, *executor.notes)
-    for note in notes:
+    for note in executor.notes:
         context.say(note)
     steps, failed = [*done, *plan.describe()], executor.failed
     serving = [want.name for want in desired.instances() if want.takes and want.name not in failed]

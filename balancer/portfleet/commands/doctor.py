@@ -40,6 +40,18 @@ def run(options: argparse.Namespace, context: Context) -> Exit:
     return Exit.FAILED if worst else Exit.DONE
 
 
+def _keepalive(context: Context, fleet: Fleet) -> int | None:
+    """Return within how many seconds the keepalive of all running instances speaks; None if one does not say."""
+    try:
+        pids = context.pids()
+        there = [want for want in context.desired(fleet).instances() if want.name in pids]
+    except PortfleetError:
+        return None
+    said = [heard.status.keepalive if heard.status else None for heard in context.hear(there, pids).values()]
+    known = [seconds for seconds in said if seconds is not None]
+    return max(known) if known and len(known) == len(said) else None
+
+
 def _examine(context: Context) -> Iterator[Finding]:
     """Look at everything; a config that cannot be read is a finding, and the machine is judged without it."""
     yield from _overseers(context)
@@ -55,7 +67,7 @@ def _examine(context: Context) -> Iterator[Finding]:
                 mend=problem.hint or "portfleet check",
             )
     limit = limits.read(context.paths)
-    needs = needs_of(fleet, descriptors=limit.hard)
+    needs = needs_of(fleet, descriptors=limit.hard, keepalive=_keepalive(context, fleet))
     yield from limits.judge(limit, needs)
     yield from ports.judge(ports.read(context.paths, needs), needs)
     yield from context.plane.findings(fleet, needs)

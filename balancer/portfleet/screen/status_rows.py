@@ -75,7 +75,7 @@ def instance_entry(
         or (out.reason if out else seen.fault or seen.waiting)
         or None,
         "adopted": seen.adopted,
-        "last_exit": (last_exit(paths, want.name) or None) if local else None,
+        "last_exit": str(ended) if local and (ended := last_exit(paths, want.name)) else None,
         "last_log": last_lines(paths.log_of(want.name)) if local else [],
     }
 

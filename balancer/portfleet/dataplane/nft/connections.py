@@ -31,7 +31,7 @@ class NftConnections:
         by_port = None
         for rule in instances:
             if rule.remote is not None:
-                found[rule.name] = _established(rule.number)
+                found[rule.name] = _established(rule)
                 continue
             by_port = sockdiag.established() if by_port is None else by_port
             found[rule.name] = by_port[rule.port]
@@ -49,7 +49,7 @@ class NftConnections:
             ) from None
 
     def forget_unanswered(self, instance: InstanceRule) -> int:
-        return conntrack.forget_half_open(instance.number)
+        return conntrack.forget_half_open(instance)
 
     def turned_away(self, instances: Iterable[InstanceRule]) -> Mapping[str, int]:
         counts = self._reader.counts("dropped")
@@ -80,9 +80,9 @@ class NftConnections:
         )
 
 
-def _established(mark: int) -> int | None:
+def _established(instance: InstanceRule) -> int | None:
     try:
-        return conntrack.established(mark)
+        return conntrack.established(instance)
     except PortfleetError:
         return None
 

@@ -1,16 +1,23 @@
-"""The watcher's hold on nftables: the keeper, the notifications of foreign changes, and the generation id."""
+"""The watcher's hold on nftables: the keeper, notifications of what others and packets do, and lost connections."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable
+from functools import cached_property
 
-from portfleet.core.model import Listen
-from portfleet.dataplane.interface import Foreign, Shortage
+from portfleet.dataplane.interface import Done, Door, Foreign, Shortage
 from portfleet.dataplane.nft.cached import SlotCache
+from portfleet.dataplane.nft.context import NftContext
 from portfleet.dataplane.nft.events import Generation, RulesWatch
 from portfleet.dataplane.nft.keeper import Keeper
+from portfleet.dataplane.nft.restorer import NAME, Restorer
 
-_TABLE = "portfleet"
+#: Seconds between two passes over all sockets, at least, and in times of what the last one took: a flood of stray
+#: packets must not keep the watcher from anything else.
+_REST, _TIMES = 0.02, 3
+#: Seconds until a pass that was refused is tried again.
+_AGAIN = 1.0
 
 
 class NftGuardian:
@@ -24,6 +31,10 @@ class NftGuardian:
         costs = self._events.shortage
         self.shortage = Shortage("SO_RCVBUFFORCE", costs) if costs else None
         self._keeper = Keeper()
+        self._restorer = Restorer(self._run)
+        self._doors: tuple[Door, ...] | None = None
+        # Connections may have been lost while no watcher was there to be told.
+        self._lost, self._not_before = True, 0.0
 
     def fileno(self) -> int:
         return self._events.fileno()
@@ -31,15 +42,47 @@ class NftGuardian:
     def read(self) -> list[Foreign]:
         found = []
         for change in self._events.read():
-            if change.lost:
+            if change.spent is not None:
+                self._lost |= change.spent == (NAME, "lost")
+            elif change.lost:
+                self._lost = True
                 found.append(Foreign())
-            elif _TABLE in change.tables and not self.cache.is_own(change.generation):
-                found.append(Foreign(change.process, change.pid, lost=_TABLE in change.deleted))
+            elif NAME in change.tables and not self.cache.is_own(change.generation):
+                found.append(Foreign(change.process, change.pid, lost=NAME in change.deleted))
         return found
 
-    def hold(self, listens: Iterable[Listen]) -> None:
-        self._keeper.ensure(listens)
+    def hold(self, doors: Iterable[Door]) -> None:
+        self._doors = tuple(doors)
+        self._keeper.ensure(self._doors)
+
+    @property
+    def due(self) -> float | None:
+        if not self._lost or self._doors is None:
+            return None
+        return max(0.0, self._not_before - time.monotonic())
+
+    def work(self) -> list[Done]:
+        if not self._lost or self._doors is None:
+            return []
+        began = time.monotonic()
+        self._lost, self._not_before = False, began + _AGAIN
+        try:
+            done = self._restorer.restore(self._doors)
+        except BaseException:
+            self._lost = True
+            raise
+        ended = time.monotonic()
+        self._not_before = ended + max(_REST, _TIMES * (ended - began))
+        return [done] if done else []
 
     def close(self) -> None:
         self._events.close()
         self._keeper.close()
+
+    @cached_property
+    def _nft(self) -> NftContext:
+        return NftContext()
+
+    def _run(self, script: str) -> None:
+        with self.cache.changing(lambda: self._nft.done):
+            self._nft.do(script)
