@@ -18,6 +18,7 @@ import re
 import socket
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from portfleet.core.model import Probe
 
@@ -44,13 +45,20 @@ class Target:
     probe: Probe
 
 
+class Part(NamedTuple):
+    """One question of a probe: it yields until it is answered. ``by_port``: by a connection to the instance's port."""
+
+    steps: Iterator[None]
+    by_port: bool
+
+
 @dataclass
 class Asking:
-    """A probe under way: the parts still to be answered, as iterators that yield until they are."""
+    """A probe under way: the parts still to be answered."""
 
     target: Target
     deadline: float
-    parts: list[Iterator[None]] = field(default_factory=list)
+    parts: list[Part] = field(default_factory=list)
 
 
 class _Failed(Exception):
@@ -58,9 +66,12 @@ class _Failed(Exception):
 
 
 class Prober:
-    """Probes ``targets`` in turn and calls ``result(name, trouble)`` for each probe ("" is a success)."""
+    """Probes ``targets`` in turn and calls ``result(name, trouble, by_port)`` for each probe.
 
-    def __init__(self, result: Callable[[str, str], None], clock: Callable[[], float]) -> None:
+    ``trouble`` is "" for a success; ``by_port``: nothing but a connection to the instance's port failed.
+    """
+
+    def __init__(self, result: Callable[[str, str, bool], None], clock: Callable[[], float]) -> None:
         self._result, self._clock = result, clock
         self._targets: dict[str, Target] = {}
         self._queue: list[tuple[float, str]] = []
@@ -112,31 +123,35 @@ class Prober:
         full = target.name in self._full
         self._full.discard(target.name)
         if target.control is not None:
-            asking.parts.append(self._ask_control(target))
+            asking.parts.append(Part(self._ask_control(target), by_port=False))
         if target.control is None or target.probe.send is not None:
-            asking.parts.append(_ask_port(target))
+            asking.parts.append(Part(_ask_port(target), by_port=True))
         elif not full:
-            asking.parts.append(_ask_nothing(target))
+            asking.parts.append(Part(_ask_nothing(target), by_port=True))
         return asking
 
     def _advance(self, name: str, asking: Asking, now: float) -> None:
-        try:
-            asking.parts = [part for part in asking.parts if next(part, self) is None]
-        except (_Failed, OSError) as error:
-            self._end(name, asking, str(error))
-            return
+        for part in list(asking.parts):
+            try:
+                answered = next(part.steps, self) is self
+            except (_Failed, OSError) as error:
+                self._end(name, asking, str(error), by_port=part.by_port)
+                return
+            if answered:
+                asking.parts.remove(part)
         if not asking.parts:
             self._end(name, asking, "")
         elif now >= asking.deadline:
             late = f"no answer within {asking.target.probe.timeout * 1000:.0f} ms"
-            self._end(name, asking, "" if name in self._full else late)
+            by_port = all(part.by_port for part in asking.parts)
+            self._end(name, asking, "" if name in self._full else late, by_port=by_port)
 
-    def _end(self, name: str, asking: Asking, trouble: str) -> None:
+    def _end(self, name: str, asking: Asking, trouble: str, *, by_port: bool = False) -> None:
         self._close(asking)
         del self._asking[name]
         if trouble:
             self._hang_up(name)
-        self._result(name, trouble)
+        self._result(name, trouble, by_port)
 
     def _drop(self, name: str) -> None:
         asking = self._asking.pop(name, None)
@@ -148,7 +163,7 @@ class Prober:
 
     def _close(self, asking: Asking) -> None:
         for part in asking.parts:
-            part.close()  # type: ignore[attr-defined] # they are generators; closing closes their sockets
+            part.steps.close()  # type: ignore[attr-defined] # they are generators; closing closes their sockets
 
     def _hang_up(self, name: str) -> None:
         connection = self._control.pop(name, None)
