@@ -44,7 +44,7 @@ def verbs(box: FleetBox) -> None:
         began = time.monotonic()
         said = box.portfleet(*words, check=False)
         assert time.monotonic() - began < 5, words
-        assert "Traceback" not in said.stderr and said.returncode in (0, 1), said
+        assert "Traceback" not in said.stderr and said.returncode in (0, 1, *range(6, 10)), said
         assert "\x1b" not in said.stdout + said.stderr and max(map(len, said.stdout.splitlines())) < 2000
 
 

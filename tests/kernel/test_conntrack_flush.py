@@ -12,7 +12,7 @@ import pytest
 from portfleet.linux import sockdiag
 from support.guarded import guarded
 from support.held import dialled, hear, talk
-from support.plane import ECHO, Plane
+from support.plane import ECHO, Plane, load
 from support.sandbox import HOST4, HOST6, client4, client6
 
 PORT = 7000
@@ -145,3 +145,17 @@ def test_rules_and_conntrack_flushed_at_once(rules: Plane) -> None:
         after = hear(held)
         print(f"longest {after.longest:.3f} s")
         assert not after.wrong
+
+
+def test_five_thousand_talking_connections_over_three_flushes(rules: Plane) -> None:
+    rules.load(ECHO)
+    rules.serve()
+    sources = [client4(number * 13) for number in range(5000)]
+    with guarded(rules) as guard, load(rules, sources, interval=2.0, timeout=10) as held:
+        moved(rules)
+        for _ in range(3):
+            flush(rules)
+            time.sleep(3.1)  # for everybody to have talked: each asks every two seconds
+    slowest = max(one["slowest"] for one in held.report["held"])
+    print(f"{len(held.lost)} of 5,000 lost, longest pause {slowest:.3f} s", [one.fields for one in guard.done])
+    assert held.lost == [] and slowest < 10 and guard.restored >= 15_000

@@ -279,7 +279,7 @@ def listener() -> Iterator[socket.socket]:
 def probe_once(target: Target, *, seconds: float = 5) -> str:
     """Return the first result of probing ``target``."""
     results: list[str] = []
-    prober = Prober(lambda _, trouble: results.append(trouble), time.monotonic, lambda _: os.getpid())
+    prober = Prober(lambda _, trouble, __: results.append(trouble), time.monotonic, lambda _: os.getpid())
     prober.aim([target])
     deadline = time.monotonic() + seconds
     while not results:

@@ -101,16 +101,16 @@ class Judge:
         name = member.name
         return name in self._ejector.pending and name not in self._ejector.table(member.service.name, anew=True)
 
-    def probed(self, name: str, trouble: str) -> None:
-        """Take one probe's result ("" is a success)."""
+    def probed(self, name: str, trouble: str, by_port: bool) -> None:
+        """Take one probe's result ("" is a success); ``by_port``: nothing but a connection to the port failed."""
         member = self._roster.members.get(name)
         if member is None:
             return
         member.spoke |= name in self._prober.said
         if not trouble:
             member.hung_since = None
-        elif why := self._blind():
-            # Every probe through a port is a new connection too: all instances would fail at once, none of them ill.
+        elif by_port and (why := self._blind()):
+            # Such a probe is a new connection too: all instances would fail at once, none of them ill.
             self._log.once("blind", reason=why)
             return
         elif member.hung_since is None:

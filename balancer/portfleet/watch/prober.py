@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 from portfleet.core.status import Status
-from portfleet.daemons.exchange import Exchange, Verdict
+from portfleet.daemons.exchange import Exchange, Port, Verdict
 from portfleet.daemons.probe import AskReady, Target, exchanges
 from portfleet.daemons.talk import Talk
 
@@ -36,10 +36,13 @@ class _Probe:
 
 
 class Prober:
-    """Probes ``targets`` in turn and calls ``result(name, trouble)`` for each probe ("" is a success)."""
+    """Probes ``targets`` in turn and calls ``result(name, trouble, by_port)`` for each probe.
+
+    ``trouble`` is "" for a success; ``by_port``: a connection to the instance's port failed, and nothing before it.
+    """
 
     def __init__(
-        self, result: Callable[[str, str], None], clock: Callable[[], float], pid_of: Callable[[str], int | None]
+        self, result: Callable[[str, str, bool], None], clock: Callable[[], float], pid_of: Callable[[str], int | None]
     ) -> None:
         """``pid_of`` gives an instance's process; until it is known only the port is asked."""
         self._result, self._clock, self._pid_of = result, clock, pid_of
@@ -105,7 +108,7 @@ class Prober:
         if verdict is not None:
             probe.talk.close()
             del self._probes[name]
-            self._result(name, verdict)
+            self._result(name, verdict, bool(verdict) and isinstance(probe.talk.exchange.place, Port))
 
     def _after(self, name: str, probe: _Probe, verdict: str) -> Verdict:
         """Take in how an exchange ended, and begin the next, if there is one."""

@@ -8,14 +8,16 @@ from functools import cached_property
 
 from portfleet.dataplane.interface import Done, Door, Foreign, Shortage
 from portfleet.dataplane.nft.cached import SlotCache
+from portfleet.dataplane.nft.caps import Caps
 from portfleet.dataplane.nft.context import NftContext
 from portfleet.dataplane.nft.events import Generation, RulesWatch
 from portfleet.dataplane.nft.keeper import Keeper
+from portfleet.dataplane.nft.lookup import Lookup
 from portfleet.dataplane.nft.restorer import NAME, Restorer
 
-#: Seconds between two passes over all sockets, at least, and in times of what the last one took: a flood of stray
-#: packets must not keep the watcher from anything else.
-_REST, _TIMES = 0.02, 3
+#: Seconds between two looks at all sockets, at least, and in times of what the last one took: a flood of stray
+#: packets, or of SYNs, must not keep the watcher from anything else.
+_REST, _TIMES = 0.05, 3
 #: Seconds until a pass that was refused is tried again.
 _AGAIN = 1.0
 
@@ -25,16 +27,17 @@ class NftGuardian:
 
     every = 15.0
 
-    def __init__(self) -> None:
+    def __init__(self, lookup: Lookup) -> None:
         self.cache = SlotCache(Generation())
         self._events = RulesWatch()
         costs = self._events.shortage
         self.shortage = Shortage("SO_RCVBUFFORCE", costs) if costs else None
         self._keeper = Keeper()
         self._restorer = Restorer(self._run)
+        self._caps = Caps(lookup, self._run)
         self._doors: tuple[Door, ...] | None = None
         # Connections may have been lost while no watcher was there to be told.
-        self._lost, self._not_before = True, 0.0
+        self._lost, self._full, self._not_before = True, True, 0.0
 
     def fileno(self) -> int:
         return self._events.fileno()
@@ -44,8 +47,9 @@ class NftGuardian:
         for change in self._events.read():
             if change.spent is not None:
                 self._lost |= change.spent == (NAME, "lost")
+                self._full |= change.spent == (NAME, "full")
             elif change.lost:
-                self._lost = True
+                self._lost = self._full = True
                 found.append(Foreign())
             elif NAME in change.tables and not self.cache.is_own(change.generation):
                 found.append(Foreign(change.process, change.pid, lost=NAME in change.deleted))
@@ -57,23 +61,29 @@ class NftGuardian:
 
     @property
     def due(self) -> float | None:
-        if not self._lost or self._doors is None:
+        if not (self._lost or self._full) or self._doors is None:
             return None
         return max(0.0, self._not_before - time.monotonic())
 
     def work(self) -> list[Done]:
-        if not self._lost or self._doors is None:
-            return []
         began = time.monotonic()
-        self._lost, self._not_before = False, began + _AGAIN
+        self._not_before = began + _AGAIN
+        done: list[Done | None] = []
+        lost, full = self._lost, self._full
         try:
-            done = self._restorer.restore(self._doors)
-        except BaseException:
-            self._lost = True
-            raise
+            if lost and self._doors is not None:
+                self._lost = False
+                done.append(self._restorer.restore(self._doors))
+                lost = False
+            if full:
+                self._full = False
+                done.append(self._caps.ease())
+                full = False
+        finally:
+            self._lost, self._full = self._lost or lost, self._full or full
         ended = time.monotonic()
         self._not_before = ended + max(_REST, _TIMES * (ended - began))
-        return [done] if done else []
+        return [one for one in done if one]
 
     def close(self) -> None:
         self._events.close()

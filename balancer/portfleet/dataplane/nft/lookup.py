@@ -75,6 +75,11 @@ class Lookup:
         """Return {listen address of one family: service}."""
         return dict(pair for name in _LISTENS for pair in listing.listens(name, self._reader.elements(name)))
 
+    def limited(self) -> list[c.InstanceRule]:
+        """Return the rules of the instances whose limits the kernel keeps."""
+        names = ((element.chain or "?").removeprefix("cap_") for element in self._reader.elements("limits"))
+        return [rule for name in names if isinstance(rule := self._memory.rule(name), c.InstanceRule) and rule.limit]
+
     def numbers(self, service: str) -> dict[int, str]:
         """Return {number: instance} of a service."""
         return listing.numbers(self._reader.elements(f"instances-{service}"))

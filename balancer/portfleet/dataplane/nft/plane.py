@@ -212,7 +212,8 @@ class NftPlane:
     def guardian(self) -> Guardian:
         from portfleet.dataplane.nft.guardian import NftGuardian
 
-        guardian = NftGuardian()
+        # It works in another thread, so what it reads with is its own.
+        guardian = NftGuardian(Lookup(NftReader(NAME), Memory(self._memory.path)))
         self._cache = guardian.cache
         return guardian
 

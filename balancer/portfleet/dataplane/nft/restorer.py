@@ -34,7 +34,7 @@ from portfleet.dataplane.nft.book import TABLE
 from portfleet.dataplane.nft.reader import NftReader
 from portfleet.linux import sockdiag
 from portfleet.linux.machine import sysctl
-from portfleet.linux.netlink import REQUEST, Netfilter, attribute, message, nested
+from portfleet.linux.netlink import REQUEST, Netfilter, attribute, attributes, message, nested
 from portfleet.linux.sockdiag import Ends
 
 NAME = TABLE.removeprefix("inet ")
@@ -50,6 +50,7 @@ _REMEMBERED = "432000"
 #: What stands for a value in a message that is to be filled in: addresses of the client and here, three ports.
 _PLACES = re.compile(rb"(CCCC+|LLLL+|cc|dd|ii)")
 _RESET_OBJECT, _INET, _QUOTA = 10 << 8 | 21, 1, 2
+_OBJECT_DATA, _QUOTA_FLAGS, _DEPLETED = 4, 2, 2
 
 #: A connection as its client sees it: the client's address and port, and what it dialled.
 Dialled = tuple[bytes, int, bytes, int]
@@ -67,7 +68,7 @@ class Restorer:
         began = time.monotonic()
         try:
             with Netfilter() as netfilter:
-                if not arm(netfilter, "lost"):
+                if arm(netfilter, "lost") is None:
                     return None
                 known = self._known()
                 sockets = list(sockdiag.connections())
@@ -95,14 +96,15 @@ class Restorer:
         return found
 
 
-def arm(netfilter: Netfilter, quota: str) -> bool:
-    """Have the kernel tell of ``quota`` again when it is spent; return whether it is there. Raises OSError."""
+def arm(netfilter: Netfilter, quota: str) -> bool | None:
+    """Have the kernel tell of ``quota`` again; return whether it was spent, None if there is none. Raises OSError."""
     wanted = {1: NAME.encode() + b"\0", 2: quota.encode() + b"\0", 3: struct.pack("!I", _QUOTA)}
     try:
-        netfilter.get(_RESET_OBJECT, _INET, *(attribute(kind, value) for kind, value in wanted.items()))
+        found = netfilter.get(_RESET_OBJECT, _INET, *(attribute(kind, value) for kind, value in wanted.items()))
     except FileNotFoundError:
-        return False
-    return True
+        return None
+    flags = attributes(found.get(_OBJECT_DATA, b"")).get(_QUOTA_FLAGS, b"")
+    return bool(int.from_bytes(flags, "big") & _DEPLETED)
 
 
 def _entries(sockets: list[Ends], doors: tuple[Door, ...], known: set[Dialled]) -> Iterator[tuple[Ends, int]]:
