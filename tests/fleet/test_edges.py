@@ -254,12 +254,12 @@ def test_while_supervisord_shuts_down_each_verb_says_so(empty: FleetBox) -> None
     wait_for("the watcher knows it", lambda: empty.boxes.host.run(*noted, check=False).returncode == 0)
     signal(empty, hung, "STOP")  # so that the shutdown lasts
     signal(empty, pid_of(empty, "supervisord"), "TERM")
-    wait_for("it shuts down", lambda: "supervisord is shutting down" in empty.look().stdout)
+    wait_for("it shuts down", lambda: "is shutting down" in empty.look().stdout)
 
     assert empty.status()["echo-blue-1"]["pid"] == hung, "what can be seen without supervisord is shown"
     for verb in ("plan", "apply", "up"):
         refused = empty.portfleet(verb, check=False)
-        assert refused.returncode == 1 and refused.stderr.startswith("portfleet: supervisord is shutting down"), refused
+        assert refused.returncode == 1 and "is shutting down" in refused.stderr.splitlines()[0], refused
     for verb in ("lock", "history", "doctor"):
         assert "Traceback" not in empty.portfleet(verb, check=False).stderr, verb
 

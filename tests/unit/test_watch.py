@@ -298,7 +298,7 @@ def test_probes_by_connect(listener: socket.socket) -> None:
 
 def test_a_control_socket_that_spoke_and_is_gone_is_a_failed_probe(listener: socket.socket, tmp_path: Path) -> None:
     port, path, results = listener.getsockname()[1], tmp_path / "c", list[str]()
-    prober = Prober(lambda _, trouble: results.append(trouble), time.monotonic, lambda _: os.getpid())
+    prober = Prober(lambda _, trouble, __: results.append(trouble), time.monotonic, lambda _: os.getpid())
 
     def next_result() -> str:
         prober.ask("a")

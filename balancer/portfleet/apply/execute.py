@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import assert_never
 
-from portfleet.apply.learn import learn
+from portfleet.apply.learn import learn_from
 from portfleet.apply.pointer import Pointer
 from portfleet.apply.programs import Ending, Programs
 from portfleet.core import steps as s
@@ -71,7 +71,7 @@ class Executor:
                 self._restart(name, changes)
             case s.WaitReady(found, seconds):
                 self.programs.run(self.programs.waiting(found, seconds))
-                self._learn(found)
+                learn_from(self.programs, found, plane=self.plane, store=self.store)
             case s.PointSlots(service, out):
                 self._look_at_new(service)
                 self.point(service, out)
@@ -95,16 +95,6 @@ class Executor:
             out = frozenset(name for name in out if not self._halted(name))
             pointer.point(
                 self.desired.services[service], out=lambda slots: out | self.failed.keys() | programs.ejected(slots)
-            )
-
-    def _learn(self, names: Iterable[str]) -> None:
-        """Take in what the services of instances that were waited for say of ``max_connections``."""
-        services = {_service(name) for name in names}
-        limited = [w for w in self.desired.services.values() if w.name in services and w.service.max_connections]
-        if limited:
-            seen = self.programs.seen((want, i) for want in limited for i in want.running)
-            self.programs.desired = learn(
-                self.desired, seen, plane=self.plane, store=self.store, paths=self.programs.paths
             )
 
     def _look_at_new(self, service: str) -> None:

@@ -5,15 +5,26 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
+from portfleet.apply.programs import Programs
 from portfleet.core.changes import Change, PlaneState, SetInstance, SetService, Transaction
 from portfleet.core.derive import learned
 from portfleet.core.desired import Desired, DesiredService
 from portfleet.core.journal import Journal
+from portfleet.core.model import parse_instance
 from portfleet.core.observed import ObservedInstance
 from portfleet.core.paths import Paths
 from portfleet.dataplane.interface import DataPlane
 from portfleet.store import locks
 from portfleet.store.journal import JournalStore
+
+
+def learn_from(programs: Programs, names: Iterable[str], *, plane: DataPlane, store: JournalStore) -> None:
+    """Take in what the services of instances that were waited for say of ``max_connections``; it blocks."""
+    services = {instance.service for name in names if (instance := parse_instance(name))}
+    limited = [w for w in programs.desired.services.values() if w.name in services and w.service.max_connections]
+    if limited:
+        seen = programs.seen((want, one) for want in limited for one in want.running)
+        programs.desired = learn(programs.desired, seen, plane=plane, store=store, paths=programs.paths)
 
 
 def learn(

@@ -25,6 +25,9 @@ from portfleet.operations.task import CannotUndo, OperationFailed, Task
 from portfleet.store.clock import stamp
 from portfleet.supervise.exit_report import last_exit, last_lines
 
+#: How often a new release is asked whether it can hand off, and seconds between: its port may be open before its
+#: control socket is.
+_ASKED, _AGAIN = 3, 0.2
 #: Seconds for the first connections that were handed off to ask something.
 _TASTE = 0.3
 
@@ -132,12 +135,15 @@ async def _start(task: Task[Cutover], colour: Colour) -> None:
 async def _can_take(task: Task[Cutover], colour: Colour) -> bool:
     """Return whether the new release can take over connections by hand-off, which nobody could tell before it ran."""
     olds, news = ([i for i in task.want().of(one) if i.program is not None] for one in (other(colour), colour))
-    why = await task.cannot_hand_off([i for i in olds if i.takes], news)
-    if why and task.work.insist:
+    senders = [i for i in olds if i.takes]
+    for _ in range(_ASKED):
+        if not (why := await task.cannot_hand_off(senders, news)):
+            return True
+        await task.pause(_AGAIN)
+    if task.work.insist:
         raise OperationFailed(f"nothing changed for clients: {why}", code=Exit.USAGE)
-    if why:
-        task.world.log("no-handoff", service=task.operation.service, reason=why)
-    return not why
+    task.world.log("no-handoff", service=task.operation.service, reason=why)
+    return False
 
 
 async def _canary(task: Task[Cutover], colour: Colour) -> None:

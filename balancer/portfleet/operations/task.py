@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, replace
 from datetime import datetime
+from functools import partial
 from typing import Generic, TypeVar, cast
 
+from portfleet.apply.learn import learn_from
 from portfleet.apply.programs import Programs
 from portfleet.core.derive import settle
 from portfleet.core.desired import Desired, DesiredInstance, DesiredService
@@ -169,6 +171,8 @@ class Task(Generic[W]):
         await self.world.in_thread(programs.start, [name for name in found if name in programs.desired.programs])
         async for _ in self.through(programs.waiting(found, seconds)):
             self.check()
+        learning = partial(learn_from, programs, found, plane=self.world.plane, store=self.world.store)
+        await self.world.in_thread(learning)
         if programs.failed and self.undoing:
             self.undone = Exit.TIMEOUT
         return programs.failed
