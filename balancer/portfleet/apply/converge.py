@@ -120,7 +120,7 @@ def _report(
     if not watcher.works:
         done = "without a watcher."
     undoing = f" Undo with: {undo}" if undo else ""
-    print(f"{services}: {serving} instances serving{'; ' if watcher.works else ', '}{done}{undoing}")
+    print(f"{services}: {serving} instances serving; {done}{undoing}")
 
 
 def desired_path(name: str) -> str:
