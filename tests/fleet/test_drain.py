@@ -133,7 +133,7 @@ def test_two_operators_at_once() -> None:
             assert re.search(
                 r"echo: root@host since 20\S+ drain: drain echo-blue-1 \(a new disk\)", box.portfleet("lock").stdout
             )
-            operation = json.loads(box.portfleet("status", "--json").stdout)["services"][0]["operation"]
+            operation = json.loads(box.look("--json").stdout)["services"][0]["operation"]
             assert operation["verb"] == "drain" and phase(box)
             two = [in_background(box, "undrain", "echo"), in_background(box, "cancel", "echo")]
             codes = [(process.communicate(), process.returncode) for process in two]

@@ -17,7 +17,6 @@ from typing import Protocol
 from portfleet.apply.observe import Look
 from portfleet.core.desired import Desired, DesiredInstance, DesiredService
 from portfleet.core.errors import PortfleetError
-from portfleet.core.model import parse_instance
 from portfleet.core.observed import ObservedInstance
 from portfleet.core.paths import Paths
 from portfleet.core.program import WATCHER, Program, watch_program
@@ -62,8 +61,8 @@ HURRIED = Ending(again=0.0, kill=10.0)
 class Looking(Protocol):
     """One look at the machine (`observe.Look`)."""
 
-    def at(self, service: DesiredService, want: DesiredInstance, /) -> ObservedInstance:
-        """Return one instance as it is."""
+    def at(self, wanted: Iterable[tuple[DesiredService, DesiredInstance]], /) -> dict[str, ObservedInstance]:
+        """Return instances as they are, by name."""
 
 
 @dataclass
@@ -111,9 +110,12 @@ class Programs:
 
     def look_at(self, names: Collection[str]) -> None:
         """Find out which of ``names``, new ones that the watcher has not let in, are ready: see `ejected`."""
-        look = self._look()
-        for service in self.desired.services.values():
-            self._ready |= {i.name for i in service.running if i.name in names and look.at(service, i).ready}
+        found = [(s, i) for s in self.desired.services.values() for i in s.running if i.name in names]
+        self._ready |= {name for name, seen in self._look().at(found).items() if seen.ready}
+
+    def seen(self, wanted: Iterable[tuple[DesiredService, DesiredInstance]]) -> dict[str, ObservedInstance]:
+        """Return instances as they are, by name, without an exchange through their ports."""
+        return self._look(probe=False).at(wanted)
 
     def ejected(self, slots: Table = ()) -> frozenset[str]:
         """Return who is left out by the watcher's word; of the new not those that were found ready here."""
@@ -128,9 +130,7 @@ class Programs:
         self._ready.difference_update(names)
         faulty: dict[str, tuple[str, float]] = {}
         while waiting:
-            look = self._look()
-            for name in list(waiting):
-                seen = look.at(*wanted[name])
+            for name, seen in self._look().at([wanted[name] for name in waiting]).items():
                 self._ready |= {name} if seen.ready else set()
                 if seen.ready and name not in self.failed and name not in self.ejected():
                     del waiting[name]
@@ -150,7 +150,7 @@ class Programs:
                 yield _READY
 
     def ending(self, names: Collection[str], how: Ending, *, alone: bool = False) -> Iterator[float]:
-        """End the processes of ``names`` and have supervisord forget them, so that only `start` starts them again.
+        """End the processes of ``names`` and have every supervisord forget them: only `start` starts them again.
 
         ``alone``: no supervisord runs. Raises PortfleetError for one that outlives SIGKILL.
         """
@@ -177,7 +177,11 @@ class Programs:
                     hint=f"see what it waits for: portfleet logs {left[0]}",
                 )
             yield _ENDED
-        self._tidy(names, manager)
+        for name in names:  # a supervisord that starts anew starts every program that it finds
+            for kind in ("conf", "adopted"):
+                (self.paths.programs / f"{name}.{kind}").unlink(missing_ok=True)
+        if manager is not None:
+            self.supervisor.reload()
 
     def kill(self, name: str) -> None:
         """Kill a process that hangs; supervisord starts it again where it is wanted."""
@@ -189,8 +193,10 @@ class Programs:
         for name in programs:
             (self.paths.programs / f"{name}.adopted").unlink(missing_ok=True)
         _, changed, _ = self.supervisor.reload()
-        if outdated := [name for name in programs if name in changed]:
+        if outdated := {name: program for name, program in programs.items() if name in changed}:
             self.run(self.ending(outdated, EMPTIED))
+            self._write(outdated)
+            self.supervisor.reload()
         for name in programs:
             self.supervisor.start(name)
 
@@ -200,20 +206,17 @@ class Programs:
             atomic.write(self.paths.programs / f"{name}.conf", program_text(program).encode(), mode=0o600)
 
     def _make_control_directory(self, control: Path, user: str | None) -> None:
-        """Make a directory for the socket of a daemon of another user, and give the socket its usual name."""
+        """Make a directory for the socket of a daemon of another user, which has no right to write to run/."""
         if user is None:
             return
         import shutil
 
         control.parent.mkdir(mode=0o700, exist_ok=True)
         shutil.chown(control.parent, user)
-        link = self.paths.run / control.name
-        if not link.is_symlink():
-            link.symlink_to(control)
 
-    def _look(self) -> Looking:
+    def _look(self, *, probe: bool = True) -> Looking:
         programs = self.supervisor.programs()
-        return self.look(programs) if self.look else Look(programs, self.paths, probe=True)
+        return self.look(programs) if self.look else Look(programs, self.paths, probe=probe)
 
     def _left(self, names: Iterable[str], lost: Mapping[str, Process], manager: int | None) -> list[str]:
         """Return those whose process is there yet; supervisord is to forget the others, once it has reaped them."""
@@ -228,16 +231,6 @@ class Programs:
                 adopted.send([lost[name]], number)
             else:
                 self.supervisor.signal(name, number.name.removeprefix("SIG"))
-
-    def _tidy(self, names: Iterable[str], manager: int | None) -> None:
-        """Remove the files of programs that are not to run: a supervisord that starts anew starts all that it finds."""
-        programs, resting = self.desired.programs, self._resting()
-        for name in names:
-            (self.paths.programs / f"{name}.adopted").unlink(missing_ok=True)
-            if parse_instance(name) and (name not in programs or name in resting):
-                (self.paths.programs / f"{name}.conf").unlink(missing_ok=True)
-        if manager is not None:
-            self.supervisor.reload()
 
     def _resting(self) -> frozenset[str]:
         """Return who is in maintenance: no supervisord is to find a file of it and start it."""

@@ -56,6 +56,7 @@ def _take(lock: IO[str], context: Context, log: Log, *, wait: bool) -> None:
 
 async def _watch(context: Context, log: Log) -> None:
     from portfleet.apply.applied import Applied
+    from portfleet.operations.daemons import MachineDaemons
     from portfleet.operations.engine import Engine
     from portfleet.operations.world import World
     from portfleet.watch.ejector import Ejector
@@ -79,7 +80,7 @@ async def _watch(context: Context, log: Log) -> None:
     server = await serve(paths.watch_socket, {"status": lambda _: watcher.status(), "reload": lambda _: watcher.wake()})
     world = World(
         paths=paths, store=context.store, applied=applied, plane=Context(paths).plane, supervisor=context.supervisor,
-        ejector=ejector, log=log, wake=watcher.wake,
+        daemons=MachineDaemons(context.supervisor, paths), ejector=ejector, log=log, wake=watcher.wake,
     )  # fmt: skip
     engine = asyncio.create_task(Engine(world).run())
     overflow = asyncio.create_task(OverflowOrder(plane=plane, paths=paths, roster=roster, log=log).run())

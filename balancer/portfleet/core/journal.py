@@ -212,6 +212,7 @@ def _service(data: dict[str, Any]) -> ServiceRecord:
         leaving=_whole(data.get("leaving", 0)),
         pins=dict(data.get("pins", {})),
         down=str(data.get("down", "")),
+        counts=bool(data.get("counts", False)),
     )
 
 

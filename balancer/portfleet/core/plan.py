@@ -187,7 +187,10 @@ def _rolling(want: DesiredService, observed: Observed) -> Iterator[s.Step]:
         out = frozenset({instance.name})
         yield from _point(want, observed, current, out=observed.ejected | out, named=out)
         rules = () if observed.plane.instances.get(instance.name) == instance.rule else (c.SetInstance(instance.rule),)
-        connections, handed = observed.seen(instance.name).connections or 0, bool(want.takers(instance.name))
+        connections, handed = (
+            observed.seen(instance.name).connections or 0,
+            bool(want.takers(instance.name, observed.said)),
+        )
         yield s.RestartInstance(instance.name, connections, rules, handed)
         yield s.WaitReady((instance.name,), want.service.start_timeout)
         current = want.table(current, out=observed.ejected | out)

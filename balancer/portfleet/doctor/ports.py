@@ -12,7 +12,7 @@ from portfleet.doctor.finding import Finding, broken, fine, setting, warning
 from portfleet.linux import processes, sockdiag
 from portfleet.linux.machine import read_machine, sysctl
 from portfleet.linux.sockdiag import Listener
-from portfleet.supervise.supervisor import Supervisor
+from portfleet.supervise.presence import supervisor_pid
 
 
 @dataclass(frozen=True)
@@ -28,11 +28,10 @@ class PortFacts:
 
 def read(paths: Paths, needs: Needs) -> PortFacts:
     """Read the facts; owners are looked up for the fleet's own ports only, as that walks /proc."""
-    supervisor = Supervisor(paths.supervisor_socket)
     relevant = [listener for listener in sockdiag.listeners() if _concerns(listener, needs)]
     ours: set[int] = set()
-    if relevant and supervisor.running():
-        ours = processes.owned(processes.tree(supervisor.pid()), {listener.inode for listener in relevant})
+    if relevant and (pid := supervisor_pid(paths)):
+        ours = processes.owned(processes.tree(pid), {listener.inode for listener in relevant})
     machine = read_machine()
     return PortFacts(
         strangers=tuple((x, processes.owner_of(x.inode)) for x in relevant if x.inode not in ours),

@@ -73,6 +73,12 @@ def established() -> Counter[int]:
     return Counter(int.from_bytes(message[4:6], "big") for _, message in _dump(_ESTABLISHED | _CLOSE_WAIT))
 
 
+def established_inodes() -> dict[int, int]:
+    """Return {inode: local port} of every established connection."""
+    found = (_MESSAGE.unpack_from(message) for _, message in _dump(_ESTABLISHED | _CLOSE_WAIT))
+    return {fields[14]: socket.ntohs(fields[4]) for fields in found}
+
+
 def waiting() -> Counter[int]:
     """Return how many connections no process has accepted yet, by local port: in accept queues and in SYN_RECV."""
     found = Counter(int.from_bytes(message[4:6], "big") for _, message in _dump(_SYN_RECV))

@@ -19,7 +19,6 @@ from portfleet.operations.task import Cancelled, CannotUndo, OperationFailed, Ta
 from portfleet.operations.verbs import VERBS, Verb
 from portfleet.operations.world import World
 from portfleet.store import locks
-from portfleet.store.clock import now
 
 _LOOK = 0.1
 #: How often a phase is entered again when what it needs does not answer, and seconds between.
@@ -55,7 +54,7 @@ class Engine:
                 if rounds % 10 == 0:
                     await self._expire()
                 rounds += 1
-                await asyncio.sleep(_LOOK)
+                await self._world.pause(_LOOK)
         finally:
             for running in self._running.values():
                 running.cancel()
@@ -78,8 +77,8 @@ class Engine:
         fields = {"number": operation.number, "verb": operation.verb, "service": operation.service}
         phase = "undoing" if operation.failed or operation.cancelled else operation.phase
         self._log("resumed" if resumed else "begins", **fields, who=operation.who, phase=phase)
-        marked = replace(operation, begun=True, resumed=phase if resumed else operation.resumed)
-        self._running[operation.number] = asyncio.create_task(self._advance(marked))
+        noted = replace(operation, begun=True, resumed=phase if resumed else operation.resumed)
+        self._running[operation.number] = asyncio.create_task(self._advance(noted))
 
     async def _expire(self) -> None:
         try:
@@ -156,7 +155,7 @@ class Engine:
                 if refused == _TRIES:
                     raise OperationFailed(str(error)) from None
                 self._log.once("cannot-undo", number=task.operation.number, reason=error.message.splitlines()[0])
-                await asyncio.sleep(_AGAIN)
+                await self._world.pause(_AGAIN)
             except Exception as error:
                 raise OperationFailed(f"internal error: {error!r}") from error
 
@@ -165,9 +164,19 @@ class Engine:
             record = journal.services.get(operation.service)
             ran = record.colours.get(record.live, ColourRecord()) if record else ColourRecord()
             entry = HistoryEntry(
-                operation.number, now(), operation.who, operation.service, operation.verb, operation.words,
-                outcome.words, outcome.code is Exit.DONE, int(outcome.code), ran.release, ran.command, outcome.stays,
-            )  # fmt: skip
+                number=operation.number,
+                at=self._world.clock.now(),
+                who=operation.who,
+                service=operation.service,
+                verb=operation.verb,
+                words=operation.words,
+                outcome=outcome.words,
+                ok=outcome.code is Exit.DONE,
+                code=int(outcome.code),
+                release=ran.release,
+                command=ran.command,
+                stays=outcome.stays,
+            )
             return journal.noting(entry)
 
         fields = {"number": operation.number, "verb": operation.verb, "service": operation.service}
@@ -177,6 +186,6 @@ class Engine:
                 break
             except PortfleetError as error:  # a full disk: it is told as soon as it can be
                 self._log.once("cannot-write-journal", number=operation.number, reason=error.message.splitlines()[0])
-                await asyncio.sleep(_AGAIN)
+                await self._world.pause(_AGAIN)
         self._log("ended" if outcome.code is Exit.DONE else "failed", **fields, outcome=outcome.words)
         self._world.wake()

@@ -12,7 +12,6 @@ from portfleet.operations.drain import put_back
 from portfleet.operations.empty import hand_over, let_end
 from portfleet.operations.stop import stop
 from portfleet.operations.task import OperationFailed, Task
-from portfleet.store.clock import now
 
 #: The largest max/mean that a restart leaves behind.
 _EVEN = 1.25
@@ -43,7 +42,12 @@ async def undo(task: Task[Restart]) -> str:
 
 
 async def _one_batch(task: Task[Restart], names: list[str]) -> None:
-    asked = Asked("drained", since=now(), who=task.operation.who, why=f"restart, operation {task.operation.number}")
+    asked = Asked(
+        "drained",
+        since=task.world.clock.now(),
+        who=task.operation.who,
+        why=f"restart, operation {task.operation.number}",
+    )
     task.change(lambda record: record.asking(names, asked))
     task.point()
     want = task.want()

@@ -65,7 +65,7 @@ NEEDED = (
         "set s { typeof ct mark; size 16; flags dynamic; }\n"
         + _IN
         + "\nadd @s { ct mark ct count over 10 } counter drop\n}",
-        "max_connections cannot be kept for daemons without a hand-off",
+        "max_connections cannot be kept for daemons that do not keep to it themselves",
     ),
     Capability(
         "translation to another box (nft_nat, nft_masq)",

@@ -17,10 +17,7 @@ from portfleet.core.errors import Exit, PortfleetError
 from portfleet.linux.netlink import Netfilter, attribute, attributes
 
 _GET, _DELETE = 0x101, 0x102  # subsystem 1 (ctnetlink), messages 1 and 2
-_TUPLE_ORIG, _TUPLE_REPLY, _STATUS, _PROTOCOL, _MARK, _ID, _MARK_MASK = 1, 2, 3, 4, 8, 12, 21
-_TUPLE_IP, _TUPLE_PROTO = 1, 2
-_IP_V4_SRC, _IP_V4_DST, _IP_V6_SRC, _IP_V6_DST = 1, 2, 3, 4
-_PROTO_NUM, _PROTO_SRC_PORT, _PROTO_DST_PORT = 1, 2, 3
+_TUPLE_ORIG, _STATUS, _PROTOCOL, _MARK, _ID, _MARK_MASK = 1, 3, 4, 8, 12, 21
 _SEEN_REPLY = 1 << 1
 _PROTOCOL_TCP, _TCP_STATE, _ESTABLISHED = 1, 1, 3
 _GONE = (0, errno.ENOENT)
