@@ -2,9 +2,9 @@
 
 The instances are fake, 1,000 listeners in one process (not counted) that answer like daemons do: by nothing (connect),
 by an expected reply (send), and like portfleet-daemon (control socket and an empty request through the port). The first
-two have no control socket, for which the prober looks all the same. conntrack follows every probe, as it does on a box with
-our rules. Prints a table, writes benchmarks/results/watch-probing.json, exits 1 when a kind takes over 10 % or when probes
-failed or were late. Needs a network namespace of its own.
+two have no control socket, for which the prober looks all the same. conntrack follows every probe, as it does on a box
+with our rules. Prints a table, writes benchmarks/results/watch-probing.json, exits 1 when a kind takes over 10 % or
+when probes failed or were late. Needs a network namespace of its own.
 """
 
 import argparse

@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import pytest
+
 from support.fleet_box import HOME, FleetBox, fleet_box
 from support.odd_daemon import WAYS
 from support.sandbox import HOST4, wait_for
@@ -48,6 +50,7 @@ def verbs(box: FleetBox) -> None:
         assert "\x1b" not in said.stdout + said.stderr and max(map(len, said.stdout.splitlines())) < 2000
 
 
+@pytest.mark.timed
 def test_each_way_to_misbehave_harms_that_instance_alone() -> None:
     with fleet_box() as box:
         box.write(NAMED + QUICK + odd(box, *WAYS))

@@ -20,6 +20,7 @@ from portfleet.daemons.control import Ask, Heard, ask, hear, request
 from portfleet.daemons.exchange import Control
 from portfleet.daemons.talk import carry_out, dial
 
+pytestmark = pytest.mark.timed  # nearly all of them hold what is asked to its deadline
 READY = b'{"state" : "ready", "connections": 7, "ok": true}\n'
 Behave = Callable[[socket.socket], None]
 
