@@ -23,7 +23,7 @@ from portfleet_daemon.handoff.receiver import Receiver
 from portfleet_daemon.handoff.sender import Sender
 from portfleet_daemon.handoff.wire import VERSIONS
 from portfleet_daemon.lifecycle import Lifecycle, State, notify_systemd
-from portfleet_daemon.listener import Port
+from portfleet_daemon.listener import KEEPALIVE_IDLE, KEEPALIVE_INTERVAL, KEEPALIVE_PROBES, Port
 from portfleet_daemon.log import log
 from portfleet_daemon.loop import ServingSelector
 from portfleet_daemon.settings import Settings
@@ -256,6 +256,7 @@ class Server:
             "latency": stats.latency(),
             "max_loop_lag_us": round(stats.max_lag * 1e6),
             "max_connections": self.port.max_connections,
+            "keepalive_s": KEEPALIVE_IDLE + KEEPALIVE_INTERVAL * KEEPALIVE_PROBES,
             "handoff": list(VERSIONS) if self.handler.movable else [],
             "version": __version__,
         }

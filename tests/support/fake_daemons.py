@@ -8,7 +8,10 @@ from dataclasses import dataclass, field
 
 from portfleet.core.counters import Counters
 from portfleet.core.desired import DesiredInstance
-from portfleet.daemons.control import ControlError
+from portfleet.core.model import Service
+from portfleet.core.status import DaemonState, Status
+from portfleet.daemons.answers import ControlError
+from portfleet.daemons.control import Heard
 from portfleet.daemons.handoff import HandoffFailed
 from portfleet.linux.sockdiag import Socket
 from support.fake_clock import FakeClock
@@ -21,7 +24,7 @@ class Fleet:
     ``connections``: by instance; ``arriving``: those that come while it empties, one at each look. ``silent``: who
     hangs; ``refusing``: {receiver: why it takes none}; ``busy``: {sender: hand-offs until an earlier one has ended}.
     ``counted``: what instances count. ``ended``: connections that were evicted or closed; ``lost``: those that ended
-    with their process.
+    with their process. ``plain``: none has a control socket.
     """
 
     clock: FakeClock
@@ -35,6 +38,7 @@ class Fleet:
     counted: dict[str, Counters] = field(default_factory=dict)
     evicting: dict[str, float] = field(default_factory=dict)
     ended: int = 0
+    plain: bool = False
     lost: Counter[str] = field(default_factory=Counter)
     _paced: float = 0.0
     _due: dict[str, float] = field(default_factory=dict)
@@ -52,6 +56,17 @@ class Fleet:
         for name, rate in self.evicting.items():
             self._due[name] = self._due.get(name, 0.0) + rate * spent
             self._due[name] -= self.close(name, int(self._due[name]))
+
+    def heard(self, name: str) -> Heard:
+        """Return what an instance says of itself."""
+        if name not in self.pids():
+            return Heard(None, "it does not run", speaks=False)
+        if self.plain:
+            return Heard(None, "control socket: No such file or directory (ENOENT)", speaks=False)
+        if name in self.silent:
+            return Heard(None, "control socket: no answer within 2000 ms")
+        told, count = self.counted.get(name, Counters()), self.connections[name]
+        return Heard(Status(DaemonState.READY, count, 0, frozenset({1}), count, told.requests, told.errors))
 
     def close(self, name: str, count: int) -> int:
         """Close ``count`` connections, or as many as there are."""
@@ -72,7 +87,11 @@ class FakeDaemons:
         self._alive()
         return self._fleet.pids()
 
-    async def connections(self, wants: Iterable[DesiredInstance]) -> dict[str, int]:
+    async def hear(self, wants: Iterable[DesiredInstance]) -> dict[str, Heard]:
+        self._alive()
+        return {want.name: self._fleet.heard(want.name) for want in wants}
+
+    async def connections(self, service: Service, wants: Iterable[DesiredInstance]) -> dict[str, int]:
         self._alive()
         fleet, pids = self._fleet, self._fleet.pids()
         fleet.pace()
@@ -82,22 +101,12 @@ class FakeDaemons:
                 fleet.arriving[want.name] -= 1
                 fleet.connections[want.name] += 1
             there = fleet.connections[want.name]
-            found[want.name] = 0 if want.name not in pids else max(1, there) if want.name in fleet.silent else there
+            found[want.name] = there if want.name in pids else 0
         return found
 
     async def waiting(self, wants: Iterable[DesiredInstance]) -> int:
         self._alive()
         return sum(self._fleet.arriving[want.name] for want in wants)
-
-    async def counters(self, wants: Iterable[DesiredInstance]) -> Counters:
-        self._alive()
-        found = [self._fleet.counted[want.name] for want in wants if want.name in self._fleet.counted]
-        return Counters(sum(one.requests for one in found), sum(one.errors for one in found))
-
-    async def silent(self, wants: Iterable[DesiredInstance]) -> list[str]:
-        self._alive()
-        pids = self._fleet.pids()
-        return [want.name for want in wants if want.name in self._fleet.silent or want.name not in pids]
 
     async def hand_off(self, sender: DesiredInstance, receiver: DesiredInstance, *, count: int) -> int:
         self._alive()
@@ -118,12 +127,13 @@ class FakeDaemons:
         fleet.log.append(f"{moved} from {_short(sender.name)} to {_short(receiver.name)}")
         return moved
 
-    async def tell(self, want: DesiredInstance, command: str, **arguments: float) -> None:
+    async def tell(self, want: DesiredInstance, *commands: str, **arguments: float) -> None:
         self._alive()
         fleet, name = self._fleet, want.name
-        if name in fleet.silent or name not in fleet.pids():
+        if fleet.plain or name in fleet.silent or name not in fleet.pids():
             raise ControlError(f"{name} does not answer")
         fleet.pace()
+        command = commands[0]
         match command:
             case "evict":
                 fleet.evicting[name] = arguments["rate"]

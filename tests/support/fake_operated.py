@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import fcntl
 import io
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import replace
 from pathlib import Path
@@ -19,10 +19,11 @@ import portfleet.__main__
 from portfleet.apply.applied import Applied
 from portfleet.apply.context import Context
 from portfleet.apply.programs import Programs
-from portfleet.core.desired import Desired
+from portfleet.core.desired import Desired, DesiredInstance
 from portfleet.core.journal import HistoryEntry, Journal
 from portfleet.core.observed import Observed, Out
 from portfleet.core.operations import VERBS, Operation
+from portfleet.daemons.control import Heard
 from portfleet.operations.engine import Engine
 from portfleet.operations.world import World as OperationsWorld
 from portfleet.store import faults, locks
@@ -76,7 +77,7 @@ class Box:
         self.fake = World(directory, kernel=self.kernel)
         self.clock, self.paths, self.store = self.fake.clock, self.fake.paths, self.fake.store
         self.fake.supervisor = self.supervisor = LoggingSupervisor(self.paths)
-        self.daemons = Fleet(self.clock, self.log, self.supervisor.running_names)
+        self.daemons = Fleet(self.clock, self.log, self.supervisor.running_names, plain="redis-server" in text)
         self.supervisor.fleet, self.supervisor.log = self.daemons, self.log
         self.told = io.StringIO()
         self.generation = 0
@@ -197,7 +198,7 @@ class Box:
             plane=self.kernel, paths=self.paths, latest=roster.latest, forget_unanswered=lambda _: None, log=log
         )
         ejector.out.update(self.out)
-        judge = Judge(roster=roster, ejector=ejector, log=log, blind=str)
+        judge = Judge(roster=roster, ejector=ejector, log=log, blind=str, pid_of=lambda _: None)
         roster.changed = judge.reloaded
         roster.reload()
         generation = self.generation
@@ -265,6 +266,12 @@ class _CommandContext(Context):
         there = self._box.daemons.connections
         seen = {name: replace(one, connections=there[name]) for name, one in observed.instances.items()}
         return replace(observed, instances=seen)
+
+    def pids(self) -> dict[str, int]:
+        return self._box.daemons.pids()
+
+    def hear(self, wants: Iterable[DesiredInstance], pids: Mapping[str, int]) -> dict[str, Heard]:
+        return {want.name: self._box.daemons.heard(want.name) for want in wants}
 
 
 def running(box: Box) -> Operation:

@@ -6,6 +6,7 @@ After every step it checks what must hold for clients at every moment, so that a
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -179,7 +180,6 @@ class World:
         }
         return Observed(
             plane=self.kernel.observe(),
-            supervisor=True,
             instances=seen,
             outdated=frozenset(outdated),
             watcher=WATCHER in self.supervisor.known,
@@ -211,7 +211,10 @@ class FakeLook:
     def __init__(self, world: World) -> None:
         self._world = world
 
-    def at(self, _: DesiredService, want: DesiredInstance, /) -> ObservedInstance:
+    def at(self, wanted: Iterable[tuple[DesiredService, DesiredInstance]], /) -> dict[str, ObservedInstance]:
+        return {want.name: self._at(want) for _, want in wanted}
+
+    def _at(self, want: DesiredInstance) -> ObservedInstance:
         known = self._world.supervisor.known.get(want.name)
         if known is not None and known.state == "STARTING":
             known.state = "RUNNING"

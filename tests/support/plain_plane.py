@@ -17,7 +17,7 @@ from portfleet.core.model import Affinity, Fleet, Listen, parse_instance
 from portfleet.core.needs import Needs
 from portfleet.core.program import Program
 from portfleet.core.slots import Table
-from portfleet.dataplane.interface import Address, Foreign, Hold, Room, Shortage, Traits
+from portfleet.dataplane.interface import Address, Done, Door, Foreign, Hold, Room, Shortage, Traits
 from portfleet.doctor.finding import Finding
 
 TRAITS = Traits(
@@ -73,8 +73,13 @@ class NoGuardian:
     def read(self) -> list[Foreign]:
         return []
 
-    def hold(self, listens: Iterable[Listen]) -> None:
-        self.held = frozenset(listens)
+    due = None
+
+    def hold(self, doors: Iterable[Door]) -> None:
+        self.held = frozenset(doors)
+
+    def work(self) -> list[Done]:
+        return []
 
     def close(self) -> None:
         self.held = frozenset()

@@ -70,7 +70,6 @@ class Plane:
         """Return the kernel as it is, with every instance ready but ``out``, who are ejected."""
         return Observed(
             plane=self.kernel.observe(),
-            supervisor=True,
             instances={
                 want.name: ObservedInstance("RUNNING", ready=True)
                 for service in self.desired.services.values()

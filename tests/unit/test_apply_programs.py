@@ -17,6 +17,7 @@ from portfleet.apply.programs import EMPTIED, HURRIED, Ending, Programs
 from portfleet.core.errors import PortfleetError
 from portfleet.core.program import WATCHER
 from portfleet.core.records import Asked
+from portfleet.linux import processes
 from portfleet.supervise import adopted
 from support.fake_world import FakeLook, World
 from support.fleets import ECHO, fleet
@@ -60,7 +61,7 @@ def adopted_process(world: World, name: str, *, ignores: int = 0) -> Iterator[su
     assert child.stdout is not None
     try:
         assert child.stdout.readline() == "ready\n"
-        adopted.note(world.paths.processes, {name: (child.pid, adopted.start_time(child.pid) or 0)})
+        adopted.note(world.paths.processes, {name: (child.pid, processes.start_time(child.pid) or 0)})
         (world.paths.programs / f"{name}.conf").rename(world.paths.programs / f"{name}.adopted")
         world.supervisor.known.pop(name, None)
         world.clock.real = 0.005
@@ -152,7 +153,7 @@ def test_a_second_signal_that_comes_before_the_first_was_taken_in_is_sent_once_m
 
 def test_a_pid_that_another_process_has_by_now_is_left_alone(world: World) -> None:
     with adopted_process(world, NAMES[0]) as child:
-        adopted.note(world.paths.processes, {NAMES[0]: (child.pid, (adopted.start_time(child.pid) or 0) - 1)})
+        adopted.note(world.paths.processes, {NAMES[0]: (child.pid, (processes.start_time(child.pid) or 0) - 1)})
         made = programs(world)
         end(made, NAMES[:1], EMPTIED)
         made.kill(NAMES[0])
@@ -201,8 +202,10 @@ def test_what_never_comes_back_is_not_waited_for(world: World) -> None:
 
 class FatalLook(FakeLook):
     def at(self, *found):  # type: ignore[no-untyped-def] # as the fake's own
-        seen = super().at(*found)
-        return replace(seen, fault="ended within a second of each start") if seen.program == "FATAL" else seen
+        return {
+            name: replace(seen, fault="ended within a second of each start") if seen.program == "FATAL" else seen
+            for name, seen in super().at(*found).items()
+        }
 
 
 def test_for_a_supervisord_that_is_about_to_start_there_are_files_of_all_that_is_to_run_and_of_nothing_else(

@@ -15,7 +15,7 @@ import pytest
 
 from portfleet import __version__, commands
 from portfleet.__main__ import main, parse
-from portfleet.commands import VERBS, WITHOUT_JSON
+from portfleet.commands import OPERATIONS, SUPERVISED, TOLD, VERBS, WITHOUT_JSON
 from portfleet.core.errors import Exit
 
 
@@ -58,6 +58,19 @@ def test_verbs_in_the_docs_are_verbs() -> None:
     named = {line.split()[0] for line in readme.split("portfleet ")[1:] if line.split()}
     shown = {word for word in named if word.isalpha() and f"    portfleet {word}" in readme}
     assert shown <= set(VERBS) | {"VERB"}
+
+
+def test_every_verb_that_changes_says_first_that_no_watcher_works() -> None:
+    """But for `up`, which starts it, and `down`, which ends it."""
+    dry = {verb for verb in VERBS if "--dry-run" in run(verb, "--help")[1]}
+    assert dry | {"cancel"} == OPERATIONS | {"pin", "unpin"}
+    assert OPERATIONS < TOLD < VERBS.keys() and VERBS.keys() > SUPERVISED == {"plan", "apply", "up", "down"}
+
+
+def test_the_help_tells_each_exit_code_of_status() -> None:
+    said = run("status", "--help")[1]
+    for code in (Exit.DONE, Exit.DEGRADED, Exit.UNWATCHED, Exit.UNSERVED):
+        assert f"\n  {code:d}  " in said
 
 
 def test_without_a_verb_help_is_shown_and_it_is_a_usage_error() -> None:

@@ -80,12 +80,12 @@ def test_slots_that_a_command_gave_to_new_ones_are_never_taken_back(tmp_path: Pa
 def test_slots_that_cannot_be_dealt_are_dealt_a_little_later(tmp_path: Path) -> None:
     async def test(watched: Watched) -> None:
         watched.kernel.times = 2  # the detour and the first deal
-        watched.judge.deal_again_after = 0.05
+        watched.judge.point_again_after = 0.05
         watched.judge.died(watched.roster.members["echo-blue-2"], "process 7 ended")
         async with asyncio.timeout(10):
             while "echo-blue-2" in watched.slots():
                 await asyncio.sleep(0.01)
-        assert watched.log.getvalue().count("cannot-deal") == 1
+        assert watched.log.getvalue().count("cannot-point") == 1
 
     run(tmp_path, test)
 

@@ -255,7 +255,7 @@ def test_a_daemon_that_cannot_hand_off_drains_by_default(directory: Path) -> Non
     work = box.journal.operations[0].work
     assert isinstance(work, Cutover) and not work.handoff
     assert "5 connections of blue were drained" in box.finish().outcome
-    with pytest.raises(PortfleetError, match="cannot both hand off"):
+    with pytest.raises(PortfleetError, match="cannot hand off"):
         box.command("cutover", "echo", "--release", "v3", "--handoff")
 
 

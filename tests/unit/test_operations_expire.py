@@ -51,10 +51,14 @@ def test_while_it_has_connections_it_is_kept_and_that_is_told_once(kept: Box) ->
     assert "blue-1" not in kept.processes() and kept.lost == {}
 
 
-def test_one_that_does_not_answer_is_not_taken_for_empty(kept: Box) -> None:
+def test_one_that_does_not_answer_is_judged_by_its_sockets(kept: Box) -> None:
     kept.daemons.silent.add("echo-blue-2")
+    kept.daemons.connections["echo-blue-2"] = 4
     wait(kept, 300)
     assert "blue-2" in kept.processes()
+    kept.daemons.connections["echo-blue-2"] = 0
+    wait(kept, 2)
+    assert "blue-2" not in kept.processes() and kept.lost == {}
 
 
 def test_while_an_operation_runs_it_is_left_alone(kept: Box) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import assert_never
 
+from portfleet.apply.learn import learn_from
 from portfleet.apply.pointer import Pointer
 from portfleet.apply.programs import Ending, Programs
 from portfleet.core import steps as s
@@ -17,6 +18,7 @@ from portfleet.core.changes import DropInstance, Transaction
 from portfleet.core.desired import Desired
 from portfleet.core.journal import Journal, JournalError
 from portfleet.core.model import parse_instance
+from portfleet.daemons.instances import running
 from portfleet.dataplane.interface import DataPlane
 from portfleet.store import faults, locks
 from portfleet.store.journal import JournalStore
@@ -69,6 +71,7 @@ class Executor:
                 self._restart(name, changes)
             case s.WaitReady(found, seconds):
                 self.programs.run(self.programs.waiting(found, seconds))
+                learn_from(self.programs, found, plane=self.plane, store=self.store)
             case s.PointSlots(service, out):
                 self._look_at_new(service)
                 self.point(service, out)
@@ -82,7 +85,8 @@ class Executor:
     def _part(self, name: str) -> None:
         from portfleet.apply.handoff_before_restart import part  # asyncio is not for `status`
 
-        part(self.desired, name, out=self.failed.keys() | self.programs.ejected())
+        pids = running(self.programs.supervisor, self.programs.paths)
+        part(self.desired, name, pids=pids, out=self.failed.keys() | self.programs.ejected())
 
     def point(self, service: str, out: frozenset[str]) -> None:
         """Point a service's slots as they shall be now, ``out`` left out besides who is ejected or failed."""

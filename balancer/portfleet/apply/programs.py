@@ -61,8 +61,8 @@ HURRIED = Ending(again=0.0, kill=10.0)
 class Looking(Protocol):
     """One look at the machine (`observe.Look`)."""
 
-    def at(self, service: DesiredService, want: DesiredInstance, /) -> ObservedInstance:
-        """Return one instance as it is."""
+    def at(self, wanted: Iterable[tuple[DesiredService, DesiredInstance]], /) -> dict[str, ObservedInstance]:
+        """Return instances as they are, by name."""
 
 
 @dataclass
@@ -110,9 +110,12 @@ class Programs:
 
     def look_at(self, names: Collection[str]) -> None:
         """Find out which of ``names``, new ones that the watcher has not let in, are ready: see `ejected`."""
-        look = self._look()
-        for service in self.desired.services.values():
-            self._ready |= {i.name for i in service.running if i.name in names and look.at(service, i).ready}
+        found = [(s, i) for s in self.desired.services.values() for i in s.running if i.name in names]
+        self._ready |= {name for name, seen in self._look().at(found).items() if seen.ready}
+
+    def seen(self, wanted: Iterable[tuple[DesiredService, DesiredInstance]]) -> dict[str, ObservedInstance]:
+        """Return instances as they are, by name, without an exchange through their ports."""
+        return self._look(probe=False).at(wanted)
 
     def ejected(self, slots: Table = ()) -> frozenset[str]:
         """Return who is left out by the watcher's word; of the new not those that were found ready here."""
@@ -127,9 +130,7 @@ class Programs:
         self._ready.difference_update(names)
         faulty: dict[str, tuple[str, float]] = {}
         while waiting:
-            look = self._look()
-            for name in list(waiting):
-                seen = look.at(*wanted[name])
+            for name, seen in self._look().at([wanted[name] for name in waiting]).items():
                 self._ready |= {name} if seen.ready else set()
                 if seen.ready and name not in self.failed and name not in self.ejected():
                     del waiting[name]
@@ -205,20 +206,17 @@ class Programs:
             atomic.write(self.paths.programs / f"{name}.conf", program_text(program).encode(), mode=0o600)
 
     def _make_control_directory(self, control: Path, user: str | None) -> None:
-        """Make a directory for the socket of a daemon of another user, and give the socket its usual name."""
+        """Make a directory for the socket of a daemon of another user, which has no right to write to run/."""
         if user is None:
             return
         import shutil
 
         control.parent.mkdir(mode=0o700, exist_ok=True)
         shutil.chown(control.parent, user)
-        link = self.paths.run / control.name
-        if not link.is_symlink():
-            link.symlink_to(control)
 
-    def _look(self) -> Looking:
+    def _look(self, *, probe: bool = True) -> Looking:
         programs = self.supervisor.programs()
-        return self.look(programs) if self.look else Look(programs, self.paths, probe=True)
+        return self.look(programs) if self.look else Look(programs, self.paths, probe=probe)
 
     def _left(self, names: Iterable[str], lost: Mapping[str, Process], manager: int | None) -> list[str]:
         """Return those whose process is there yet; supervisord is to forget the others, once it has reaped them."""

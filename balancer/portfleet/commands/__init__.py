@@ -1,4 +1,7 @@
-"""The verbs of the command line, in the order people meet them. Each is a module of its own in this package."""
+"""The verbs of the command line, in the order people meet them. Each is a module of its own in this package.
+
+Beside them, what the verbs need of the two processes that look after a fleet: asked and told before anything else.
+"""
 
 VERBS = {
     "init": "write a commented example of fleet.toml",
@@ -29,5 +32,13 @@ VERBS = {
     "doctor": "check this machine and print the command that fixes each problem",
     "completion": "print a completion script for bash",
 }
+#: Operations: the watcher carries them out, so without one they are refused.
+OPERATIONS = frozenset(
+    {"drain", "undrain", "maint", "migrate", "scale", "cutover", "rollback", "restart", "rebalance", "cancel"}
+)
+#: Verbs that wait for answers of supervisord: refused while it hangs.
+SUPERVISED = frozenset({"plan", "apply", "up", "down"})
+#: Verbs that say that no watcher works, and do what they do without one. (`up` starts it, `down` ends it.)
+TOLD = OPERATIONS | {"plan", "apply", "pin", "unpin"}
 #: Verbs that write a file, a script or a log, for which there is no JSON: they refuse --json.
 WITHOUT_JSON = frozenset({"init", "logs", "watch", "completion"})

@@ -16,7 +16,7 @@ from portfleet.apply.context import Context
 from portfleet.core.canary import Canary
 from portfleet.core.desired import DesiredService
 from portfleet.core.errors import Exit, PortfleetError
-from portfleet.core.model import Colour, Service, is_our_daemon, other
+from portfleet.core.model import Colour, Service, other
 from portfleet.core.operations import Cutover, Rollback
 from portfleet.core.placeholders import placeholders
 from portfleet.core.program import refuse_unusable, release_path
@@ -25,6 +25,7 @@ from portfleet.linux.machine import find_command, has_path
 from portfleet.store.clock import now
 from portfleet.submit import options as read
 from portfleet.submit.follow import already
+from portfleet.submit.handoff import why_not
 from portfleet.submit.operation import add_options, submit
 from portfleet.submit.targets import service_want
 
@@ -107,13 +108,11 @@ def begin(
         asks = record.asked if same else record.asking_nothing(names).asked
         return replace(record.with_colour(colour, started), asked=asks)
 
-    ours = is_our_daemon(new.command or want.service.command)
-    able = ours and all(i.ours for i in want.instances if i.takes and i.program is not None)
-    if options.handoff and not able:
-        raise PortfleetError(
-            f"the daemons of {want.name} cannot both hand off connections", hint="--drain", code=Exit.USAGE
-        )
-    handoff = able if options.handoff is None else options.handoff
+    live = [i for i in want.instances if i.takes and i.program is not None]
+    why = why_not(context, live, ())  # what the new release can is asked when it runs
+    if options.handoff and why:
+        raise PortfleetError(why, hint=f"portfleet {kind.verb} {want.name} --drain", code=Exit.USAGE)
+    handoff = not why if options.handoff is None else options.handoff
     work = kind(
         colour=colour,
         before=before,
@@ -123,6 +122,7 @@ def begin(
         config_release_before=want.record.config_release,
         keep=options.keep,
         handoff=handoff,
+        insist=bool(options.handoff),
         canary=canary,
     )
     return submit(

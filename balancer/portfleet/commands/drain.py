@@ -17,6 +17,7 @@ from portfleet.core.records import Asked, ServiceRecord
 from portfleet.store.clock import now
 from portfleet.store.locks import operator
 from portfleet.submit.follow import already
+from portfleet.submit.handoff import why_not
 from portfleet.submit.operation import add_options, submit
 from portfleet.submit.options import duration, rate
 from portfleet.submit.targets import serving, targets
@@ -59,19 +60,18 @@ def begin(
     if not names:
         words = "; ".join(f"{name} is already {asked[name].wanted} since {asked[name].since}" for name in there)
         return already(context, kind.verb, want.name, words)
-    left = [i.name for i in serving(context, want) if i.name not in names]
+    left = [i for i in serving(context, want) if i.name not in names]
     if not left:
         _refuse_last(want, names, force=options.force)
-    if options.handoff and not left:
+    takers = [i for i in left if i.program is not None]
+    if options.handoff and not takers:
         raise PortfleetError(
             f"this would leave no instance to take the connections of {want.name}",
             hint="drain with --rate N",
             code=Exit.USAGE,
         )
-    if options.handoff and not all(i.ours for i in instances if i.program is not None and i.name in names):
-        raise PortfleetError(
-            f"the daemon of {want.name} cannot hand off connections", hint="drain with --rate N", code=Exit.USAGE
-        )
+    if options.handoff and (why := why_not(context, [i for i in instances if i.name in names], takers)):
+        raise PortfleetError(why, hint="drain with --rate N", code=Exit.USAGE)
     entry = Asked(wanted, now(), operator(), options.why)
 
     def change(record: ServiceRecord) -> ServiceRecord:

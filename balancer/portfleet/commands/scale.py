@@ -15,6 +15,7 @@ from portfleet.core.operations import Scale
 from portfleet.core.records import ServiceRecord
 from portfleet.submit import options as read
 from portfleet.submit.follow import already
+from portfleet.submit.handoff import why_not
 from portfleet.submit.operation import add_options, submit
 from portfleet.submit.targets import service_want, serving
 
@@ -51,7 +52,8 @@ def run(options: argparse.Namespace, context: Context) -> Exit:
         leaving = before if number < before else 0
         return replace(record, instances=number, config_instances=configured, leaving=leaving)
 
-    handoff = not options.drain and all(i.ours for i in want.instances if i.program is not None)
+    local = [i for i in want.instances if i.program is not None]
+    handoff = not options.drain and not why_not(context, local, [i for i in local if i.takes])
     colours = [colour for colour, record in want.record.colours.items() if not record.stopped]
     return submit(
         context,

@@ -106,8 +106,8 @@ class Journal:
     def free_numbers(self) -> Iterator[int]:
         """Return numbers that no instance has, the longest unused first.
 
-        Connections of a service that was taken out of the config are known by its numbers for as long as they live,
-        so a number comes back only when all 16 million others had their turn.
+        Clients of a service that was taken out of the config may be remembered by its numbers, so a number comes back
+        only when all 16 million others had their turn.
         """
         taken = {number for record in self.services.values() for number in record.numbers.values()}
         last = self.last_number or max(taken, default=0)
@@ -212,6 +212,7 @@ def _service(data: dict[str, Any]) -> ServiceRecord:
         leaving=_whole(data.get("leaving", 0)),
         pins=dict(data.get("pins", {})),
         down=str(data.get("down", "")),
+        counts=bool(data.get("counts", False)),
     )
 
 

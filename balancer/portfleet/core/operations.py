@@ -130,8 +130,9 @@ class Cutover(Work):
     """Make ``colour`` live. ``before``: what it ran until now; ``asked``: what was asked of its instances.
 
     ``fresh``: its processes are started anew even if they run already; ``keep``: for how many seconds the old colour is
-    kept. Remembered: the canary's ``step`` and ``canary_from``, ``took`` ({phase: seconds}), in words what ``moved``,
-    and how many connections are ``left`` with the old colour.
+    kept; ``insist``: nothing is done if ``handoff`` is not possible. Remembered: the canary's ``step`` and
+    ``canary_from``, ``took`` ({phase: seconds}), in words what ``moved``, and how many connections are ``left`` with
+    the old colour.
     """
 
     verb = "cutover"
@@ -144,6 +145,7 @@ class Cutover(Work):
     keep: float
     handoff: bool
     canary: Canary | None
+    insist: bool = False
     step: int = 0
     canary_from: CanaryStart | None = None
     took: Mapping[str, float] = field(default_factory=dict)

@@ -55,6 +55,7 @@ def make_plan(
     steps += _listens(desired, observed)
     gone, notes = _gone(desired, observed)
     steps += gone
+    notes += [*observed.claims]
     notes += [f"{want.name}: {note}" for want in desired.configured.values() for note in want.notes]
     return Plan(tuple(steps), tuple(notes), {want.name: _moved(want, observed) for want in wants})
 
@@ -187,7 +188,10 @@ def _rolling(want: DesiredService, observed: Observed) -> Iterator[s.Step]:
         out = frozenset({instance.name})
         yield from _point(want, observed, current, out=observed.ejected | out, named=out)
         rules = () if observed.plane.instances.get(instance.name) == instance.rule else (c.SetInstance(instance.rule),)
-        connections, handed = observed.seen(instance.name).connections or 0, bool(want.takers(instance.name))
+        connections, handed = (
+            observed.seen(instance.name).connections or 0,
+            bool(want.takers(instance.name, observed.said)),
+        )
         yield s.RestartInstance(instance.name, connections, rules, handed)
         yield s.WaitReady((instance.name,), want.service.start_timeout)
         current = want.table(current, out=observed.ejected | out)

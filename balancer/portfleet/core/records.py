@@ -51,7 +51,8 @@ class ServiceRecord:
     ``instances``: how many a colour has by `scale`, which counts as long as the config says ``config_instances``;
     ``leaving``: those above that number and up to this one have no slots any more and are being emptied.
     ``pins``: {network: member}, the longest prefix decides. ``down``: who took the whole service down and since when,
-    "" while it is up.
+    "" while it is up. ``counts``: its daemons keep to ``max_connections`` themselves, as they said when they were last
+    looked at, so that the data plane does not count for them.
     """
 
     live: Colour
@@ -68,6 +69,7 @@ class ServiceRecord:
     leaving: int = 0
     pins: Mapping[str, str] = field(default_factory=dict)
     down: str = ""
+    counts: bool = False
 
     def asked_of(self, names: Collection[str]) -> dict[str, Asked]:
         """Return what is asked of ``names``, for an operation to remember."""

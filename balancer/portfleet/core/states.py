@@ -28,6 +28,17 @@ class Wanted(StrEnum):
     STOPPED = "stopped"
 
 
+class Presence(StrEnum):
+    """Whether one of the two processes that look after a fleet, supervisord and the watcher, does so."""
+
+    RUNNING = "running"  #: answers
+    STARTING = "starting"  #: there, and does not listen yet
+    ENDING = "ending"  #: shuts down, and takes no orders any more
+    SUSPENDED = "suspended"  #: held by a signal (SIGSTOP)
+    HUNG = "hung"  #: there, and did not answer in time
+    ABSENT = "absent"  #: not there
+
+
 #: supervisord's process states (in its capitals) in which a process exists.
 RUNNING = frozenset({"STARTING", "RUNNING", "STOPPING"})
 #: … and in which supervisord will not start it again by itself.

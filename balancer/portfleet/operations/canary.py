@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from portfleet.core.canary import Canary, CanaryStart, Counted, judge
-from portfleet.core.counters import Counters
+from portfleet.core.counters import Counters, add
 from portfleet.core.desired import DesiredInstance
 from portfleet.core.model import Colour, other
 from portfleet.core.operations import Cutover
@@ -35,7 +35,7 @@ async def watch(task: Task[Cutover], colour: Colour, *, percent: int, plan: Cana
         now = await task.world.daemons.pids()
         if changed := [want.name for want in mine if now.get(want.name) != pids[want.name]]:
             return f"{changed[0]} was restarted"
-        after = await task.world.daemons.counters(mine), await task.world.daemons.counters(theirs)
+        after = await _counters(task, mine), await _counters(task, theirs)
         fault = judge(
             after[0].since(first[0]),
             after[1].since(first[1]),
@@ -57,7 +57,13 @@ async def _first(
     # After a reboot every process is another one: none of them crashed, and all counters begin anew.
     if known and known.percent == percent and any(known.pids.get(name) == pid for name, pid in pids.items()):
         return dict(known.pids), known.canary.counters(), known.live.counters()
-    first = await task.world.daemons.counters(mine), await task.world.daemons.counters(theirs)
+    first = await _counters(task, mine), await _counters(task, theirs)
     start = CanaryStart(percent, pids, Counted.of(first[0]), Counted.of(first[1]))
     task.remember(replace(task.work, canary_from=start))
     return pids, *first
+
+
+async def _counters(task: Task[Cutover], instances: list[DesiredInstance]) -> Counters:
+    """Sum what instances count; another daemon, and one that hangs, say nothing: probes tell of those."""
+    heard = (await task.world.daemons.hear(instances)).values()
+    return add(one.status.counters for one in heard if one.status and one.status.counters)

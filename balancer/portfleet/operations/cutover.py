@@ -8,6 +8,7 @@ of the new release.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 from functools import partial
 
@@ -24,6 +25,9 @@ from portfleet.operations.task import CannotUndo, OperationFailed, Task
 from portfleet.store.clock import stamp
 from portfleet.supervise.exit_report import last_exit, last_lines
 
+#: How often a new release is asked whether it can hand off, and seconds between: its port may be open before its
+#: control socket is.
+_ASKED, _AGAIN = 3, 0.2
 #: Seconds for the first connections that were handed off to ask something.
 _TASTE = 0.3
 
@@ -34,7 +38,9 @@ async def run(task: Task[Cutover]) -> str:
     if task.operation.phase == "begin":
         began = task.world.clock.monotonic()
         await _start(task, colour)
-        task.enter("canary" if task.work.canary else "switch", _took(task, "ready", began))
+        handoff = task.work.handoff and await _can_take(task, colour)
+        phase = "canary" if task.work.canary else "switch"
+        task.enter(phase, replace(_took(task, "ready", began), handoff=handoff))
     if task.operation.phase == "canary":
         began = task.world.clock.monotonic()
         await _canary(task, colour)
@@ -69,7 +75,9 @@ async def undo(task: Task[Cutover]) -> str:
     want = task.want()
     there = [i for i in want.of(colour) if i.program is not None]
     words = f"{old} serves"
-    if all(i.ours for i in there):
+    pids = await task.world.daemons.pids()
+    alive = [i for i in there if i.name in pids]
+    if not await task.cannot_hand_off(alive, [i for i in want.of(old) if i.takes]):
         hung = await _hanging(task, there)  # to ask them for their connections would only take ten seconds each
         handed = await hand_over(task, [(i, heirs(task, i)) for i in there if i.name not in hung])
         words += f"; {handed.words()}" if handed.moved or handed.left else ""
@@ -124,6 +132,20 @@ async def _start(task: Task[Cutover], colour: Colour) -> None:
         )
 
 
+async def _can_take(task: Task[Cutover], colour: Colour) -> bool:
+    """Return whether the new release can take over connections by hand-off, which nobody could tell before it ran."""
+    olds, news = ([i for i in task.want().of(one) if i.program is not None] for one in (other(colour), colour))
+    senders = [i for i in olds if i.takes]
+    for _ in range(_ASKED):
+        if not (why := await task.cannot_hand_off(senders, news)):
+            return True
+        await task.pause(_AGAIN)
+    if task.work.insist:
+        raise OperationFailed(f"nothing changed for clients: {why}", code=Exit.USAGE)
+    task.world.log("no-handoff", service=task.operation.service, reason=why)
+    return False
+
+
 async def _canary(task: Task[Cutover], colour: Colour) -> None:
     plan = task.work.canary
     if plan is None:
@@ -164,14 +186,19 @@ async def _hand_off(task: Task[Cutover], pairs: list[tuple[DesiredInstance, list
     return handed.words(), handed.left
 
 
+async def _silent(task: Task[Cutover], instances: Iterable[DesiredInstance]) -> list[str]:
+    """Return those that do not answer; one without a process does not either."""
+    return [name for name, heard in (await task.world.daemons.hear(instances)).items() if heard.status is None]
+
+
 async def _hanging(task: Task[Cutover], instances: list[DesiredInstance]) -> list[str]:
     """Return those that have a process and do not answer."""
     there = await task.world.daemons.pids()
-    return await task.world.daemons.silent(i for i in instances if i.name in there)
+    return await _silent(task, (i for i in instances if i.name in there))
 
 
 async def _refuse_hanging(task: Task[Cutover], news: list[DesiredInstance]) -> None:
-    if hung := await task.world.daemons.silent(news):
+    if hung := await _silent(task, news):
         raise OperationFailed(f"rolled back: {', '.join(hung)} of the new release hangs")
 
 

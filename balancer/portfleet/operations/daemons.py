@@ -6,13 +6,14 @@ import asyncio
 from collections.abc import Iterable, Sequence
 from typing import Protocol
 
-from portfleet.core.counters import Counters, add
 from portfleet.core.desired import DesiredInstance
+from portfleet.core.model import Service
 from portfleet.core.paths import Paths
 from portfleet.daemons import instances
-from portfleet.daemons.control import ControlError, ask
+from portfleet.daemons.answers import ControlError, Refused
+from portfleet.daemons.control import Heard, ask
 from portfleet.daemons.handoff import hand_off
-from portfleet.daemons.instances import PATIENCE
+from portfleet.daemons.instances import PATIENCE, control_of
 from portfleet.linux import sockdiag
 from portfleet.linux.sockdiag import Socket
 from portfleet.supervise.supervisor import Supervisor
@@ -24,23 +25,20 @@ class Daemons(Protocol):
     async def pids(self) -> dict[str, int]:
         """Return {instance: pid} of every instance that has a process; raises PortfleetError without supervisord."""
 
-    async def connections(self, wants: Iterable[DesiredInstance]) -> dict[str, int]:
-        """Return how many established connections each instance has."""
+    async def hear(self, wants: Iterable[DesiredInstance]) -> dict[str, Heard]:
+        """Return what each instance says of itself, or why it says nothing."""
+
+    async def connections(self, service: Service, wants: Iterable[DesiredInstance]) -> dict[str, int]:
+        """Return how many established connections each instance of ``service`` has."""
 
     async def waiting(self, wants: Iterable[DesiredInstance]) -> int:
         """Return how many connections wait in the accept queues and in SYN_RECV of the instances' ports."""
 
-    async def counters(self, wants: Iterable[DesiredInstance]) -> Counters:
-        """Sum what the instances count; one that does not tell, or hangs, counts nothing."""
-
-    async def silent(self, wants: Iterable[DesiredInstance]) -> list[str]:
-        """Return those that do not answer on their control sockets; one without a process does not either."""
-
     async def hand_off(self, sender: DesiredInstance, receiver: DesiredInstance, *, count: int) -> int:
         """Move ``count`` connections and return how many moved; raises HandoffFailed."""
 
-    async def tell(self, want: DesiredInstance, command: str, **arguments: float) -> None:
-        """Have a daemon evict, drain or resume (docs/control.md); raises ControlError."""
+    async def tell(self, want: DesiredInstance, *commands: str, **arguments: float) -> None:
+        """Give a daemon the first of ``commands`` (docs/control.md) that it does not refuse; raises ControlError."""
 
     async def sockets(self, wants: Iterable[DesiredInstance]) -> list[Socket]:
         """Return the established connections on the instances' ports."""
@@ -58,27 +56,35 @@ class MachineDaemons:
     async def pids(self) -> dict[str, int]:
         return await asyncio.to_thread(instances.running, self._supervisor, self._paths)
 
-    async def connections(self, wants: Iterable[DesiredInstance]) -> dict[str, int]:
+    async def hear(self, wants: Iterable[DesiredInstance]) -> dict[str, Heard]:
         found, pids = list(wants), await self.pids()
-        return await asyncio.to_thread(instances.connections, found, pids)
+        return await asyncio.to_thread(instances.hear, found, pids)
+
+    async def connections(self, service: Service, wants: Iterable[DesiredInstance]) -> dict[str, int]:
+        found, pids = list(wants), await self.pids()
+        return await asyncio.to_thread(instances.connections, service, found, pids)
 
     async def waiting(self, wants: Iterable[DesiredInstance]) -> int:
         queued = await asyncio.to_thread(sockdiag.waiting)
         return sum(queued[want.rule.port] for want in wants)
 
-    async def counters(self, wants: Iterable[DesiredInstance]) -> Counters:
-        return await asyncio.to_thread(_counters, list(wants))
-
-    async def silent(self, wants: Iterable[DesiredInstance]) -> list[str]:
-        found = list(wants)
-        answers = await asyncio.gather(*(asyncio.to_thread(_hangs, want) for want in found))
-        return [want.name for want, hangs in zip(found, answers, strict=True) if hangs]
-
     async def hand_off(self, sender: DesiredInstance, receiver: DesiredInstance, *, count: int) -> int:
-        return await hand_off(sender, receiver, count=count)
+        return await hand_off(sender, receiver, pids=await self.pids(), count=count)
 
-    async def tell(self, want: DesiredInstance, command: str, **arguments: float) -> None:
-        await asyncio.to_thread(ask, want.control, command, seconds=PATIENCE, **arguments)
+    async def tell(self, want: DesiredInstance, *commands: str, **arguments: float) -> None:
+        place = control_of(want, await self.pids())
+        if place is None:
+            raise ControlError(f"{want.name} does not run")
+        refused: Refused | None = None
+        for command in commands:
+            try:
+                await asyncio.to_thread(ask, place, command, seconds=PATIENCE, **arguments)
+            except Refused as error:
+                refused = refused or error
+            else:
+                return
+        if refused is not None:
+            raise refused
 
     async def sockets(self, wants: Iterable[DesiredInstance]) -> list[Socket]:
         found = list(wants)
@@ -86,21 +92,3 @@ class MachineDaemons:
 
     async def destroy(self, sockets: Sequence[Socket]) -> int:
         return await asyncio.to_thread(sockdiag.destroy, sockets)
-
-
-def _counters(wants: list[DesiredInstance]) -> Counters:
-    found = []
-    for want in wants:
-        try:
-            found.append(ask(want.control, "status", seconds=1))
-        except ControlError:
-            continue  # another daemon, or one that is hung: probes tell
-    return add(found)
-
-
-def _hangs(want: DesiredInstance) -> bool:
-    try:
-        ask(want.control, "status", seconds=PATIENCE)
-    except ControlError:
-        return True
-    return False

@@ -13,6 +13,7 @@ from typing import Any
 
 from portfleet.core.desired import DesiredInstance
 from portfleet.core.operations import Policy
+from portfleet.daemons.capability import cannot_hand_off
 from portfleet.daemons.handoff import HandoffFailed
 from portfleet.operations.evict import Evictor
 from portfleet.operations.task import Task
@@ -91,14 +92,18 @@ async def hand_over(task: Task[Any], pairs: Pairs) -> HandoffResult:
 async def spread(
     task: Task[Any], sender: DesiredInstance, receivers: Sequence[DesiredInstance], count: int
 ) -> tuple[int, str, bool]:
-    """Hand ``count`` connections to ``receivers`` in even shares; those that are out, or not ready yet, get none.
+    """Hand ``count`` connections to ``receivers`` in even shares; those that are out, not ready or unfit get none.
 
     Gives how many moved, why not all ("" for no reason), and whether an earlier hand-off is still under way.
     """
+    heard = await task.world.daemons.hear([sender, *receivers])
     alive = [receiver for receiver in receivers if task.serves(receiver.name)]
-    total, reason, busy = 0, "" if alive else f"nobody can take the connections of {sender.name}", False
-    for number, receiver in enumerate(alive):
-        share = count * (number + 1) // len(alive) - count * number // len(alive)
+    unfit = {one.name: cannot_hand_off([sender.name], [one.name], heard) for one in alive}
+    able = [receiver for receiver in alive if not unfit[receiver.name]]
+    nobody = next(iter(unfit.values()), f"nobody can take the connections of {sender.name}")
+    total, reason, busy = 0, "" if able else nobody, False
+    for number, receiver in enumerate(able):
+        share = count * (number + 1) // len(able) - count * number // len(able)
         if share == 0:
             continue
         try:
@@ -111,8 +116,7 @@ async def spread(
 async def let_end(task: Task[Any], instances: Sequence[DesiredInstance], policy: Policy) -> int:
     """Wait until ``instances`` have no connections, which end by ``policy``; gives how many ended.
 
-    The rate is per service, shared by the instances. One of ours that does not answer when all is to be closed is
-    ended.
+    The rate is per service, shared by the instances. A daemon that hangs when all is to be closed is ended.
     """
     rate, deadline = policy.rate, policy.deadline
     began, settled = task.began(f"ending {' '.join(want.name for want in instances)}"), QuietCheck(task, instances)

@@ -77,8 +77,8 @@ class Engine:
         fields = {"number": operation.number, "verb": operation.verb, "service": operation.service}
         phase = "undoing" if operation.failed or operation.cancelled else operation.phase
         self._log("resumed" if resumed else "begins", **fields, who=operation.who, phase=phase)
-        marked = replace(operation, begun=True, resumed=phase if resumed else operation.resumed)
-        self._running[operation.number] = asyncio.create_task(self._advance(marked))
+        noted = replace(operation, begun=True, resumed=phase if resumed else operation.resumed)
+        self._running[operation.number] = asyncio.create_task(self._advance(noted))
 
     async def _expire(self) -> None:
         try:

@@ -16,7 +16,8 @@ async def end_expired(world: World) -> None:
     journal = world.store.read()
     for name, colour in _expired(journal, world.clock.now()) if journal else ():
         idle = _instances(world, name, colour)
-        counts = await world.daemons.connections(want for want in idle if want.program is not None)
+        there = [want for want in idle if want.program is not None]
+        counts = await world.daemons.connections(world.applied.fleet().services[name], there) if there else {}
         if left := sum(counts.values()):
             reason = f"it has {left} connections"
             world.log.once("kept-longer", about=name, service=name, colour=colour, reason=reason)

@@ -1,7 +1,7 @@
 """Ends instances that have been emptied, in the order that resets nobody.
 
-Their slots are gone, their accept queues and SYN_RECV were found empty (``empty``). Our daemon looks at both once more
-after SIGTERM before it closes its port; what it accepts meanwhile is handed over too.
+Their slots are gone, their accept queues and SYN_RECV were found empty (``empty``). A daemon looks at both once more
+after SIGTERM before it closes its port (docs/control.md); what it accepts meanwhile is handed over too.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ async def stop(task: Task[Any], names: Collection[str], receivers: Sequence[Desi
 
     By name: what the journal wants stopped already is no instance with a process any more.
     """
-    handing = [want for want in task.instances(names) if want.ours] if receivers else []
+    handing = task.instances(names) if receivers else []
     clock = task.world.clock
     looked = clock.monotonic()
     async for _ in task.through(task.programs().ending(names, EMPTIED)):

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, replace
 from datetime import datetime
+from functools import partial
 from typing import Generic, TypeVar, cast
 
+from portfleet.apply.learn import learn_from
 from portfleet.apply.programs import Programs
 from portfleet.core.derive import settle
 from portfleet.core.desired import Desired, DesiredInstance, DesiredService
@@ -14,6 +16,7 @@ from portfleet.core.errors import Exit
 from portfleet.core.journal import Journal
 from portfleet.core.operations import Operation, Work
 from portfleet.core.records import ServiceRecord
+from portfleet.daemons.capability import cannot_hand_off
 from portfleet.operations.world import World
 from portfleet.store import faults
 
@@ -168,6 +171,8 @@ class Task(Generic[W]):
         await self.world.in_thread(programs.start, [name for name in found if name in programs.desired.programs])
         async for _ in self.through(programs.waiting(found, seconds)):
             self.check()
+        learning = partial(learn_from, programs, found, plane=self.world.plane, store=self.world.store)
+        await self.world.in_thread(learning)
         if programs.failed and self.undoing:
             self.undone = Exit.TIMEOUT
         return programs.failed
@@ -184,4 +189,10 @@ class Task(Generic[W]):
 
     async def connections(self, instances: Iterable[DesiredInstance]) -> dict[str, int]:
         """Return how many established connections each instance has; one without a process has none."""
-        return await self.world.daemons.connections(instances)
+        return await self.world.daemons.connections(self.want().service, instances)
+
+    async def cannot_hand_off(self, senders: Iterable[DesiredInstance], receivers: Iterable[DesiredInstance]) -> str:
+        """Return why connections of ``senders`` cannot go to ``receivers`` by hand-off; "" if they can."""
+        mine, others = list(senders), list(receivers)
+        heard = await self.world.daemons.hear([*mine, *others])
+        return cannot_hand_off([i.name for i in mine], [i.name for i in others], heard)

@@ -7,7 +7,7 @@ from contextlib import suppress
 
 from portfleet.core.errors import Exit
 from portfleet.core.operations import Undrain
-from portfleet.daemons.control import ControlError
+from portfleet.daemons.answers import ControlError
 from portfleet.operations.task import OperationFailed, Task
 
 
@@ -31,8 +31,7 @@ async def undo(_: Task[Undrain]) -> str:
 
 
 async def _resume(task: Task[Undrain], names: Collection[str]) -> None:
-    """End evictions that a drain had begun; one that does not run yet has none."""
+    """End evictions that a drain had begun; one that does not run, or is never asked, has none."""
     for want in task.instances(names):
-        if want.ours:
-            with suppress(ControlError):
-                await task.world.daemons.tell(want, "resume")
+        with suppress(ControlError):
+            await task.world.daemons.tell(want, "resume")

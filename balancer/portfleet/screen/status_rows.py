@@ -15,6 +15,7 @@ from portfleet.core.records import Asked
 from portfleet.core.slots import count
 from portfleet.core.states import State, Wanted, state_of
 from portfleet.screen import colours
+from portfleet.screen.serving import closed, not_serving, served
 from portfleet.store.clock import stamp
 from portfleet.supervise.exit_report import last_exit, last_lines
 
@@ -25,6 +26,7 @@ def service_entry(service: DesiredService, observed: Observed, journal: Journal,
     """Return what `status --json` says of a service."""
     asked = journal.services[service.name].asked
     slots = count(observed.plane.slots.get(service.name, ()))
+    instances = [instance_entry(want, observed, slots, paths, asked) for want in service.instances]
     return {
         "name": service.name,
         "live": service.live,
@@ -32,7 +34,10 @@ def service_entry(service: DesiredService, observed: Observed, journal: Journal,
         "affinity": str(service.service.affinity),
         "release": service.release,
         "slots": service.service.slots,
-        "instances": [instance_entry(want, observed, slots, paths, asked) for want in service.instances],
+        "served": served(service, observed, instances),
+        "not_serving": [] if service.down else not_serving(service, instances),
+        "closed": [] if service.down else [str(listen) for listen in closed(service, observed)],
+        "instances": instances,
         "colours": colours.values(service, observed, journal),
         "operation": colours.operation(service, journal),
         "down": service.down or None,

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 from functools import partial
 
-from portfleet.apply.busy import refuse_busy, require_watcher, wake
+from portfleet.apply.busy import refuse_busy, wake
 from portfleet.apply.context import Context
 from portfleet.apply.pointer import Pointer
 from portfleet.core.derive import make_desired, settle
@@ -66,14 +66,12 @@ def submit(
 
     ``words`` say what is done, ``undo`` names the command that undoes it. ``change`` is made in the journal at once;
     ``becomes`` is what it will have come to, for --dry-run (default: the same). ``owned`` are the instances that the
-    operation starts itself. Raises PortfleetError: locked (exit 5), no watcher, refused by the kernel (then nothing of
-    it is left).
+    operation starts itself. Raises PortfleetError: locked (exit 5), refused by the kernel (then nothing of it is left).
     """
     if options.dry_run:
         return _dry_run(context, want, verb=work.verb, words=words, change=becomes or change)
     with locks.operation(context.paths.operation_lock(want.name), service=want.name, why=f"{work.verb}: {words}"):
         refuse_busy(context, want.name)
-        require_watcher(context)
         reason = f" ({options.why})" if options.why else ""
         who, since = locks.operator(), now()
         wanted = Operation(0, want.name, words + reason, who, since, work, owned=tuple(owned))

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from portfleet.core.paths import Paths
+from portfleet.core.printable import printable
 
 #: How much of the end of a log is read, in bytes.
 _TAIL, _SUPERVISOR_TAIL = 4096, 1 << 16
@@ -15,9 +16,9 @@ _LINE_MAX = 300
 
 
 def last_lines(log: Path, count: int = 3) -> list[str]:
-    """Return the last ``count`` lines of a log that hold something, unprintable characters replaced."""
+    """Return the last ``count`` lines of a log that hold something, fit for a terminal."""
     lines = [line.strip() for line in _tail(log, _TAIL).split("\n")]
-    return ["".join(c if c.isprintable() else "?" for c in line[:_LINE_MAX]) for line in lines if line][-count:]
+    return [printable(line, _LINE_MAX) for line in lines if line][-count:]
 
 
 @dataclass(frozen=True)

@@ -52,10 +52,13 @@ class Revival:
             # Of one that a signal ended supervisord says -1.
             known = info.state == "EXITED" and info.exit_status >= 0
             ended = Ended(info.exit_status) if known else last_exit(self._paths, name)
-            if ended == Ended(CONFIG_EXIT) and member.service.service.ours:
+            if ended == Ended(CONFIG_EXIT) and member.spoke:
                 reason = "its config is broken (exit status 2); it stays down until: portfleet restart"
                 self._log.once("stays-down", about=name, instance=name, last_exit=str(ended), reason=reason)
                 self._ejector.note(name, reason)
+                return
+            if info.state == "EXITED":  # which supervisord leaves to us; after any other end it starts it again itself
+                self._begin(member, f"ended with {ended}")
                 return
             wait = member.backoff.schedule(now)
             self._log(

@@ -12,7 +12,7 @@ from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 
 from portfleet.core import changes as c
-from portfleet.dataplane.nft.text import TABLE, service_of_instance
+from portfleet.dataplane.nft.book import TABLE, service_of_instance
 
 _SETS = ("taking-", "counts-", "full-")
 
@@ -35,7 +35,7 @@ def parts_of(rule: c.ServiceRule | c.InstanceRule) -> frozenset[str]:
     parts: set[str] = set()
     if isinstance(rule, c.InstanceRule):
         if rule.limit:
-            parts |= {f"cap_{rule.name}", f"counts-{name}"}
+            parts |= {f"cap_{rule.name}", f"over_{rule.name}", f"counts-{name}"}
         if rule.limit and rule.spills:
             parts |= {f"try_{rule.name}", f"full-{name}", f"overflow_{name}", f"full_{name}"}
     else:
@@ -97,7 +97,7 @@ def _service_of_chain(name: str) -> str:
         return of
     if name.startswith("service-"):
         return name.removeprefix("service-")
-    return service_of_instance(of if kind in ("try", "cap") and of else name)
+    return service_of_instance(of if kind in ("try", "cap", "over") and of else name)
 
 
 def removal(left: Leftovers) -> Iterator[str]:

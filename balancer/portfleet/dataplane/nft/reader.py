@@ -97,6 +97,10 @@ class NftReader:
         """Return the chains ``names``, all of the table's without a name; those that are not there are left out."""
         return self._ask(lambda: self._chains(names)) or {}
 
+    def chain_names(self) -> list[str]:
+        """Return the names of the table's chains."""
+        return self._ask(lambda: list(self._hooks())) or []
+
     def maps(self) -> frozenset[str]:
         """Return the names of the table's maps and sets."""
         return self._ask(lambda: frozenset(_text(found[_NAME]) for found in self._dump(_GET_SET))) or frozenset()
@@ -132,9 +136,7 @@ class NftReader:
                     continue
                 hooks[name] = _hook(found)
         else:
-            for _, found in self._netfilter.dump(_GET_CHAIN, _INET, self._table):
-                if attribute(_TABLE, found[_TABLE]) == self._table:
-                    hooks[_text(found[_CHAIN_NAME])] = _hook(found)
+            hooks = self._hooks()
         rules: dict[str, list[bytes]] = {name: [] for name in hooks}
         chosen_chains = [attribute(_NAME, name.encode() + b"\0") for name in hooks] if names else [b""]
         for chosen in chosen_chains:
@@ -143,6 +145,12 @@ class NftReader:
                     expressions = _COUNTER.sub(_NOTHING_COUNTED, found.get(_RULE_EXPRESSIONS, b""))
                     rules[name].append(expressions + found.get(_RULE_USERDATA, b""))
         return {name: Chain(hook, tuple(rules[name])) for name, hook in hooks.items()}
+
+    def _hooks(self) -> dict[str, bytes]:
+        """Return every chain of the table with its hook."""
+        found = (chain for _, chain in self._netfilter.dump(_GET_CHAIN, _INET, self._table))
+        own = (chain for chain in found if attribute(_TABLE, chain[_TABLE]) == self._table)
+        return {_text(chain[_CHAIN_NAME]): _hook(chain) for chain in own}
 
     def _dump(self, kind: int, *chosen: bytes) -> Iterator[dict[int, bytes]]:
         for _, found in self._netfilter.dump(kind, _INET, self._table, *chosen):

@@ -1,6 +1,6 @@
 """Other programs that write netfilter rules: who empties the ruleset, and who drops what the fleet lets in.
 
-Fact: ``redirect`` happens before the input hook, so a firewall there sees the *instance's* port, not the service's.
+Fact: the translation happens before the input hook, so a firewall there sees the *instance's* port, not the service's.
 """
 
 from __future__ import annotations
@@ -65,11 +65,11 @@ def judge(facts: FirewallFacts, needs: Needs) -> Iterator[Finding]:
             mend="replace `flush ruleset` by `table inet filter; delete table inet filter` (one such pair a table)",
         )
     if facts.firewalld:
-        yield fine("firewalld", "keeps to its own table and accepts what was redirected (ct status dnat)")
+        yield fine("firewalld", "keeps to its own table and accepts what was translated (ct status dnat)")
     if facts.ufw and ports:
         yield warning(
             "ufw",
-            f"is on: it judges after the redirect, by the instances' ports ({ports})",
+            f"is on: it judges after the translation, by the instances' ports ({ports})",
             why="allowing the service's port is not enough; outsiders are kept from those ports by our own guard",
             mend=" && ".join(f"ufw allow {low}:{high}/tcp" for low, high in needs.ports.values()),
         )
@@ -96,7 +96,7 @@ def _drops(chain: Chain, ports: str) -> Finding:
     return warning(
         f"chain {chain.table} {chain.name}",
         f"drops what its {chain.hook} rules do not accept, by the instances' ports ({ports})" if ports else "drops",
-        why="it judges after the redirect: a rule for the service's own port never matches",
+        why="it judges after the translation: a rule for the service's own port never matches",
         mend=f"nft insert rule {chain.table} {chain.name} ct status dnat accept   # and in that firewall's own file",
     )
 
