@@ -9,6 +9,7 @@ from functools import partial
 
 from portfleet.apply.busy import refuse_busy, wake
 from portfleet.apply.context import Context
+from portfleet.apply.pointer import Pointer
 from portfleet.core.derive import make_desired, settle
 from portfleet.core.desired import DesiredService
 from portfleet.core.errors import Exit, PortfleetError
@@ -77,7 +78,7 @@ def submit(
         number = _register(context, want, wanted, change)
         if point:
             try:
-                _point(context, want.name)
+                point_slots(context, want.name)
             except PortfleetError:  # nothing was applied, so nothing is to follow
                 context.store.update(partial(_withdrawn, want=want, number=number))
                 raise
@@ -100,8 +101,12 @@ def _dry_run(context: Context, want: DesiredService, *, verb: str, words: str, c
     return say(context, entry, f"would {words}; {count:,} of {total:,} slots would move; nothing was done")
 
 
-def _point(context: Context, service: str) -> None:
-    context.executor(context.desired(context.applied_fleet)).point(service, frozenset())
+def point_slots(context: Context, service: str) -> None:
+    """Point a service's slots as they shall be now; who is out by the watcher's word gets none."""
+    want = context.desired(context.applied_fleet).services[service]
+    pointer = Pointer(context.plane, context.paths.table_lock)
+    with pointer.hold():
+        pointer.point(want, out=lambda slots: frozenset(left_out(context.paths, slots)))
 
 
 def _register(context: Context, want: DesiredService, wanted: Operation, change: Change | None) -> int:

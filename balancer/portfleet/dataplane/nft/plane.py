@@ -135,7 +135,9 @@ class NftPlane:
         return replace(state, services=services, instances=instances)
 
     def read_slots(self, service: str) -> Table:
-        return self._cache.read(service, self._read_slots) if self._cache else self._read_slots(service)
+        if self._cache is None:  # commands read them to decide, under the lock to be sure, and to write the difference
+            self._cache = SlotCache(self._reader.generation)
+        return self._cache.read(service, self._read_slots)
 
     def remembered(self, rule: c.ServiceRule, address: Address) -> str | None:
         if rule.sticky is None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import re
+import socket
 import struct
 import sys
 from collections.abc import Callable, Iterator
@@ -26,6 +27,7 @@ T = TypeVar("T")
 _INET = 1
 _SUBSYSTEM = 10 << 8
 _GET_TABLE, _GET_CHAIN, _GET_RULE, _GET_SET, _GET_ELEMENTS = (_SUBSYSTEM | number for number in (1, 4, 7, 10, 13))
+_GET_GENERATION, _GENERATION_ID = _SUBSYSTEM | 16, 1
 _TABLE, _NAME = 1, 2  # of a rule its chain, of a set or of elements the set's name
 _CHAIN_NAME, _CHAIN_HOOK, _CHAIN_POLICY, _CHAIN_TYPE = 3, 4, 5, 7
 _RULE_EXPRESSIONS, _RULE_USERDATA = 4, 7
@@ -81,6 +83,11 @@ class NftReader:
     @cached_property
     def _netfilter(self) -> Netfilter:
         return Netfilter()
+
+    def generation(self) -> int:
+        """Return the generation id of the rules, which grows with every transaction of any process."""
+        found = self._ask(lambda: self._netfilter.get(_GET_GENERATION, socket.AF_UNSPEC))
+        return int.from_bytes(found[_GENERATION_ID], "big") if found else 0
 
     def exists(self) -> bool:
         """Return whether the table is there."""
