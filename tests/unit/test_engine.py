@@ -152,7 +152,7 @@ def test_a_command_that_looked_before_another_changed_the_service_is_refused(
         box.store.update(lambda journal: journal.with_service("echo", record))
 
     monkeypatch.setattr(submitted, "refuse_busy", changed)
-    with pytest.raises(PortfleetError, match="changed it while this command was looking") as refused:
+    with pytest.raises(PortfleetError, match="changed it while this one was looking") as refused:
         box.command("drain", "echo/2")
     assert refused.value.code is Exit.LOCKED and box.journal.operations == ()
 

@@ -67,7 +67,7 @@ def test_one_that_does_not_come_back_stops_it_and_nobody_stays_drained(box: Box)
 def test_a_sibling_that_takes_no_connections_stops_it_before_anybody_is_disconnected(box: Box) -> None:
     box.daemons.refusing = {"echo-blue-2": "no room", "echo-blue-3": "no room"}
     done = box.operate(*WORDS)
-    assert done.outcome.startswith("stopped rolling, nobody was disconnected: 0 connections were handed off, 5 could")
+    assert done.outcome.startswith("stopped rolling, no connection was lost: 0 connections were handed off, 5 could")
     assert box.connections() == {"blue-1": 5, "blue-2": 7, "blue-3": 3} and box.slots() == ALL
 
 
@@ -75,7 +75,7 @@ def test_one_whose_siblings_have_gone_out_meanwhile_is_not_stopped(box: Box) -> 
     box.command("restart", "echo/1")
     box.eject("blue-2", "blue-3")
     done = box.finish()
-    assert "nobody else can serve the clients of echo-blue-1 now" in done.outcome and "end blue-1" not in box.log
+    assert "no other instance can serve the clients of echo-blue-1 now" in done.outcome and "end blue-1" not in box.log
     assert box.wanted() == {}
 
 

@@ -184,7 +184,7 @@ class Programs:
             self.supervisor.reload()
 
     def kill(self, name: str) -> None:
-        """Kill a process that hangs; supervisord starts it again where it is wanted."""
+        """Kill a process that hangs; supervisord starts it again if it is wanted."""
         lost = adopted.lost(self.paths.processes, [name], supervisor=self.supervisor.pid())
         self._signal([name], lost, signal.SIGKILL)
 

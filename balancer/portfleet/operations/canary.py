@@ -18,7 +18,7 @@ _LOOK = 0.5
 
 
 async def watch(task: Task[Cutover], colour: Colour, *, percent: int, plan: Canary) -> str:
-    """Watch one step of the canary for ``plan.every`` seconds; gives what is wrong, "" when the time is up.
+    """Watch one step of the canary for ``plan.every`` seconds; return what is wrong, "" when the time is up.
 
     Remembered: canary_from, what there was at the step's begin, so that a watcher that resumes judges all of it.
     """

@@ -133,7 +133,7 @@ async def _start(task: Task[Cutover], colour: Colour) -> None:
 
 
 async def _can_take(task: Task[Cutover], colour: Colour) -> bool:
-    """Return whether the new release can take over connections by hand-off, which nobody could tell before it ran."""
+    """Return whether the new release can take over connections by hand-off, which could not be told before it ran."""
     olds, news = ([i for i in task.want().of(one) if i.program is not None] for one in (other(colour), colour))
     senders = [i for i in olds if i.takes]
     for _ in range(_ASKED):

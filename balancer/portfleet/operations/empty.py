@@ -65,7 +65,7 @@ class QuietCheck:
 async def hand_over(task: Task[Any], pairs: Pairs) -> HandoffResult:
     """Hand all connections of each sender to its receivers until none arrives any more.
 
-    What nobody takes (refused, no room, no receiver alive) stays with its sender and is counted as left.
+    What no receiver takes (refused, no room, none alive) stays with its sender and is counted as left.
     """
     senders = [sender for sender, _ in pairs]
     total, why, moved_at, settled = 0, "", task.world.clock.monotonic(), QuietCheck(task, senders)
@@ -100,8 +100,8 @@ async def spread(
     alive = [receiver for receiver in receivers if task.serves(receiver.name)]
     unfit = {one.name: cannot_hand_off([sender.name], [one.name], heard) for one in alive}
     able = [receiver for receiver in alive if not unfit[receiver.name]]
-    nobody = next(iter(unfit.values()), f"nobody can take the connections of {sender.name}")
-    total, reason, busy = 0, "" if able else nobody, False
+    none = next(iter(unfit.values()), f"no instance can take the connections of {sender.name}")
+    total, reason, busy = 0, "" if able else none, False
     for number, receiver in enumerate(able):
         share = count * (number + 1) // len(able) - count * number // len(able)
         if share == 0:
@@ -114,7 +114,7 @@ async def spread(
 
 
 async def let_end(task: Task[Any], instances: Sequence[DesiredInstance], policy: Policy) -> int:
-    """Wait until ``instances`` have no connections, which end by ``policy``; gives how many ended.
+    """Wait until ``instances`` have no connections, which end by ``policy``; return how many ended.
 
     The rate is per service, shared by the instances. A daemon that hangs when all is to be closed is ended.
     """

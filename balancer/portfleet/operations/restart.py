@@ -52,13 +52,13 @@ async def _one_batch(task: Task[Restart], names: list[str]) -> None:
     task.point()
     want = task.want()
     if held := [name for name in names if name in task.world.ejector.table(want.name) and task.serves(name)]:
-        raise OperationFailed(f"stopped rolling: nobody else can serve the clients of {', '.join(held)} now")
+        raise OperationFailed(f"stopped rolling: no other instance can serve the clients of {', '.join(held)} now")
     batch = task.instances(names)
     siblings = [i for i in want.instances if i.takes and i.program is not None]
     if task.work.handoff:
         handed = await hand_over(task, [(instance, siblings) for instance in batch])
         if handed.left:
-            raise OperationFailed(f"stopped rolling, nobody was disconnected: {handed.words()}")
+            raise OperationFailed(f"stopped rolling, no connection was lost: {handed.words()}")
     else:
         await let_end(task, batch, policy_of(want.service.drain))
     await stop(task, names, siblings if task.work.handoff else ())

@@ -65,7 +65,7 @@ async def _down(task: Task[Scale]) -> str:
 
 
 async def _empty(task: Task[Scale], number: int) -> str:
-    """Empty the instances above ``number``; gives in words what became of their connections."""
+    """Empty the instances above ``number``; return in words what became of their connections."""
     want = task.want()
     leaving = _above(task, number)
     handed, policy = HandoffResult(0), policy_of(want.service.drain)

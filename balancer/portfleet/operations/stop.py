@@ -1,4 +1,4 @@
-"""Ends instances that have been emptied, in the order that resets nobody.
+"""End instances that have been emptied, in the order that resets no connection.
 
 Their slots are gone, their accept queues and SYN_RECV were found empty (``empty``). A daemon looks at both once more
 after SIGTERM before it closes its port (docs/control.md); what it accepts meanwhile is handed over too.

@@ -65,7 +65,7 @@ class Task(Generic[W]):
         return self.world.applied.desired()
 
     def want(self) -> DesiredService:
-        """Return the operation's service as it shall be now; raises OperationFailed where it is gone."""
+        """Return the operation's service as it shall be now; raises OperationFailed if it is gone."""
         services = self.desired().services
         if self.operation.service not in services:
             raise OperationFailed(f"service {self.operation.service} is not in the config any more", settled=True)

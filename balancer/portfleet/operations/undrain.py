@@ -1,4 +1,4 @@
-"""undrain: instances are started where they were stopped, told to take connections, and get their slots back."""
+"""undrain: instances that were stopped are started, told to take connections, and get their slots back."""
 
 from __future__ import annotations
 

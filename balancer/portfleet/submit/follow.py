@@ -19,7 +19,7 @@ _LOOK = 3.0
 
 
 def ended(context: Context, number: int, *, undo: str = "") -> Exit:
-    """Wait for the end of an operation, say what holds and what undoes it; gives the exit code."""
+    """Wait for the end of an operation, say what holds and what undoes it; return the exit code."""
     entry = follow(context, number)
     undoing = f". Undo with: {undo}" if entry.ok and undo else ". There is nothing to undo" if entry.ok else ""
     if entry.ok:
@@ -34,7 +34,7 @@ def ended(context: Context, number: int, *, undo: str = "") -> Exit:
 def follow(context: Context, number: int) -> HistoryEntry:
     """Wait until an operation has ended and give what came of it; shows a bar on a terminal.
 
-    Interrupted, the operation goes on, which is said. Raises PortfleetError where there is no such operation.
+    Interrupted, the operation goes on, which is said. Raises PortfleetError if there is no such operation.
     """
     bar, next_look, told = Bar(sys.stderr), time.monotonic() + _LOOK, False
     try:
@@ -62,7 +62,7 @@ def follow(context: Context, number: int) -> HistoryEntry:
 
 
 def _tell_unwatched(context: Context, *, told: bool) -> bool:
-    """Say once that no watcher works, and again when that was over in between; gives whether none does."""
+    """Say once that no watcher works, and again when that was over in between; return whether none does."""
     watcher = watcher_of(context)
     if not watcher.works and not told:
         context.say(f"{watcher.trouble.words}; the operation goes on when it is back\nhint: {watcher.trouble.hint}")

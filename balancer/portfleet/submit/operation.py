@@ -110,7 +110,7 @@ def point_slots(context: Context, service: str) -> None:
 
 
 def _register(context: Context, want: DesiredService, wanted: Operation, change: Change | None) -> int:
-    """Write ``wanted`` and its change into the journal; gives its number.
+    """Write ``wanted`` and its change into the journal; return its number.
 
     Raises PortfleetError (exit 5) where the journal says of the service something else than what ``want`` was made of:
     what the command decided, it decided by that.
@@ -125,7 +125,7 @@ def _register(context: Context, want: DesiredService, wanted: Operation, change:
         record = journal.services.get(want.name, want.record)
         if record != want.record:
             raise PortfleetError(
-                f"service {want.name} is locked: somebody changed it while this command was looking",
+                f"service {want.name} is locked: another command changed it while this one was looking",
                 hint="see what it is now (portfleet status, portfleet history), then ask again",
                 code=Exit.LOCKED,
             )
