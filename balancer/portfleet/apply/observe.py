@@ -57,6 +57,7 @@ def observe(
         strangers=look.strangers(desired),
         out=read_out(paths.out) if locks.held(paths.watch_lock) else {},
         watcher=WATCHER in programs and programs[WATCHER].state in RUNNING,
+        at=time.time(),
     )
 
 

@@ -16,6 +16,8 @@ VERBS = {
     "scale": "run another number of instances, no connection dropped",
     "pin": "give a heavy source an instance of its own choice",
     "unpin": "let a pinned source go where its slot leads again",
+    "deny": "refuse a source's new connections, for a time or for good",
+    "undeny": "let a denied source connect again",
     "cutover": "make the other colour live with a new release, no connection dropped",
     "rollback": "go back to the release before",
     "restart": "restart instances rolling, connections handed off first",

@@ -12,7 +12,7 @@ from typing import Any
 from portfleet.apply.context import Context
 from portfleet.core.desired import DesiredService
 from portfleet.core.errors import Exit
-from portfleet.core.journal import Asked
+from portfleet.core.journal import Asked, Journal
 from portfleet.core.model import other
 from portfleet.core.observed import Observed
 from portfleet.core.paths import Paths
@@ -20,9 +20,11 @@ from portfleet.core.slots import count
 from portfleet.core.states import State, Wanted
 from portfleet.screen import colours
 from portfleet.screen.output import paint, print_json, table
-from portfleet.screen.status_rows import at_rest, instance_entry, pins_of, service_entry
+from portfleet.screen.status_rows import access_of, at_rest, instance_entry, pins_of, service_entry
 from portfleet.store import locks, warnings
 
+#: Denials that are named; all of them are in --json.
+_SHOWN = 8
 _COLOURS = {State.READY: "green", State.FAILED: "red", State.EJECTED: "red", State.STOPPED: "dim"}
 
 
@@ -41,7 +43,7 @@ def run(options: argparse.Namespace, context: Context) -> Exit:
     if context.json:
         print_json(
             {
-                "services": [service_entry(service, observed, desired.journal, context.paths) for service in services],
+                "services": [_entry(context, service, observed, desired.journal) for service in services],
                 "warnings": [vars(entry) for entry in warned],
             }
         )
@@ -62,7 +64,31 @@ def run(options: argparse.Namespace, context: Context) -> Exit:
             print(f"  {line}")
         for network, name in pins_of(service, desired.journal).items():
             print(f"  pinned: {network} → {name}")
+        for line in _access(context, service, observed, desired.journal):
+            print(f"  {line}")
     return Exit.DONE
+
+
+def _entry(context: Context, service: DesiredService, observed: Observed, journal: Journal) -> dict[str, Any]:
+    entry = service_entry(service, observed, journal, context.paths)
+    entry["access"]["refused"] = context.plane.connections.refused(service.name)
+    return entry
+
+
+def _access(context: Context, service: DesiredService, observed: Observed, journal: Journal) -> list[str]:
+    """Return who may connect and how many were refused; the operators' latest denials, the rest as a number."""
+    found = access_of(service, observed, journal)
+    denied = [f"{d['network']}" + (f" until {d['until']}" if d["until"] else "") for d in found["deny"]]
+    lines = [f"allowed: {', '.join(found['allow'])}"] if found["allow"] else []
+    shown = ", ".join(denied[-_SHOWN:])
+    lines += [f"denied: {shown}" + (f" and {len(denied) - _SHOWN:,} more" if len(denied) > _SHOWN else "")] * bool(
+        denied
+    )
+    if found["max_per_source"]:
+        lines.append(f"at most {found['max_per_source']:,} connections a source")
+    if lines:
+        lines.append(f"refused since the rules were loaded: {context.plane.connections.refused(service.name):,}")
+    return lines
 
 
 def _why(entry: dict[str, Any]) -> list[str]:

@@ -103,6 +103,9 @@ class Service:
     sticky_size: int = 300_000
     weight: Mapping[str, int] = field(default_factory=dict)
     max_connections: int = 0
+    max_per_source: int = 0
+    allow: tuple[str, ...] = ()
+    deny: tuple[str, ...] = ()
     overflow: Overflow = "next"
     when_empty: WhenEmpty = "keep"
     remote: tuple[Listen, ...] = ()

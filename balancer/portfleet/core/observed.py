@@ -43,7 +43,8 @@ class Observed:
     """The whole fleet as it is.
 
     ``outdated``: programs that run with another command, user or environment than wanted; ``strangers``: who else
-    listens on an instance's port, by instance; ``out``: who is ejected, by the watcher's word; ``watcher``: it runs.
+    listens on an instance's port, by instance; ``out``: who is ejected, by the watcher's word; ``watcher``: it runs;
+    ``at``: when it was looked at, as a Unix time.
     """
 
     plane: PlaneState
@@ -53,6 +54,7 @@ class Observed:
     strangers: Mapping[str, str] = field(default_factory=dict)
     out: Mapping[str, Out] = field(default_factory=dict)
     watcher: bool = True
+    at: float = 0.0
 
     @property
     def ejected(self) -> frozenset[str]:

@@ -111,6 +111,12 @@ class Connections(Protocol):
     def turned_away(self, instances: Iterable[InstanceRule]) -> Mapping[str, int]:
         """Return how many connection attempts found no listener, by instance, since the rules were loaded."""
 
+    def refused(self, service: str) -> int:
+        """Return how many connection attempts a service's `Access` and limit per source have refused.
+
+        Counted since its rules were loaded.
+        """
+
     def full(self) -> str:
         """Return why no new connection can be made through the data plane, probes included; "" if one can."""
 

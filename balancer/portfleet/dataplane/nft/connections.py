@@ -55,6 +55,9 @@ class NftConnections:
         counts = self._reader.counts("dropped")
         return {rule.name: counts.get(rule.port, 0) for rule in instances if rule.remote is None}
 
+    def refused(self, service: str) -> int:
+        return self._reader.passed(f"access_{service}")
+
     def full(self) -> str:
         try:
             entries, limit = (_number(name) for name in ("count", "max"))

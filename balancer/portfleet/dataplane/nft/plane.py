@@ -7,6 +7,7 @@ of it (``run/rules.json``), so that a later difference is a hand edit; without t
 
 from __future__ import annotations
 
+import time
 from collections.abc import Collection, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import replace
@@ -15,13 +16,14 @@ from operator import or_
 from pathlib import Path
 
 from portfleet.core import changes as c
+from portfleet.core.access import Access
 from portfleet.core.errors import Exit, PortfleetError, Problem
 from portfleet.core.model import Affinity, Fleet, parse_instance
 from portfleet.core.needs import Needs
 from portfleet.core.program import Program
 from portfleet.core.slots import Table
 from portfleet.dataplane.interface import Address, Guardian, Traits
-from portfleet.dataplane.nft import leftovers, listing
+from portfleet.dataplane.nft import access, leftovers, listing
 from portfleet.dataplane.nft import text as nft_text
 from portfleet.dataplane.nft.affinity import slot_for, source_of
 from portfleet.dataplane.nft.cached import SlotCache
@@ -111,6 +113,7 @@ class NftPlane:
             instances={name: None if name in astray else rule for name, rule in instances.items()},
             slots=book.slots,
             pins={name: found.pins for name, found in book.sides.items() if found.pins},
+            access={name: who for name in services if (who := self._access(name)) != Access()},
             unsettled=frozenset(name for name, rule in services.items() if rule and not _settled(rule, book)),
             listens=c.join_families(found),
             stale=frozenset({""} if fixed and not fresh >= _FIXED else set()),
@@ -225,6 +228,7 @@ class NftPlane:
             remotes=self._remotes() if touched else set(),
             slots={name: self.read_slots(name) for name in rules},
             sides={name: self._sides(name, _side_maps(rule), marks.get(name, {})) for name, rule in rules.items()},
+            now=time.time(),
         )
 
     def _book_of(self, services: Collection[str]) -> nft_text.Book:
@@ -278,6 +282,9 @@ class NftPlane:
             taking=frozenset(_named(listing.number(element.key), marks) for element in taking),
             pins=self._pins(service, marks) if "pins4" in there else {},
         )
+
+    def _access(self, service: str) -> Access:
+        return access.read({kind: self._reader.elements(f"{kind}-{service}") for kind in access.KINDS})
 
     def _pins(self, service: str, marks: dict[int, str]) -> dict[str, str]:
         found = [(family, self._reader.elements(f"pins{family}-{service}")) for family in (4, 6)]
@@ -404,7 +411,7 @@ def _chains(units: Iterable[str]) -> list[str]:
     for unit in units:
         if unit.startswith("service-"):
             name = unit.removeprefix("service-")
-            chains += [f"local_{name}", f"overflow_{name}", f"full_{name}"]
+            chains += [f"local_{name}", f"overflow_{name}", f"full_{name}", f"access_{name}"]
         else:
             chains += [f"try_{unit}", f"cap_{unit}"]
     return chains

@@ -20,6 +20,7 @@ from portfleet.core import changes as c
 from portfleet.core.errors import Exit, PortfleetError
 from portfleet.core.model import Affinity, Listen, parse_instance
 from portfleet.core.slots import Table
+from portfleet.dataplane.nft import access
 from portfleet.dataplane.nft.affinity import expressions, sources
 from portfleet.dataplane.nft.elements import (
     LOCAL_SLOTS,
@@ -50,7 +51,7 @@ class Book:
 
     ``marks``: {service: {mark: instance}}; ``limits``: {mark: instance} of those with a limit, ``kept``: those of them
     that are in order though no service has them any more; ``remotes``: marks of remote instances;
-    ``slots`` and ``sides`` by service.
+    ``slots`` and ``sides`` by service; ``now`` is a Unix time.
     """
 
     marks: dict[str, dict[int, str]] = field(default_factory=dict)
@@ -59,6 +60,7 @@ class Book:
     remotes: set[int] = field(default_factory=set)
     slots: dict[str, Table] = field(default_factory=dict)
     sides: dict[str, SideTables] = field(default_factory=dict)
+    now: float = 0.0
 
 
 def text(transaction: c.Transaction, book: Book) -> str:
@@ -75,7 +77,7 @@ def rendered(change: SetBase | c.SetService | c.SetInstance) -> str:
         case SetBase(home):
             return _fill("nft/base.nft.j2", home=_name(home, _DIGEST))
         case c.SetService(service):
-            return _service(service)
+            return access.rendered(service) + _service(service)
         case c.SetInstance(instance):
             return _instance(instance)
 
@@ -120,6 +122,8 @@ def _lines(change: c.Change, book: Book) -> Iterator[str]:
         case c.SetInstance(rule):
             yield rendered(change)
             yield from _set_mark(rule, book)
+        case c.SetAccess(name, who):
+            yield from access.lines(TABLE, _name(name), who, now=book.now)
         case c.SetListens(add, remove):
             for name, elements in _by_map(remove).items():
                 yield from _delete(name, [key for key, _ in elements])
@@ -247,6 +251,7 @@ def _service(rule: c.ServiceRule) -> str:
         remote=rule.remote,
         tries=int(rule.tries),
         empty=rule.empty,
+        access=access.has_chain(rule),
     )
 
 
