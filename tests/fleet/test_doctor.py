@@ -68,7 +68,7 @@ def test_a_warning_alone_is_exit_0(box: Box) -> None:
 
 
 def test_a_firewall_that_drops_what_was_redirected(box: Box) -> None:
-    rules = "type filter hook input priority 0; policy drop\ntcp dport 7000 accept"
+    rules = "type filter hook input priority 0; policy drop\niifname lo accept\ntcp dport 7000 accept"
     box.run("nft", f"table inet filter {{\nchain input {{\n{rules}\n}}\n}}")
     _, found = doctor(box)
     box.run("sh", "-ec", found["chain inet filter input"]["mend"])

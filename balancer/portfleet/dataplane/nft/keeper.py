@@ -57,22 +57,25 @@ class Keeper:
     def __init__(self) -> None:
         self._nft = NftContext()
         self._made = False
+        self._held: frozenset[Listen] = frozenset()
 
     def ensure(self, listens: Iterable[Listen]) -> None:
         """Make the table where this keeper has none yet, and keep new clients of ``listens`` waiting in it.
 
         Raises PortfleetError with exit 5 where another process owns one: only one watcher can run.
         """
+        held = frozenset(listens)
         if self._made:
-            self.update(listens)
+            if held != self._held:  # libnftables reads the whole ruleset for each question, and others' may be huge
+                self.update(held)
             return
         self._refuse_second()
         try:
-            self._nft.do(_MAKE + "".join(_elements(listens)))
+            self._nft.do(_MAKE + "".join(_elements(held)))
         except PortfleetError:
             self._refuse_second()  # the other one was quicker by a moment
             raise
-        self._made = True
+        self._made, self._held = True, held
 
     def _refuse_second(self) -> None:
         if self._nft.ask(f"list table {_TABLE}") is not None:
@@ -84,7 +87,9 @@ class Keeper:
 
     def update(self, listens: Iterable[Listen]) -> None:
         """Keep new clients of exactly ``listens`` waiting."""
-        self._nft.do("".join([*(f"flush set {_TABLE} {name}\n" for name in _SETS), *_elements(listens)]))
+        held = frozenset(listens)
+        self._nft.do("".join([*(f"flush set {_TABLE} {name}\n" for name in _SETS), *_elements(held)]))
+        self._held = held
 
     def close(self) -> None:
         """Remove the table. The kernel does the same when the process ends, however it ends."""
