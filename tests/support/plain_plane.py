@@ -18,7 +18,7 @@ from portfleet.core.model import Affinity, Fleet, Listen, parse_instance
 from portfleet.core.needs import Needs
 from portfleet.core.program import Program
 from portfleet.core.slots import Table
-from portfleet.dataplane.interface import Address, Foreign, Hold, Room, Traits
+from portfleet.dataplane.interface import Address, Foreign, Hazard, Hold, Room, Traits
 from portfleet.doctor.finding import Finding
 
 TRAITS = Traits(
@@ -79,6 +79,9 @@ class NoGuardian:
 
     def hold(self, listens: Iterable[Listen]) -> None:
         self.held = frozenset(listens)
+
+    def hazards(self) -> list[Hazard]:
+        return []
 
     def close(self) -> None:
         self.held = frozenset()

@@ -90,6 +90,15 @@ class Room:
     hint: str
 
 
+@dataclass(frozen=True)
+class Hazard:
+    """What on this box costs clients, or will: a name for programs, words for people, the command that ends it."""
+
+    about: str
+    words: str
+    hint: str
+
+
 class Connections(Protocol):
     """Established connections as the data plane knows them. Methods raise PortfleetError if it refuses to tell."""
 
@@ -146,6 +155,9 @@ class Guardian(Protocol):
 
         Raise PortfleetError (exit 5) if another watcher does that here already.
         """
+
+    def hazards(self) -> list[Hazard]:
+        """Return what others have set up on this box that costs clients, or will. It may take a second."""
 
     def close(self) -> None:
         """Let everything go. The same happens when the process ends, however it ends."""

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 import shutil
-import socket
 import subprocess
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -21,24 +20,25 @@ from portfleet.dataplane.nft.doctor.packets import Truth
 from portfleet.dataplane.nft.doctor.ruleset import Rule, Ruleset
 from portfleet.dataplane.nft.doctor.walk import Hit, Walk
 from portfleet.dataplane.nft.doctor.ways import Pass, Way
+from portfleet.dataplane.nft.saved import SavedRules, remedy
 from portfleet.doctor.finding import Finding, Severity, broken, fine, warning
 
 _FLUSH = re.compile(r"^[^#]*\bflush\s+ruleset\b", re.MULTILINE)
-#: Interfaces by which clients are tried to come, beside lo.
-_MOST_INTERFACES = 16
 
 
 @dataclass(frozen=True)
 class FirewallFacts:
     """``flushes`` tells that /etc/nftables.conf empties the ruleset, ``at_boot`` that nftables.service is enabled.
 
-    ``interfaces``: those by which clients may come, lo left out; "?" before there is one.
+    ``interfaces``: those by which clients may come, lo left out; "?" before there is one; ``saved``:
+    files of saved rules that hold our tables.
     """
 
     flushes: bool = False
     at_boot: bool = False
     interfaces: tuple[str, ...] = ("eth0",)
     rules: Ruleset = field(default_factory=Ruleset)
+    saved: tuple[str, ...] = ()
 
 
 def read() -> FirewallFacts:
@@ -46,8 +46,9 @@ def read() -> FirewallFacts:
     return FirewallFacts(
         flushes=bool(_FLUSH.search(_text("/etc/nftables.conf"))),
         at_boot=_systemd("is-enabled", "nftables.service"),
-        interfaces=tuple(_interfaces())[:_MOST_INTERFACES] or ("?",),
+        interfaces=tuple(ruleset.interfaces()),
         rules=ruleset.read(),
+        saved=tuple(SavedRules().with_ours()),
     )
 
 
@@ -59,6 +60,13 @@ def judge(facts: FirewallFacts, fleet: Fleet, needs: Needs) -> Iterator[Finding]
             "empties the whole ruleset (flush ruleset) whenever nftables.service is started or reloaded",
             why="our rules go with it; the watcher puts them back, but without a watcher every connection is reset",
             mend="replace `flush ruleset` by `table inet filter; delete table inet filter` (one such pair a table)",
+        )
+    for path in facts.saved:
+        yield broken(
+            path,
+            "holds tables of portfleet, as `nft list ruleset` prints them",
+            why="nft cannot load the keeper while the watcher owns it: nftables.service fails, and no firewall is left",
+            mend=remedy(path),
         )
     if facts.rules.trouble:
         yield warning(
@@ -192,10 +200,6 @@ def _reached(hit: Hit) -> Iterator[ruleset.Chain]:
         for statement in rule.body:
             if "jump" in statement:
                 yield ruleset.Chain(hit.chain.table, statement["jump"]["target"])
-
-
-def _interfaces() -> Iterator[str]:
-    return (name for _, name in socket.if_nameindex() if name != "lo")
 
 
 def _systemd(question: str, unit: str) -> bool:

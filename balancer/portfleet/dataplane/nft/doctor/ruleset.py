@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import re
+import socket
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -19,6 +20,7 @@ OURS = frozenset({"portfleet", "portfleet-keeper"})
 #: Rules that are read at most: what comes after them is not judged, and is said to be.
 MOST_RULES = 10_000
 _MOST_SETS = 64
+_MOST_INTERFACES = 16
 
 
 @dataclass(frozen=True)
@@ -90,6 +92,21 @@ class Ruleset:
 def read() -> Ruleset:
     """Read the rules of this network namespace."""
     return parse(nft("-j", "-t", "list", "ruleset"), ask=nft)
+
+
+def read_translations() -> Ruleset:
+    """Read only tables with NAT chains of others: few rules even where there are very many."""
+    found = Ruleset(ask=nft)
+    chains = [entry["chain"] for entry in _entries(nft("-j", "list", "chains")) if "chain" in entry]
+    tables = {(c["family"], c["table"]) for c in chains if c.get("type") == "nat" and c["table"] not in OURS}
+    for table in sorted(tables):
+        found.chains |= parse(nft("-j", "-t", "list", "table", *table)).chains
+    return found
+
+
+def interfaces() -> list[str]:
+    """Return the interfaces by which clients may come, lo left out; "?" before there is one."""
+    return [name for _, name in socket.if_nameindex() if name != "lo"][:_MOST_INTERFACES] or ["?"]
 
 
 def parse(text: str, *, ask: Callable[..., str] = lambda *_: "") -> Ruleset:
