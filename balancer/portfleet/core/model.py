@@ -199,7 +199,7 @@ class Machine:
     ``find`` gives a command's absolute path or None; ``has_user`` and ``has_path`` tell whether one exists;
     ``maps_user`` tells of a user that exists whether processes of this user namespace can become it;
     ``local_ports`` is net.ipv4.ip_local_port_range, ``reserved`` net.ipv4.ip_local_reserved_ports, both inclusive;
-    ``descriptors`` is the hard limit of RLIMIT_NOFILE.
+    ``descriptors`` is the hard limit of RLIMIT_NOFILE; ``ipv6``: its kernel has IPv6, if only switched off by sysctl.
     """
 
     cpus: int
@@ -211,3 +211,4 @@ class Machine:
     maps_user: Callable[[str], bool]
     has_path: Callable[[str], bool]
     is_root: bool
+    ipv6: bool = True

@@ -38,7 +38,8 @@ SERVICE = Table(
             '"192.0.2.1:P"; "[2001:db8::1]:P"',
             Effect.AT_ONCE,
             '[":7000"]',
-            more="Two services cannot share an address and port.",
+            more='Two services cannot share an address and port. On a kernel without IPv6 ":PORT" is IPv4 alone. An '
+            "address that is not on this box is left alone until it comes.",
             change="established connections stay, by whichever address they came",
             shown='[":7000"]',
             asks="what do clients dial?",
