@@ -130,7 +130,11 @@ class Connection:
     def _answer_many(self) -> bool:
         """Answer what is whole at the front of the buffer in one pass; return False if nothing is."""
         service = self.service
-        answered = service.framing.answer_all(bytes(self.buffer[: service.read_size]), service.respond)
+        try:
+            answered = service.framing.answer_all(bytes(self.buffer[: service.read_size]), service.respond)
+        except BaseException as error:  # noqa: BLE001  a framing of one's own, as below
+            self._end(service.handler_failed(error))
+            return True
         if answered is not None:
             self.take(answered)
         return answered is not None

@@ -147,6 +147,7 @@ def test_eviction_looks_at_no_more_connections_than_it_closes(monkeypatch: pytes
     table.run(scenario())
 
 
+@pytest.mark.timed
 def test_eviction_keeps_to_any_rate_and_passes_over_the_busy() -> None:
     table = Table(Handler(respond=None, object=Echo()))
 

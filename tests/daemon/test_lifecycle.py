@@ -88,6 +88,7 @@ def test_a_control_socket_in_use_is_exit_3_and_a_stale_one_is_replaced(daemons: 
     assert not Path(again.control).exists()
 
 
+@pytest.mark.timed
 def test_sigterm_closes_at_request_boundaries_at_the_rate(daemons: Daemons) -> None:
     daemon = daemons.start("--drain-rate", "100", handler="sample:slow")
     clients = [daemon.connect() for _ in range(60)]
@@ -104,6 +105,7 @@ def test_sigterm_closes_at_request_boundaries_at_the_rate(daemons: Daemons) -> N
     assert all(client.closed() for client in clients)
 
 
+@pytest.mark.timed
 def test_sigterm_lets_connections_finish_until_the_deadline(daemons: Daemons) -> None:
     daemon = daemons.start("--drain-deadline", "1500ms")
     with daemon.connect() as client:
@@ -196,6 +198,7 @@ def test_a_drains_deadline_closes_the_rest_and_the_daemon_stays(daemons: Daemons
     daemon.until(state="draining", connections=0)
 
 
+@pytest.mark.timed
 def test_evict_closes_a_number_at_a_rate(daemons: Daemons) -> None:
     daemon = daemons.start()
     clients = [daemon.connect() for _ in range(100)]
@@ -247,7 +250,7 @@ def test_the_kernel_says_what_waits_for_accept() -> None:
 
 
 @pytest.mark.parametrize(("family", "address"), [(socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1")])
-def test_a_deaf_listener_finishes_handshakes_and_begins_none(family: socket.AddressFamily, address: str) -> None:
+def test_a_quiesced_listener_finishes_handshakes_and_begins_none(family: socket.AddressFamily, address: str) -> None:
     with (
         socket.create_server((address, 0), family=family) as listener,
         socket.socket(family) as early,

@@ -214,6 +214,41 @@ def test_every_method_of_a_class(daemons: Daemons) -> None:
             serves_on(daemon, bystander, 3 * number + 3)
 
 
+@pytest.mark.parametrize(
+    ("body", "reply"),
+    [
+        ("raise SystemExit(1)", "answer"),
+        ("return [b'x', b'y'], 0", "answer"),
+        ("return [b'x', b'y'], 10 ** 9", "answer"),
+        ("return [b'x', b'y'], -1", "answer"),
+        ("return None", "answer"),
+        ("return [b'x', b'y'], len(data)", "'no bytes'"),
+        ("return [b'x', b'y'], len(data)", "None"),
+    ],
+)
+@pytest.mark.parametrize("sent", [b"x|y|", b"x|y|z"])
+def test_a_framing_that_finds_many_and_breaks(daemons: Daemons, body: str, reply: str, sent: bytes) -> None:
+    (daemons.directory / "many.py").write_text(
+        "from portfleet_daemon.framing import Framing\n\nclass Many(Framing):\n"
+        "    def split(self, buffer, memo):\n        at = buffer.find(b'|')\n"
+        "        return (bytes(buffer[:at]), at + 1, None) if at >= 0 else (None, 0, None)\n\n"
+        f"    def split_all(self, data):\n        if len(data) > 2:\n            {body}\n"
+        "        return super().split_all(data)\n\n"
+        f"    def reply(self, answer):\n        return answer if answer == b'w' else {reply}\n"
+    )
+    daemon = daemons.start("--framing", "many:Many")
+    with daemon.connect() as bystander:
+        for beginning in (b"", b"w|"):
+            with daemon.connect() as client:
+                client.send(beginning)
+                assert client.receive(len(beginning) // 2) == beginning[:1]
+                client.send(sent)
+                assert client.closed()
+        bystander.send(b"w|")
+        assert bystander.receive(1) == b"w"
+    assert daemon.until(connections=0)["errors"] >= 2
+
+
 def test_connected(daemons: Daemons) -> None:
     daemon = daemons.start(handler="raising:Unwelcoming")
     for number in range(11):

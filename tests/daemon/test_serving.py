@@ -103,6 +103,7 @@ def test_memory_of_requests_over_the_limit_is_bounded(daemons: Daemons) -> None:
     assert daemon.until(connections=0)["errors"] == 3
 
 
+@pytest.mark.timed
 def test_a_request_that_stays_partial_is_closed_on_time_and_others_are_not(daemons: Daemons) -> None:
     daemon = daemons.start("--request-timeout", "500ms")
     with daemon.connect() as slow, daemon.connect() as idle:
@@ -115,6 +116,7 @@ def test_a_request_that_stays_partial_is_closed_on_time_and_others_are_not(daemo
         assert idle.ask(b"well\n") == b"well\n"
 
 
+@pytest.mark.timed
 def test_idle_connections_are_closed_and_busy_ones_are_not(daemons: Daemons) -> None:
     daemon = daemons.start("--idle-timeout", "800ms", handler="sample:slow")
     with daemon.connect() as idle, daemon.connect() as busy, daemon.connect() as waiting:
@@ -189,6 +191,7 @@ def test_a_framing_that_raises_ends_one_connection_and_is_logged_once(daemons: D
     assert daemon.log.count("Traceback") == (2 if framing == "Fragile" else 1)
 
 
+@pytest.mark.timed
 def test_an_await_stalls_nobody_and_keeps_order(daemons: Daemons) -> None:
     daemon = daemons.start(handler="sample:slow")
     with daemon.connect() as waiting, daemon.connect() as other:
@@ -209,6 +212,7 @@ def test_a_client_that_leaves_during_an_await_is_cleaned_up(daemons: Daemons) ->
     assert "Traceback" not in daemon.log
 
 
+@pytest.mark.timed
 def test_workers_answer_in_order_in_parallel_and_survive(daemons: Daemons) -> None:
     daemon = daemons.start("--workers", "2", handler="sample:blocking")
     clients = [daemon.connect() for _ in range(4)]
@@ -333,6 +337,7 @@ def test_length_prefixes(daemons: Daemons) -> None:
         assert client.closed()
 
 
+@pytest.mark.timed
 def test_two_writes_under_nagle_are_not_delayed(daemons: Daemons) -> None:
     daemon = daemons.start()
     with daemon.connect() as client:

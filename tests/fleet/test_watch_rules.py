@@ -5,6 +5,8 @@ from __future__ import annotations
 import statistics
 import sys
 
+import pytest
+
 from support.fleet_box import HOME, FleetBox, fleet_box
 from support.sandbox import wait_for
 from support.watched import NAMED, QUICK, events, load, signal, wait_event, watch_status
@@ -56,6 +58,7 @@ def calm(box: FleetBox) -> None:
     wait_for("nobody is pending", lambda: not watch_status(box)["pending"])
 
 
+@pytest.mark.timed
 def test_a_foreign_flush_costs_no_connection_and_is_mended_at_once() -> None:
     with fleet_box(NAMED + QUICK) as box, load(box, held=200, connects=100, interval=0.2) as clients:
         rules = box.rules("table", "inet", "portfleet")

@@ -12,8 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from portfleet.core.access import Access, Range, access
-from portfleet.core.journal import Denied, Journal
+from portfleet.core.journal import Journal
 from portfleet.core.pins import parse
+from portfleet.core.records import Denied
 from support.plane import ECHO, Plane, load
 from support.sandbox import HOST6, client4, client6, wait_for
 

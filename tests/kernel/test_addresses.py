@@ -1,73 +1,98 @@
-"""A specific listen address that is not on this box: packets to it are merely routed, and this box's clients go out."""
+"""A connection depends on the address that its client dialled, and on no other of this box."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
-
 import pytest
 
-from support.plane import ECHO, HERE, Plane, plane
+from support.held import dialled, talk
+from support.plane import ECHO, Plane
+from support.sandbox import CLIENT4, CLIENT6, HOST4, HOST6, Box, client4, client6, wait_for
 
-VIP4, VIP6 = "203.0.113.77", "2001:db8:2::77"
-TEXT = ECHO.replace('":7000"', f'"{VIP4}:7000", "[{VIP6}]:7000"')
-_ASK = """
-import socket, sys
-with socket.create_connection((sys.argv[1], 7000), 3) as one:
-    one.sendall(b"who\\n")
-    print(one.makefile().readline().split()[0])
-"""
+DEVICE = "to-clients"
+SECOND4, SECOND6 = "192.0.2.10", "2001:db8::10"
+PORT = 7000
 
 
-@pytest.fixture
-def pair(tmp_path: Path) -> Iterator[Plane]:
-    """Return a backup, the host, which routes between the clients and the master, the other box."""
-    with plane(tmp_path / "rules.json", other=True) as made:
-        host, other = made.boxes.host, made.boxes.other
-        assert other is not None
-        host.sysctl("net.ipv4.ip_forward", "1")
-        host.sysctl("net.ipv6.conf.all.forwarding", "1")
-        made.boxes.clients.net("ip", "route", "add", "203.0.113.0/24", "via", "192.0.2.1")
-        made.boxes.clients.net("ip", "-6", "route", "add", "2001:db8:2::/64", "via", "2001:db8::1")
-        other.net("ip", "-6", "route", "add", "default", "via", "2001:db8:2::1")
-        move(made, "other")
-        server = other.popen("/usr/bin/python3", str(HERE / "answerer.py"), "7000", "the-master")
-        assert server.stdout is not None and server.stdout.readline()
-        try:
-            yield made
-        finally:
-            server.kill()
-            server.wait()
+def served(rules: Plane) -> None:
+    rules.load(ECHO)
+    rules.serve()
 
 
-def move(pair: Plane, to: str) -> None:
-    """Have the addresses on one of the two boxes."""
-    boxes = {"host": pair.boxes.host, "other": pair.boxes.other}
-    for name, box in boxes.items():
-        assert box is not None
-        device = "to-other" if name == "host" else "to-host"
-        for address in (f"{VIP4}/32", f"{VIP6}/128"):
-            box.run("ip", "addr", "del", address, "dev", device, check=False)
-            if name == to:
-                box.net("ip", "addr", "add", address, "dev", device, *(["nodad"] if ":" in address else []))
-        for address in (VIP4, VIP6):  # as a gratuitous ARP would
-            box.run("ip", "neigh", "flush", "to", address, check=False)
+def link_local(box: Box, device: str) -> str:
+    """Return the link-local address of a device, which it gets some time after it is up."""
+
+    def there() -> str:
+        words = box.run("ip", "-6", "-o", "addr", "show", "dev", device, "scope", "link", "-tentative").stdout.split()
+        return words[3].split("/")[0] if words else ""
+
+    return wait_for(f"{device} has a link-local address", there)
 
 
-def who(pair: Plane, address: str, *, inside: bool = False) -> str:
-    box = pair.boxes.host if inside else pair.boxes.clients
-    return box.run("python3", "-c", _ASK, address).stdout.strip()
+def test_the_first_address_goes_and_connections_to_the_second_stay(rules: Plane) -> None:
+    host, clients = rules.boxes.host, rules.boxes.clients
+    host.sysctl("net.ipv4.conf.all.promote_secondaries", "1")
+    for address in (f"{SECOND4}/24", f"{SECOND6}/64"):
+        host.net("ip", "addr", "add", address, "dev", DEVICE)
+    served(rules)
+    with (
+        dialled(clients, (SECOND4, PORT), [client4(number) for number in range(20)]) as four,
+        dialled(clients, (SECOND6, PORT), [client6(number) for number in range(20)]) as six,
+        dialled(host, (SECOND4, PORT), [SECOND4]) as own,
+    ):
+        held = four + six + own
+        assert not talk(held).wrong
+        for address in (f"{HOST4}/24", f"{HOST6}/64"):
+            host.net("ip", "addr", "del", address, "dev", DEVICE)
+        for address, gateway in (("198.18.0.0/15", CLIENT4), ("2001:db8:1::/48", CLIENT6)):
+            host.net("ip", "route", "replace", address, "via", gateway)  # went with the address
+        after = talk(held)
+        assert not after.wrong and len(after.who) == 41
 
 
-def test_a_backup_routes_and_serves_when_the_address_comes(pair: Plane) -> None:
-    pair.load(TEXT)
-    pair.serve()
-    for address in (VIP4, VIP6):
-        assert who(pair, address) == "the-master"
-        assert who(pair, address, inside=True) == "the-master"
-    move(pair, "host")
-    for address in (VIP4, VIP6):
-        assert who(pair, address).startswith("echo-blue-")
-        assert who(pair, address, inside=True).startswith("echo-blue-")
-    move(pair, "other")
-    assert {who(pair, VIP4), who(pair, VIP6)} == {"the-master"}
+def test_a_temporary_address_expires_and_connections_to_the_permanent_one_stay(rules: Plane) -> None:
+    host, clients = rules.boxes.host, rules.boxes.clients
+    # The one that was added last is the first that the kernel finds.
+    host.net("ip", "addr", "add", SECOND6 + "/64", "dev", DEVICE, "valid_lft", "3", "preferred_lft", "2")
+    served(rules)
+    with dialled(clients, (HOST6, PORT), [client6(number) for number in range(20)]) as held:
+        assert not talk(held).wrong
+        shown = ("ip", "-6", "addr", "show", "dev", DEVICE)
+        wait_for("the temporary address has expired", lambda: SECOND6 not in host.run(*shown).stdout)
+        assert not talk(held).wrong
+
+
+def test_the_interface_needs_no_address(rules: Plane) -> None:
+    """The dialled address is on lo and routed to the box by its link-local address (RFC 5549)."""
+    host, clients = rules.boxes.host, rules.boxes.clients
+    link = link_local(host, DEVICE)
+    link_local(clients, "to-host")
+    host.net("ip", "addr", "add", "203.0.113.80/32", "dev", "lo")
+    host.net("ip", "addr", "del", f"{HOST4}/24", "dev", DEVICE)
+    host.net("ip", "route", "add", f"{CLIENT4}/32", "dev", DEVICE)
+    clients.net("ip", "route", "add", "203.0.113.80/32", "via", "inet6", link, "dev", "to-host")
+    host.net("ip", "route", "replace", "198.18.0.0/15", "dev", DEVICE, "src", "203.0.113.80")
+    clients.sysctl("net.ipv4.conf.all.proxy_arp", "1")
+    served(rules)
+    with dialled(clients, ("203.0.113.80", PORT), [CLIENT4]) as held:
+        assert not talk(held).wrong
+
+
+OWN = ["127.0.0.1", "127.0.0.5", "::1", HOST4, HOST6]
+
+
+@pytest.mark.parametrize("address", [*OWN, "fe80::%to-host"])
+def test_the_daemon_sees_the_address_that_was_dialled(rules: Plane, address: str) -> None:
+    host, box = rules.boxes.host, rules.boxes.clients
+    served(rules)
+    if address.startswith("fe80"):
+        link_local(box, "to-host")
+        address = link_local(host, DEVICE) + "%to-host"
+    elif address not in (HOST4, HOST6):
+        box = host
+    with dialled(box, (address, PORT)) as held:
+        assert not talk(held).wrong
+        shown = host.run("ss", "-Htn", "state", "established", "sport >= :7100 and sport < :7200").stdout
+        ends = [
+            line.split()[2].replace("[::ffff:", "[").replace("[", "").replace("]", "") for line in shown.splitlines()
+        ]
+        assert any(end.rpartition(":")[0].partition("%")[0] == address.partition("%")[0] for end in ends), shown

@@ -24,18 +24,17 @@ def rule_of(rules: Plane, name: str) -> InstanceRule:
     return next(want.rule for want in rules.desired.instances() if want.name == name)
 
 
+@pytest.mark.timed
 def test_kill_9_under_connects_refuses_nobody(rules: Plane) -> None:
     rules.load()
     rules.serve()
     with load(rules, SOURCES, connects=100, interval=0.5) as clients:
         for name in ("echo-blue-2", "echo-blue-3"):
-            port = next(want.rule.port for want in rules.desired.instances() if want.name == name)
             rules.signal(name, "KILL")
             time.sleep(0.5)  # how late the ejection is, not a wait for anything
             rules.point([name])
             rules.kernel.connections.forget_unanswered(rule_of(rules, name))
-            rules.start(name, port)
-            rules.await_up(name)
+            rules.serve(names=[name])
             rules.point()
     connects = clients.report["connects"]
     print(connects)
@@ -68,6 +67,7 @@ def test_a_source_port_used_again_at_once(rules: Plane, host: str, source: str) 
     assert len(said) == 5 and len(set(said)) == 1 and homed_at(rules, said[0], [source]) == [source]
 
 
+@pytest.mark.timed
 @pytest.mark.parametrize("client", [client4, client6])
 def test_clients_waiting_for_a_hung_instance_are_served_by_another(rules: Plane, client: object) -> None:
     rules.load()

@@ -87,7 +87,7 @@ def test_what_goes_with_a_rolling_restart_goes_with_the_last_that_is_restarted(r
 
 def test_without_a_memory_what_is_still_used_is_left_for_later(rules: Plane) -> None:
     rules.load(KV + ECHO + STICKY)
-    rules.kernel._memory._path.unlink()
+    rules.kernel._memory.path.unlink()
     apply(rules, KV, busy=["echo-blue-1"])
     apply(rules, KV)
     assert "echo" not in listing(rules)

@@ -7,9 +7,10 @@ from dataclasses import replace
 import pytest
 
 from portfleet.core.derive import make_desired
-from portfleet.core.journal import ColourRecord, Journal
+from portfleet.core.journal import Journal
 from portfleet.core.plan import make_plan
 from portfleet.core.rebuild import rebuild
+from portfleet.core.records import ColourRecord
 from support.fleets import PATHS, fleet
 from support.plane import ECHO, Plane
 

@@ -102,7 +102,7 @@ def chaos_box() -> Iterator[FleetBox]:
 
 def set_clock(box: FleetBox, seconds: int) -> None:
     """Have the wall clock of the fleet's processes be off by ``seconds`` from now on."""
-    path = Path(f"/proc/{box.boxes.host.pid}/root{_CLOCK}")
+    path = box.boxes.host.path(_CLOCK)
     with path.open("r+b" if path.exists() else "w+b") as file:
         file.write(struct.pack("=q", seconds))
 

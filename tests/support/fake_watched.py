@@ -8,10 +8,11 @@ from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from pathlib import Path
 
+from portfleet.apply.applied import Applied
+from portfleet.apply.context import Context
 from portfleet.core.changes import Route, Transaction
 from portfleet.core.errors import Exit, PortfleetError
 from portfleet.core.journal import Journal
-from portfleet.store import journal as journal_file
 from portfleet.store.log import Log
 from portfleet.watch.ejector import Ejector
 from portfleet.watch.judge import Judge
@@ -39,15 +40,16 @@ class Watched:
     def __init__(self, directory: Path) -> None:
         self.kernel = Refusing()
         self.world = world = World(directory, kernel=self.kernel)
-        self.paths = world.paths
+        self.paths, self.store = world.paths, world.store
         self.paths.applied.write_text(ECHO)
         world.apply(fleet())
-        self.log, self.roster = io.StringIO(), Roster(self.paths)
+        self.applied = Applied(Context(self.paths))
+        self.log, self.roster = io.StringIO(), Roster(self.paths, self.applied)
         log = Log(as_json=False, file=self.log)
         self.ejector = Ejector(
             plane=self.kernel, paths=self.paths, latest=self.roster.latest, forget_unanswered=lambda _: None, log=log
         )
-        self.judge = Judge(roster=self.roster, ejector=self.ejector, log=log, blind=str)
+        self.judge = Judge(roster=self.roster, ejector=self.ejector, log=log, blind=str, pid_of=lambda _: None)
         self.roster.changed = self.judge.reloaded
         self.roster.reload()
         self.kernel.log.clear()
@@ -58,7 +60,7 @@ class Watched:
         def changed(journal: Journal) -> Journal:
             return journal.with_service("echo", replace(journal.services["echo"], **changes))  # type: ignore[arg-type] # by name
 
-        journal_file.update(self.paths.journal, changed)
+        self.store.update(changed)
 
     def slots(self) -> dict[str, int]:
         owners = self.kernel.read_slots("echo")

@@ -5,24 +5,28 @@ After every step it checks what must hold for clients at every moment, so that a
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from portfleet.apply.execute import Executor
+from portfleet.apply.programs import Programs
 from portfleet.core import steps as s
 from portfleet.core.derive import make_desired
-from portfleet.core.desired import Desired
+from portfleet.core.desired import Desired, DesiredInstance, DesiredService
 from portfleet.core.journal import Journal
 from portfleet.core.model import Fleet
 from portfleet.core.observed import Observed, ObservedInstance
 from portfleet.core.paths import Paths, resolve
 from portfleet.core.plan import Plan, make_plan
 from portfleet.core.program import WATCHER
-from portfleet.store import journal as journal_file
+from portfleet.core.states import RUNNING
 from portfleet.store.directories import make_directories
+from portfleet.store.journal import JournalStore
 from portfleet.supervise.ini import program_text
 from portfleet.supervise.supervisor import ProgramInfo, Supervisor
+from support.fake_clock import FakeClock
 from support.fake_plane import FakePlane
 
 
@@ -31,7 +35,8 @@ class Running:
     """A program that supervisord runs: the file it was started from, and its state."""
 
     text: str
-    state: str = "RUNNING"
+    state: str
+    pid: int
 
     @property
     def port(self) -> int:
@@ -40,18 +45,28 @@ class Running:
 
 
 class FakeSupervisor(Supervisor):
-    """Does to ``running`` what supervisord does to processes; a stop takes as long as nothing."""
+    """Does to ``known`` what supervisord does to processes; one ends at once unless it is ``stubborn``.
+
+    ``stubborn`` says how many SIGTERMs more than the first an instance needs to end; ``signals`` are those that were
+    sent, the first of a stop too.
+    """
 
     def __init__(self, paths: Paths) -> None:
         super().__init__(paths.supervisor_socket)
         self._paths = paths
         self.known: dict[str, Running] = {}
+        self.stubborn: dict[str, int] = {}
+        self.signals: list[tuple[str, str]] = []
+        self._pids = itertools.count(2)
 
     def running(self) -> bool:
         return True
 
     def programs(self) -> dict[str, ProgramInfo]:
-        return {name: ProgramInfo(name, known.state, 1, 0, 0, 0, "") for name, known in self.known.items()}
+        return {
+            name: ProgramInfo(name, known.state, known.pid if known.state in RUNNING else None, 0, 0, 0, "")
+            for name, known in self.known.items()
+        }
 
     def reload(self) -> tuple[set[str], set[str], set[str]]:
         files = {path.stem: path.read_text() for path in self._paths.programs.glob("*.conf")}
@@ -63,16 +78,26 @@ class FakeSupervisor(Supervisor):
 
     def start(self, name: str) -> None:
         if name not in self.known:
-            self.known[name] = Running((self._paths.programs / f"{name}.conf").read_text())
-        if self.known[name].state != "RUNNING":
-            self.known[name].state = "STARTING"
+            text = (self._paths.programs / f"{name}.conf").read_text()
+            self.known[name] = Running(text, "RUNNING", next(self._pids))
+        elif self.known[name].state not in RUNNING:
+            self.known[name].state, self.known[name].pid = "STARTING", next(self._pids)
 
     def stop(self, name: str) -> None:
         if name in self.known:
-            self.known[name].state = "STOPPED"
+            self.known[name].state = "STOPPING" if self.known[name].state in RUNNING else "STOPPED"
+            self.signal(name, "TERM")
+
+    def signal(self, name: str, signal: str) -> None:
+        self.signals.append((name, signal))
+        known, left = self.known.get(name), self.stubborn.get(name, 0)
+        if signal == "TERM" and left:
+            self.stubborn[name] = left - 1
+        elif known is not None and known.state in RUNNING:
+            known.state = "STOPPED"
 
     def remove(self, name: str) -> bool:
-        if name in self.known and self.known[name].state != "STOPPED":
+        if name in self.known and self.known[name].state in RUNNING:
             return False
         self.known.pop(name, None)
         return True
@@ -83,7 +108,7 @@ class World:
     """Everything a plan sees and changes.
 
     ``doomed`` never become ready, nor does what is started with the text ``broken``; ``busy`` have connections that do
-    not end. ``remotes`` are those on other boxes, who serve unless they are doomed.
+    not end. ``remotes`` are those on other boxes, who serve unless they are doomed. ``slow``: looks until one is ready.
     """
 
     directory: Path
@@ -91,15 +116,17 @@ class World:
     broken: str | None = None
     busy: set[str] = field(default_factory=set)
     remotes: frozenset[str] = frozenset()
+    slow: dict[str, int] = field(default_factory=dict)
     kernel: FakePlane = field(default_factory=FakePlane)
 
     def __post_init__(self) -> None:
         self.paths = resolve(home=str(self.directory), config=None)
         make_directories(self.paths)
-        self.supervisor = FakeSupervisor(self.paths)
+        self.supervisor, self.store = FakeSupervisor(self.paths), JournalStore(self.paths.journal)
+        self.clock = FakeClock()
 
     def desired(self, fleet: Fleet) -> Desired:
-        desired = make_desired(fleet, journal_file.read(self.paths.journal) or Journal(), self.paths)
+        desired = make_desired(fleet, self.store.read() or Journal(), self.paths)
         self.remotes = frozenset(want.name for want in desired.instances() if want.rule.remote)
         return desired
 
@@ -123,18 +150,29 @@ class World:
         known = self.supervisor.known.get(name)
         return name in self.doomed or (known is not None and self.broken is not None and self.broken in known.text)
 
+    def programs(self, desired: Desired) -> Programs:
+        """Return what starts and ends processes here."""
+        return Programs(desired, self.supervisor, self.paths, self.clock, lambda _: FakeLook(self))
+
+    def executor(self, desired: Desired) -> Executor:
+        """Return what does the steps of a plan here."""
+        return Executor(self.programs(desired), self.kernel, self.store, say=lambda _: None)
+
+    def seen(self, name: str) -> ObservedInstance:
+        """Return an instance as it is."""
+        known = self.supervisor.known.get(name)
+        up = known is not None and known.state in ("RUNNING", "STARTING")
+        return ObservedInstance(
+            program=known.state if known else None,
+            pid=1 if up else None,
+            ready=self.up(name),
+            fault="doomed" if (up or name in self.remotes) and self.hopeless(name) else None,
+            connections=7 if name in self.busy and up else 0,
+        )
+
     def observe(self, desired: Desired) -> Observed:
-        seen = {}
-        for name in {*self.supervisor.known, *(want.name for want in desired.instances())} - {WATCHER}:
-            known = self.supervisor.known.get(name)
-            up = known is not None and known.state in ("RUNNING", "STARTING")
-            seen[name] = ObservedInstance(
-                program=known.state if known else None,
-                pid=1 if up else None,
-                ready=self.up(name),
-                fault="doomed" if up and self.hopeless(name) else None,
-                connections=7 if name in self.busy and up else 0,
-            )
+        names = {*self.supervisor.known, *(want.name for want in desired.instances())} - {WATCHER}
+        seen = {name: self.seen(name) for name in names}
         outdated = {
             name
             for name, program in desired.programs.items()
@@ -142,7 +180,6 @@ class World:
         }
         return Observed(
             plane=self.kernel.observe(),
-            supervisor=True,
             instances=seen,
             outdated=frozenset(outdated),
             watcher=WATCHER in self.supervisor.known,
@@ -151,13 +188,13 @@ class World:
     def plan(self, fleet: Fleet) -> tuple[Desired, Plan]:
         """Return what shall be, and the plan that leads there from what is."""
         desired = self.desired(fleet)
-        differs = journal_file.read(self.paths.journal) != desired.journal
+        differs = self.store.read() != desired.journal
         return desired, make_plan(desired, self.observe(desired), journal_differs=differs)
 
     def apply(self, fleet: Fleet) -> Desired:
         """Carry out the plan for ``fleet`` and give what was to be; checks the clients' rights after every step."""
         desired, plan = self.plan(fleet)
-        executor = _Executor(self, desired)
+        executor = self.executor(desired)
         watch = Watch(self, desired)
         for step in plan.steps:
             executor.run([step])
@@ -168,28 +205,24 @@ class World:
         return dict(self.kernel.observe().slots)
 
 
-class _Executor(Executor):
-    """The real one, but for how it sees that instances are ready: they are processes only by name here."""
+class FakeLook:
+    """One look at the machine: what supervisord has started is up by now, unless it is doomed."""
 
-    def __init__(self, world: World, desired: Desired) -> None:
-        self.said: list[str] = []
-        super().__init__(
-            desired=desired,
-            plane=world.kernel,
-            supervisor=world.supervisor,
-            paths=world.paths,
-            say=self.said.append,
-        )
+    def __init__(self, world: World) -> None:
         self._world = world
 
-    def wait(self, names: Iterable[str], seconds: float) -> None:
-        assert seconds > 0
-        for name in names:
-            known = self._world.supervisor.known.get(name)
-            if known is not None and known.state == "STARTING":
-                known.state = "RUNNING"
-            if not self._world.up(name):
-                self.failed[name] = "doomed"
+    def at(self, wanted: Iterable[tuple[DesiredService, DesiredInstance]], /) -> dict[str, ObservedInstance]:
+        return {want.name: self._at(want) for _, want in wanted}
+
+    def _at(self, want: DesiredInstance) -> ObservedInstance:
+        known = self._world.supervisor.known.get(want.name)
+        if known is not None and known.state == "STARTING":
+            known.state = "RUNNING"
+        seen = self._world.seen(want.name)
+        if seen.ready and self._world.slow.get(want.name):
+            self._world.slow[want.name] -= 1
+            return replace(seen, ready=False, waiting="starts")
+        return seen
 
 
 class Watch:

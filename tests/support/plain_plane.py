@@ -18,7 +18,7 @@ from portfleet.core.model import Affinity, Fleet, Listen, parse_instance
 from portfleet.core.needs import Needs
 from portfleet.core.program import Program
 from portfleet.core.slots import Table
-from portfleet.dataplane.interface import Address, Foreign, Hazard, Hold, Room, Traits
+from portfleet.dataplane.interface import Address, Done, Door, Foreign, Hazard, Hold, Room, Shortage, Traits
 from portfleet.doctor.finding import Finding
 
 TRAITS = Traits(
@@ -69,7 +69,7 @@ class NoGuardian:
     """Of a plane that nobody else can reach."""
 
     every = 3600.0
-    shortage = ""
+    shortage: Shortage | None = None
 
     def fileno(self) -> int | None:
         return None
@@ -77,8 +77,13 @@ class NoGuardian:
     def read(self) -> list[Foreign]:
         return []
 
-    def hold(self, listens: Iterable[Listen]) -> None:
-        self.held = frozenset(listens)
+    due = None
+
+    def hold(self, doors: Iterable[Door]) -> None:
+        self.held = frozenset(doors)
+
+    def work(self) -> list[Done]:
+        return []
 
     def hazards(self) -> list[Hazard]:
         return []

@@ -13,11 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from portfleet.core.desired import Desired, DesiredService
-from portfleet.core.journal import Journal, ServiceRecord
+from portfleet.core.journal import Journal
 from portfleet.core.observed import Observed, ObservedInstance, Out
 from portfleet.core.plan import make_plan, transactions
+from portfleet.core.records import ServiceRecord
 from portfleet.core.routing import moved, route
 from portfleet.dataplane.nft.plane import NftPlane
+from support import warm
 from support.fleets import PATHS, fleet
 from support.netns import network_of
 from support.sandbox import HOST4, HOST6, Sandbox, sandbox
@@ -37,13 +39,13 @@ instances = 4
 class Plane:
     """Rules in a box. ``desired`` is what was loaded last.
 
-    ``servers`` are what started the answering servers by name, ``pids`` the servers themselves as the box numbers them.
+    ``starters`` started the answering servers, ``pids`` are the servers by name, as the box numbers them.
     """
 
     boxes: Sandbox
     kernel: NftPlane
     desired: Desired = field(init=False)
-    servers: dict[str, subprocess.Popen[str]] = field(default_factory=dict)
+    starters: list[subprocess.Popen[str]] = field(default_factory=list)
     pids: dict[str, str] = field(default_factory=dict)
 
     def load(self, text: str = ECHO, journal: Journal | None = None, *, out: Iterable[str] = ()) -> list[str]:
@@ -69,7 +71,6 @@ class Plane:
         """Return the kernel as it is, with every instance ready but ``out``, who are ejected."""
         return Observed(
             plane=self.kernel.observe(),
-            supervisor=True,
             instances={
                 want.name: ObservedInstance("RUNNING", ready=True)
                 for service in self.desired.services.values()
@@ -105,26 +106,18 @@ class Plane:
 
     def serve(self, *flags: str, names: Iterable[str] = ()) -> None:
         """Start an answering server for each local instance of the live colour, or for ``names``."""
-        chosen = set(names)
+        chosen, servers = set(names), []
         for want in self.desired.instances():
             live = want.instance.colour == self.desired.services[want.instance.service].live
             if want.name in chosen if chosen else live:
-                self.start(want.name, want.rule.port, *flags)
-        for name in chosen or self.servers:
-            self.await_up(name)
-
-    def start(self, name: str, port: int, *flags: str) -> None:
-        """Start one answering server in the host's box."""
-        argv = ["/usr/bin/python3", str(HERE / "answerer.py"), str(port), name, *flags]
-        self.servers[name] = self.boxes.host.popen(*argv)
-
-    def await_up(self, name: str) -> None:
-        """Wait until a server listens."""
-        out = self.servers[name].stdout
-        assert out is not None
-        pid = out.readline().strip()
-        assert pid, f"{name} does not start"
-        self.pids[name] = pid
+                servers.append(f"{want.name}:{want.rule.port}")
+        starter = self.boxes.host.popen("/usr/bin/python3", str(HERE / "answerer.py"), *servers, *flags)
+        self.starters.append(starter)
+        assert starter.stdout is not None
+        for _ in servers:
+            said = starter.stdout.readline().split()
+            assert said, f"not all of {servers} listen"
+            self.pids[said[0]] = said[1]
 
     def signal(self, name: str, what: str) -> None:
         """Send a signal such as KILL to a server."""
@@ -137,8 +130,8 @@ class Plane:
             some = [source for source in sources if (":" in address_of(source)) == (":" in host)]
             if some:
                 wanted = {"to": [host, port], "sources": some, "message": "x\n"} | job
-                command = ["/usr/bin/python3", str(HERE / "clients.py"), "ask"]
-                done = self.boxes.clients.run(*command, text=json.dumps(wanted) + "\n", timeout=120)
+                text = json.dumps(wanted) + "\n"
+                done = warm.run(self.boxes.clients, "support.clients", "ask", text=text, timeout=120)
                 found |= {json.dumps(report["source"]): report for report in json.loads(done.stdout)}
         return [found[json.dumps(source)] for source in sources]
 
@@ -197,8 +190,8 @@ def plane(memory: Path, *, other: bool = False) -> Iterator[Plane]:
         try:
             yield made
         finally:
-            for server in made.servers.values():
-                close(server)
+            for starter in made.starters:
+                close(starter)
 
 
 def close(process: subprocess.Popen[str]) -> None:

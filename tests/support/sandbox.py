@@ -43,10 +43,13 @@ while signal.sigwait({signal.SIGCHLD}):
     except ChildProcessError:
         pass
 """
-_INSIDE = (
-    "mount -t tmpfs tmpfs /run && mount -t tmpfs tmpfs /var/log && mkdir /run/netns && "
-    'exec /usr/bin/python3 -I -S -c "$0"'
-)
+#: What is done before that; $1 is the name. With duplicate address detection a link-local address is tentative for its
+#: first second, and with it every neighbour: first packets are lost.
+_INSIDE = """
+mount -t tmpfs tmpfs /run && mount -t tmpfs tmpfs /var/log && mkdir /run/netns && hostname "$1" || exit
+for which in all default; do echo 0 > /proc/sys/net/ipv6/conf/$which/accept_dad || exit; done
+ip link set lo up && exec /usr/bin/python3 -I -S -c "$0"
+"""
 
 
 class BoxError(RuntimeError):
@@ -101,16 +104,25 @@ class Box:
             env={**os.environ, **env} if env else None,
         )
 
-    def net(self, *command: str) -> None:
+    def ip(self, *lines: str) -> None:
+        """Have ip(8) do each of ``lines`` in the box's network."""
+        self.net("ip", "-batch", "-", text="\n".join(lines))
+
+    def net(self, *command: str, text: str = "") -> None:
         """Run ``command`` in the box's network namespace alone (PIDs are those of the outside)."""
         done = subprocess.run(
             ["nsenter", "-t", str(self.pid), "-n", "--", *command],
+            input=text,
             capture_output=True,
             text=True,
             check=False,
         )
         if done.returncode:
             raise BoxError(f"{self.name}: {' '.join(command)}: {done.stderr.strip()}")
+
+    def path(self, path: str) -> Path:
+        """Return where a file of the box is for this process; to read it there costs no process."""
+        return Path(f"/proc/{self.pid}/root{path}")
 
     def sysctl(self, name: str, value: str) -> None:
         """Set a sysctl of the box and read it back: `sysctl -w` exits 0 also where nothing changed."""
@@ -152,6 +164,7 @@ def make_box(name: str, *, users: bool = False) -> Box:
             "-c",
             _INSIDE,
             _INIT,
+            name,
         ],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
@@ -165,26 +178,15 @@ def make_box(name: str, *, users: bool = False) -> Box:
         holder.wait()
         raise BoxError(f"cannot make the network namespace {name!r}: {said or 'unshare said nothing'}")
     children = Path(f"/proc/{holder.pid}/task/{holder.pid}/children").read_text().split()
-    box = Box(name, int(children[0]), holder, users)
-    box.run("hostname", name)
-    # Else a link-local address is tentative for its first second, and with it every neighbour: first packets are lost.
-    box.sysctl("net.ipv6.conf.all.accept_dad", "0")
-    box.sysctl("net.ipv6.conf.default.accept_dad", "0")
-    box.net("ip", "link", "set", "lo", "up")
-    return box
+    return Box(name, int(children[0]), holder, users)
 
 
 def join(left: Box, right: Box, *, v4: str, v6: str) -> None:
     """Join two boxes by a veth pair; ``v4``/``v6`` are prefixes like "192.0.2." whose 1 is left and 2 is right."""
-    left.net(
-        *("ip", "link", "add", f"to-{right.name}", "type", "veth"),
-        *("peer", "name", f"to-{left.name}", "netns", str(right.pid)),
-    )
+    left.ip(f"link add to-{right.name} type veth peer name to-{left.name} netns {right.pid}")
     for box, peer, last in ((left, right, "1"), (right, left, "2")):
         dev = f"to-{peer.name}"
-        box.net("ip", "addr", "add", f"{v4}{last}/24", "dev", dev)
-        box.net("ip", "addr", "add", f"{v6}{last}/64", "dev", dev, "nodad")
-        box.net("ip", "link", "set", dev, "up")
+        box.ip(f"addr add {v4}{last}/24 dev {dev}", f"addr add {v6}{last}/64 dev {dev} nodad", f"link set {dev} up")
 
 
 @dataclass(frozen=True)
@@ -209,13 +211,11 @@ def sandbox(*, other: bool = False, users: bool = False) -> Iterator[Sandbox]:
         host, clients = made[:2]
         join(host, clients, v4="192.0.2.", v6="2001:db8::")
         clients.sysctl("net.ipv6.ip_nonlocal_bind", "1")
-        clients.net("ip", "route", "add", "local", "198.18.0.0/15", "dev", "lo")
-        clients.net("ip", "-6", "route", "add", "local", "2001:db8:1::/48", "dev", "lo")
-        host.net("ip", "route", "add", "198.18.0.0/15", "via", CLIENT4)
-        host.net("ip", "-6", "route", "add", "2001:db8:1::/48", "via", CLIENT6)
+        clients.ip("route add local 198.18.0.0/15 dev lo", "route add local 2001:db8:1::/48 dev lo")
+        host.ip(f"route add 198.18.0.0/15 via {CLIENT4}", f"route add 2001:db8:1::/48 via {CLIENT6}")
         if other:
             join(host, made[2], v4="203.0.113.", v6="2001:db8:2::")
-            made[2].net("ip", "route", "add", "default", "via", "203.0.113.1")
+            made[2].ip("route add default via 203.0.113.1")
         yield Sandbox(host, clients, made[2] if other else None)
     finally:
         for box in made:
@@ -229,14 +229,18 @@ def wait_for(
     seconds: float = 20,
     clock: Callable[[], float] = time.monotonic,
 ) -> T:
-    """Call ``condition`` until it gives something true and return that; AssertionError naming ``what`` at the end."""
+    """Call ``condition`` until it gives something true and return that; AssertionError naming ``what`` at the end.
+
+    It pauses for as long as the condition took, so that looking takes half a processor at most.
+    """
     deadline = clock() + seconds
     while True:
+        began = time.monotonic()
         if value := condition():
             return value
         if clock() > deadline:
             raise AssertionError(f"after {seconds} s still not: {what} (last: {value!r})")
-        time.sleep(0.02)
+        time.sleep(max(0.02, time.monotonic() - began))
 
 
 def client4(number: int) -> str:

@@ -49,7 +49,8 @@ class Event:
 def events(box: FleetBox, *names: str, **fields: str) -> list[Event]:
     """Return the watcher's events called one of ``names`` (all by default) that have these ``fields``."""
     found = []
-    for line in box.boxes.host.run("cat", f"{HOME}/log/portfleet-watch.log", check=False).stdout.splitlines():
+    log = box.boxes.host.path(f"{HOME}/log/portfleet-watch.log")
+    for line in log.read_text().splitlines() if log.exists() else ():
         time, _, rest = line.partition(" ")
         name, _, words = rest.partition(" ")
         try:
@@ -83,7 +84,7 @@ def wait_event(
 
 def watch_status(box: FleetBox) -> dict[str, Any]:
     """Ask the watcher itself, by its socket; AssertionError where it does not answer or there is none soon."""
-    path = Path(f"/proc/{box.boxes.host.pid}/root{HOME}/run/watch.sock")
+    path = box.boxes.host.path(f"{HOME}/run/watch.sock")
     wait_for("the watcher has its socket", path.exists)
     with socket.socket(socket.AF_UNIX) as connection:
         connection.settimeout(10)

@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from portfleet.core.errors import PortfleetError
@@ -20,19 +20,16 @@ from portfleet.core.journal import (
     HISTORY,
     NUMBER_LIMIT,
     VERSION,
-    Asked,
-    ColourRecord,
     HistoryEntry,
     Journal,
     JournalError,
-    Moved,
-    Operation,
-    ServiceRecord,
     from_json,
     to_json,
 )
+from portfleet.core.operations import Operation, Undrain, read_work
+from portfleet.core.records import Asked, ColourRecord, Moved, ServiceRecord
 from portfleet.store import atomic
-from portfleet.store import journal as journal_file
+from portfleet.store.journal import JournalStore
 from support.fleets import ECHO, desired
 
 TEXT = st.text(max_size=20)
@@ -43,7 +40,8 @@ COLOUR = st.builds(
     command=st.none() | st.lists(TEXT, min_size=1, max_size=3).map(tuple),
     since=st.none() | TEXT,
 )
-OPERATION = st.builds(Operation, arguments=st.dictionaries(TEXT, TEXT), owned=..., phase=...)
+WORK = st.just(Undrain(instances=("echo-blue-1",))) | TEXT.map(lambda verb: read_work(f"un{verb}", {"x": [1]}))
+OPERATION = st.builds(Operation, work=WORK, owned=..., phase=...)
 RECORD = st.builds(
     ServiceRecord,
     st.sampled_from(["blue", "green"]),
@@ -68,7 +66,7 @@ JOURNAL = st.builds(
 )
 
 
-@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=50)
 @given(JOURNAL)
 def test_what_is_written_is_what_is_read(journal: Journal) -> None:
     assert from_json(json.loads(json.dumps(to_json(journal)))) == journal
@@ -76,16 +74,17 @@ def test_what_is_written_is_what_is_read(journal: Journal) -> None:
 
 def test_on_disk_too_and_only_its_owner_may_read_it(tmp_path: Path) -> None:
     path, journal = tmp_path / "journal.json", desired().journal
+    assert JournalStore(path).read() is None
+    JournalStore(path).update(lambda _: journal)
 
-    assert journal_file.read(path) is None
-    journal_file.write(path, journal)
-
-    assert journal_file.read(path) == journal
+    assert JournalStore(path).read() == journal
     assert path.stat().st_mode & 0o777 == 0o600
-    assert [file.name for file in tmp_path.iterdir()] == ["journal.json"], "no temporary file stays"
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["journal.json", "journal.lock"], (
+        "no temporary file stays"
+    )
 
 
-@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=50)
 @given(JOURNAL, st.data())
 def test_a_journal_cut_off_anywhere_is_called_damaged(journal: Journal, data: st.DataObject) -> None:
     text = json.dumps(to_json(journal))
@@ -116,7 +115,7 @@ def test_damage_is_said_and_the_file_left_where_it_is(tmp_path: Path, content: b
     path.write_bytes(content)
 
     with pytest.raises(JournalError, match="damaged"):
-        journal_file.read(path)
+        JournalStore(path).read()
     assert path.read_bytes() == content
 
 
@@ -133,7 +132,7 @@ def test_a_newer_journal_is_not_guessed_at(tmp_path: Path) -> None:
     path.write_text(json.dumps({"version": VERSION + 1, "all": "new"}))
 
     with pytest.raises(PortfleetError) as caught:
-        journal_file.read(path)
+        JournalStore(path).read()
 
     assert f"newer portfleet (version {VERSION + 1}, known {VERSION})" in caught.value.message
     assert caught.value.hint
@@ -145,7 +144,7 @@ def test_damaged_journals_are_kept_side_by_side(tmp_path: Path) -> None:
     path = tmp_path / "journal.json"
     for content in ("one", "two"):
         path.write_text(content)
-        journal_file.set_aside(path)
+        JournalStore(path).set_aside()
 
     assert [(tmp_path / f"journal.json.damaged-{n}").read_text() for n in (1, 2)] == ["one", "two"]
     assert not path.exists()
@@ -155,10 +154,10 @@ def test_history_keeps_the_newest() -> None:
     journal = Journal()
     for number in range(1, HISTORY + 6):
         assert journal.next_number() == number
-        operation = Operation(number, "echo", "drain", "", "me", "")
+        operation = Operation(number, "echo", "", "me", "", Undrain(instances=("echo-blue-1",)))
         journal = journal.with_operation(operation)
         assert journal.running("echo") == journal.operation(number) == operation
-        journal = journal.ended(operation, HistoryEntry(number, "", "", "echo", "drain", "", "done"))
+        journal = journal.noting(HistoryEntry(number, "", "", "echo", "undrain", "", "done"))
     assert [entry.number for entry in journal.history] == list(range(6, HISTORY + 6))
     assert journal.operations == ()
 

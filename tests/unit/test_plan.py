@@ -9,14 +9,13 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from portfleet.core import steps as s
 from portfleet.core.changes import SetFleet
 from portfleet.core.model import Fleet, parse_instance
 from portfleet.core.slots import count
-from portfleet.store import journal as journal_file
 from portfleet.supervise.ini import program_text
 from support.fake_world import World
 from support.fleets import ECHO, fleet, machine
@@ -81,7 +80,7 @@ def check_is_as_wanted(world: World, wanted: Fleet) -> None:
         assert count(state.slots[name]).keys() == held.keys()
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=150)
 @given(FLEETS, FLEETS, st.randoms(use_true_random=False))
 def test_applying_the_plan_gives_what_is_wanted_and_planning_again_gives_nothing(
     first: dict[str, dict[str, object]], second: dict[str, dict[str, object]], chance: random.Random
@@ -112,7 +111,7 @@ def damage(world: World, chance: random.Random) -> None:
         world.kernel.forget()
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=60)
 @given(FLEETS, FLEETS, st.data())
 def test_some_that_never_become_ready_do_not_hold_up_the_others(
     first: dict[str, dict[str, object]], second: dict[str, dict[str, object]], data: st.DataObject
@@ -153,7 +152,7 @@ def test_a_service_that_is_not_wanted_any_more_goes_when_its_connections_have_en
 
     _, plan = world.plan(fleet(ECHO))
     assert plan.steps == () and [note.split(" (")[0] for note in plan.notes] == [
-        "kv-blue-1 is not wanted any more and drains: 7 connections; apply again when they have ended"
+        "kv-blue-1 is no longer in the config; 7 connections are draining. Run apply again when they have closed"
     ]
     assert "kv" not in world.kernel.observe().services
     assert "kv" in world.desired(fleet(ECHO)).journal.services, "its marks are kept while connections carry them"
@@ -259,7 +258,7 @@ def test_a_release_that_only_the_config_changed_waits_for_a_cutover(world: World
 def test_what_is_changed_of_a_service_that_is_down_is_written_once(world: World) -> None:
     world.apply(fleet(ECHO))
     down = replace(world.desired(fleet(ECHO)).journal.services["echo"], down="op since noon")
-    journal_file.update(world.paths.journal, lambda journal: journal.with_service("echo", down))
+    world.store.update(lambda journal: journal.with_service("echo", down))
     fewer = ECHO.replace("= 4", "= 3")
     world.apply(fleet(fewer))
     assert words(world, fewer) == []
@@ -269,7 +268,7 @@ def test_what_is_changed_of_a_service_that_is_down_is_written_once(world: World)
 def test_another_number_in_the_config_ends_what_scale_asked_for_for_good(world: World) -> None:
     world.apply(fleet(ECHO))
     scaled = replace(world.desired(fleet(ECHO)).journal.services["echo"], instances=2, config_instances=4)
-    journal_file.update(world.paths.journal, lambda journal: journal.with_service("echo", scaled))
+    world.store.update(lambda journal: journal.with_service("echo", scaled))
     world.apply(fleet(ECHO))
     assert count(world.slots()["echo"]).keys() == {"echo-blue-1", "echo-blue-2"}
     world.apply(fleet(ECHO.replace("= 4", "= 3")))

@@ -8,8 +8,8 @@ from dataclasses import replace
 import pytest
 
 from portfleet.core.changes import PlaneState
-from portfleet.core.journal import Asked
 from portfleet.core.observed import Observed, ObservedInstance, Out
+from portfleet.core.records import Asked
 from portfleet.core.states import State
 from portfleet.screen.status_rows import instance_entry
 from support.fleets import ECHO, PATHS, desired
@@ -27,7 +27,7 @@ def entry(
     record = replace(journal.services["echo"], asked={name: asked} if asked else {})
     made = desired(TEXT, journal.with_service("echo", record))
     want = next(want for want in made.instances() if want.name == name)
-    observed = Observed(PlaneState(), supervisor=True, instances={name: seen}, out={name: out} if out else {})
+    observed = Observed(PlaneState(), instances={name: seen}, out={name: out} if out else {})
     return instance_entry(want, observed, Counter(), PATHS, record.asked)
 
 

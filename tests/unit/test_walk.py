@@ -33,7 +33,7 @@ def listing(hook: str, kind: str, *bodies: list[Any], family: str = "ip", policy
 def judged(text: str) -> list[Finding]:
     facts = firewalls.FirewallFacts(rules=ruleset.parse(text))
     config = fleet()
-    return list(firewalls.judge(facts, config, needs_of(config, descriptors=1000)))
+    return list(firewalls.judge(facts, config, needs_of(config, descriptors=1000, keepalive=None)))
 
 
 @pytest.mark.parametrize("match", [{"type": "match", "name": "addrtype"}, None])
@@ -95,7 +95,7 @@ def test_matches(left: Any, op: str, right: Any, truth: Truth) -> None:
 
 def test_a_remote_instance_is_reached_through_the_forward_hook() -> None:
     config = fleet(ECHO.replace('":7000"', '"0.0.0.0:7000"') + 'remote = ["203.0.113.2:7101"]\n')
-    needs = needs_of(config, descriptors=1000)
+    needs = needs_of(config, descriptors=1000, keepalive=None)
     assert needs.listens == {Listen(7000, None, (4,)): "echo"}
     rules = ruleset.parse(listing("forward", "filter", [{"counter": None}], [], policy="drop"))
     (found,) = firewalls.judge(firewalls.FirewallFacts(rules=rules), config, needs)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from portfleet.apply.context import Context
 from portfleet.apply.converge import look
-from portfleet.apply.execute import Executor
 from portfleet.core import steps
 from portfleet.core.errors import PortfleetError
 from portfleet.store.directories import make_directories
@@ -26,14 +25,8 @@ def prepare(context: Context) -> None:
     make_directories(context.paths)
     write_config(context.fleet, context.paths)
     desired, _, plan = look(context)
-    executor = Executor(
-        desired=desired,
-        plane=context.plane,
-        supervisor=context.supervisor,
-        paths=context.paths,
-        say=context.say,
-    )
-    executor.lay_out()
+    executor = context.executor(desired, say=context.say)
+    executor.programs.lay_out()
     executor.run(step for step in plan.steps if isinstance(step, _BEFORE) and not _forgets(step))
 
 

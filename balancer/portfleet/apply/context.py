@@ -3,31 +3,43 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 from portfleet.apply.observe import observe
 from portfleet.config.load import load
 from portfleet.core.derive import make_desired
-from portfleet.core.desired import Desired, DesiredService
+from portfleet.core.desired import Desired, DesiredInstance, DesiredService
 from portfleet.core.errors import ConfigError, Exit, PortfleetError, Problem
 from portfleet.core.journal import Journal, JournalError
 from portfleet.core.model import Fleet, Service
 from portfleet.core.observed import Observed
 from portfleet.core.paths import Paths
+from portfleet.daemons import instances
+from portfleet.daemons.control import Heard
 from portfleet.dataplane.interface import DataPlane
 from portfleet.linux.machine import read_machine
-from portfleet.store import journal as journal_file
+from portfleet.store.journal import JournalStore
 from portfleet.supervise.supervisor import Supervisor
+
+if TYPE_CHECKING:
+    from portfleet.apply.execute import Executor
+    from portfleet.apply.programs import Programs
 
 
 @dataclass
 class Context:
-    """One run of one verb. ``all_up``: services that were taken down are wanted too, as the verb `up` does."""
+    """One run of one verb. ``all_up``: services that were taken down are wanted too, as the verb `up` does.
+
+    ``patience``: seconds to wait for an answer of supervisord.
+    """
 
     paths: Paths
     json: bool = False
     all_up: bool = False
+    patience: float = 30.0
 
     @cached_property
     def fleet(self) -> Fleet:
@@ -63,6 +75,10 @@ class Context:
     @cached_property
     def applied_fleet(self) -> Fleet:
         """The config that was applied last; raises ConfigError where there is none."""
+        return self.read_applied()
+
+    def read_applied(self) -> Fleet:
+        """Read the config that was applied last, as it is now; raises ConfigError where there is none."""
         try:
             return self._load(self.paths.applied.read_bytes(), str(self.paths.applied))
         except OSError as error:
@@ -82,32 +98,60 @@ class Context:
         return choose(self.paths)
 
     @cached_property
+    def store(self) -> JournalStore:
+        return JournalStore(self.paths.journal)
+
+    @cached_property
     def supervisor(self) -> Supervisor:
-        return Supervisor(self.paths.supervisor_socket)
+        return Supervisor(self.paths.supervisor_socket, seconds=self.patience)
+
+    def pids(self) -> dict[str, int]:
+        """Return {instance: pid} of every instance that has a process; raises PortfleetError without supervisord."""
+        return instances.running(self.supervisor, self.paths)
+
+    def hear(self, wants: Iterable[DesiredInstance], pids: Mapping[str, int]) -> dict[str, Heard]:
+        """Return what instances, whose processes are among ``pids``, say of themselves."""
+        return instances.hear(wants, pids)
+
+    def programs(self, desired: Desired) -> Programs:
+        """Return what starts and ends the processes of ``desired``."""
+        from portfleet.apply.programs import Programs  # not for `status`
+
+        return Programs(desired, self.supervisor, self.paths)
+
+    def executor(self, desired: Desired, *, say: Callable[[str], None] = lambda _: None) -> Executor:
+        """Return what does the steps of a plan for ``desired``."""
+        from portfleet.apply.execute import Executor  # not for `status`
+
+        return Executor(self.programs(desired), self.plane, self.store, say)
 
     def journal(self, fleet: Fleet) -> Journal:
         """Read the journal; a lost or damaged one is rebuilt from what runs, saying so."""
         try:
-            found = journal_file.read(self.paths.journal)
-            damage = "the journal is lost"
+            found = self.store.read()
         except JournalError as error:
-            found, damage = None, error.message
-        if found is not None:
-            return found
+            return self._rebuilt(fleet, error)
+        return self._rebuilt(fleet, None) if found is None else found
+
+    def _rebuilt(self, fleet: Fleet, damage: JournalError | None) -> Journal:
+        """Rebuild the journal from what runs. ``damage`` says why it cannot be read, None that there is none."""
         from portfleet.core.rebuild import rebuild
 
         try:
             state = self.plane.recover()
         except PortfleetError as error:
-            if damage == "the journal is lost" and error.code is Exit.KERNEL:
+            if damage is None and error.code is Exit.KERNEL:
                 return Journal()
             raise
-        programs = self.supervisor.programs() if self.supervisor.running() else {}
+        try:
+            programs = self.supervisor.programs()
+        except PortfleetError:
+            programs = {}
         journal = rebuild(fleet, state, programs)
-        if journal.services or damage != "the journal is lost":
+        if journal.services or damage:
             self.say(
-                f"{self.paths.journal}: {damage}; rebuilt from {self.plane.traits.words} and supervisord "
-                "(what operators had drained is forgotten)"
+                f"{self.paths.journal}: {damage.message if damage else 'the journal is lost'}; rebuilt from "
+                f"{self.plane.traits.words} and supervisord (what operators had drained is forgotten)"
             )
         return journal
 

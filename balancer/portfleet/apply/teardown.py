@@ -1,98 +1,77 @@
-"""Taking down a fleet or one service: clients first, then processes, then rules, supervisord last.
-
-A process has ten seconds from its SIGTERM to SIGKILL: time to save something, not to let connections finish. Our
-daemon is told twice, so that it does not drain.
-"""
+"""Taking down a fleet or one service: clients first, then processes, then rules, supervisord last."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 
 from portfleet.apply.context import Context
+from portfleet.apply.programs import HURRIED, Ending
 from portfleet.core.changes import Change, DropAll, DropInstance, DropService, SetListens
-from portfleet.core.desired import DesiredService
+from portfleet.core.desired import Desired
 from portfleet.core.errors import PortfleetError
 from portfleet.core.model import parse_instance
 from portfleet.core.program import WATCHER
+from portfleet.linux import processes
 from portfleet.store import locks
+from portfleet.store.clock import Clock
 from portfleet.supervise import adopted
 from portfleet.supervise.supervisor import Supervisor
 
-#: Seconds from SIGTERM to SIGKILL, and from that to giving up.
-_PATIENCE, _LONGEST = 10.0, 30.0
+#: The watcher has nothing to save: told once, it ends.
+_WATCHER = Ending(again=None, kill=10.0)
 
 
-def take_down(context: Context, *, seconds: float = 60, clock: Callable[[], float] = time.monotonic) -> None:
+def take_down(context: Context, desired: Desired, *, seconds: float = 60, clock: Clock | None = None) -> None:
     """Stop all instances, remove the table and end supervisord; what is down already is left so.
 
     Raises PortfleetError where a process, or supervisord after ``seconds``, does not end.
     """
-    supervisor = context.supervisor
-    if supervisor.running():
-        _stop(context, [WATCHER], clock=clock, twice=False)
-        _stop(context, [name for name in supervisor.programs() if parse_instance(name)], clock=clock)
-    alive = adopted.alive(context.paths.processes)
-    adopted.end(context.paths, alive, supervisor=None, seconds=_PATIENCE, hurry=True, clock=clock)
+    supervisor, programs, clock = context.supervisor, context.programs(desired), clock or Clock()
+    there = supervisor.programs() if supervisor.running() else {}
+    programs.run(programs.ending([WATCHER] if WATCHER in there else [], _WATCHER))
+    names = dict.fromkeys([*filter(parse_instance, there), *adopted.alive(context.paths.processes)])
+    programs.run(programs.ending(names, HURRIED, alone=not supervisor.running()))
     with locks.table(context.paths.table_lock):
         if context.plane.observe().home is not None:
             context.plane.run((DropAll(),))
     _end_supervisord(supervisor, seconds=seconds, clock=clock)
 
 
-def take_down_service(context: Context, want: DesiredService, *, clock: Callable[[], float] = time.monotonic) -> None:
+def take_down_service(context: Context, desired: Desired, service: str) -> None:
     """Close a service to clients, stop its instances and remove its rules; the others are not touched.
 
-    Its instances are those that are there, also where the config does not know them any more.
+    ``desired``: without the service. Its instances are those that are there, also where the config does not know them
+    any more.
     """
     with locks.table(context.paths.table_lock):
         state = context.plane.observe()
-        listens = {listen: name for listen, name in state.listens.items() if name == want.name}
+        listens = {listen: name for listen, name in state.listens.items() if name == service}
         context.plane.run((SetListens(remove=listens),))
-    if context.supervisor.running():
-        _stop(context, _of(want, context.supervisor.programs()), clock=clock)
-    names = {i.name for i in want.instances}.union(_of(want, adopted.alive(context.paths.processes)))
-    adopted.end(context.paths, names, supervisor=None, seconds=_PATIENCE, hurry=True, clock=clock)
+    there = context.supervisor.programs() if context.supervisor.running() else {}
+    names = dict.fromkeys(_of(service, [*there, *adopted.alive(context.paths.processes)]))
+    programs = context.programs(desired)
+    programs.run(programs.ending(names, HURRIED, alone=not context.supervisor.running()))
     with locks.table(context.paths.table_lock):
-        gone: list[Change] = [DropService(want.name)] if want.name in state.services else []
-        gone += [DropInstance(name) for name in _of(want, state.instances)]
+        gone: list[Change] = [DropService(service)] if service in state.services else []
+        gone += [DropInstance(name) for name in _of(service, state.instances)]
         context.plane.run(tuple(gone))
 
 
-def _end_supervisord(supervisor: Supervisor, *, seconds: float, clock: Callable[[], float]) -> None:
+def _end_supervisord(supervisor: Supervisor, *, seconds: float, clock: Clock) -> None:
     """Shut supervisord down and wait for its process, which outlives its socket by some milliseconds."""
-    pid, started = 0, None
+    process: adopted.Process | None = None
     if supervisor.running():
         pid = supervisor.pid()
-        started = adopted.start_time(pid)
+        process = adopted.Process(pid, processes.start_time(pid))
         supervisor.shutdown()
-    deadline = clock() + seconds
-    while supervisor.ending() or (started is not None and adopted.start_time(pid) == started):
-        if clock() > deadline:
+    deadline = clock.monotonic() + seconds
+    while supervisor.ending() or (process is not None and process.alive):
+        if clock.monotonic() > deadline:
             raise PortfleetError(f"supervisord has not ended after {seconds:.0f} s", hint="see its log")
-        time.sleep(0.02)
+        clock.sleep(0.02)
 
 
-def _of(want: DesiredService, names: Iterable[str]) -> list[str]:
+def _of(service: str, names: Iterable[str]) -> list[str]:
     """Return those of ``names`` that are instances of the service."""
     found = [(name, parse_instance(name)) for name in names]
-    return [name for name, instance in found if instance and instance.service == want.name]
-
-
-def _stop(context: Context, names: list[str], *, clock: Callable[[], float], twice: bool = True) -> None:
-    """End programs, told ``twice`` or once, and forget them; raises PortfleetError for one that outlives SIGKILL."""
-    supervisor = context.supervisor
-    for name in names:
-        supervisor.stop(name)
-    for name in names if twice else ():
-        supervisor.signal(name, "TERM")
-    for seconds in (_PATIENCE, _LONGEST):
-        deadline = clock() + seconds
-        while (names := [name for name in names if not supervisor.remove(name)]) and clock() < deadline:
-            time.sleep(0.02)
-        for name in names:
-            supervisor.signal(name, "KILL")
-    if names:
-        raise PortfleetError(
-            f"{', '.join(names)} has not ended by SIGKILL", hint=f"see what it waits for: portfleet logs {names[0]}"
-        )
+    return [name for name, instance in found if instance and instance.service == service]

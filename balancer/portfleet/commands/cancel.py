@@ -9,11 +9,10 @@ import argparse
 from collections.abc import Callable
 from dataclasses import replace
 
-from portfleet.apply.busy import require_watcher, wake
+from portfleet.apply.busy import wake
 from portfleet.apply.context import Context
 from portfleet.core.errors import Exit
-from portfleet.core.journal import STAYS, HistoryEntry, Journal
-from portfleet.store import journal as journal_file
+from portfleet.core.journal import HistoryEntry, Journal
 from portfleet.submit.follow import already, follow, say
 from portfleet.submit.operation import add_dry_run, add_wait_options
 
@@ -26,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace, context: Context) -> Exit:
     context.service(context.applied_fleet, options.service)
-    journal = journal_file.read(context.paths.journal) or Journal()
+    journal = context.store.read() or Journal()
     running = journal.running(options.service)
     if running is None:
         return already(context, "cancel", options.service, f"nothing runs on {options.service}")
@@ -44,13 +43,12 @@ def begin(
 
     FAILED where what it did stays, TIMEOUT where an instance that is to serve again is not ready in time.
     """
-    require_watcher(context)
 
     def change(journal: Journal) -> Journal:
         running = journal.operation(number)
         return also(journal if running is None else journal.with_operation(replace(running, cancelled=True)))
 
-    journal_file.update(context.paths.journal, change)
+    context.store.update(change)
     wake(context)
     if not wait:
         entry = {"verb": "cancel", "number": number, "ok": True, "outcome": "begun"}
@@ -65,6 +63,6 @@ def begin(
 
 def code_of(ended: HistoryEntry) -> Exit:
     """Return the exit code of who cancelled an operation that ended so."""
-    if not ended.ok and STAYS in ended.outcome:
+    if not ended.ok and ended.stays:
         return Exit.FAILED
     return Exit.TIMEOUT if not ended.ok and ended.code == Exit.TIMEOUT else Exit.DONE

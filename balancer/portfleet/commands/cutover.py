@@ -10,19 +10,22 @@ from __future__ import annotations
 
 import argparse
 import shlex
-from dataclasses import asdict, replace
+from dataclasses import replace
 
 from portfleet.apply.context import Context
+from portfleet.core.canary import Canary
 from portfleet.core.desired import DesiredService
 from portfleet.core.errors import Exit, PortfleetError
-from portfleet.core.journal import ColourRecord, ServiceRecord
-from portfleet.core.model import Colour, Service, is_our_daemon, other
+from portfleet.core.model import Colour, Service, other
+from portfleet.core.operations import Cutover, Rollback
 from portfleet.core.placeholders import placeholders
 from portfleet.core.program import refuse_unusable, release_path
+from portfleet.core.records import ColourRecord, ServiceRecord
 from portfleet.linux.machine import find_command, has_path
 from portfleet.store.clock import now
 from portfleet.submit import options as read
 from portfleet.submit.follow import already
+from portfleet.submit.handoff import why_not
 from portfleet.submit.operation import add_options, submit
 from portfleet.submit.targets import service_want
 
@@ -33,11 +36,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--command", metavar="COMMAND", help="another command for the new release, as one shell word")
     parser.add_argument("--force", action="store_true", help="also where that release is live already")
     add_cutover_options(parser)
-    parser.add_argument("--canary", type=read.percent, metavar="P%", help="first this share of the clients")
-    parser.add_argument("--then", type=read.percents, default=[], metavar="P%,…", help="and then these")
-    parser.add_argument("--every", type=read.duration, default=600.0, metavar="TIME", help="how long each (10m)")
-    parser.add_argument("--max-errors", type=read.errors, default=1.0, metavar="P%", help="else roll back (1%%)")
-    parser.add_argument("--max-p99", type=read.factor, default=2.0, metavar="Nx", help="of the live colour's (2x)")
+    canary = parser.add_argument_group("a canary")
+    words = "send this share of the clients to the new release first"
+    canary.add_argument("--canary", type=read.percent, metavar="P%", help=words)
+    words = "then raise it to these shares"
+    canary.add_argument("--then", type=read.percents, default=[], metavar="P%,…", help=words)
+    words = "stay at each share this long (default 10m)"
+    canary.add_argument("--every", type=read.duration, default=600.0, metavar="TIME", help=words)
+    words = "roll back above this share of failed requests (default 1%%)"
+    canary.add_argument("--max-errors", type=read.errors, default=1.0, metavar="P%", help=words)
+    words = "roll back above this multiple of the live colour's p99 (default 2x)"
+    canary.add_argument("--max-p99", type=read.factor, default=2.0, metavar="Nx", help=words)
     add_options(parser)
 
 
@@ -61,12 +70,11 @@ def run(options: argparse.Namespace, context: Context) -> Exit:
     _check(service, release, command)
     canary = None
     if options.canary is not None:
-        steps = [options.canary, *options.then]
-        canary = {"steps": [p for p in steps if p < 100] or [options.canary], "every": options.every}
-        canary |= {"max_errors": options.max_errors, "max_p99": options.max_p99}
+        steps = tuple(p for p in (options.canary, *options.then) if p < 100) or (options.canary,)
+        canary = Canary(steps=steps, every=options.every, max_errors=options.max_errors, max_p99=options.max_p99)
     words = f"cut over {service.name} to {other(want.live)}" + (f", release {release}" if release else "")
     new = ColourRecord(release, command)
-    return begin(options, context, want, words=words, verb="cutover", new=new, canary=canary)
+    return begin(options, context, want, words=words, kind=Cutover, new=new, canary=canary)
 
 
 def begin(
@@ -75,15 +83,15 @@ def begin(
     want: DesiredService,
     *,
     words: str,
-    verb: str,
+    kind: type[Cutover],
     new: ColourRecord,
-    canary: dict[str, object] | None,
+    canary: Canary | None,
 ) -> Exit:
     """Begin to make the idle colour live with ``new``."""
     colour: Colour = other(want.live)
     names = [i.name for i in want.of(colour)]
     before = want.record.colours.get(colour)
-    same = verb == "rollback" and before is not None and (before.release, before.command) == (new.release, new.command)
+    same = kind is Rollback and before is not None and (before.release, before.command) == (new.release, new.command)
     fresh = not same or before is None or before.stopped
     asked = want.record.asked_of(names)
     if fresh:
@@ -100,31 +108,29 @@ def begin(
         asks = record.asked if same else record.asking_nothing(names).asked
         return replace(record.with_colour(colour, started), asked=asks)
 
-    ours = is_our_daemon(new.command or want.service.command)
-    able = ours and all(i.ours for i in want.instances if i.takes and i.program is not None)
-    if options.handoff and not able:
-        raise PortfleetError(
-            f"the daemons of {want.name} cannot both hand off connections", hint="--drain", code=Exit.USAGE
-        )
-    handoff = able if options.handoff is None else options.handoff
-    arguments = {
-        "colour": colour,
-        "before": asdict(before) if before else None,
-        "fresh": fresh,
-        "asked": asked,
-        "config_release": _configured(context, want.name).release,
-        "config_release_before": want.record.config_release,
-        "keep": options.keep,
-        "handoff": handoff,
-        "canary": canary,
-    }
+    live = [i for i in want.instances if i.takes and i.program is not None]
+    why = why_not(context, live, ())  # what the new release can is asked when it runs
+    if options.handoff and why:
+        raise PortfleetError(why, hint=f"portfleet {kind.verb} {want.name} --drain", code=Exit.USAGE)
+    handoff = not why if options.handoff is None else options.handoff
+    work = kind(
+        colour=colour,
+        before=before,
+        fresh=fresh,
+        asked=asked,
+        config_release=_configured(context, want.name).release,
+        config_release_before=want.record.config_release,
+        keep=options.keep,
+        handoff=handoff,
+        insist=bool(options.handoff),
+        canary=canary,
+    )
     return submit(
         context,
         want,
         options,
-        verb=verb,
+        work=work,
         words=words,
-        arguments=arguments,
         change=change,
         becomes=lambda record: replace(change(record), live=colour),
         point=False,
@@ -159,7 +165,7 @@ def _check(service: Service, release: str | None, command: tuple[str, ...] | Non
     if command is not None and not find_command(command[0]):
         raise PortfleetError(f'"{command[0]}" is not found', hint="give its absolute path", code=Exit.USAGE)
     if command is not None and "port" not in placeholders([*command, *service.environment.values()]):
-        raise PortfleetError("{port} stands nowhere in --command", hint="add --port {port}", code=Exit.USAGE)
+        raise PortfleetError("--command never uses {port}", hint="add --port {port}", code=Exit.USAGE)
 
 
 def _refuse_connections(context: Context, service: str, colour: Colour) -> None:

@@ -14,7 +14,7 @@ import time
 from portfleet.apply.context import Context
 from portfleet.commands.pin import parse_network
 from portfleet.core.errors import Exit
-from portfleet.core.journal import Denied
+from portfleet.core.records import Denied
 from portfleet.store import locks
 from portfleet.store.clock import now, stamp
 from portfleet.submit.access import change_denied

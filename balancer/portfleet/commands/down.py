@@ -1,4 +1,4 @@
-"""Stop everything and remove our table, and nothing else. The journal stays: slots and marks come back equal.
+"""Stop everything and remove our table, and nothing else. The journal stays: slots and numbers come back equal.
 
 With SERVICE only that one: it stays down, also over a reboot and beside `apply`, until `portfleet up`. Says how many
 established connections end. Where there are any it asks on a terminal, and needs --yes without one. --json prints what
@@ -24,7 +24,6 @@ from portfleet.core.steps import names
 from portfleet.linux.reserve import await_free
 from portfleet.screen.outcome import outcome
 from portfleet.screen.output import print_json
-from portfleet.store import journal as journal_file
 from portfleet.store import locks
 from portfleet.store.clock import now
 
@@ -57,11 +56,11 @@ def run(options: argparse.Namespace, context: Context) -> Exit:
         if service:
             refuse_busy(context, service)
             _note(context, desired, service)
-            take_down_service(context, desired.services[service])
+            take_down_service(context, context.desired(fleet), service)
             wake(context)
             await_free(desired.services[service].service.listen)
         else:
-            take_down(context)
+            take_down(context, desired)
     steps, serving = _steps(observed, service), _serving(desired, observed, service)
     done = outcome(Exit.DONE, steps=steps, serving=serving, undo=_UNDO, ended=ending)
     return _say(context, f"{', '.join(services)}: down; {ending:,} established connections ended", done)
@@ -106,7 +105,7 @@ def _note(context: Context, desired: Desired, name: str) -> None:
         record = journal.services.get(name, desired.journal.services[name])
         return journal.with_service(name, replace(record, down=words))
 
-    journal_file.update(context.paths.journal, down)
+    context.store.update(down)
 
 
 def _ask(ending: int) -> None:

@@ -1,20 +1,23 @@
 """Return an instance (or all of a service) no new connections from the moment this returns.
 
-Old connections are let finish, evicted at --rate a second, or handed to the siblings with --handoff.
+Existing connections may finish, are closed at --rate per second, or are handed off to the other instances.
   portfleet drain echo/echo-blue-2 --handoff        portfleet drain echo/2 --rate 200 --deadline 10m --then evict
 """
 
 from __future__ import annotations
 
 import argparse
+from typing import Literal
 
 from portfleet.apply.context import Context
 from portfleet.core.desired import DesiredInstance, DesiredService
 from portfleet.core.errors import Exit, PortfleetError
-from portfleet.core.journal import Asked, ServiceRecord
+from portfleet.core.operations import Drain
+from portfleet.core.records import Asked, ServiceRecord
 from portfleet.store.clock import now
 from portfleet.store.locks import operator
 from portfleet.submit.follow import already
+from portfleet.submit.handoff import why_not
 from portfleet.submit.operation import add_options, submit
 from portfleet.submit.options import duration, rate
 from portfleet.submit.targets import serving, targets
@@ -33,13 +36,12 @@ def add_drain_options(parser: argparse.ArgumentParser) -> None:
     how.add_argument("--handoff", action="store_true", help="hand the connections to the siblings")
     parser.add_argument("--deadline", type=duration, metavar="TIME", help="such as 10m; default: the config's")
     parser.add_argument("--then", choices=("wait", "evict", "kill"), help="at the deadline; default: the config's")
-    parser.add_argument("--force", action="store_true", help="also where nobody would be left to serve")
+    parser.add_argument("--force", action="store_true", help="even if no instance would be left to serve")
 
 
 def run(options: argparse.Namespace, context: Context) -> Exit:
     want, instances = targets(context, options.target)
-    options.verb = "drain"
-    return begin(options, context, want, instances, wanted="drained")
+    return begin(options, context, want, instances, kind=Drain)
 
 
 def begin(
@@ -48,27 +50,29 @@ def begin(
     want: DesiredService,
     instances: list[DesiredInstance],
     *,
-    wanted: str,
+    kind: type[Drain],
 ) -> Exit:
-    """Begin a drain that ends in ``wanted``: "drained" or "maintenance"."""
+    """Begin a drain, or one that ends in maintenance, by the ``kind`` of it."""
+    wanted: Literal["drained", "maintenance"] = "maintenance" if kind.stops else "drained"
     # Who is in maintenance is drained already, and more than that.
     asked = {name: entry for name, entry in want.record.asked.items() if entry.wanted in (wanted, "maintenance")}
     there, names = [i.name for i in instances if i.name in asked], [i.name for i in instances if i.name not in asked]
     if not names:
         words = "; ".join(f"{name} is already {asked[name].wanted} since {asked[name].since}" for name in there)
-        return already(context, options.verb, want.name, words)
-    left = [i.name for i in serving(context, want) if i.name not in names]
+        return already(context, kind.verb, want.name, words)
+    left = [i for i in serving(context, want) if i.name not in names]
     if not left:
         _refuse_last(want, names, force=options.force)
-    if options.handoff and not left:
+    takers = [i for i in left if i.program is not None]
+    if options.handoff and not takers:
         raise PortfleetError(
-            f"nobody would be left to take the connections of {want.name}", hint="drain with --rate N", code=Exit.USAGE
+            f"this would leave no instance to take the connections of {want.name}",
+            hint="drain with --rate N",
+            code=Exit.USAGE,
         )
-    if options.handoff and not all(i.ours for i in instances if i.program is not None and i.name in names):
-        raise PortfleetError(
-            f"the daemon of {want.name} cannot hand off connections", hint="drain with --rate N", code=Exit.USAGE
-        )
-    entry = Asked("maintenance" if wanted == "maintenance" else "drained", now(), operator(), options.why)
+    if options.handoff and (why := why_not(context, [i for i in instances if i.name in names], takers)):
+        raise PortfleetError(why, hint="drain with --rate N", code=Exit.USAGE)
+    entry = Asked(wanted, now(), operator(), options.why)
 
     def change(record: ServiceRecord) -> ServiceRecord:
         return record.asking(names, entry)
@@ -77,17 +81,15 @@ def begin(
         context,
         want,
         options,
-        verb=options.verb,
-        words=f"{'take to maintenance' if wanted == 'maintenance' else 'drain'} {', '.join(names)}",
-        arguments={
-            "instances": names,
-            "rate": options.rate,
-            "handoff": options.handoff,
-            "deadline": options.deadline if options.deadline is not None else want.service.drain.deadline,
-            "then": options.then or want.service.drain.then,
-            "stop": wanted == "maintenance",
-            "asked": want.record.asked_of(names),
-        },
+        work=kind(
+            instances=tuple(names),
+            rate=options.rate,
+            handoff=options.handoff,
+            deadline=options.deadline if options.deadline is not None else want.service.drain.deadline,
+            then=options.then or want.service.drain.then,
+            asked=want.record.asked_of(names),
+        ),
+        words=f"{'take to maintenance' if kind.stops else 'drain'} {', '.join(names)}",
         change=change,
         undo=f"portfleet undrain {options.target}",
     )
@@ -99,8 +101,10 @@ def _refuse_last(want: DesiredService, names: list[str], *, force: bool) -> None
     out = [name for name in takes if name not in names]
     if out:  # the kernel's slots are left where they are as long as somebody may come back: no drain would be one
         raise PortfleetError(
-            f"nobody would be left to serve {want.name}: {', '.join(out)} {'is' if len(out) == 1 else 'are'} out",
+            f"this would leave {want.name} with no serving instance: out: {', '.join(out)}",
             hint=f"wait for them (portfleet status {want.name}), or drain all of {want.name} with --force",
         )
     if takes and not force:
-        raise PortfleetError(f"nobody would be left to serve {want.name}", hint="--force does it all the same")
+        raise PortfleetError(
+            f"this would leave {want.name} with no serving instance", hint="use --force to do it anyway"
+        )

@@ -6,14 +6,13 @@ With --follow N: wait for operation N and show its progress.
 from __future__ import annotations
 
 import argparse
-from dataclasses import asdict
 
 from portfleet.apply.context import Context
 from portfleet.core.errors import Exit
-from portfleet.core.journal import Journal
+from portfleet.core.journal import Journal, entry_json
+from portfleet.core.operations import to_json
 from portfleet.screen.bar import line
 from portfleet.screen.output import paint, print_json
-from portfleet.store import journal as journal_file
 from portfleet.submit import options as read
 from portfleet.submit.follow import ended
 
@@ -28,11 +27,11 @@ def run(options: argparse.Namespace, context: Context) -> Exit:
         return ended(context, options.follow)
     if options.service:
         context.service(context.serving_fleet, options.service)
-    journal = journal_file.read(context.paths.journal) or Journal()
+    journal = context.store.read() or Journal()
     done = [entry for entry in journal.history if options.service in (None, entry.service)]
     running = [operation for operation in journal.operations if options.service in (None, operation.service)]
     if context.json:
-        print_json({"history": [asdict(entry) for entry in done], "running": [asdict(o) for o in running]})
+        print_json({"history": [entry_json(entry) for entry in done], "running": [to_json(one) for one in running]})
         return Exit.DONE
     for entry in done:
         outcome = entry.outcome if entry.ok else paint(entry.outcome, "red")

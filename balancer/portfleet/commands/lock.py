@@ -9,7 +9,6 @@ from portfleet.apply.context import Context
 from portfleet.core.errors import Exit
 from portfleet.core.journal import Journal
 from portfleet.screen.output import print_json
-from portfleet.store import journal as journal_file
 from portfleet.store import locks
 
 
@@ -23,7 +22,7 @@ def run(options: argparse.Namespace, context: Context) -> Exit:
         context.service(fleet, options.service)
     names = [options.service] if options.service else list(fleet.services)
     holders = {name: locks.holder_of(context.paths.operation_lock(name)) for name in names}
-    journal = journal_file.read(context.paths.journal) or Journal()
+    journal = context.store.read() or Journal()
     running = {name: operation for name in names if (operation := journal.running(name))}
     if context.json:
         found = {name: asdict(holder) if holder else None for name, holder in holders.items()}

@@ -7,6 +7,7 @@ import argparse
 from portfleet.apply.context import Context
 from portfleet.commands.drain import add_drain_options, begin
 from portfleet.core.errors import Exit
+from portfleet.core.operations import Maint
 from portfleet.submit.operation import add_options
 from portfleet.submit.targets import targets
 
@@ -19,5 +20,4 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace, context: Context) -> Exit:
     want, instances = targets(context, options.target)
-    options.verb = "maint"
-    return begin(options, context, want, instances, wanted="maintenance")
+    return begin(options, context, want, instances, kind=Maint)

@@ -10,7 +10,9 @@ import argparse
 from portfleet.apply.context import Context
 from portfleet.core.balance import next_move, ratio
 from portfleet.core.errors import Exit, PortfleetError
+from portfleet.core.operations import Rebalance
 from portfleet.submit.follow import already
+from portfleet.submit.handoff import why_not
 from portfleet.submit.operation import add_options, submit
 from portfleet.submit.options import limit
 from portfleet.submit.targets import service_want
@@ -25,9 +27,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace, context: Context) -> Exit:
     want = service_want(context, options.service)
     instances = [i for i in want.instances if i.takes and i.program is not None]
-    if not all(i.ours for i in instances):
+    if why := why_not(context, instances, instances):
         raise PortfleetError(
-            f"the daemon of {want.name} cannot hand off connections",
+            why,
             hint="clients spread anew when they connect again: portfleet restart, or drain --rate N and undrain",
             code=Exit.USAGE,
         )
@@ -37,6 +39,4 @@ def run(options: argparse.Namespace, context: Context) -> Exit:
         words = f"{want.name} is already even: max/mean {ratio(counts):.2f} ≤ {options.limit:g}"
         return already(context, "rebalance", want.name, words)
     words = f"rebalance {want.name}, max/mean {ratio(counts):.2f}, until ≤ {options.limit:g}"
-    return submit(
-        context, want, options, verb="rebalance", words=words, arguments={"limit": options.limit}, point=False
-    )
+    return submit(context, want, options, work=Rebalance(limit=options.limit), words=words, point=False)

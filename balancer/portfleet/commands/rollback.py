@@ -11,8 +11,9 @@ from dataclasses import replace
 from portfleet.apply.context import Context
 from portfleet.commands.cutover import add_cutover_options, begin
 from portfleet.core.errors import Exit, PortfleetError
-from portfleet.core.journal import ColourRecord
 from portfleet.core.model import other
+from portfleet.core.operations import Rollback
+from portfleet.core.records import ColourRecord
 from portfleet.submit import options as read
 from portfleet.submit.follow import already
 from portfleet.submit.operation import add_options
@@ -46,7 +47,7 @@ def run(options: argparse.Namespace, context: Context) -> Exit:
         )
     words = f"roll {want.name} back to {colour}" + (f", release {before.release}" if before.release else "")
     new = replace(before, since=None)
-    return begin(options, context, want, words=words, verb="rollback", new=new, canary=None)
+    return begin(options, context, want, words=words, kind=Rollback, new=new, canary=None)
 
 
 def _at(context: Context, service: str, number: int) -> ColourRecord:
@@ -55,7 +56,7 @@ def _at(context: Context, service: str, number: int) -> ColourRecord:
         if entry.number == number and entry.service == service:
             return ColourRecord(entry.release, entry.command)
     raise PortfleetError(
-        f"operation {number} is none of {service} that has ended",
+        f"{service} has no finished operation {number}",
         hint="see: portfleet history",
         code=Exit.USAGE,
     )

@@ -11,9 +11,11 @@ from dataclasses import replace
 
 from portfleet.apply.context import Context
 from portfleet.core.errors import Exit, PortfleetError
-from portfleet.core.journal import ServiceRecord
+from portfleet.core.operations import Scale
+from portfleet.core.records import ServiceRecord
 from portfleet.submit import options as read
 from portfleet.submit.follow import already
+from portfleet.submit.handoff import why_not
 from portfleet.submit.operation import add_options, submit
 from portfleet.submit.targets import service_want, serving
 
@@ -40,7 +42,7 @@ def run(options: argparse.Namespace, context: Context) -> Exit:
     serve = serving(context, want) if number < before else [i for i in want.instances if i.takes]
     if not [i for i in serve if i.instance.number <= number]:
         raise PortfleetError(
-            f"nobody would be left to serve {want.name}: its first {number} are drained or out",
+            f"this would leave {want.name} with no serving instance: its first {number} are drained or out",
             hint=f"see: portfleet status {want.name}",
             code=Exit.USAGE,
         )
@@ -50,15 +52,15 @@ def run(options: argparse.Namespace, context: Context) -> Exit:
         leaving = before if number < before else 0
         return replace(record, instances=number, config_instances=configured, leaving=leaving)
 
-    handoff = not options.drain and all(i.ours for i in want.instances if i.program is not None)
+    local = [i for i in want.instances if i.program is not None]
+    handoff = not options.drain and not why_not(context, local, [i for i in local if i.takes])
     colours = [colour for colour, record in want.record.colours.items() if not record.stopped]
     return submit(
         context,
         want,
         options,
-        verb="scale",
+        work=Scale(before=before, to=number, handoff=handoff),
         words=f"scale {want.name} from {before} to {number}",
-        arguments={"before": before, "to": number, "handoff": handoff},
         change=change,
         point=number < before,
         owned=[f"{want.name}-{colour}-{n}" for colour in colours for n in range(before + 1, number + 1)],

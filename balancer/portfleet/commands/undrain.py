@@ -12,7 +12,7 @@ from portfleet.apply.context import Context
 from portfleet.commands import cancel
 from portfleet.core.errors import Exit
 from portfleet.core.journal import Journal
-from portfleet.store import journal as journal_file
+from portfleet.core.operations import Drain, Undrain
 from portfleet.submit.follow import already
 from portfleet.submit.operation import add_options, submit
 from portfleet.submit.targets import targets
@@ -28,8 +28,8 @@ def run(options: argparse.Namespace, context: Context) -> Exit:
     names = [i.name for i in instances if i.name in want.record.asked]
     if not names:
         return already(context, "undrain", want.name, f"{options.target} already serves: nothing is drained there")
-    running = (journal_file.read(context.paths.journal) or Journal()).running(want.name)
-    draining = set(running.arguments["instances"]) if running and running.verb in ("drain", "maint") else set()
+    running = (context.store.read() or Journal()).running(want.name)
+    draining = set(running.work.instances) if running and isinstance(running.work, Drain) else set()
     if running and draining and draining <= set(names) and not options.dry_run:
         let_in = partial(_let_in, service=want.name, names=frozenset(names))
         return cancel.begin(context, running.number, wait=options.wait, also=let_in)
@@ -37,9 +37,8 @@ def run(options: argparse.Namespace, context: Context) -> Exit:
         context,
         want,
         options,
-        verb="undrain",
+        work=Undrain(instances=tuple(names)),
         words=f"let {', '.join(names)} serve again",
-        arguments={"instances": names},
         change=lambda record: record.asking_nothing(names),
         point=False,
         owned=names,

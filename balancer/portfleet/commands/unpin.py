@@ -11,7 +11,7 @@ from dataclasses import replace
 from portfleet.apply.context import Context
 from portfleet.commands.pin import parse_network
 from portfleet.core.errors import Exit
-from portfleet.core.journal import ServiceRecord
+from portfleet.core.records import ServiceRecord
 from portfleet.submit.follow import already
 from portfleet.submit.operation import add_change_options
 from portfleet.submit.pins import change_pins

@@ -55,7 +55,10 @@ def _take(lock: IO[str], context: Context, log: Log, *, wait: bool) -> None:
 
 
 async def _watch(context: Context, log: Log) -> None:
+    from portfleet.apply.applied import Applied
+    from portfleet.operations.daemons import MachineDaemons
     from portfleet.operations.engine import Engine
+    from portfleet.operations.world import World
     from portfleet.watch.ejector import Ejector
     from portfleet.watch.forget import Forgetter
     from portfleet.watch.healer import Healer
@@ -65,17 +68,21 @@ async def _watch(context: Context, log: Log) -> None:
     from portfleet.watch.server import serve
     from portfleet.watch.watcher import Watcher
 
-    paths, plane = context.paths, context.plane
+    paths, plane, applied = context.paths, context.plane, Applied(context)
     guardian = plane.guardian()
-    if guardian.shortage:
-        log("unprivileged", costs=guardian.shortage)
-    roster, forgetter = Roster(paths), Forgetter(plane.connections, log)
+    if lacking := guardian.shortage:
+        log("unprivileged", refused=lacking.refused, costs=lacking.costs)
+    roster, forgetter = Roster(paths, applied), Forgetter(plane.connections, log)
     ejector = Ejector(plane=plane, paths=paths, latest=roster.latest, forget_unanswered=forgetter.begin, log=log)
     healer = Healer(plane=plane, paths=paths, roster=roster, ejector=ejector, log=log)
     rules = RuleGuard(roster=roster, healer=healer, guardian=guardian, log=log)
     watcher = Watcher(context, log, ejector=ejector, roster=roster)
     server = await serve(paths.watch_socket, {"status": lambda _: watcher.status(), "reload": lambda _: watcher.wake()})
-    engine = asyncio.create_task(Engine(paths=paths, ejector=ejector, log=log, wake=watcher.wake).run())
+    world = World(
+        paths=paths, store=context.store, applied=applied, plane=Context(paths).plane, supervisor=context.supervisor,
+        daemons=MachineDaemons(context.supervisor, paths), ejector=ejector, log=log, wake=watcher.wake,
+    )  # fmt: skip
+    engine = asyncio.create_task(Engine(world).run())
     overflow = asyncio.create_task(OverflowOrder(plane=plane, paths=paths, roster=roster, log=log).run())
     try:
         await watcher.run(rules)

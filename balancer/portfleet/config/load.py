@@ -16,7 +16,7 @@ from portfleet.core.errors import ConfigError, Problem
 from portfleet.core.model import Drain, Fleet, Machine, Probe, Service
 
 NAME = re.compile(r"[a-z][a-z0-9-]{0,30}")
-#: Beginnings and ends of names that would be taken for something else: nft's chains of services, and instances.
+#: Beginnings and ends of names that would be taken for something else: rules of services, and instances.
 _RESERVED = "service-"
 _LIKE_INSTANCE = r"-(blue|green|remote)-[0-9]+$"
 #: All of it as one pattern, for the schema.

@@ -60,7 +60,7 @@ def _placeholders(service: Service, path: str, _: Machine) -> Iterator[Problem]:
     if service.command and "port" not in placeholders((*service.command, *service.environment.values())):
         yield Problem(
             f"{path}.command",
-            "{port} stands nowhere: the instances could not be told their ports",
+            "command and environment never use {port}, so instances cannot learn their port",
             'for example command = ["redis-server", "--port", "{port}"]',
         )
 

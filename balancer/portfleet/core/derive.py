@@ -3,25 +3,29 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
 from portfleet.core.changes import InstanceRule, ServiceRule, Sticky
 from portfleet.core.desired import Desired, DesiredInstance, DesiredService
-from portfleet.core.journal import ColourRecord, Journal, ServiceRecord
+from portfleet.core.journal import Journal
 from portfleet.core.model import COLOURS, Colour, Fleet, Instance, Service, member_instance, seed_of
+from portfleet.core.observed import ObservedInstance
 from portfleet.core.paths import Paths
 from portfleet.core.pins import flatten
 from portfleet.core.program import make_program
+from portfleet.core.records import ColourRecord, ServiceRecord
 from portfleet.core.slots import Table, assign
 from portfleet.core.states import Wanted
 
 
-def make_desired(fleet: Fleet, journal: Journal, paths: Paths) -> Desired:
-    """Join config and journal: new services get a seed, numbers and a home table, changed ones keep what they can."""
-    services = {}
+def settle(fleet: Fleet, journal: Journal) -> Journal:
+    """Return the journal as it goes with the config: new services get a record, changed ones keep what they can.
+
+    Every instance has a number then, and every service a home table of its members. Settled again, it is the same.
+    """
     for configured in fleet.services.values():
-        record, notes = _record(configured, journal)
+        record = _record(configured, journal)
         service = _scaled(configured, record)
         unnumbered = [one.name for one in _instances(service, record) if one.name not in record.numbers]
         numbers = dict(zip(unnumbered, journal.free_numbers(), strict=False))
@@ -29,9 +33,42 @@ def make_desired(fleet: Fleet, journal: Journal, paths: Paths) -> Desired:
         journal = journal.with_service(service.name, record)
         if numbers:
             journal = replace(journal, last_number=numbers[unnumbered[-1]])
-        want = _want(service, record, paths, notes)
-        services[service.name] = _stopped(want, record.down) if record.down else want
+    return journal
+
+
+def make_desired(fleet: Fleet, journal: Journal, paths: Paths) -> Desired:
+    """Join config and journal, which is settled first and goes with the result."""
+    journal = settle(fleet, journal)
+    services = {}
+    for configured in fleet.services.values():
+        record = journal.services[configured.name]
+        want = _want(_scaled(configured, record), record, paths, _notes(configured, record))
+        services[configured.name] = _stopped(want, record.down) if record.down else want
     return Desired(services, journal, paths.identity)
+
+
+def learned(desired: Desired, seen: Mapping[str, ObservedInstance], paths: Paths) -> Desired:
+    """Return what shall be, going by what instances say of themselves; ``desired`` itself if that changes nothing."""
+    services, journal = dict(desired.configured), desired.journal
+    for want in desired.services.values():
+        counts = _counts(want, seen)
+        if counts != want.record.counts:
+            record = replace(want.record, counts=counts)
+            services[want.name] = _want(want.service, record, paths, want.notes)
+            journal = journal.with_service(want.name, record)
+    return replace(desired, configured=services, journal=journal) if journal is not desired.journal else desired
+
+
+def _counts(want: DesiredService, seen: Mapping[str, ObservedInstance]) -> bool:
+    """Return whether the instances of a service that are ready keep to ``max_connections`` themselves.
+
+    Of those that were never ready it is not known; the kernel counts for them until they are.
+    """
+    limit = want.service.max_connections
+    ready = [seen[i.name] for i in want.instances if i.program is not None and i.name in seen and seen[i.name].ready]
+    if not limit or not ready:
+        return want.record.counts
+    return all(one.status is not None and one.status.keeps_to(limit) for one in ready)
 
 
 def _stopped(want: DesiredService, down: str) -> DesiredService:
@@ -40,20 +77,24 @@ def _stopped(want: DesiredService, down: str) -> DesiredService:
     return replace(want, instances=instances, notes=notes, down=down)
 
 
-def _record(service: Service, journal: Journal) -> tuple[ServiceRecord, tuple[str, ...]]:
-    """Return the service's record, made anew where there is none, and what the plan has to say about it."""
+def _record(service: Service, journal: Journal) -> ServiceRecord:
+    """Return the service's record, made anew if there is none."""
     record = journal.services.get(service.name)
     if record is None:
         colours: dict[Colour, ColourRecord] = {"blue": ColourRecord(release=service.release)}
-        seed = seed_of(service.name)
-        return ServiceRecord("blue", seed, (), colours=colours, config_release=service.release), ()
+        return ServiceRecord("blue", seed_of(service.name), (), colours=colours, config_release=service.release)
     if record.instances is not None and record.config_instances != service.instances:
         # The config's own number has changed since `scale`: it counts, also if it is the old one again some day.
-        record = replace(record, instances=None, config_instances=None)
+        return replace(record, instances=None, config_instances=None)
+    return record
+
+
+def _notes(service: Service, record: ServiceRecord) -> tuple[str, ...]:
+    """Return what the plan has to say about a service."""
     running = record.colours.get(record.live, ColourRecord()).release
-    if service.release not in (record.config_release, running):
-        return record, (f"release differs: {running} runs, {service.release} is configured: cutover needed",)
-    return record, ()
+    if service.release in (record.config_release, running):
+        return ()
+    return (f"release differs: {running} runs, {service.release} is configured: cutover needed",)
 
 
 def _scaled(service: Service, record: ServiceRecord) -> Service:
@@ -142,8 +183,8 @@ def _instance_want(service: Service, instance: Instance, record: ServiceRecord, 
     if instance.number > service.instances:
         serving = Wanted.DRAINED
     port = service.port_of(instance.colour, instance.number)
-    # Our own daemon counts for itself: a connection it was handed keeps the port it came by.
-    limit = 0 if service.ours else service.max_connections
+    # A daemon that counts for itself does it better: a connection that was handed off keeps the number it came by.
+    limit = 0 if record.counts else service.max_connections
     rule = replace(rule, port=port, limit=limit, spills=not limit or service.overflow == "next")
     colour = record.colours.get(instance.colour)
     if colour is None or colour.stopped:
@@ -161,4 +202,4 @@ def _instance_want(service: Service, instance: Instance, record: ServiceRecord, 
     # What is in maintenance stays down, live or idle.
     live = instance.colour == record.live or record.canary or serving is Wanted.MAINTENANCE
     wanted = serving if live else Wanted.IDLE
-    return DesiredInstance(instance, wanted, weight, rule, program)
+    return DesiredInstance(instance, wanted, weight, rule, program, asked=service.control == "auto")

@@ -19,6 +19,7 @@ COLOURS: tuple[Colour, Colour] = ("blue", "green")
 Then = Literal["wait", "evict", "kill"]
 Overflow = Literal["next", "refuse"]
 WhenEmpty = Literal["keep", "refuse", "drop"]
+ControlUse = Literal["auto", "off"]
 Drift = Literal["repair", "report"]
 
 
@@ -85,7 +86,10 @@ class Drain:
 
 @dataclass(frozen=True)
 class Service:
-    """One service of fleet.toml, validated. Durations are in seconds, ``ports`` is inclusive."""
+    """One service of fleet.toml, validated. Durations are in seconds, ``ports`` is inclusive.
+
+    ``control``: instances that answer on their control sockets are asked there ("auto"), or none ever is ("off").
+    """
 
     name: str
     listen: tuple[Listen, ...]
@@ -97,6 +101,7 @@ class Service:
     directory: str | None = None
     user: str | None = None
     environment: Mapping[str, str] = field(default_factory=dict)
+    control: ControlUse = "auto"
     slots: int = 4096
     affinity: Affinity = field(default_factory=lambda: Affinity("source"))
     sticky: float | None = None
@@ -120,11 +125,6 @@ class Service:
         return frozenset(family for listen in self.listen for family in listen.families)
 
     @property
-    def ours(self) -> bool:
-        """Return whether the command is our own daemon, which has a control socket and a reserved exit code."""
-        return is_our_daemon(self.command)
-
-    @property
     def most_instances(self) -> int:
         """How many instances a colour can have: its half of the ports."""
         return (self.ports[1] - self.ports[0] + 1) // 2
@@ -133,11 +133,6 @@ class Service:
         """Return the port of instance ``number`` (from 1): blue takes the lower half of ``ports``, green the upper."""
         low, high = self.ports
         return low + (number - 1) + (0 if colour == "blue" else (high - low + 1) // 2)
-
-
-def is_our_daemon(command: tuple[str, ...]) -> bool:
-    """True for ``portfleet-daemon …`` and ``python -m portfleet_daemon …``."""
-    return command[0].rsplit("/", 1)[-1] == "portfleet-daemon" or "portfleet_daemon" in command[1:4]
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,9 @@ from collections.abc import Iterable
 
 from portfleet.core.access import Access
 from portfleet.core.changes import PlaneState
-from portfleet.core.journal import ColourRecord, Denied, Journal, ServiceRecord
+from portfleet.core.journal import Journal
 from portfleet.core.model import COLOURS, Colour, Fleet, Service, parse_instance, seed_of
+from portfleet.core.records import ColourRecord, Denied, ServiceRecord
 
 
 def rebuild(fleet: Fleet, state: PlaneState, programs: Iterable[str]) -> Journal:

@@ -27,6 +27,9 @@ def assign(previous: Sequence[str | None], weights: Mapping[str, int], home: Seq
     live = {member: weight for member, weight in weights.items() if weight > 0}
     if not live:
         return (None,) * len(previous)
+    now = count(previous)
+    if not home and now.total() == len(previous) and shares(len(previous), live, held=now) == now:
+        return tuple(previous)  # nearly always: nothing has changed since it was assigned
     origin = home or previous
     table = [
         at_home if home and (at_home := home[slot]) in live else owner if owner in live else None

@@ -76,6 +76,22 @@ class Foreign:
 
 
 @dataclass(frozen=True)
+class Door:
+    """A service as its clients meet it: what they dial, and the ports of its instances on this box (inclusive)."""
+
+    listens: tuple[Listen, ...]
+    ports: tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Done:
+    """What a guardian did for connections: an event of the log with its fields."""
+
+    event: str
+    fields: Mapping[str, object]
+
+
+@dataclass(frozen=True)
 class Room:
     """Room for connections: ``used`` of ``limit``, and how many were ``dropped`` for want of it since it is counted.
 
@@ -133,6 +149,14 @@ class Connections(Protocol):
         """Return how much room for connections the data plane has; None if it has no bound of its own."""
 
 
+@dataclass(frozen=True)
+class Shortage:
+    """Something that this machine ``refused``, and what that ``costs``, in words."""
+
+    refused: str
+    costs: str
+
+
 class Guardian(Protocol):
     """What the watcher holds while it lives: it hears of foreign changes and keeps clients safe meanwhile."""
 
@@ -141,8 +165,8 @@ class Guardian(Protocol):
         """Seconds between two looks that nothing asked for: a backstop if changes are told, otherwise the poll."""
 
     @property
-    def shortage(self) -> str:
-        """What this machine refused the guardian, and what that costs; "" if nothing."""
+    def shortage(self) -> Shortage | None:
+        """What this machine refused the guardian; None if nothing."""
 
     def fileno(self) -> int | None:
         """Return a descriptor that is readable when there is something to `read`; None if there is none to wait for."""
@@ -150,10 +174,21 @@ class Guardian(Protocol):
     def read(self) -> list[Foreign]:
         """Return what others changed since the last call, never what this process changed itself; never wait."""
 
-    def hold(self, listens: Iterable[Listen]) -> None:
-        """Keep clients of exactly ``listens`` from being refused while rules are missing.
+    def hold(self, doors: Iterable[Door]) -> None:
+        """Keep clients of exactly ``doors`` from being refused while rules are missing.
 
         Raise PortfleetError (exit 5) if another watcher does that here already.
+        """
+
+    @property
+    def due(self) -> float | None:
+        """Seconds until there is something to `work` on; None if there is nothing before the next `read` or `hold`."""
+
+    def work(self) -> list[Done]:
+        """Look after connections that the data plane has lost track of; return what was done.
+
+        May take as long as counting all connections does: call it in another thread, and never twice at a time. Raise
+        PortfleetError if the kernel refuses; `due` then says when to try again.
         """
 
     def hazards(self) -> list[Hazard]:

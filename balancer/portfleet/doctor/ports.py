@@ -12,7 +12,7 @@ from portfleet.linux import processes, sockdiag
 from portfleet.linux.machine import read_machine, sysctl
 from portfleet.linux.reserve import meets
 from portfleet.linux.sockdiag import Listener
-from portfleet.supervise.supervisor import Supervisor
+from portfleet.supervise.presence import supervisor_pid
 
 
 @dataclass(frozen=True)
@@ -28,11 +28,10 @@ class PortFacts:
 
 def read(paths: Paths, needs: Needs) -> PortFacts:
     """Read the facts; owners are looked up for the fleet's own ports only, as that walks /proc."""
-    supervisor = Supervisor(paths.supervisor_socket)
     relevant = [listener for listener in sockdiag.listeners() if _concerns(listener, needs)]
     ours: set[int] = set()
-    if relevant and supervisor.running():
-        ours = processes.owned(processes.tree(supervisor.pid()), {listener.inode for listener in relevant})
+    if relevant and (pid := supervisor_pid(paths)):
+        ours = processes.owned(processes.tree(pid), {listener.inode for listener in relevant})
     machine = read_machine()
     return PortFacts(
         strangers=tuple((x, processes.owner_of(x.inode)) for x in relevant if x.inode not in ours),
@@ -66,7 +65,7 @@ def _covered(listener: Listener, owner: str, service: str) -> Finding:
     return warning(
         f"port {listener.port}",
         f"{owner} listens on {listener} too, which is where clients dial {service}",
-        why=f"the kernel redirects its clients to {service}; while the fleet is down they reach that process",
+        why=f"new clients go to {service}; while the fleet is down they reach that process",
         mend="end that process, or move it to another port",
     )
 

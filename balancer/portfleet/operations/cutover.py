@@ -8,77 +8,76 @@ of the new release.
 
 from __future__ import annotations
 
-import asyncio
-import time
+from collections.abc import Iterable
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
 from functools import partial
-from typing import Any
 
 from portfleet.core.desired import DesiredInstance
 from portfleet.core.errors import Exit
-from portfleet.core.journal import ColourRecord, ServiceRecord
 from portfleet.core.model import Colour, other
+from portfleet.core.operations import Cutover, policy_of
+from portfleet.core.records import ColourRecord, ServiceRecord
 from portfleet.operations import canary
 from portfleet.operations.empty import HandoffResult, hand_over, let_end, spread
 from portfleet.operations.releases import outlived
 from portfleet.operations.stop import stop
-from portfleet.operations.task import CannotUndo, OperationFailed, Task, hangs, running
+from portfleet.operations.task import CannotUndo, OperationFailed, Task
 from portfleet.store.clock import stamp
 from portfleet.supervise.exit_report import last_exit, last_lines
 
+#: How often a new release is asked whether it can hand off, and seconds between: its port may be open before its
+#: control socket is.
+_ASKED, _AGAIN = 3, 0.2
 #: Seconds for the first connections that were handed off to ask something.
 _TASTE = 0.3
 
 
-async def run(task: Task) -> str:
-    """Make the other colour live. The journal is changed before processes are stopped: it says what is to run.
-
-    Arguments: colour (the one that becomes live), before (its record to go back to), asked (what was asked of its
-    instances), fresh (its processes are started anew also where they run already), keep (seconds), handoff,
-    config_release, config_release_before, canary ({"steps": [per cent …],
-    "every", "max_errors", "max_p99"} or None); remembered: step, took ({phase: seconds}), moved.
-    """
-    colour: Colour = task.arguments["colour"]
+async def run(task: Task[Cutover]) -> str:
+    """Make the other colour live. The journal is changed before processes are stopped: it says what is to run."""
+    colour = task.work.colour
     if task.operation.phase == "begin":
-        began = time.monotonic()
+        began = task.world.clock.monotonic()
         await _start(task, colour)
-        task.enter("canary" if task.arguments["canary"] else "switch", took=_took(task, "ready", began))
+        handoff = task.work.handoff and await _can_take(task, colour)
+        phase = "canary" if task.work.canary else "switch"
+        task.enter(phase, replace(_took(task, "ready", began), handoff=handoff))
     if task.operation.phase == "canary":
-        began = time.monotonic()
+        began = task.world.clock.monotonic()
         await _canary(task, colour)
-        task.enter("switch", took=_took(task, "canary", began))
+        task.enter("switch", _took(task, "canary", began))
     if task.operation.phase == "switch":
-        began = time.monotonic()
-        task.change(partial(_switched, colour=colour, config_release=task.arguments["config_release"]))
+        began = task.world.clock.monotonic()
+        task.change(partial(_switched, colour=colour, config_release=task.work.config_release))
         task.point(ready=[i.name for i in task.want().of(colour)])
-        task.enter("moving", took=_took(task, "switch", began))
+        task.enter("moving", _took(task, "switch", began))
     if task.operation.phase == "moving":
-        began = time.monotonic()
+        began = task.world.clock.monotonic()
         moved, left = await _move(task, colour)
-        task.enter("keeping", moved=moved, left=left, took=_took(task, "move", began))
+        task.enter("keeping", replace(_took(task, "move", began), moved=moved, left=left))
     return await _keep(task, colour)
 
 
-async def undo(task: Task) -> str:
+async def undo(task: Task[Cutover]) -> str:
     """Return up: before the switch the idle colour is ended; after it everything goes back to the old one.
 
     Raises TooLate where the old colour is not kept and was stopped already.
     """
-    colour: Colour = task.arguments["colour"]
+    colour = task.work.colour
     old = other(colour)
     if task.want().live == colour:
         if task.want().record.colours.get(old, ColourRecord()).stopped:
             await stop(task, [i.name for i in task.want().of(old)])
             raise CannotUndo(f"{_words(task, colour)}; {old} was stopped already")
-        release = task.arguments["config_release_before"]
+        release = task.work.config_release_before
         task.change(lambda record: replace(record, live=old, config_release=release))
     task.change(lambda record: replace(record, canary=0))
     task.point(ready=[i.name for i in task.want().of(old)])
     want = task.want()
     there = [i for i in want.of(colour) if i.program is not None]
     words = f"{old} serves"
-    if all(i.ours for i in there):
+    pids = await task.world.daemons.pids()
+    alive = [i for i in there if i.name in pids]
+    if not await task.cannot_hand_off(alive, [i for i in want.of(old) if i.takes]):
         hung = await _hanging(task, there)  # to ask them for their connections would only take ten seconds each
         handed = await hand_over(task, [(i, heirs(task, i)) for i in there if i.name not in hung])
         words += f"; {handed.words()}" if handed.moved or handed.left else ""
@@ -87,11 +86,11 @@ async def undo(task: Task) -> str:
         if hung:
             words += f"; {', '.join(hung)} did not answer and lost what had moved there"
         if any(left.values()):  # never dropped: they end by themselves, then the colour is stopped
-            task.change(lambda record: record.with_colour_kept(colour, _until(0)))
+            task.change(lambda record: record.with_colour_kept(colour, _until(task, 0)))
             return f"{words}; they stay with {colour} until they end"
     else:
-        await let_end(task, there, rate=want.service.drain.rate, deadline=want.service.drain.deadline, then="evict")
-    before, asked = task.arguments["before"], task.arguments["asked"]
+        await let_end(task, there, policy_of(want.service.drain, then="evict"))
+    before, asked = task.work.before, task.work.asked
     names = [i.name for i in want.of(colour)]
     task.enter("stopping", owned=names)
     task.change(lambda record: record.with_colour_as_before(colour, before).asking_before(asked))
@@ -99,28 +98,28 @@ async def undo(task: Task) -> str:
     return words
 
 
-def heirs(task: Task, instance: DesiredInstance) -> list[DesiredInstance]:
+def heirs(task: Task[Cutover], instance: DesiredInstance) -> list[DesiredInstance]:
     """Return who of the other colour gets the connections of ``instance``: its counterpart, or all if that is drained.
 
     Nobody where all of that colour are drained, in maintenance or out.
     """
     mine = instance.instance
     others = [i for i in task.want().instances if i.instance.colour not in (None, mine.colour)]
-    there = [i for i in others if i.takes and task.ejector.serves(i.name)]
+    there = [i for i in others if i.takes and task.serves(i.name)]
     return [i for i in there if i.instance.number == mine.number] or there
 
 
-async def _start(task: Task, colour: Colour) -> None:
+async def _start(task: Task[Cutover], colour: Colour) -> None:
     most = task.want().service.instances
     names = [i.name for i in task.want().of(colour) if i.startable and i.instance.number <= most]
     task.enter("begin", owned=names)
-    if task.arguments["fresh"]:
+    if task.work.fresh:
         await stop(task, names)
     task.progress(0, len(names), f"starting {len(names)} instances of {colour}")
     failed = await task.start(names)
     if failed:
         name, reason = next(iter(failed.items()))
-        ended, words = last_exit(task.paths, name), " | ".join(last_lines(task.paths.log_of(name)))
+        ended, words = last_exit(task.world.paths, name), " | ".join(last_lines(task.world.paths.log_of(name)))
         why = (
             f"{name}: {reason}"
             + f", ended last with {ended}" * bool(ended)
@@ -133,30 +132,44 @@ async def _start(task: Task, colour: Colour) -> None:
         )
 
 
-async def _canary(task: Task, colour: Colour) -> None:
-    plan: dict[str, Any] = task.arguments["canary"]
-    steps: list[int] = plan["steps"]
-    for number in range(int(task.arguments.get("step", 0)), len(steps)):
-        percent = steps[number]
-        task.enter("canary", step=number)
+async def _can_take(task: Task[Cutover], colour: Colour) -> bool:
+    """Return whether the new release can take over connections by hand-off, which nobody could tell before it ran."""
+    olds, news = ([i for i in task.want().of(one) if i.program is not None] for one in (other(colour), colour))
+    senders = [i for i in olds if i.takes]
+    for _ in range(_ASKED):
+        if not (why := await task.cannot_hand_off(senders, news)):
+            return True
+        await task.pause(_AGAIN)
+    if task.work.insist:
+        raise OperationFailed(f"nothing changed for clients: {why}", code=Exit.USAGE)
+    task.world.log("no-handoff", service=task.operation.service, reason=why)
+    return False
+
+
+async def _canary(task: Task[Cutover], colour: Colour) -> None:
+    plan = task.work.canary
+    if plan is None:
+        return
+    for number in range(task.work.step, len(plan.steps)):
+        percent = plan.steps[number]
+        task.enter("canary", replace(task.work, step=number))
         task.change(partial(_canary_at, percent=percent))
         task.point(ready=[i.name for i in task.want().of(colour)])
         if fault := await canary.watch(task, colour, percent=percent, plan=plan):
             raise OperationFailed(f"the canary was rolled back at {percent} %: {fault}")
 
 
-async def _move(task: Task, colour: Colour) -> tuple[str, int]:
+async def _move(task: Task[Cutover], colour: Colour) -> tuple[str, int]:
     """Empty the old colour: by hand-off member to member, else by the service's drain policy."""
     want = task.want()
     olds = [i for i in want.of(other(colour)) if i.program is not None]
-    if task.arguments["handoff"]:
+    if task.work.handoff:
         return await _hand_off(task, [(old, heirs(task, old)) for old in olds])
-    policy = want.service.drain
-    ended = await let_end(task, olds, rate=policy.rate, deadline=policy.deadline, then=policy.then)
+    ended = await let_end(task, olds, policy_of(want.service.drain))
     return f"{ended:,} connections of {other(colour)} were drained", 0
 
 
-async def _hand_off(task: Task, pairs: list[tuple[DesiredInstance, list[DesiredInstance]]]) -> tuple[str, int]:
+async def _hand_off(task: Task[Cutover], pairs: list[tuple[DesiredInstance, list[DesiredInstance]]]) -> tuple[str, int]:
     """Hand everything over, one connection to each new instance first: it may hang on its first request."""
     counts = await task.connections(old for old, _ in pairs)
     receivers = list({new.name: new for _, news in pairs for new in news}.values())
@@ -165,37 +178,36 @@ async def _hand_off(task: Task, pairs: list[tuple[DesiredInstance, list[DesiredI
         if counts[old.name]:
             first += (await spread(task, old, news, 1))[0]
     await task.pause(_TASTE if first else 0)
-    await _refuse_hanging(receivers)
+    await _refuse_hanging(task, receivers)
     handed: HandoffResult = await hand_over(task, pairs)
     handed = replace(handed, moved=handed.moved + first)
     if handed.left:
-        await _refuse_hanging(receivers)
+        await _refuse_hanging(task, receivers)
     return handed.words(), handed.left
 
 
-async def _silent(instances: list[DesiredInstance]) -> list[str]:
+async def _silent(task: Task[Cutover], instances: Iterable[DesiredInstance]) -> list[str]:
     """Return those that do not answer; one without a process does not either."""
-    answers = await asyncio.gather(*(asyncio.to_thread(hangs, i) for i in instances))
-    return [i.name for i, silent in zip(instances, answers, strict=True) if silent]
+    return [name for name, heard in (await task.world.daemons.hear(instances)).items() if heard.status is None]
 
 
-async def _hanging(task: Task, instances: list[DesiredInstance]) -> list[str]:
+async def _hanging(task: Task[Cutover], instances: list[DesiredInstance]) -> list[str]:
     """Return those that have a process and do not answer."""
-    there = await asyncio.to_thread(running, task.paths)
-    return await _silent([i for i in instances if i.name in there])
+    there = await task.world.daemons.pids()
+    return await _silent(task, (i for i in instances if i.name in there))
 
 
-async def _refuse_hanging(news: list[DesiredInstance]) -> None:
-    if hung := await _silent(news):
+async def _refuse_hanging(task: Task[Cutover], news: list[DesiredInstance]) -> None:
+    if hung := await _silent(task, news):
         raise OperationFailed(f"rolled back: {', '.join(hung)} of the new release hangs")
 
 
-async def _keep(task: Task, colour: Colour) -> str:
-    old, keep, left = other(colour), float(task.arguments["keep"]), int(task.arguments["left"])
+async def _keep(task: Task[Cutover], colour: Colour) -> str:
+    old, keep, left = other(colour), task.work.keep, task.work.left
     want = task.want()
-    words = f"{_words(task, colour)}; {task.arguments['moved']}"
+    words = f"{_words(task, colour)}; {task.work.moved}"
     if left:
-        task.change(lambda record: record.with_colour_kept(old, _until(keep)))
+        task.change(lambda record: record.with_colour_kept(old, _until(task, keep)))
         raise OperationFailed(f"{words}; those stay with {old} until they end, then it can be stopped", settled=True)
     if keep == 0:
         names = [i.name for i in want.of(old)]
@@ -203,19 +215,20 @@ async def _keep(task: Task, colour: Colour) -> str:
         task.change(lambda record: record.with_colour_stopped(old))
         await stop(task, names)
     else:
-        task.change(lambda record: record.with_colour_kept(old, _until(keep)))
-    took = ", ".join(f"{phase} {seconds:.2f} s" for phase, seconds in task.arguments["took"].items())
-    gone = outlived(task.paths, task.want())
+        task.change(lambda record: record.with_colour_kept(old, _until(task, keep)))
+    took = ", ".join(f"{phase} {seconds:.2f} s" for phase, seconds in task.work.took.items())
+    gone = outlived(task.desired().journal, task.want())
     return f"{words} ({took})" + (f"; older than keep_releases, can be removed: {', '.join(gone)}" if gone else "")
 
 
-def _words(task: Task, colour: Colour) -> str:
+def _words(task: Task[Cutover], colour: Colour) -> str:
     release = task.want().release
     return f"{task.want().name} is live on {colour}" + (f", release {release}" if release else "")
 
 
-def _took(task: Task, phase: str, began: float) -> dict[str, float]:
-    return {**task.arguments.get("took", {}), phase: round(time.monotonic() - began, 3)}
+def _took(task: Task[Cutover], phase: str, began: float) -> Cutover:
+    """Return the work with what ``phase``, which ``began`` then, took."""
+    return replace(task.work, took={**task.work.took, phase: round(task.world.clock.monotonic() - began, 3)})
 
 
 def _canary_at(record: ServiceRecord, *, percent: int) -> ServiceRecord:
@@ -226,6 +239,6 @@ def _switched(record: ServiceRecord, *, colour: Colour, config_release: str | No
     return replace(record, live=colour, canary=0, config_release=config_release)
 
 
-def _until(keep: float) -> str:
+def _until(task: Task[Cutover], keep: float) -> str:
     """Return the time, RFC 3339, ``keep`` seconds from now."""
-    return stamp((datetime.now(UTC) + timedelta(seconds=keep)).timestamp())
+    return stamp(task.world.clock.time() + keep)

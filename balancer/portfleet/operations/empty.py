@@ -7,12 +7,14 @@ and SYN_RECV), twice, 200 ms apart. A SYN_RECV whose client never answers would 
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from portfleet.core.desired import DesiredInstance
-from portfleet.daemons.handoff import HandoffFailed, hand_off
+from portfleet.core.operations import Policy
+from portfleet.daemons.capability import cannot_hand_off
+from portfleet.daemons.handoff import HandoffFailed
 from portfleet.operations.evict import Evictor
 from portfleet.operations.task import Task
 
@@ -42,7 +44,7 @@ class HandoffResult:
 class QuietCheck:
     """Tells when instances are empty for good; see the top of this file."""
 
-    def __init__(self, task: Task, instances: Sequence[DesiredInstance]) -> None:
+    def __init__(self, task: Task[Any], instances: Sequence[DesiredInstance]) -> None:
         self._task, self._instances = task, instances
         self._times, self._since = 0, 0.0
 
@@ -51,22 +53,22 @@ class QuietCheck:
         if left:
             self._times, self._since = 0, 0.0
             return False
-        now = time.monotonic()
+        now = self._task.world.clock.monotonic()
         self._since = self._since or now
-        if now - self._since < _QUEUE and await self._task.waiting(self._instances):
+        if now - self._since < _QUEUE and await self._task.world.daemons.waiting(self._instances):
             self._times = 0
         else:
             self._times += 1
         return self._times >= 2
 
 
-async def hand_over(task: Task, pairs: Pairs) -> HandoffResult:
+async def hand_over(task: Task[Any], pairs: Pairs) -> HandoffResult:
     """Hand all connections of each sender to its receivers until none arrives any more.
 
     What nobody takes (refused, no room, no receiver alive) stays with its sender and is counted as left.
     """
     senders = [sender for sender, _ in pairs]
-    total, why, moved_at, settled = 0, "", time.monotonic(), QuietCheck(task, senders)
+    total, why, moved_at, settled = 0, "", task.world.clock.monotonic(), QuietCheck(task, senders)
     while True:
         counts = await task.connections(senders)
         left = sum(counts.values())
@@ -78,44 +80,45 @@ async def hand_over(task: Task, pairs: Pairs) -> HandoffResult:
             if counts[sender.name]:
                 here, reason, busy = await spread(task, sender, receivers, counts[sender.name])
                 moved, why = moved + here, reason or why
-                moved_at = time.monotonic() if here or busy else moved_at
+                moved_at = task.world.clock.monotonic() if here or busy else moved_at
         total += moved
         if not left:
-            moved_at = time.monotonic()
-        elif time.monotonic() - moved_at > _STUCK:
+            moved_at = task.world.clock.monotonic()
+        elif task.world.clock.monotonic() - moved_at > _STUCK:
             return HandoffResult(total, left, why or "requests in flight have not ended")
         await task.pause(0 if moved else _SETTLE)
 
 
 async def spread(
-    task: Task, sender: DesiredInstance, receivers: Sequence[DesiredInstance], count: int
+    task: Task[Any], sender: DesiredInstance, receivers: Sequence[DesiredInstance], count: int
 ) -> tuple[int, str, bool]:
-    """Hand ``count`` connections to ``receivers`` in even shares; those that are out, or not ready yet, get none.
+    """Hand ``count`` connections to ``receivers`` in even shares; those that are out, not ready or unfit get none.
 
     Gives how many moved, why not all ("" for no reason), and whether an earlier hand-off is still under way.
     """
-    alive = [receiver for receiver in receivers if task.ejector.serves(receiver.name)]
-    total, reason, busy = 0, "" if alive else f"nobody can take the connections of {sender.name}", False
-    for number, receiver in enumerate(alive):
-        share = count * (number + 1) // len(alive) - count * number // len(alive)
+    heard = await task.world.daemons.hear([sender, *receivers])
+    alive = [receiver for receiver in receivers if task.serves(receiver.name)]
+    unfit = {one.name: cannot_hand_off([sender.name], [one.name], heard) for one in alive}
+    able = [receiver for receiver in alive if not unfit[receiver.name]]
+    nobody = next(iter(unfit.values()), f"nobody can take the connections of {sender.name}")
+    total, reason, busy = 0, "" if able else nobody, False
+    for number, receiver in enumerate(able):
+        share = count * (number + 1) // len(able) - count * number // len(able)
         if share == 0:
             continue
         try:
-            total += await hand_off(sender, receiver, count=share)
+            total += await task.world.daemons.hand_off(sender, receiver, count=share)
         except HandoffFailed as failure:
             total, reason, busy = total + failure.moved, str(failure), busy or failure.busy
     return total, reason, busy
 
 
-async def let_end(
-    task: Task, instances: Sequence[DesiredInstance], *, rate: int | None, deadline: float | None, then: str
-) -> int:
-    """Wait until ``instances`` have no connections, evicting ``rate`` a second (None: let them finish).
+async def let_end(task: Task[Any], instances: Sequence[DesiredInstance], policy: Policy) -> int:
+    """Wait until ``instances`` have no connections, which end by ``policy``; gives how many ended.
 
-    ``deadline`` seconds from its begin ``then`` says how it goes on: "wait", "evict" (at the service's rate) or "kill"
-    (all at once; one of ours that does not answer is ended). The rate is per service, shared by the instances. Gives
-    how many connections ended.
+    The rate is per service, shared by the instances. A daemon that hangs when all is to be closed is ended.
     """
+    rate, deadline = policy.rate, policy.deadline
     began, settled = task.began(f"ending {' '.join(want.name for want in instances)}"), QuietCheck(task, instances)
     counts = await task.connections(instances)
     before = most = sum(counts.values())
@@ -127,11 +130,11 @@ async def let_end(
             task.progress(max(0, most - left), most, f"evicting {rate:,}/s" if rate else "letting them finish")
             if await settled.look(left):
                 return before
-            if left and deadline is not None and time.monotonic() - began >= deadline:
-                task.log("deadline", service=task.operation.service, left=left, then=then)
+            if left and deadline is not None and task.world.clock.monotonic() - began >= deadline:
+                task.world.log("deadline", service=task.operation.service, left=left, then=policy.then)
                 deadline = None
-                killing = then == "kill"
-                rate = rate or (task.want().service.drain.rate if then == "evict" else None)
+                killing = policy.then == "kill"
+                rate = rate or (task.want().service.drain.rate if policy.then == "evict" else None)
             if left and killing:
                 await evictor.kill()
             await _step(task, evictor, counts, rate=rate)
@@ -140,7 +143,7 @@ async def let_end(
         await evictor.stop()
 
 
-async def _step(task: Task, evictor: Evictor, counts: Mapping[str, int], *, rate: int | None) -> None:
+async def _step(task: Task[Any], evictor: Evictor, counts: Mapping[str, int], *, rate: int | None) -> None:
     if rate and sum(counts.values()):
         await evictor.evict(counts, rate)
     else:

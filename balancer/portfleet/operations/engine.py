@@ -8,32 +8,41 @@ did holds. It also ends idle colours whose time is up.
 from __future__ import annotations
 
 import asyncio
-import importlib
-from collections.abc import Callable
-from dataclasses import replace
-from types import ModuleType
+from dataclasses import dataclass, replace
 
 from portfleet.core.errors import Exit, PortfleetError
-from portfleet.core.journal import STAYS, ColourRecord, HistoryEntry, Journal, Operation
-from portfleet.core.paths import Paths
+from portfleet.core.journal import HistoryEntry, Journal
+from portfleet.core.operations import Operation, Unreadable, Work
+from portfleet.core.records import ColourRecord
 from portfleet.operations.expire import end_expired
 from portfleet.operations.task import Cancelled, CannotUndo, OperationFailed, Task
-from portfleet.store import journal as journal_file
+from portfleet.operations.verbs import VERBS, Verb
+from portfleet.operations.world import World
 from portfleet.store import locks
-from portfleet.store.clock import now
-from portfleet.store.log import Log
-from portfleet.watch.ejector import Ejector
 
 _LOOK = 0.1
 #: How often a phase is entered again when what it needs does not answer, and seconds between.
 _TRIES, _AGAIN = 5, 1.0
 
 
+#: How an outcome says that an operation was not undone.
+_STAYS = "what was done stays"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of an operation; ``stays``: it was to be undone and was not."""
+
+    words: str
+    code: Exit = Exit.DONE
+    stays: bool = False
+
+
 class Engine:
     """Runs the journal's operations in the watcher's loop."""
 
-    def __init__(self, *, paths: Paths, ejector: Ejector, log: Log, wake: Callable[[], object]) -> None:
-        self._paths, self._ejector, self._log, self._wake = paths, ejector, log, wake
+    def __init__(self, world: World) -> None:
+        self._world, self._log = world, world.log
         self._running: dict[int, asyncio.Task[None]] = {}
 
     async def run(self) -> None:
@@ -45,7 +54,7 @@ class Engine:
                 if rounds % 10 == 0:
                     await self._expire()
                 rounds += 1
-                await asyncio.sleep(_LOOK)
+                await self._world.pause(_LOOK)
         finally:
             for running in self._running.values():
                 running.cancel()
@@ -54,12 +63,13 @@ class Engine:
         for number in [number for number, running in self._running.items() if running.done()]:
             del self._running[number]
         try:
-            journal = journal_file.read(self._paths.journal)
-        except (OSError, ValueError, PortfleetError):
+            journal = self._world.store.read()
+        except PortfleetError:
             return  # the watcher's own look says what is wrong with the journal
         for operation in journal.operations if journal else ():
             # Whoever holds the service's lock is still writing the operation down, or applies a config.
-            if operation.number not in self._running and not locks.held(self._paths.operation_lock(operation.service)):
+            lock = self._world.paths.operation_lock(operation.service)
+            if operation.number not in self._running and not locks.held(lock):
                 self._begin(operation)
 
     def _begin(self, operation: Operation) -> None:
@@ -67,51 +77,50 @@ class Engine:
         fields = {"number": operation.number, "verb": operation.verb, "service": operation.service}
         phase = "undoing" if operation.failed or operation.cancelled else operation.phase
         self._log("resumed" if resumed else "begins", **fields, who=operation.who, phase=phase)
-        marked = replace(operation, begun=True, resumed=phase if resumed else operation.resumed)
-        self._running[operation.number] = asyncio.create_task(self._advance(marked))
+        noted = replace(operation, begun=True, resumed=phase if resumed else operation.resumed)
+        self._running[operation.number] = asyncio.create_task(self._advance(noted))
 
     async def _expire(self) -> None:
         try:
-            await end_expired(self._paths, self._log)
+            await end_expired(self._world)
         except PortfleetError as error:
             self._log.once("cannot-end-idle-colour", reason=error.message.splitlines()[0])
 
     async def _advance(self, operation: Operation) -> None:
-        task = Task(operation, self._paths, self._ejector, self._log, self._wake)
-        verb = importlib.import_module(f"portfleet.operations.{operation.verb}")
-        try:
-            outcome, code = await self._outcome(verb, task)
-        except CannotUndo as done:
-            outcome, code = str(done), Exit.DONE
-        if killed := task.arguments.get("killed"):
-            outcome += f"; {', '.join(killed)} did not answer and was ended by SIGKILL"
+        if isinstance(operation.work, Unreadable):
+            await self._end(operation, Outcome(f"{operation.work.why}; {_STAYS}", Exit.FAILED, stays=True))
+            return
+        task = Task[Work](operation, self._world)
+        outcome = await self._outcome(VERBS[type(operation.work)], task)
+        words = outcome.words
+        if killed := task.work.killed:
+            words += f"; {', '.join(killed)} did not answer and was ended by SIGKILL"
         if task.operation.resumed:
-            outcome += f" (resumed at {task.operation.resumed!r} after the watcher had been away)"
-        await self._end(task.operation, outcome, ok=code is Exit.DONE, code=code)
+            words += f" (resumed at {task.operation.resumed!r} after the watcher had been away)"
+        await self._end(task.operation, replace(outcome, words=words))
 
-    async def _outcome(self, verb: ModuleType, task: Task) -> tuple[str, Exit]:
-        """Advance the operation, and undo it where it cannot go on; gives what came of it. Raises TooLate."""
+    async def _outcome(self, verb: Verb, task: Task[Work]) -> Outcome:
+        """Advance the operation, and undo it if it cannot go on."""
         try:
-            task.mark_begun()
+            task.note_begun()
             if failed := task.operation.failed:
-                return f"{failed}; {await self._undo(verb, task)}", task.undone or Exit.FAILED
-            return await self._attempt(verb, task), Exit.DONE
+                return await self._give_up(verb, task, failed)
+            return Outcome(await self._attempt(verb, task))
         except Cancelled:
-            return await self._give_up(verb, task, "cancelled"), task.undone or Exit.FAILED
+            return await self._give_up(verb, task, "cancelled")
         except OperationFailed as error:
-            return str(error) if error.settled else await self._give_up(verb, task, str(error)), error.code
-        except CannotUndo:
-            raise
+            words, code = str(error), error.code
+            return Outcome(words, code) if error.settled else await self._give_up(verb, task, words, code)
         except PortfleetError as error:
-            return await self._give_up(verb, task, error.message.splitlines()[0]), Exit.FAILED
+            return await self._give_up(verb, task, error.message.splitlines()[0], Exit.FAILED)
         except Exception as error:  # noqa: BLE001 (a defect in one operation must not end the watcher; it is told)
-            return await self._give_up(verb, task, f"internal error: {error!r}"), Exit.FAILED
+            return await self._give_up(verb, task, f"internal error: {error!r}", Exit.FAILED)
 
-    async def _attempt(self, verb: ModuleType, task: Task) -> str:
+    async def _attempt(self, verb: Verb, task: Task[Work]) -> str:
         """Run the operation; where supervisord or the kernel does not answer, enter its phase again a little later."""
         for last in [False] * (_TRIES - 1) + [True]:
             try:
-                return str(await verb.run(task))
+                return await verb.run(task)
             except PortfleetError as error:
                 self._log("tries-again", number=task.operation.number, reason=error.message.splitlines()[0])
                 if last:
@@ -119,46 +128,64 @@ class Engine:
             await task.pause(_AGAIN)
         raise AssertionError("the last try returns or raises")
 
-    async def _give_up(self, verb: ModuleType, task: Task, reason: str) -> str:
-        return f"{reason}; {await self._undo(verb, task, reason)}"
+    async def _give_up(self, verb: Verb, task: Task[Work], reason: str, code: Exit | None = None) -> Outcome:
+        """Undo the operation for ``reason``; without a ``code`` the way that went decides it."""
+        try:
+            words, stays = await self._undo(verb, task, reason), False
+        except CannotUndo as done:
+            return Outcome(str(done))
+        except OperationFailed as error:
+            words, stays = f"{_STAYS}: {error}", True
+        return Outcome(f"{reason}; {words}", code or task.undone or Exit.FAILED, stays)
 
-    async def _undo(self, verb: ModuleType, task: Task, reason: str = "") -> str:
-        """Undo the operation; tried again while the disk is full or supervisord is away, for both come to an end."""
+    async def _undo(self, verb: Verb, task: Task[Work], reason: str) -> str:
+        """Undo the operation; tried again while the disk is full or supervisord is away, for both come to an end.
+
+        Raises CannotUndo, and OperationFailed if what was done stays.
+        """
         refused = 0
         while True:
             try:
-                task.begin_undo(reason or task.operation.failed)
-                return str(await verb.undo(task))
-            except CannotUndo:
+                task.begin_undo(reason)
+                return await verb.undo(task)
+            except (CannotUndo, OperationFailed):
                 raise
-            except OperationFailed as error:
-                return f"{STAYS}: {error}"
             except PortfleetError as error:
                 refused += error.code is Exit.KERNEL
                 if refused == _TRIES:
-                    return f"{STAYS}: {error}"
+                    raise OperationFailed(str(error)) from None
                 self._log.once("cannot-undo", number=task.operation.number, reason=error.message.splitlines()[0])
-                await asyncio.sleep(_AGAIN)
-            except Exception as error:  # noqa: BLE001 (as above)
-                return f"{STAYS}: internal error: {error!r}"
+                await self._world.pause(_AGAIN)
+            except Exception as error:
+                raise OperationFailed(f"internal error: {error!r}") from error
 
-    async def _end(self, operation: Operation, outcome: str, *, ok: bool, code: Exit) -> None:
+    async def _end(self, operation: Operation, outcome: Outcome) -> None:
         def ended(journal: Journal) -> Journal:
             record = journal.services.get(operation.service)
             ran = record.colours.get(record.live, ColourRecord()) if record else ColourRecord()
             entry = HistoryEntry(
-                operation.number, now(), operation.who, operation.service, operation.verb, operation.words, outcome,
-                ok, int(code), ran.release, ran.command,
-            )  # fmt: skip
-            return journal.ended(operation, entry)
+                number=operation.number,
+                at=self._world.clock.now(),
+                who=operation.who,
+                service=operation.service,
+                verb=operation.verb,
+                words=operation.words,
+                outcome=outcome.words,
+                ok=outcome.code is Exit.DONE,
+                code=int(outcome.code),
+                release=ran.release,
+                command=ran.command,
+                stays=outcome.stays,
+            )
+            return journal.noting(entry)
 
         fields = {"number": operation.number, "verb": operation.verb, "service": operation.service}
         while True:
             try:
-                journal_file.update(self._paths.journal, ended)
+                self._world.store.update(ended)
                 break
             except PortfleetError as error:  # a full disk: it is told as soon as it can be
                 self._log.once("cannot-write-journal", number=operation.number, reason=error.message.splitlines()[0])
-                await asyncio.sleep(_AGAIN)
-        self._log("ended" if ok else "failed", **fields, outcome=outcome)
-        self._wake()
+                await self._world.pause(_AGAIN)
+        self._log("ended" if outcome.code is Exit.DONE else "failed", **fields, outcome=outcome.words)
+        self._world.wake()

@@ -2,26 +2,27 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from portfleet.core.balance import in_words, next_move
+from portfleet.core.operations import Rebalance
 from portfleet.operations.empty import spread
 from portfleet.operations.task import OperationFailed, Task
 
 
-async def run(task: Task) -> str:
-    """Arguments: limit (max/mean)."""
-    return await even_out(task, limit=float(task.arguments["limit"]))
+async def run(task: Task[Rebalance]) -> str:
+    """Move connections until the limit is kept."""
+    return await even_out(task, limit=task.work.limit)
 
 
-async def undo(_: Task) -> str:
+async def undo(_: Task[Rebalance]) -> str:
     """Nothing is to be undone: each connection is where it was handed."""
     return "connections stay where they are"
 
 
-async def even_out(task: Task, *, limit: float) -> str:
+async def even_out(task: Task[Any], *, limit: float) -> str:
     """Move connections until no instance has more than ``limit`` × the mean; gives before and after in words."""
-    instances = {
-        i.name: i for i in task.want().instances if i.takes and i.program is not None and task.ejector.serves(i.name)
-    }
+    instances = {i.name: i for i in task.want().instances if i.takes and i.program is not None and task.serves(i.name)}
     before = counts = await task.connections(instances.values())
     total = 0
     while (step := next_move(counts, limit=limit)) is not None:

@@ -6,14 +6,11 @@ from pathlib import Path
 
 from portfleet.core.desired import DesiredService
 from portfleet.core.journal import Journal
-from portfleet.core.paths import Paths
 from portfleet.core.program import release_path
-from portfleet.store import journal as journal_file
 
 
-def outlived(paths: Paths, want: DesiredService) -> list[str]:
+def outlived(journal: Journal, want: DesiredService) -> list[str]:
     """Name the releases (paths that exist) of a service that are older than those kept; they can be removed."""
-    journal = journal_file.read(paths.journal) or Journal()
     found = [release_path(want.service, name) for name in older(journal, want.name, want.service.keep_releases)]
     return [path for path in found if path.startswith("/") and Path(path).exists()]
 

@@ -1,14 +1,15 @@
 """Ends instances that have been emptied, in the order that resets nobody.
 
-Their slots are gone, their accept queues and SYN_RECV were found empty (``moving``). Our daemon looks at both once
-more after SIGTERM before it closes its port; what it accepts meanwhile is handed over too.
+Their slots are gone, their accept queues and SYN_RECV were found empty (``empty``). A daemon looks at both once more
+after SIGTERM before it closes its port (docs/control.md); what it accepts meanwhile is handed over too.
 """
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Collection, Sequence
+from typing import Any
 
+from portfleet.apply.programs import EMPTIED
 from portfleet.core.desired import DesiredInstance
 from portfleet.operations.empty import spread
 from portfleet.operations.task import Task
@@ -16,19 +17,18 @@ from portfleet.operations.task import Task
 _LOOK = 0.1
 
 
-async def stop(task: Task, names: Collection[str], receivers: Sequence[DesiredInstance] = ()) -> None:
+async def stop(task: Task[Any], names: Collection[str], receivers: Sequence[DesiredInstance] = ()) -> None:
     """Stop instances and have supervisord forget them; ``receivers`` get what still comes in. Not cancellable.
 
     By name: what the journal wants stopped already is no instance with a process any more.
     """
-    if not names:
-        return
-    handing = [want for want in task.instances(names) if want.ours] if receivers else []
-    ending = asyncio.create_task(asyncio.to_thread(task.executor().end, list(names)))
-    while not ending.done():
-        await asyncio.wait({ending}, timeout=_LOOK)
-        counts = await task.connections(handing) if handing else {}
-        for want in handing:
-            if counts[want.name] and not ending.done():
-                await spread(task, want, receivers, counts[want.name])
-    ending.result()
+    handing = task.instances(names) if receivers else []
+    clock = task.world.clock
+    looked = clock.monotonic()
+    async for _ in task.through(task.programs().ending(names, EMPTIED)):
+        if handing and clock.monotonic() - looked >= _LOOK:
+            counts = await task.connections(handing)
+            for want in handing:
+                if counts[want.name]:
+                    await spread(task, want, receivers, counts[want.name])
+            looked = clock.monotonic()

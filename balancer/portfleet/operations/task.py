@@ -2,34 +2,28 @@
 
 from __future__ import annotations
 
-import asyncio
-import os
-import signal
-import threading
-import time
-from collections.abc import Callable, Collection, Iterable, Mapping
-from contextlib import suppress
-from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
-from typing import Any
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Iterator
+from dataclasses import dataclass, replace
+from datetime import datetime
+from functools import partial
+from typing import Generic, TypeVar, cast
 
-from portfleet.apply.context import Context
-from portfleet.apply.execute import Executor
-from portfleet.core.derive import make_desired
+from portfleet.apply.learn import learn_from
+from portfleet.apply.programs import Programs
+from portfleet.core.derive import settle
 from portfleet.core.desired import Desired, DesiredInstance, DesiredService
 from portfleet.core.errors import Exit
-from portfleet.core.journal import Journal, Operation, ServiceRecord
-from portfleet.core.paths import Paths
-from portfleet.daemons.control import ControlError, ask
-from portfleet.linux import sockdiag
-from portfleet.store import atomic, faults
-from portfleet.store import journal as journal_file
-from portfleet.store.clock import now
-from portfleet.store.log import Log
-from portfleet.watch.ejector import Ejector
+from portfleet.core.journal import Journal
+from portfleet.core.operations import Operation, Work
+from portfleet.core.records import ServiceRecord
+from portfleet.daemons.capability import cannot_hand_off
+from portfleet.operations.world import World
+from portfleet.store import faults
 
-#: How often progress is written to the journal, and how often a cancellation is looked for, in seconds.
-_PROGRESS, _LOOK = 0.5, 0.1
+W = TypeVar("W", bound=Work)
+
+#: How often progress is written to the journal, in seconds.
+_PROGRESS = 0.5
 
 
 class Cancelled(Exception):
@@ -49,33 +43,26 @@ class CannotUndo(Exception):
 
 
 @dataclass
-class Task:
+class Task(Generic[W]):
     """One running operation. What may take long is a coroutine; nothing here blocks the watcher's loop for long.
 
     ``undoing``: it is being undone and cannot be cancelled any more; ``undone``: what came of that, as an exit code.
     """
 
     operation: Operation
-    paths: Paths
-    ejector: Ejector
-    log: Log
-    wake: Callable[[], object]
+    world: World
     undoing: bool = False
     undone: Exit = Exit.DONE
     _written: float = 0.0
-    _desired: tuple[object, Desired] | None = field(default=None, repr=False)
 
     @property
-    def arguments(self) -> Mapping[str, Any]:
-        return self.operation.arguments
+    def work(self) -> W:
+        """Return what was asked of the operation, and what it remembers."""
+        return cast(W, self.operation.work)
 
     def desired(self) -> Desired:
-        """Return what shall be now, by the config that was applied and the journal; read again when they changed."""
-        stamp = atomic.version(self.paths.applied), atomic.version(self.paths.journal)
-        if self._desired is None or self._desired[0] != stamp:
-            context = Context(self.paths)
-            self._desired = stamp, context.desired(context.applied_fleet)
-        return self._desired[1]
+        """Return what shall be now, by the config that was applied and the journal."""
+        return self.world.applied.desired()
 
     def want(self) -> DesiredService:
         """Return the operation's service as it shall be now; raises OperationFailed where it is gone."""
@@ -88,55 +75,55 @@ class Task:
         """Return those of the service's instances with a process that are called one of ``names``."""
         return [want for want in self.want().instances if want.name in names and want.program is not None]
 
+    def serves(self, name: str) -> bool:
+        """Return whether an instance is neither ejected nor new, by the watcher's word."""
+        return self.world.ejector.serves(name)
+
     def change(self, change: Callable[[ServiceRecord], ServiceRecord]) -> None:
         """Change the service's record in the journal."""
-        name = self.operation.service
-        fleet = Context(self.paths).applied_fleet
+        name, fleet = self.operation.service, self.world.applied.fleet()
 
         def apply(journal: Journal) -> Journal:
-            changed = journal.with_service(name, change(journal.services[name]))
-            return make_desired(fleet, changed, self.paths).journal  # numbers and home table go with it
+            return settle(fleet, journal.with_service(name, change(journal.services[name])))
 
-        journal_file.update(self.paths.journal, apply)
+        self.world.store.update(apply)
         faults.point(f"{self.operation.verb} {self.operation.phase}: changed")
-        self.wake()
+        self.world.wake()
 
-    def enter(self, phase: str, *, owned: Iterable[str] = (), **arguments: Any) -> None:
-        """Go on to ``phase``, from which the operation resumes; ``arguments`` are remembered with the others.
+    def enter(self, phase: str, work: W | None = None, *, owned: Iterable[str] = ()) -> None:
+        """Go on to ``phase``, from which the operation resumes with ``work`` remembered.
 
         ``owned`` are the instances that it starts and stops itself from now on.
         """
-        merged = {**self.operation.arguments, **arguments}
-        entered = replace(self.operation, phase=phase, note="", arguments=merged, done=0, total=0, owned=tuple(owned))
-        self._save(entered)
+        work = work or self.work
+        self._save(replace(self.operation, phase=phase, note="", work=work, done=0, total=0, owned=tuple(owned)))
         fields = {"number": self.operation.number, "verb": self.operation.verb, "service": self.operation.service}
-        self.log("operation", **fields, phase=phase)
+        self.world.log("operation", **fields, phase=phase)
         faults.point(f"{self.operation.verb} {phase}")
 
-    def remember(self, **arguments: Any) -> None:
-        """Keep ``arguments`` with the others, for a watcher that resumes here."""
-        self._save(replace(self.operation, arguments={**self.operation.arguments, **arguments}))
+    def remember(self, work: W) -> None:
+        """Keep ``work``, for a watcher that resumes here."""
+        self._save(replace(self.operation, work=work))
 
     def began(self, what: str) -> float:
-        """Return when ``what`` began, in monotonic seconds: now, where nobody has asked before.
+        """Return when ``what`` began, in monotonic seconds: now, unless it was asked before.
 
         Of what a watcher before this one began only the wall clock can tell, jumps and all.
         """
-        known = self.arguments.get("began", {})
+        clock, known = self.world.clock, self.work.began
         if what in known:
-            since = datetime.fromisoformat(known[what])
-            return time.monotonic() - max(0.0, (datetime.now(UTC) - since).total_seconds())
-        self.remember(began={**known, what: now()})
-        return time.monotonic()
+            return clock.monotonic() - max(0.0, clock.time() - datetime.fromisoformat(known[what]).timestamp())
+        self.remember(replace(self.work, began={**known, what: clock.now()}))
+        return clock.monotonic()
 
     def progress(self, done: int, total: int, note: str = "") -> None:
         """Show how far the present phase is."""
         self.operation = replace(self.operation, done=done, total=total, note=note)
-        if time.monotonic() - self._written > _PROGRESS:
+        if self.world.clock.monotonic() - self._written > _PROGRESS:
             self._save(self.operation)
 
-    def mark_begun(self) -> None:
-        """Note that somebody advances it: who finds that noted later resumes it. Raises Cancelled."""
+    def note_begun(self) -> None:
+        """Note that a watcher advances it: one that finds that noted later resumes it. Raises Cancelled."""
         self._save(self.operation)
 
     def begin_undo(self, reason: str) -> None:
@@ -153,107 +140,59 @@ class Task:
             return journal.with_operation(replace(operation, cancelled=now.cancelled))
 
         self.operation = operation
-        journal_file.update(self.paths.journal, apply)
-        self._written = time.monotonic()
+        self.world.store.update(apply)
+        self._written = self.world.clock.monotonic()
 
     async def pause(self, seconds: float) -> None:
         """Let the watcher work for a while; raises Cancelled when the operation was cancelled."""
-        await asyncio.sleep(seconds)
+        await self.world.pause(seconds)
         self.check()
 
     def check(self) -> None:
         """Raise Cancelled when an operator has cancelled the operation."""
-        journal = journal_file.read(self.paths.journal)
+        journal = self.world.store.read()
         now = journal.operation(self.operation.number) if journal else None
         if now is None or (now.cancelled and not self.undoing):
             raise Cancelled
 
     def point(self, *, ready: Iterable[str] = ()) -> None:
         """Point the service's slots as they shall be now, in one transaction; ``ready`` were found to be so."""
-        self.ejector.point(self.want(), ready=ready)
+        self.world.ejector.point(self.want(), ready=ready)
 
     async def start(self, names: Iterable[str]) -> dict[str, str]:
-        """Start instances and wait for them; gives {name: why not} for those that did not become ready.
+        """Start instances and wait for them; return {name: why not} for those that did not become ready.
 
         One on another box is only waited for.
         """
-        found, executor, given_up = tuple(names), self.executor(), threading.Event()
+        found, programs = tuple(names), self.programs()
         if not found:
             return {}
-        seconds = executor.desired.services[self.operation.service].service.start_timeout
-        await asyncio.to_thread(executor.start, [name for name in found if name in executor.desired.programs])
-        executor.go_on = lambda: not given_up.is_set()
-        waiting = asyncio.create_task(asyncio.to_thread(executor.wait, found, seconds))
-        try:
-            while not waiting.done():
-                await asyncio.wait({waiting}, timeout=_LOOK)
-                self.check()
-        finally:
-            given_up.set()
-            await asyncio.wait({waiting})
-        waiting.result()
-        if executor.failed and self.undoing:
+        seconds = self.want().service.start_timeout
+        await self.world.in_thread(programs.start, [name for name in found if name in programs.desired.programs])
+        async for _ in self.through(programs.waiting(found, seconds)):
+            self.check()
+        learning = partial(learn_from, programs, found, plane=self.world.plane, store=self.world.store)
+        await self.world.in_thread(learning)
+        if programs.failed and self.undoing:
             self.undone = Exit.TIMEOUT
-        return executor.failed
+        return programs.failed
 
-    def executor(self) -> Executor:
-        """Return what does steps, for use in another thread."""
-        context = Context(self.paths)
-        return Executor(self.desired(), context.plane, context.supervisor, context.paths, say=lambda _: None)
+    def programs(self) -> Programs:
+        """Return what starts and ends processes, as they are wanted now."""
+        return self.world.programs(self.desired())
+
+    async def through(self, waits: Iterator[float]) -> AsyncIterator[None]:
+        """Go through ``waits``, which Programs gives; what the caller does at each of them comes before the wait."""
+        while (seconds := await self.world.in_thread(next, waits, None)) is not None:
+            yield
+            await self.world.pause(seconds)
 
     async def connections(self, instances: Iterable[DesiredInstance]) -> dict[str, int]:
-        """Return how many established connections each instance has; one without a process has none.
+        """Return how many established connections each instance has; one without a process has none."""
+        return await self.world.daemons.connections(self.want().service, instances)
 
-        One of ours that does not answer counts as having one: it is never taken for empty.
-        """
-        return await asyncio.to_thread(self._connections, list(instances))
-
-    def _connections(self, instances: list[DesiredInstance]) -> dict[str, int]:
-        pids = running(self.paths)
-        by_port = sockdiag.established() if any(not want.ours for want in instances) else None
-        found = {}
-        for want in instances:
-            if want.name not in pids:
-                found[want.name] = 0
-            elif want.ours:
-                found[want.name] = _asked(want)
-            else:
-                found[want.name] = by_port[want.rule.port] if by_port is not None else 0
-        return found
-
-    async def waiting(self, instances: Iterable[DesiredInstance]) -> int:
-        """Return how many connections wait in the accept queues and in SYN_RECV of instances' ports."""
-        queued = await asyncio.to_thread(sockdiag.waiting)
-        return sum(queued[want.rule.port] for want in instances)
-
-
-def running(paths: Paths) -> dict[str, int]:
-    """Return {instance: pid} of every instance that has a process, supervisord's own and adopted ones."""
-    from portfleet.supervise import adopted
-
-    programs = Context(paths).supervisor.programs()
-    return adopted.alive(paths.processes) | {name: info.pid for name, info in programs.items() if info.pid is not None}
-
-
-def kill(paths: Paths, name: str) -> None:
-    """End an instance's process by SIGKILL, an adopted one too; supervisord starts it again where it is wanted."""
-    pid = running(paths).get(name)
-    if pid is not None:
-        with suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
-
-
-def hangs(want: DesiredInstance) -> bool:
-    """Return whether our daemon does not answer its control socket within two seconds."""
-    try:
-        ask(want.control, "status", seconds=2)
-    except ControlError:
-        return True
-    return False
-
-
-def _asked(want: DesiredInstance) -> int:
-    try:
-        return int(ask(want.control, "status", seconds=2)["connections"])
-    except ControlError:
-        return 1
+    async def cannot_hand_off(self, senders: Iterable[DesiredInstance], receivers: Iterable[DesiredInstance]) -> str:
+        """Return why connections of ``senders`` cannot go to ``receivers`` by hand-off; "" if they can."""
+        mine, others = list(senders), list(receivers)
+        heard = await self.world.daemons.hear([*mine, *others])
+        return cannot_hand_off([i.name for i in mine], [i.name for i in others], heard)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import IO
 
-from portfleet.core.journal import Operation
+from portfleet.core.operations import Operation
 
 _WIDTH = 24
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -36,7 +35,11 @@ def values(service: DesiredService, observed: Observed, journal: Journal) -> dic
 def operation(service: DesiredService, journal: Journal) -> dict[str, Any] | None:
     """Return the operation that runs on a service, None where there is none."""
     running = journal.running(service.name)
-    return asdict(running) if running else None
+    if running is None:
+        return None
+    from portfleet.core.operations import to_json  # only if one runs: it takes milliseconds to import
+
+    return to_json(running)
 
 
 def lines(service: DesiredService, observed: Observed, journal: Journal) -> Iterator[str]:

@@ -7,13 +7,15 @@ from collections.abc import Mapping
 from typing import Any
 
 from portfleet.core.desired import DesiredInstance, DesiredService
-from portfleet.core.journal import Asked, Journal
+from portfleet.core.journal import Journal
 from portfleet.core.model import member_instance
 from portfleet.core.observed import Observed, ObservedInstance, Out
 from portfleet.core.paths import Paths
+from portfleet.core.records import Asked
 from portfleet.core.slots import count
 from portfleet.core.states import State, Wanted, state_of
 from portfleet.screen import colours
+from portfleet.screen.serving import closed, not_serving, served
 from portfleet.store.clock import stamp
 from portfleet.supervise.exit_report import last_exit, last_lines
 
@@ -24,6 +26,7 @@ def service_entry(service: DesiredService, observed: Observed, journal: Journal,
     """Return what `status --json` says of a service."""
     asked = journal.services[service.name].asked
     slots = count(observed.plane.slots.get(service.name, ()))
+    instances = [instance_entry(want, observed, slots, paths, asked) for want in service.instances]
     return {
         "name": service.name,
         "live": service.live,
@@ -31,7 +34,10 @@ def service_entry(service: DesiredService, observed: Observed, journal: Journal,
         "affinity": str(service.service.affinity),
         "release": service.release,
         "slots": service.service.slots,
-        "instances": [instance_entry(want, observed, slots, paths, asked) for want in service.instances],
+        "served": served(service, observed, instances),
+        "not_serving": [] if service.down else not_serving(service, instances),
+        "closed": [] if service.down else [str(listen) for listen in closed(service, observed)],
+        "instances": instances,
         "colours": colours.values(service, observed, journal),
         "operation": colours.operation(service, journal),
         "down": service.down or None,
@@ -84,7 +90,7 @@ def instance_entry(
         or (out.reason if out else seen.fault or seen.waiting)
         or None,
         "adopted": seen.adopted,
-        "last_exit": (last_exit(paths, want.name) or None) if local else None,
+        "last_exit": str(ended) if local and (ended := last_exit(paths, want.name)) else None,
         "last_log": last_lines(paths.log_of(want.name)) if local else [],
     }
 

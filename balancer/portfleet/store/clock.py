@@ -1,8 +1,28 @@
-"""Wall-clock time as people and JSON see it: RFC 3339, UTC, whole seconds."""
+"""The machine's clocks: monotonic time, and the wall clock's as people and JSON see it (RFC 3339, UTC, seconds)."""
 
 from __future__ import annotations
 
 import time
+
+
+class Clock:
+    """The clocks and waiting, as a value that tests can put another in place of."""
+
+    def monotonic(self) -> float:
+        """Return seconds that no change of the wall clock touches."""
+        return time.monotonic()
+
+    def time(self) -> float:
+        """Return the Unix time."""
+        return time.time()
+
+    def now(self) -> str:
+        """Return the time now, as in ``2026-01-31T12:03:10Z``."""
+        return stamp(self.time())
+
+    def sleep(self, seconds: float) -> None:
+        """Wait in this thread."""
+        time.sleep(seconds)
 
 
 def now() -> str:

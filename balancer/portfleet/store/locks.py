@@ -124,6 +124,17 @@ def held(path: Path) -> bool:
     return False
 
 
+def process_of(path: Path) -> int | None:
+    """Return the process that holds the flock on ``path`` (proc_locks(5)); None if none does, or it cannot be told."""
+    try:
+        found = path.stat()
+        place = f"{os.major(found.st_dev):02x}:{os.minor(found.st_dev):02x}:{found.st_ino}"
+        lines = [line.split() for line in Path("/proc/locks").read_text().splitlines()]
+    except OSError:
+        return None
+    return next((int(words[4]) for words in lines if words[1] == "FLOCK" and words[5] == place), None)
+
+
 def _taken(file: IO[str]) -> bool:
     """Take the flock on ``file`` where nobody else has it."""
     try:

@@ -15,8 +15,8 @@ from portfleet.apply.context import Context
 from portfleet.core.changes import Change, SetAccess, SetService
 from portfleet.core.desired import DesiredService
 from portfleet.core.errors import Exit
-from portfleet.core.journal import Denied, Journal, ServiceRecord
-from portfleet.store import journal as journal_file
+from portfleet.core.journal import Journal
+from portfleet.core.records import Denied, ServiceRecord
 from portfleet.store import locks
 from portfleet.submit.follow import say
 from portfleet.submit.targets import record_of
@@ -44,7 +44,7 @@ def change_denied(
         kept = {net: one for net, one in _lasting(record).items() if net != network}
         return journal.with_service(want.name, replace(record, denied=kept | ({network: denial} if denial else {})))
 
-    journal_file.update(context.paths.journal, changed)
+    context.store.update(changed)
     _bring_up(context, want.name)
     return say(context, {"service": want.name, "network": network, "ok": True, **entry}, words)
 

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from functools import partial
-from typing import Any
 
-from portfleet.apply.busy import refuse_busy, require_watcher, wake
+from portfleet.apply.busy import refuse_busy, wake
 from portfleet.apply.context import Context
-from portfleet.apply.execute import Executor
-from portfleet.core.derive import make_desired
+from portfleet.apply.pointer import Pointer
+from portfleet.core.derive import make_desired, settle
 from portfleet.core.desired import DesiredService
 from portfleet.core.errors import Exit, PortfleetError
-from portfleet.core.journal import Journal, Operation, ServiceRecord
+from portfleet.core.journal import Journal
+from portfleet.core.operations import Operation, Work
+from portfleet.core.records import ServiceRecord
 from portfleet.core.routing import moved
-from portfleet.store import journal as journal_file
 from portfleet.store import locks
 from portfleet.store.clock import now
 from portfleet.store.out import left_out
@@ -54,42 +54,39 @@ def submit(
     want: DesiredService,
     options: argparse.Namespace,
     *,
-    verb: str,
+    work: Work,
     words: str,
-    arguments: Mapping[str, Any],
     change: Change | None = None,
     becomes: Change | None = None,
     point: bool = True,
     owned: Iterable[str] = (),
     undo: str = "",
 ) -> Exit:
-    """Begin an operation. With ``point`` its slots have been pointed when this returns; with --wait it is followed.
+    """Begin ``work``. With ``point`` its slots have been pointed when this returns; with --wait it is followed.
 
     ``words`` say what is done, ``undo`` names the command that undoes it. ``change`` is made in the journal at once;
     ``becomes`` is what it will have come to, for --dry-run (default: the same). ``owned`` are the instances that the
-    operation starts itself. Raises PortfleetError: locked (exit 5), no watcher, refused by the kernel (then nothing of
-    it is left).
+    operation starts itself. Raises PortfleetError: locked (exit 5), refused by the kernel (then nothing of it is left).
     """
     if options.dry_run:
-        return _dry_run(context, want, verb=verb, words=words, change=becomes or change)
-    with locks.operation(context.paths.operation_lock(want.name), service=want.name, why=f"{verb}: {words}"):
+        return _dry_run(context, want, verb=work.verb, words=words, change=becomes or change)
+    with locks.operation(context.paths.operation_lock(want.name), service=want.name, why=f"{work.verb}: {words}"):
         refuse_busy(context, want.name)
-        require_watcher(context)
         reason = f" ({options.why})" if options.why else ""
         who, since = locks.operator(), now()
-        wanted = Operation(0, want.name, verb, words + reason, who, since, arguments=arguments, owned=tuple(owned))
+        wanted = Operation(0, want.name, words + reason, who, since, work, owned=tuple(owned))
         number = _register(context, want, wanted, change)
         if point:
             try:
-                _point(context, want.name)
+                point_slots(context, want.name)
             except PortfleetError:  # nothing was applied, so nothing is to follow
-                journal_file.update(context.paths.journal, partial(_withdrawn, want=want, number=number))
+                context.store.update(partial(_withdrawn, want=want, number=number))
                 raise
     wake(context)
     if options.wait:
         return ended(context, number, undo=undo)
     words = f"begun: {words}. Follow it with: portfleet history --follow {number}; undo with: portfleet cancel"
-    return say(context, {"number": number, "verb": verb, "ok": True, "outcome": "begun"}, f"{words} {want.name}")
+    return say(context, {"number": number, "verb": work.verb, "ok": True, "outcome": "begun"}, f"{words} {want.name}")
 
 
 def _dry_run(context: Context, want: DesiredService, *, verb: str, words: str, change: Change | None) -> Exit:
@@ -104,10 +101,12 @@ def _dry_run(context: Context, want: DesiredService, *, verb: str, words: str, c
     return say(context, entry, f"would {words}; {count:,} of {total:,} slots would move; nothing was done")
 
 
-def _point(context: Context, service: str) -> None:
-    desired = context.desired(context.applied_fleet)
-    executor = Executor(desired, context.plane, context.supervisor, context.paths, say=lambda _: None)
-    executor.point(service, frozenset())
+def point_slots(context: Context, service: str) -> None:
+    """Point a service's slots as they shall be now; who is out by the watcher's word gets none."""
+    want = context.desired(context.applied_fleet).services[service]
+    pointer = Pointer(context.plane, context.paths.table_lock)
+    with pointer.hold():
+        pointer.point(want, out=lambda slots: frozenset(left_out(context.paths, slots)))
 
 
 def _register(context: Context, want: DesiredService, wanted: Operation, change: Change | None) -> int:
@@ -122,7 +121,7 @@ def _register(context: Context, want: DesiredService, wanted: Operation, change:
         nonlocal number
         number = journal.next_number()
         if want.name in journal.services:
-            journal = make_desired(context.applied_fleet, journal, context.paths).journal
+            journal = settle(context.applied_fleet, journal)
         record = journal.services.get(want.name, want.record)
         if record != want.record:
             raise PortfleetError(
@@ -131,15 +130,13 @@ def _register(context: Context, want: DesiredService, wanted: Operation, change:
                 code=Exit.LOCKED,
             )
         journal = journal.with_service(want.name, change(record) if change else record)
-        # with the numbers and homes of new instances
-        journal = make_desired(context.applied_fleet, journal, context.paths).journal
+        journal = settle(context.applied_fleet, journal)  # with the numbers and homes of new instances
         return journal.with_operation(replace(wanted, number=number))
 
-    journal_file.update(context.paths.journal, apply)
+    context.store.update(apply)
     return number
 
 
 def _withdrawn(journal: Journal, *, want: DesiredService, number: int) -> Journal:
     """Return a journal without operation ``number``, and ``want`` as it was before it."""
-    left = tuple(operation for operation in journal.operations if operation.number != number)
-    return replace(journal, operations=left).with_service(want.name, want.record)
+    return journal.without_operation(number).with_service(want.name, want.record)

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import replace
 
 from portfleet.apply.busy import refuse_busy
 from portfleet.apply.context import Context
-from portfleet.apply.execute import Executor
 from portfleet.core.changes import SetService
 from portfleet.core.desired import DesiredService
 from portfleet.core.errors import Exit
-from portfleet.core.journal import HistoryEntry, Journal, Operation, ServiceRecord
-from portfleet.store import journal as journal_file
+from portfleet.core.journal import HistoryEntry, Journal, entry_json
+from portfleet.core.records import ServiceRecord
 from portfleet.store import locks
 from portfleet.store.clock import now
 from portfleet.submit.follow import say
+from portfleet.submit.operation import point_slots
 from portfleet.submit.targets import record_of
 
 
@@ -43,10 +43,10 @@ def change_pins(
         def changed(journal: Journal) -> Journal:
             return journal.with_service(want.name, change(journal.services.get(want.name, first)))
 
-        journal_file.update(context.paths.journal, changed)
+        context.store.update(changed)
         _bring_up(context, want.name)
         done = _note(context, HistoryEntry(0, now(), locks.operator(), want.name, verb, words + reason, outcome))
-    return say(context, asdict(done) | {"undo": undo}, f"{want.name}: {outcome}. Undo with: {undo}")
+    return say(context, entry_json(done) | {"undo": undo}, f"{want.name}: {outcome}. Undo with: {undo}")
 
 
 def _bring_up(context: Context, service: str) -> None:
@@ -57,9 +57,7 @@ def _bring_up(context: Context, service: str) -> None:
         if state.home and state.services.get(service) != rule:
             context.plane.run((SetService(rule),))
     if state.home:
-        Executor(desired, context.plane, context.supervisor, context.paths, say=lambda _: None).point(
-            service, frozenset()
-        )
+        point_slots(context, service)
 
 
 def _note(context: Context, entry: HistoryEntry) -> HistoryEntry:
@@ -68,9 +66,8 @@ def _note(context: Context, entry: HistoryEntry) -> HistoryEntry:
 
     def noted(journal: Journal) -> Journal:
         nonlocal done
-        done = HistoryEntry(**asdict(entry) | {"number": journal.next_number()})
-        operation = Operation(done.number, entry.service, entry.verb, entry.words, entry.who, entry.at)
-        return journal.with_operation(operation).ended(operation, done)
+        done = replace(entry, number=journal.next_number())
+        return journal.noting(done)
 
-    journal_file.update(context.paths.journal, noted)
+    context.store.update(noted)
     return done

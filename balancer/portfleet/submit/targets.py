@@ -5,8 +5,8 @@ from __future__ import annotations
 from portfleet.apply.context import Context
 from portfleet.core.desired import DesiredInstance, DesiredService
 from portfleet.core.errors import Exit, PortfleetError
-from portfleet.core.journal import ServiceRecord
 from portfleet.core.model import parse_instance
+from portfleet.core.records import ServiceRecord
 from portfleet.store.out import left_out
 
 

@@ -10,29 +10,26 @@ from __future__ import annotations
 import json
 import os
 import signal
-import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 from portfleet.core.paths import Paths
+from portfleet.linux.processes import parent, start_time
 
 
-def start_time(pid: int) -> int | None:
-    """Return when a process started, in clock ticks since boot (field 22 of /proc/PID/stat); None if there is none."""
-    try:
-        stat = Path(f"/proc/{pid}/stat").read_text()
-    except OSError:
-        return None
-    fields = stat.rpartition(")")[2].split()
-    return None if fields[0] in ("Z", "X") else int(fields[19])
+@dataclass(frozen=True)
+class Process:
+    """A process by its pid and when it ``started``, in clock ticks since boot (None: it had ended already)."""
 
+    pid: int
+    started: int | None
 
-def parent(pid: int) -> int | None:
-    """Return a process's parent; None where there is no such process."""
-    try:
-        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
-    except OSError:
-        return None
+    @property
+    def alive(self) -> bool:
+        """Return whether it still runs."""
+        return self.started is not None and start_time(self.pid) == self.started
 
 
 def alive(path: Path) -> dict[str, int]:
@@ -63,37 +60,16 @@ def set_aside(paths: Paths, names: Iterable[str]) -> list[str]:
     return moved
 
 
-def end(paths: Paths, names: Iterable[str], *, supervisor: int | None, seconds: float, hurry: bool = False,
-        clock: Callable[[], float] = time.monotonic) -> None:  # fmt: skip
-    """Stop those of ``names`` that are not children of ``supervisor``: SIGTERM, and SIGKILL after ``seconds``.
-
-    ``hurry`` tells a daemon that drains a second time, which ends it.
-    """
-    alive = _running(paths.processes, names)
-    lost = {pid: started for pid, started in alive.items() if parent(pid) != supervisor}
-    for _ in range(2 if hurry else 1):
-        _send(lost, signal.SIGTERM)
-    deadline = clock() + seconds
-    while any(start_time(pid) == started for pid, started in lost.items()):
-        if clock() > deadline:
-            _send(lost, signal.SIGKILL)
-            deadline += seconds
-        time.sleep(0.02)
-    for name in names:
-        (paths.programs / f"{name}.adopted").unlink(missing_ok=True)
-
-
-def _running(path: Path, names: Iterable[str]) -> dict[int, int]:
-    """Return {pid: start time} of the noted processes among ``names`` that still run."""
+def lost(path: Path, names: Iterable[str], *, supervisor: int | None) -> dict[str, Process]:
+    """Return those of ``names`` whose noted process runs and is no child of ``supervisor`` (None: there is none)."""
     found = alive(path)
-    pids = [found[name] for name in names if name in found]
-    return {pid: started for pid in pids if (started := start_time(pid)) is not None}
+    processes = {name: Process(found[name], start_time(found[name])) for name in names if name in found}
+    return {name: one for name, one in processes.items() if one.alive and parent(one.pid) != supervisor}
 
 
-def _send(processes: Mapping[int, int], number: int) -> None:
-    for pid, started in processes.items():
-        if start_time(pid) == started:
-            try:
-                os.kill(pid, number)
-            except ProcessLookupError:
-                continue
+def send(processes: Iterable[Process], number: signal.Signals) -> None:
+    """Send a signal to those of ``processes`` that still run, and to no other that has one's pid by now."""
+    for process in processes:
+        if process.alive:
+            with suppress(ProcessLookupError):
+                os.kill(process.pid, number)

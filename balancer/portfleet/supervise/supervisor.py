@@ -39,16 +39,25 @@ class ShuttingDown(PortfleetError):
         super().__init__("supervisord is shutting down", hint="when it has ended: portfleet up")
 
 
-class Supervisor:
-    """A running supervisord. Methods raise PortfleetError when it does not answer, or refuses what is asked."""
+class Unanswered(PortfleetError):
+    """supervisord listens and does not answer: it hangs, or was stopped by a signal."""
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
+
+class Supervisor:
+    """A running supervisord. Methods raise PortfleetError when it does not answer, or refuses what is asked.
+
+    An answer is waited for as long as ``seconds``; then Unanswered is raised, and taken for absence by none of them.
+    """
+
+    def __init__(self, path: Path, *, seconds: float = 30.0) -> None:
+        self._path, self._seconds = path, seconds
 
     def _ask(self, method: str, *arguments: str | int | bool) -> Any:
         """Call a method; raises RpcFault for what it refuses by itself."""
         try:
-            return rpc.call(self._path, f"supervisor.{method}", *arguments)
+            return rpc.call(self._path, f"supervisor.{method}", *arguments, seconds=self._seconds)
+        except rpc.RpcTimeoutError as error:
+            raise Unanswered(f"supervisord: {error}", hint="see why, and what to do: portfleet status") from None
         except rpc.RpcError as error:
             raise PortfleetError(
                 f"supervisord does not answer on {self._path}: {error}", hint="start it with: portfleet up"
@@ -69,6 +78,8 @@ class Supervisor:
         """Return whether it answers and takes orders."""
         try:
             self._call("getState")
+        except Unanswered:
+            raise
         except PortfleetError:
             return False
         return True
@@ -79,6 +90,8 @@ class Supervisor:
             self._call("getState")
         except ShuttingDown:
             return True
+        except Unanswered:
+            raise
         except PortfleetError:
             return False
         return False

@@ -7,13 +7,13 @@ from contextlib import suppress
 from dataclasses import dataclass
 from random import Random
 
-from portfleet.apply.context import Context
+from portfleet.apply.applied import Applied
 from portfleet.core.desired import Desired, DesiredInstance, DesiredService
 from portfleet.core.errors import PortfleetError
 from portfleet.core.paths import Paths
-from portfleet.store import atomic, locks
+from portfleet.daemons.probe import Target, target_of
+from portfleet.store import locks
 from portfleet.watch.health import Health
-from portfleet.watch.prober import Target
 from portfleet.watch.restarts import Backoff
 
 
@@ -27,6 +27,8 @@ class Member:
     backoff: Backoff
     #: An operation that runs starts and stops it itself.
     owned: bool = False
+    #: One of its processes has answered on its control socket.
+    spoke: bool = False
     #: Since when its probes fail; None while they do not.
     hung_since: float | None = None
     #: When its process was last seen to end, and when it began to serve after that.
@@ -54,19 +56,15 @@ class Member:
 
     def target(self) -> Target:
         """Return how to probe it."""
-        remote, service = self.want.rule.remote, self.service.service
-        host = str(remote.address) if remote else "127.0.0.1" if 4 in service.families else "::1"
-        control = self.want.program.control if self.want.program and self.want.ours else None
-        return Target(self.name, host, self.want.rule.port, control, service.probe)
+        return target_of(self.service.service, self.want)
 
 
 class Roster:
     """The members, read again where config or journal have changed; ``changed`` is called whenever they were."""
 
-    def __init__(self, paths: Paths) -> None:
-        self._paths = paths
+    def __init__(self, paths: Paths, applied: Applied) -> None:
+        self._paths, self._applied = paths, applied
         self._random = Random()  # noqa: S311 (jitter, not a secret)
-        self._stamp: tuple[object, ...] = ()
         self.changed: Callable[[], None] = lambda: None
         self.members: dict[str, Member] = {}
         self.desired: Desired | None = None
@@ -84,13 +82,10 @@ class Roster:
 
     def reload(self) -> None:
         """Read config and journal where they changed. Raises PortfleetError."""
-        stamp = tuple(atomic.version(path) for path in (self._paths.applied, self._paths.journal))
-        if stamp == self._stamp:
+        desired = self._applied.desired()
+        if desired is self.desired:
             return
-        context = Context(self._paths)
-        fleet = context.applied_fleet
-        desired = context.desired(fleet)
-        self._stamp, self.desired, self.repair = stamp, desired, fleet.drift == "repair"
+        self.desired, self.repair = desired, self._applied.fleet().drift == "repair"
         known, self.members = self.members, {}
         owned = {name for operation in desired.journal.operations for name in operation.owned}
         for service in desired.services.values():

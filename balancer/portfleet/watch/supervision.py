@@ -23,6 +23,7 @@ from portfleet.apply.context import Context
 from portfleet.core.errors import PortfleetError
 from portfleet.core.paths import Paths
 from portfleet.core.program import WATCHER
+from portfleet.linux import processes
 from portfleet.store.log import Log
 from portfleet.supervise import adopted
 from portfleet.supervise.start import UNIT, start_supervisord, unit_enabled
@@ -80,7 +81,7 @@ class Supervision:
 
     def is_lost(self, pid: int) -> bool:
         """Return whether ``pid`` is not a child of the present supervisord."""
-        return self.alive and adopted.parent(pid) != self._deaths.pid(SUPERVISOR)
+        return self.alive and processes.parent(pid) != self._deaths.pid(SUPERVISOR)
 
     def forget(self, name: str) -> None:
         """Have supervisord give up a program whose port an adopted process holds; in the helper thread."""
@@ -112,11 +113,11 @@ class Supervision:
 
     def _start(self) -> str:
         """Have one supervisord run; gives why there is none. In the helper thread."""
-        if Supervisor(self._paths.supervisor_socket).running():
-            return ""
-        if self._paths.home is None and unit_enabled():
-            return f"systemd has not started {UNIT} yet"
         try:
+            if Supervisor(self._paths.supervisor_socket).running():
+                return ""
+            if self._paths.home is None and unit_enabled():
+                return f"systemd has not started {UNIT} yet"
             start_supervisord(Context(self._paths).applied_fleet, self._paths)
         except (PortfleetError, OSError) as error:
             return str(error).splitlines()[0]

@@ -61,7 +61,9 @@ class Watcher:
         self._pool = ThreadPoolExecutor(1, "helper", initializer=_nice, initargs=(0,))
         self._wake, self._stop = asyncio.Event(), asyncio.Event()
         self._deaths = Deaths(self._loop, self._died)
-        self._judge = Judge(roster=roster, ejector=ejector, log=log, blind=context.plane.connections.full)
+        self._judge = Judge(
+            roster=roster, ejector=ejector, log=log, blind=context.plane.connections.full, pid_of=self._deaths.pid
+        )
         self._supervision = Supervision(
             paths=self._paths, deaths=self._deaths, log=log, pool=self._pool, hand_over=self.stop
         )
@@ -256,6 +258,8 @@ class Watcher:
             return
         for name, seen in (await self._in_pool(lambda: self._at(away))).items():
             member = self._roster.members.get(name)
+            if member is not None and seen.status is not None:
+                member.spoke = True
             if seen.ready and member is not None and (not member.local or self._deaths.pid(name) == seen.pid):
                 self._judge.admit(member, "ready")
             elif seen.fault:
@@ -263,8 +267,7 @@ class Watcher:
                 self._ejector.note(name, seen.fault)
 
     def _at(self, away: list[Member]) -> dict[str, ObservedInstance]:
-        look = Look(self._programs, self._paths, probe=True)
-        return {member.name: look.at(member.service, member.want) for member in away}
+        return Look(self._programs, self._paths, probe=True).at((member.service, member.want) for member in away)
 
     async def _in_pool(self, work: Callable[[], T]) -> T:
         return await self._loop.run_in_executor(self._pool, work)

@@ -76,11 +76,14 @@ class Framing(ABC):
     def answer_all(self, data: bytes, respond: Callable[[Any], Any]) -> Answered | None:
         """Answer the whole requests at the front of `data` in order; None if there are none.
 
-        It stops at one whose answer has to be awaited or that raises, and when FLUSH_AT bytes are to be sent.
+        It stops at one whose answer has to be awaited or that raises, and when FLUSH_AT bytes are to be sent. What this
+        raises itself is a fault of the framing.
         """
         requests, end = self.split_all(data)
         if not requests:
             return None
+        if not 0 < end <= len(data):
+            raise ValueError(f"split_all took {end} of {len(data)} bytes")
         reply = self.reply
         parts: list[bytes] = []
         room, waiting, failure = FLUSH_AT, None, None

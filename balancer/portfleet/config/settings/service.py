@@ -8,7 +8,7 @@ from portfleet.config.containers import Addresses, Environment, Networks, Weight
 from portfleet.config.kinds import Choice, Duration, Number, Parsed, Text
 from portfleet.config.reader import parse_affinity, parse_ports
 from portfleet.config.settings.table import Effect, Setting, Table
-from portfleet.core.model import Overflow, Service, WhenEmpty
+from portfleet.core.model import ControlUse, Overflow, Service, WhenEmpty
 from portfleet.core.placeholders import PLACEHOLDERS
 
 _FILLED = " ".join(f"{{{name}}}" for name in PLACEHOLDERS)
@@ -48,7 +48,7 @@ SERVICE = Table(
             "command",
             Words(),
             f"what an instance runs. {_FILLED} are filled in; found by PATH, portfleet's own venv first. The daemon "
-            "must listen on all addresses: the kernel redirects to the interface's own",
+            "must listen on all addresses: connections keep the one that was dialled",
             Effect.RESTART,
             '["redis-server", "--port", "{port}"]',
             more="{port} must stand in it or in `environment`. There is no shell: each string is one word.",
@@ -91,6 +91,14 @@ SERVICE = Table(
             Effect.RESTART,
             '"portfleet"',
             unset="the user who runs supervisord",
+        ),
+        Setting(
+            "control",
+            Choice(get_args(ControlUse)),
+            '"auto": instances that answer on their control sockets are asked there how they are and whether they can '
+            'hand off connections; "off": none is ever asked',
+            Effect.AT_ONCE,
+            '"off"',
         ),
         Setting(
             "environment",
@@ -176,9 +184,10 @@ SERVICE = Table(
             "connections an instance takes; 0: the hard limit of descriptors - 64",
             Effect.RESTART,
             "20_000",
-            more="Our own daemon counts for itself; of others the kernel counts.",
-            change="for daemons other than ours at once; a number above the descriptors that supervisord was started "
-            "with takes `portfleet down` and `portfleet up`",
+            more="A daemon that says on its control socket that it keeps to it counts for itself; of others the "
+            "kernel counts.",
+            change="a number above the descriptors that supervisord was started with takes `portfleet down` and "
+            "`portfleet up`",
         ),
         Setting(
             "max_per_source",
@@ -213,8 +222,8 @@ SERVICE = Table(
         Setting(
             "overflow",
             Choice(get_args(Overflow)),
-            'what connections above max_connections get: the "next" instance, or "refuse"; those of our own daemon '
-            "wait in its queue instead",
+            'what connections above max_connections get: the "next" instance, or "refuse"; those of a daemon '
+            "that keeps to it itself wait in its queue instead",
             Effect.AT_ONCE,
             '"refuse"',
         ),

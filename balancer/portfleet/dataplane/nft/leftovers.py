@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from portfleet.core import changes as c
 from portfleet.dataplane.nft import access
-from portfleet.dataplane.nft.text import TABLE, service_of_instance
+from portfleet.dataplane.nft.book import TABLE, service_of_instance
 
 _SETS = ("taking-", "counts-", "full-", "allow4-", "allow6-", "deny4-", "deny6-", "sources4-", "sources6-")
 
@@ -36,7 +36,7 @@ def parts_of(rule: c.ServiceRule | c.InstanceRule) -> frozenset[str]:
     parts: set[str] = set()
     if isinstance(rule, c.InstanceRule):
         if rule.limit:
-            parts |= {f"cap_{rule.name}", f"counts-{name}"}
+            parts |= {f"cap_{rule.name}", f"over_{rule.name}", f"counts-{name}"}
         if rule.limit and rule.spills:
             parts |= {f"try_{rule.name}", f"full-{name}", f"overflow_{name}", f"full_{name}"}
     else:
@@ -99,7 +99,7 @@ def _service_of_chain(name: str) -> str:
         return of
     if name.startswith("service-"):
         return name.removeprefix("service-")
-    return service_of_instance(of if kind in ("try", "cap") and of else name)
+    return service_of_instance(of if kind in ("try", "cap", "over") and of else name)
 
 
 def removal(left: Leftovers) -> Iterator[str]:

@@ -32,7 +32,7 @@ class Memory:
     """The changes that were made, by unit (see ``nft_listing.unit_of``), with their digests."""
 
     def __init__(self, path: Path) -> None:
-        self._path = path
+        self.path = path
         self._read: tuple[int, int] | None = None
         self._entries: dict[str, dict[str, Any]] = {}
         self._lines = 0
@@ -86,11 +86,11 @@ class Memory:
     def _append(self, fresh: Mapping[str, dict[str, Any]]) -> None:
         self._entries |= fresh
         if self._lines > 64 + _STALE * len(self._entries):
-            atomic.write(self._path, (json.dumps(self._entries) + "\n").encode(), mode=0o600)
+            atomic.write(self.path, (json.dumps(self._entries) + "\n").encode(), mode=0o600)
             self._lines = len(self._entries)
         else:
-            with self._path.open("a") as file:
-                self._path.chmod(0o600)
+            with self.path.open("a") as file:
+                self.path.chmod(0o600)
                 file.write(json.dumps(fresh) + "\n")
             self._lines += len(fresh)
         self._read = self._stamp()
@@ -101,7 +101,7 @@ class Memory:
             return self._entries
         self._entries, self._lines, self._read = {}, 0, stamp
         try:
-            text = self._path.read_text()
+            text = self.path.read_text()
         except (OSError, UnicodeDecodeError):
             return self._entries
         for line in text.splitlines():
@@ -112,7 +112,7 @@ class Memory:
 
     def _stamp(self) -> tuple[int, int] | None:
         try:
-            found = self._path.stat()
+            found = self.path.stat()
         except OSError:
             return None
         return found.st_mtime_ns, found.st_size

@@ -11,6 +11,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import re
+import socket
 import struct
 import sys
 from collections.abc import Callable, Iterator
@@ -26,6 +27,7 @@ T = TypeVar("T")
 _INET = 1
 _SUBSYSTEM = 10 << 8
 _GET_TABLE, _GET_CHAIN, _GET_RULE, _GET_SET, _GET_ELEMENTS = (_SUBSYSTEM | number for number in (1, 4, 7, 10, 13))
+_GET_GENERATION, _GENERATION_ID = _SUBSYSTEM | 16, 1
 _TABLE, _NAME = 1, 2  # of a rule its chain, of a set or of elements the set's name
 _CHAIN_NAME, _CHAIN_HOOK, _CHAIN_POLICY, _CHAIN_TYPE = 3, 4, 5, 7
 _RULE_EXPRESSIONS, _RULE_USERDATA = 4, 7
@@ -85,6 +87,11 @@ class NftReader:
     def _netfilter(self) -> Netfilter:
         return Netfilter()
 
+    def generation(self) -> int:
+        """Return the generation id of the rules, which grows with every transaction of any process."""
+        found = self._ask(lambda: self._netfilter.get(_GET_GENERATION, socket.AF_UNSPEC))
+        return int.from_bytes(found[_GENERATION_ID], "big") if found else 0
+
     def exists(self) -> bool:
         """Return whether the table is there."""
         return self._ask(lambda: bool(self._netfilter.get(_GET_TABLE, _INET, self._table))) or False
@@ -92,6 +99,10 @@ class NftReader:
     def chains(self, *names: str) -> dict[str, Chain]:
         """Return the chains ``names``, all of the table's without a name; those that are not there are left out."""
         return self._ask(lambda: self._chains(names)) or {}
+
+    def chain_names(self) -> list[str]:
+        """Return the names of the table's chains."""
+        return self._ask(lambda: list(self._hooks())) or []
 
     def maps(self) -> frozenset[str]:
         """Return the names of the table's maps and sets."""
@@ -134,9 +145,7 @@ class NftReader:
                     continue
                 hooks[name] = _hook(found)
         else:
-            for _, found in self._netfilter.dump(_GET_CHAIN, _INET, self._table):
-                if attribute(_TABLE, found[_TABLE]) == self._table:
-                    hooks[_text(found[_CHAIN_NAME])] = _hook(found)
+            hooks = self._hooks()
         rules: dict[str, list[bytes]] = {name: [] for name in hooks}
         chosen_chains = [attribute(_NAME, name.encode() + b"\0") for name in hooks] if names else [b""]
         for chosen in chosen_chains:
@@ -145,6 +154,12 @@ class NftReader:
                     expressions = _COUNTER.sub(_NOTHING_COUNTED, found.get(_RULE_EXPRESSIONS, b""))
                     rules[name].append(expressions + found.get(_RULE_USERDATA, b""))
         return {name: Chain(hook, tuple(rules[name])) for name, hook in hooks.items()}
+
+    def _hooks(self) -> dict[str, bytes]:
+        """Return every chain of the table with its hook."""
+        found = (chain for _, chain in self._netfilter.dump(_GET_CHAIN, _INET, self._table))
+        own = (chain for chain in found if attribute(_TABLE, chain[_TABLE]) == self._table)
+        return {_text(chain[_CHAIN_NAME]): _hook(chain) for chain in own}
 
     def _dump(self, kind: int, *chosen: bytes) -> Iterator[dict[int, bytes]]:
         for _, found in self._netfilter.dump(kind, _INET, self._table, *chosen):

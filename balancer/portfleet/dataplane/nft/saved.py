@@ -2,7 +2,7 @@
 
 The keeper belongs to the watcher's socket, so a file that holds it cannot be loaded while the watcher lives: nft
 refuses all of the file, and nftables.service, which has flushed the rules before, leaves the box without any firewall.
-Our own table in it is out of date at the next boot. Why the keeper is owned all the same: docs/decisions/0012.
+Our own table in it is out of date at the next boot. Why the keeper is owned all the same: docs/decisions/0015.
 """
 
 from __future__ import annotations

@@ -6,8 +6,7 @@ import asyncio
 import fcntl
 from pathlib import Path
 
-from portfleet.apply.execute import Executor
-from portfleet.core.journal import ColourRecord
+from portfleet.core.records import ColourRecord
 from portfleet.store import locks
 from portfleet.store.out import left_out, read_out, write_out
 from portfleet.watch.ejector import fresh
@@ -34,7 +33,7 @@ def test_all_that_were_found_ready_get_their_slots_at_once_though_the_journal_ha
 
 def test_one_that_was_never_ready_gets_no_slots_by_anybody_and_is_ejected_where_it_has_some(tmp_path: Path) -> None:
     async def test(watched: Watched) -> None:
-        paths, kernel = watched.paths, watched.kernel
+        paths = watched.paths
         watched.change(instances=3, config_instances=4, leaving=3)
         watched.roster.reload()
         watched.ejector.point(watched.roster.members["echo-blue-1"].service)
@@ -44,7 +43,7 @@ def test_one_that_was_never_ready_gets_no_slots_by_anybody_and_is_ejected_where_
         for _ in range(3):
             watched.judge.died(watched.roster.members["echo-blue-4"], "it does not run")
         assert watched.log.getvalue().count(" ended ") == 1
-        executor = Executor(watched.world.desired(fleet()), kernel, watched.world.supervisor, paths, say=lambda _: None)
+        executor = watched.world.executor(watched.world.desired(fleet()))
         three = watched.slots()
         with paths.watch_lock.open("a") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
@@ -81,11 +80,12 @@ def test_slots_that_a_command_gave_to_new_ones_are_never_taken_back(tmp_path: Pa
 def test_slots_that_cannot_be_dealt_are_dealt_a_little_later(tmp_path: Path) -> None:
     async def test(watched: Watched) -> None:
         watched.kernel.times = 2  # the detour and the first deal
+        watched.judge.point_again_after = 0.05
         watched.judge.died(watched.roster.members["echo-blue-2"], "process 7 ended")
         async with asyncio.timeout(10):
             while "echo-blue-2" in watched.slots():
                 await asyncio.sleep(0.01)
-        assert watched.log.getvalue().count("cannot-deal") == 1
+        assert watched.log.getvalue().count("cannot-point") == 1
 
     run(tmp_path, test)
 
@@ -100,8 +100,7 @@ def test_a_command_takes_new_ones_with_slots_for_serving(tmp_path: Path) -> None
             fcntl.flock(lock, fcntl.LOCK_EX)
             assert list(left_out(watched.paths)) == names("blue")
             assert left_out(watched.paths, watched.kernel.read_slots("echo")) == {}
-            desired, supervisor = watched.world.desired(fleet()), watched.world.supervisor
-            executor = Executor(desired, watched.kernel, supervisor, watched.paths, say=lambda _: None)
+            executor = watched.world.executor(watched.world.desired(fleet()))
             executor.point("echo", frozenset({"echo-blue-2"}))
         assert set(watched.slots()) == {"echo-blue-1", "echo-blue-3", "echo-blue-4"}
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 
+import pytest
+
 from support.fleet_box import FleetBox
 from support.operated import TOLD, history, last_releases, operated, slots, sockets
 from support.sandbox import wait_for
@@ -56,6 +58,8 @@ def test_after_three_cutovers_counts_are_the_sockets_and_a_fourth_release_starts
 
 def test_a_new_release_that_does_not_come_up_changes_nothing() -> None:
     with operated() as box:
+        box.write(TOLD.replace('"8s"', '"3s"'))  # for as long are the second and the third waited for, in vain
+        box.portfleet("apply")
         before = slots(box)
         with load(box, held=50) as clients:
             for release, words in (
@@ -81,6 +85,7 @@ def canary(box: FleetBox, release: str) -> str:
     return failed.stderr
 
 
+@pytest.mark.timed
 def test_a_canary_with_a_fault_rolls_back_by_itself() -> None:
     with operated() as box:
         before = slots(box)

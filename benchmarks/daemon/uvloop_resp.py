@@ -1,0 +1,47 @@
+"""What an author would write for RESP with what there is: a Protocol on uvloop, hiredis to parse, one write a read.
+
+usage: uvloop_resp.py PORT
+"""
+
+import asyncio
+import sys
+
+import hiredis
+import uvloop
+from benchmarks.daemon.asyncio_echo import allow_descriptors
+from benchmarks.daemon.store import respond
+
+
+def encode(answer: bytes | str | None) -> bytes:
+    """Return an answer as RESP."""
+    if type(answer) is bytes:
+        return b"$%d\r\n%b\r\n" % (len(answer), answer)
+    return b"$-1\r\n" if answer is None else b"+%b\r\n" % str(answer).encode()
+
+
+class Resp(asyncio.Protocol):
+    """One connection."""
+
+    def __init__(self) -> None:
+        self.reader = hiredis.Reader()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.write = transport.write  # type: ignore[attr-defined]  # declared for the general transport only
+
+    def data_received(self, data: bytes) -> None:
+        self.reader.feed(data)
+        gets, replies = self.reader.gets, []
+        while (words := gets()) is not False:
+            replies.append(encode(respond(words)))
+        self.write(b"".join(replies))
+
+
+async def serve(port: int) -> None:
+    """Serve on every IPv4 address until killed."""
+    server = await asyncio.get_running_loop().create_server(Resp, "0.0.0.0", port)
+    await server.serve_forever()
+
+
+if __name__ == "__main__":
+    allow_descriptors()
+    uvloop.run(serve(int(sys.argv[1])))

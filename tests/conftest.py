@@ -1,0 +1,58 @@
+"""How tests share the machine: two workers for each processor, and those that measure time alone, after the others.
+
+Most of what a test of a fleet takes is waiting: for a process to be ready, for a kernel's timer. So there are more
+workers than processors (script/lib/pytest.sh), and a test that judges how long something took is marked ``timed``.
+"""
+
+from __future__ import annotations
+
+import fcntl
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+# How long an example takes says how busy the machine is.
+settings.register_profile("shared machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("shared machine")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put what is timed last."""
+    items.sort(key=_timed)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
+    """Let a timed test run when no other worker runs one."""
+    with _turn(item.config, alone=_timed(item)):
+        return (yield)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> object:
+    """Hand out tests in their order."""
+    from support.in_order import InOrder  # where booted hosts are tested there is no xdist
+
+    return InOrder(config, log)
+
+
+def _timed(item: pytest.Item) -> bool:
+    return item.get_closest_marker("timed") is not None
+
+
+@contextmanager
+def _turn(config: pytest.Config, *, alone: bool) -> Iterator[None]:
+    """Hold the lock of this run, which many can share or one can have; a process without other workers needs none."""
+    if not hasattr(config, "workerinput"):
+        yield
+        return
+    with (Path(config.option.basetemp).parent / "timed.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX if alone else fcntl.LOCK_SH)
+        try:
+            yield
+        finally:
+            fcntl.flock(lock, fcntl.LOCK_UN)  # also if a child has inherited the descriptor
