@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -76,6 +77,7 @@ class Plane:
                 for want in service.running
             },
             out=dict.fromkeys(out, Out("died", "", "")),
+            at=time.time(),
         )
 
     @property

@@ -40,7 +40,7 @@ WRONG = [
     ("colour = 1\n" + ECHO, "colour", "unknown key", "known keys"),
     (echo("instnces = 3"), "service.echo.instnces", "unknown key", 'did you mean "instances"?'),
     (echo('"a\\u001b" = 3'), 'service.echo."a\\u001b"', "unknown key", "known keys"),
-    (echo("zzz = 3"), "service.echo.zzz", "unknown key", "known keys: affinity, command"),
+    (echo("zzz = 3"), "service.echo.zzz", "unknown key", "known keys: affinity, allow, command"),
     (ECHO + "[service.echo.probe]\nsend_ = 'x'", "service.echo.probe.send_", "unknown key", '"send"'),
     (ECHO + "[service.echo.drain]\nspeed = 1", "service.echo.drain.speed", "unknown key", "deadline"),
     (ECHO + "[fleet]\ndrifts = 'x'", "fleet.drifts", "unknown key", '"drift"'),
@@ -317,3 +317,14 @@ def test_every_message_is_one_line_of_printable_text() -> None:
     for text, *_ in WRONG:
         for problem in problems(text):
             assert not re.search(r"[\x00-\x1f\x7f]", problem.path + problem.message + problem.hint), problem
+
+
+def test_without_ipv6_every_local_address_is_ipv4_alone_and_ipv6_is_refused() -> None:
+    bare = machine(ipv6=False)
+    service = fleet(ECHO, bare).services["echo"]
+    assert [str(listen) for listen in service.listen] == ["0.0.0.0:7000"] and service.families == {4}
+    both = ECHO.replace('":7000"', '":7000", "[::]:7001", "[2001:db8::1]:7002"')
+    found = problems(both + 'remote = ["[2001:db8::2]:7101"]\n', bare)
+    assert [p.path for p in found][:3] == [f"service.echo.{key}" for key in ("listen[1]", "listen[2]", "remote[0]")]
+    assert found[0].hint == 'write "0.0.0.0:7001"' and "ipv6.disable=1" in found[0].message
+    assert fleet(ECHO).services["echo"].families == {4, 6}

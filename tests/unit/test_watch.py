@@ -97,13 +97,13 @@ CALM = {"room": room(10), "files": Descriptors(10, 1000)}
     ],
 )
 def test_each_limit_is_named_with_what_raises_it(changed: dict[str, object], name: str, hint: str) -> None:
-    found: list[Near] = judge(**({"dropped": 0, "processes": {}, "connections": {}} | CALM | changed))  # type: ignore[arg-type] # built from parts
+    found: list[Near] = judge(**({"hazards": (), "dropped": 0, "processes": {}, "connections": {}} | CALM | changed))  # type: ignore[arg-type] # built from parts
     assert [near.name for near in found] == [name]
     assert hint in found[0].hint
 
 
 def test_what_is_not_near_is_not_warned_of() -> None:
-    quiet = judge(dropped=0, processes={"a": Descriptors(89, 100)}, connections={"a": (0, 0)}, **CALM)  # type: ignore[arg-type] # built from parts
+    quiet = judge(hazards=(), dropped=0, processes={"a": Descriptors(89, 100)}, connections={"a": (0, 0)}, **CALM)  # type: ignore[arg-type] # built from parts
     assert quiet == []
 
 

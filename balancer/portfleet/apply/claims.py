@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from portfleet.core.model import Listen
-from portfleet.doctor.ports import meets
 from portfleet.linux import processes, sockdiag
+from portfleet.linux.reserve import meets
 
 
 def claims(listens: Iterable[Listen]) -> tuple[str, ...]:

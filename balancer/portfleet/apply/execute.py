@@ -7,7 +7,7 @@ ejection is never late. Slots are computed again under that lock: what the plan 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import assert_never
 
 from portfleet.apply.learn import learn_from
@@ -142,7 +142,10 @@ class Executor:
     def _write(self, forget: tuple[str, ...]) -> None:
         def merge(journal: Journal) -> Journal:
             for name in self.desired.configured:
-                journal = journal.with_service(name, self.desired.journal.services[name])
+                record = self.desired.journal.services[name]
+                # Denials are made and taken back at any time, also while this was under way.
+                denied = journal.services[name].denied if name in journal.services else record.denied
+                journal = journal.with_service(name, replace(record, denied=denied))
             for name in forget:
                 journal = journal.without_service(name)
             return journal

@@ -60,6 +60,7 @@ def observe(
         claims=_claims(desired, rules) if probe else (),
         out=read_out(paths.out) if locks.held(paths.watch_lock) else {},
         watcher=WATCHER in programs and programs[WATCHER].state in RUNNING,
+        at=time.time(),
     )
 
 

@@ -19,6 +19,8 @@ VERBS = {
     "scale": "run another number of instances, no connection dropped",
     "pin": "send one source address or network to a chosen instance",
     "unpin": "let a pinned source go where its slot leads again",
+    "deny": "refuse a source's new connections, for a time or for good",
+    "undeny": "let a denied source connect again",
     "cutover": "make the other colour live with a new release, no connection dropped",
     "rollback": "return to the previous release",
     "restart": "restart instances rolling, connections handed off first",
@@ -39,6 +41,6 @@ OPERATIONS = frozenset(
 #: Verbs that wait for answers of supervisord: refused while it hangs.
 SUPERVISED = frozenset({"plan", "apply", "up", "down"})
 #: Verbs that say that no watcher works, and do what they do without one. (`up` starts it, `down` ends it.)
-TOLD = OPERATIONS | {"plan", "apply", "pin", "unpin"}
+TOLD = OPERATIONS | {"plan", "apply", "pin", "unpin", "deny", "undeny"}
 #: Verbs that write a file, a script or a log, for which there is no JSON: they refuse --json.
 WITHOUT_JSON = frozenset({"init", "logs", "watch", "completion"})

@@ -30,6 +30,8 @@ from portfleet.screen.status_rows import at_rest, service_entry
 from portfleet.store import locks, warnings
 from portfleet.supervise.presence import Overseer, WatcherQuestion, supervisord, troubles
 
+#: Denials that are named; all of them are in --json.
+_SHOWN = 8
 _COLOURS = {State.READY: "green", State.FAILED: "red", State.EJECTED: "red", State.STOPPED: "dim"}
 
 
@@ -61,7 +63,7 @@ def _status(only: str | None, context: Context) -> Exit:
     desired = context.desired(fleet)
     observed = context.observe(desired, probe=False)
     services = [service for name, service in desired.configured.items() if only in (None, name)]
-    entries = {service.name: service_entry(service, observed, desired.journal, context.paths) for service in services}
+    entries = {service.name: _entry(context, service, observed, desired.journal) for service in services}
     below, above = supervisord(context.paths, observed.supervisord), question.answer(seconds=_PATIENCE)
     code = health(entries.values(), watched=below.works and above.works)
     warned = warnings.read(context.paths.warnings) if locks.held(context.paths.watch_lock) else []
@@ -99,6 +101,29 @@ def _show_service(service: DesiredService, observed: Observed, journal: Journal,
         print(f"  {line}")
     for network, name in entry["pins"].items():
         print(f"  pinned: {network} → {name}")
+    for line in _access(entry["access"]):
+        print(f"  {line}")
+
+
+def _entry(context: Context, service: DesiredService, observed: Observed, journal: Journal) -> dict[str, Any]:
+    entry = service_entry(service, observed, journal, context.paths)
+    entry["access"]["refused"] = context.plane.connections.refused(service.name)
+    return entry
+
+
+def _access(found: dict[str, Any]) -> list[str]:
+    """Return who may connect and how many were refused; the operators' latest denials, the rest as a number."""
+    denied = [f"{d['network']}" + (f" until {d['until']}" if d["until"] else "") for d in found["deny"]]
+    lines = [f"allowed: {', '.join(found['allow'])}"] if found["allow"] else []
+    shown = ", ".join(denied[-_SHOWN:])
+    lines += [f"denied: {shown}" + (f" and {len(denied) - _SHOWN:,} more" if len(denied) > _SHOWN else "")] * bool(
+        denied
+    )
+    if found["max_per_source"]:
+        lines.append(f"at most {found['max_per_source']:,} connections a source")
+    if lines:
+        lines.append(f"refused since the rules were loaded: {found['refused']:,}")
+    return lines
 
 
 def _why(entry: dict[str, Any]) -> list[str]:

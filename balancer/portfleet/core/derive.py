@@ -139,6 +139,9 @@ def _want(service: Service, record: ServiceRecord, paths: Paths, notes: tuple[st
         limited=bool(limited),
         tries=len(limited) if service.overflow == "next" else 0,
         empty=service.when_empty,
+        filters=bool(service.allow or service.deny or record.denied),
+        allows=bool(service.allow),
+        per_source=service.max_per_source,
     )
     names = {want.name for want in wants}
     pins = {
@@ -158,6 +161,7 @@ def _want(service: Service, record: ServiceRecord, paths: Paths, notes: tuple[st
         record.canary,
         record.moved,
         pins,
+        {network: denied.until for network, denied in record.denied.items()} | dict.fromkeys(service.deny),
     )
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 
+from portfleet.core.access import Access, access
 from portfleet.core.changes import InstanceRule, ServiceRule
 from portfleet.core.journal import Journal
 from portfleet.core.model import Colour, Instance, Service, member_instance, other, parse_instance
@@ -55,8 +56,9 @@ class DesiredInstance:
 class DesiredService:
     """One service as it shall be. ``instances`` are those of both colours and the remote ones.
 
-    ``pins`` are {network: instance of the live colour}; the networks do not overlap. ``down``: by whom it was taken
-    down and since when; then nothing of it shall be there. ``record`` is what of the journal this was made of.
+    ``pins`` are {network: instance of the live colour}; the networks do not overlap. ``denied``: {network: end (Unix
+    time), None for never}, by config and operators. ``down``: by whom it was taken down and since when; then nothing of
+    it shall be there. ``record`` is what of the journal this was made of.
     """
 
     service: Service
@@ -70,11 +72,16 @@ class DesiredService:
     canary: int = 0
     moved: Mapping[str, Moved] = field(default_factory=dict)
     pins: Mapping[str, str] = field(default_factory=dict)
+    denied: Mapping[str, int | None] = field(default_factory=dict)
     down: str = ""
 
     @property
     def name(self) -> str:
         return self.service.name
+
+    def access(self, now: float) -> Access:
+        """Return who may connect at the Unix time ``now``."""
+        return access(self.service.allow, self.denied, now=now)
 
     def of(self, colour: Colour) -> tuple[DesiredInstance, ...]:
         """The instances of one colour."""

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from portfleet.core.errors import PortfleetError
 from portfleet.core.model import Colour
-from portfleet.core.records import Asked, ColourRecord, Moved, ServiceRecord
+from portfleet.core.records import Asked, ColourRecord, Denied, Moved, ServiceRecord
 from portfleet.core.slots import Table
 
 if TYPE_CHECKING:
@@ -187,6 +187,7 @@ def _service_json(record: ServiceRecord) -> dict[str, Any]:
         "home": list(record.home),
         "asked": {name: vars(asked) for name, asked in record.asked.items()},
         "colours": {name: vars(ran) | {"command": _list(ran.command)} for name, ran in record.colours.items()},
+        "denied": {network: vars(denied) for network, denied in record.denied.items()},
         "moved": {member: vars(moved) for member, moved in record.moved.items()},
     }
 
@@ -211,6 +212,7 @@ def _service(data: dict[str, Any]) -> ServiceRecord:
         config_instances=data.get("config_instances"),
         leaving=_whole(data.get("leaving", 0)),
         pins=dict(data.get("pins", {})),
+        denied={network: Denied(**denied) for network, denied in data.get("denied", {}).items()},
         down=str(data.get("down", "")),
         counts=bool(data.get("counts", False)),
     )

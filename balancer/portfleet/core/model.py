@@ -108,6 +108,9 @@ class Service:
     sticky_size: int = 300_000
     weight: Mapping[str, int] = field(default_factory=dict)
     max_connections: int = 0
+    max_per_source: int = 0
+    allow: tuple[str, ...] = ()
+    deny: tuple[str, ...] = ()
     overflow: Overflow = "next"
     when_empty: WhenEmpty = "keep"
     remote: tuple[Listen, ...] = ()
@@ -191,7 +194,7 @@ class Machine:
     ``find`` gives a command's absolute path or None; ``has_user`` and ``has_path`` tell whether one exists;
     ``maps_user`` tells of a user that exists whether processes of this user namespace can become it;
     ``local_ports`` is net.ipv4.ip_local_port_range, ``reserved`` net.ipv4.ip_local_reserved_ports, both inclusive;
-    ``descriptors`` is the hard limit of RLIMIT_NOFILE.
+    ``descriptors`` is the hard limit of RLIMIT_NOFILE; ``ipv6``: its kernel has IPv6, if only switched off by sysctl.
     """
 
     cpus: int
@@ -203,3 +206,4 @@ class Machine:
     maps_user: Callable[[str], bool]
     has_path: Callable[[str], bool]
     is_root: bool
+    ipv6: bool = True

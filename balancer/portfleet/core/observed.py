@@ -49,7 +49,7 @@ class Observed:
     ``outdated``: programs that run with another command, user or environment than wanted; ``strangers``: who else
     listens on an instance's port, by instance; ``claims``: who else serves what clients dial, in words; ``out``: who is
     ejected, by the watcher's word; ``watcher``: supervisord runs it. Without an answer of supervisord
-    (``supervisord``) nothing is known of programs but what can be seen.
+    (``supervisord``) nothing is known of programs but what can be seen. ``at``: when it was looked at, as a Unix time.
     """
 
     plane: PlaneState
@@ -60,6 +60,7 @@ class Observed:
     claims: tuple[str, ...] = ()
     out: Mapping[str, Out] = field(default_factory=dict)
     watcher: bool = True
+    at: float = 0.0
 
     @property
     def supervisor(self) -> bool:

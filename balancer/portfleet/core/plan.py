@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from portfleet.core import changes as c
 from portfleet.core import steps as s
+from portfleet.core.access import Access
 from portfleet.core.desired import Desired, DesiredInstance, DesiredService
 from portfleet.core.model import Listen, parse_instance
 from portfleet.core.observed import Observed
@@ -111,6 +112,9 @@ def _rules_of(want: DesiredService, observed: Observed) -> list[c.Change]:
     ]
     if plane.services.get(want.name) != want.rule:
         changes.append(c.SetService(want.rule))
+    access = want.access(observed.at)
+    if plane.access.get(want.name, Access()) != access:
+        changes.append(c.SetAccess(want.name, access))
     return changes
 
 

@@ -106,6 +106,15 @@ class Room:
     hint: str
 
 
+@dataclass(frozen=True)
+class Hazard:
+    """What on this box costs clients, or will: a name for programs, words for people, the command that ends it."""
+
+    about: str
+    words: str
+    hint: str
+
+
 class Connections(Protocol):
     """Established connections as the data plane knows them. Methods raise PortfleetError if it refuses to tell."""
 
@@ -126,6 +135,12 @@ class Connections(Protocol):
 
     def turned_away(self, instances: Iterable[InstanceRule]) -> Mapping[str, int]:
         """Return how many connection attempts found no listener, by instance, since the rules were loaded."""
+
+    def refused(self, service: str) -> int:
+        """Return how many connection attempts a service's `Access` and limit per source have refused.
+
+        Counted since its rules were loaded.
+        """
 
     def full(self) -> str:
         """Return why no new connection can be made through the data plane, probes included; "" if one can."""
@@ -175,6 +190,9 @@ class Guardian(Protocol):
         May take as long as counting all connections does: call it in another thread, and never twice at a time. Raise
         PortfleetError if the kernel refuses; `due` then says when to try again.
         """
+
+    def hazards(self) -> list[Hazard]:
+        """Return what others have set up on this box that costs clients, or will. It may take a second."""
 
     def close(self) -> None:
         """Let everything go. The same happens when the process ends, however it ends."""

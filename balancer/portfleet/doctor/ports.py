@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from portfleet.core.model import Listen
 from portfleet.core.needs import Needs
 from portfleet.core.paths import Paths
 from portfleet.doctor.finding import Finding, broken, fine, setting, warning
 from portfleet.linux import processes, sockdiag
 from portfleet.linux.machine import read_machine, sysctl
+from portfleet.linux.reserve import meets
 from portfleet.linux.sockdiag import Listener
 from portfleet.supervise.presence import supervisor_pid
 
@@ -107,10 +107,3 @@ def _concerns(listener: Listener, needs: Needs) -> bool:
     return any(meets(listen, listener) for listen in needs.listens) or any(
         low <= listener.port <= high for low, high in needs.ports.values()
     )
-
-
-def meets(listen: Listen, listener: Listener) -> bool:
-    """Return whether a client of ``listen`` would, without our rules, reach ``listener``."""
-    if listen.port != listener.port or not listener.families & set(listen.families):
-        return False
-    return listener.wildcard or listen.address in (None, listener.address)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import pwd
 import resource
+import socket
 import sys
 from pathlib import Path
 
@@ -27,6 +29,7 @@ def read_machine() -> Machine:
         maps_user=_maps_user,
         has_path=has_path,
         is_root=os.geteuid() == 0,
+        ipv6=_has_ipv6(),
     )
 
 
@@ -71,6 +74,15 @@ def has_path(path: str) -> bool:
         return Path(path).exists()
     except OSError:
         return False
+
+
+def _has_ipv6() -> bool:
+    """Return whether the kernel has IPv6: not if it was started with ipv6.disable=1, or has no such module."""
+    try:
+        socket.socket(socket.AF_INET6, socket.SOCK_STREAM).close()
+    except OSError as error:
+        return error.errno != errno.EAFNOSUPPORT
+    return True
 
 
 def _has_user(name: str) -> bool:

@@ -42,7 +42,22 @@ def service_entry(service: DesiredService, observed: Observed, journal: Journal,
         "operation": colours.operation(service, journal),
         "down": service.down or None,
         "pins": pins_of(service, journal),
+        "access": access_of(service, observed, journal),
     }
+
+
+def access_of(service: DesiredService, observed: Observed, journal: Journal) -> dict[str, Any]:
+    """Return who may connect: the config's `allow`, and every denial that has not ended, the operators' with why."""
+    denied = journal.services[service.name].denied
+    rows = [{"network": network, "until": None, "since": None, "who": "fleet.toml", "why": None}
+            for network in service.service.deny]  # fmt: skip
+    rows += [
+        {"network": network, "until": stamp(one.until) if one.until else None}
+        | {"since": one.since, "who": one.who, "why": one.why or None}
+        for network, one in denied.items()
+        if network not in service.service.deny and (one.until is None or one.until > observed.at)
+    ]
+    return {"allow": list(service.service.allow), "deny": rows, "max_per_source": service.service.max_per_source}
 
 
 def pins_of(service: DesiredService, journal: Journal) -> dict[str, str]:

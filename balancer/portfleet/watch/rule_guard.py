@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 
 from portfleet.core.errors import PortfleetError
-from portfleet.dataplane.interface import Done, Door, Guardian
+from portfleet.dataplane.interface import Done, Door, Guardian, Hazard
 from portfleet.store.log import Log
 from portfleet.watch.healer import Healer
 from portfleet.watch.roster import Roster
@@ -52,6 +52,10 @@ class RuleGuard:
             if self._log.over("no-guardian"):
                 self._log("guardian", reason="clients are held again while rules are missing")
         self._plan_work()
+
+    def hazards(self) -> list[Hazard]:
+        """Return what the guardian knows of that costs clients. It may take a second."""
+        return self._guardian.hazards()
 
     def close(self) -> None:
         """Stop looking and let the guardian go."""

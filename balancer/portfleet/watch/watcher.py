@@ -23,6 +23,7 @@ from portfleet.apply.observe import Look
 from portfleet.core.desired import DesiredService
 from portfleet.core.errors import PortfleetError
 from portfleet.core.observed import ObservedInstance
+from portfleet.dataplane.interface import Hazard
 from portfleet.store.log import Log
 from portfleet.supervise import adopted
 from portfleet.supervise.nudge import nudge
@@ -44,6 +45,8 @@ _PRIORITY = -20
 
 #: Seconds between looks: at config and journal; at somebody on the way back, for the first half minute; at everything.
 _CALM, _HURRY, _FULL = 0.5, 0.03, 10.0
+#: Seconds between two looks at what others have set up that costs clients.
+_HAZARDS = 1.0
 _HURRIED_FOR = 30.0
 #: Seconds the interpreter lets a thread run before the loop may go on (default 5 ms): an ejection waits that long.
 _SWITCH = 0.0005
@@ -73,7 +76,8 @@ class Watcher:
         self._programs: dict[str, ProgramInfo] = {}
         self._adopted: set[str] = set()
         self._noted: dict[str, tuple[int, int]] = {}
-        self._full_at = 0.0
+        self._full_at = self._hazards_at = 0.0
+        self._hazards: list[Hazard] = []
         self._loop.add_signal_handler(signal.SIGTERM, self.stop)
         self._loop.add_signal_handler(signal.SIGINT, self.stop)
         self._loop.add_signal_handler(signal.SIGHUP, self._wake.set)
@@ -154,7 +158,10 @@ class Watcher:
             self._roster.reload()
             rules.hold()
             pids = {name: pid for name in self._roster.members if (pid := self._deaths.pid(name))}
-            self._limits.look(pids, self._judge.connections)
+            if time.monotonic() >= self._hazards_at:
+                self._hazards_at = time.monotonic() + _HAZARDS
+                self._hazards = await self._in_pool(rules.hazards)
+            self._limits.look(pids, self._judge.connections, self._hazards)
             self._dropped.look(self._serving())
             for member in self._roster.members.values():
                 self._revival.hung(member)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import get_args
 
-from portfleet.config.containers import Addresses, Environment, Weights, Words
+from portfleet.config.containers import Addresses, Environment, Networks, Weights, Words
 from portfleet.config.kinds import Choice, Duration, Number, Parsed, Text
 from portfleet.config.reader import parse_affinity, parse_ports
 from portfleet.config.settings.table import Effect, Setting, Table
@@ -38,7 +38,8 @@ SERVICE = Table(
             '"192.0.2.1:P"; "[2001:db8::1]:P"',
             Effect.AT_ONCE,
             '[":7000"]',
-            more="Two services cannot share an address and port.",
+            more='Two services cannot share an address and port. On a kernel without IPv6 ":PORT" is IPv4 alone. An '
+            "address that is not on this box is left alone until it comes.",
             change="established connections stay, by whichever address they came",
             shown='[":7000"]',
             asks="what do clients dial?",
@@ -187,6 +188,36 @@ SERVICE = Table(
             "kernel counts.",
             change="a number above the descriptors that supervisord was started with takes `portfleet down` and "
             "`portfleet up`",
+        ),
+        Setting(
+            "max_per_source",
+            Number(0, 1_000_000),
+            "connections a source may have at a time, half-open ones too; 0: any number",
+            Effect.AT_ONCE,
+            "20",
+            more="A source is what `affinity` takes for one (an IPv4 address, an IPv6 /64). What is over it is "
+            "refused: set it above what an office behind one address needs.",
+            change="connections from before count from when they are next counted, so that a source may have more "
+            "for a while",
+        ),
+        Setting(
+            "allow",
+            Networks(),
+            "who may connect; left out: everybody",
+            Effect.AT_ONCE,
+            '["198.18.0.0/15", "2001:db8::/32"]',
+            more="Everybody else is refused, clients on this box too if their address is not listed. "
+            "`deny` comes before it.",
+            unset="everybody",
+        ),
+        Setting(
+            "deny",
+            Networks(),
+            "who may not connect, beside those of `portfleet deny`",
+            Effect.AT_ONCE,
+            '["198.18.66.0/24"]',
+            more="New connections are refused; established ones go on.",
+            unset="none",
         ),
         Setting(
             "overflow",

@@ -24,7 +24,7 @@ class Book:
     ``listens`` are the addresses that clients dial, one entry a family; ``numbers``: {service: {number: instance}};
     ``limits``: {port: instance} of those with a limit, ``kept``: the ports of them that are in order though no service
     has them any more; ``remotes``: addresses whose connections are masqueraded, ``elsewhere``: those of the remote
-    instances, by name; ``slots`` and ``sides`` by service.
+    instances, by name; ``slots`` and ``sides`` by service; ``now`` is a Unix time.
     """
 
     listens: set[Listen] = field(default_factory=set)
@@ -35,6 +35,7 @@ class Book:
     elsewhere: dict[str, Listen] = field(default_factory=dict)
     slots: dict[str, Table] = field(default_factory=dict)
     sides: dict[str, SideTables] = field(default_factory=dict)
+    now: float = 0.0
 
     @property
     def stray_limits(self) -> list[int]:

@@ -59,6 +59,9 @@ class NftConnections:
         counts = self._reader.counts("dropped")
         return {rule.name: counts.get(rule.port, 0) for rule in instances if rule.remote is None}
 
+    def refused(self, service: str) -> int:
+        return self._reader.passed(f"access_{service}")
+
     def full(self) -> str:
         room = self.room()
         if room is None or time.monotonic() - self._dropped_at >= _LATELY:

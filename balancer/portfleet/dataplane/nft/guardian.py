@@ -6,14 +6,18 @@ import time
 from collections.abc import Iterable
 from functools import cached_property
 
-from portfleet.dataplane.interface import Done, Door, Foreign, Shortage
+from portfleet.core.model import Listen
+from portfleet.dataplane.interface import Done, Door, Foreign, Hazard, Shortage
 from portfleet.dataplane.nft.cached import SlotCache
 from portfleet.dataplane.nft.caps import Caps
+from portfleet.dataplane.nft.claims import Reservations, Translations
 from portfleet.dataplane.nft.context import NftContext
+from portfleet.dataplane.nft.doctor.ruleset import OURS
 from portfleet.dataplane.nft.events import Generation, RulesWatch
 from portfleet.dataplane.nft.keeper import Keeper
 from portfleet.dataplane.nft.lookup import Lookup
 from portfleet.dataplane.nft.restorer import NAME, Restorer
+from portfleet.dataplane.nft.saved import SavedRules
 
 #: Seconds between two looks at all sockets, at least, and in times of what the last one took: a flood of stray
 #: packets, or of SYNs, must not keep the watcher from anything else.
@@ -33,6 +37,7 @@ class NftGuardian:
         costs = self._events.shortage
         self.shortage = Shortage("SO_RCVBUFFORCE", costs) if costs else None
         self._keeper = Keeper()
+        self._reserved, self._translations, self._saved = Reservations(), Translations(), SavedRules()
         self._restorer = Restorer(self._run)
         self._caps = Caps(lookup, self._run)
         self._doors: tuple[Door, ...] | None = None
@@ -45,6 +50,7 @@ class NftGuardian:
     def read(self) -> list[Foreign]:
         found = []
         for change in self._events.read():
+            self._translations.stale |= change.lost or bool(change.tables - OURS)
             if change.spent is not None:
                 self._lost |= change.spent == (NAME, "lost")
                 self._full |= change.spent == (NAME, "full")
@@ -57,6 +63,7 @@ class NftGuardian:
 
     def hold(self, doors: Iterable[Door]) -> None:
         self._doors = tuple(doors)
+        self._reserved.hold(self._listens)
         self._keeper.ensure(self._doors)
 
     @property
@@ -85,9 +92,18 @@ class NftGuardian:
         self._not_before = ended + max(_REST, _TIMES * (ended - began))
         return [one for one in done if one]
 
+    def hazards(self) -> list[Hazard]:
+        found = self._translations.hazards(self._listens)
+        return [*self._saved.hazards(), *self._reserved.hazards(), *found]
+
     def close(self) -> None:
+        self._reserved.close()
         self._events.close()
         self._keeper.close()
+
+    @property
+    def _listens(self) -> frozenset[Listen]:
+        return frozenset(listen for door in self._doors or () for listen in door.listens)
 
     @cached_property
     def _nft(self) -> NftContext:

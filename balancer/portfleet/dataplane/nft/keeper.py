@@ -35,8 +35,8 @@ _MIDWAY = "tcp flags & (fin | syn | rst | ack) != syn"
 _DROP = """
     fib daddr type local meta nfproto ipv4 tcp dport @local4 counter drop
     fib daddr type local meta nfproto ipv6 tcp dport @local6 counter drop
-    ip daddr . tcp dport @addresses4 counter drop
-    ip6 daddr . tcp dport @addresses6 counter drop"""
+    fib daddr type local ip daddr . tcp dport @addresses4 counter drop
+    fib daddr type local ip6 daddr . tcp dport @addresses6 counter drop"""
 _MAKE = f"""
 table {_TABLE} {{
   flags owner;
@@ -75,22 +75,25 @@ class Keeper:
     def __init__(self) -> None:
         self._nft = NftContext()
         self._made = False
+        self._held: frozenset[Door] = frozenset()
 
     def ensure(self, doors: Iterable[Door]) -> None:
         """Make the table if this keeper has none yet, and keep clients of ``doors`` waiting in it.
 
         Raises PortfleetError with exit 5 where another process owns one: only one watcher can run.
         """
+        held = frozenset(doors)
         if self._made:
-            self.update(doors)
+            if held != self._held:  # libnftables reads the whole ruleset for each question, and others' may be huge
+                self.update(held)
             return
         self._refuse_second()
         try:
-            self._nft.do(_MAKE + "".join(_elements(doors)))
+            self._nft.do(_MAKE + "".join(_elements(held)))
         except PortfleetError:
             self._refuse_second()  # the other one was quicker by a moment
             raise
-        self._made = True
+        self._made, self._held = True, held
 
     def _refuse_second(self) -> None:
         if self._nft.ask(f"list table {_TABLE}") is not None:
@@ -102,7 +105,9 @@ class Keeper:
 
     def update(self, doors: Iterable[Door]) -> None:
         """Keep clients of exactly ``doors`` waiting."""
-        self._nft.do("".join([*(f"flush set {_TABLE} {name}\n" for name in _SETS), *_elements(doors)]))
+        held = frozenset(doors)
+        self._nft.do("".join([*(f"flush set {_TABLE} {name}\n" for name in _SETS), *_elements(held)]))
+        self._held = held
 
     def close(self) -> None:
         """Remove the table. The kernel does the same when the process ends, however it ends."""

@@ -25,7 +25,7 @@ def unit_of(chain: str) -> str:
     kind, _, of = chain.partition("_")
     if kind in ("try", "cap", "over") and of:
         return of
-    return f"service-{of}" if kind in ("local", "overflow", "full") and of else chain
+    return f"service-{of}" if kind in ("local", "overflow", "full", "access") and of else chain
 
 
 def digests(chains: Mapping[str, Chain]) -> dict[str, str]:
@@ -79,16 +79,16 @@ def _address(key: bytes, family: Literal[4, 6]) -> Listen:
     return Listen(int.from_bytes(key[size : size + 2], "big"), address, (family,))
 
 
-def intervals(elements: Iterable[Element]) -> Iterator[tuple[int, int, bytes | None]]:
-    """Return (first, last, data) of every interval of a set or map with intervals."""
+def intervals(elements: Iterable[Element]) -> Iterator[tuple[int, int, Element]]:
+    """Return (first, last, first element) of every interval of a set or map with intervals."""
     ordered = sorted(elements, key=lambda element: (element.key, not element.end))
     first: Element | None = None
     for element in ordered:
         if first is not None:
-            yield int.from_bytes(first.key, "big"), int.from_bytes(element.key, "big") - 1, first.data
+            yield int.from_bytes(first.key, "big"), int.from_bytes(element.key, "big") - 1, first
         first = None if element.end else element
     if first is not None:  # to the end of all keys
-        yield int.from_bytes(first.key, "big"), (1 << 8 * len(first.key)) - 1, first.data
+        yield int.from_bytes(first.key, "big"), (1 << 8 * len(first.key)) - 1, first
 
 
 def ranges(elements: Iterable[Element]) -> frozenset[tuple[int, int]]:
@@ -99,9 +99,9 @@ def ranges(elements: Iterable[Element]) -> frozenset[tuple[int, int]]:
 def networks(elements: Iterable[Element], *, six: bool) -> Iterator[tuple[str, int]]:
     """Return (network, number) of every element of a map of pins."""
     kind = ipaddress.IPv6Address if six else ipaddress.IPv4Address
-    for first, last, data in intervals(elements):
+    for first, last, element in intervals(elements):
         for network in ipaddress.summarize_address_range(kind(first), kind(last)):
-            yield str(network), number(data or b"")
+            yield str(network), number(element.data or b"")
 
 
 def instance_rule(name: str, own: int | None, chain: Chain) -> InstanceRule | None:

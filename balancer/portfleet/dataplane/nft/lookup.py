@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Collection, Iterable
 
 from portfleet.core import changes as c
+from portfleet.core.access import Access
 from portfleet.core.model import Listen, parse_instance
 from portfleet.core.slots import Table
-from portfleet.dataplane.nft import listing
+from portfleet.dataplane.nft import access, listing
 from portfleet.dataplane.nft import text as nft_text
 from portfleet.dataplane.nft.book import Book
 from portfleet.dataplane.nft.elements import SideTables, Which
@@ -34,6 +36,7 @@ class Lookup:
             numbers=numbers,
             slots={name: slots(name) for name in rules},
             sides={name: self._sides(name, _side_maps(rule), numbers.get(name, {})) for name, rule in rules.items()},
+            now=time.time(),
         )
         if any(isinstance(change, c.SetFleet | c.SetListens) for change in transaction):
             book.listens = set(self.listens())
@@ -83,6 +86,10 @@ class Lookup:
     def numbers(self, service: str) -> dict[int, str]:
         """Return {number: instance} of a service."""
         return listing.numbers(self._reader.elements(f"instances-{service}"))
+
+    def access(self, service: str) -> Access:
+        """Return who may connect to a service."""
+        return access.read({kind: self._reader.elements(f"{kind}-{service}") for kind in access.KINDS})
 
     def table(self, which: Which, service: str, numbers: dict[int, str]) -> Table:
         """Return one of a service's tables, by the instances to which ``numbers`` lead."""

@@ -15,6 +15,7 @@ from operator import or_
 from pathlib import Path
 
 from portfleet.core import changes as c
+from portfleet.core.access import Access
 from portfleet.core.errors import Exit, PortfleetError, Problem
 from portfleet.core.model import Affinity, Fleet, parse_instance
 from portfleet.core.needs import Needs
@@ -117,6 +118,7 @@ class NftPlane:
             instances={name: None if name in astray else rule for name, rule in instances.items()},
             slots=book.slots,
             pins={name: found.pins for name, found in book.sides.items() if found.pins},
+            access={name: who for name in services if (who := self._lookup.access(name)) != Access()},
             unsettled=frozenset(name for name, rule in services.items() if rule and not _settled(rule, book)),
             listens=c.join_families(found),
             stale=frozenset({""} if fixed and not fresh >= _FIXED else set()),
@@ -324,7 +326,7 @@ def _chains(units: Iterable[str]) -> list[str]:
     for unit in units:
         if unit.startswith("service-"):
             name = unit.removeprefix("service-")
-            chains += [f"local_{name}", f"overflow_{name}", f"full_{name}"]
+            chains += [f"local_{name}", f"overflow_{name}", f"full_{name}", f"access_{name}"]
         else:
             chains += [f"try_{unit}", f"cap_{unit}", f"over_{unit}"]
     return chains

@@ -32,7 +32,7 @@ _TABLE, _NAME = 1, 2  # of a rule its chain, of a set or of elements the set's n
 _CHAIN_NAME, _CHAIN_HOOK, _CHAIN_POLICY, _CHAIN_TYPE = 3, 4, 5, 7
 _RULE_EXPRESSIONS, _RULE_USERDATA = 4, 7
 _ELEMENTS = 3
-_KEY, _DATA, _FLAGS, _EXPIRATION, _EXPRESSION, _KEY_END = 1, 2, 3, 5, 7, 10
+_KEY, _DATA, _FLAGS, _EXPIRATION, _USERDATA, _EXPRESSION, _KEY_END = 1, 2, 3, 5, 6, 7, 10
 _EXPRESSION_DATA, _COUNTER_PACKETS = 2, 2
 _VALUE, _VERDICT = 1, 2
 _LIST_ELEMENT = 1
@@ -42,6 +42,7 @@ _INTERVAL_END = 1
 _REGISTERS = struct.Struct("=HHHHHHIHHHHI")
 #: A counter's name, the head of its data and two counts of eight bytes.
 _COUNTER = re.compile(rb"(counter\0.{4})(.{4}).{8}(.{4}).{8}", re.DOTALL)
+_COUNTED = re.compile(rb"counter\0.{4}(.{12})(.{12})", re.DOTALL)
 _NOTHING_COUNTED = rb"\1\2" + bytes(8) + rb"\3" + bytes(8)
 #: How often something is read again because it changed while it was read.
 _TRIES = 20
@@ -51,7 +52,8 @@ _TRIES = 20
 class Element:
     """One element: its key; data of a map, or the chain to which its verdict leads ("" for another verdict).
 
-    ``end``: the key is where an interval ends (exclusive); ``seconds``: until it expires, None for never.
+    ``comment``: the one it was added with; ``end``: the key is where an interval ends (exclusive); ``seconds``: until
+    it expires, None for never.
     """
 
     key: bytes
@@ -59,6 +61,7 @@ class Element:
     chain: str | None = None
     end: bool = False
     seconds: float | None = None
+    comment: str = ""
 
 
 @dataclass(frozen=True)
@@ -124,6 +127,12 @@ class NftReader:
         """Return what the counter of each element of a set of ports has counted, in packets, by port."""
         lists = self._ask(lambda: list(self._element_lists(name))) or []
         return dict(pair for data in lists for pair in _counts(data))
+
+    def passed(self, chain: str) -> int:
+        """Return how many packets all counters of a chain have counted; 0 if it is not there."""
+        chosen = attribute(_NAME, chain.encode() + b"\0")
+        rules = self._ask(lambda: [found.get(_RULE_EXPRESSIONS, b"") for found in self._dump(_GET_RULE, chosen)]) or []
+        return sum(int.from_bytes(one[2][-8:], "big") for rule in rules for one in _COUNTED.finditer(rule))
 
     def _chains(self, names: tuple[str, ...]) -> dict[str, Chain]:
         hooks: dict[str, bytes] = {}
@@ -204,7 +213,13 @@ def _elements(data: bytes) -> Iterator[Element]:
             chain=chain,
             end=bool(int.from_bytes(found.get(_FLAGS, b""), "big") & _INTERVAL_END),
             seconds=int.from_bytes(expires, "big") / 1000 if expires else None,
+            comment=_comment(found.get(_USERDATA, b"")),
         )
+
+
+def _comment(userdata: bytes) -> str:
+    """Return the comment in libnftnl's user data (type 0, length, text; udata.c); "" if it does not begin with one."""
+    return _text(userdata[2 : 2 + userdata[1]]) if len(userdata) > 2 and userdata[0] == 0 else ""
 
 
 def _pairs(data: bytes) -> Iterator[tuple[int, int]]:

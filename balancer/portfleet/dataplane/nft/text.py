@@ -18,6 +18,7 @@ from typing import assert_never
 from portfleet.core import changes as c
 from portfleet.core.errors import Exit, PortfleetError
 from portfleet.core.model import Affinity, Listen
+from portfleet.dataplane.nft import access
 from portfleet.dataplane.nft import book as b
 from portfleet.dataplane.nft.affinity import expressions, sources
 from portfleet.dataplane.nft.book import TABLE, Book, add, delete, handle, service_of_instance
@@ -55,7 +56,7 @@ def rendered(change: SetBase | c.SetService | c.SetInstance) -> str:
         case SetBase(home):
             return _fill("nft/base.nft.j2", home=_name(home, _DIGEST))
         case c.SetService(service):
-            return _service(service)
+            return access.rendered(service) + _service(service)
         case c.SetInstance(instance):
             return _instance(instance)
 
@@ -90,6 +91,8 @@ def _lines(change: c.Change, book: Book) -> Iterator[str]:
         case c.SetInstance(rule):
             yield rendered(change)
             yield from b.set_instance(rule, book)
+        case c.SetAccess(name, who):
+            yield from access.lines(TABLE, _name(name), who, now=book.now)
         case c.SetListens(opened, closed):
             for name, elements in _by_map(closed).items():
                 yield from delete(name, [key for key, _ in elements])
@@ -175,6 +178,7 @@ def _service(rule: c.ServiceRule) -> str:
         remote=rule.remote,
         tries=int(rule.tries),
         empty=rule.empty,
+        access=access.has_chain(rule),
     )
 
 
