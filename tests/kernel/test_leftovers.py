@@ -81,7 +81,7 @@ def test_what_goes_with_a_rolling_restart_goes_with_the_last_that_is_restarted(r
         assert None not in rules.met(CLIENTS).values()
         assert rules.kernel.observe().drift == frozenset()
     assert rules.is_as_wanted()
-    for word in ("sticky", "taking", "counts", "try_", "cap_", "overflow", "full"):
+    for word in ("sticky", "taking", "counts", "try_", "cap_", "overflow", "full-", "full_"):
         assert word not in listing(rules), word
 
 
