@@ -23,7 +23,7 @@ from portfleet.core.desired import Desired, DesiredInstance
 from portfleet.core.journal import HistoryEntry, Journal
 from portfleet.core.observed import Observed, Out
 from portfleet.core.operations import VERBS
-from portfleet.daemons.control import Heard
+from portfleet.daemons.capability import Heard
 from portfleet.operations.engine import Engine
 from portfleet.operations.world import World as OperationsWorld
 from portfleet.store import faults, locks
