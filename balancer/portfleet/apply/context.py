@@ -29,11 +29,15 @@ if TYPE_CHECKING:
 
 @dataclass
 class Context:
-    """One run of one verb. ``all_up``: services that were taken down are wanted too, as the verb `up` does."""
+    """One run of one verb. ``all_up``: services that were taken down are wanted too, as the verb `up` does.
+
+    ``patience``: seconds to wait for the journal's lock, 0 in the watcher, whose loop must not block.
+    """
 
     paths: Paths
     json: bool = False
     all_up: bool = False
+    patience: float = 10.0
 
     @cached_property
     def fleet(self) -> Fleet:
@@ -93,7 +97,7 @@ class Context:
 
     @cached_property
     def store(self) -> JournalStore:
-        return JournalStore(self.paths.journal)
+        return JournalStore(self.paths.journal, patience=self.patience)
 
     @cached_property
     def supervisor(self) -> Supervisor:

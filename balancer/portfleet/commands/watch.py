@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import fcntl
 import gc
 import os
-from typing import IO
+from functools import partial
 
 from portfleet.apply.context import Context
-from portfleet.core.errors import Exit, PortfleetError
+from portfleet.core.errors import Exit
 from portfleet.core.program import WATCHER
+from portfleet.store import locks
 from portfleet.store.directories import make_directories
 from portfleet.store.log import Log
 
@@ -28,30 +28,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace, context: Context) -> Exit:
+    os.umask(0o077)
     gc.enable()  # unlike other verbs this one lives for months
     make_directories(context.paths)
     as_json = options.json_logs or os.environ.get("PORTFLEET_JSON_LOGS") == "1"
     log = Log(as_json=as_json, fallback=context.paths.log_of(WATCHER))
-    with context.paths.watch_lock.open("a+") as lock:
-        _take(lock, context, log, wait=options.wait)
+    context.patience = 0.0
+    # Waiting, as supervisord's does: one that ended instead would be started again every second.
+    wait = partial(log, "waiting", then="this one takes over when that one ends") if options.wait else None
+    with locks.watcher(context.paths.watch_lock, wait=wait):
         asyncio.run(_watch(context, log))
     return Exit.DONE
-
-
-def _take(lock: IO[str], context: Context, log: Log, *, wait: bool) -> None:
-    """Take the watcher's lock; raises PortfleetError (exit 5) where another has it and ``wait`` is not asked for."""
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        if not wait:
-            raise PortfleetError(
-                f"a watcher is already running for {context.paths.run}",
-                hint="supervisord runs it; see: portfleet logs portfleet-watch",
-                code=Exit.LOCKED,
-            ) from None
-        # Ending instead would have supervisord try three times and give up, and the fleet be without a watcher later.
-        log("waiting", reason="another watcher runs; this one takes over when that one ends")
-        fcntl.flock(lock, fcntl.LOCK_EX)
 
 
 async def _watch(context: Context, log: Log) -> None:

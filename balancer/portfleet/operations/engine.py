@@ -20,11 +20,13 @@ from portfleet.operations.verbs import VERBS, Verb
 from portfleet.operations.world import World
 from portfleet.store import locks
 from portfleet.store.clock import now
+from portfleet.store.locks import Locked
 
 _LOOK = 0.1
 #: How often a phase is entered again when what it needs does not answer, and seconds between.
 _TRIES, _AGAIN = 5, 1.0
-
+#: Seconds until what needs a lock is tried again while another process has it; it is held for a moment only.
+_LOCKED = 0.02
 
 #: How an outcome says that an operation was not undone.
 _STAYS = "what was done stays"
@@ -103,7 +105,7 @@ class Engine:
     async def _outcome(self, verb: Verb, task: Task[Work]) -> Outcome:
         """Advance the operation, and undo it if it cannot go on."""
         try:
-            task.note_begun()
+            await self._note_begun(task)
             if failed := task.operation.failed:
                 return await self._give_up(verb, task, failed)
             return Outcome(await self._attempt(verb, task))
@@ -118,16 +120,35 @@ class Engine:
             return await self._give_up(verb, task, f"internal error: {error!r}", Exit.FAILED)
 
     async def _attempt(self, verb: Verb, task: Task[Work]) -> str:
-        """Run the operation; where supervisord or the kernel does not answer, enter its phase again a little later."""
-        for last in [False] * (_TRIES - 1) + [True]:
+        """Run the operation; if supervisord or the kernel does not answer, enter its phase again a little later.
+
+        A lock that another process holds is waited for, however long, without blocking the loop.
+        """
+        tries = 0
+        while True:
             try:
                 return await verb.run(task)
+            except Locked as error:
+                self._wait_for(task.operation, error)
+                again = _LOCKED
             except PortfleetError as error:
+                tries += 1
                 self._log("tries-again", number=task.operation.number, reason=error.message.splitlines()[0])
-                if last:
+                if tries == _TRIES:
                     raise
-            await task.pause(_AGAIN)
-        raise AssertionError("the last try returns or raises")
+                again = _AGAIN
+            await task.pause(again)
+
+    async def _note_begun(self, task: Task[Work]) -> None:
+        while True:
+            try:
+                return task.note_begun()
+            except Locked as error:
+                self._wait_for(task.operation, error)
+                await asyncio.sleep(_LOCKED)
+
+    def _wait_for(self, operation: Operation, error: Locked) -> None:
+        self._log.once("waits-for-lock", about=str(operation.number), number=operation.number, reason=error.message)
 
     async def _give_up(self, verb: Verb, task: Task[Work], reason: str, code: Exit | None = None) -> Outcome:
         """Undo the operation for ``reason``; without a ``code`` the way that went decides it."""
@@ -151,6 +172,9 @@ class Engine:
                 return await verb.undo(task)
             except (CannotUndo, OperationFailed):
                 raise
+            except Locked as error:
+                self._wait_for(task.operation, error)
+                await asyncio.sleep(_LOCKED)
             except PortfleetError as error:
                 refused += error.code is Exit.KERNEL
                 if refused == _TRIES:
@@ -175,6 +199,9 @@ class Engine:
             try:
                 self._world.store.update(ended)
                 break
+            except Locked as error:
+                self._wait_for(operation, error)
+                await asyncio.sleep(_LOCKED)
             except PortfleetError as error:  # a full disk: it is told as soon as it can be
                 self._log.once("cannot-write-journal", number=operation.number, reason=error.message.splitlines()[0])
                 await asyncio.sleep(_AGAIN)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Generic, TypeVar, cast
@@ -21,6 +22,7 @@ from portfleet.linux import sockdiag
 from portfleet.operations.world import World
 from portfleet.store import faults
 from portfleet.store.clock import now
+from portfleet.store.locks import Locked
 from portfleet.supervise import adopted
 
 W = TypeVar("W", bound=Work)
@@ -121,10 +123,11 @@ class Task(Generic[W]):
         return time.monotonic()
 
     def progress(self, done: int, total: int, note: str = "") -> None:
-        """Show how far the present phase is."""
+        """Show how far the present phase is; not while another process has the journal."""
         self.operation = replace(self.operation, done=done, total=total, note=note)
         if time.monotonic() - self._written > _PROGRESS:
-            self._save(self.operation)
+            with suppress(Locked):
+                self._save(self.operation)
 
     def note_begun(self) -> None:
         """Note that somebody advances it: who finds that noted later resumes it. Raises Cancelled."""

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from portfleet.core.observed import Out
 from portfleet.core.paths import Paths
-from portfleet.store import locks
+from portfleet.store import atomic, locks
 
 
 def read_out(path: Path) -> dict[str, Out]:
@@ -29,10 +29,8 @@ def left_out(paths: Paths, slots: Iterable[str | None] = ()) -> dict[str, Out]:
 
 
 def write_out(path: Path, out: Mapping[str, Out]) -> None:
-    """Replace the out-set. Not synced to disk: run/ does not outlive a reboot, and neither do the processes."""
-    temporary = path.with_suffix(".new")
-    temporary.write_text(json.dumps({name: vars(entry) for name, entry in out.items()}))
-    temporary.replace(path)
+    """Replace the out-set; raise OSError."""
+    atomic.replace(path, json.dumps({name: vars(entry) for name, entry in out.items()}))
 
 
 def _read(path: Path) -> dict[str, Out]:

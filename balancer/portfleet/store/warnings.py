@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
+
+from portfleet.store import atomic
 
 
 @dataclass(frozen=True)
@@ -28,9 +31,5 @@ def read(path: Path) -> list[Warned]:
 
 def write(path: Path, warned: Iterable[Warned]) -> None:
     """Replace the warnings; a full disk costs them, nothing else."""
-    temporary = path.with_suffix(".new")
-    try:
-        temporary.write_text(json.dumps([asdict(entry) for entry in warned]))
-        temporary.replace(path)
-    except OSError:
-        temporary.unlink(missing_ok=True)
+    with suppress(OSError):
+        atomic.replace(path, json.dumps([asdict(entry) for entry in warned]))

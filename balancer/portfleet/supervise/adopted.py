@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from portfleet.core.paths import Paths
+from portfleet.store import atomic
 
 
 @dataclass(frozen=True)
@@ -60,9 +61,7 @@ def alive(path: Path) -> dict[str, int]:
 
 def note(path: Path, processes: Mapping[str, tuple[int, int]]) -> None:
     """Replace what is noted by ``processes``: {instance: (pid, start time)}. Raises OSError."""
-    temporary = path.with_suffix(".new")
-    temporary.write_text(json.dumps(processes))
-    temporary.replace(path)
+    atomic.replace(path, json.dumps(processes))
 
 
 def set_aside(paths: Paths, names: Iterable[str]) -> list[str]:

@@ -23,6 +23,8 @@ from portfleet.supervise.ini import escape
 from portfleet.supervise.supervisor import Supervisor
 
 UNIT = "portfleet.service"
+#: Of supervisord and its instances: the usual one, whatever the shell, the unit or the watcher that starts it has.
+_UMASK = 0o022
 
 
 def write_config(fleet: Fleet, paths: Paths) -> None:
@@ -82,6 +84,7 @@ def by_unit() -> bool:
 def become_supervisord(paths: Paths) -> NoReturn:
     """Replace this process by a supervisord in the foreground, for a service manager to run."""
     os.chdir("/")
+    os.umask(_UMASK)
     os.execve(sys.executable, [*_command(paths), "--nodaemon"], _environment())  # noqa: S606 (no shell)
 
 
@@ -106,6 +109,7 @@ def _by_itself(paths: Paths) -> str:
         cwd="/",
         stdin=subprocess.DEVNULL,
         env=_environment(),
+        umask=_UMASK,
     )
     if done.returncode:
         raise PortfleetError(

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 
 from portfleet.core.errors import PortfleetError
 from portfleet.core.observed import Out
+from portfleet.store.locks import Locked
 from portfleet.store.log import Log
 from portfleet.watch.ejector import Ejector, fresh
 from portfleet.watch.health import all_out
@@ -17,8 +18,9 @@ from portfleet.watch.roster import Member, Roster
 #: Seconds from a detour to the dealing of the slots, which keeps the loop busy for 10–50 ms: other deaths get their
 #: detours first, and supervisord its pokes, so that restarts begin meanwhile.
 _DEAL_AFTER = 0.02
-#: Seconds until slots are dealt again where the kernel refused or the table lock could not be had.
-_DEAL_AGAIN = 1.0
+#: Seconds until slots are dealt again if the kernel refused; and if another process has the table lock, which is held
+#: for a moment only.
+_REFUSED, _LOCKED = 1.0, 0.02
 
 
 class Judge:
@@ -116,6 +118,7 @@ class Judge:
             slots = self._ejector.admit(member.service, member.want)
         except PortfleetError as error:
             self._log.once("cannot-admit", about=name, instance=name, reason=error.message.splitlines()[0])
+            self._loop.call_later(_again(error), self._admit_again, name, reason)
             return
         self._log.over("cannot-admit", about=name)
         now = time.monotonic()
@@ -136,7 +139,7 @@ class Judge:
                 self._ejector.point(want)
             except PortfleetError as error:
                 self._log.once("cannot-deal", about=want.name, service=want.name, reason=error.message.splitlines()[0])
-                self._loop.call_later(_DEAL_AGAIN, self._deal_again, want.name)
+                self._loop.call_later(_again(error), self._deal_again, want.name)
             else:
                 self._log.over("cannot-deal", about=want.name)
         self.aim()
@@ -144,6 +147,12 @@ class Judge:
     def _deal_again(self, service: str) -> None:
         self._to_deal.add(service)
         self.deal()
+
+    def _admit_again(self, name: str, reason: str) -> None:
+        """Admit a member that could not be: of one that died, the next look finds out whether it is ready."""
+        member, out = self._roster.members.get(name), self._ejector.out.get(name)
+        if member is not None and out is not None and out.kind == "probe" and member.health.healthy:
+            self.admit(member, reason)
 
     def _flipped(self, member: Member) -> None:
         name = member.name
@@ -186,3 +195,8 @@ class Judge:
         self._to_deal.add(member.service.name)
         if took is not None and not known:
             self._log("ejected", instance=member.name, reason=entry.reason, took_ms=f"{took * 1000:.2f}")
+
+
+def _again(error: PortfleetError) -> float:
+    """Return the seconds until what ``error`` refused is tried again."""
+    return _LOCKED if isinstance(error, Locked) else _REFUSED

@@ -24,8 +24,6 @@ from portfleet.watch.roster import Roster
 _EVERY, _TIMES = 1.0, 50
 #: From this share of an instance's limit on its overflow is thought of.
 _HALF = 0.5
-#: Seconds to wait for the table lock: who is tried first can wait for the next look, the watcher's loop cannot.
-_PATIENCE = 0.05
 
 
 class OverflowOrder:
@@ -53,7 +51,7 @@ class OverflowOrder:
         counts = await asyncio.to_thread(self._plane.connections.count, limited)
         if not any(_fills(want, counts) for want in self._services().values()):
             return
-        with Pointer(self._plane, self._paths.table_lock).hold(seconds=_PATIENCE):
+        with Pointer(self._plane, self._paths.table_lock, patience=0).hold():
             self._roster.latest()
             for want in self._services().values():
                 if _fills(want, counts):

@@ -10,14 +10,15 @@ import asyncio
 
 from portfleet.core.errors import PortfleetError
 from portfleet.dataplane.interface import Guardian
+from portfleet.store.locks import Locked
 from portfleet.store.log import Log
 from portfleet.watch.healer import Healer
 from portfleet.watch.roster import Roster
 
 #: Seconds to wait for the rest of a burst of changes.
 _REST = 0.05
-#: Seconds until the next try after a repair that was refused.
-_RETRY = 1.0
+#: Seconds until the next try after a repair that was refused; and while another process holds the table lock.
+_REFUSED, _LOCKED = 1.0, 0.05
 
 
 class RuleGuard:
@@ -84,6 +85,6 @@ class RuleGuard:
             self._healer.heal()
         except PortfleetError as error:
             self._log.once("cannot-heal", reason=error.message.splitlines()[0])
-            self.look_in(_RETRY)
+            self.look_in(_LOCKED if isinstance(error, Locked) else _REFUSED)
         else:
             self._log.over("cannot-heal")

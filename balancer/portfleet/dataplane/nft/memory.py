@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import asdict
 from functools import cache
@@ -86,11 +87,11 @@ class Memory:
     def _append(self, fresh: Mapping[str, dict[str, Any]]) -> None:
         self._entries |= fresh
         if self._lines > 64 + _STALE * len(self._entries):
-            atomic.write(self._path, (json.dumps(self._entries) + "\n").encode(), mode=0o600)
+            atomic.write(self._path, (json.dumps(self._entries) + "\n").encode())
             self._lines = len(self._entries)
         else:
-            with self._path.open("a") as file:
-                self._path.chmod(0o600)
+            appending = os.open(self._path, os.O_CREAT | os.O_APPEND | os.O_WRONLY | os.O_CLOEXEC, 0o600)
+            with os.fdopen(appending, "w") as file:
                 file.write(json.dumps(fresh) + "\n")
             self._lines += len(fresh)
         self._read = self._stamp()
