@@ -31,13 +31,15 @@ if TYPE_CHECKING:
 class Context:
     """One run of one verb. ``all_up``: services that were taken down are wanted too, as the verb `up` does.
 
-    ``patience``: seconds to wait for the journal's lock, 0 in the watcher, whose loop must not block.
+    ``patience``: seconds to wait for the journal's lock, 0 in the watcher, whose loop must not block; ``answer``: for
+    supervisord.
     """
 
     paths: Paths
     json: bool = False
     all_up: bool = False
     patience: float = 10.0
+    answer: float = 30.0
 
     @cached_property
     def fleet(self) -> Fleet:
@@ -101,7 +103,7 @@ class Context:
 
     @cached_property
     def supervisor(self) -> Supervisor:
-        return Supervisor(self.paths.supervisor_socket)
+        return Supervisor(self.paths.supervisor_socket, seconds=self.answer)
 
     def programs(self, desired: Desired) -> Programs:
         """Return what starts and ends the processes of ``desired``."""

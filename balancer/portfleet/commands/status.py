@@ -24,6 +24,8 @@ from portfleet.screen.status_rows import at_rest, instance_entry, pins_of, servi
 from portfleet.store import locks, warnings
 
 _COLOURS = {State.READY: "green", State.FAILED: "red", State.EJECTED: "red", State.STOPPED: "dim"}
+#: Seconds to wait for supervisord: what hangs is told within two, with all that can be seen without it.
+_ANSWER = 0.7
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -31,6 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace, context: Context) -> Exit:
+    context.answer = _ANSWER
     fleet = context.serving_fleet
     if options.service:
         context.service(fleet, options.service)
@@ -46,9 +49,8 @@ def run(options: argparse.Namespace, context: Context) -> Exit:
             }
         )
         return Exit.DONE
-    if not observed.supervisor:
-        ending = context.supervisor.ending()
-        print(paint("supervisord is shutting down" if ending else "supervisord is not running: portfleet up", "red"))
+    if not observed.supervisor and (words := context.supervisor.absent()):
+        print(paint(words, "red"))
     for entry in warned:
         print(f"{paint('warning:', 'red')} {entry.text} (since {entry.since})\n  hint: {entry.hint}")
     for number, service in enumerate(services):

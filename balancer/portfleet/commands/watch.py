@@ -10,6 +10,7 @@ import asyncio
 import gc
 import os
 from functools import partial
+from typing import Any
 
 from portfleet.apply.context import Context
 from portfleet.core.errors import Exit
@@ -17,6 +18,8 @@ from portfleet.core.program import WATCHER
 from portfleet.store import locks
 from portfleet.store.directories import make_directories
 from portfleet.store.log import Log
+from portfleet.watch.preload import load_all
+from portfleet.watch.self_check import SelfCheck
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -37,11 +40,14 @@ def run(options: argparse.Namespace, context: Context) -> Exit:
     # Waiting, as supervisord's does: one that ended instead would be started again every second.
     wait = partial(log, "waiting", then="this one takes over when that one ends") if options.wait else None
     with locks.watcher(context.paths.watch_lock, wait=wait):
-        asyncio.run(_watch(context, log))
+        check = SelfCheck(context.paths.watch_stacks, log)
+        check.tell_before()
+        load_all()
+        asyncio.run(_watch(context, log, check))
     return Exit.DONE
 
 
-async def _watch(context: Context, log: Log) -> None:
+async def _watch(context: Context, log: Log, check: SelfCheck) -> None:
     from portfleet.apply.applied import Applied
     from portfleet.operations.engine import Engine
     from portfleet.operations.world import World
@@ -61,20 +67,30 @@ async def _watch(context: Context, log: Log) -> None:
     roster, forgetter = Roster(paths, applied), Forgetter(plane.connections, log)
     ejector = Ejector(plane=plane, paths=paths, latest=roster.latest, forget_unanswered=forgetter.begin, log=log)
     healer = Healer(plane=plane, paths=paths, roster=roster, ejector=ejector, log=log)
-    rules = RuleGuard(roster=roster, healer=healer, guardian=guardian, log=log)
-    watcher = Watcher(context, log, ejector=ejector, roster=roster)
+    rules = RuleGuard(roster=roster, healer=healer, guardian=guardian, log=log, busy=check.busy)
+    watcher = Watcher(context, log, ejector=ejector, roster=roster, check=check)
     server = await serve(paths.watch_socket, {"status": lambda _: watcher.status(), "reload": lambda _: watcher.wake()})
     world = World(
         paths=paths, store=context.store, applied=applied, plane=Context(paths).plane, supervisor=context.supervisor,
         ejector=ejector, log=log, wake=watcher.wake,
     )  # fmt: skip
-    engine = asyncio.create_task(Engine(world).run())
-    overflow = asyncio.create_task(OverflowOrder(plane=plane, paths=paths, roster=roster, log=log).run())
-    try:
-        await watcher.run(rules)
-    finally:
-        engine.cancel()
-        overflow.cancel()
-        server.close()
-        rules.close()
+    asyncio.get_running_loop().set_exception_handler(partial(_told, log))
+    overflow = OverflowOrder(plane=plane, paths=paths, roster=roster, log=log)
+    watching = asyncio.create_task(watcher.run(rules), name="watcher")
+    for_ever = {"probes": watcher.probe(), "operations": Engine(world).run(), "overflow order": overflow.run()}
+    tasks = [asyncio.create_task(work, name=name) for name, work in for_ever.items()]
+    done, _ = await asyncio.wait([watching, *tasks], return_when=asyncio.FIRST_COMPLETED)
+    for task in done:  # of those that run for ever none may end: a watcher without one of them only looks alive
+        if task is not watching or task.exception():
+            check.end(task.get_name(), task.exception())
+    check.close()
+    for task in tasks:
+        task.cancel()
+    server.close()
+    rules.close()
     log("stopped", reason="asked to")
+
+
+def _told(log: Log, _: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """Take what a callback of the loop, or a task that is not waited for, did not catch."""
+    log.unexpected("the loop", context.get("exception") or RuntimeError(context["message"]))

@@ -20,7 +20,10 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
 @dataclass(frozen=True)
 class Program:
-    """One program of supervisord. ``config_exit``: the daemon reserves exit code 2 for a broken config."""
+    """One program of supervisord. ``config_exit``: the daemon reserves exit code 2 for a broken config.
+
+    ``for_ever``: it is started again however often and soon it ends.
+    """
 
     name: str
     command: tuple[str, ...]
@@ -31,6 +34,7 @@ class Program:
     directory: str | None = None
     user: str | None = None
     config_exit: bool = False
+    for_ever: bool = False
 
 
 def make_program(
@@ -86,6 +90,7 @@ def watch_program(paths: Paths, python: str) -> Program:
         log=str(paths.log_of(WATCHER)),
         control="",
         stop_seconds=10,
+        for_ever=True,
     )
 
 

@@ -25,6 +25,8 @@ from portfleet.store.locks import Locked
 _LOOK = 0.1
 #: How often a phase is entered again when what it needs does not answer, and seconds between.
 _TRIES, _AGAIN = 5, 1.0
+#: Seconds until an operation is advanced again that a defect has stopped.
+_DEFECT = 10.0
 #: Seconds until what needs a lock is tried again while another process has it; it is held for a moment only.
 _LOCKED = 0.02
 
@@ -53,7 +55,8 @@ class Engine:
         rounds = 0
         try:
             while True:
-                self._look()
+                with self._log.costs("operations"):
+                    self._look()
                 if rounds % 10 == 0:
                     await self._expire()
                 rounds += 1
@@ -63,8 +66,9 @@ class Engine:
                 running.cancel()
 
     def _look(self) -> None:
-        for number in [number for number, running in self._running.items() if running.done()]:
-            del self._running[number]
+        for number, running in list(self._running.items()):
+            if running.done():
+                del self._running[number]
         try:
             journal = self._world.store.read()
         except PortfleetError:
@@ -81,13 +85,19 @@ class Engine:
         phase = "undoing" if operation.failed or operation.cancelled else operation.phase
         self._log("resumed" if resumed else "begins", **fields, who=operation.who, phase=phase)
         marked = replace(operation, begun=True, resumed=phase if resumed else operation.resumed)
-        self._running[operation.number] = asyncio.create_task(self._advance(marked))
+        self._running[operation.number] = asyncio.create_task(self._guarded(marked))
+
+    async def _guarded(self, operation: Operation) -> None:
+        """Advance an operation; a defect that even its undoing does not catch is met again only after a while."""
+        try:
+            await self._advance(operation)
+        except Exception as error:  # noqa: BLE001 (it costs this operation alone; it is told)
+            self._log.unexpected(f"operation {operation.number}", error)
+            await asyncio.sleep(_DEFECT)
 
     async def _expire(self) -> None:
-        try:
+        with self._log.costs("idle colours"):
             await end_expired(self._world)
-        except PortfleetError as error:
-            self._log.once("cannot-end-idle-colour", reason=error.message.splitlines()[0])
 
     async def _advance(self, operation: Operation) -> None:
         if isinstance(operation.work, Unreadable):
@@ -117,6 +127,7 @@ class Engine:
         except PortfleetError as error:
             return await self._give_up(verb, task, error.message.splitlines()[0], Exit.FAILED)
         except Exception as error:  # noqa: BLE001 (a defect in one operation must not end the watcher; it is told)
+            self._log.unexpected(f"operation {task.operation.number}", error)
             return await self._give_up(verb, task, f"internal error: {error!r}", Exit.FAILED)
 
     async def _attempt(self, verb: Verb, task: Task[Work]) -> str:
@@ -182,6 +193,7 @@ class Engine:
                 self._log.once("cannot-undo", number=task.operation.number, reason=error.message.splitlines()[0])
                 await asyncio.sleep(_AGAIN)
             except Exception as error:
+                self._log.unexpected(f"operation {task.operation.number}", error)
                 raise OperationFailed(f"internal error: {error!r}") from error
 
     async def _end(self, operation: Operation, outcome: Outcome) -> None:

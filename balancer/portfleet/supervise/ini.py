@@ -18,6 +18,7 @@ def program_text(program: Program) -> str:
         user=program.user,
         environment=",".join(f"{key}={_quoted(value)}" for key, value in program.environment.items()),
         config_exit=program.config_exit,
+        for_ever=program.for_ever,
         stop_seconds=program.stop_seconds,
         log=escape(program.log),
     )

@@ -13,12 +13,15 @@ from pathlib import Path
 from typing import Any
 from xml.parsers import expat
 
-_SECONDS = 30.0
 _ESCAPES = str.maketrans({"&": "&amp;", "<": "&lt;", ">": "&gt;"})
 
 
 class RpcError(Exception):
     """Nobody answered, or not in XML-RPC; the message says how."""
+
+
+class Unanswered(RpcError):
+    """The server is there and did not answer in time."""
 
 
 class RpcFault(Exception):
@@ -29,17 +32,22 @@ class RpcFault(Exception):
         self.code, self.words = code, words
 
 
-def call(path: Path, method: str, *arguments: str | int | bool) -> Any:
-    """Call ``method`` at the socket ``path`` and give its result; raises RpcError and RpcFault."""
+def call(path: Path, method: str, *arguments: str | int | bool, seconds: float) -> Any:
+    """Call ``method`` at the socket ``path`` and return its result; raise RpcError and RpcFault.
+
+    ``seconds``: how long each step of it may take: to connect, to write, and each part of the answer.
+    """
     params = "".join(f"<param><value>{_text(argument)}</value></param>" for argument in arguments)
     body = f"<methodCall><methodName>{method}</methodName><params>{params}</params></methodCall>".encode()
     head = f"POST /RPC2 HTTP/1.0\r\nContent-Type: text/xml\r\nContent-Length: {len(body)}\r\n\r\n"
     try:
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
-            connection.settimeout(_SECONDS)
+            connection.settimeout(seconds)
             connection.connect(str(path))
             connection.sendall(head.encode() + body)
             answer = b"".join(iter(lambda: connection.recv(65536), b""))
+    except (TimeoutError, BlockingIOError):  # its backlog is full: it accepts nothing
+        raise Unanswered(f"no answer within {seconds:g} s") from None
     except OSError as error:
         raise RpcError(str(error)) from None
     status, _, rest = answer.partition(b"\r\n")

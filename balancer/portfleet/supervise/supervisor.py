@@ -39,16 +39,29 @@ class ShuttingDown(PortfleetError):
         super().__init__("supervisord is shutting down", hint="when it has ended: portfleet up")
 
 
-class Supervisor:
-    """A running supervisord. Methods raise PortfleetError when it does not answer, or refuses what is asked."""
+class Hangs(PortfleetError):
+    """supervisord is there and does not answer; ``pidfile`` tells its process."""
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
+    def __init__(self, why: str, pidfile: Path) -> None:
+        hint = f"end it, and the watcher starts another; instances go on serving: kill -9 $(cat {pidfile})"
+        super().__init__(f"supervisord hangs: {why}", hint=hint)
+
+
+class Supervisor:
+    """A running supervisord. Methods raise PortfleetError when it does not answer, or refuses what is asked.
+
+    ``seconds``: how long an answer may take; it starts hundreds of programs between two of them.
+    """
+
+    def __init__(self, path: Path, *, seconds: float = 30.0) -> None:
+        self._path, self._seconds = path, seconds
 
     def _ask(self, method: str, *arguments: str | int | bool) -> Any:
         """Call a method; raises RpcFault for what it refuses by itself."""
         try:
-            return rpc.call(self._path, f"supervisor.{method}", *arguments)
+            return rpc.call(self._path, f"supervisor.{method}", *arguments, seconds=self._seconds)
+        except rpc.Unanswered as error:
+            raise Hangs(str(error), self._path.with_name("supervisord.pid")) from None
         except rpc.RpcError as error:
             raise PortfleetError(
                 f"supervisord does not answer on {self._path}: {error}", hint="start it with: portfleet up"
@@ -66,9 +79,11 @@ class Supervisor:
             raise PortfleetError(f"supervisord: {method}: {fault.words}") from None
 
     def running(self) -> bool:
-        """Return whether it answers and takes orders."""
+        """Return whether it answers and takes orders; raise Hangs if it is there and does neither."""
         try:
             self._call("getState")
+        except Hangs:
+            raise
         except PortfleetError:
             return False
         return True
@@ -82,6 +97,18 @@ class Supervisor:
         except PortfleetError:
             return False
         return False
+
+    def absent(self) -> str:
+        """Return why it is not to be asked, in words for an operator; "" if it answers."""
+        try:
+            self._call("getState")
+        except ShuttingDown:
+            return "supervisord is shutting down"
+        except Hangs as error:
+            return f"{error.message}; instances go on serving"
+        except PortfleetError:
+            return "supervisord is not running: portfleet up"
+        return ""
 
     def refuse_ending(self) -> None:
         """Raise ShuttingDown while it shuts down: then nothing can be begun, nor another one started."""

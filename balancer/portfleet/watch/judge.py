@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import Callable, Mapping
 
+from portfleet.core.desired import DesiredService
 from portfleet.core.errors import PortfleetError
 from portfleet.core.observed import Out
 from portfleet.store.locks import Locked
@@ -30,7 +31,7 @@ class Judge:
         """``blind`` says why probes prove nothing at the moment; "" where they do."""
         self._roster, self._ejector, self._log, self._blind = roster, ejector, log, blind
         self._loop = asyncio.get_running_loop()
-        self._prober = Prober(self.probed, time.monotonic)
+        self._prober = Prober(self._told, time.monotonic, log.unexpected)
         ejector.let_in = self.aim
         self._to_deal: set[str] = set()
         #: Members whose probes fail but who serve on, for without them nobody would.
@@ -93,6 +94,10 @@ class Judge:
         name = member.name
         return name in self._ejector.pending and name not in self._ejector.table(member.service.name, anew=True)
 
+    def _told(self, name: str, trouble: str) -> None:
+        with self._log.costs(name):
+            self.probed(name, trouble)
+
     def probed(self, name: str, trouble: str) -> None:
         """Take one probe's result ("" is a success)."""
         member = self._roster.members.get(name)
@@ -133,16 +138,23 @@ class Judge:
         services = self._roster.desired.services if self._roster.desired else {}
         while self._to_deal:
             want = services.get(self._to_deal.pop())
-            if want is None:
-                continue
-            try:
-                self._ejector.point(want)
-            except PortfleetError as error:
-                self._log.once("cannot-deal", about=want.name, service=want.name, reason=error.message.splitlines()[0])
-                self._loop.call_later(_again(error), self._deal_again, want.name)
-            else:
-                self._log.over("cannot-deal", about=want.name)
+            if want is not None:
+                self._deal(want)
         self.aim()
+
+    def _deal(self, want: DesiredService) -> None:
+        """Deal a service's slots, now or as soon as it can be done."""
+        name = want.name
+        try:
+            self._ejector.point(want)
+        except PortfleetError as error:
+            self._log.once("cannot-deal", about=name, service=name, reason=error.message.splitlines()[0])
+            self._loop.call_later(_again(error), self._deal_again, name)
+        except Exception as error:  # noqa: BLE001 (a defect met for one service must not keep the slots of others)
+            self._log.unexpected(name, error)
+            self._loop.call_later(_REFUSED, self._deal_again, name)
+        else:
+            self._log.over("cannot-deal", about=name)
 
     def _deal_again(self, service: str) -> None:
         self._to_deal.add(service)

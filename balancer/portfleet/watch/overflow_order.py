@@ -14,7 +14,6 @@ from collections.abc import Mapping
 from portfleet.apply.pointer import Pointer
 from portfleet.core.changes import Route
 from portfleet.core.desired import DesiredService
-from portfleet.core.errors import PortfleetError
 from portfleet.core.paths import Paths
 from portfleet.dataplane.interface import DataPlane
 from portfleet.store.log import Log
@@ -33,15 +32,11 @@ class OverflowOrder:
         self._plane, self._paths, self._roster, self._log = plane, paths, roster, log
 
     async def run(self) -> None:
-        """Look for ever; what is refused is logged and tried again at the next look."""
+        """Look for ever; what goes wrong is logged and tried again at the next look."""
         while True:
             began = time.monotonic()
-            try:
+            with self._log.costs("overflow order"):
                 await self._look()
-            except (PortfleetError, OSError) as error:
-                self._log.once("cannot-reorder", reason=str(error).splitlines()[0])
-            else:
-                self._log.over("cannot-reorder")
             await asyncio.sleep(max(_EVERY, _TIMES * (time.monotonic() - began)))
 
     async def _look(self) -> None:
@@ -55,7 +50,8 @@ class OverflowOrder:
             self._roster.latest()
             for want in self._services().values():
                 if _fills(want, counts):
-                    self._plane.run((self._route(want, counts),))
+                    with self._log.costs(f"overflow order of {want.name}"):
+                        self._plane.run((self._route(want, counts),))
 
     def _route(self, want: DesiredService, counts: Mapping[str, int | None]) -> Route:
         """Return what leaves a service's slots as they are and has the least loaded instance tried first."""

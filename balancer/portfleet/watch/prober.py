@@ -58,10 +58,18 @@ class _Failed(Exception):
 
 
 class Prober:
-    """Probes ``targets`` in turn and calls ``result(name, trouble)`` for each probe ("" is a success)."""
+    """Probes ``targets`` in turn and calls ``result(name, trouble)`` for each probe ("" is a success).
 
-    def __init__(self, result: Callable[[str, str], None], clock: Callable[[], float]) -> None:
-        self._result, self._clock = result, clock
+    ``unexpected`` is told of an exception that no probe should raise, which fails that one probe.
+    """
+
+    def __init__(
+        self,
+        result: Callable[[str, str], None],
+        clock: Callable[[], float],
+        unexpected: Callable[[str, Exception], None] = lambda *_: None,
+    ) -> None:
+        self._result, self._clock, self._unexpected = result, clock, unexpected
         self._targets: dict[str, Target] = {}
         self._queue: list[tuple[float, str]] = []
         self._queued: set[str] = set()
@@ -124,6 +132,10 @@ class Prober:
             asking.parts = [part for part in asking.parts if next(part, self) is None]
         except (_Failed, OSError) as error:
             self._end(name, asking, str(error))
+            return
+        except Exception as error:  # noqa: BLE001 (a defect costs one instance's probe, never those of the others)
+            self._unexpected(name, error)
+            self._end(name, asking, f"its probe failed unexpectedly: {error!r}")
             return
         if not asking.parts:
             self._end(name, asking, "")

@@ -7,6 +7,7 @@ no event told of.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 
 from portfleet.core.errors import PortfleetError
 from portfleet.dataplane.interface import Guardian
@@ -22,10 +23,12 @@ _REFUSED, _LOCKED = 1.0, 0.05
 
 
 class RuleGuard:
-    """Keeps the rules as they shall be."""
+    """Keeps the rules as they shall be; ``busy`` is called before a look, which may take long."""
 
-    def __init__(self, *, roster: Roster, healer: Healer, guardian: Guardian, log: Log) -> None:
-        self._roster, self._healer, self._guardian, self._log = roster, healer, guardian, log
+    def __init__(
+        self, *, roster: Roster, healer: Healer, guardian: Guardian, log: Log, busy: Callable[[], None]
+    ) -> None:
+        self._busy, self._roster, self._healer, self._guardian, self._log = busy, roster, healer, guardian, log
         self._loop = asyncio.get_running_loop()
         self._next: asyncio.TimerHandle | None = None
         self._due = 0.0
@@ -73,18 +76,23 @@ class RuleGuard:
         self._next = self._loop.call_at(due, self._heal)
 
     def _told(self) -> None:
-        for change in self._guardian.read():
-            if change.lost:
-                self._log("table-deleted", by=change.process or "?", pid=change.pid)
-            self.look_in(0 if change.lost else _REST)
+        with self._log.costs("changes of the rules"):
+            for change in self._guardian.read():
+                if change.lost:
+                    self._log("table-deleted", by=change.process or "?", pid=change.pid)
+                self.look_in(0 if change.lost else _REST)
 
     def _heal(self) -> None:
         self._next = None
         self.look_in(self._guardian.every)
+        self._busy()
         try:
             self._healer.heal()
         except PortfleetError as error:
             self._log.once("cannot-heal", reason=error.message.splitlines()[0])
             self.look_in(_LOCKED if isinstance(error, Locked) else _REFUSED)
+        except Exception as error:  # noqa: BLE001 (the next look tries again)
+            self._log.unexpected("rules", error)
+            self.look_in(_REFUSED)
         else:
             self._log.over("cannot-heal")

@@ -36,7 +36,7 @@ async def serve(path: Path, commands: dict[str, Callable[[Answer], Answer]]) -> 
 def _answer(line: bytes, commands: dict[str, Callable[[Answer], Answer]]) -> Answer:
     try:
         request = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return {"ok": False, "error": "not JSON"}
     name = request.get("command") if isinstance(request, dict) else None
     if not isinstance(name, str) or name not in commands:

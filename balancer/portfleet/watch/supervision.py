@@ -60,13 +60,14 @@ class Supervision:
             self.died()  # between starting this watcher and being watched by it
             return
         pid = await self._loop.run_in_executor(self._pool, self.supervisor.pid)
-        if self._deaths.watch(SUPERVISOR, pid) and self._log.over("cannot-look"):
+        if self._deaths.watch(SUPERVISOR, pid) and self._log.over("cannot-look", about=SUPERVISOR):
             self._log("supervisord-answers", pid=pid)
 
     def died(self) -> None:
         """supervisord has ended: keep its successor from starting again what still runs, and see that one comes."""
         alive = adopted.alive(self._paths.processes)
-        adopted.set_aside(self._paths, alive)
+        with self._log.costs(SUPERVISOR):
+            adopted.set_aside(self._paths, alive)
         if not alive:
             self._log("supervisord-ended", reason="no instance is left: the fleet was taken down")
             return
@@ -89,11 +90,9 @@ class Supervision:
 
     def _forget(self, name: str) -> None:
         supervisor = Supervisor(self._paths.supervisor_socket)
-        try:
+        with self._log.costs(name):
             supervisor.stop(name)
             supervisor.remove(name)
-        except PortfleetError as error:
-            self._log("cannot-forget", instance=name, reason=error.message)
 
     async def _replace(self) -> None:
         wait = _AGAIN
@@ -120,6 +119,9 @@ class Supervision:
             start_supervisord(Context(self._paths).applied_fleet, self._paths)
         except (PortfleetError, OSError) as error:
             return str(error).splitlines()[0]
+        except Exception as error:  # noqa: BLE001 (without supervisord nothing is started again: it is tried on)
+            self._log.unexpected(SUPERVISOR, error)
+            return repr(error)
         return ""
 
 

@@ -28,7 +28,7 @@ from portfleet.dataplane.nft.cached import SlotCache
 from portfleet.dataplane.nft.connections import NftConnections
 from portfleet.dataplane.nft.context import InUse, NftContext, TooLong
 from portfleet.dataplane.nft.elements import SetBase, SideTables, Which, local_table, side_tables
-from portfleet.dataplane.nft.memory import Memory, Setting
+from portfleet.dataplane.nft.memory import Memory, Setting, writer
 from portfleet.dataplane.nft.parts import halves
 from portfleet.dataplane.nft.reader import NftReader
 from portfleet.doctor.finding import Finding
@@ -205,6 +205,7 @@ class NftPlane:
     def guardian(self) -> Guardian:
         from portfleet.dataplane.nft.guardian import NftGuardian
 
+        writer()  # of the files as they are now: they may be replaced under a watcher
         guardian = NftGuardian()
         self._cache = guardian.cache
         return guardian
