@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -40,6 +40,7 @@ class Context:
     all_up: bool = False
     patience: float = 10.0
     answer: float = 30.0
+    _told: set[str] = field(default_factory=set, init=False)
 
     @cached_property
     def fleet(self) -> Fleet:
@@ -111,6 +112,13 @@ class Context:
 
         return Programs(desired, self.supervisor, self.paths)
 
+    def put_right(self) -> list[str]:
+        """Have supervisord's files be such that it can read them; say and return what was done about any."""
+        said = self.programs(self.desired(self.fleet)).files.put_right()
+        for words in said:
+            self.say(words)
+        return said
+
     def executor(self, desired: Desired, *, say: Callable[[str], None] = lambda _: None) -> Executor:
         """Return what does the steps of a plan for ``desired``."""
         from portfleet.apply.execute import Executor  # not for `status`
@@ -178,5 +186,7 @@ class Context:
         return desired.services[name]
 
     def say(self, text: str) -> None:
-        """Tell the operator something; progress and remarks go to stderr, data to stdout."""
-        print(f"portfleet: {text}", file=sys.stderr)
+        """Tell the operator something, once; progress and remarks go to stderr, data to stdout."""
+        if text not in self._told:
+            self._told.add(text)
+            print(f"portfleet: {text}", file=sys.stderr)

@@ -19,7 +19,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO
 
+from portfleet.core import typed
 from portfleet.core.errors import Exit, PortfleetError
+from portfleet.store import state_file
 from portfleet.store.clock import now
 
 #: Seconds between two tries to take a lock.
@@ -99,8 +101,8 @@ def holder_of(path: Path) -> Holder | None:
             try:
                 fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
             except OSError:
-                return Holder(**json.load(file))
-    except (FileNotFoundError, ValueError, TypeError):
+                return typed.read(Holder, state_file.parse(file.read()), where=path.name)
+    except (FileNotFoundError, ValueError):
         return None
     return None
 

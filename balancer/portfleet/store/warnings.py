@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from portfleet.store import atomic
+from portfleet.store.state_file import read_list
 
 
 @dataclass(frozen=True)
@@ -23,10 +24,7 @@ class Warned:
 
 def read(path: Path) -> list[Warned]:
     """Read the warnings; none where there is no file or none that can be read."""
-    try:
-        return [Warned(**entry) for entry in json.loads(path.read_text())]
-    except (OSError, ValueError, TypeError):
-        return []
+    return read_list(Warned, path)
 
 
 def write(path: Path, warned: Iterable[Warned]) -> None:

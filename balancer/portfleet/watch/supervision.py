@@ -116,7 +116,10 @@ class Supervision:
         if self._paths.home is None and unit_enabled():
             return f"systemd has not started {UNIT} yet"
         try:
-            start_supervisord(Context(self._paths).applied_fleet, self._paths)
+            context = Context(self._paths)
+            for words in context.programs(context.desired(context.applied_fleet)).files.put_right():
+                self._log("put-right", reason=words)
+            start_supervisord(self._paths)
         except (PortfleetError, OSError) as error:
             return str(error).splitlines()[0]
         except Exception as error:  # noqa: BLE001 (without supervisord nothing is started again: it is tried on)

@@ -17,11 +17,11 @@ from pathlib import Path
 from typing import Any
 
 from portfleet.core import changes as c
-from portfleet.core.model import Affinity, Listen
+from portfleet.core import typed
 from portfleet.dataplane.nft import affinity
 from portfleet.dataplane.nft import text as nft_text
 from portfleet.dataplane.nft.elements import SetBase
-from portfleet.store import atomic, templating
+from portfleet.store import atomic, state_file, templating
 
 #: A change that sets chains.
 Setting = SetBase | c.SetService | c.SetInstance
@@ -133,10 +133,10 @@ def _digest(text: str) -> str:
 def _entries(line: str) -> dict[str, dict[str, Any]]:
     """Read one line; nothing of one that is torn, or that another version wrote."""
     try:
-        found = json.loads(line)
+        found = state_file.parse(line)
         for name, entry in found.items():
             _change(name, entry)
-            if not {"digest", "text", "by"} <= entry.keys():
+            if not all(isinstance(entry[key], str) for key in ("digest", "text", "by")):
                 return {}
     except (ValueError, TypeError, KeyError, AttributeError):
         return {}
@@ -144,15 +144,12 @@ def _entries(line: str) -> dict[str, dict[str, Any]]:
 
 
 def _change(name: str, entry: Mapping[str, Any]) -> Setting:
-    """Return the change that made a unit; raises TypeError or KeyError where the entry is not of this form."""
+    """Return the change that made a unit; raise ValueError, TypeError or KeyError for an entry of another form."""
     made = entry["made"]
     if "home" in made:
-        return SetBase(**made)
-    data = made["rule"] | {"sticky": c.Sticky(**made["rule"]["sticky"]) if made["rule"]["sticky"] else None}
+        return typed.read(SetBase, made, where=name)
     if name.startswith("service-"):
-        return c.SetService(c.ServiceRule(**(data | {"affinity": Affinity(**data["affinity"])})))
-    data["number"] = data.pop("mark", data.get("number"))  # as the version before wrote it
-    remote, key = data["remote"], data["key"]
-    if remote:
-        remote = Listen(remote["port"], remote["address"], tuple(remote["families"]))
-    return c.SetInstance(c.InstanceRule(**(data | {"remote": remote, "key": Affinity(**key) if key else None})))
+        return typed.read(c.SetService, made, where=name)
+    rule = dict(made["rule"])
+    rule["number"] = rule.pop("mark", rule.get("number"))  # as the version before wrote it
+    return typed.read(c.SetInstance, made | {"rule": rule}, where=name)
