@@ -37,6 +37,7 @@ TEXT = st.text(max_size=20)
 PLAIN = st.text("abcü/-_.{}%$", max_size=20)
 MOMENT = st.datetimes(datetime(1970, 1, 1), datetime(2099, 1, 1)).map(lambda moment: f"{moment:%Y-%m-%dT%H:%M:%SZ}")
 COUNT = st.integers(1, 65535)
+MEMBER = st.builds("{}{}".format, st.sampled_from(["", "remote-"]), st.integers(1, 99))
 ASKED = st.builds(Asked, st.sampled_from(["drained", "maintenance"]), TEXT, TEXT, TEXT)
 COLOUR = st.builds(
     ColourRecord,
@@ -51,17 +52,17 @@ RECORD = st.builds(
     ServiceRecord,
     st.sampled_from(["blue", "green"]),
     st.integers(0, 0x7FFFFFFF),
-    st.lists(st.none() | TEXT, max_size=8).map(tuple),
+    st.lists(st.none() | MEMBER, max_size=8).map(tuple),
     numbers=st.sets(TEXT).map(lambda names: {name: number for number, name in enumerate(names, 1)}),
     asked=st.dictionaries(TEXT, ASKED),
     colours=st.dictionaries(st.sampled_from(["blue", "green"]), COLOUR),
     config_release=st.none() | TEXT,
     canary=st.integers(0, 100),
-    moved=st.dictionaries(TEXT, st.builds(Moved, TEXT, st.integers(0, 100))),
+    moved=st.dictionaries(MEMBER, st.builds(Moved, MEMBER, st.integers(0, 100))),
     instances=st.none() | COUNT,
     config_instances=st.none() | COUNT,
     leaving=st.integers(0, 65535),
-    pins=st.dictionaries(st.ip_addresses().map(str), TEXT),
+    pins=st.dictionaries(st.ip_addresses().map(str), MEMBER),
 )
 
 

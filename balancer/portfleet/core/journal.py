@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from portfleet.core import typed
 from portfleet.core.errors import PortfleetError
-from portfleet.core.records import NUMBER_LIMIT, ServiceRecord
+from portfleet.core.records import NUMBER_LIMIT, ServiceRecord, check_members
 from portfleet.core.slots import Table
 
 if TYPE_CHECKING:
@@ -204,4 +204,5 @@ def _service(name: str, data: Any) -> ServiceRecord:
 def _home(data: Any) -> Table:
     if not isinstance(data, list) or not {*map(type, data)} <= {str, NoneType}:
         raise ValueError("home is not a list of members")
+    check_members({*data} - {None})
     return tuple(data)

@@ -6,9 +6,9 @@ import re
 from calendar import monthrange
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from ipaddress import ip_network
 from typing import Literal
 
+from portfleet.core import pins
 from portfleet.core.model import Colour
 from portfleet.core.program import unquotable, unwritable
 from portfleet.core.slots import Table
@@ -17,6 +17,7 @@ from portfleet.core.slots import Table
 NUMBER_LIMIT = (1 << 24) - 256
 #: No service has more instances than there are ports.
 _PORTS = 65535
+_MEMBER = re.compile(r"(remote-)?[1-9][0-9]{0,4}")
 _MOMENT = re.compile(r"([12][0-9]{3})-(0[1-9]|1[0-2])-([0-3][0-9])T([01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9]Z")
 
 
@@ -63,7 +64,8 @@ class Moved:
     percent: int = 100
 
     def __post_init__(self) -> None:
-        """Raise ValueError for a share that is none."""
+        """Raise ValueError for what is no member or no share."""
+        check_members([self.to])
         _check_range("percent", self.percent, 0, 100)
 
 
@@ -94,7 +96,7 @@ class ServiceRecord:
     down: str = ""
 
     def __post_init__(self) -> None:
-        """Raise ValueError for a number out of its range, and for a pin that is no network's."""
+        """Raise ValueError for a number out of its range, and for what is no network or no member."""
         _check_range("seed", self.seed, 0, (1 << 32) - 1)
         _check_range("canary", self.canary, 0, 100)
         for name, count in (("instances", self.instances), ("config_instances", self.config_instances)):
@@ -103,7 +105,8 @@ class ServiceRecord:
         for number in self.numbers.values():
             _check_range("a number", number, 1, NUMBER_LIMIT - 1)
         for network in self.pins:
-            ip_network(network)
+            pins.parse(network)
+        check_members([*self.moved, *self.pins.values()])
 
     def asked_of(self, names: Collection[str]) -> dict[str, Asked]:
         """Return what is asked of ``names``, for an operation to remember."""
@@ -147,6 +150,13 @@ class ServiceRecord:
         if before is None:
             return replace(self, colours={name: value for name, value in self.colours.items() if name != colour})
         return self.with_colour(colour, replace(before, stopped=True, keep_until=None))
+
+
+def check_members(members: Iterable[str]) -> None:
+    """Raise ValueError for what is not the name of a member of home tables: ``2``, ``remote-1``."""
+    for member in members:
+        if not _MEMBER.fullmatch(member):
+            raise ValueError(f"{member!r:.60} is not a member")
 
 
 def _check_range(name: str, value: int, least: int, most: int) -> None:

@@ -47,7 +47,10 @@ class Memory:
         entry = self._recall().get(name)
         if entry is None:
             return False
-        return bool(entry["by"] == writer() or entry["text"] == _digest(nft_text.rendered(_change(name, entry))))
+        try:
+            return bool(entry["by"] == writer() or entry["text"] == _digest(nft_text.rendered(_change(name, entry))))
+        except ValueError:  # a damaged file: no rule can have such a name
+            return False
 
     def renew(self, digests: Mapping[str, str]) -> None:
         """Note that the units in ``digests`` are as this version of the tool would set them."""
