@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict
 from functools import cache
 from pathlib import Path
@@ -88,16 +89,21 @@ class Memory:
             self._append({name: known[name] | {"digest": digest} for name, digest in changed.items()})
 
     def _append(self, fresh: Mapping[str, dict[str, Any]]) -> None:
+        """Write entries down. The kernel has the change already: what a full disk does not take is set once more."""
         self._entries |= fresh
+        with suppress(OSError):
+            self._write(fresh)
+            self._read = self._stamp()
+
+    def _write(self, fresh: Mapping[str, dict[str, Any]]) -> None:
         if self._lines > 64 + _STALE * len(self._entries):
             atomic.write(self._path, (json.dumps(self._entries) + "\n").encode())
             self._lines = len(self._entries)
-        else:
-            appending = os.open(self._path, os.O_CREAT | os.O_APPEND | os.O_WRONLY | os.O_CLOEXEC, 0o600)
-            with os.fdopen(appending, "w") as file:
-                file.write(json.dumps(fresh) + "\n")
-            self._lines += len(fresh)
-        self._read = self._stamp()
+            return
+        appending = os.open(self._path, os.O_CREAT | os.O_APPEND | os.O_WRONLY | os.O_CLOEXEC, 0o600)
+        with os.fdopen(appending, "w") as file:
+            file.write(json.dumps(fresh) + "\n")
+        self._lines += len(fresh)
 
     def _recall(self) -> dict[str, dict[str, Any]]:
         stamp = self._stamp()
