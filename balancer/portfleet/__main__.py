@@ -10,13 +10,18 @@ import os
 import sys
 from collections.abc import Sequence
 from types import ModuleType
+from typing import TYPE_CHECKING
 
-from portfleet.commands import VERBS, WITHOUT_JSON
+from portfleet.commands import OPERATIONS, SUPERVISED, TOLD, VERBS, WITHOUT_JSON
 from portfleet.core.errors import Exit, PortfleetError
 from portfleet.core.paths import resolve
 
+if TYPE_CHECKING:
+    from portfleet.apply.context import Context
+
 _EPILOG = """exit codes: 0 done, 1 failed, 2 usage or config, 3 kernel refused (nothing applied), 4 timed out,
-5 locked, 6 changes wait (plan --check)"""
+5 locked, 6 changes wait (plan --check); of status: 7 an instance that is to serve does not, 8 the watcher or
+supervisord does not work, 9 a service has no instance that serves"""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -32,6 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     try:
         context = Context(resolve(home=home, config=getattr(options, "config", None)), json=hasattr(options, "json"))
+        _look_after(command.__name__.rpartition(".")[2], options, context)
         code = int(command.run(options, context))
         sys.stdout.flush()  # here, where a reader that has gone away is expected
         return code
@@ -61,6 +67,15 @@ def _words(error: OSError) -> str:
     hint = hints.get(error.errno or 0, "see what holds: portfleet status")
     place = f"{error.filename}: " if error.filename else ""
     return f"{place}{error.strerror or error}\nhint: {hint}"
+
+
+def _look_after(verb: str, options: argparse.Namespace, context: Context) -> None:
+    """Have said what is wrong with the watcher and supervisord; raises PortfleetError if the verb needs them."""
+    if verb in TOLD | SUPERVISED:
+        from portfleet.apply.overseers import look_after
+
+        needed = verb in OPERATIONS and not getattr(options, "dry_run", False)
+        look_after(context, watcher=needed, supervisord=verb in SUPERVISED, say=verb in TOLD)
 
 
 def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, ModuleType | None]:

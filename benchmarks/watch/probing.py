@@ -1,9 +1,10 @@
 """Probe 1,000 instances every second: how much of one core the watcher's prober takes, for each kind of probe.
 
 The instances are fake, 1,000 listeners in one process (not counted) that answer like daemons do: by nothing (connect),
-by an expected reply (send), and like our own daemon (control socket and an empty request through the port). conntrack
-follows every probe, as it does on a box with our rules. Prints a table, writes benchmarks/results/watch-probing.json,
-exits 1 when a kind takes over 10 % or when probes failed or were late. Needs a network namespace of its own.
+by an expected reply (send), and like portfleet-daemon (control socket and an empty request through the port). The first
+two have no control socket, for which the prober looks all the same. conntrack follows every probe, as it does on a box
+with our rules. Prints a table, writes benchmarks/results/watch-probing.json, exits 1 when a kind takes over 10 % or
+when probes failed or were late. Needs a network namespace of its own.
 """
 
 import argparse
@@ -23,7 +24,9 @@ from multiprocessing.connection import Connection
 from benchmarks.lib.measure import save
 
 from portfleet.core.model import Probe
-from portfleet.watch.prober import Prober, Target
+from portfleet.daemons.exchange import Port
+from portfleet.daemons.probe import Target
+from portfleet.watch.prober import Prober
 
 COUNT, LIMIT = 1000, 0.10
 FIRST_PORT = 10_000
@@ -74,14 +77,14 @@ def answer(folder: str, ready: Connection) -> None:
 
 
 @contextlib.contextmanager
-def instances(folder: str) -> Iterator[None]:
-    """Have the fake instances run."""
+def instances(folder: str) -> Iterator[int]:
+    """Have the fake instances run and give their process."""
     mine, theirs = multiprocessing.Pipe()
     process = multiprocessing.Process(target=answer, args=(folder, theirs), daemon=True)
     process.start()
     try:
         mine.recv()
-        yield
+        yield process.pid or 0
     finally:
         process.kill()
         process.join()
@@ -91,16 +94,16 @@ def targets(kind: str, folder: str) -> list[Target]:
     """Return what to probe."""
     probe = Probe(send="PING\n", expect="PONG") if kind == "send" else Probe()
     return [
-        Target(f"fake-{number}", "127.0.0.1", FIRST_PORT + number,
-               f"{folder}/{number}.sock" if kind == "ours" else None, probe)
+        Target(f"fake-{number}", Port("127.0.0.1", FIRST_PORT + number),
+               f"{folder}/{number}.{'sock' if kind == 'ours' else 'none'}", probe)
         for number in range(COUNT)
     ]  # fmt: skip
 
 
-async def run(kind: str, folder: str, seconds: float) -> dict[str, float]:
-    """Probe for ``seconds`` and give the share of a core, the probes done and the failures."""
+async def run(kind: str, folder: str, pid: int, seconds: float) -> dict[str, float]:
+    """Probe the instances, all of process ``pid``, and give the share of a core, the probes done and the failures."""
     done: list[str] = []
-    prober = Prober(lambda _, trouble: done.append(trouble), time.monotonic)
+    prober = Prober(lambda _, trouble: done.append(trouble), time.monotonic, lambda _: pid)
     prober.aim(targets(kind, folder))
 
     async def go_on(until: float) -> None:
@@ -121,9 +124,9 @@ def main() -> int:
     seconds = 5 if parser.parse_args().quick else 20
     results = {}
     subprocess.run(["nft", _CONNTRACK], check=True)
-    with tempfile.TemporaryDirectory() as folder, instances(folder):
+    with tempfile.TemporaryDirectory() as folder, instances(folder) as pid:
         for kind in KINDS:
-            results[kind] = asyncio.run(run(kind, folder, seconds))
+            results[kind] = asyncio.run(run(kind, folder, pid, seconds))
     print(f"{'probe':<8} {'share of a core':>16} {'probes/s':>10} {'failed':>7}")
     for kind, found in results.items():
         print(f"{kind:<8} {found['share']:>15.1%} {found['per_second']:>10.0f} {found['failed']:>7.0f}")

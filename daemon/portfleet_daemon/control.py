@@ -138,7 +138,7 @@ async def send(sock: socket.socket, answer: dict[str, Any]) -> None:
 
 def failure(error: OperatorError) -> dict[str, Any]:
     """Return the answer to a command that cannot be done."""
-    return {"ok": False, "error": str(error), "hint": error.hint}
+    return {"ok": False, "code": error.code, "error": str(error), "hint": error.hint}
 
 
 def check_peer(sock: socket.socket) -> int:

@@ -11,6 +11,7 @@ class OperatorError(Exception):
     """What is wrong and where; `hint` says what to do now."""
 
     exit_code = 1
+    code = "refused"  # for programs that asked over the control socket (docs/control.md)
 
     def __init__(self, message: str, *, hint: str) -> None:
         super().__init__(message)
@@ -31,3 +32,9 @@ class ListenError(OperatorError):
 
 class Refused(OperatorError):
     """A command over the control socket that cannot be carried out."""
+
+
+class Busy(Refused):
+    """A hand-off that cannot begin while another one of this process goes on."""
+
+    code = "busy"

@@ -27,7 +27,7 @@ KEEPALIVE_IDLE, KEEPALIVE_INTERVAL, KEEPALIVE_PROBES = 300, 30, 4  # seconds, se
 PAUSE = 0.05  # seconds without accepting when there is no room
 QUIET_INTERVAL, QUIET_LIMIT = 0.2, 3.0  # seconds: empty twice this far apart, at most so long
 LAST_INTERVAL = 0.005  # seconds between looks once new handshakes are ignored
-EVERYWHERE = ("0.0.0.0", "::")  # redirected connections arrive at the interface's own address
+EVERYWHERE = ("0.0.0.0", "::")  # connections arrive at the address that was dialled
 
 
 class Listener:

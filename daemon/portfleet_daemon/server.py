@@ -17,13 +17,13 @@ from portfleet_daemon.commands import Command, Drain, Evict, HandOff, Receive, R
 from portfleet_daemon.connections import Connections
 from portfleet_daemon.control import ControlSocket, failure
 from portfleet_daemon.drain import close_all, evict
-from portfleet_daemon.errors import ConfigError, Refused
+from portfleet_daemon.errors import Busy, ConfigError, Refused
 from portfleet_daemon.handler import Handler, load_framing, load_handler
 from portfleet_daemon.handoff.receiver import Receiver
 from portfleet_daemon.handoff.sender import Sender
 from portfleet_daemon.handoff.wire import VERSIONS
 from portfleet_daemon.lifecycle import Lifecycle, State, notify_systemd
-from portfleet_daemon.listener import Port
+from portfleet_daemon.listener import KEEPALIVE_IDLE, KEEPALIVE_INTERVAL, KEEPALIVE_PROBES, Port
 from portfleet_daemon.log import log
 from portfleet_daemon.loop import ServingSelector
 from portfleet_daemon.settings import Settings
@@ -190,7 +190,7 @@ class Server:
 
     async def _hand_off(self, command: HandOff) -> AsyncIterator[dict[str, Any]]:
         if self._sender is not None and not self._sender.done():
-            raise Refused("a hand-off is under way", hint="wait for its end")
+            raise Busy("a hand-off is under way", hint="wait for its end")
         answers: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
         # A task of its own: if the control socket's client goes away, half a hand-off must not be left.
         self._sender = asyncio.get_running_loop().create_task(self._send_off(command, answers.put_nowait))
@@ -256,6 +256,7 @@ class Server:
             "latency": stats.latency(),
             "max_loop_lag_us": round(stats.max_lag * 1e6),
             "max_connections": self.port.max_connections,
+            "keepalive_s": KEEPALIVE_IDLE + KEEPALIVE_INTERVAL * KEEPALIVE_PROBES,
             "handoff": list(VERSIONS) if self.handler.movable else [],
             "version": __version__,
         }

@@ -264,11 +264,12 @@ static bool obey(FILE *in, const char *line) {
     if (can && (c == DRAIN || c == RESUME))
         drain = (struct drain){c == DRAIN, number(line, KEY("rate"), 0), now() + number(line, KEY("deadline"), NEVER),
                                now() + (find(line, IS("listener", "\"close\"")) ? 3 : NEVER), false};
-    const char *state = drain.on ? "draining" : "ready";
+    const char *state = drain.on ? "draining" : "ready", *code = !can && c == HANDOFF && giving ? "busy" : "refused";
     pthread_mutex_unlock(&lock);
     if (!can)
-        dprintf(s, "{\"ok\": false, \"error\": \"%s\", \"hint\": \"see docs/control.md\"}\n", c < COMMANDS ?
-                "not in this state, or not with these values" : "no flat JSON object, no such command, keys or values");
+        dprintf(s, "{\"ok\": false, \"code\": \"%s\", \"error\": \"%s\", \"hint\": \"see docs/control.md\"}\n",
+                code, c < COMMANDS ? "not in this state, or not with these values" :
+                "no flat JSON object, no such command, keys or values");
     else if (c == HANDOFF) hand_off(s, line);
     else if (c == RECEIVE) receive(in);
     else

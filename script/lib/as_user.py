@@ -1,94 +1,68 @@
-"""Run a command as an ordinary user, in a copy of the working tree: `as_user.py COMMAND…`; needs root.
+"""Become an ordinary user with a copy of the working tree, then run a command: `as_user.py COMMAND…`.
 
-The user is a system user without a range in /etc/subuid, the environment that of its first login: no sbin in PATH. The
-copy lies below /var/tmp, since nobody but root reaches a checkout below a 0700 home. When the command ends, however it
-ends, every process of the user is killed, and user and copy are removed.
+Run by script/as-user as root in script/isolated, whose mount namespace holds all of it: a user database with one user
+more, and a /tmp of its own with the user's home and the copy. The machine's are not touched, and when the command ends,
+however it ends, the kernel ends what it started and drops the rest.
+
+The environment is that of a user's login, with no sbin in PATH, and what says how to reach packages. The user has no
+range in /etc/subuid, so that in its own namespaces there is root and no other user.
 """
 
 from __future__ import annotations
 
 import os
 import pwd
-import secrets
 import shutil
-import signal
-import subprocess
 import sys
-import tempfile
-import types
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from root import TOP, RootError, carried, run
 
-#: Of an ordinary user of Debian (login.defs, ENV_PATH).
+NAME, TMP = "ordinary", Path("/tmp")  # noqa: S108 (of this mount namespace alone)
+HOME = TMP / "home"
+#: Of an ordinary user of Debian (login.defs(5), ENV_PATH).
 PATH = "/usr/local/bin:/usr/bin:/bin"
 
 
-@contextmanager
-def user(home: Path) -> Iterator[pwd.struct_passwd]:
-    """Make a user for the length of the block; at its end all that the user runs is killed."""
-    name = f"portfleet-{secrets.token_hex(4)}"
-    run("useradd", "--system", "--user-group", "--no-create-home", "--home-dir", home, "--shell", "/bin/sh", name)
-    made = pwd.getpwnam(name)
-    try:
-        yield made
-    finally:
-        # -1: every process that the sender may signal, which for an ordinary user are its own (kill(2)).
-        subprocess.run([*become(made), "kill", "-KILL", "--", "-1"], check=False, stderr=subprocess.DEVNULL)
-        run("userdel", name)
+def add_user(folder: Path) -> int:
+    """Put a user, and a group of the same number, into this mount namespace's user database; return the number."""
+    taken = {user.pw_uid for user in pwd.getpwall()}
+    number = next(number for number in range(60_000, 64_000) if number not in taken)
+    for name, line in (
+        ("passwd", f"{NAME}:x:{number}:{number}::{HOME}:/bin/sh"),
+        ("group", f"{NAME}:x:{number}:"),
+    ):
+        database = folder / name
+        database.write_text(Path("/etc", name).read_text().rstrip("\n") + f"\n{line}\n")
+        run("mount", "--bind", database, f"/etc/{name}")
+    return number
 
 
-def become(made: pwd.struct_passwd) -> list[str]:
-    """Return the command line that runs another one as the user, with nothing of root's left."""
-    return ["setpriv", f"--reuid={made.pw_uid}", f"--regid={made.pw_gid}", "--clear-groups", "--inh-caps=-all", "--"]
-
-
-def copy(checkout: Path, owner: pwd.struct_passwd) -> None:
-    """Copy the working tree as it is now, committed or not, without what git ignores; the user owns it."""
+def copy_checkout(home: Path, owner: int) -> None:
+    """Copy the working tree as it is now, committed or not and without what git ignores, and give it to ``owner``."""
     ignored = [line.rstrip("/") for line in (TOP / ".gitignore").read_text().splitlines()]
-    shutil.copytree(TOP, checkout, symlinks=True, ignore=shutil.ignore_patterns(".git", *ignored))
-    for folder, folders, files in os.walk(checkout.parent):
+    shutil.copytree(TOP, home / TOP.name, symlinks=True, ignore=shutil.ignore_patterns(".git", *ignored))
+    for folder, folders, files in os.walk(home):
         for entry in (".", *folders, *files):
-            os.chown(Path(folder, entry), owner.pw_uid, owner.pw_gid, follow_symlinks=False)
+            os.chown(Path(folder, entry), owner, owner, follow_symlinks=False)
 
 
-def environment(made: pwd.struct_passwd) -> dict[str, str]:
-    """Return what the user's login shell would have, and how this machine reaches packages."""
-    login = {"HOME": made.pw_dir, "USER": made.pw_name, "LOGNAME": made.pw_name, "SHELL": made.pw_shell, "PATH": PATH}
-    return carried() | login | {"LANG": "C.UTF-8"}
-
-
-def as_user(command: list[str]) -> int:
-    """Run ``command`` in the copy and give its exit status (128 + N when signal N ended it)."""
-    home = Path(tempfile.mkdtemp(prefix="portfleet-user-", dir="/var/tmp"))
-    try:
-        with user(home) as made:
-            copy(home / "portfleet", made)
-            done = subprocess.run(
-                [*become(made), *command], cwd=home / "portfleet", env=environment(made), umask=0o022, check=False
-            )
-    finally:
-        shutil.rmtree(home)
-    return done.returncode if done.returncode >= 0 else 128 - done.returncode
-
-
-def stop(number: int, _frame: types.FrameType | None) -> None:
-    """Take a signal for the end of the command: what was made is removed on the way out."""
-    sys.exit(128 + number)
-
-
-def main(command: list[str]) -> int:
-    """Take the command line; see the top of this file."""
-    for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
-        signal.signal(number, stop)
-    try:
-        return as_user(command)
-    except RootError as error:
-        print(error, file=sys.stderr)
-        return 1
+def main(command: list[str]) -> None:
+    """Take the command line; see the top of this file. Does not return but for an error."""
+    folder = Path(os.environ["TMPDIR"])  # a tmpfs of script/isolated
+    environment = carried() | {"LANG": "C.UTF-8", "PATH": PATH, "HOME": str(HOME), "SHELL": "/bin/sh"}
+    environment |= {"USER": NAME, "LOGNAME": NAME}
+    number = add_user(folder)
+    copy_checkout(folder / HOME.name, number)
+    run("mount", "--move", folder, TMP)
+    os.chdir(HOME / TOP.name)
+    os.umask(0o022)
+    become = ["setpriv", f"--reuid={number}", f"--regid={number}", "--clear-groups", "--inh-caps=-all", "--"]
+    os.execvpe(become[0], [*become, *command], environment)  # noqa: S606 (no shell)
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    try:
+        main(sys.argv[1:])
+    except RootError as error:
+        sys.exit(str(error))

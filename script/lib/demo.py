@@ -100,7 +100,7 @@ def crash(stage: Stage) -> None:
     before = stage.ask(CLIENTS)
     with stage.talking(CLIENTS[:200], connects=300) as report:
         stage.type(f"kill -9 {victim['pid']}   # {victim['name']}")
-        back = stage.wait(victim["name"], "ready", other_than=victim["pid"])
+        back = stage.wait_serving(victim["name"], other_than=victim["pid"])
         stage.type("portfleet status")
     new, held = report["connects"], report["held"]
     lost = sum(one["lost"] for one in held)

@@ -1,4 +1,8 @@
-"""What the table of settings is written out as: docs/configuration.md and examples/fleet.toml. Run by script/docs."""
+"""What tables in the code are written out as, run by script/docs.
+
+The table of settings: docs/configuration.md and examples/fleet.toml. The table of conntrack's settings: a part of
+docs/network.md and of the role's sysctls.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +13,7 @@ from pathlib import Path
 from portfleet.config.example import example
 from portfleet.config.settings import TABLES
 from portfleet.config.settings.table import Effect, Setting, Table
+from portfleet.dataplane.nft.tracking import PREFIX, ROWS, Row
 
 TOP = Path(__file__).resolve().parents[2]
 
@@ -89,8 +94,39 @@ def _wrapped(words: str, indent: str = "") -> str:
     return textwrap.fill(words, 120, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False) + end
 
 
+_BEGIN, _STOP = "<!-- begin: written by script/docs -->\n", "<!-- end: written by script/docs -->\n"
+_TRACKING = "ansible/roles/portfleet/templates/sysctl-conntrack.conf.j2"
+
+
+def network() -> str:
+    """Return docs/network.md with the table of conntrack's settings as the code has it."""
+    before, _, rest = (TOP / "docs/network.md").read_text().partition(_BEGIN)
+    _, _, after = rest.partition(_STOP)
+    head = f"| `{PREFIX}…` | role | kernel | counts while | must outlast |\n|---|---|---|---|---|\n"
+    return before + _BEGIN + head + "".join(map(_tracked, ROWS)) + _STOP + after
+
+
+def _tracked(row: Row) -> str:
+    value = "any" if row.value is None else f"{row.value:,}"
+    return f"| `{row.name}` | {value} | {row.default:,} | {row.holds} | {row.why} |\n"
+
+
+def tracking() -> str:
+    """Return the role's sysctls of conntrack."""
+    lines = [
+        "# Written by script/docs from balancer/portfleet/dataplane/nft/tracking.py. What each is for: docs/network.md"
+    ]
+    lines += [f"{row.sysctl} = {row.value}" for row in ROWS if row.value is not None]
+    return "\n".join(lines) + "\n"
+
+
 #: What is generated, by its path in the checkout.
-FILES = {"docs/configuration.md": reference, "examples/fleet.toml": example}
+FILES = {
+    "docs/configuration.md": reference,
+    "examples/fleet.toml": example,
+    "docs/network.md": network,
+    _TRACKING: tracking,
+}
 
 
 if __name__ == "__main__":

@@ -70,7 +70,7 @@ class Stage:
 
     def status(self) -> list[dict[str, Any]]:
         """Return the instances of the live colour from `portfleet status --json`."""
-        said = self.boxes.host.run("portfleet", "status", "--json", env=self.environment).stdout
+        said = self.boxes.host.run("portfleet", "status", "--json", check=False, env=self.environment).stdout
         service = json.loads(said)["services"][0]
         return [one for one in service["instances"] if one["colour"] == service["live"]]
 
@@ -97,14 +97,14 @@ class Stage:
         yield report
         report |= json.loads(clients.communicate("end\n", timeout=30)[0])
 
-    def wait(self, name: str, state: str, *, other_than: int) -> dict[str, Any]:
-        """Wait until instance ``name`` is in ``state`` in a process ``other_than`` that PID; give its status."""
+    def wait_serving(self, name: str, *, other_than: int) -> dict[str, Any]:
+        """Wait until instance ``name`` serves again, in a process ``other_than`` that PID; give its status."""
 
         def reached() -> dict[str, Any] | None:
             mine = next(one for one in self.status() if one["name"] == name)
-            return mine if mine["state"] == state and mine["pid"] != other_than else None
+            return mine if mine["state"] == "ready" and mine["slots"] and mine["pid"] != other_than else None
 
-        return wait_for(f"{name} is {state} again", reached, seconds=15)
+        return wait_for(f"{name} serves again", reached, seconds=15)
 
     def histogram(self, counts: dict[str, int]) -> None:
         """Draw one bar per name."""

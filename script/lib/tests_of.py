@@ -61,7 +61,8 @@ def _source(argument: str) -> str:
     if argument.startswith("-") or not path.exists() or not path.is_relative_to(TOP):
         return ""
     name = str(path.relative_to(TOP))
-    return "" if name.partition("/")[0] in ("tests", ".") else name
+    is_test = _within(name, "tests") and not _within(name, "tests/support")
+    return "" if name == "." or is_test else name
 
 
 def main() -> int:

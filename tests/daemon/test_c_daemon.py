@@ -202,6 +202,7 @@ def test_a_killed_receiver_costs_only_what_it_had_acknowledged(daemons: Daemons,
         operator.connect(c.control)
         operator.sendall(json.dumps({"command": "handoff", "to": python.control}).encode() + b"\n")
         assert all(client.ask(b"meanwhile\n") == b"meanwhile\n" for client in clients)
+        assert c.ask(command="handoff", to=python.control)["code"] == "busy"
         python.process.kill()
         last = json.loads(operator.makefile().readline())
     assert (last["ok"], last["moved"], last["remaining"]) == (False, 0, 200)
@@ -367,7 +368,7 @@ def test_malformed_commands_get_an_error_and_nothing_else(daemons: Daemons, prog
         operator.sendall(line + b"\n" + b'{"command": "status"}\n')
         answers = operator.makefile()
         refused, status = json.loads(answers.readline()), json.loads(answers.readline())
-    assert refused["ok"] is False and refused["error"] and refused["hint"]
+    assert refused["ok"] is False and refused["code"] == "refused" and refused["error"] and refused["hint"]
     assert status["ok"] and status["state"] == "ready"
 
 

@@ -79,7 +79,7 @@ def test_malformed_input_gets_an_error_and_nothing_else(daemons: Daemons, line: 
     daemon = daemons.start()
     refused, status = raw(daemon, line + b'\n{"command": "status"}\n')
     assert refused["ok"] is False and said in str(refused["error"]) and refused["hint"]
-    assert status["state"] == "ready"
+    assert refused["code"] == "refused" and status["state"] == "ready"
 
 
 def test_a_line_without_end_is_cut_off(daemons: Daemons) -> None:

@@ -207,7 +207,7 @@ def served(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 
 
 @given(data=st.data(), cuts=st.lists(st.integers(0, 2000), max_size=12), awaited=st.booleans())
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture])
 def test_any_split_through_the_daemon_gives_the_same_replies(
     served: tuple[str, Daemon], data: st.DataObject, cuts: list[int], awaited: bool
 ) -> None:
@@ -251,7 +251,7 @@ def other_kind(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPath
 
 
 @given(requests=REQUESTS["line"], cuts=st.lists(st.integers(0, 2000), max_size=12))
-@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=50, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture])
 def test_any_split_through_an_async_or_stateful_handler_too(
     other_kind: Daemon, requests: list[Any], cuts: list[int]
 ) -> None:
@@ -270,7 +270,7 @@ def test_random_bytes_through_the_daemon_do_no_harm(served: tuple[str, Daemon]) 
     before = daemon.rss()
 
     @given(st.lists(st.binary(max_size=200) | st.sampled_from([b"x" * 5000, b"*3\r\n$5\r\n", b"\xff" * 4]), max_size=6))
-    @settings(max_examples=100, deadline=None)
+    @settings(max_examples=100)
     def fuzz(chunks: list[bytes]) -> None:
         with daemon.connect() as client:
             try:

@@ -333,10 +333,12 @@ def test_a_receiver_stopped_in_mid_way_holds_up_only_what_is_in_flight(daemons: 
     os.kill(new.pid, signal.SIGSTOP)
     handing = HandingOff(old, new.control)
     wait_for(lambda: "handoff " in old.log, "the hand-off to begin")
+    second = old.ask(command="handoff", to=new.control)
+    assert (second["ok"], second["code"]) == (False, "busy")
     os.kill(new.pid, signal.SIGKILL)
     os.kill(new.pid, signal.SIGCONT)
     answers = handing.end()
-    assert not answers[-1]["ok"] and answers[-1]["remaining"] == 500
+    assert (answers[-1]["ok"], answers[-1]["code"], answers[-1]["remaining"]) == (False, "refused", 500)
     assert clients[0].ask(b"t\n") == b"part\n"
     assert all(client.ask(b"x\n") == b"x\n" for client in clients)
 

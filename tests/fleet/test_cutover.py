@@ -58,6 +58,8 @@ def test_after_three_cutovers_counts_are_the_sockets_and_a_fourth_release_starts
 
 def test_a_new_release_that_does_not_come_up_changes_nothing() -> None:
     with operated() as box:
+        box.write(TOLD.replace('"8s"', '"3s"'))  # for as long are the second and the third waited for, in vain
+        box.portfleet("apply")
         before = slots(box)
         with load(box, held=50) as clients:
             for release, words in (

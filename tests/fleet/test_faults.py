@@ -7,9 +7,8 @@ listens). After each kill the verb is given again, and then: nothing is left to 
 
 from __future__ import annotations
 
-import os
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import pytest
 
@@ -88,23 +87,12 @@ def each_point(points: list[str], half: int) -> Iterator[tuple[int, str]]:
         yield number, f"killed at point {number} of {len(points)}, {points[number - 1]!r}"
 
 
-@pytest.fixture
-def tell(capfd: pytest.CaptureFixture[str]) -> Callable[[str], None]:
-    """Print a line that is shown also when all is well."""
-
-    def say(line: str) -> None:
-        with capfd.disabled():
-            os.write(2, f"\n{line}\n".encode())
-
-    return say
-
-
 @pytest.mark.parametrize("half", HALVES)
-def test_up_killed_anywhere_is_repaired_by_the_next(fleet: FleetBox, half: int, tell: Callable[[str], None]) -> None:
+def test_up_killed_anywhere_is_repaired_by_the_next(fleet: FleetBox, half: int) -> None:
     fleet.write(ALONE)
     points = traced(fleet, "up")
     wipe(fleet)
-    tell(f"up on a fresh box has {len(points)} fault points")
+    print(f"up on a fresh box has {len(points)} fault points")
     assert len({*points}) > 20
 
     killed = 0
@@ -117,7 +105,7 @@ def test_up_killed_anywhere_is_repaired_by_the_next(fleet: FleetBox, half: int, 
 
 
 @pytest.mark.parametrize("half", HALVES)
-def test_apply_killed_anywhere_is_repaired_by_the_next(fleet: FleetBox, half: int, tell: Callable[[str], None]) -> None:
+def test_apply_killed_anywhere_is_repaired_by_the_next(fleet: FleetBox, half: int) -> None:
     """There and back: what is scaled down one way is scaled up the other."""
     fleet.write(BEFORE)
     fleet.portfleet("up")
@@ -126,7 +114,7 @@ def test_apply_killed_anywhere_is_repaired_by_the_next(fleet: FleetBox, half: in
         fleet.write(config)
         ways[config] = traced(fleet, "apply")
         check_repaired(fleet, config, "not killed")
-    tell(f"apply there and back has {' + '.join(str(len(points)) for points in ways.values())} fault points")
+    print(f"apply there and back has {' + '.join(str(len(points)) for points in ways.values())} fault points")
     assert all(len(points) > 20 for points in ways.values())
 
     killed = 0

@@ -29,7 +29,7 @@ def with_a_mute_third() -> Iterator[FleetBox]:
         boxes.host.run("sh", "-c", f"mkdir -p /run/pf/own; cat > {_OWN}; chmod +x {_OWN}", text=_SCRIPT)
         boxes.host.run("touch", "/run/pf/mute-echo-blue-3")
         up = box.portfleet("up", check=False)
-        assert up.returncode == 4 and "2 instances serve, 1 do not" in up.stdout, up
+        assert up.returncode == 4 and "2 instances serving, 1 not" in up.stdout, up
         yield box
 
 
@@ -68,7 +68,7 @@ def test_a_drain_beside_those_that_are_out_is_refused() -> None:
         signal(box, pid_of(box, "echo-blue-2"), "STOP")
         wait_event(box, "ejected", instance="echo-blue-2")
         # Who else shall serve is out: the slots would stay where they are.
-        assert "echo-blue-2 is out" in drain_refused(box, "drain", "echo/1", "--force")
+        assert "out: echo-blue-2" in drain_refused(box, "drain", "echo/1", "--force")
         assert "would leave nobody" in drain_refused(box, "restart", "echo/1")
         signal(box, pid_of(box, "echo-blue-1"), "STOP")
         signal(box, pid_of(box, "echo-blue-2"), "CONT")
@@ -83,7 +83,7 @@ def test_drain_and_maintenance_are_true_to_their_word() -> None:
     with operated() as box:
         box.portfleet("maint", "echo/2")
         assert box.portfleet("plan", "--check").returncode == 0
-        assert "nothing was done" in box.portfleet("apply").stdout
+        assert "already up to date" in box.portfleet("apply").stdout
         assert box.status()["echo-blue-2"]["state"] == "maintenance"
         box.portfleet("drain", "echo", "--force")
         assert slots(box) == {}

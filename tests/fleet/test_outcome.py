@@ -57,14 +57,14 @@ def test_a_programs_view_of_up_apply_and_down() -> None:
         noted = outcome(fleet, "apply")
         assert noted["ok"] and noted["notes"][0].startswith("deaf: down by root@")
 
-        asked = fleet.portfleet("plan", "--nft", "--json", check=False)
+        asked = fleet.portfleet("plan", "--text", "--json", check=False)
         assert json.loads(asked.stdout)["transactions"] == []
 
         whole = outcome(fleet, "down")
         stopped = f"stop {', '.join(ECHOES)}"
         assert whole["steps"] == ["stop the watcher", stopped, "remove the rules", "end supervisord"]
         assert whole["serving"] == [] and whole["undo"] == "portfleet up"
-        planned = json.loads(fleet.portfleet("plan", "--nft", "--json").stdout)["transactions"]
+        planned = json.loads(fleet.portfleet("plan", "--text", "--json").stdout)["transactions"]
         assert planned and all(one["step"] and "inet portfleet" in one["text"] for one in planned)
 
 

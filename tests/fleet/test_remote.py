@@ -70,16 +70,16 @@ def test_a_dead_one_is_told_gets_no_clients_and_is_let_in_when_it_answers() -> N
         for _ in range(2):
             said = box.portfleet("apply", check=False)
             assert said.returncode == 4, said
-            assert "echo: 2 instances serve, 1 do not:" in said.stdout
+            assert "echo: 2 instances serving, 1 not:" in said.stdout
             assert f"  {NAME}: the probe of port 7101 failed" in said.stdout and "see: portfleet status" in said.stdout
             assert state(box) == ("starting", 0)
-        assert "has not answered the watcher's probes yet" in box.portfleet("status").stdout
+        assert "has not answered the watcher's probes yet" in box.look().stdout
         assert set(box.who(CLIENTS).values()) == {"echo-blue-1", "echo-blue-2"}
 
         serve(box)
         wait_for("it has its share", lambda: state(box) == ("ready", 1365))
         said = box.portfleet("apply")
-        assert "3 instances serve; everything was as wanted already" in said.stdout
+        assert "3 instances serving; already up to date" in said.stdout
         assert set(box.who(CLIENTS).values()) == {"echo-blue-1", "echo-blue-2", NAME}
         with held(box) as expected:
             assert box.status()[NAME]["connections"] == expected > 0

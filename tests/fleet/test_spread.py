@@ -68,9 +68,9 @@ def test_up_and_apply_again_change_nothing(case: Case) -> None:
 
     for verb in ("apply", "up", "apply"):
         said = case.fleet.portfleet(verb)
-        assert "was as wanted already; nothing was done" in said.stdout
+        assert "already up to date" in said.stdout
         assert case.fleet.snapshot() == before
-    assert case.fleet.portfleet("plan").stdout == "nothing to do: everything is as wanted\n"
+    assert case.fleet.portfleet("plan").stdout == "nothing to do: the fleet matches the config\n"
 
 
 def test_a_killed_instance_comes_back_and_its_clients_with_it(case: Case) -> None:

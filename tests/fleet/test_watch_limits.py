@@ -15,7 +15,7 @@ _FILL = str(Path(__file__).parents[1] / "support" / "fill_conntrack.py")
 
 def warnings(box: FleetBox) -> dict[str, dict[str, str]]:
     """Return what `status --json` warns of, by name."""
-    found = json.loads(box.portfleet("status", "--json").stdout)["warnings"]
+    found = json.loads(box.look("--json").stdout)["warnings"]
     return {entry["name"]: entry for entry in found}
 
 
@@ -29,7 +29,7 @@ def test_a_full_connection_table_is_named_and_nobody_is_ejected_for_it() -> None
             found = warnings(box)["conntrack"]
             assert "sysctl -w net.netfilter.nf_conntrack_max=" in found["hint"]
             assert "new connections were dropped in the last minute" in found["text"]
-            words = box.portfleet("status").stdout
+            words = box.look().stdout
             assert "warning: conntrack holds" in words and found["hint"] in words
             assert events(box, "ejected") == []
         # Dropped SYNs are sent again after 1 and 3 s; the table was full for 2.

@@ -34,7 +34,7 @@ def test_instances_outlive_supervisord_and_come_below_the_next_one_at_their_rest
             kill_supervisor(box)
             found = box.status()
             assert pids(box) == before and all(found[name]["adopted"] for name in before)
-            assert "adopted: it outlived its supervisord" in box.portfleet("status").stdout
+            assert "adopted: still running from an earlier supervisord" in box.look().stdout
             box.settled()
             box.portfleet("apply")
             assert pids(box) == before

@@ -55,7 +55,7 @@ def test_ufw(bare: Host) -> None:
     bare.run("DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends ufw")
     bare.run("ufw allow 22/tcp && ufw allow 7000/tcp && ufw --force enable")
     assert not served(bare)
-    bare.run(mend(bare, "ufw"))
+    bare.run(mend(bare, "chain ip filter INPUT"))
     assert served(bare)
 
 

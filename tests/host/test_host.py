@@ -17,6 +17,8 @@ pytestmark = pytest.mark.host
 NETWORK_SYSCTLS = {
     "net.netfilter.nf_conntrack_tcp_be_liberal": 1,
     "net.netfilter.nf_conntrack_tcp_timeout_established": 86400,
+    "net.netfilter.nf_conntrack_tcp_timeout_close_wait": 14400,
+    "net.netfilter.nf_conntrack_tcp_timeout_last_ack": 300,
     "net.core.somaxconn": 4096,
     "net.ipv4.tcp_max_syn_backlog": 8192,
 }

@@ -11,6 +11,7 @@ from typing import Protocol
 import pytest
 
 from portfleet.core import changes as c
+from portfleet.core.access import Access, Range
 from portfleet.core.errors import Exit, PortfleetError
 from portfleet.core.model import Affinity, Listen
 from portfleet.dataplane.interface import DataPlane
@@ -268,6 +269,31 @@ def test_what_goes_with_the_slots_follows_them(plane: Plane) -> None:
     assert "echo-blue-2" not in plane.kernel.observe().instances
 
 
+FILTERED = replace(ECHO, filters=True)
+WHO = Access(
+    allow=(Range("198.18.0.0", "198.18.255.255"), Range("2001:db8::", "2001:db8::ffff")),
+    deny=(Range("198.18.7.0", "198.18.7.8"), Range("198.18.7.9", "198.18.7.9", 4_000_000_000), Range("::", "::1")),
+)
+
+
+def test_who_may_connect_is_kept_until_it_is_set_anew_or_the_service_goes(plane: Plane) -> None:
+    plane.kernel.run(FLEET)
+    assert plane.kernel.observe().access == {}
+
+    plane.kernel.run((c.SetService(FILTERED), c.SetAccess("echo", WHO)))
+    state = plane.kernel.observe()
+    assert (dict(state.access), state.services["echo"], state.drift) == ({"echo": WHO}, FILTERED, frozenset())
+    plane.kernel.run((c.SetService(FILTERED), c.SetAccess("echo", WHO)))
+    assert plane.kernel.observe() == state
+
+    less = replace(WHO, allow=(), deny=WHO.deny[:1])
+    plane.kernel.run((c.SetAccess("echo", less),))
+    assert plane.kernel.observe().access == {"echo": less}
+    plane.kernel.run((c.SetAccess("echo", Access()), c.SetService(ECHO)))
+    state = plane.kernel.observe()
+    assert (dict(state.access), state.services["echo"], state.drift) == ({}, ECHO, frozenset())
+
+
 def test_a_service_goes_with_its_slots_and_instances(plane: Plane) -> None:
     plane.kernel.run(FLEET)
     plane.kernel.run((c.SetListens(remove={BOTH: "echo", FOUR: "echo", ON4: "echo"}),))
@@ -295,6 +321,8 @@ REFUSED: dict[str, c.Transaction] = {
     "a service dropped that is not there": (NEW, c.DropService("nope")),
     "a diversion to an unknown instance": (NEW, c.Divert("echo-blue-1", "echo-blue-8")),
     "diversions in a ring": (NEW, c.Divert("echo-blue-1", "echo-blue-2"), c.Divert("echo-blue-2", "echo-blue-1")),
+    "who may connect, of a service that does not ask": (NEW, c.SetAccess("echo", Access())),
+    "who may connect, of an unknown service": (NEW, c.SetAccess("nope", Access())),
     "the last change of many": (NEW, c.SetFleet(HOME), c.SetListens(add={ON6: "echo"})),
 }
 

@@ -1,11 +1,15 @@
-"""Somebody else's rules mark connections too, before ours: such a mark is none of ours and leads to no instance."""
+"""Connection marks are others': ours set none, change none and go by none, whatever others' rules do with them."""
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
-from support.plane import ECHO, Plane
-from support.sandbox import client4, client6
+from support.held import dialled, talk
+from support.plane import ECHO, Plane, plane
+from support.sandbox import HOST4, client4, client6
+from support.uplinks import BEHIND_A, BEHIND_B, KINDS, steer
 
 CLIENTS = [client4(number * 409) for number in range(40)] + [client6(number * 204) for number in range(40)]
 FOREIGN = """
@@ -43,3 +47,20 @@ def test_a_slot_that_points_nowhere_still_does(rules: Plane) -> None:
     mark_everything(rules, "echo-blue-2")
     rules.boxes.host.run("nft", "flush", "map", "inet", "portfleet", "slots-echo")
     assert set(rules.met(CLIENTS[:4], timeout=1).values()) == {None}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_uplinks_that_are_steered_by_marks_lose_no_client(tmp_path: Path, kind: str) -> None:
+    with plane(tmp_path / "rules.json", other=True) as rules:
+        rules.load(ECHO + 'sticky = "1h"\n')
+        rules.serve()
+        assert rules.boxes.other is not None
+        steer(rules.boxes, KINDS[kind])
+        with (
+            dialled(rules.boxes.clients, (HOST4, 7000), BEHIND_A) as a,
+            dialled(rules.boxes.other, ("203.0.113.1", 7000), BEHIND_B) as b,
+        ):
+            answers = talk(a + b)
+        assert not answers.wrong and len(set(answers.who)) > 1, answers
+        shown = rules.boxes.host.run("conntrack", "-L", "-p", "tcp", "--orig-port-dst", "7000").stdout
+        assert len({line.partition("mark=")[2].split()[0] for line in shown.splitlines()}) == 2, shown

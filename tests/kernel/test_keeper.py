@@ -8,6 +8,7 @@ import pytest
 
 from portfleet.core.errors import Exit, PortfleetError
 from portfleet.core.model import Listen
+from portfleet.dataplane.interface import Door
 from portfleet.dataplane.nft.events import RulesWatch
 from portfleet.dataplane.nft.keeper import Keeper
 from support.plane import ECHO, Plane, load
@@ -21,8 +22,9 @@ FLUSHES = {
 }
 
 
-def listens(rules: Plane) -> tuple[Listen, ...]:
-    return rules.want.service.listen
+def doors(rules: Plane) -> tuple[Door, ...]:
+    service = rules.want.service
+    return (Door(service.listen, service.ports),)
 
 
 def tables(rules: Plane) -> list[str]:
@@ -34,7 +36,7 @@ def survive(rules: Plane, flush: str, *, held: int, interval: float, host: str =
     rules.load()
     rules.serve()
     keeper, watch = Keeper(), RulesWatch()
-    keeper.ensure(listens(rules))
+    keeper.ensure(doors(rules))
     watch.read()
     client = client6 if host else client4
     sources = [client(number * 13 % 60_000) for number in range(held)]
@@ -83,18 +85,20 @@ def test_without_a_keeper_they_would_all_be_reset(rules: Plane) -> None:
 def test_only_its_owner_can_touch_it_and_a_second_is_told_so(rules: Plane) -> None:
     rules.load(ECHO)
     keeper = Keeper()
-    keeper.ensure(listens(rules))
+    keeper.ensure(doors(rules))
     with pytest.raises(PortfleetError, match="a watcher is already running") as caught:
-        Keeper().ensure(listens(rules))
+        Keeper().ensure(doors(rules))
     assert caught.value.code is Exit.LOCKED
     done = rules.boxes.host.run("nft", "delete", "table", "inet", "portfleet-keeper", check=False)
     assert done.returncode and "Operation not permitted" in done.stderr
-    keeper.ensure((Listen(80, "192.0.2.1", (4,)), Listen(81, "2001:db8::1", (6,)), Listen(82, None, (4, 6))))
+    keeper.ensure(
+        (Door((Listen(80, "192.0.2.1", (4,)), Listen(81, "2001:db8::1", (6,)), Listen(82, None, (4, 6))), (90, 99)),)
+    )
     text = rules.boxes.host.run("nft", "list", "table", "inet", "portfleet-keeper").stdout
     assert "192.0.2.1 . 80" in text and "2001:db8::1 . 81" in text and "7000" not in text and text.count("82") == 2
     keeper.close()
     assert tables(rules) == ["table inet portfleet"]
     second = Keeper()
-    second.ensure(listens(rules))
+    second.ensure(doors(rules))
     assert "table inet portfleet-keeper" in tables(rules)
     del second, keeper

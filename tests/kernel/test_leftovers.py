@@ -81,13 +81,13 @@ def test_what_goes_with_a_rolling_restart_goes_with_the_last_that_is_restarted(r
         assert None not in rules.met(CLIENTS).values()
         assert rules.kernel.observe().drift == frozenset()
     assert rules.is_as_wanted()
-    for word in ("sticky", "taking", "counts", "try_", "cap_", "overflow", "full"):
+    for word in ("sticky", "taking", "counts", "try_", "cap_", "overflow", "full_", "full-", 'name "full"'):
         assert word not in listing(rules), word
 
 
 def test_without_a_memory_what_is_still_used_is_left_for_later(rules: Plane) -> None:
     rules.load(KV + ECHO + STICKY)
-    rules.kernel._memory._path.unlink()
+    rules.kernel._memory.path.unlink()
     apply(rules, KV, busy=["echo-blue-1"])
     apply(rules, KV)
     assert "echo" not in listing(rules)

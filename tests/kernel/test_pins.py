@@ -71,7 +71,7 @@ networks = st.one_of(
 
 
 @given(st.dictionaries(networks, st.sampled_from("1234"), max_size=8), st.data())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_flat_pins_do_not_overlap_and_decide_the_same(pins: dict[str, str], data: st.DataObject) -> None:
     flat = flatten(pins)
     parsed = [parse(text) for text in flat]

@@ -2,7 +2,7 @@
 
 Each is a process of its own, listens on every address of both families and prints `NAME PID` when it does. With
 `--first` it closes first: one reply, then the end, so that TIME_WAIT is on the server's side. With `--backlog N` the
-accept queue holds N.
+accept queue holds N, with `--later SECONDS` each answer waits so long.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ async def serve(name: str, port: int, options: argparse.Namespace) -> None:
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             while line := await reader.readline():
+                await asyncio.sleep(options.later)
                 writer.write(prefix + line)
                 await writer.drain()
                 if options.first:
@@ -44,6 +45,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("servers", nargs="+", metavar="NAME:PORT")
     parser.add_argument("--first", action="store_true")
+    parser.add_argument("--later", type=float, default=0)
     parser.add_argument("--backlog", type=int, default=1024)
     options = parser.parse_args()
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)

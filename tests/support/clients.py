@@ -6,8 +6,8 @@
     hold   {"to", "sources", "interval": 0.05, "connects": 200, "message": "who {id}\\n", "timeout": 5}
            one long-lived connection per source that sends a request every ``interval`` seconds, and ``connects`` new
            short connections per second beside it, until stdin ends; prints "up" when all are connected;
-           → {"held": [{"source", "port", "replies", "lost", "error", "seen"}], "connects": {"done", "refused",
-              "reset", "slowest"}}
+           → {"held": [{"source", "port", "replies", "lost", "error", "seen", "slowest"}],
+              "connects": {"done", "refused", "reset", "slowest"}}
 
 "Refused" is ECONNREFUSED or no connection within ``timeout`` seconds; "reset" is a connection that was made and
 then broke before its reply. Standard library only, so that any python3 runs it.
@@ -73,6 +73,7 @@ class Held:
             "lost": 0,
             "error": None,
             "seen": [],
+            "slowest": 0.0,
         }
 
     async def connect(self) -> None:
@@ -85,6 +86,7 @@ class Held:
             while not stop.is_set():
                 number += 1
                 mark = f"{self.source}#{number}"
+                began = time.monotonic()
                 self.writer.write(self.job["message"].format(id=mark).encode())
                 async with asyncio.timeout(self.job.get("timeout", 5)):
                     line = await self.reader.readline()
@@ -94,6 +96,7 @@ class Held:
                 if "{id}" in self.job["message"] and not reply.endswith(mark):
                     raise ConnectionError(f"asked {mark}, got {reply!r}")
                 report["replies"] += 1
+                report["slowest"] = max(report["slowest"], time.monotonic() - began)
                 who = reply.split(" ")[0]
                 if not report["seen"] or report["seen"][-1] != who:
                     report["seen"].append(who)

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from portfleet.core import changes as c
+from portfleet.core.access import Access
 from portfleet.core.model import Affinity, Listen, parse_instance
 from portfleet.core.slots import Table
 from portfleet.dataplane.nft.elements import SideTables, side_tables
@@ -31,6 +32,7 @@ class _Tables:
     slots: dict[str, Table] = field(default_factory=dict)
     sides: dict[str, SideTables] = field(default_factory=dict)
     listens: dict[tuple[Family, str | None, int], str] = field(default_factory=dict)
+    access: dict[str, Access] = field(default_factory=dict)
     edited: set[str] = field(default_factory=set)
 
 
@@ -57,6 +59,7 @@ class FakePlane(InMemory):
             },
             slots={name: self.read_slots(name) for name in now.services},
             pins={name: side.pins for name, side in now.sides.items() if side.pins},
+            access={name: who for name, who in now.access.items() if who != Access()},
             unsettled=frozenset(name for name, rule in now.services.items() if not self._settled(rule)),
             listens=self._listens(),
             drift=frozenset(now.edited | diverted),
@@ -123,6 +126,9 @@ def _apply(tables: _Tables, change: c.Change, *, began: _Tables) -> None:
         case c.SetInstance(rule):
             tables.chains[rule.name] = rule
             tables.edited.discard(rule.name)
+        case c.SetAccess(name, who):
+            demand(name in tables.services and tables.services[name].filters, "no such set", change)
+            tables.access[name] = who
         case c.Divert(name, to):
             demand({name, to} <= tables.chains.keys(), "no such chain", change)
             tables.chains[name] = to
@@ -152,6 +158,7 @@ def _apply(tables: _Tables, change: c.Change, *, began: _Tables) -> None:
             demand(name not in {*tables.listens.values(), *began.listens.values()}, "chain is in use", change)
             del tables.services[name], tables.slots[name]
             tables.sides.pop(name, None)
+            tables.access.pop(name, None)
             tables.edited.discard(name)
         case c.DropAll():
             tables.__init__()  # type: ignore[misc] # as new

@@ -6,7 +6,8 @@ After every step it checks what must hold for clients at every moment, so that a
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass, field
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from portfleet.apply.execute import Executor
@@ -107,7 +108,7 @@ class World:
     """Everything a plan sees and changes.
 
     ``doomed`` never become ready, nor does what is started with the text ``broken``; ``busy`` have connections that do
-    not end. ``remotes`` are those on other boxes, who serve unless they are doomed.
+    not end. ``remotes`` are those on other boxes, who serve unless they are doomed. ``slow``: looks until one is ready.
     """
 
     directory: Path
@@ -115,6 +116,7 @@ class World:
     broken: str | None = None
     busy: set[str] = field(default_factory=set)
     remotes: frozenset[str] = frozenset()
+    slow: dict[str, int] = field(default_factory=dict)
     kernel: FakePlane = field(default_factory=FakePlane)
 
     def __post_init__(self) -> None:
@@ -178,7 +180,6 @@ class World:
         }
         return Observed(
             plane=self.kernel.observe(),
-            supervisor=True,
             instances=seen,
             outdated=frozenset(outdated),
             watcher=WATCHER in self.supervisor.known,
@@ -210,11 +211,18 @@ class FakeLook:
     def __init__(self, world: World) -> None:
         self._world = world
 
-    def at(self, _: DesiredService, want: DesiredInstance, /) -> ObservedInstance:
+    def at(self, wanted: Iterable[tuple[DesiredService, DesiredInstance]], /) -> dict[str, ObservedInstance]:
+        return {want.name: self._at(want) for _, want in wanted}
+
+    def _at(self, want: DesiredInstance) -> ObservedInstance:
         known = self._world.supervisor.known.get(want.name)
         if known is not None and known.state == "STARTING":
             known.state = "RUNNING"
-        return self._world.seen(want.name)
+        seen = self._world.seen(want.name)
+        if seen.ready and self._world.slow.get(want.name):
+            self._world.slow[want.name] -= 1
+            return replace(seen, ready=False, waiting="starts")
+        return seen
 
 
 class Watch:

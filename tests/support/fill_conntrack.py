@@ -2,7 +2,8 @@
 
 `fill_conntrack.py SECONDS` prints the entries at the fullest and the limit. The limit itself is the machine's and
 cannot be lowered in a namespace. The entries are made by ctnetlink, assured, so that the kernel does not drop them
-early to make room; a mark of their own lets them be deleted as one, and they time out by themselves if this is killed.
+early to make room (with `--half-open` not assured, so that it does); a mark of their own lets them be deleted as one,
+and they time out by themselves if this is killed.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ _NEW, _DELETE = 0x100, 0x102
 _REQUEST, _ACK, _CREATE_EXCLUSIVE = 0x1, 0x4, 0x600
 _MARK = struct.pack("!I", 0x7EAF0001)
 #: IPS_SEEN_REPLY | IPS_ASSURED | IPS_CONFIRMED of linux/netfilter/nf_conntrack_common.h
-_STATUS = struct.pack("!I", 0x0E)
+_STATUS = struct.pack("!I", 0x08 if "--half-open" in sys.argv else 0x0E)
 _LIFETIME = struct.pack("!I", 60)
 _ONE, _TWO = socket.inet_aton("203.0.113.10"), socket.inet_aton("203.0.113.11")
 _PROC = Path("/proc/sys/net/netfilter")

@@ -36,6 +36,7 @@ def machine(
     mapped: bool = True,
     paths: tuple[str, ...] = ("/srv", "/srv ;x"),
     is_root: bool = True,
+    ipv6: bool = True,
 ) -> Machine:
     """Return a machine with the stated facts; it has portfleet-daemon and redis-server."""
     known = {"portfleet-daemon": "/venv/bin/portfleet-daemon", "redis-server": "/usr/bin/redis-server"}
@@ -50,6 +51,7 @@ def machine(
         maps_user=lambda _: mapped,
         has_path=lambda path: path in paths,
         is_root=is_root,
+        ipv6=ipv6,
     )
 
 

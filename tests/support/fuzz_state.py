@@ -18,6 +18,7 @@ from portfleet.core.errors import ConfigError, PortfleetError
 from portfleet.core.journal import Journal, JournalError, from_json, to_json
 from portfleet.core.observed import Observed
 from portfleet.core.records import Asked, ColourRecord, Moved
+from portfleet.core.states import Presence
 from portfleet.dataplane.nft.memory import Memory
 from portfleet.screen import colours
 from portfleet.screen.status_rows import instance_entry, pins_of, service_entry
@@ -121,7 +122,7 @@ def _use(journal: Journal) -> None:
     for service in made.services.values():
         table = service.table((None,) * service.service.slots)
         assert len(table) == service.service.slots
-        observed = Observed(plane=PlaneState(), supervisor=True)
+        observed = Observed(plane=PlaneState(), supervisord=Presence.RUNNING)
         asked = made.journal.services[service.name].asked
         json.dumps(service_entry(service, observed, made.journal, PATHS))
         json.dumps([instance_entry(want, observed, Counter(), PATHS, asked) for want in service.instances])

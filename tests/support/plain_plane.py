@@ -12,12 +12,13 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from portfleet.core import changes as c
+from portfleet.core.access import Access
 from portfleet.core.errors import Exit, PortfleetError, Problem
 from portfleet.core.model import Affinity, Fleet, Listen, parse_instance
 from portfleet.core.needs import Needs
 from portfleet.core.program import Program
 from portfleet.core.slots import Table
-from portfleet.dataplane.interface import Address, Foreign, Hold, Room, Traits
+from portfleet.dataplane.interface import Address, Done, Door, Foreign, Hazard, Hold, Room, Shortage, Traits
 from portfleet.doctor.finding import Finding
 
 TRAITS = Traits(
@@ -54,6 +55,9 @@ class NoConnections:
     def turned_away(self, instances: Iterable[c.InstanceRule]) -> Mapping[str, int]:
         return {rule.name: 0 for rule in instances}
 
+    def refused(self, service: str) -> int:
+        return 0
+
     def full(self) -> str:
         return ""
 
@@ -65,7 +69,7 @@ class NoGuardian:
     """Of a plane that nobody else can reach."""
 
     every = 3600.0
-    shortage = ""
+    shortage: Shortage | None = None
 
     def fileno(self) -> int | None:
         return None
@@ -73,8 +77,16 @@ class NoGuardian:
     def read(self) -> list[Foreign]:
         return []
 
-    def hold(self, listens: Iterable[Listen]) -> None:
-        self.held = frozenset(listens)
+    due = None
+
+    def hold(self, doors: Iterable[Door]) -> None:
+        self.held = frozenset(doors)
+
+    def work(self) -> list[Done]:
+        return []
+
+    def hazards(self) -> list[Hazard]:
+        return []
 
     def close(self) -> None:
         self.held = frozenset()
@@ -129,6 +141,7 @@ class _State:
     diverted: Mapping[str, str] = field(default_factory=dict)
     routes: Mapping[str, c.Route] = field(default_factory=dict)
     listens: Mapping[tuple[int, str | None, int], str] = field(default_factory=dict)
+    access: Mapping[str, Access] = field(default_factory=dict)
     edited: frozenset[str] = frozenset()
 
     def slots(self, service: str) -> Table:
@@ -153,6 +166,7 @@ class PlainPlane(InMemory):
             instances={name: None if name in edited else rule for name, rule in now.instances.items()},
             slots={name: now.slots(name) for name in now.services},
             pins={name: route.pins for name, route in now.routes.items() if route.pins},
+            access=now.access,
             unsettled=frozenset(n for n, rule in now.services.items() if not (rule.plain or self._routed(rule))),
             listens=_listens(now.listens),
             drift=frozenset(edited),
@@ -214,6 +228,11 @@ def _applied(now: _State, change: c.Change) -> _State:
             for key, service in _keys(add).items():
                 demand(service in now.services and listens.setdefault(key, service) == service, "is another's", key)
             return replace(now, listens=listens)
+        case c.SetAccess(name, who):
+            demand(name in now.services and now.services[name].filters, "does not filter", name)
+            return replace(
+                now, access=_without(now.access, lambda n: n == name) | ({name: who} if who != Access() else {})
+            )
         case c.Route(rule, table, pins):
             known = {*filter(None, table), *pins.values()} <= now.instances.keys()
             demand(rule.name in now.services and known, "names an unknown service or instance", rule.name)
@@ -230,7 +249,9 @@ def _applied(now: _State, change: c.Change) -> _State:
         case c.DropService(name):
             demand(name in now.services and name not in now.listens.values(), "is unknown or in use", name)
             routes = _without(now.routes, lambda other: other == name)
-            return replace(now, services=_without(now.services, lambda other: other == name), routes=routes)
+            access = _without(now.access, lambda other: other == name)
+            services = _without(now.services, lambda other: other == name)
+            return replace(now, services=services, routes=routes, access=access)
         case c.DropAll():
             return _State()
 

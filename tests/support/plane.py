@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -70,13 +71,13 @@ class Plane:
         """Return the kernel as it is, with every instance ready but ``out``, who are ejected."""
         return Observed(
             plane=self.kernel.observe(),
-            supervisor=True,
             instances={
                 want.name: ObservedInstance("RUNNING", ready=True)
                 for service in self.desired.services.values()
                 for want in service.running
             },
             out=dict.fromkeys(out, Out("died", "", "")),
+            at=time.time(),
         )
 
     @property

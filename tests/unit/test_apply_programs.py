@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from portfleet.apply.programs import EMPTIED, HURRIED, Ending, Programs
 from portfleet.core.errors import PortfleetError
 from portfleet.core.program import WATCHER
 from portfleet.core.records import Asked
+from portfleet.linux import processes
 from portfleet.supervise import adopted
 from support.fake_world import FakeLook, World
 from support.fleets import ECHO, fleet
@@ -60,7 +62,7 @@ def adopted_process(world: World, name: str, *, ignores: int = 0) -> Iterator[su
     assert child.stdout is not None
     try:
         assert child.stdout.readline() == "ready\n"
-        adopted.note(world.paths.processes, {name: (child.pid, adopted.start_time(child.pid) or 0)})
+        adopted.note(world.paths.processes, {name: (child.pid, processes.start_time(child.pid) or 0)})
         (world.paths.programs / f"{name}.conf").rename(world.paths.programs / f"{name}.adopted")
         world.supervisor.known.pop(name, None)
         world.clock.real = 0.005
@@ -82,20 +84,21 @@ def test_one_that_is_ended_is_forgotten_and_others_are_left_alone(world: World) 
 @pytest.mark.parametrize(
     ("how", "ignores", "signals", "at"),
     [
-        (EMPTIED, 0, ["TERM"], 0),
-        (EMPTIED, 1, ["TERM", "TERM"], 5),
-        (EMPTIED, 9, ["TERM", "TERM", "KILL"], 10),
-        (HURRIED, 1, ["TERM", "TERM"], 0),
-        (HURRIED, 9, ["TERM", "TERM", "KILL"], 10),
-        (Ending(again=None, kill=60), 9, ["TERM", "KILL"], 60),
+        (EMPTIED, 0, "TERM", 0),
+        (EMPTIED, 1, "TERM TERM", 5),
+        (EMPTIED, 999, "TERM( TERM)+ KILL", 10),
+        (HURRIED, 1, "TERM TERM", 0),
+        (HURRIED, 2, "TERM TERM TERM", 0.2),
+        (HURRIED, 999, "TERM( TERM)+ KILL", 10),
+        (Ending(again=None, kill=60), 999, "TERM KILL", 60),
     ],
 )
 def test_how_a_process_is_told_again_and_killed(
-    world: World, how: Ending, ignores: int, signals: list[str], at: float
+    world: World, how: Ending, ignores: int, signals: str, at: float
 ) -> None:
     world.supervisor.stubborn = {NAMES[0]: ignores}
     end(programs(world), NAMES[:1], how)
-    assert world.supervisor.signals == [(NAMES[0], name) for name in signals]
+    assert re.fullmatch(signals, " ".join(sent for name, sent in world.supervisor.signals if name == NAMES[0]))
     assert at <= world.clock.slept <= at + 0.1
 
 
@@ -107,17 +110,20 @@ def test_one_that_outlives_sigkill_is_told(world: World, monkeypatch: pytest.Mon
     assert 40 <= world.clock.slept <= 41
 
 
-def test_files_go_of_what_is_not_to_run_and_stay_of_what_is_started_again(world: World) -> None:
-    files = world.paths.programs
-    end(programs(world), NAMES[:1], EMPTIED)
-    assert (files / "echo-blue-1.conf").exists()
-    end(programs(world, ECHO.replace("= 4", "= 3")), [NAMES[3], WATCHER], EMPTIED)
-    assert not (files / "echo-blue-4.conf").exists() and (files / f"{WATCHER}.conf").exists()
-    record = world.desired(fleet()).journal.services["echo"]
-    rests = record.asking([NAMES[1]], Asked("maintenance", "", ""))
+def test_a_supervisord_that_starts_anew_finds_no_file_of_one_that_was_ended(world: World) -> None:
+    made, files = programs(world), world.paths.programs
+    end(made, NAMES[:2], EMPTIED)
+    assert {path.stem for path in files.iterdir()} == {WATCHER, *NAMES[2:]}
+    made.start(NAMES[:1])
+    assert {path.stem for path in files.iterdir()} == {WATCHER, *NAMES[2:], NAMES[0]}
+    assert world.up(NAMES[0])
+
+
+def test_for_a_supervisord_that_is_about_to_start_there_is_no_file_of_one_in_maintenance(world: World) -> None:
+    rests = world.desired(fleet()).journal.services["echo"].asking([NAMES[1]], Asked("maintenance", "", ""))
     world.store.update(lambda journal: journal.with_service("echo", rests))
-    end(programs(world), [NAMES[1]], EMPTIED)
-    assert not (files / "echo-blue-2.conf").exists()
+    programs(world).files.lay_out()
+    assert not (world.paths.programs / "echo-blue-2.conf").exists()
 
 
 @pytest.mark.parametrize("alone", [False, True])
@@ -128,16 +134,27 @@ def test_an_adopted_process_is_ended_like_any_other(world: World, alone: bool) -
     assert not (world.paths.programs / "echo-blue-1.adopted").exists()
 
 
-@pytest.mark.parametrize(("ignores", "code"), [(1, 0), (9, -signal.SIGKILL)])
+@pytest.mark.parametrize(("ignores", "code"), [(1, 0), (999, -signal.SIGKILL)])
 def test_an_adopted_process_is_told_again_and_killed(world: World, ignores: int, code: int) -> None:
     with adopted_process(world, NAMES[0], ignores=ignores) as child:
         end(programs(world), NAMES[:1], EMPTIED)
         assert child.wait(10) == code
 
 
+def test_a_second_signal_that_comes_before_the_first_was_taken_in_is_sent_once_more(world: World) -> None:
+    with adopted_process(world, NAMES[0], ignores=1) as child:
+        child.send_signal(signal.SIGSTOP)  # whatever is sent now is one signal when it goes on
+        waits = programs(world).ending(NAMES[:1], HURRIED)
+        assert [next(waits) for _ in range(3)]
+        child.send_signal(signal.SIGCONT)
+        for seconds in waits:
+            world.clock.sleep(seconds)
+        assert child.wait(10) == 0, "by SIGTERM, not by SIGKILL"
+
+
 def test_a_pid_that_another_process_has_by_now_is_left_alone(world: World) -> None:
     with adopted_process(world, NAMES[0]) as child:
-        adopted.note(world.paths.processes, {NAMES[0]: (child.pid, (adopted.start_time(child.pid) or 0) - 1)})
+        adopted.note(world.paths.processes, {NAMES[0]: (child.pid, (processes.start_time(child.pid) or 0) - 1)})
         made = programs(world)
         end(made, NAMES[:1], EMPTIED)
         made.kill(NAMES[0])
@@ -186,8 +203,10 @@ def test_what_never_comes_back_is_not_waited_for(world: World) -> None:
 
 class FatalLook(FakeLook):
     def at(self, *found):  # type: ignore[no-untyped-def] # as the fake's own
-        seen = super().at(*found)
-        return replace(seen, fault="ended within a second of each start") if seen.program == "FATAL" else seen
+        return {
+            name: replace(seen, fault="ended within a second of each start") if seen.program == "FATAL" else seen
+            for name, seen in super().at(*found).items()
+        }
 
 
 def test_for_a_supervisord_that_is_about_to_start_there_are_files_of_all_that_is_to_run_and_of_nothing_else(

@@ -15,7 +15,7 @@ import pytest
 
 from portfleet import __version__, commands
 from portfleet.__main__ import main, parse
-from portfleet.commands import VERBS, WITHOUT_JSON
+from portfleet.commands import OPERATIONS, SUPERVISED, TOLD, VERBS, WITHOUT_JSON
 from portfleet.core.errors import Exit
 
 
@@ -58,6 +58,19 @@ def test_verbs_in_the_docs_are_verbs() -> None:
     named = {line.split()[0] for line in readme.split("portfleet ")[1:] if line.split()}
     shown = {word for word in named if word.isalpha() and f"    portfleet {word}" in readme}
     assert shown <= set(VERBS) | {"VERB"}
+
+
+def test_every_verb_that_changes_says_first_that_no_watcher_works() -> None:
+    """But for `up`, which starts it, and `down`, which ends it."""
+    dry = {verb for verb in VERBS if "--dry-run" in run(verb, "--help")[1]}
+    assert dry | {"cancel"} == OPERATIONS | {"pin", "unpin", "deny", "undeny"}
+    assert OPERATIONS < TOLD < VERBS.keys() and VERBS.keys() > SUPERVISED == {"plan", "apply", "up", "down"}
+
+
+def test_the_help_tells_each_exit_code_of_status() -> None:
+    said = run("status", "--help")[1]
+    for code in (Exit.DONE, Exit.DEGRADED, Exit.UNWATCHED, Exit.UNSERVED):
+        assert f"\n  {code:d}  " in said
 
 
 def test_without_a_verb_help_is_shown_and_it_is_a_usage_error() -> None:
@@ -157,3 +170,9 @@ def test_a_reader_that_goes_away_is_no_traceback(verb: str) -> None:
             env={name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"},
         )  # fmt: skip
     assert (done.returncode, done.stderr) == (1, b"")
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_an_interpreter_that_starts_can_import_each_verb_first(verb: str) -> None:
+    """Where everything is imported already, a circle of imports does not show."""
+    subprocess.run([sys.executable, "-c", f"import portfleet.commands.{verb}"], check=True)

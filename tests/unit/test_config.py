@@ -40,7 +40,7 @@ WRONG = [
     ("colour = 1\n" + ECHO, "colour", "unknown key", "known keys"),
     (echo("instnces = 3"), "service.echo.instnces", "unknown key", 'did you mean "instances"?'),
     (echo('"a\\u001b" = 3'), 'service.echo."a\\u001b"', "unknown key", "known keys"),
-    (echo("zzz = 3"), "service.echo.zzz", "unknown key", "known keys: affinity, command"),
+    (echo("zzz = 3"), "service.echo.zzz", "unknown key", "known keys: affinity, allow, command"),
     (ECHO + "[service.echo.probe]\nsend_ = 'x'", "service.echo.probe.send_", "unknown key", '"send"'),
     (ECHO + "[service.echo.drain]\nspeed = 1", "service.echo.drain.speed", "unknown key", "deadline"),
     (ECHO + "[fleet]\ndrifts = 'x'", "fleet.drifts", "unknown key", '"drift"'),
@@ -74,7 +74,7 @@ WRONG = [
     (echo("command = ['', '{port}']"), "service.echo.command", '"" is not found', "install it"),
     (echo("command = 'x {port}'"), "service.echo.command", "must be a list of strings", "redis-server"),
     (echo("command = ['nope', '{port}']"), "service.echo.command", '"nope" is not found', "install it"),
-    (echo("command = ['redis-server']"), "service.echo.command", "{port} stands nowhere", '"{port}"'),
+    (echo("command = ['redis-server']"), "service.echo.command", "never use {port}", '"{port}"'),
     (echo("command = ['redis-server', '{port}', '{prot}']"), "service.echo.command", "{prot}", "{port}?"),
     (echo("command = ['redis-server', '{port}', '{zz}']"), "service.echo.command", "{zz}", "known: {port}"),
     (echo("command = ['redis-server', '{port}', '{release}']"), "service.echo.command", "no release", "release ="),
@@ -141,6 +141,7 @@ WRONG = [
     (echo("weight = {1 = 'x'}"), "service.echo.weight.1", "must be a whole number", "for example"),
     (echo("weight = {1=0, 2=0, 3=0, 4=0}"), "service.echo.weight", "nobody would serve", "one"),
     (echo("max_connections = 20000"), "service.echo.max_connections", "hard limit here is 20000", "LimitNOFILE"),
+    (echo("control = 'on'"), "service.echo.control", "none of auto, off", '"auto" or "off"'),
     (echo("overflow = 'x'"), "service.echo.overflow", "none of next, refuse", '"next"'),
     (echo("when_empty = 'x'"), "service.echo.when_empty", "none of keep, refuse, drop", '"keep"'),
     (echo("remote = [':7101']"), "service.echo.remote[0]", "names no box", "203.0.113.2:7101"),
@@ -284,10 +285,21 @@ VALUE = st.one_of(
 ).map(lambda value: hex(value) if isinstance(value, int) and value > 1 << 64 else str(value))
 VALUES = st.one_of(VALUE, st.lists(VALUE, max_size=2).map(lambda values: f"[{','.join(values)}]"))
 KEYS = ["listen", "command", "release", "directory", "user", "environment", "instances", "ports", "slots", "affinity"]
-KEYS += ["sticky", "sticky_size", "weight", "max_connections", "overflow", "remote", "start_timeout", "probe", "drain"]
+KEYS += [
+    "control",
+    "sticky",
+    "sticky_size",
+    "weight",
+    "max_connections",
+    "overflow",
+    "remote",
+    "start_timeout",
+    "probe",
+]
+KEYS += ["drain"]
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.dictionaries(st.sampled_from(KEYS), VALUES))
 def test_no_config_ends_in_a_traceback(values: dict[str, str]) -> None:
     text = echo(*(f"{key} = {value}" for key, value in values.items()))
@@ -295,7 +307,7 @@ def test_no_config_ends_in_a_traceback(values: dict[str, str]) -> None:
         assert problem.path and problem.message
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.binary(max_size=200))
 def test_nor_does_any_file(data: bytes) -> None:
     assert problems(data)
@@ -305,3 +317,14 @@ def test_every_message_is_one_line_of_printable_text() -> None:
     for text, *_ in WRONG:
         for problem in problems(text):
             assert not re.search(r"[\x00-\x1f\x7f]", problem.path + problem.message + problem.hint), problem
+
+
+def test_without_ipv6_every_local_address_is_ipv4_alone_and_ipv6_is_refused() -> None:
+    bare = machine(ipv6=False)
+    service = fleet(ECHO, bare).services["echo"]
+    assert [str(listen) for listen in service.listen] == ["0.0.0.0:7000"] and service.families == {4}
+    both = ECHO.replace('":7000"', '":7000", "[::]:7001", "[2001:db8::1]:7002"')
+    found = problems(both + 'remote = ["[2001:db8::2]:7101"]\n', bare)
+    assert [p.path for p in found][:3] == [f"service.echo.{key}" for key in ("listen[1]", "listen[2]", "remote[0]")]
+    assert found[0].hint == 'write "0.0.0.0:7001"' and "ipv6.disable=1" in found[0].message
+    assert fleet(ECHO).services["echo"].families == {4, 6}

@@ -9,6 +9,7 @@ import pytest
 
 from portfleet.core.needs import Needs, needs_of
 from portfleet.dataplane.nft.doctor import conntrack, firewalls, sticky, system
+from portfleet.dataplane.nft.tracking import PREFIX, ROWS, Row, advised
 from portfleet.doctor import files, limits, ports
 from portfleet.doctor.finding import Finding, Severity, setting
 from portfleet.linux.sockdiag import Listener
@@ -27,12 +28,13 @@ NEEDS = Needs(
 SYSTEM = system.SystemFacts(
     release="6.1.0-18-amd64", nft="1.0.6", libnftables=True, rights=1 << 12, first_namespace=True
 )
-CONNTRACK = conntrack.ConntrackFacts(limit=320_000, used=10, liberal=1, established=432_000, keepalive_time=7200)
+TCP = {row.name: advised(row, keepalive=7200) for row in ROWS}
+CONNTRACK = conntrack.ConntrackFacts(limit=320_000, used=10, tcp=TCP, keepalive_time=7200)
 LIMITS = limits.LimitFacts(
     hard=65_536, of_supervisor=False, minfds=None, file_max=1_000_000, somaxconn=4096, syn_backlog=4096
 )
 PORTS = ports.PortFacts(strangers=(), local_ports=(32768, 60999), reserved=(), forward4=False, forward6=False)
-FIREWALLS = firewalls.FirewallFacts(flushes=False, at_boot=False, firewalld=False, ufw=False, docker=False)
+FIREWALLS = firewalls.FirewallFacts()
 FILES = files.FileFacts(
     sockets=("/run/portfleet/supervisor.sock",), free={"/lib": 1 << 40, "/log": 1 << 40}, log="/log", logs=10, written=0
 )
@@ -49,11 +51,11 @@ def test_a_machine_that_lacks_nothing() -> None:
         *conntrack.judge(CONNTRACK, NEEDS),
         *limits.judge(LIMITS, NEEDS),
         *ports.judge(PORTS, NEEDS),
-        *firewalls.judge(FIREWALLS, NEEDS),
+        *firewalls.judge(FIREWALLS, fleet(), NEEDS),
         *files.judge(FILES),
     ]
     assert bad(found) == {}
-    assert len(found) == 14
+    assert len(found) == 13
 
 
 @pytest.mark.parametrize(
@@ -111,7 +113,7 @@ def test_the_connection_table_holds_four_times_the_peak(limit: int, severity: Se
 
 
 def test_without_max_connections_the_descriptors_bound_the_peak() -> None:
-    needs = needs_of(fleet(), descriptors=20_000)
+    needs = needs_of(fleet(), descriptors=20_000, keepalive=420)
     assert (needs.connections, needs.stated) == (4 * 19_936, False)
     found = bad(conntrack.judge(replace(CONNTRACK, limit=262_144), needs))["nf_conntrack_max"]
     assert found.severity is Severity.WARNING
@@ -121,9 +123,8 @@ def test_without_max_connections_the_descriptors_bound_the_peak() -> None:
 def test_the_peak_is_that_of_all_services() -> None:
     kv = '[service.kv]\nlisten = [":6379"]\ncommand = ["redis-server", "--port", "{port}"]\nports = "7200-7203"\n'
     text = ECHO + "max_connections = 5000\n" + kv + "instances = 2\nmax_connections = 1000\n"
-    needs = needs_of(fleet(text), descriptors=20_000)
+    needs = needs_of(fleet(text), descriptors=20_000, keepalive=None)
     assert (needs.connections, needs.stated, needs.most) == (22_000, True, 5000)
-    assert needs.keepalive is None, "nobody knows redis's keepalive"
 
 
 @pytest.mark.parametrize(
@@ -134,15 +135,43 @@ def test_how_full_the_connection_table_is(used: int, severity: Severity) -> None
     assert found.severity is severity
 
 
+def tcp(**settings: int) -> conntrack.ConntrackFacts:
+    return replace(CONNTRACK, tcp=TCP | settings)
+
+
 def test_an_idle_connection_must_not_be_forgotten() -> None:
-    assert bad(conntrack.judge(replace(CONNTRACK, established=600), NEEDS)) == {}
-    assert bad(conntrack.judge(replace(CONNTRACK, established=420), NEEDS))["conntrack timeout"].severity == "broken"
+    name = f"{PREFIX}timeout_established"
+    assert bad(conntrack.judge(tcp(timeout_established=600), NEEDS)) == {}
+    assert bad(conntrack.judge(tcp(timeout_established=420), NEEDS))[name].severity == "broken"
     others = replace(NEEDS, keepalive=None)
-    assert bad(conntrack.judge(replace(CONNTRACK, established=3600), others))["conntrack timeout"].severity == "broken"
+    assert bad(conntrack.judge(tcp(timeout_established=3600), others))[name].severity == "broken"
+    assert "= 86400'" in bad(conntrack.judge(tcp(timeout_established=3600), others))[name].mend
+    slow = replace(tcp(), keepalive_time=100_000)
+    assert "= 200000'" in bad(conntrack.judge(slow, others))[name].mend
+
+
+def test_the_kernels_own_settings_end_connections_in_four_ways() -> None:
+    kernel = replace(CONNTRACK, tcp={row.name: row.default for row in ROWS})
+    found = bad(conntrack.judge(kernel, replace(NEEDS, keepalive=None)))
+    names = {name.removeprefix(PREFIX) for name in found}
+    assert names == {"timeout_close_wait", "timeout_fin_wait", "timeout_last_ack", "be_liberal"}
+    assert all(finding.severity == "warning" and finding.why for finding in found.values())
+
+
+@pytest.mark.parametrize("row", [row for row in ROWS if isinstance(row.over, int) and row.over], ids=lambda r: r.name)
+def test_each_time_out_outlasts_what_tcp_may_be_silent_for(row: Row) -> None:
+    assert isinstance(row.over, int) and row.value and row.value > row.over
+    assert bad(conntrack.judge(tcp(**{row.name: row.over + 1}), NEEDS)) == {}
+    (found,) = bad(conntrack.judge(tcp(**{row.name: row.over}), NEEDS)).values()
+    assert (found.about, f"{row.sysctl} = {row.value}" in found.mend) == (row.sysctl, True)
+
+
+def test_either_way_of_what_does_not_matter_is_fine() -> None:
+    assert bad(conntrack.judge(tcp(loose=0, max_retrans=9, ignore_invalid_rst=1), NEEDS)) == {}
 
 
 def test_be_liberal_and_a_module_that_is_not_loaded() -> None:
-    assert "1" in bad(conntrack.judge(replace(CONNTRACK, liberal=0), NEEDS))["be_liberal"].mend
+    assert "= 1'" in bad(conntrack.judge(tcp(be_liberal=0), NEEDS))[f"{PREFIX}be_liberal"].mend
     (found,) = bad(conntrack.judge(replace(CONNTRACK, limit=None), NEEDS)).values()
     assert found.mend.startswith("modprobe nf_conntrack")
 
@@ -177,7 +206,7 @@ def test_a_stranger_on_a_listen_port_or_an_instances_port() -> None:
 
 def test_a_stranger_on_another_address_is_no_matter() -> None:
     text = ECHO.replace('":7000"', '"192.0.2.1:7000"')
-    needs = needs_of(fleet(text), descriptors=20_000)
+    needs = needs_of(fleet(text), descriptors=20_000, keepalive=None)
     near, far = (listener(7000, "192.0.2.1"), "a"), (listener(7000, "192.0.2.9"), "b")
     assert "a listens" in bad(ports.judge(replace(PORTS, strangers=(near, far)), needs))["port 7000"].what
     assert bad(ports.judge(replace(PORTS, strangers=(far,)), needs)) == {}
@@ -198,21 +227,9 @@ def test_forwarding_matters_with_remote_instances_only() -> None:
 
 
 def test_a_ruleset_emptied_by_nftables_service() -> None:
-    assert bad(firewalls.judge(replace(FIREWALLS, flushes=True), NEEDS)) == {}, "nobody runs it"
-    found = bad(firewalls.judge(replace(FIREWALLS, flushes=True, at_boot=True), NEEDS))
+    assert bad(firewalls.judge(replace(FIREWALLS, flushes=True), fleet(), NEEDS)) == {}, "nobody runs it"
+    found = bad(firewalls.judge(replace(FIREWALLS, flushes=True, at_boot=True), fleet(), NEEDS))
     assert "reset" in found["/etc/nftables.conf"].why
-
-
-def test_firewalls_judge_by_the_instances_ports() -> None:
-    assert bad(firewalls.judge(replace(FIREWALLS, ufw=True), NEEDS))["ufw"].mend == "ufw allow 7100:7107/tcp"
-    assert bad(firewalls.judge(replace(FIREWALLS, firewalld=True), NEEDS)) == {}
-    chain = firewalls.Chain("inet filter", "input", "input", accepts_dnat=False)
-    found = bad(firewalls.judge(replace(FIREWALLS, dropping=(chain,)), NEEDS))
-    assert "nft insert rule inet filter input ct status dnat accept" in found["chain inet filter input"].mend
-    assert bad(firewalls.judge(replace(FIREWALLS, dropping=(replace(chain, accepts_dnat=True),)), NEEDS)) == {}
-    forward = replace(FIREWALLS, docker=True, dropping=(replace(chain, hook="forward"),))
-    assert bad(firewalls.judge(forward, NEEDS)) == {}
-    assert set(bad(firewalls.judge(forward, replace(NEEDS, remote=True)))) == {"docker", "chain inet filter input"}
 
 
 def test_paths_and_room() -> None:
@@ -227,7 +244,7 @@ def test_paths_and_room() -> None:
 
 def test_needs_follow_the_config() -> None:
     text = ECHO + 'user = "nobody"\nremote = ["203.0.113.2:7101"]\n'
-    needs = needs_of(fleet(text.replace('":7000"', '"0.0.0.0:7000"'), machine()), descriptors=1024)
+    needs = needs_of(fleet(text.replace('":7000"', '"0.0.0.0:7000"'), machine()), descriptors=1024, keepalive=None)
     assert (needs.users, needs.remote, needs.ports) == (True, True, {"echo": (7100, 7107)})
 
 

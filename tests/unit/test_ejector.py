@@ -87,7 +87,7 @@ def test_slots_that_cannot_be_dealt_are_dealt_a_little_later(tmp_path: Path) -> 
         async with asyncio.timeout(10):
             while "echo-blue-2" in watched.slots():
                 await asyncio.sleep(0.01)
-        assert watched.log.getvalue().count("cannot-deal") == 1
+        assert watched.log.getvalue().count("cannot-point") == 1
 
     run(tmp_path, test)
 
@@ -115,14 +115,14 @@ def test_one_that_answers_again_is_admitted_though_the_table_lock_was_held_then(
     async def test(watched: Watched) -> None:
         member = watched.roster.members["echo-blue-2"]
         for _ in range(member.health.fall):
-            watched.judge.probed("echo-blue-2", "no answer")
+            watched.judge.probed("echo-blue-2", "no answer", by_port=False)
         async with asyncio.timeout(10):
             while "echo-blue-2" in watched.slots():
                 await asyncio.sleep(0.01)
         with watched.paths.table_lock.open("a") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             for _ in range(member.health.rise):
-                watched.judge.probed("echo-blue-2", "")
+                watched.judge.probed("echo-blue-2", "", by_port=False)
             assert "echo-blue-2" not in watched.slots()
         async with asyncio.timeout(10):
             while "echo-blue-2" not in watched.slots():

@@ -1,180 +1,166 @@
-"""Operations that meet trouble: a refusal at their begin, a full disk in an undo, a cancel that comes late."""
+"""The engine: operations that meet trouble, that are not known, and a watcher that has nothing to do."""
 
 from __future__ import annotations
 
 import argparse
 import asyncio
 import fcntl
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import replace
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 import portfleet.store.journal
-from portfleet.apply.context import Context
+from portfleet.commands.lock import run as lock
 from portfleet.core.errors import Exit, PortfleetError
-from portfleet.core.operations import Cutover, Drain, Operation, read_work
-from portfleet.core.records import Asked, ColourRecord, ServiceRecord
-from portfleet.operations import cutover, engine
-from portfleet.operations.task import CannotUndo, OperationFailed, Task
-from portfleet.operations.world import World
-from portfleet.store.log import Log
-from portfleet.submit.operation import submit
-from support.fake_watched import Watched, run
+from portfleet.core.operations import Operation, Undrain, Work, read_work
+from portfleet.core.records import ColourRecord
+from portfleet.operations import engine
+from portfleet.operations.task import OperationFailed, Task
+from portfleet.submit import operation as submitted
+from support import virtual_time
+from support.fake_operated import Box
+
+UNDRAIN = Undrain(instances=("echo-blue-2",))
 
 
-@contextmanager
-def watching(watched: Watched) -> Iterator[Context]:
-    """Return what a command works with, as if a watcher ran."""
-    context = Context(watched.paths)
-    context.__dict__["plane"] = watched.kernel
-    context.__dict__["supervisor"] = watched.world.supervisor
-    with watched.paths.watch_lock.open("a") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield context
+def begun(box: Box, work: Any = UNDRAIN, **fields: Any) -> None:
+    """Write an operation into the journal."""
+    number = box.journal.next_number()
+    operation = Operation(number, "echo", "w", "me", "now", work, **fields)
+    box.store.update(lambda journal: journal.with_operation(operation))
 
 
-DRAIN = Drain(instances=("echo-blue-2",), asked={}, rate=None, handoff=False, deadline=600, then="wait")
-CUTOVER = Cutover(
-    colour="green", before=None, fresh=True, asked={}, config_release=None, config_release_before=None, keep=0.0,
-    handoff=False, canary=None,
-)  # fmt: skip
+def test_an_operation_of_another_version_ends_at_once_and_frees_the_service(box: Box) -> None:
+    begun(box, read_work("split", {"ways": 3}), begun=True)
+    begun(box, read_work("drain", {"instances": 7}))
+    box.command("cancel", "echo")
+    box.finish()
+    first, second = sorted(box.journal.history, key=lambda entry: entry.number)
+    assert first.outcome == 'this version does not know the operation "split"; what was done stays'
+    assert second.outcome.startswith("this version cannot read its arguments: drain lacks asked; what was done")
+    for entry in (first, second):
+        assert entry.stays and not entry.ok and entry.code == Exit.FAILED
+    assert box.told.getvalue().count(" failed ") == 2 and box.slots() == "blue-1 86, blue-2 85, blue-3 85"
+    assert box.operate("drain", "echo/2", "--handoff").ok, "the service is free"
 
 
-def drained(record: ServiceRecord) -> ServiceRecord:
-    return replace(record, asked={"echo-blue-2": Asked("drained", "2026-01-31T12:00:00Z", "me")})
-
-
-def begin(context: Context, between: Callable[[], object]) -> Exit:
-    """Begin a drain, with ``between`` done after the command has looked."""
-    want = context.service_up(context.applied_fleet, "echo")
-    between()
-    options = argparse.Namespace(dry_run=False, why="", wait=False)
-    return submit(context, want, options, work=DRAIN, words="drain", change=drained)
-
-
-def test_what_the_kernel_refused_is_not_begun(tmp_path: Path) -> None:
-    async def test(watched: Watched) -> None:
-        before = watched.store.read()
-        with watching(watched) as context:
-            watched.kernel.times = 1
-            with pytest.raises(PortfleetError) as refused:
-                begin(context, lambda: None)
-            assert refused.value.code is Exit.KERNEL
-            assert watched.store.read() == before
-            assert begin(context, lambda: None) is Exit.DONE
-        assert len(watched.slots()) == 3
-
-    run(tmp_path, test)
-
-
-def test_a_command_that_looked_before_another_changed_the_service_is_refused(tmp_path: Path) -> None:
-    async def test(watched: Watched) -> None:
-        with watching(watched) as context:
-            with pytest.raises(PortfleetError, match="somebody changed it") as refused:
-                begin(context, lambda: watched.change(live="green", colours={"green": ColourRecord()}))
-            assert refused.value.code is Exit.LOCKED
-        assert watched.moves() == []
-
-    run(tmp_path, test)
-
-
-def world_of(watched: Watched) -> World:
-    return World(
-        paths=watched.paths, store=watched.store, applied=watched.applied, plane=watched.kernel,
-        supervisor=watched.world.supervisor, ejector=watched.ejector, log=Log(as_json=False, file=watched.log),
-        wake=lambda: None,
-    )  # fmt: skip
-
-
-def task_of(watched: Watched, operation: Operation) -> Task[Any]:
-    watched.store.update(lambda journal: journal.with_operation(operation))
-    return Task(operation, world_of(watched))
-
-
-def test_an_undo_goes_on_when_the_disk_has_room_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    async def test(watched: Watched) -> None:
-        full = [PortfleetError("cannot write the journal: No space left on device")] * 3
-
-        async def fail(_: Task[Any]) -> str:
-            raise OperationFailed("it does not work")
-
-        async def undo(_: Task[Any]) -> str:
-            if full:
-                raise full.pop()
-            return "blue serves"
-
-        operation = Operation(1, "echo", "w", "me", "now", CUTOVER)
-        task = task_of(watched, operation)
-        made = engine.Engine(task.world)
-        monkeypatch.setattr(engine, "VERBS", {Cutover: SimpleNamespace(run=fail, undo=undo)})
-        monkeypatch.setattr(engine, "_AGAIN", 0.01)
-        await made._advance(operation)
-        journal = watched.store.read()
-        assert journal is not None and journal.operations == ()
-        assert journal.history[-1].outcome == "it does not work; blue serves" and not journal.history[-1].ok
-
-    run(tmp_path, test)
-
-
-def test_an_operation_of_another_version_ends_and_frees_the_service(tmp_path: Path) -> None:
-    async def test(watched: Watched) -> None:
-        unknown = Operation(1, "echo", "w", "me", "now", read_work("split", {"ways": 3}), begun=True)
-        wrong = Operation(2, "echo", "w", "me", "now", read_work("drain", {"instances": 7}))
-        made = engine.Engine(task_of(watched, unknown).world)
-        task_of(watched, wrong)
-        going = asyncio.create_task(made.run())
-        async with asyncio.timeout(10):
-            while (journal := watched.store.read()) is None or journal.operations:
-                await asyncio.sleep(0.01)
-        going.cancel()
-        first, second = journal.history
-        assert first.outcome == 'this version does not know the operation "split"; what was done stays'
-        assert second.outcome.startswith("this version cannot read its arguments: drain lacks asked; what was")
-        assert all(entry.stays and not entry.ok and entry.code == Exit.FAILED for entry in journal.history)
-        assert watched.log.getvalue().count(" failed ") == 2
-
-    run(tmp_path, test)
-
-
-def test_an_engine_at_rest_does_not_parse_the_journal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    async def test(watched: Watched) -> None:
-        going = asyncio.create_task(engine.Engine(world_of(watched)).run())
-        await asyncio.sleep(0)
-        parses: list[object] = []
+def test_at_rest_nothing_is_parsed(box: Box, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def rest() -> None:
+        going = asyncio.create_task(engine.Engine(box.world()).run())
+        await asyncio.sleep(1)
         monkeypatch.setattr(portfleet.store.journal, "from_json", parses.append)
-        monkeypatch.setattr(engine, "_LOOK", 0.001)
-        for _ in range(30):
-            await asyncio.sleep(0.001)
+        await asyncio.sleep(60)
         going.cancel()
-        assert parses == []
 
-    run(tmp_path, test)
-
-
-def test_a_cutover_whose_old_colour_is_stopped_already_is_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    async def test(watched: Watched) -> None:
-        stopped: list[str] = []
-
-        async def stop(_: Task[Any], names: list[str]) -> None:
-            stopped.extend(names)
-
-        monkeypatch.setattr(cutover, "stop", stop)
-        colours = {"blue": ColourRecord(stopped=True), "green": ColourRecord()}
-        watched.change(live="green", colours=colours)
-        watched.ejector.point(watched.roster.members["echo-blue-1"].service, ready=green())
-        task = task_of(watched, Operation(1, "echo", "w", "me", "now", CUTOVER, "keeping"))
-        with pytest.raises(CannotUndo, match="echo is live on green; blue was stopped already"):
-            await cutover.undo(task)
-        assert watched.slots() == dict.fromkeys(green(), 1024)
-        assert stopped == [name.replace("green", "blue") for name in green()]
-
-    run(tmp_path, test)
+    parses: list[object] = []
+    virtual_time.run(box.clock, rest())
+    assert parses == [] and box.clock.slept > 60
 
 
-def green() -> list[str]:
-    return [f"echo-green-{number}" for number in range(1, 5)]
+def test_supervisord_away_for_a_moment_is_waited_for(box: Box) -> None:
+    box.command("maint", "echo/2", "--handoff")
+    box.supervisor.away = True
+    box.later(2, lambda: setattr(box.supervisor, "away", False))
+    assert box.finish().ok and box.told.getvalue().count("tries-again") == 3
+
+
+def test_away_for_longer_the_operation_is_undone_as_soon_as_it_is_back(box: Box) -> None:
+    box.command("maint", "echo/2", "--handoff")
+    box.supervisor.away = True
+    box.later(60, lambda: setattr(box.supervisor, "away", False))
+    done = box.finish()
+    assert done.outcome == "supervisord does not answer; echo-blue-2 serves again" and not done.stays
+    assert box.slots() == "blue-1 86, blue-2 85, blue-3 85" and box.wanted() == {}
+
+
+def test_who_cancels_is_told_that_it_stays(box: Box) -> None:
+    box.command("drain", "echo/2")
+    box.command("cancel", "echo")
+    box.kernel.refuses = 1000
+    done = box.finish()
+    assert done.outcome == "cancelled; what was done stays: cannot change the rules" and done.stays
+
+
+def verb(run: Any, undo: Any) -> Any:
+    return SimpleNamespace(run=run, undo=undo)
+
+
+async def fails(_: Task[Work]) -> str:
+    raise OperationFailed("it does not work")
+
+
+async def breaks(_: Task[Work]) -> str:
+    raise ZeroDivisionError
+
+
+async def undone(_: Task[Work]) -> str:
+    return "blue serves"
+
+
+def test_an_undo_goes_on_when_the_disk_has_room_again(box: Box, monkeypatch: pytest.MonkeyPatch) -> None:
+    full = [PortfleetError("cannot write the journal: No space left on device")] * 3
+
+    async def undo(_: Task[Work]) -> str:
+        if full:
+            raise full.pop()
+        return "blue serves"
+
+    monkeypatch.setattr(engine, "VERBS", {Undrain: verb(fails, undo)})
+    begun(box)
+    assert box.finish().outcome == "it does not work; blue serves" and 3 <= box.clock.slept < 4
+
+
+@pytest.mark.parametrize(
+    ("made", "outcome", "stays"),
+    [
+        (verb(breaks, undone), "internal error: ZeroDivisionError(); blue serves", False),
+        (verb(fails, breaks), "it does not work; what was done stays: internal error: ZeroDivisionError()", True),
+        (verb(fails, fails), "it does not work; what was done stays: it does not work", True),
+    ],
+)
+def test_a_defect_in_an_operation_is_told_and_does_not_end_the_watcher(
+    box: Box, monkeypatch: pytest.MonkeyPatch, made: Any, outcome: str, stays: bool
+) -> None:
+    monkeypatch.setattr(engine, "VERBS", {Undrain: made})
+    begun(box)
+    done = box.finish()
+    assert (done.outcome, done.ok, done.stays) == (outcome, False, stays)
+
+
+def test_a_service_that_is_gone_ends_its_operation(box: Box) -> None:
+    box.command("drain", "echo/2")
+    box.paths.applied.write_text(box.text.replace("echo", "other").replace("7000", "7001"))
+    done = box.finish()
+    assert done.outcome == "service echo is not in the config any more" and not done.ok
+
+
+def test_an_operation_is_not_begun_while_its_command_holds_the_service(box: Box) -> None:
+    box.command("drain", "echo/2", "--handoff")
+    with box.paths.operation_lock("echo").open("a") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        box.later(3, lambda: fcntl.flock(held, fcntl.LOCK_UN))
+        assert box.finish().ok and 3 <= box.clock.slept < 5
+
+
+def test_a_command_that_looked_before_another_changed_the_service_is_refused(
+    box: Box, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def changed(context: Any, service: str) -> None:
+        record = replace(box.journal.services["echo"], live="green", colours={"green": ColourRecord()})
+        box.store.update(lambda journal: journal.with_service("echo", record))
+
+    monkeypatch.setattr(submitted, "refuse_busy", changed)
+    with pytest.raises(PortfleetError, match="changed it while this one was looking") as refused:
+        box.command("drain", "echo/2")
+    assert refused.value.code is Exit.LOCKED and box.journal.operations == ()
+
+
+def test_while_one_runs_another_is_refused_and_lock_says_who(box: Box, capsys: pytest.CaptureFixture[str]) -> None:
+    box.command("drain", "echo/2", "--why", "new memory")
+    with pytest.raises(PortfleetError, match=r"locked by .*: drain: drain echo-blue-2 \(new memory\)") as refused:
+        box.command("maint", "echo/1")
+    assert refused.value.code is Exit.LOCKED
+    lock(argparse.Namespace(service="echo"), box.context())
+    assert "drain: drain echo-blue-2 (new memory), begin (operation 1)" in capsys.readouterr().out

@@ -37,7 +37,7 @@ def test_every_key_of_the_model_is_mentioned_and_no_other(table: str, kind: type
 def test_it_loads_as_it_is() -> None:
     service = load(EXAMPLE.encode(), machine(), source="example").services["echo"]
 
-    assert (service.name, service.instances, service.ports, service.ours) == ("echo", 4, (7100, 7199), True)
+    assert (service.name, service.instances, service.ports, service.control) == ("echo", 4, (7100, 7199), "auto")
 
 
 def test_it_loads_with_every_key_set_and_what_it_calls_defaults_are_the_defaults() -> None:
@@ -48,7 +48,16 @@ def test_it_loads_with_every_key_set_and_what_it_calls_defaults_are_the_defaults
     full = load(text.encode(), here, source="example").services["echo"]
 
     # The others are examples of what has no default: a user, a directory, weights, remote boxes.
-    for key in ("slots", "affinity", "sticky_size", "max_connections", "overflow", "when_empty", "start_timeout"):
+    for key in (
+        "slots",
+        "affinity",
+        "sticky_size",
+        "max_connections",
+        "overflow",
+        "when_empty",
+        "start_timeout",
+        "control",
+    ):
         assert getattr(full, key) == getattr(plain, key), key
     assert full.drain == plain.drain
     kept = ("interval", "timeout", "fall", "rise", "restart_after")

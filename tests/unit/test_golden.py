@@ -13,7 +13,8 @@ import pytest
 from portfleet.core.changes import PlaneState
 from portfleet.core.model import parse_instance
 from portfleet.core.plan import transactions
-from portfleet.dataplane.nft.text import Book, text
+from portfleet.dataplane.nft.book import Book, by_family
+from portfleet.dataplane.nft.text import text
 from support.fake_world import World
 from support.fleets import ECHO, fleet
 
@@ -44,10 +45,10 @@ CASES = {
 
 def book_of(state: PlaneState) -> Book:
     """Return what nftables would have of ``state``."""
-    book = Book(slots=dict(state.slots))
+    book = Book(slots=dict(state.slots), listens=by_family(state.listens))
     for rule in state.instances.values():
         if rule and (instance := parse_instance(rule.name)):
-            book.marks.setdefault(instance.service, {})[rule.number] = rule.name
+            book.numbers.setdefault(instance.service, {})[rule.number] = rule.name
     return book
 
 

@@ -10,15 +10,17 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from portfleet.core.errors import PortfleetError
 from portfleet.core.model import Probe
+from portfleet.daemons.exchange import Exchange, Port, Verdict
+from portfleet.daemons.probe import Target
+from portfleet.daemons.talk import Talk
 from portfleet.store.log import Log
-from portfleet.watch.prober import Asking, Prober, Target
+from portfleet.watch.prober import Prober
 from portfleet.watch.self_check import SelfCheck
 from support.fake_watched import Watched, run
 
@@ -40,28 +42,31 @@ def test_what_goes_wrong_costs_what_it_is_about_and_is_logged_once_and_counted()
     assert {about: trouble.count for about, trouble in log.troubles.items()} == {"echo-blue-1": 3, "echo-blue-2": 3}
 
 
+class OddTalk(Talk):
+    """Fails in a way that nobody thought of."""
+
+    def step(self) -> Verdict:
+        raise ZeroDivisionError
+
+
 class Odd(Prober):
     """Cannot probe one of its targets, in a way that nobody thought of."""
 
-    def _advance(self, name: str, asking: Asking, now: float) -> None:
-        if name == "odd":
-
-            def part() -> Iterator[None]:
-                raise ZeroDivisionError
-                yield
-
-            asking.parts = [part()]
-        super()._advance(name, asking, now)
+    def _talk(self, name: str, exchange: Exchange) -> Talk:
+        return OddTalk(exchange) if name == "odd" else super()._talk(name, exchange)
 
 
 def test_a_defect_in_one_instances_probe_fails_that_probe_alone() -> None:
     told: list[tuple[str, str]] = []
     unexpected: list[str] = []
     prober = Odd(
-        lambda name, trouble: told.append((name, trouble)), time.monotonic, lambda name, _: unexpected.append(name)
+        lambda name, trouble, _: told.append((name, trouble)),
+        time.monotonic,
+        lambda _: None,
+        lambda name, _: unexpected.append(name),
     )
     probe = Probe(interval=0.01, timeout=1.0)
-    prober.aim([Target(name, "127.0.0.1", 1, None, probe) for name in ("odd", "even")])
+    prober.aim([Target(name, Port("127.0.0.1", 1), None, probe) for name in ("odd", "even")])
     deadline = time.monotonic() + 10
     while len({name for name, _ in told}) < 2 and time.monotonic() < deadline:
         time.sleep(prober.tick())

@@ -14,7 +14,7 @@ from datetime import datetime
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from portfleet.core.errors import PortfleetError
@@ -84,7 +84,7 @@ JOURNAL = st.builds(
 )
 
 
-@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=50)
 @given(JOURNAL)
 def test_what_is_written_is_what_is_read(journal: Journal) -> None:
     assert from_json(json.loads(json.dumps(to_json(journal)))) == journal
@@ -102,7 +102,7 @@ def test_on_disk_too_and_only_its_owner_may_read_it(tmp_path: Path) -> None:
     )
 
 
-@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=50)
 @given(JOURNAL, st.data())
 def test_a_journal_cut_off_anywhere_is_called_damaged(journal: Journal, data: st.DataObject) -> None:
     text = json.dumps(to_json(journal))

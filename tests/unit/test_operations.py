@@ -10,13 +10,11 @@ from typing import Any
 import pytest
 
 from portfleet.core import typed
+from portfleet.core.canary import Canary, CanaryStart, Counted
 from portfleet.core.journal import from_json, to_json
 from portfleet.core.model import Drain as DrainPolicy
 from portfleet.core.operations import (
     VERBS,
-    Canary,
-    CanaryStart,
-    Counted,
     Cutover,
     Drain,
     Maint,

@@ -13,44 +13,44 @@ from hypothesis import strategies as st
 from portfleet.commands.cancel import code_of
 from portfleet.core import typed
 from portfleet.core.balance import next_move, ratio
+from portfleet.core.canary import Counted, judge
 from portfleet.core.counters import Counters, add
 from portfleet.core.journal import HistoryEntry, Journal, from_json, to_json
-from portfleet.core.operations import Counted, Operation, Rebalance, Restart
+from portfleet.core.operations import Operation, Rebalance, Restart
 from portfleet.core.records import ColourRecord, ServiceRecord
-from portfleet.operations.canary import judge
 from portfleet.operations.releases import older
 from portfleet.screen.bar import line
 from portfleet.submit import options
 from support.fleets import desired
 
 
-def status(requests: int, errors: int, counts: list[int]) -> dict[str, object]:
-    return {"requests": requests, "errors": errors, "latency": {"bounds_us": [100, 200, 400], "counts": counts}}
+def counted(requests: int, errors: int, counts: list[int]) -> Counters:
+    return Counters(requests, errors, tuple(zip((100.0, 200.0, 400.0, float("inf")), counts, strict=True)))
 
 
 def test_a_canary_is_judged_by_errors_and_p99_against_the_live_colour() -> None:
-    live = add([status(1000, 0, [990, 10, 0, 0]), status(1000, 0, [1000, 0, 0, 0])])
-    fine = add([status(100, 0, [99, 1, 0, 0])])
+    live = add([counted(1000, 0, [990, 10, 0, 0]), counted(1000, 0, [1000, 0, 0, 0])])
+    fine = add([counted(100, 0, [99, 1, 0, 0])])
     assert judge(fine, live, max_errors=1, max_p99=2) == ""
-    slow = add([status(100, 0, [50, 20, 30, 0])])
+    slow = add([counted(100, 0, [50, 20, 30, 0])])
     assert judge(slow, live, max_errors=1, max_p99=2) == "its p99 is 400 µs, over 2 × the live colour's 100 µs"
     assert judge(slow, live, max_errors=1, max_p99=5) == ""
-    broken = add([status(95, 5, [95, 0, 0, 0])])
+    broken = add([counted(95, 5, [95, 0, 0, 0])])
     assert judge(broken, live, max_errors=1, max_p99=2).startswith("5.0 % of its requests fail, 1 % may")
-    both_broken = add([status(900, 100, [900, 0, 0, 0])])
+    both_broken = add([counted(900, 100, [900, 0, 0, 0])])
     assert judge(broken, both_broken, max_errors=1, max_p99=2) == ""  # the live colour fails more
-    assert judge(add([status(5, 5, [5, 0, 0, 0])]), live, max_errors=1, max_p99=2) == ""  # too few to tell
+    assert judge(add([counted(5, 5, [5, 0, 0, 0])]), live, max_errors=1, max_p99=2) == ""  # too few to tell
 
 
 def test_counters_since() -> None:
-    before, after = add([status(10, 1, [10, 0, 0, 0])]), add([status(30, 2, [10, 20, 0, 0])])
+    before, after = add([counted(10, 1, [10, 0, 0, 0])]), add([counted(30, 2, [10, 20, 0, 0])])
     assert after.since(before) == Counters(20, 1, ((100, 0), (200, 20), (400, 0), (float("inf"), 0)))
     assert after.since(before).quantile(0.5) == 200
     assert Counters().quantile(0.99) == 0.0
 
 
 def test_counters_come_back_from_the_journal_as_they_were() -> None:
-    counters = add([status(30, 2, [10, 20, 0, 5])])
+    counters = add([counted(30, 2, [10, 20, 0, 5])])
     kept = json.loads(json.dumps(typed.write(Counted.of(counters)), allow_nan=False))
     assert typed.read(Counted, kept, where="canary").counters() == counters
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from portfleet.core import steps as s
@@ -80,7 +80,7 @@ def check_is_as_wanted(world: World, wanted: Fleet) -> None:
         assert count(state.slots[name]).keys() == held.keys()
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=150)
 @given(FLEETS, FLEETS, st.randoms(use_true_random=False))
 def test_applying_the_plan_gives_what_is_wanted_and_planning_again_gives_nothing(
     first: dict[str, dict[str, object]], second: dict[str, dict[str, object]], chance: random.Random
@@ -111,7 +111,7 @@ def damage(world: World, chance: random.Random) -> None:
         world.kernel.forget()
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=60)
 @given(FLEETS, FLEETS, st.data())
 def test_some_that_never_become_ready_do_not_hold_up_the_others(
     first: dict[str, dict[str, object]], second: dict[str, dict[str, object]], data: st.DataObject
@@ -152,7 +152,7 @@ def test_a_service_that_is_not_wanted_any_more_goes_when_its_connections_have_en
 
     _, plan = world.plan(fleet(ECHO))
     assert plan.steps == () and [note.split(" (")[0] for note in plan.notes] == [
-        "kv-blue-1 is not wanted any more and drains: 7 connections; apply again when they have ended"
+        "kv-blue-1 is no longer in the config; 7 connections are draining. Run apply again when they have closed"
     ]
     assert "kv" not in world.kernel.observe().services
     assert "kv" in world.desired(fleet(ECHO)).journal.services, "its marks are kept while connections carry them"

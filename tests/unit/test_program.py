@@ -10,11 +10,12 @@ from tempfile import TemporaryDirectory
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from supervisor.datatypes import RestartUnconditionally, RestartWhenExitUnexpected
 from supervisor.options import ServerOptions
 
 from portfleet.core.errors import Exit, PortfleetError
 from portfleet.core.paths import resolve
-from portfleet.core.program import Program, refuse_unusable, unquotable, unwritable
+from portfleet.core.program import Program, refuse_unusable, unquotable, unwritable, watch_program
 from portfleet.store.directories import make_directories
 from portfleet.supervise.ini import program_text
 from portfleet.supervise.start import write_config
@@ -50,7 +51,7 @@ def program(**changes: object) -> Program:
     return replace(made, **{"log": "/tmp/x.log", **changes})  # type: ignore[arg-type] # noqa: S108 # never written: only parsed
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(
     words=st.lists(VALUE.filter(lambda v: v and not unwritable(v)), min_size=1, max_size=4),
     values=st.dictionaries(
@@ -164,22 +165,21 @@ def test_what_an_instance_is_told(tmp_path: Path) -> None:
     assert (read["killasgroup"], read["stopasgroup"]) == (True, False)
 
 
-def test_our_daemon_is_told_how_many_connections_it_may_have() -> None:
+def test_every_daemon_is_told_how_many_connections_it_may_have() -> None:
     told, limited = [], ECHO + "max_connections = 50\n"
     for text in (ECHO, limited, limited.replace("portfleet-daemon", "redis-server")):
         made = desired(text).services["echo"].instances[0].program
         assert made is not None
         told.append(made.environment.get("PORTFLEET_MAX_CONNECTIONS"))
-    assert told == [None, "50", None]
+    assert told == [None, "50", "50"]
 
 
-def test_only_our_daemon_says_by_its_exit_code_that_its_config_is_broken(tmp_path: Path) -> None:
-    text = ECHO.replace("portfleet-daemon", "redis-server")
-    made = desired(text).services["echo"].instances[0].program
-    assert made is not None
-    unexpected = parsed(program(), tmp_path / "ours")["autorestart"]
-
-    assert parsed(replace(made, log="/tmp/x.log"), tmp_path / "theirs")["autorestart"] != unexpected  # noqa: S108 # only parsed
+def test_after_exit_code_2_the_watcher_decides_but_it_is_itself_always_started_again(tmp_path: Path) -> None:
+    paths = resolve(home=str(tmp_path), config=None)
+    watcher = replace(watch_program(paths, "/usr/bin/python3"), log="/tmp/x.log")  # noqa: S108 # only parsed
+    instance, itself = parsed(program(), tmp_path / "a"), parsed(watcher, tmp_path / "b")
+    assert (instance["autorestart"], instance["exitcodes"]) == (RestartWhenExitUnexpected, [2])
+    assert itself["autorestart"] == RestartUnconditionally
 
 
 @pytest.mark.parametrize("home", ["/srv/a b", "/srv/a;b", "/srv/a*", "/srv/[a]", "/srv/a\nb", "/srv/a'c"])

@@ -64,7 +64,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         made.close()
 
 
-@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture])
 @given(arguments=st.lists(TEXT | st.booleans() | st.integers(-(2**31), 2**31 - 1), max_size=4), result=VALUE)
 def test_what_is_asked_and_answered_arrives(server: Server, arguments: list[Any], result: Any) -> None:
     asked = []

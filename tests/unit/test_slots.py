@@ -51,7 +51,7 @@ def check_shares(table: Table, weights: Mapping[str, int]) -> None:
         assert max(held.values()) - min(held[member] for member in live) <= 1
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.lists(st.sampled_from([None, *MEMBERS]), min_size=1, max_size=64), WEIGHTS)
 def test_any_table_becomes_one_of_exact_shares_by_the_fewest_moves(
     previous: list[str | None], weights: dict[str, int]
@@ -63,7 +63,7 @@ def test_any_table_becomes_one_of_exact_shares_by_the_fewest_moves(
     assert assign(table, weights) == table, "the same again moves nothing"
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.integers(1, 70), st.integers(1, 9), st.data())
 def test_the_remainder_saves_all_moves_it_can(total: int, members: int, data: st.DataObject) -> None:
     """`fewest` itself, against every way to hand out the remainder, where there are few."""

@@ -27,7 +27,7 @@ def entry(
     record = replace(journal.services["echo"], asked={name: asked} if asked else {})
     made = desired(TEXT, journal.with_service("echo", record))
     want = next(want for want in made.instances() if want.name == name)
-    observed = Observed(PlaneState(), supervisor=True, instances={name: seen}, out={name: out} if out else {})
+    observed = Observed(PlaneState(), instances={name: seen}, out={name: out} if out else {})
     return instance_entry(want, observed, Counter(), PATHS, record.asked)
 
 

@@ -31,6 +31,17 @@ def test_rates_are_of_what_came_between_two_samples() -> None:
     assert idle is not None and (idle.requests, idle.p50, idle.p99) == (0.0, None, None)
 
 
+def test_of_a_daemon_with_one_bucket_or_without_accepts_the_rest_is_shown() -> None:
+    before, after = (
+        Sample(at, 1, at / 2, 9, counters=Counters(count, 0, ((INFINITE, count),)))
+        for at, count in ((1.0, 5), (3.0, 25))
+    )
+    assert rates(before, after) == Rates(cpu=50.0, memory=9, requests=10.0)
+    assert rates(after, before) == Rates(cpu=0.0, memory=9, requests=0.0), (
+        "counters that go back are an error of theirs"
+    )
+
+
 def test_another_process_has_no_rates_yet() -> None:
     assert rates(counted(1.0, 9, 9, 0, 0), counted(2.0, 1, 1, 0, 0, pid=2)) is None
     assert rates(None, counted(2.0, 1, 1, 0, 0)) is None

@@ -13,7 +13,7 @@ from portfleet.commands.pin import parse_network
 from portfleet.config.load import NAME, name_problem
 from portfleet.config.reader import parse_affinity, parse_duration, parse_listen
 from portfleet.core.errors import Exit, PortfleetError
-from portfleet.core.model import COLOURS, Affinity, Instance, Listen, is_our_daemon, member_instance, parse_instance
+from portfleet.core.model import COLOURS, Affinity, Instance, Listen, member_instance, parse_instance
 from portfleet.core.placeholders import expand, placeholders
 from portfleet.dataplane.nft.affinity import expressions, slot_for
 from portfleet.dataplane.nft.jhash import slot_of
@@ -142,12 +142,6 @@ def test_an_address_with_a_scope_is_no_source_to_pin(text: str) -> None:
     with pytest.raises(PortfleetError, match=r"a scope \(%\)") as caught:
         parse_network(text)
     assert caught.value.code is Exit.USAGE and caught.value.hint
-
-
-def test_our_daemon_is_known_by_its_command() -> None:
-    assert is_our_daemon(("portfleet-daemon",)) and is_our_daemon(("/venv/bin/portfleet-daemon", "--port"))
-    assert is_our_daemon(("python3", "-m", "portfleet_daemon", "--port"))
-    assert not is_our_daemon(("redis-server", "--port"))
 
 
 @pytest.mark.parametrize(

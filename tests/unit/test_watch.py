@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import io
 import json
+import os
 import random
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -20,15 +22,18 @@ from hypothesis import strategies as st
 from portfleet.core.model import Probe
 from portfleet.core.paths import Paths
 from portfleet.core.slots import Table
+from portfleet.daemons.exchange import Port
+from portfleet.daemons.probe import Target
 from portfleet.dataplane.interface import Room
 from portfleet.dataplane.nft.cached import SlotCache
+from portfleet.linux.processes import start_time
 from portfleet.store.log import Log
-from portfleet.supervise.adopted import alive, note, set_aside, start_time
-from portfleet.supervise.exit_report import last_exit, last_lines
+from portfleet.supervise.adopted import alive, note, set_aside
+from portfleet.supervise.exit_report import Ended, last_exit, last_lines
 from portfleet.watch.deaths import Deaths
 from portfleet.watch.health import Health, all_out
 from portfleet.watch.limits import Descriptors, Near, judge
-from portfleet.watch.prober import Prober, Target
+from portfleet.watch.prober import Prober
 from portfleet.watch.restarts import Backoff
 from portfleet.watch.server import serve
 
@@ -92,13 +97,13 @@ CALM = {"room": room(10), "files": Descriptors(10, 1000)}
     ],
 )
 def test_each_limit_is_named_with_what_raises_it(changed: dict[str, object], name: str, hint: str) -> None:
-    found: list[Near] = judge(**({"dropped": 0, "processes": {}, "connections": {}} | CALM | changed))  # type: ignore[arg-type] # built from parts
+    found: list[Near] = judge(**({"hazards": (), "dropped": 0, "processes": {}, "connections": {}} | CALM | changed))  # type: ignore[arg-type] # built from parts
     assert [near.name for near in found] == [name]
     assert hint in found[0].hint
 
 
 def test_what_is_not_near_is_not_warned_of() -> None:
-    quiet = judge(dropped=0, processes={"a": Descriptors(89, 100)}, connections={"a": (0, 0)}, **CALM)  # type: ignore[arg-type] # built from parts
+    quiet = judge(hazards=(), dropped=0, processes={"a": Descriptors(89, 100)}, connections={"a": (0, 0)}, **CALM)  # type: ignore[arg-type] # built from parts
     assert quiet == []
 
 
@@ -147,7 +152,15 @@ def test_the_socket_answers_and_malformed_input_does_no_harm(tmp_path: Path) -> 
         assert (tmp_path / "s").stat().st_mode & 0o777 == 0o600
         reader, writer = await asyncio.open_unix_connection(str(tmp_path / "s"))
         answers = []
-        for line in (b'{"command": "status", "n": 7}', b"{", b"[]", b'{"command": []}', b'{"command": "x"}', b"\xff"):
+        for line in (
+            b'{"command": "status", "n": 7}',
+            b"{",
+            b"[]",
+            b'{"command": []}',
+            b'{"command": "x"}',
+            b"\xff",
+            b"[" * 60_000,
+        ):
             writer.write(line + b"\n")
             answers.append(json.loads(await reader.readline()))
         writer.write(b"x" * (1 << 17) + b"\n")
@@ -243,14 +256,16 @@ def test_setting_aside_moves_only_what_is_there(tmp_path: Path) -> None:
 
 def test_last_words(tmp_path: Path) -> None:
     paths = Paths(tmp_path / "c", tmp_path, tmp_path, tmp_path)
-    assert last_exit(paths, "echo-blue-1") == "" and last_lines(tmp_path / "none") == []
+    assert last_exit(paths, "echo-blue-1") is None and last_lines(tmp_path / "none") == []
     (tmp_path / "supervisord.log").write_text(
         "2026 WARN exited: echo-blue-1 (exit status 3; not expected)\n"
         "2026 WARN exited: echo-blue-11 (exit status 4; not expected)\n"
-        "2026 WARN exited: echo-blue-1 (terminated by SIGSEGV; not expected)\n"
+        "2026 WARN exited: echo-blue-1 (terminated by SIGSEGV (core dumped); not expected)\n"
         "2026 WARN exited: echo-blue-11 (exit status 5; not expected)\n"
     )
-    assert last_exit(paths, "echo-blue-1") == "terminated by SIGSEGV"
+    assert last_exit(paths, "echo-blue-1") == Ended(None, "SIGSEGV (core dumped)")
+    assert str(last_exit(paths, "echo-blue-1")) == "terminated by SIGSEGV (core dumped)"
+    assert last_exit(paths, "echo-blue-11") == Ended(5) and str(Ended(5)) == "exit status 5"
     (tmp_path / "log").write_bytes(b"one\ntwo\n\nthree\x1b[31m\n" + "vier ä\n".encode())
     assert last_lines(tmp_path / "log") == ["two", "three?[31m", "vier ä"]
 
@@ -264,7 +279,7 @@ def listener() -> Iterator[socket.socket]:
 def probe_once(target: Target, *, seconds: float = 5) -> str:
     """Return the first result of probing ``target``."""
     results: list[str] = []
-    prober = Prober(lambda _, trouble: results.append(trouble), time.monotonic)
+    prober = Prober(lambda _, trouble, __: results.append(trouble), time.monotonic, lambda _: os.getpid())
     prober.aim([target])
     deadline = time.monotonic() + seconds
     while not results:
@@ -276,17 +291,50 @@ def probe_once(target: Target, *, seconds: float = 5) -> str:
 
 def test_probes_by_connect(listener: socket.socket) -> None:
     port = listener.getsockname()[1]
-    assert probe_once(Target("a", "127.0.0.1", port, None, Probe())) == ""
+    assert probe_once(Target("a", Port("127.0.0.1", port), None, Probe())) == ""
     listener.close()
-    assert "ECONNREFUSED" in probe_once(Target("a", "127.0.0.1", port, None, Probe()))
+    assert "ECONNREFUSED" in probe_once(Target("a", Port("127.0.0.1", port), None, Probe()))
+
+
+def test_a_control_socket_that_spoke_and_is_gone_is_a_failed_probe(listener: socket.socket, tmp_path: Path) -> None:
+    port, path, results = listener.getsockname()[1], tmp_path / "c", list[str]()
+    prober = Prober(lambda _, trouble, __: results.append(trouble), time.monotonic, lambda _: os.getpid())
+
+    def next_result() -> str:
+        prober.ask("a")
+        ends(lambda: prober.tick() >= 0 and bool(results))
+        return results.pop()
+
+    prober.aim([Target("a", Port("127.0.0.1", port), str(path), Probe(interval=3600, timeout=5))])
+    assert next_result() == "", "a daemon without a control socket is asked by its port alone"
+    with socket.socket(socket.AF_UNIX) as control:
+        control.bind(str(path))
+        control.listen()
+
+        def answer() -> None:
+            with control.accept()[0] as asked:
+                asked.recv(100)
+                asked.sendall(b'{"state" : "ready", "ok": true, "connections": 5, "max_connections": 7}\n')
+                for _ in range(2):  # the probe before was one too
+                    listener.accept()[0].close()
+
+        answering = threading.Thread(target=answer)
+        answering.start()
+        assert next_result() == "" and prober.said["a"].connections == 5
+        answering.join(10)
+    path.unlink()
+    assert next_result(), "the connection that was kept has ended"
+    assert "ENOENT" in next_result()
+    prober.aim([])
+    assert prober.said == {}
 
 
 def test_a_loop_that_hangs_fails_although_the_kernel_accepts_for_it(listener: socket.socket, tmp_path: Path) -> None:
     port = listener.getsockname()[1]
     expecting = Probe(send="PING\n", expect="PONG", timeout=0.05)
-    assert "no answer within 50 ms" in probe_once(Target("a", "127.0.0.1", port, None, expecting))
+    assert "no answer within 50 ms" in probe_once(Target("a", Port("127.0.0.1", port), None, expecting))
     with socket.socket(socket.AF_UNIX) as control:
         control.bind(str(tmp_path / "c"))
         control.listen()
-        trouble = probe_once(Target("a", "127.0.0.1", port, str(tmp_path / "c"), Probe(timeout=0.05)))
+        trouble = probe_once(Target("a", Port("127.0.0.1", port), str(tmp_path / "c"), Probe(timeout=0.05)))
     assert "no answer within 50 ms" in trouble

@@ -1,12 +1,13 @@
-"""Whether somebody works on a service already, and whether a watcher runs that can."""
+"""Whether an operation works on a service already, and telling the watcher of a new one."""
 
 from __future__ import annotations
 
 from portfleet.apply.context import Context
 from portfleet.core.errors import Exit, PortfleetError
 from portfleet.core.journal import JournalError
-from portfleet.daemons import control
-from portfleet.store import locks
+from portfleet.daemons.answers import ControlError
+from portfleet.daemons.control import ask
+from portfleet.daemons.exchange import Control
 
 
 def refuse_busy(context: Context, service: str) -> None:
@@ -24,15 +25,9 @@ def refuse_busy(context: Context, service: str) -> None:
         )
 
 
-def require_watcher(context: Context) -> None:
-    """Raise PortfleetError where no watcher runs to advance an operation."""
-    if not locks.held(context.paths.watch_lock):
-        raise PortfleetError("the watcher is not running, it advances operations", hint="portfleet up")
-
-
 def wake(context: Context) -> None:
     """Tell the watcher to look now; it does so within half a second anyway."""
     try:
-        control.ask(context.paths.watch_socket, "reload")
-    except control.ControlError:
+        ask(Control(str(context.paths.watch_socket), None), "reload")
+    except ControlError:
         return

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -11,12 +11,14 @@ from typing import TYPE_CHECKING
 from portfleet.apply.observe import observe
 from portfleet.config.load import load
 from portfleet.core.derive import make_desired
-from portfleet.core.desired import Desired, DesiredService
+from portfleet.core.desired import Desired, DesiredInstance, DesiredService
 from portfleet.core.errors import ConfigError, Exit, PortfleetError, Problem
 from portfleet.core.journal import Journal, JournalError
 from portfleet.core.model import Fleet, Service
 from portfleet.core.observed import Observed
 from portfleet.core.paths import Paths
+from portfleet.daemons import instances
+from portfleet.daemons.control import Heard
 from portfleet.dataplane.interface import DataPlane
 from portfleet.linux.machine import read_machine
 from portfleet.store.journal import JournalStore
@@ -106,6 +108,14 @@ class Context:
     def supervisor(self) -> Supervisor:
         return Supervisor(self.paths.supervisor_socket, seconds=self.answer)
 
+    def pids(self) -> dict[str, int]:
+        """Return {instance: pid} of every instance that has a process; raises PortfleetError without supervisord."""
+        return instances.running(self.supervisor, self.paths)
+
+    def hear(self, wants: Iterable[DesiredInstance], pids: Mapping[str, int]) -> dict[str, Heard]:
+        """Return what instances, whose processes are among ``pids``, say of themselves."""
+        return instances.hear(wants, pids)
+
     def programs(self, desired: Desired) -> Programs:
         """Return what starts and ends the processes of ``desired``."""
         from portfleet.apply.programs import Programs  # not for `status`
@@ -143,7 +153,10 @@ class Context:
             if damage is None and error.code is Exit.KERNEL:
                 return Journal()
             raise
-        programs = self.supervisor.programs() if self.supervisor.running() else {}
+        try:
+            programs = self.supervisor.programs()
+        except PortfleetError:
+            programs = {}
         journal = rebuild(fleet, state, programs)
         if journal.services or damage:
             self.say(

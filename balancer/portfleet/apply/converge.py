@@ -10,15 +10,19 @@ from portfleet.apply import preflight
 from portfleet.apply.busy import refuse_busy
 from portfleet.apply.context import Context
 from portfleet.apply.files import Files
+from portfleet.apply.overseers import await_watcher
+from portfleet.core.derive import learned
 from portfleet.core.desired import Desired
 from portfleet.core.errors import Exit, PortfleetError
 from portfleet.core.journal import JournalError
 from portfleet.core.observed import Observed
 from portfleet.core.plan import Plan, make_plan
+from portfleet.core.program import WATCHER
 from portfleet.screen.outcome import outcome
 from portfleet.screen.output import Steps, paint, print_json
 from portfleet.store import atomic, locks
 from portfleet.store.directories import make_directories
+from portfleet.supervise.presence import Overseer
 
 
 def look(context: Context) -> tuple[Desired, Observed, Plan]:
@@ -29,6 +33,7 @@ def look(context: Context) -> tuple[Desired, Observed, Plan]:
     context.supervisor.refuse_ending()
     desired = context.desired(context.fleet)
     observed = context.observe(desired)
+    desired = learned(desired, observed.instances, context.paths)
     plan = make_plan(
         desired,
         observed,
@@ -48,7 +53,7 @@ def converge(
     done: Sequence[str] = (),
     undo: str | None = None,
 ) -> Exit:
-    """Make what is into what shall be; gives DONE, or TIMEOUT when some instances did not become ready.
+    """Make what is into what shall be; gives DONE, or TIMEOUT if instances or the watcher are not ready in time.
 
     ``start`` starts supervisord, under the locks: its watcher would else begin to advance operations meanwhile.
     ``done`` are steps that the verb has done itself, or does by ``start``; ``undo`` undoes them and what is done here.
@@ -71,17 +76,21 @@ def converge(
         # The text that was checked: somebody may write the file anew in this moment.
         atomic.write(context.paths.applied, context.config_text)
         executor = context.executor(desired, say=Steps(len(plan.steps)))
+        for note in plan.notes:
+            context.say(note)
         executor.run(plan.steps)
     notes = (*plan.notes, *executor.notes)
-    for note in notes:
+    for note in executor.notes:
         context.say(note)
     steps, failed = [*done, *plan.describe()], executor.failed
     serving = [want.name for want in desired.instances() if want.takes and want.name not in failed]
-    code = Exit.TIMEOUT if failed else Exit.DONE
+    watcher = await_watcher(context)
+    code = Exit.DONE if watcher.works and not failed else Exit.TIMEOUT
     if context.json:
+        notes += () if watcher.works else (watcher.trouble.words,)
         print_json(outcome(code, steps=steps, serving=serving, failed=failed, notes=notes, undo=undo))
     else:
-        _report(desired, len(serving), failed, changed=bool(plan.steps), undo=undo)
+        _report(desired, len(serving), failed, watcher, changed=bool(plan.steps), undo=undo)
     return code
 
 
@@ -99,18 +108,24 @@ def _journal_differs(context: Context, desired: Desired) -> bool:
         return True
 
 
-def _report(desired: Desired, serving: int, failed: dict[str, str], *, changed: bool, undo: str | None) -> None:
+def _report(
+    desired: Desired, serving: int, failed: dict[str, str], watcher: Overseer, *, changed: bool, undo: str | None
+) -> None:
     services = ", ".join(desired.services) or "every service is down"
+    if not watcher.works:
+        print(f"{paint(watcher.trouble.words, 'red')}\n  see: portfleet logs {WATCHER}")
     if failed:
         elsewhere = {want.name for want in desired.instances() if want.rule.remote}
-        print(paint(f"{services}: {serving} instances serve, {len(failed)} do not:", "red", file=sys.stdout))
+        print(paint(f"{services}: {serving} instances serving, {len(failed)} not:", "red", file=sys.stdout))
         for name, reason in failed.items():
             see = "status" if name in elsewhere else f"logs {desired_path(name)}"
             print(f"  {name}: {reason}\n    see: portfleet {see}")
         return
-    done = "is as wanted" if changed else "was as wanted already; nothing was done"
-    undoing = f". Undo with: {undo}" if undo else ""
-    print(f"{services}: {serving} instances serve; everything {done}{undoing}")
+    done = "the fleet matches the config." if changed else "already up to date."
+    if not watcher.works:
+        done = "without a watcher."
+    undoing = f" Undo with: {undo}" if undo else ""
+    print(f"{services}: {serving} instances serving; {done}{undoing}")
 
 
 def desired_path(name: str) -> str:

@@ -7,9 +7,10 @@ ejection is never late. Slots are computed again under that lock: what the plan 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import assert_never
 
+from portfleet.apply.learn import learn_from
 from portfleet.apply.pointer import Pointer
 from portfleet.apply.programs import Ending, Programs
 from portfleet.core import steps as s
@@ -17,6 +18,7 @@ from portfleet.core.changes import DropInstance, Transaction
 from portfleet.core.desired import Desired
 from portfleet.core.journal import Journal, JournalError
 from portfleet.core.model import parse_instance
+from portfleet.daemons.instances import running
 from portfleet.dataplane.interface import DataPlane
 from portfleet.store import faults, locks
 from portfleet.store.journal import JournalStore
@@ -69,6 +71,7 @@ class Executor:
                 self._restart(name, changes)
             case s.WaitReady(found, seconds):
                 self.programs.run(self.programs.waiting(found, seconds))
+                learn_from(self.programs, found, plane=self.plane, store=self.store)
             case s.PointSlots(service, out):
                 self._look_at_new(service)
                 self.point(service, out)
@@ -82,7 +85,8 @@ class Executor:
     def _part(self, name: str) -> None:
         from portfleet.apply.handoff_before_restart import part  # asyncio is not for `status`
 
-        part(self.desired, name, out=self.failed.keys() | self.programs.ejected())
+        pids = running(self.programs.supervisor, self.programs.paths)
+        part(self.desired, name, pids=pids, out=self.failed.keys() | self.programs.ejected())
 
     def point(self, service: str, out: frozenset[str]) -> None:
         """Point a service's slots as they shall be now, ``out`` left out besides who is ejected or failed."""
@@ -126,7 +130,7 @@ class Executor:
         services = {_service(name) for name in found} & self.desired.services.keys()
         owners = {owner for service in services if service for owner in self.plane.read_slots(service)}
         for name in filter(owners.__contains__, found):
-            note = f"{name} is not wanted any more but serves on: nobody else of its service is ready"
+            note = f"{name} is not wanted any more but serves on: no other instance of its service is ready"
             self.notes += [note] if note not in self.notes else []
         return [name for name in found if name not in owners]
 
@@ -138,7 +142,10 @@ class Executor:
     def _write(self, forget: tuple[str, ...]) -> None:
         def merge(journal: Journal) -> Journal:
             for name in self.desired.configured:
-                journal = journal.with_service(name, self.desired.journal.services[name])
+                record = self.desired.journal.services[name]
+                # Denials are made and taken back at any time, also while this was under way.
+                denied = journal.services[name].denied if name in journal.services else record.denied
+                journal = journal.with_service(name, replace(record, denied=denied))
             for name in forget:
                 journal = journal.without_service(name)
             return journal

@@ -92,10 +92,6 @@ class Files:
             return known
         return _text(file) != program_text(self.desired.programs[name]) and not fault(file)
 
-    def resting(self) -> frozenset[str]:
-        """Return who is in maintenance: no supervisord is to find a file of it and start it."""
-        return frozenset(want.name for want in self.desired.instances() if want.program and not want.startable)
-
     @property
     def watcher(self) -> Program:
         """The watcher's program, run by this interpreter."""
@@ -104,7 +100,8 @@ class Files:
     @cached_property
     def _wanted(self) -> dict[str, Program]:
         """The programs whose files are to be there, by name."""
-        resting = self.resting()
+        # No supervisord is to find a file of one in maintenance and start it.
+        resting = {want.name for want in self.desired.instances() if want.program and not want.startable}
         running = {name: program for name, program in self.desired.programs.items() if name not in resting}
         return {**running, WATCHER: self.watcher}
 
@@ -118,14 +115,11 @@ class Files:
         return fault(path)
 
     def _make_control_directory(self, control: Path, user: str | None) -> None:
-        """Make a directory for the socket of a daemon of another user, and give the socket its usual name."""
+        """Make a directory for the socket of a daemon of another user, which has no right to write to run/."""
         if user is None:
             return
         control.parent.mkdir(mode=0o700, exist_ok=True)
         shutil.chown(control.parent, user)
-        link = self.paths.run / control.name
-        if not link.is_symlink():
-            link.symlink_to(control)
 
 
 def _text(path: Path) -> str | None:

@@ -2,28 +2,34 @@
 
 from __future__ import annotations
 
-import os
 import time
-from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
-from pathlib import Path
 
+from portfleet.apply.claims import claims
 from portfleet.apply.files import Files
+from portfleet.core.changes import PlaneState
 from portfleet.core.desired import Desired, DesiredInstance, DesiredService
 from portfleet.core.errors import PortfleetError
-from portfleet.core.model import Listen, parse_instance
+from portfleet.core.model import parse_instance
 from portfleet.core.observed import Observed, ObservedInstance
 from portfleet.core.paths import Paths
-from portfleet.core.program import WATCHER
+from portfleet.core.printable import printable
+from portfleet.core.program import CONFIG_EXIT, WATCHER
 from portfleet.core.slots import Table
-from portfleet.core.states import RUNNING
-from portfleet.daemons.probe import control_status, exchange, listening_fault, own_listeners
+from portfleet.core.states import RUNNING, Presence
+from portfleet.daemons.exchange import Exchange
+from portfleet.daemons.listeners import listening_fault, own_listeners
+from portfleet.daemons.probe import AskReady, Target, exchanges, target_of
+from portfleet.daemons.talk import carry_out
 from portfleet.dataplane.interface import DataPlane
 from portfleet.linux import processes, sockdiag
+from portfleet.linux.established import Established
 from portfleet.store import locks
 from portfleet.store.out import read_out
 from portfleet.supervise import adopted
+from portfleet.supervise.exit_report import last_lines
+from portfleet.supervise.presence import is_suspended, presence_by, supervisor_pid
 from portfleet.supervise.supervisor import ProgramInfo, Supervisor, Unreadable
 
 #: How often, and how many seconds apart, connections of a program that is to be stopped are looked at again.
@@ -34,15 +40,9 @@ def observe(
     desired: Desired, *, plane: DataPlane, supervisor: Supervisor, paths: Paths, probe: bool = True
 ) -> Observed:
     """Look at everything that a plan or `status` needs. ``probe`` False leaves out the exchange through the ports."""
-    running, programs = True, dict[str, ProgramInfo]()
-    try:
-        programs = supervisor.programs()
-    except PortfleetError:
-        running = False  # not there, or it is shutting down, which may begin at any moment
-    look = Look(programs, paths, probe=probe)
-    instances = {
-        want.name: look.at(service, want) for service in desired.services.values() for want in service.instances
-    }
+    presence, programs = _ask(supervisor, paths)
+    look = Look(programs, paths, probe=probe, hung=presence in (Presence.HUNG, Presence.SUSPENDED))
+    instances = look.at((service, want) for service in desired.services.values() for want in service.instances)
     for name in programs:
         if name not in instances and parse_instance(name):
             instances[name] = look.at_surplus(name)
@@ -51,73 +51,110 @@ def observe(
         instances |= _elsewhere(service, instances, rules.slots.get(service.name, ()), plane, probed=probe)
     return Observed(
         plane=rules,
-        supervisor=running,
+        supervisord=presence,
         instances=instances,
-        outdated=_outdated(desired, supervisor, paths, programs) if running and probe else frozenset(),
+        outdated=_outdated(desired, supervisor, paths, programs)
+        if presence is Presence.RUNNING and probe
+        else frozenset(),
         strangers=look.strangers(desired),
+        claims=_claims(desired, rules) if probe else (),
         out=read_out(paths.out) if locks.held(paths.watch_lock) else {},
         watcher=WATCHER in programs and programs[WATCHER].state in RUNNING,
+        at=time.time(),
     )
 
 
-class Look:
-    """One look at the machine: sockets are listed once and shared by all instances."""
+def _ask(supervisor: Supervisor, paths: Paths) -> tuple[Presence, dict[str, ProgramInfo]]:
+    """Return whether supervisord answers, and what it says of its programs; one that is stopped is not waited for."""
+    if is_suspended(supervisor_pid(paths)):
+        return Presence.SUSPENDED, {}
+    try:
+        return Presence.RUNNING, supervisor.programs()
+    except PortfleetError as error:
+        return presence_by(error), {}  # it may begin to shut down at any moment
 
-    def __init__(self, programs: dict[str, ProgramInfo], paths: Paths, *, probe: bool) -> None:
-        self._programs, self._paths, self._probe = programs, paths, probe
+
+def _claims(desired: Desired, rules: PlaneState) -> tuple[str, ...]:
+    """Return who else serves what is not open yet."""
+    wanted = [listen for want in desired.services.values() for listen in want.service.listen]
+    return claims(listen for listen in wanted if listen not in rules.listens)
+
+
+class Look:
+    """One look at the machine: sockets are listed once and shared by all instances.
+
+    ``hung``: supervisord says nothing of its programs, and has not lost them for that.
+    """
+
+    def __init__(self, programs: dict[str, ProgramInfo], paths: Paths, *, probe: bool, hung: bool = False) -> None:
+        self._programs, self._paths, self._probe, self._hung = programs, paths, probe, hung
         self._listeners = sockdiag.listeners()
         self._adopted = adopted.alive(paths.processes)
-        self._established: Counter[int] | None = None
+        self._established = Established()
 
-    def at(self, service: DesiredService, want: DesiredInstance) -> ObservedInstance:
-        """Look at one wanted instance."""
+    def at(self, wanted: Iterable[tuple[DesiredService, DesiredInstance]]) -> dict[str, ObservedInstance]:
+        """Look at wanted instances, side by side: those that hang take no longer than one of them."""
+        wanted = list(wanted)
+        targets = {want.name: target_of(service.service, want) for service, want in wanted}
+        seen = {want.name: self._process(want.name) for _, want in wanted}
+        steps = {name: exchanges(target, seen[name].pid) for name, target in targets.items()}
+        first = {name: next(one) for name, one in steps.items()}
+        asked = {name: one for name, one in first.items() if isinstance(one, AskReady)}
+        troubles = _carry_out(asked, targets)
+        found = {
+            want.name: self._unprobed(service, want, seen[want.name], asked.get(want.name), troubles.get(want.name, ""))
+            for service, want in wanted
+        }
+        ready = [name for name, seen in found.items() if seen.ready and self._probe]
+        ports = {name: one for name in ready if (one := next(steps[name], None) if name in asked else first[name])}
+        for name, trouble in _carry_out(ports, targets).items():
+            if trouble:
+                found[name] = replace(found[name], ready=False, waiting=trouble)
+        return found
+
+    def _unprobed(
+        self, service: DesiredService, want: DesiredInstance, seen: ObservedInstance, ask: AskReady | None, trouble: str
+    ) -> ObservedInstance:
+        """Return what is known of an instance whose port was not asked yet, which is of use if it seems to be ready.
+
+        ``seen`` is its process, ``ask`` what that was asked on its control socket, if it has one, and the ``trouble``.
+        """
         if want.rule.remote is not None:
-            fault = exchange(want.rule.remote, service.service.probe) if self._probe else ""
-            return ObservedInstance(ready=not fault, waiting=fault, connections=None)
-        seen = self._process(want.name)
-        if seen.pid is None or want.program is None:
+            return ObservedInstance(ready=True, connections=None)
+        if (pid := seen.pid) is None or want.program is None:
             return seen
-        own = own_listeners(seen.pid, want.rule.port, self._listeners)
-        trouble, waiting = listening_fault(want.rule.port, service.service.families, own)
-        control = Path(want.program.control)
-        if want.ours:
-            answer = control_status(control, seconds=service.service.probe.timeout)
-            if isinstance(answer, str):
-                return replace(seen, waiting=answer, connections=self._count(want.rule.port))
-            seen = replace(seen, connections=int(answer["connections"]))
-            if answer["state"] != "ready":
-                return replace(seen, waiting=f"says it is {answer['state']}")
-        else:
-            seen = replace(seen, connections=self._count(want.rule.port))
+        status = ask.answer if ask is not None else None
+        count = status.connections if status is not None else self._count(service, want, pid)
+        seen = replace(seen, connections=count, waiting=trouble, status=status)
         if trouble:
-            return replace(seen, waiting=trouble) if waiting else replace(seen, fault=trouble)
-        if self._probe and (trouble := exchange(_local(want), service.service.probe)):
-            return replace(seen, waiting=trouble)
+            return seen
+        own = own_listeners(pid, want.rule.port, self._listeners)
+        fault, temporary = listening_fault(want.rule.port, service.service.families, own)
+        if fault:
+            return replace(seen, waiting=fault) if temporary else replace(seen, fault=fault)
         return replace(seen, ready=seen.program in ("RUNNING", "STARTING"))
 
+    def _count(self, service: DesiredService, want: DesiredInstance, pid: int) -> int:
+        return self._established.of(pid, want.rule.port, service.service.ports)
+
     def at_surplus(self, name: str) -> ObservedInstance:
-        """Look at a program that nobody wants any more, and for a moment: a probe under way is not a client."""
+        """Look at a program that nobody wants any more, and for a moment: a probe under way is not a client.
+
+        Nothing but its name is known: its connections are those that its processes have of the ports they listen on.
+        """
         seen = self._process(name)
-        connections = self._connections_of(name, seen.pid)
+        if seen.pid is None:
+            return seen
+        pids = list(processes.tree(seen.pid))
+        mine = processes.owned(pids, {listener.inode for listener in self._listeners})
+        ports = {listener.port for listener in self._listeners if listener.inode in mine}
+        connections = self._established.owned(seen.pid, ports.__contains__)
         for _ in range(_LOOKS if self._probe else 0):
             if not connections:
                 break
             time.sleep(_MOMENT)
-            self._established = None
-            connections = min(connections, self._connections_of(name, seen.pid))
+            connections = min(connections, Established().owned(seen.pid, ports.__contains__))
         return replace(seen, connections=connections)
-
-    def _connections_of(self, name: str, pid: int | None) -> int:
-        """Return the connections of a program of which nothing but its name is known."""
-        answer = control_status(self._paths.control(name), seconds=0.5)
-        if not isinstance(answer, str):
-            return int(answer["connections"])
-        ports = {
-            listener.port
-            for listener in self._listeners
-            if pid and processes.owned(processes.tree(pid), {listener.inode})
-        }
-        return sum(self._count(port) for port in ports)
 
     def strangers(self, desired: Desired) -> dict[str, str]:
         """Give, by instance, who else listens on the port of an instance that is to be started."""
@@ -133,34 +170,26 @@ class Look:
     def _process(self, name: str) -> ObservedInstance:
         info = self._programs.get(name)
         if (info is None or info.pid is None) and name in self._adopted:
-            return ObservedInstance("RUNNING", self._adopted[name], adopted=True)
+            return ObservedInstance("RUNNING", self._adopted[name], adopted=not self._hung)
         if info is None:
             return ObservedInstance()
         fault, waiting = None, ""
         if info.state == "FATAL":  # supervisord keeps no exit status of a process that ended before startsecs
-            fault = f"ended within a second of each start{self._last_words(name) or f': {info.error}'}"
+            words = last_lines(self._paths.log_of(name), 1)
+            said = f"; its last words: {words[0]}" if words else f": {printable(info.error)}"
+            fault = f"ended within a second of each start{said}"
         elif info.state == "EXITED":
             waiting = f"ended with exit code {info.exit_status}"
-            if info.exit_status == 2:  # any other end is followed by a restart within moments
-                fault, waiting = f"{waiting} (broken config)", ""
+            if info.exit_status == CONFIG_EXIT:  # any other end is followed by a restart within moments
+                fault, waiting = f"{waiting}, as daemons do for a broken config", ""
         since = max(info.started, info.stopped if info.pid is None else 0)
         return ObservedInstance(info.state, info.pid, since, info.exit_status, fault=fault, waiting=waiting)
 
-    def _last_words(self, name: str) -> str:
-        """Return the last line of an instance's log, where most daemons say why they end; "" if there is none."""
-        try:
-            with self._paths.log_of(name).open("rb") as log:
-                log.seek(max(0, os.fstat(log.fileno()).st_size - 500))
-                lines = log.read().decode(errors="replace").split("\n")
-        except OSError:
-            return ""
-        last = next((line.strip() for line in reversed(lines) if line.strip()), "")
-        return f"; its last words: {''.join(c if c.isprintable() else '?' for c in last[:200])}" if last else ""
 
-    def _count(self, port: int) -> int:
-        if self._established is None:
-            self._established = sockdiag.established()
-        return self._established[port]
+def _carry_out(asked: Mapping[str, Exchange], targets: Mapping[str, Target]) -> dict[str, str]:
+    """Carry out exchanges with instances side by side; return how each ended."""
+    found = carry_out([(exchange, targets[name].probe.timeout) for name, exchange in asked.items()])
+    return dict(zip(asked, found, strict=True))
 
 
 def _elsewhere(
@@ -180,10 +209,6 @@ def _elsewhere(
             seen = replace(seen, ready=False, waiting="has not answered the watcher's probes yet")
         found[want.name] = seen
     return found
-
-
-def _local(want: DesiredInstance) -> Listen:
-    return Listen(want.rule.port, None, (4, 6))
 
 
 def _outdated(

@@ -16,7 +16,6 @@ from portfleet.apply.files import Files
 from portfleet.apply.observe import Look
 from portfleet.core.desired import Desired, DesiredInstance, DesiredService
 from portfleet.core.errors import PortfleetError
-from portfleet.core.model import parse_instance
 from portfleet.core.observed import ObservedInstance
 from portfleet.core.paths import Paths
 from portfleet.core.program import WATCHER, Program
@@ -32,13 +31,16 @@ from portfleet.supervise.supervisor import ProgramInfo, Supervisor, Unreadable
 _CERTAIN = 1.0
 #: Seconds between two looks at who is ready, and at who has ended.
 _READY, _ENDED = 0.05, 0.02
+#: Seconds after which the second SIGTERM is sent once more: one that comes before the process has taken in the first is
+#: lost (signal(7)), and with it ten seconds.
+_REPEATED = 0.2
 #: Seconds that a process may outlive SIGKILL, as one that waits for a disk does.
 _GRACE = 30.0
 
 
 @dataclass(frozen=True)
 class Ending:
-    """How processes end, in seconds from their SIGTERM: a second one ``again`` (None: none), SIGKILL at ``kill``.
+    """How processes end, in seconds from their SIGTERM: others from ``again`` on (None: none), SIGKILL at ``kill``.
 
     Our daemon finishes after the first SIGTERM what is on its way and drains its connections; the second ends that.
     """
@@ -56,8 +58,8 @@ HURRIED = Ending(again=0.0, kill=10.0)
 class Looking(Protocol):
     """One look at the machine (`observe.Look`)."""
 
-    def at(self, service: DesiredService, want: DesiredInstance, /) -> ObservedInstance:
-        """Return one instance as it is."""
+    def at(self, wanted: Iterable[tuple[DesiredService, DesiredInstance]], /) -> dict[str, ObservedInstance]:
+        """Return instances as they are, by name."""
 
 
 @dataclass
@@ -95,9 +97,12 @@ class Programs:
 
     def look_at(self, names: Collection[str]) -> None:
         """Find out which of ``names``, new ones that the watcher has not let in, are ready: see `ejected`."""
-        look = self._look()
-        for service in self.desired.services.values():
-            self._ready |= {i.name for i in service.running if i.name in names and look.at(service, i).ready}
+        found = [(s, i) for s in self.desired.services.values() for i in s.running if i.name in names]
+        self._ready |= {name for name, seen in self._look().at(found).items() if seen.ready}
+
+    def seen(self, wanted: Iterable[tuple[DesiredService, DesiredInstance]]) -> dict[str, ObservedInstance]:
+        """Return instances as they are, by name, without an exchange through their ports."""
+        return self._look(probe=False).at(wanted)
 
     def ejected(self, slots: Table = ()) -> frozenset[str]:
         """Return who is left out by the watcher's word; of the new not those that were found ready here."""
@@ -112,9 +117,7 @@ class Programs:
         self._ready.difference_update(names)
         faulty: dict[str, tuple[str, float]] = {}
         while waiting:
-            look = self._look()
-            for name in list(waiting):
-                seen = look.at(*wanted[name])
+            for name, seen in self._look().at([wanted[name] for name in waiting]).items():
                 self._ready |= {name} if seen.ready else set()
                 if seen.ready and name not in self.failed and name not in self.ejected():
                     del waiting[name]
@@ -134,7 +137,7 @@ class Programs:
                 yield _READY
 
     def ending(self, names: Collection[str], how: Ending, *, alone: bool = False) -> Iterator[float]:
-        """End the processes of ``names`` and have supervisord forget them, so that only `start` starts them again.
+        """End the processes of ``names`` and have every supervisord forget them: only `start` starts them again.
 
         ``alone``: no supervisord runs. Raises PortfleetError for one that outlives SIGKILL.
         """
@@ -146,23 +149,29 @@ class Programs:
             for name in names:
                 self.supervisor.stop(name)
         adopted.send(lost.values(), signal.SIGTERM)
-        began = self.clock.monotonic()
-        due = [(how.kill, signal.SIGKILL)] + ([] if how.again is None else [(how.again, signal.SIGTERM)])
+        began, again, kill = self.clock.monotonic(), how.again, how.kill
         while left := self._left(names, lost, manager):
             spent = self.clock.monotonic() - began
-            for number in [number for at, number in due if at <= spent]:
-                self._signal(left, lost, number)
-            due = [(at, number) for at, number in due if at > spent]
+            if again is not None and spent >= again:
+                self._signal(left, lost, signal.SIGTERM)
+                again = spent + _REPEATED
+            if spent >= kill:
+                self._signal(left, lost, signal.SIGKILL)
+                kill = float("inf")
             if spent > how.kill + _GRACE:
                 raise PortfleetError(
                     f"{', '.join(left)} has not ended by SIGKILL",
                     hint=f"see what it waits for: portfleet logs {left[0]}",
                 )
             yield _ENDED
-        self._tidy(names, manager)
+        for name in names:  # a supervisord that starts anew starts every program that it finds
+            for kind in ("conf", "adopted"):
+                (self.paths.programs / f"{name}.{kind}").unlink(missing_ok=True)
+        if manager is not None:
+            self._reload()
 
     def kill(self, name: str) -> None:
-        """Kill a process that hangs; supervisord starts it again where it is wanted."""
+        """Kill a process that hangs; supervisord starts it again if it is wanted."""
         lost = adopted.lost(self.paths.processes, [name], supervisor=self.supervisor.pid())
         self._signal([name], lost, signal.SIGKILL)
 
@@ -171,8 +180,10 @@ class Programs:
         for name in programs:
             (self.paths.programs / f"{name}.adopted").unlink(missing_ok=True)
         changed = self._reload()
-        if outdated := [name for name in programs if name in changed]:
+        if outdated := {name: program for name, program in programs.items() if name in changed}:
             self.run(self.ending(outdated, EMPTIED))
+            self.files.write(outdated)
+            self._reload()
         for name in programs:
             self.supervisor.start(name)
 
@@ -184,9 +195,9 @@ class Programs:
             self.files.put_right()
         return self.supervisor.reload()[1]
 
-    def _look(self) -> Looking:
+    def _look(self, *, probe: bool = True) -> Looking:
         programs = self.supervisor.programs()
-        return self.look(programs) if self.look else Look(programs, self.paths, probe=True)
+        return self.look(programs) if self.look else Look(programs, self.paths, probe=probe)
 
     def _left(self, names: Iterable[str], lost: Mapping[str, Process], manager: int | None) -> list[str]:
         """Return those whose process is there yet; supervisord is to forget the others, once it has reaped them."""
@@ -201,16 +212,6 @@ class Programs:
                 adopted.send([lost[name]], number)
             else:
                 self.supervisor.signal(name, number.name.removeprefix("SIG"))
-
-    def _tidy(self, names: Iterable[str], manager: int | None) -> None:
-        """Remove the files of programs that are not to run: a supervisord that starts anew starts all that it finds."""
-        programs, resting = self.desired.programs, self.files.resting()
-        for name in names:
-            (self.paths.programs / f"{name}.adopted").unlink(missing_ok=True)
-            if parse_instance(name) and (name not in programs or name in resting):
-                (self.paths.programs / f"{name}.conf").unlink(missing_ok=True)
-        if manager is not None:
-            self._reload()
 
 
 def _alive(process: Process | None) -> bool:

@@ -11,6 +11,7 @@ from portfleet.core.desired import Desired
 from portfleet.core.errors import PortfleetError
 from portfleet.core.model import parse_instance
 from portfleet.core.program import WATCHER
+from portfleet.linux import processes
 from portfleet.store import locks
 from portfleet.store.clock import Clock
 from portfleet.supervise import adopted
@@ -61,7 +62,7 @@ def _end_supervisord(supervisor: Supervisor, *, seconds: float, clock: Clock) ->
     process: adopted.Process | None = None
     if supervisor.running():
         pid = supervisor.pid()
-        process = adopted.Process(pid, adopted.start_time(pid))
+        process = adopted.Process(pid, processes.start_time(pid))
         supervisor.shutdown()
     deadline = clock.monotonic() + seconds
     while supervisor.ending() or (process is not None and process.alive):

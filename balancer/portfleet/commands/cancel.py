@@ -9,7 +9,7 @@ import argparse
 from collections.abc import Callable
 from dataclasses import replace
 
-from portfleet.apply.busy import require_watcher, wake
+from portfleet.apply.busy import wake
 from portfleet.apply.context import Context
 from portfleet.core.errors import Exit
 from portfleet.core.journal import HistoryEntry, Journal
@@ -43,7 +43,6 @@ def begin(
 
     FAILED where what it did stays, TIMEOUT where an instance that is to serve again is not ready in time.
     """
-    require_watcher(context)
 
     def change(journal: Journal) -> Journal:
         running = journal.operation(number)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 
+from portfleet.apply.claims import claims
 from portfleet.apply.context import Context
 from portfleet.core.errors import ConfigError, Exit
 from portfleet.screen.output import print_json
@@ -32,8 +33,10 @@ def run(options: argparse.Namespace, context: Context) -> Exit:
             raise
         print_json({"problems": [vars(problem) for problem in error.problems]})
         return error.code
+    # What the fleet serves itself no other process holds a socket for.
+    present = claims(listen for service in fleet.services.values() for listen in service.listen)
     if context.json:
-        print_json({"problems": []})
+        print_json({"problems": [], "notes": list(present)})
         return Exit.DONE
     for service in fleet.services.values():
         listen = " ".join(map(str, service.listen))
@@ -41,5 +44,7 @@ def run(options: argparse.Namespace, context: Context) -> Exit:
             f"service {service.name}: {service.instances} instances per colour on ports "
             f"{service.ports[0]}-{service.ports[1]}, {service.slots:,} slots, listens on {listen}"
         )
+    for note in present:
+        print(f"note: {note}")
     print(f"{context.paths.config}: no problem found")
     return Exit.DONE

@@ -13,10 +13,11 @@ import shlex
 from dataclasses import replace
 
 from portfleet.apply.context import Context
+from portfleet.core.canary import Canary
 from portfleet.core.desired import DesiredService
 from portfleet.core.errors import Exit, PortfleetError
-from portfleet.core.model import Colour, Service, is_our_daemon, other
-from portfleet.core.operations import Canary, Cutover, Rollback
+from portfleet.core.model import Colour, Service, other
+from portfleet.core.operations import Cutover, Rollback
 from portfleet.core.placeholders import placeholders
 from portfleet.core.program import refuse_unusable, release_path
 from portfleet.core.records import ColourRecord, ServiceRecord
@@ -24,6 +25,7 @@ from portfleet.linux.machine import find_command, has_path
 from portfleet.store.clock import now
 from portfleet.submit import options as read
 from portfleet.submit.follow import already
+from portfleet.submit.handoff import why_not
 from portfleet.submit.operation import add_options, submit
 from portfleet.submit.targets import service_want
 
@@ -34,11 +36,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--command", metavar="COMMAND", help="another command for the new release, as one shell word")
     parser.add_argument("--force", action="store_true", help="also where that release is live already")
     add_cutover_options(parser)
-    parser.add_argument("--canary", type=read.percent, metavar="P%", help="first this share of the clients")
-    parser.add_argument("--then", type=read.percents, default=[], metavar="P%,…", help="and then these")
-    parser.add_argument("--every", type=read.duration, default=600.0, metavar="TIME", help="how long each (10m)")
-    parser.add_argument("--max-errors", type=read.errors, default=1.0, metavar="P%", help="else roll back (1%%)")
-    parser.add_argument("--max-p99", type=read.factor, default=2.0, metavar="Nx", help="of the live colour's (2x)")
+    canary = parser.add_argument_group("a canary")
+    words = "send this share of the clients to the new release first"
+    canary.add_argument("--canary", type=read.percent, metavar="P%", help=words)
+    words = "then raise it to these shares"
+    canary.add_argument("--then", type=read.percents, default=[], metavar="P%,…", help=words)
+    words = "stay at each share this long (default 10m)"
+    canary.add_argument("--every", type=read.duration, default=600.0, metavar="TIME", help=words)
+    words = "roll back above this share of failed requests (default 1%%)"
+    canary.add_argument("--max-errors", type=read.errors, default=1.0, metavar="P%", help=words)
+    words = "roll back above this multiple of the live colour's p99 (default 2x)"
+    canary.add_argument("--max-p99", type=read.factor, default=2.0, metavar="Nx", help=words)
     add_options(parser)
 
 
@@ -100,13 +108,11 @@ def begin(
         asks = record.asked if same else record.asking_nothing(names).asked
         return replace(record.with_colour(colour, started), asked=asks)
 
-    ours = is_our_daemon(new.command or want.service.command)
-    able = ours and all(i.ours for i in want.instances if i.takes and i.program is not None)
-    if options.handoff and not able:
-        raise PortfleetError(
-            f"the daemons of {want.name} cannot both hand off connections", hint="--drain", code=Exit.USAGE
-        )
-    handoff = able if options.handoff is None else options.handoff
+    live = [i for i in want.instances if i.takes and i.program is not None]
+    why = why_not(context, live, ())  # what the new release can is asked when it runs
+    if options.handoff and why:
+        raise PortfleetError(why, hint=f"portfleet {kind.verb} {want.name} --drain", code=Exit.USAGE)
+    handoff = not why if options.handoff is None else options.handoff
     work = kind(
         colour=colour,
         before=before,
@@ -116,6 +122,7 @@ def begin(
         config_release_before=want.record.config_release,
         keep=options.keep,
         handoff=handoff,
+        insist=bool(options.handoff),
         canary=canary,
     )
     return submit(
@@ -158,7 +165,7 @@ def _check(service: Service, release: str | None, command: tuple[str, ...] | Non
     if command is not None and not find_command(command[0]):
         raise PortfleetError(f'"{command[0]}" is not found', hint="give its absolute path", code=Exit.USAGE)
     if command is not None and "port" not in placeholders([*command, *service.environment.values()]):
-        raise PortfleetError("{port} stands nowhere in --command", hint="add --port {port}", code=Exit.USAGE)
+        raise PortfleetError("--command never uses {port}", hint="add --port {port}", code=Exit.USAGE)
 
 
 def _refuse_connections(context: Context, service: str, colour: Colour) -> None:

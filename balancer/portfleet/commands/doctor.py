@@ -1,6 +1,7 @@
-"""Look for what this machine lacks for the fleet; each finding comes with the command that mends it.
+"""Check this machine for what the fleet needs; each finding comes with the command that fixes it.
 
-Exit 0 where nothing is broken (warnings are for tomorrow), 1 where something is. Nothing is changed.
+What is wrong with the watcher or supervisord of a fleet that is up comes first. Exit 0 where nothing is broken
+(warnings are for tomorrow), 1 where something is. Nothing is changed.
 """
 
 from __future__ import annotations
@@ -10,10 +11,10 @@ from collections.abc import Iterator
 from dataclasses import asdict
 
 from portfleet.apply.context import Context
-from portfleet.core.errors import ConfigError, Exit
+from portfleet.core.errors import ConfigError, Exit, PortfleetError
 from portfleet.core.model import Fleet
 from portfleet.core.needs import needs_of
-from portfleet.doctor import files, limits, ports
+from portfleet.doctor import files, limits, overseers, ports
 from portfleet.doctor.finding import Finding, Severity, broken
 from portfleet.screen.output import paint, print_json
 
@@ -33,14 +34,27 @@ def run(options: argparse.Namespace, context: Context) -> Exit:
     for finding in found:
         print(f"{paint(f'{finding.severity:7}', _COLOURS[finding.severity])}  {finding.about}: {finding.what}")
         if finding.severity is not Severity.FINE:
-            print(f"         why:  {finding.why}\n         mend: {finding.mend}")
+            print(f"         why:  {finding.why}\n         fix:  {finding.mend}")
     count = {severity: sum(finding.severity is severity for finding in found) for severity in Severity}
     print(f"{count[Severity.BROKEN]} broken, {count[Severity.WARNING]} warnings, {count[Severity.FINE]} fine")
     return Exit.FAILED if worst else Exit.DONE
 
 
+def _keepalive(context: Context, fleet: Fleet) -> int | None:
+    """Return within how many seconds the keepalive of all running instances speaks; None if one does not say."""
+    try:
+        pids = context.pids()
+        there = [want for want in context.desired(fleet).instances() if want.name in pids]
+    except PortfleetError:
+        return None
+    said = [heard.status.keepalive if heard.status else None for heard in context.hear(there, pids).values()]
+    known = [seconds for seconds in said if seconds is not None]
+    return max(known) if known and len(known) == len(said) else None
+
+
 def _examine(context: Context) -> Iterator[Finding]:
     """Look at everything; a config that cannot be read is a finding, and the machine is judged without it."""
+    yield from _overseers(context)
     try:
         fleet = context.fleet
     except ConfigError as error:
@@ -53,8 +67,17 @@ def _examine(context: Context) -> Iterator[Finding]:
                 mend=problem.hint or "portfleet check",
             )
     limit = limits.read(context.paths)
-    needs = needs_of(fleet, descriptors=limit.hard)
+    needs = needs_of(fleet, descriptors=limit.hard, keepalive=_keepalive(context, fleet))
     yield from limits.judge(limit, needs)
     yield from ports.judge(ports.read(context.paths, needs), needs)
     yield from context.plane.findings(fleet, needs)
     yield from files.judge(files.read(context.paths, fleet))
+
+
+def _overseers(context: Context) -> Iterator[Finding]:
+    try:
+        yield from overseers.judge(overseers.read(context.paths))
+    except PortfleetError as error:
+        yield broken(
+            "watcher", error.message, why="whether anything looks after the fleet is not known", mend=error.hint
+        )

@@ -21,6 +21,7 @@ from portfleet.core.journal import Journal
 from portfleet.core.model import parse_instance
 from portfleet.core.observed import Observed
 from portfleet.core.steps import names
+from portfleet.linux.reserve import await_free
 from portfleet.screen.outcome import outcome
 from portfleet.screen.output import print_json
 from portfleet.store import locks
@@ -57,6 +58,7 @@ def run(options: argparse.Namespace, context: Context) -> Exit:
             _note(context, desired, service)
             take_down_service(context, context.desired(fleet), service)
             wake(context)
+            await_free(desired.services[service].service.listen)
         else:
             take_down(context, desired)
     steps, serving = _steps(observed, service), _serving(desired, observed, service)

@@ -1,6 +1,6 @@
 """Return an instance (or all of a service) no new connections from the moment this returns.
 
-Old connections are let finish, evicted at --rate a second, or handed to the siblings with --handoff.
+Existing connections may finish, are closed at --rate per second, or are handed off to the other instances.
   portfleet drain echo/echo-blue-2 --handoff        portfleet drain echo/2 --rate 200 --deadline 10m --then evict
 """
 
@@ -17,6 +17,7 @@ from portfleet.core.records import Asked, ServiceRecord
 from portfleet.store.clock import now
 from portfleet.store.locks import operator
 from portfleet.submit.follow import already
+from portfleet.submit.handoff import why_not
 from portfleet.submit.operation import add_options, submit
 from portfleet.submit.options import duration, rate
 from portfleet.submit.targets import serving, targets
@@ -35,7 +36,7 @@ def add_drain_options(parser: argparse.ArgumentParser) -> None:
     how.add_argument("--handoff", action="store_true", help="hand the connections to the siblings")
     parser.add_argument("--deadline", type=duration, metavar="TIME", help="such as 10m; default: the config's")
     parser.add_argument("--then", choices=("wait", "evict", "kill"), help="at the deadline; default: the config's")
-    parser.add_argument("--force", action="store_true", help="also where nobody would be left to serve")
+    parser.add_argument("--force", action="store_true", help="even if no instance would be left to serve")
 
 
 def run(options: argparse.Namespace, context: Context) -> Exit:
@@ -59,17 +60,18 @@ def begin(
     if not names:
         words = "; ".join(f"{name} is already {asked[name].wanted} since {asked[name].since}" for name in there)
         return already(context, kind.verb, want.name, words)
-    left = [i.name for i in serving(context, want) if i.name not in names]
+    left = [i for i in serving(context, want) if i.name not in names]
     if not left:
         _refuse_last(want, names, force=options.force)
-    if options.handoff and not left:
+    takers = [i for i in left if i.program is not None]
+    if options.handoff and not takers:
         raise PortfleetError(
-            f"nobody would be left to take the connections of {want.name}", hint="drain with --rate N", code=Exit.USAGE
+            f"this would leave no instance to take the connections of {want.name}",
+            hint="drain with --rate N",
+            code=Exit.USAGE,
         )
-    if options.handoff and not all(i.ours for i in instances if i.program is not None and i.name in names):
-        raise PortfleetError(
-            f"the daemon of {want.name} cannot hand off connections", hint="drain with --rate N", code=Exit.USAGE
-        )
+    if options.handoff and (why := why_not(context, [i for i in instances if i.name in names], takers)):
+        raise PortfleetError(why, hint="drain with --rate N", code=Exit.USAGE)
     entry = Asked(wanted, now(), operator(), options.why)
 
     def change(record: ServiceRecord) -> ServiceRecord:
@@ -99,8 +101,10 @@ def _refuse_last(want: DesiredService, names: list[str], *, force: bool) -> None
     out = [name for name in takes if name not in names]
     if out:  # the kernel's slots are left where they are as long as somebody may come back: no drain would be one
         raise PortfleetError(
-            f"nobody would be left to serve {want.name}: {', '.join(out)} {'is' if len(out) == 1 else 'are'} out",
+            f"this would leave {want.name} with no serving instance: out: {', '.join(out)}",
             hint=f"wait for them (portfleet status {want.name}), or drain all of {want.name} with --force",
         )
     if takes and not force:
-        raise PortfleetError(f"nobody would be left to serve {want.name}", hint="--force does it all the same")
+        raise PortfleetError(
+            f"this would leave {want.name} with no serving instance", hint="use --force to do it anyway"
+        )

@@ -1,6 +1,6 @@
 """Move an instance's share to another instance or another box: new connections go there at once.
 
-Established ones follow by hand-off where both are ours and on this box, else they drain by the service's policy.
+Established ones follow by hand-off if both are on this box and can do it; otherwise they drain by the service's policy.
   portfleet migrate echo/2 echo-blue-3        portfleet migrate echo/2 203.0.113.2:7101 --share 25%
 A remote address must stand in the service's `remote` list. Give the share back with: migrate echo/2 echo-blue-2
 """
@@ -19,6 +19,7 @@ from portfleet.core.operations import Migrate
 from portfleet.core.records import Moved, ServiceRecord
 from portfleet.store.out import left_out
 from portfleet.submit.follow import already
+from portfleet.submit.handoff import why_not
 from portfleet.submit.operation import add_options, submit
 from portfleet.submit.options import percent
 from portfleet.submit.targets import targets
@@ -56,7 +57,7 @@ def run(options: argparse.Namespace, context: Context) -> Exit:
     def change(record: ServiceRecord) -> ServiceRecord:
         return replace(record, moved={**record.moved, member: moved})
 
-    handoff = target.ours and source.ours and not options.drain
+    handoff = _follows(context, source, target, drain=options.drain)
     return submit(
         context,
         want,
@@ -83,7 +84,7 @@ def _back(options: argparse.Namespace, context: Context, want: DesiredService, s
         return already(context, "migrate", want.name, f"{source.name} already serves its own share")
     name = member_instance(want.name, moved.to, want.live).name
     target = next((i for i in want.instances if i.name == name), None)  # None where it was scaled away since
-    handoff = target is not None and target.ours and source.ours and not options.drain
+    handoff = target is not None and _follows(context, target, source, drain=options.drain)
     # What it serves is its own share and the migrated part of the other's: of its connections give back that part.
     own, given = want.home.count(moved.to), want.home.count(member) * moved.percent / 100
     percent = round(100 * given / (own + given)) if handoff else 0
@@ -104,6 +105,12 @@ def _back(options: argparse.Namespace, context: Context, want: DesiredService, s
         change=lambda record: replace(record, moved={k: v for k, v in record.moved.items() if k != member}),
         undo=f"portfleet migrate {want.name}/{source.name} {name} --share {moved.percent}%" if target else "",
     )
+
+
+def _follows(context: Context, source: DesiredInstance, target: DesiredInstance, *, drain: bool) -> bool:
+    """Return whether established connections follow by hand-off: both are processes on this box and can do it."""
+    local = source.program is not None and target.program is not None
+    return local and not drain and not why_not(context, [source], [target])
 
 
 def _target(want: DesiredService, text: str) -> DesiredInstance:

@@ -15,7 +15,7 @@ from portfleet.screen.output import print_json
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--check", action="store_true", help="exit 6 when changes wait, 0 when everything is as wanted")
+    parser.add_argument("--check", action="store_true", help="exit 6 if changes wait, 0 otherwise")
     parser.add_argument("--text", action="store_true", help="print the transactions in the data plane's own language")
 
 
@@ -42,5 +42,5 @@ def run(options: argparse.Namespace, context: Context) -> Exit:
     for note in plan.notes:
         print(f"note: {note}")
     if not plan.steps:
-        print("nothing to do: everything is as wanted")
+        print("nothing to do: the fleet matches the config")
     return waits

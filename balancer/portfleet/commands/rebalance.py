@@ -12,6 +12,7 @@ from portfleet.core.balance import next_move, ratio
 from portfleet.core.errors import Exit, PortfleetError
 from portfleet.core.operations import Rebalance
 from portfleet.submit.follow import already
+from portfleet.submit.handoff import why_not
 from portfleet.submit.operation import add_options, submit
 from portfleet.submit.options import limit
 from portfleet.submit.targets import service_want
@@ -26,9 +27,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace, context: Context) -> Exit:
     want = service_want(context, options.service)
     instances = [i for i in want.instances if i.takes and i.program is not None]
-    if not all(i.ours for i in instances):
+    if why := why_not(context, instances, instances):
         raise PortfleetError(
-            f"the daemon of {want.name} cannot hand off connections",
+            why,
             hint="clients spread anew when they connect again: portfleet restart, or drain --rate N and undrain",
             code=Exit.USAGE,
         )

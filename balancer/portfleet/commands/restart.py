@@ -13,6 +13,7 @@ from portfleet.core.errors import Exit, PortfleetError
 from portfleet.core.operations import Restart
 from portfleet.core.states import Wanted
 from portfleet.submit import options as read
+from portfleet.submit.handoff import why_not
 from portfleet.submit.operation import add_options, submit
 from portfleet.submit.targets import serving, targets
 
@@ -35,6 +36,7 @@ def run(options: argparse.Namespace, context: Context) -> Exit:
         raise PortfleetError(
             f"{options.target} has no process to restart", hint=f"portfleet undrain {options.target}", code=Exit.USAGE
         )
+    siblings = [i for i in want.instances if i.takes and i.program is not None]
     batches = [names[first : first + at_once] for first in range(0, len(names), max(1, at_once))]
     if at_once < 1 or (serve and any(serve <= {*batch} for batch in batches)):
         raise PortfleetError(
@@ -49,7 +51,7 @@ def run(options: argparse.Namespace, context: Context) -> Exit:
         work=Restart(
             instances=tuple(names),
             at_once=at_once,
-            handoff=all(i.ours for i in instances),
+            handoff=not why_not(context, instances, siblings),
             asked=want.record.asked_of(names),
         ),
         words=f"restart {', '.join(names)}, {at_once} at a time",

@@ -56,7 +56,7 @@ def _at(context: Context, service: str, number: int) -> ColourRecord:
         if entry.number == number and entry.service == service:
             return ColourRecord(entry.release, entry.command)
     raise PortfleetError(
-        f"operation {number} is none of {service} that has ended",
+        f"{service} has no finished operation {number}",
         hint="see: portfleet history",
         code=Exit.USAGE,
     )

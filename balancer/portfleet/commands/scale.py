@@ -15,6 +15,7 @@ from portfleet.core.operations import Scale
 from portfleet.core.records import ServiceRecord
 from portfleet.submit import options as read
 from portfleet.submit.follow import already
+from portfleet.submit.handoff import why_not
 from portfleet.submit.operation import add_options, submit
 from portfleet.submit.targets import service_want, serving
 
@@ -41,7 +42,7 @@ def run(options: argparse.Namespace, context: Context) -> Exit:
     serve = serving(context, want) if number < before else [i for i in want.instances if i.takes]
     if not [i for i in serve if i.instance.number <= number]:
         raise PortfleetError(
-            f"nobody would be left to serve {want.name}: its first {number} are drained or out",
+            f"this would leave {want.name} with no serving instance: its first {number} are drained or out",
             hint=f"see: portfleet status {want.name}",
             code=Exit.USAGE,
         )
@@ -51,7 +52,8 @@ def run(options: argparse.Namespace, context: Context) -> Exit:
         leaving = before if number < before else 0
         return replace(record, instances=number, config_instances=configured, leaving=leaving)
 
-    handoff = not options.drain and all(i.ours for i in want.instances if i.program is not None)
+    local = [i for i in want.instances if i.program is not None]
+    handoff = not options.drain and not why_not(context, local, [i for i in local if i.takes])
     colours = [colour for colour, record in want.record.colours.items() if not record.stopped]
     return submit(
         context,

@@ -1,99 +1,160 @@
-"""Show wanted beside is, per instance: state, pid, port, slots, connections established now, since when.
+"""Show the desired and actual state of each instance: pid, port, slots, connections established now, since when.
 
---json prints the same for programs, both colours of every service listed.
+What is wrong with the watcher or supervisord comes first. --json prints the same for programs, both colours of every
+service listed. Exit code, the worst that is so; with -q nothing else, for monitors:
+  0  every instance that is to serve does, and the watcher and supervisord work
+  7  an instance that is to serve does not, or a listen address is closed
+  8  the watcher or supervisord does not run, or does not answer within a second
+  9  a service has no instance that serves
+  1-5 as of every verb: it cannot be said (no config, no right to look)
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping
+from contextlib import redirect_stderr, redirect_stdout
+from io import StringIO
 from typing import Any
 
 from portfleet.apply.context import Context
 from portfleet.core.desired import DesiredService
-from portfleet.core.errors import Exit
+from portfleet.core.errors import Exit, PortfleetError
+from portfleet.core.journal import Journal
 from portfleet.core.model import other
 from portfleet.core.observed import Observed
-from portfleet.core.paths import Paths
-from portfleet.core.records import Asked
-from portfleet.core.slots import count
 from portfleet.core.states import State, Wanted
 from portfleet.screen import colours
 from portfleet.screen.output import paint, print_json, table
-from portfleet.screen.status_rows import at_rest, instance_entry, pins_of, service_entry
+from portfleet.screen.serving import health
+from portfleet.screen.status_rows import at_rest, service_entry
 from portfleet.store import locks, warnings
+from portfleet.supervise.presence import Overseer, WatcherQuestion, supervisord, troubles
 
+#: Denials that are named; all of them are in --json.
+_SHOWN = 8
 _COLOURS = {State.READY: "green", State.FAILED: "red", State.EJECTED: "red", State.STOPPED: "dim"}
-#: Seconds to wait for supervisord: what hangs is told within two, with all that can be seen without it.
-_ANSWER = 0.7
+#: Seconds that supervisord and the watcher have for their answers, both at the same time.
+_PATIENCE = 1.0
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("service", nargs="?", metavar="SERVICE", help="only this service")
+    parser.add_argument("-q", "--quiet", action="store_true", help="print nothing; the exit code says it, for monitors")
 
 
 def run(options: argparse.Namespace, context: Context) -> Exit:
-    context.answer = _ANSWER
+    context.answer = _PATIENCE
+    if not options.quiet:
+        return _status(options.service, context)
+    with redirect_stdout(StringIO()), redirect_stderr(StringIO()):
+        try:
+            return _status(options.service, context)
+        except PortfleetError as error:
+            return error.code
+
+
+def _status(only: str | None, context: Context) -> Exit:
+    question = WatcherQuestion(context.paths)  # answered while everything else is looked at
     fleet = context.serving_fleet
-    if options.service:
-        context.service(fleet, options.service)
+    if only:
+        context.service(fleet, only)
     desired = context.desired(fleet)
     observed = context.observe(desired, probe=False)
-    services = [service for name, service in desired.configured.items() if options.service in (None, name)]
+    services = [service for name, service in desired.configured.items() if only in (None, name)]
+    entries = {service.name: _entry(context, service, observed, desired.journal) for service in services}
+    below, above = supervisord(context.paths, observed.supervisord), question.answer(seconds=_PATIENCE)
+    code = health(entries.values(), watched=below.works and above.works)
     warned = warnings.read(context.paths.warnings) if locks.held(context.paths.watch_lock) else []
     if context.json:
-        print_json(
-            {
-                "services": [service_entry(service, observed, desired.journal, context.paths) for service in services],
-                "warnings": [vars(entry) for entry in warned],
-            }
-        )
-        return Exit.DONE
-    if not observed.supervisor and (words := context.supervisor.absent()):
-        print(paint(words, "red"))
+        overseers = {"supervisord": _overseer(below), "watcher": _overseer(above)}
+        print_json(overseers | {"services": list(entries.values()), "warnings": [vars(entry) for entry in warned]})
+        return code
+    for trouble in troubles(below, above):
+        print(f"{paint(trouble.words, 'red')}\n  hint: {trouble.hint}")
     for entry in warned:
         print(f"{paint('warning:', 'red')} {entry.text} (since {entry.since})\n  hint: {entry.hint}")
     for number, service in enumerate(services):
         if number:
             print()
-        if service.down:
-            print(f"{paint(service.name, 'bold')}  {paint(service.notes[0], 'yellow')}")
-            continue
-        _show(service, observed, context.paths, desired.journal.services[service.name].asked)
-        for line in colours.lines(service, observed, desired.journal):
-            print(f"  {line}")
-        for network, name in pins_of(service, desired.journal).items():
-            print(f"  pinned: {network} → {name}")
-    return Exit.DONE
+        _show_service(service, observed, desired.journal, entries[service.name])
+    return code
+
+
+def _overseer(overseer: Overseer) -> dict[str, Any]:
+    trouble = None if overseer.works else overseer.trouble
+    return {
+        "state": overseer.presence,
+        "pid": overseer.pid,
+        "trouble": trouble and trouble.words,
+        "hint": trouble and trouble.hint,
+    }
+
+
+def _show_service(service: DesiredService, observed: Observed, journal: Journal, entry: dict[str, Any]) -> None:
+    if service.down:
+        print(f"{paint(service.name, 'bold')}  {paint(service.notes[0], 'yellow')}")
+        return
+    _show(service, entry)
+    for line in colours.lines(service, observed, journal):
+        print(f"  {line}")
+    for network, name in entry["pins"].items():
+        print(f"  pinned: {network} → {name}")
+    for line in _access(entry["access"]):
+        print(f"  {line}")
+
+
+def _entry(context: Context, service: DesiredService, observed: Observed, journal: Journal) -> dict[str, Any]:
+    entry = service_entry(service, observed, journal, context.paths)
+    entry["access"]["refused"] = context.plane.connections.refused(service.name)
+    return entry
+
+
+def _access(found: dict[str, Any]) -> list[str]:
+    """Return who may connect and how many were refused; the operators' latest denials, the rest as a number."""
+    denied = [f"{d['network']}" + (f" until {d['until']}" if d["until"] else "") for d in found["deny"]]
+    lines = [f"allowed: {', '.join(found['allow'])}"] if found["allow"] else []
+    shown = ", ".join(denied[-_SHOWN:])
+    lines += [f"denied: {shown}" + (f" and {len(denied) - _SHOWN:,} more" if len(denied) > _SHOWN else "")] * bool(
+        denied
+    )
+    if found["max_per_source"]:
+        lines.append(f"at most {found['max_per_source']:,} connections a source")
+    if lines:
+        lines.append(f"refused since the rules were loaded: {found['refused']:,}")
+    return lines
 
 
 def _why(entry: dict[str, Any]) -> list[str]:
     """Return the lines below an instance: why it does not serve, how it ended, its log's end; or that it is adopted."""
     if entry["state"] == State.READY:
-        return ["adopted: it outlived its supervisord, which has it again from its next restart"] * entry["adopted"]
+        return ["adopted: still running from an earlier supervisord; managed again after its next restart"] * entry[
+            "adopted"
+        ]
     words = [entry["why"]] if entry["why"] else []
     words += [f"ended last with {entry['last_exit']}"] if entry["last_exit"] else []
     return words + [f"log: {line}" for line in entry["last_log"]]
 
 
-def _show(service: DesiredService, observed: Observed, paths: Paths, asked: Mapping[str, Asked]) -> None:
+def _show(service: DesiredService, about: dict[str, Any]) -> None:
     listen = " ".join(map(str, service.service.listen))
     release = f"  release {service.release}" if service.release else ""
     print(
         f"{paint(service.name, 'bold')}  live {service.live}{release}  listens on {listen}  "
         f"affinity {service.service.affinity}"
     )
-    slots = count(observed.plane.slots.get(service.name, ()))
+    if not about["served"]:
+        print(paint(f"  no instance serves {service.name}", "red"))
+    for listen in about["closed"]:
+        print(paint(f"  {listen} is closed to clients: portfleet apply", "red"))
     rows, states, whys = [], [], []
-    for want in service.instances:
-        entry = instance_entry(want, observed, slots, paths, asked)
+    for entry in about["instances"]:
         if at_rest(entry):
             continue
         states.append(entry["state"])
         whys.append(_why(entry))
         rows.append(
             [
-                want.name,
+                entry["name"],
                 entry["wanted"],
                 entry["state"],
                 str(entry["pid"] or "-"),

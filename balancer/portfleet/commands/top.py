@@ -15,7 +15,6 @@ import time
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 from portfleet.apply.context import Context
@@ -71,8 +70,7 @@ def _intervals(only: str | None, context: Context, every: float) -> Iterator[lis
             for want in service.instances:
                 entry = instance_entry(want, observed, slots, fresh.paths, {})
                 pid = entry["pid"]
-                control = Path(want.program.control) if want.ours and want.program else None
-                samples[want.name] = sample(pid, control) if pid else None
+                samples[want.name] = sample(pid, observed.seen(want.name).status) if pid else None
                 found = rates(before.get(want.name), samples[want.name])
                 if not at_rest(entry):
                     entries.append({key: entry[key] for key in _SHOWN} | {"rates": asdict(found) if found else None})

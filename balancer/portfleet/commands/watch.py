@@ -49,6 +49,7 @@ def run(options: argparse.Namespace, context: Context) -> Exit:
 
 async def _watch(context: Context, log: Log, check: SelfCheck) -> None:
     from portfleet.apply.applied import Applied
+    from portfleet.operations.daemons import MachineDaemons
     from portfleet.operations.engine import Engine
     from portfleet.operations.world import World
     from portfleet.watch.ejector import Ejector
@@ -62,8 +63,8 @@ async def _watch(context: Context, log: Log, check: SelfCheck) -> None:
 
     paths, plane, applied = context.paths, context.plane, Applied(context)
     guardian = plane.guardian()
-    if guardian.shortage:
-        log("unprivileged", costs=guardian.shortage)
+    if lacking := guardian.shortage:
+        log("unprivileged", refused=lacking.refused, costs=lacking.costs)
     roster, forgetter = Roster(paths, applied), Forgetter(plane.connections, log)
     ejector = Ejector(plane=plane, paths=paths, latest=roster.latest, forget_unanswered=forgetter.begin, log=log)
     healer = Healer(plane=plane, paths=paths, roster=roster, ejector=ejector, log=log)
@@ -72,7 +73,7 @@ async def _watch(context: Context, log: Log, check: SelfCheck) -> None:
     server = await serve(paths.watch_socket, {"status": lambda _: watcher.status(), "reload": lambda _: watcher.wake()})
     world = World(
         paths=paths, store=context.store, applied=applied, plane=Context(paths).plane, supervisor=context.supervisor,
-        ejector=ejector, log=log, wake=watcher.wake,
+        daemons=MachineDaemons(context.supervisor, paths), ejector=ejector, log=log, wake=watcher.wake,
     )  # fmt: skip
     asyncio.get_running_loop().set_exception_handler(partial(_told, log))
     overflow = OverflowOrder(plane=plane, paths=paths, roster=roster, log=log)

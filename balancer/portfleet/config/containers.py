@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 from portfleet.config.kinds import PRINTABLE, Kind, Number, Schema
 from portfleet.config.reader import Reader, key_text, parse_listen, short, show
+from portfleet.core import pins
 from portfleet.core.model import Listen
 
 _ENVIRONMENT_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
@@ -72,6 +73,30 @@ class Addresses(Kind):
         address = r"\[[0-9A-Fa-f:.]+\]|[0-9.]" + ("+" if self.remote else "*")
         item = {"type": "string", "pattern": f"^({address}):[0-9]{{1,5}}$"}
         return {"type": "array", "items": item, "uniqueItems": True}
+
+
+class Networks(Kind):
+    """A list of addresses and networks of clients, each once."""
+
+    words = "list of strings"
+    bounds = '"ADDRESS" or "ADDRESS/PREFIX", IPv4 or IPv6'
+
+    def read(self, reader: Reader, key: str, *, default: Any, example: str) -> Any:
+        found: list[str] = []
+        for number, text in enumerate(Words().read(reader, key, default=(), example=example)):
+            try:
+                found.append(str(pins.parse(text)))
+            except ValueError as error:
+                hint = 'write "198.18.0.7", "198.18.0.0/24", "2001:db8::7" or "2001:db8:7::/48"'
+                reader.wrong(f"{key}[{number}]", f'"{text}": {error}', hint)
+        return tuple(dict.fromkeys(found))
+
+    def schema(self) -> Schema:
+        item = {"type": "string", "pattern": r"^([0-9.]+|[0-9A-Fa-f:.]+)(/[0-9]{1,3})?$"}
+        return {"type": "array", "items": item}
+
+    def toml(self, value: Any) -> str | None:
+        return super().toml(list(value)) if value else None
 
 
 class _Mapping(Kind):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import tomllib
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from portfleet.config.reader import Reader, key_text
@@ -44,7 +45,7 @@ def load(data: bytes, machine: Machine, *, source: str) -> Fleet:
         elif not isinstance(table, dict):
             problems.append(Problem(path, "must be a table", f"write [service.{name}]"))
         else:
-            services[name] = _service(name, Reader(path, table, problems), machine)
+            services[name] = _here(_service(name, Reader(path, table, problems), machine), machine)
     fleet = Fleet(services, **whole)
     problems += cross_check(fleet, machine, broken={".".join(p.path.split(".")[:3]).split("[")[0] for p in problems})
     if problems:
@@ -86,6 +87,14 @@ def _service(name: str, read: Reader, machine: Machine) -> Service:
     for setting in SERVICE.settings:
         _ask(setting, read)
     return service
+
+
+def _here(service: Service, machine: Machine) -> Service:
+    """Return the service as it can be on this machine: without IPv6 ":PORT", every local address, is IPv4 alone."""
+    if machine.ipv6:
+        return service
+    listens = (replace(listen, families=(4,)) if 4 in listen.families else listen for listen in service.listen)
+    return replace(service, listen=tuple(dict.fromkeys(listens)))
 
 
 def _values(table: Table, read: Reader, given: Mapping[str, Any] | None = None) -> dict[str, Any]:

@@ -17,7 +17,7 @@ def cross_check(fleet: Fleet, machine: Machine, *, broken: set[str]) -> list[Pro
     problems: list[Problem] = []
     for service in fleet.services.values():
         path = f"service.{service.name}"
-        for check in (_room, _placeholders, _writable, _command, _remote, _weights, _limits):
+        for check in (_room, _placeholders, _writable, _command, _families, _remote, _weights, _limits):
             problems += check(service, path, machine)
     problems += _ports(fleet, machine)
     problems += _listens(fleet)
@@ -60,7 +60,7 @@ def _placeholders(service: Service, path: str, _: Machine) -> Iterator[Problem]:
     if service.command and "port" not in placeholders((*service.command, *service.environment.values())):
         yield Problem(
             f"{path}.command",
-            "{port} stands nowhere: the instances could not be told their ports",
+            "command and environment never use {port}, so instances cannot learn their port",
             'for example command = ["redis-server", "--port", "{port}"]',
         )
 
@@ -92,6 +92,17 @@ def _command(service: Service, path: str, machine: Machine) -> Iterator[Problem]
         yield Problem(f"{path}.user", f'this user namespace has no user "{service.user}" (/proc/self/uid_map)', hint)
     if service.directory and not placeholders((service.directory,)) and not machine.has_path(service.directory):
         yield Problem(f"{path}.directory", f"{service.directory} does not exist", f"mkdir -p {service.directory}")
+
+
+def _families(service: Service, path: str, machine: Machine) -> Iterator[Problem]:
+    for key, listens in (("listen", service.listen), ("remote", service.remote)):
+        for number, listen in enumerate(listens):
+            if listen.families == (6,) and not machine.ipv6:
+                yield Problem(
+                    f"{path}.{key}[{number}]",
+                    f'"{listen}" is IPv6, which this kernel does not have (ipv6.disable=1, or no module ipv6)',
+                    f'write "0.0.0.0:{listen.port}"' if key == "listen" else "write the box's IPv4 address",
+                )
 
 
 def _remote(service: Service, path: str, _: Machine) -> Iterator[Problem]:

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+from portfleet.core.access import Access
 from portfleet.core.model import Affinity, Listen
 from portfleet.core.slots import Table
 
@@ -47,7 +48,9 @@ class ServiceRule:
 
     ``pins``: some sources have an instance of their own; ``remote``: clients of this box need a table without remote
     instances; ``tries``: how many instances are tried in turn when one is full, 0 without a limit; ``empty``: what a
-    client of a slot that points nowhere gets (keep: what this box says itself); ``limited``: its instances have limits.
+    client of a slot that points nowhere gets (keep: what this box says itself); ``limited``: its instances have limits;
+    ``filters``: it has an `Access`, which ``allows`` says names who may connect; ``per_source``: connections that one
+    source, as the affinity has it, may have at a time, 0 for any number.
     """
 
     name: str
@@ -60,6 +63,9 @@ class ServiceRule:
     limited: bool = False
     tries: int = 0
     empty: Literal["keep", "refuse", "drop"] = "keep"
+    filters: bool = False
+    allows: bool = False
+    per_source: int = 0
 
     @property
     def plain(self) -> bool:
@@ -87,6 +93,17 @@ class SetInstance:
     """Set an instance's rules, which ends a `Divert` of it; established connections are not touched."""
 
     rule: InstanceRule
+
+
+@dataclass(frozen=True)
+class SetAccess:
+    """Set who may connect to a service whose rule ``filters``; established connections stay.
+
+    A denial that ends does so by itself, at its time.
+    """
+
+    service: str
+    access: Access
 
 
 @dataclass(frozen=True)
@@ -143,7 +160,9 @@ class DropAll:
     """Remove everything of ours and nothing else."""
 
 
-Change = SetFleet | SetService | SetInstance | SetListens | Route | Divert | DropInstance | DropService | DropAll
+Change = (
+    SetFleet | SetService | SetInstance | SetAccess | SetListens | Route | Divert | DropInstance | DropService | DropAll
+)
 Transaction = tuple[Change, ...]
 
 
@@ -155,7 +174,7 @@ class PlaneState:
     is listed in ``drift`` by name ("" for the fixed part) and its rule may be None. So is one that another version of
     this tool wrote otherwise, without being drift; ``stale`` has "" if that is the fixed part. ``unsettled`` are
     services for which what goes with the slots is not what their slots ask for; ``pins`` are {service: {network:
-    instance}}.
+    instance}}; ``access`` is there for services that have any.
     """
 
     fleet: SetFleet | None = None
@@ -165,6 +184,7 @@ class PlaneState:
     slots: Mapping[str, Table] = field(default_factory=dict)
     pins: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     unsettled: frozenset[str] = frozenset()
+    access: Mapping[str, Access] = field(default_factory=dict)
     listens: Mapping[Listen, str] = field(default_factory=dict)
     drift: frozenset[str] = frozenset()
 

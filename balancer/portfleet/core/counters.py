@@ -1,10 +1,9 @@
-"""What our daemons count, by the answer to `status` on their control sockets: requests, errors, latency."""
+"""What daemons count, by their answers to `status` on their control sockets: requests, errors, latency."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
 
 
 @dataclass(frozen=True)
@@ -16,12 +15,12 @@ class Counters:
     latency: tuple[tuple[float, int], ...] = ()
 
     def since(self, before: Counters) -> Counters:
-        """Return what came since ``before``."""
+        """Return what came since ``before``; of what has become less, which only a daemon that errs says, nothing."""
         earlier = dict(before.latency)
         return Counters(
-            self.requests - before.requests,
-            self.errors - before.errors,
-            tuple((bound, count - earlier.get(bound, 0)) for bound, count in self.latency),
+            max(0, self.requests - before.requests),
+            max(0, self.errors - before.errors),
+            tuple((bound, max(0, count - earlier.get(bound, 0))) for bound, count in self.latency),
         )
 
     @property
@@ -39,14 +38,13 @@ class Counters:
         return 0.0
 
 
-def add(statuses: Iterable[Mapping[str, Any]]) -> Counters:
-    """Sum the statuses of several instances."""
+def add(found: Iterable[Counters]) -> Counters:
+    """Sum the counters of several instances, whose buckets may differ."""
     requests = errors = 0
     latency: dict[float, int] = {}
-    for status in statuses:
-        requests += status["requests"]
-        errors += status["errors"]
-        bounds = [*status["latency"]["bounds_us"], float("inf")]
-        for bound, count in zip(bounds, status["latency"]["counts"], strict=True):
+    for one in found:
+        requests += one.requests
+        errors += one.errors
+        for bound, count in one.latency:
             latency[bound] = latency.get(bound, 0) + count
     return Counters(requests, errors, tuple(sorted(latency.items())))

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
 from portfleet.core.changes import InstanceRule, ServiceRule, Sticky
 from portfleet.core.desired import Desired, DesiredInstance, DesiredService
 from portfleet.core.journal import Journal
 from portfleet.core.model import COLOURS, Colour, Fleet, Instance, Service, member_instance, seed_of
+from portfleet.core.observed import ObservedInstance
 from portfleet.core.paths import Paths
 from portfleet.core.pins import flatten
 from portfleet.core.program import make_program
@@ -44,6 +45,30 @@ def make_desired(fleet: Fleet, journal: Journal, paths: Paths) -> Desired:
         want = _want(_scaled(configured, record), record, paths, _notes(configured, record))
         services[configured.name] = _stopped(want, record.down) if record.down else want
     return Desired(services, journal, paths.identity)
+
+
+def learned(desired: Desired, seen: Mapping[str, ObservedInstance], paths: Paths) -> Desired:
+    """Return what shall be, going by what instances say of themselves; ``desired`` itself if that changes nothing."""
+    services, journal = dict(desired.configured), desired.journal
+    for want in desired.services.values():
+        counts = _counts(want, seen)
+        if counts != want.record.counts:
+            record = replace(want.record, counts=counts)
+            services[want.name] = _want(want.service, record, paths, want.notes)
+            journal = journal.with_service(want.name, record)
+    return replace(desired, configured=services, journal=journal) if journal is not desired.journal else desired
+
+
+def _counts(want: DesiredService, seen: Mapping[str, ObservedInstance]) -> bool:
+    """Return whether the instances of a service that are ready keep to ``max_connections`` themselves.
+
+    Of those that were never ready it is not known; the kernel counts for them until they are.
+    """
+    limit = want.service.max_connections
+    ready = [seen[i.name] for i in want.instances if i.program is not None and i.name in seen and seen[i.name].ready]
+    if not limit or not ready:
+        return want.record.counts
+    return all(one.status is not None and one.status.keeps_to(limit) for one in ready)
 
 
 def _stopped(want: DesiredService, down: str) -> DesiredService:
@@ -113,6 +138,9 @@ def _want(service: Service, record: ServiceRecord, paths: Paths, notes: tuple[st
         limited=bool(limited),
         tries=len(limited) if service.overflow == "next" else 0,
         empty=service.when_empty,
+        filters=bool(service.allow or service.deny or record.denied),
+        allows=bool(service.allow),
+        per_source=service.max_per_source,
     )
     names = {want.name for want in wants}
     pins = {
@@ -132,6 +160,7 @@ def _want(service: Service, record: ServiceRecord, paths: Paths, notes: tuple[st
         record.canary,
         record.moved,
         pins,
+        {network: denied.until for network, denied in record.denied.items()} | dict.fromkeys(service.deny),
     )
 
 
@@ -153,8 +182,8 @@ def _instance_want(service: Service, instance: Instance, record: ServiceRecord, 
     if instance.number > service.instances:
         serving = Wanted.DRAINED
     port = service.port_of(instance.colour, instance.number)
-    # Our own daemon counts for itself: a connection it was handed keeps the port it came by.
-    limit = 0 if service.ours else service.max_connections
+    # A daemon that counts for itself does it better: a connection that was handed off keeps the number it came by.
+    limit = 0 if record.counts else service.max_connections
     rule = replace(rule, port=port, limit=limit, spills=not limit or service.overflow == "next")
     colour = record.colours.get(instance.colour)
     if colour is None or colour.stopped:
@@ -172,4 +201,4 @@ def _instance_want(service: Service, instance: Instance, record: ServiceRecord, 
     # What is in maintenance stays down, live or idle.
     live = instance.colour == record.live or record.canary or serving is Wanted.MAINTENANCE
     wanted = serving if live else Wanted.IDLE
-    return DesiredInstance(instance, wanted, weight, rule, program)
+    return DesiredInstance(instance, wanted, weight, rule, program, asked=service.control == "auto")

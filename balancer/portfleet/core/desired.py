@@ -6,42 +6,40 @@ import itertools
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
 
+from portfleet.core.access import Access, access
 from portfleet.core.changes import InstanceRule, ServiceRule
 from portfleet.core.journal import Journal
-from portfleet.core.model import Colour, Instance, Service, is_our_daemon, member_instance, other, parse_instance
+from portfleet.core.model import Colour, Instance, Service, member_instance, other, parse_instance
 from portfleet.core.program import Program
 from portfleet.core.records import Moved, ServiceRecord
 from portfleet.core.slots import Table, effective
 from portfleet.core.states import Wanted
+from portfleet.core.status import Status
 
 
 @dataclass(frozen=True)
 class DesiredInstance:
-    """One instance as it shall be. ``program`` is None for one on another box and for a colour that runs nothing."""
+    """One instance as it shall be. ``program`` is None for one on another box and for a colour that runs nothing.
+
+    ``asked``: its control socket may be used.
+    """
 
     instance: Instance
     wanted: Wanted
     weight: int
     rule: InstanceRule
     program: Program | None
+    asked: bool = True
 
     @property
     def name(self) -> str:
         return self.instance.name
 
     @property
-    def control(self) -> Path:
-        """The control socket of its process; raises ValueError for an instance without a process of ours."""
-        if self.program is None:
-            raise ValueError(f"{self.name} has no process on this box")
-        return Path(self.program.control)
-
-    @property
-    def ours(self) -> bool:
-        """Return whether its process is our own daemon, with a control socket."""
-        return self.program is not None and is_our_daemon(self.program.command)
+    def control(self) -> str | None:
+        """Where its control socket is, if it has one; None for an instance that must not be asked, or not here."""
+        return self.program.control if self.program is not None and self.asked else None
 
     @property
     def takes(self) -> bool:
@@ -58,8 +56,9 @@ class DesiredInstance:
 class DesiredService:
     """One service as it shall be. ``instances`` are those of both colours and the remote ones.
 
-    ``pins`` are {network: instance of the live colour}; the networks do not overlap. ``down``: by whom it was taken
-    down and since when; then nothing of it shall be there. ``record`` is what of the journal this was made of.
+    ``pins`` are {network: instance of the live colour}; the networks do not overlap. ``denied``: {network: end (Unix
+    time), None for never}, by config and operators. ``down``: by whom it was taken down and since when; then nothing of
+    it shall be there. ``record`` is what of the journal this was made of.
     """
 
     service: Service
@@ -73,20 +72,25 @@ class DesiredService:
     canary: int = 0
     moved: Mapping[str, Moved] = field(default_factory=dict)
     pins: Mapping[str, str] = field(default_factory=dict)
+    denied: Mapping[str, int | None] = field(default_factory=dict)
     down: str = ""
 
     @property
     def name(self) -> str:
         return self.service.name
 
+    def access(self, now: float) -> Access:
+        """Return who may connect at the Unix time ``now``."""
+        return access(self.service.allow, self.denied, now=now)
+
     def of(self, colour: Colour) -> tuple[DesiredInstance, ...]:
         """The instances of one colour."""
         return tuple(want for want in self.instances if want.instance.colour == colour)
 
-    def takers(self, name: str) -> tuple[DesiredInstance, ...]:
-        """The instances that can take over the connections of the instance ``name``; none where it cannot hand off."""
-        able = [want for want in self.instances if want.ours]
-        return tuple(i for i in able if i.takes and i.name != name) if any(i.name == name for i in able) else ()
+    def takers(self, name: str, said: Mapping[str, Status]) -> tuple[DesiredInstance, ...]:
+        """The instances that can take over the connections of ``name``, by what each said of itself."""
+        sender, others = said.get(name), [i for i in self.instances if i.takes and i.name in said and i.name != name]
+        return tuple(i for i in others if sender is not None and sender.hands_off_to(said[i.name]))
 
     @property
     def running(self) -> tuple[DesiredInstance, ...]:

@@ -17,6 +17,9 @@ class Exit(IntEnum):
     TIMEOUT = 4
     LOCKED = 5
     CHANGES = 6  #: `plan --check`: changes wait
+    DEGRADED = 7  #: `status`: an instance that is to serve does not
+    UNWATCHED = 8  #: `status`: the watcher or supervisord does not run, or does not answer
+    UNSERVED = 9  #: `status`: a service has no instance that serves
 
 
 @dataclass(frozen=True)

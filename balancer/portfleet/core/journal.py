@@ -104,8 +104,8 @@ class Journal:
     def free_numbers(self) -> Iterator[int]:
         """Return numbers that no instance has, the longest unused first.
 
-        Connections of a service that was taken out of the config are known by its numbers for as long as they live,
-        so a number comes back only when all 16 million others had their turn.
+        Clients of a service that was taken out of the config may be remembered by its numbers, so a number comes back
+        only when all 16 million others had their turn.
         """
         taken = {number for record in self.services.values() for number in record.numbers.values()}
         last = self.last_number or max(taken, default=0)
@@ -189,6 +189,7 @@ def _service_json(record: ServiceRecord) -> dict[str, Any]:
         "home": list(record.home),
         "asked": {name: vars(asked) for name, asked in record.asked.items()},
         "colours": {name: vars(ran) | {"command": _list(ran.command)} for name, ran in record.colours.items()},
+        "denied": {network: vars(denied) for network, denied in record.denied.items()},
         "moved": {member: vars(moved) for member, moved in record.moved.items()},
     }
 

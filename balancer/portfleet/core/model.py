@@ -19,6 +19,7 @@ COLOURS: tuple[Colour, Colour] = ("blue", "green")
 Then = Literal["wait", "evict", "kill"]
 Overflow = Literal["next", "refuse"]
 WhenEmpty = Literal["keep", "refuse", "drop"]
+ControlUse = Literal["auto", "off"]
 Drift = Literal["repair", "report"]
 
 
@@ -85,7 +86,10 @@ class Drain:
 
 @dataclass(frozen=True)
 class Service:
-    """One service of fleet.toml, validated. Durations are in seconds, ``ports`` is inclusive."""
+    """One service of fleet.toml, validated. Durations are in seconds, ``ports`` is inclusive.
+
+    ``control``: instances that answer on their control sockets are asked there ("auto"), or none ever is ("off").
+    """
 
     name: str
     listen: tuple[Listen, ...]
@@ -97,12 +101,16 @@ class Service:
     directory: str | None = None
     user: str | None = None
     environment: Mapping[str, str] = field(default_factory=dict)
+    control: ControlUse = "auto"
     slots: int = 4096
     affinity: Affinity = field(default_factory=lambda: Affinity("source"))
     sticky: float | None = None
     sticky_size: int = 300_000
     weight: Mapping[str, int] = field(default_factory=dict)
     max_connections: int = 0
+    max_per_source: int = 0
+    allow: tuple[str, ...] = ()
+    deny: tuple[str, ...] = ()
     overflow: Overflow = "next"
     when_empty: WhenEmpty = "keep"
     remote: tuple[Listen, ...] = ()
@@ -117,11 +125,6 @@ class Service:
         return frozenset(family for listen in self.listen for family in listen.families)
 
     @property
-    def ours(self) -> bool:
-        """Return whether the command is our own daemon, which has a control socket and a reserved exit code."""
-        return is_our_daemon(self.command)
-
-    @property
     def most_instances(self) -> int:
         """How many instances a colour can have: its half of the ports."""
         return (self.ports[1] - self.ports[0] + 1) // 2
@@ -130,11 +133,6 @@ class Service:
         """Return the port of instance ``number`` (from 1): blue takes the lower half of ``ports``, green the upper."""
         low, high = self.ports
         return low + (number - 1) + (0 if colour == "blue" else (high - low + 1) // 2)
-
-
-def is_our_daemon(command: tuple[str, ...]) -> bool:
-    """True for ``portfleet-daemon …`` and ``python -m portfleet_daemon …``."""
-    return command[0].rsplit("/", 1)[-1] == "portfleet-daemon" or "portfleet_daemon" in command[1:4]
 
 
 @dataclass(frozen=True)
@@ -196,7 +194,7 @@ class Machine:
     ``find`` gives a command's absolute path or None; ``has_user`` and ``has_path`` tell whether one exists;
     ``maps_user`` tells of a user that exists whether processes of this user namespace can become it;
     ``local_ports`` is net.ipv4.ip_local_port_range, ``reserved`` net.ipv4.ip_local_reserved_ports, both inclusive;
-    ``descriptors`` is the hard limit of RLIMIT_NOFILE.
+    ``descriptors`` is the hard limit of RLIMIT_NOFILE; ``ipv6``: its kernel has IPv6, if only switched off by sysctl.
     """
 
     cpus: int
@@ -208,3 +206,4 @@ class Machine:
     maps_user: Callable[[str], bool]
     has_path: Callable[[str], bool]
     is_root: bool
+    ipv6: bool = True

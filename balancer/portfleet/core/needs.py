@@ -18,8 +18,8 @@ class Needs:
     ``connections`` is the fleet's peak, ``stated`` whether every service has ``max_connections`` (else the limit of
     descriptors bounds it);
     ``most`` the largest ``max_connections``; ``users`` whether instances run as other users; ``keepalive`` how long
-    (seconds) a connection can be silent until the daemons' keepalive has spoken for the last time, or None where
-    that is for daemons of others and the system's tcp_keepalive_time to say.
+    (seconds) a connection can be silent until the daemons' keepalive has spoken for the last time, or None if they do
+    not say, so that the system's tcp_keepalive_time counts.
     """
 
     connections: int
@@ -32,12 +32,8 @@ class Needs:
     ports: Mapping[str, tuple[int, int]] = field(default_factory=dict)
 
 
-#: TCP_KEEPIDLE + TCP_KEEPINTVL × TCP_KEEPCNT of portfleet-daemon, in seconds (300 + 30 × 4).
-_DAEMON_KEEPALIVE = 420
-
-
-def needs_of(fleet: Fleet, *, descriptors: int) -> Needs:
-    """Derive what ``fleet`` needs where a process may have ``descriptors`` of them."""
+def needs_of(fleet: Fleet, *, descriptors: int, keepalive: int | None) -> Needs:
+    """Derive what ``fleet`` needs if a process may have ``descriptors``; ``keepalive`` is what the daemons say."""
     services = fleet.services.values()
     bound = descriptors - OWN_DESCRIPTORS
     return Needs(
@@ -46,7 +42,7 @@ def needs_of(fleet: Fleet, *, descriptors: int) -> Needs:
         most=max((service.max_connections for service in services), default=0),
         users=any(service.user for service in services),
         remote=any(service.remote for service in services),
-        keepalive=_DAEMON_KEEPALIVE if all(service.ours for service in services) else None,
+        keepalive=keepalive,
         listens={listen: service.name for service in services for listen in service.listen},
         ports={service.name: service.ports for service in services},
     )

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from portfleet.core.changes import PlaneState
+from portfleet.core.states import Presence
+from portfleet.core.status import Status
 
 
 @dataclass(frozen=True)
@@ -24,7 +26,8 @@ class ObservedInstance:
 
     ``program`` is supervisord's state (None: it does not know the instance); ``ready``: it takes connections by every
     address family; ``fault``: why it never will as it is; ``waiting``: why it does not yet; ``since`` is a Unix time;
-    ``connections`` is None where nobody could tell; ``adopted``: it runs, but supervisord has lost it.
+    ``connections`` is None where nobody could tell; ``adopted``: it runs, but supervisord has lost it; ``status`` is
+    what it said of itself on its control socket, None if it has none or does not answer properly.
     """
 
     program: str | None = None
@@ -36,6 +39,7 @@ class ObservedInstance:
     waiting: str = ""
     connections: int | None = 0
     adopted: bool = False
+    status: Status | None = None
 
 
 @dataclass(frozen=True)
@@ -43,21 +47,35 @@ class Observed:
     """The whole fleet as it is.
 
     ``outdated``: programs that run with another command, user or environment than wanted; ``strangers``: who else
-    listens on an instance's port, by instance; ``out``: who is ejected, by the watcher's word; ``watcher``: it runs.
+    listens on an instance's port, by instance; ``claims``: who else serves what clients dial, in words; ``out``: who is
+    ejected, by the watcher's word; ``watcher``: supervisord runs it. Without an answer of supervisord
+    (``supervisord``) nothing is known of programs but what can be seen. ``at``: when it was looked at, as a Unix time.
     """
 
     plane: PlaneState
-    supervisor: bool
+    supervisord: Presence = Presence.RUNNING
     instances: Mapping[str, ObservedInstance] = field(default_factory=dict)
     outdated: frozenset[str] = frozenset()
     strangers: Mapping[str, str] = field(default_factory=dict)
+    claims: tuple[str, ...] = ()
     out: Mapping[str, Out] = field(default_factory=dict)
     watcher: bool = True
+    at: float = 0.0
+
+    @property
+    def supervisor(self) -> bool:
+        """Return whether supervisord answers and takes orders."""
+        return self.supervisord is Presence.RUNNING
 
     @property
     def ejected(self) -> frozenset[str]:
         """Return the names of those that are out."""
         return frozenset(self.out)
+
+    @property
+    def said(self) -> dict[str, Status]:
+        """Return what instances said of themselves, by name."""
+        return {name: seen.status for name, seen in self.instances.items() if seen.status is not None}
 
     def seen(self, name: str) -> ObservedInstance:
         """Return what is known of an instance."""

@@ -12,10 +12,11 @@ from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar, Literal
 
 from portfleet.core import typed
-from portfleet.core.counters import Counters
+from portfleet.core.canary import Canary, CanaryStart
 from portfleet.core.model import Colour
 from portfleet.core.model import Drain as DrainPolicy
 from portfleet.core.records import Asked, ColourRecord, Moved
+from portfleet.core.typed import within
 
 Then = Literal["wait", "evict", "kill"]
 
@@ -74,8 +75,8 @@ class Drain(Work):
     def __post_init__(self) -> None:
         _named(self.instances)
         if self.rate is not None:
-            _within("rate", self.rate, 1)
-        _within("deadline", self.deadline, 0)
+            within("rate", self.rate, 1)
+        within("deadline", self.deadline, 0)
 
     @property
     def policy(self) -> Policy:
@@ -121,56 +122,7 @@ class Migrate(Work):
 
     def __post_init__(self) -> None:
         _named((self.source, self.to, self.member))
-        _within("percent", self.percent, 0, 100)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Canary:
-    """Shares of the slots in per cent that the new colour gets one after the other, ``every`` seconds each.
-
-    It fails when over ``max_errors`` per cent of its requests fail, or its p99 is over ``max_p99`` times the live one.
-    """
-
-    steps: tuple[int, ...]
-    every: float
-    max_errors: float
-    max_p99: float
-
-    def __post_init__(self) -> None:
-        for percent in self.steps:
-            _within("steps", percent, 1, 100)
-        _within("every", self.every, 0)
-
-
-@dataclass(frozen=True)
-class Counted:
-    """Counters as JSON can hold them: it has no infinity, which is the last bound of a latency histogram."""
-
-    requests: int
-    errors: int
-    latency: tuple[tuple[str, int], ...]
-
-    def __post_init__(self) -> None:
-        self.counters()
-
-    @classmethod
-    def of(cls, found: Counters) -> Counted:
-        """Return ``found`` as JSON can hold it."""
-        return cls(found.requests, found.errors, tuple((str(bound), count) for bound, count in found.latency))
-
-    def counters(self) -> Counters:
-        """Return the counters themselves; raises ValueError for a bound that is not a number."""
-        return Counters(self.requests, self.errors, tuple((float(bound), count) for bound, count in self.latency))
-
-
-@dataclass(frozen=True)
-class CanaryStart:
-    """What there was at the begin of a canary's step at ``percent``: processes, and both colours' counters."""
-
-    percent: int
-    pids: Mapping[str, int | None]
-    canary: Counted
-    live: Counted
+        within("percent", self.percent, 0, 100)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -178,8 +130,9 @@ class Cutover(Work):
     """Make ``colour`` live. ``before``: what it ran until now; ``asked``: what was asked of its instances.
 
     ``fresh``: its processes are started anew even if they run already; ``keep``: for how many seconds the old colour is
-    kept. Remembered: the canary's ``step`` and ``canary_from``, ``took`` ({phase: seconds}), in words what ``moved``,
-    and how many connections are ``left`` with the old colour.
+    kept; ``insist``: nothing is done if ``handoff`` is not possible. Remembered: the canary's ``step`` and
+    ``canary_from``, ``took`` ({phase: seconds}), in words what ``moved``, and how many connections are ``left`` with
+    the old colour.
     """
 
     verb = "cutover"
@@ -192,6 +145,7 @@ class Cutover(Work):
     keep: float
     handoff: bool
     canary: Canary | None
+    insist: bool = False
     step: int = 0
     canary_from: CanaryStart | None = None
     took: Mapping[str, float] = field(default_factory=dict)
@@ -199,8 +153,8 @@ class Cutover(Work):
     left: int = 0
 
     def __post_init__(self) -> None:
-        _within("keep", self.keep, 0)
-        _within("step", self.step, 0)
+        within("keep", self.keep, 0)
+        within("step", self.step, 0)
 
 
 class Rollback(Cutover):
@@ -225,7 +179,7 @@ class Restart(Work):
 
     def __post_init__(self) -> None:
         _named(self.instances)
-        _within("at_once", self.at_once, 1)
+        within("at_once", self.at_once, 1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -236,7 +190,7 @@ class Rebalance(Work):
     limit: float
 
     def __post_init__(self) -> None:
-        _within("limit", self.limit, 1)
+        within("limit", self.limit, 1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -250,8 +204,8 @@ class Scale(Work):
     words: str = ""
 
     def __post_init__(self) -> None:
-        _within("before", self.before, 1)
-        _within("to", self.to, 1)
+        within("before", self.before, 1)
+        within("to", self.to, 1)
 
 
 VERBS: Mapping[str, type[Work]] = {
@@ -336,9 +290,3 @@ def read_work(verb: str, arguments: Mapping[str, Any]) -> Work | Unreadable:
 def _named(names: tuple[str, ...]) -> None:
     if not names or not all(names):
         raise ValueError("it names no instance")
-
-
-def _within(name: str, value: float, least: float, most: float = float("inf")) -> None:
-    if not least <= value <= most:
-        limits = f"{least:g} to {most:g}" if most < float("inf") else f"at least {least:g}"
-        raise ValueError(f"{name} is {value:g}, it must be {limits}")

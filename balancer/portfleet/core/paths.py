@@ -81,7 +81,7 @@ class Paths:
         return self.run / "warnings.json"
 
     def control(self, instance: str, *, user: str | None = None) -> Path:
-        """The control socket of an instance: run/NAME.sock, which is a link for an instance of another user.
+        """The control socket of an instance: run/NAME.sock, or run/USER/NAME.sock for an instance of another user.
 
         Only root writes to run/, so a daemon of another user makes its socket in a directory of that user's.
         """

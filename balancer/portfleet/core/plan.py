@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from portfleet.core import changes as c
 from portfleet.core import steps as s
+from portfleet.core.access import Access
 from portfleet.core.desired import Desired, DesiredInstance, DesiredService
 from portfleet.core.model import Listen, parse_instance
 from portfleet.core.observed import Observed
@@ -55,6 +56,7 @@ def make_plan(
     steps += _listens(desired, observed)
     gone, notes = _gone(desired, observed)
     steps += gone
+    notes += [*observed.claims]
     notes += [f"{want.name}: {note}" for want in desired.configured.values() for note in want.notes]
     return Plan(tuple(steps), tuple(notes), {want.name: _moved(want, observed) for want in wants})
 
@@ -110,6 +112,9 @@ def _rules_of(want: DesiredService, observed: Observed) -> list[c.Change]:
     ]
     if plane.services.get(want.name) != want.rule:
         changes.append(c.SetService(want.rule))
+    access = want.access(observed.at)
+    if plane.access.get(want.name, Access()) != access:
+        changes.append(c.SetAccess(want.name, access))
     return changes
 
 
@@ -187,7 +192,10 @@ def _rolling(want: DesiredService, observed: Observed) -> Iterator[s.Step]:
         out = frozenset({instance.name})
         yield from _point(want, observed, current, out=observed.ejected | out, named=out)
         rules = () if observed.plane.instances.get(instance.name) == instance.rule else (c.SetInstance(instance.rule),)
-        connections, handed = observed.seen(instance.name).connections or 0, bool(want.takers(instance.name))
+        connections, handed = (
+            observed.seen(instance.name).connections or 0,
+            bool(want.takers(instance.name, observed.said)),
+        )
         yield s.RestartInstance(instance.name, connections, rules, handed)
         yield s.WaitReady((instance.name,), want.service.start_timeout)
         current = want.table(current, out=observed.ejected | out)
@@ -263,8 +271,8 @@ def _gone(desired: Desired, observed: Observed) -> tuple[list[s.Step], list[str]
     if forgotten := sorted(desired.journal.services.keys() - desired.configured.keys() - draining):
         steps.append(s.WriteJournal(f"without {', '.join(forgotten)}", tuple(forgotten)))
     notes = [
-        f"{name} is not wanted any more and drains: {observed.seen(name).connections:,} connections; "
-        "apply again when they have ended"
+        f"{name} is no longer in the config; {observed.seen(name).connections:,} connections are draining. "
+        "Run apply again when they have closed"
         for name in busy
     ]
     return steps, notes

@@ -13,6 +13,8 @@ from portfleet.core.placeholders import PLACEHOLDERS, expand, placeholders
 
 #: The watcher's name as a program of supervisord.
 WATCHER = "portfleet-watch"
+#: How a daemon ends for a broken config (docs/control.md): starting it again cannot help, only another config can.
+CONFIG_EXIT = 2
 #: supervisord reads its ini files with inline comments, which no quoting escapes.
 _COMMENT = re.compile(r"\s[;#]")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
@@ -20,7 +22,7 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
 @dataclass(frozen=True)
 class Program:
-    """One program of supervisord. ``config_exit``: the daemon reserves exit code 2 for a broken config.
+    """One program of supervisord. ``config_exit``: after an end with CONFIG_EXIT the watcher says how it goes on.
 
     ``for_ever``: it is started again however often and soon it ends.
     """
@@ -65,7 +67,7 @@ def make_program(
         "PORTFLEET_PORT": str(port),
         "PORTFLEET_CONTROL": control,
     }
-    if service.ours and service.max_connections:
+    if service.max_connections:
         own["PORTFLEET_MAX_CONNECTIONS"] = str(service.max_connections)
     return Program(
         name=name,
@@ -76,7 +78,7 @@ def make_program(
         stop_seconds=int(service.drain.deadline) + 30,
         directory=expand(service.directory, values) if service.directory else None,
         user=service.user,
-        config_exit=service.ours,
+        config_exit=True,
     )
 
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable
 
+from portfleet.core.access import Access
 from portfleet.core.changes import PlaneState
 from portfleet.core.journal import Journal
 from portfleet.core.model import COLOURS, Colour, Fleet, Service, parse_instance, seed_of
-from portfleet.core.records import ColourRecord, ServiceRecord
+from portfleet.core.records import ColourRecord, Denied, ServiceRecord
 
 
 def rebuild(fleet: Fleet, state: PlaneState, programs: Iterable[str]) -> Journal:
@@ -48,4 +49,12 @@ def _record(service: Service, state: PlaneState, programs: list[str]) -> Service
         numbers=numbers,
         colours=colours,
         config_release=service.release,
+        denied=_denied(service, state),
     )
+
+
+def _denied(service: Service, state: PlaneState) -> dict[str, Denied]:
+    """Return the denials of ``state`` that are not the config's; since when and why is lost."""
+    ranges = state.access.get(service.name, Access()).deny
+    found = {network: one.until for one in ranges for network in one.networks()}
+    return {net: Denied("", "", until=until) for net, until in found.items() if net not in service.deny}

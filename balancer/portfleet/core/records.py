@@ -57,6 +57,16 @@ class Asked:
 
 
 @dataclass(frozen=True)
+class Denied:
+    """A network that may not connect: since when, by whom and why; ``until`` (Unix time) or for good."""
+
+    since: str
+    who: str
+    why: str = ""
+    until: int | None = None
+
+
+@dataclass(frozen=True)
 class Moved:
     """A member's share that another member serves: ``percent`` of its slots."""
 
@@ -76,8 +86,10 @@ class ServiceRecord:
     ``canary``: per cent of the slots that the idle colour serves; ``moved``: shares that were migrated, by member.
     ``instances``: how many a colour has by `scale`, which counts as long as the config says ``config_instances``;
     ``leaving``: those above that number and up to this one have no slots any more and are being emptied.
-    ``pins``: {network: member}, the longest prefix decides. ``down``: who took the whole service down and since when,
-    "" while it is up.
+    ``pins``: {network: member}, the longest prefix decides. ``denied``: {network: denial} beside the config's.
+    ``down``: who took the whole service down and since when, "" while it is up. ``counts``: its daemons keep to
+    ``max_connections`` themselves, as they said when they were last looked at, so that the data plane does not count
+    for them.
     """
 
     live: Colour
@@ -93,7 +105,9 @@ class ServiceRecord:
     config_instances: int | None = None
     leaving: int = 0
     pins: Mapping[str, str] = field(default_factory=dict)
+    denied: Mapping[str, Denied] = field(default_factory=dict)
     down: str = ""
+    counts: bool = False
 
     def __post_init__(self) -> None:
         """Raise ValueError for a number out of its range, and for what is no network or no member."""
@@ -104,7 +118,7 @@ class ServiceRecord:
         _check_range("leaving", self.leaving, 0, _PORTS)
         for number in self.numbers.values():
             _check_range("a number", number, 1, NUMBER_LIMIT - 1)
-        for network in self.pins:
+        for network in (*self.pins, *self.denied):
             pins.parse(network)
         check_members([*self.moved, *self.pins.values()])
 

@@ -11,7 +11,7 @@ class State(StrEnum):
     STOPPED = "stopped"  #: no process
     STARTING = "starting"  #: the process runs, it is not ready yet
     READY = "ready"  #: takes connections
-    DRAINING = "draining"  #: no new connections, old ones are let finish, evicted or handed off
+    DRAINING = "draining"  #: no new connections; old ones may finish, are evicted or handed off
     DRAINED = "drained"  #: no new connections and none left
     MAINTENANCE = "maintenance"  #: drained on purpose; nothing starts it again by itself
     EJECTED = "ejected"  #: taken out because it died or failed its probe; comes back by itself
@@ -26,6 +26,17 @@ class Wanted(StrEnum):
     DRAINED = "drained"
     MAINTENANCE = "maintenance"
     STOPPED = "stopped"
+
+
+class Presence(StrEnum):
+    """Whether one of the two processes that look after a fleet, supervisord and the watcher, does so."""
+
+    RUNNING = "running"  #: answers
+    STARTING = "starting"  #: there, and does not listen yet
+    ENDING = "ending"  #: shuts down, and takes no orders any more
+    SUSPENDED = "suspended"  #: held by a signal (SIGSTOP)
+    HUNG = "hung"  #: there, and did not answer in time
+    ABSENT = "absent"  #: not there
 
 
 #: supervisord's process states (in its capitals) in which a process exists.

@@ -43,6 +43,13 @@ def write(value: object) -> Any:
     return value
 
 
+def within(name: str, value: float, least: float, most: float = float("inf")) -> None:
+    """Raise ValueError if a value is not in its range, both ends included: for a dataclass's ``__post_init__``."""
+    if not least <= value <= most:
+        limits = f"{least:g} to {most:g}" if most < float("inf") else f"at least {least:g}"
+        raise ValueError(f"{name} is {value:g}, it must be {limits}")
+
+
 @cache
 def _dataclass(kind: Any, given: tuple[str, ...] = ()) -> Callable[..., Any]:
     hints, ours = get_type_hints(kind), [field for field in fields(kind) if field.name not in given]

@@ -1,33 +1,87 @@
-"""A daemon's control socket: one JSON object a line, asked and answered."""
+"""A daemon's control socket: one JSON object a line, asked and answered (docs/control.md)."""
 
 from __future__ import annotations
 
+import errno
 import json
-import socket
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+from portfleet.core.status import Status
+from portfleet.daemons.answers import ControlError, ImproperAnswer, read_done, read_status
+from portfleet.daemons.exchange import Control, Exchange, Verdict
+from portfleet.daemons.talk import carry_out
+
+T = TypeVar("T")
 
 
-class ControlError(Exception):
-    """The daemon did not answer, or answered that it cannot."""
+class Ask(Exchange, Generic[T]):
+    """One command and the line that answers it, read by ``read`` of daemons/answers.py.
+
+    ``answer`` is None until there is a proper one, ``failure`` says why there is none; ``absent``: no process listens.
+    """
+
+    def __init__(self, place: Control, request: bytes, read: Callable[[bytes], T]) -> None:
+        super().__init__(place)
+        self.place: Control = place
+        self.request = request
+        self.answer: T | None = None
+        self.failure: ControlError | None = None
+        self.absent = False
+        self._read, self._got = read, b""
+
+    def unreachable(self, code: int) -> Verdict:
+        self.absent = code in (errno.ENOENT, errno.ECONNREFUSED)
+        return super().unreachable(code)
+
+    def received(self, data: bytes) -> Verdict:
+        self._got += data
+        if not data:
+            return f"{self.place}: closed without an answer"
+        if b"\n" not in data:
+            return None
+        line, _, more = self._got.partition(b"\n")
+        try:
+            if more:
+                raise ImproperAnswer("it says more than it was asked")
+            self.answer = self._read(line)
+        except ControlError as error:
+            self.failure = error
+            return str(error)
+        return ""
 
 
-def ask(path: Path, command: str, *, seconds: float = 0.5, **arguments: Any) -> dict[str, Any]:
-    """Send one command and give its answer; raises ControlError (no socket, no answer in time, an error reply)."""
-    request = json.dumps({"command": command, **arguments}).encode() + b"\n"
-    try:
-        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
-            connection.settimeout(seconds)
-            connection.connect(str(path))
-            connection.sendall(request)
-            data = bytearray()
-            while not data.endswith(b"\n"):
-                if not (part := connection.recv(65536)):
-                    raise ControlError(f"{path}: closed without an answer")
-                data += part
-        answer = json.loads(data)
-    except (OSError, ValueError) as error:
-        raise ControlError(f"{path}: {error}") from None
-    if not isinstance(answer, dict) or not answer.get("ok"):
-        raise ControlError(f"{path}: {answer.get('error') if isinstance(answer, dict) else answer!r}")
-    return answer
+def request(command: str, **arguments: float) -> bytes:
+    """Return a command's line."""
+    return json.dumps({"command": command, **arguments}).encode() + b"\n"
+
+
+@dataclass(frozen=True)
+class Heard:
+    """What an instance said of itself: its ``status``, or the ``trouble`` in words.
+
+    ``speaks``: it has a control socket; False for a daemon without one, and for an instance that was not asked.
+    """
+
+    status: Status | None
+    trouble: str = ""
+    speaks: bool = True
+
+
+def ask(place: Control, command: str, *, seconds: float = 0.5, **arguments: float) -> None:
+    """Send a command and see it accepted; raises ControlError (no proper answer within ``seconds``, or a refusal)."""
+    exchange = Ask(place, request(command, **arguments), read_done)
+    (trouble,) = carry_out([(exchange, seconds)])
+    if trouble:
+        raise exchange.failure or ControlError(trouble)
+
+
+def hear(places: Mapping[str, tuple[Control, float]]) -> dict[str, Heard]:
+    """Ask instances, {name: (control socket, seconds)}, for their status, side by side."""
+    asked = {name: Ask(place, request("status"), read_status) for name, (place, _) in places.items()}
+    troubles = carry_out([(one, places[name][1]) for name, one in asked.items()])
+    return {
+        name: Heard(one.answer, trouble, speaks=not one.absent)
+        for (name, one), trouble in zip(asked.items(), troubles, strict=True)
+    }

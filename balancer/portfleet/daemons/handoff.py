@@ -4,16 +4,26 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import aclosing
 
 from portfleet.core.desired import DesiredInstance
+from portfleet.daemons.answers import LONGEST, ControlError, HandoffRefused, Progress, read_progress
+from portfleet.daemons.exchange import Control
+from portfleet.daemons.instances import control_of
+from portfleet.daemons.talk import dial
 from portfleet.store import faults
 
 #: Seconds that a daemon waits for requests in flight; what is not finished then is tried again.
 _IN_FLIGHT = 5
 #: Seconds without a word after which one of the two hangs: a batch takes milliseconds.
 _SILENT = _IN_FLIGHT + 5
-#: What a daemon answers while it hands off already (docs/control.md); the client of that one may be gone.
-_BUSY = "under way"
+#: Seconds a connection that all of it may take beside that; measured were 0.00005.
+_EACH = 0.001
+#: Connections that a daemon may be asked for (docs/control.md).
+_MOST = 1 << 24
+#: The code of a daemon's answer while it hands off already (docs/control.md); the client of that one may be gone.
+_BUSY = "busy"
 
 
 class HandoffFailed(Exception):
@@ -22,39 +32,50 @@ class HandoffFailed(Exception):
     ``busy``: another hand-off of the sender is under way.
     """
 
-    def __init__(self, reason: str, moved: int) -> None:
+    def __init__(self, reason: str, moved: int, *, busy: bool = False) -> None:
         super().__init__(reason)
-        self.moved, self.busy = moved, _BUSY in reason
+        self.moved, self.busy = moved, busy
 
 
-async def hand_off(sender: DesiredInstance, receiver: DesiredInstance, *, count: int | None) -> int:
-    """Move ``count`` connections (None: all) to another instance; return how many moved.
+async def hand_off(sender: DesiredInstance, receiver: DesiredInstance, *, pids: Mapping[str, int], count: int) -> int:
+    """Move ``count`` connections to another instance; return how many moved, by the sender's word.
 
-    A handed-off connection keeps its local port, so whose it is only its process can tell from then on. Raise
-    HandoffFailed with the daemon's own words.
+    ``pids`` are the processes by instance.
+
+    Raises HandoffFailed with the daemon's own words, and for a sender that falls silent, or goes on for longer than so
+    many connections can take.
     """
-    total = 0
-    pair = f"{sender.name} to {receiver.name}"
+    count = min(count, _MOST)
+    pair, moved, seconds = f"{sender.name} to {receiver.name}", 0, _SILENT + _EACH * count
+    place = control_of(sender, pids)
+    if place is None:
+        raise HandoffFailed(f"{pair}: {sender.name} does not run", 0)
     try:
-        reader, writer = await asyncio.open_unix_connection(sender.control, limit=1 << 22)
-    except OSError as error:
-        raise HandoffFailed(f"{sender.name} does not answer: {error}", 0) from None
+        async with asyncio.timeout(seconds):
+            async with aclosing(_progress(place, receiver, count)) as lines:
+                async for progress in lines:
+                    moved = min(progress.moved, count)
+                    if progress.done:
+                        return moved
+                    faults.point("batch handed off")
+    except HandoffRefused as refused:
+        raise HandoffFailed(f"{pair}: {refused}", min(refused.moved, count), busy=refused.code == _BUSY) from None
+    except (OSError, ValueError, ControlError) as error:  # a time-out is an OSError, a line without end a ValueError
+        words = f"not done within {seconds:.0f} s" if isinstance(error, TimeoutError) else error
+        raise HandoffFailed(f"{pair}: {words}", moved) from None
+    raise HandoffFailed(f"{pair}: {sender.name} closed its control socket in the middle", moved)
+
+
+async def _progress(place: Control, receiver: DesiredInstance, count: int) -> AsyncGenerator[Progress, None]:
+    """Give the command and yield what the sender says of it; raises OSError, ValueError and ControlError."""
+    reader, writer = await asyncio.open_unix_connection(sock=dial(place), limit=LONGEST)
     try:
-        request = {"command": "handoff", "to": str(receiver.control), "count": count, "listener": False}
+        request = {"command": "handoff", "to": str(receiver.control), "count": count, "listener": False, "names": False}
         writer.write(json.dumps(request | {"deadline": _IN_FLIGHT}).encode() + b"\n")
         await writer.drain()
         while line := await asyncio.wait_for(reader.readline(), _SILENT):
-            answer = json.loads(line)
-            total = int(answer.get("moved", total))
-            if not answer.get("ok"):
-                raise HandoffFailed(f"{pair}: {answer.get('error')}", total)
-            if answer["event"] == "done":
-                return total
-            faults.point("batch handed off")
+            yield read_progress(line)
     except TimeoutError:
-        raise HandoffFailed(f"{pair}: no word for {_SILENT} s, one of them hangs", total) from None
-    except (OSError, ValueError, KeyError) as error:
-        raise HandoffFailed(f"{pair}: {error!r}", total) from None
+        raise ControlError(f"no word for {_SILENT} s, one of them hangs") from None
     finally:
         writer.close()
-    raise HandoffFailed(f"{pair}: {sender.name} closed its control socket in the middle", total)

@@ -1,69 +1,114 @@
-"""Asks one instance whether it serves: its listeners, then its control socket or an exchange through its port."""
+"""Whether an instance serves: one class for each kind of probe, and which of them an instance gets.
+
+The command line carries them out in `observe`, the watcher in its prober; both take the exchanges from here. A new kind
+is a class here, and a line in `exchanges` that says when it is used.
+"""
 
 from __future__ import annotations
 
-import socket
-from collections.abc import Iterable
-from pathlib import Path
-from typing import Any
+from collections.abc import Iterator
+from dataclasses import dataclass
 
-from portfleet.core.model import Listen, Probe
-from portfleet.daemons import control
-from portfleet.linux import processes
-from portfleet.linux.sockdiag import Listener
+from portfleet.core.desired import DesiredInstance
+from portfleet.core.model import Probe, Service
+from portfleet.core.status import DaemonState, Status
+from portfleet.daemons.answers import read_status
+from portfleet.daemons.control import Ask, request
+from portfleet.daemons.exchange import Control, Exchange, Port, Verdict
+
+_STATUS = request("status")
 
 
-def listening_fault(port: int, families: Iterable[int], found: Iterable[Listener]) -> tuple[str, bool]:
-    """Return what is wrong with a process's own listeners on ``port`` ("" for nothing), and whether waiting may help.
+@dataclass(frozen=True)
+class Target:
+    """What to probe: the instance's address, where its control socket is if it has one (None: not to be asked), how."""
 
-    ``redirect`` rewrites the destination to the interface's own address, so only wildcard listeners of every
-    family that clients come by are of use; one on 127.0.0.1 answers local probes while all clients time out.
+    name: str
+    place: Port
+    control: str | None
+    probe: Probe
+
+
+def target_of(service: Service, want: DesiredInstance) -> Target:
+    """Return how an instance is probed; one on this box over the loopback address of a family that clients come by."""
+    remote = want.rule.remote
+    host = str(remote.address) if remote else "127.0.0.1" if 4 in service.families else "::1"
+    return Target(want.name, Port(host, want.rule.port), want.control, service.probe)
+
+
+def exchanges(target: Target, pid: int | None, *, spoke: bool = False) -> Iterator[Exchange]:
+    """Yield what an instance with process ``pid`` is asked: each when the one before it has ended well.
+
+    First its control socket, which it need not have unless that process ``spoke`` there earlier, then its port. One
+    that is full by its own ``max_connections`` leaves connections in its backlog on purpose, so its word alone counts.
     """
-    found = list(found)
-    if not found:
-        return f"does not listen on port {port} yet", True
-    reached: set[int] = set()
-    for listener in found:
-        if listener.wildcard:
-            reached |= listener.families
-    if not reached:
-        return f"listens on {found[0]} only; connections are redirected to the interface's address", False
-    if lacking := set(families) - reached:
-        family = "IPv4" if 4 in lacking else "IPv6"
-        return f"listens on {', '.join(map(str, found))} only; {family} clients are redirected to it too", False
-    return "", False
+    status = None
+    if target.control is not None and pid is not None:
+        ask = AskReady(Control(target.control, pid), spoke=spoke)
+        yield ask
+        status = ask.answer
+    if status is not None and status.full:
+        return
+    if target.probe.send is not None:
+        yield Expect(target.place, target.probe.send.encode(), (target.probe.expect or "").encode())
+    else:
+        yield Connect(target.place) if status is None else Empty(target.place)
 
 
-def own_listeners(pid: int, port: int, found: Iterable[Listener]) -> list[Listener]:
-    """Return the listeners on ``port`` that belong to the process tree of ``pid``."""
-    there = [listener for listener in found if listener.port == port]
-    mine = processes.owned(processes.tree(pid), {listener.inode for listener in there}) if there else set()
-    return [listener for listener in there if listener.inode in mine]
+class AskReady(Ask[Status]):
+    """Ask on the control socket, and be content only with a daemon that says it is ready.
+
+    If no process listens there, it is a daemon without a control socket, which is well too, unless it ``spoke`` before.
+    """
+
+    def __init__(self, place: Control, *, spoke: bool = False) -> None:
+        super().__init__(place, _STATUS, read_status)
+        self._spoke = spoke
+
+    def unreachable(self, code: int) -> Verdict:
+        verdict = super().unreachable(code)
+        return "" if self.absent and not self._spoke else verdict
+
+    def received(self, data: bytes) -> Verdict:
+        verdict = super().received(data)
+        if self.answer is None or self.answer.state is DaemonState.READY:
+            return verdict
+        return f"it says it is {self.answer.state}"
 
 
-def control_status(path: Path, *, seconds: float) -> dict[str, Any] | str:
-    """Ask our daemon's control socket for its status; the reason as text where it does not answer."""
-    try:
-        return control.ask(path, "status", seconds=seconds)
-    except control.ControlError as error:
-        return str(error)
+class Connect(Exchange):
+    """A connection is enough. The kernel accepts for a hung daemon too, until its backlog is full."""
+
+    def connected(self) -> Verdict:
+        return ""
 
 
-def exchange(address: Listen, probe: Probe) -> str:
-    """Connect, send and expect as configured; give "" or what went wrong."""
-    host = address.address or ("127.0.0.1" if 4 in address.families else "::1")
-    try:
-        with socket.create_connection((host, address.port), timeout=probe.timeout) as connection:
-            if probe.send is None:
-                return ""
-            connection.sendall(probe.send.encode())
-            if probe.expect is None:
-                return ""
-            got, expected = b"", probe.expect.encode()
-            while expected not in got and len(got) < 65536:
-                if not (part := connection.recv(4096)):
-                    return f"closed the connection after {got[:80]!r}, expected {expected!r}"
-                got += part
-            return "" if expected in got else f"answered {got[:80]!r}, expected {expected!r}"
-    except OSError as error:
-        return f"the probe of port {address.port} failed: {error}"
+class Empty(Exchange):
+    """An empty request: connect, end our side, and the daemon must end its side too.
+
+    So its listener and its loop's way from accept to close are proven without a word that a handler would have to
+    understand. For daemons of docs/control.md, which close a connection whose client has ended.
+    """
+
+    ends = True
+
+    def received(self, data: bytes) -> Verdict:
+        return None if data else ""
+
+
+class Expect(Exchange):
+    """Send something and wait for an answer that holds ``expected``, if that is not empty."""
+
+    def __init__(self, place: Port, request: bytes, expected: bytes) -> None:
+        super().__init__(place)
+        self.request = request
+        self._expected, self._got = expected, b""
+
+    def sent(self) -> Verdict:
+        return None if self._expected else ""
+
+    def received(self, data: bytes) -> Verdict:
+        self._got += data
+        if self._expected in self._got:
+            return ""
+        return None if data else f"{self.place}: closed after {self._got[:80]!r}, expected {self._expected!r}"

@@ -3,24 +3,19 @@
 from __future__ import annotations
 
 import math
-import os
 import time
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
-from portfleet.core.counters import Counters, add
-from portfleet.daemons.control import ControlError, ask
+from portfleet.core.counters import Counters
+from portfleet.core.status import Status
 from portfleet.linux import processes
-
-_TICKS, _PAGE = os.sysconf("SC_CLK_TCK"), os.sysconf("SC_PAGE_SIZE")
 
 
 @dataclass(frozen=True)
 class Sample:
     """One moment: when (monotonic seconds), which process, its processor time (seconds) and resident memory (bytes).
 
-    Both count its children too. ``accepted`` and ``counters`` are None for a daemon that is not ours.
+    Both count its children too. ``accepted`` and ``counters`` are None for a daemon that does not say.
     """
 
     at: float
@@ -46,25 +41,14 @@ class Rates:
     p99: float | None = None
 
 
-def sample(pid: int, control: Path | None) -> Sample | None:
-    """Take a sample of a process, and of its counters where it has a ``control`` socket; None where it has ended."""
-    cpu = memory = 0.0
-    try:
-        for one in processes.tree(pid):
-            # proc_pid_stat(5): after the name, which may hold anything, come the fields from the third on
-            fields = Path(f"/proc/{one}/stat").read_text().rpartition(")")[2].split()
-            cpu += (int(fields[11]) + int(fields[12])) / _TICKS
-            memory += int(fields[21]) * _PAGE
-    except (OSError, IndexError):
+def sample(pid: int, status: Status | None) -> Sample | None:
+    """Take a sample of a process, with what it counts by its ``status``; None if it has ended."""
+    found = [process for one in processes.tree(pid) if (process := processes.read(one))]
+    if not found:
         return None
-    found: dict[str, Any] = {}
-    if control is not None:
-        try:
-            answer = ask(control, "status")
-            found = {"accepted": answer["accepted"], "counters": add([answer])}
-        except (ControlError, KeyError, TypeError, ValueError):
-            pass  # of a daemon of another version the processor counts all the same
-    return Sample(time.monotonic(), pid, cpu, int(memory), **found)
+    cpu, memory = sum(process.cpu for process in found), sum(process.memory for process in found)
+    accepted, counters = (status.accepted, status.counters) if status is not None else (None, None)
+    return Sample(time.monotonic(), pid, cpu, memory, accepted, counters)
 
 
 def rates(before: Sample | None, after: Sample | None) -> Rates | None:
@@ -73,13 +57,16 @@ def rates(before: Sample | None, after: Sample | None) -> Rates | None:
         return None
     seconds = max(after.at - before.at, 1e-3)
     cpu = 100 * max(0.0, after.cpu - before.cpu) / seconds
-    if before.counters is None or after.counters is None or before.accepted is None or after.accepted is None:
-        return Rates(cpu, after.memory)
+    accepts = None
+    if before.accepted is not None and after.accepted is not None:
+        accepts = max(0, after.accepted - before.accepted) / seconds
+    if before.counters is None or after.counters is None:
+        return Rates(cpu, after.memory, accepts)
     came = after.counters.since(before.counters)
     return Rates(
         cpu,
         after.memory,
-        accepts=(after.accepted - before.accepted) / seconds,
+        accepts,
         requests=came.requests / seconds,
         p50=_quantile(came, 0.5),
         p99=_quantile(came, 0.99),
@@ -87,6 +74,8 @@ def rates(before: Sample | None, after: Sample | None) -> Rates | None:
 
 
 def _quantile(came: Counters, share: float) -> float | None:
-    """Return the quantile; of the last bucket, which has no upper bound, the lower one."""
+    """Return the quantile; of the last bucket, which has no upper bound, the lower one, if it has one."""
     found = came.quantile(share)
-    return came.latency[-2][0] if math.isinf(found) else found or None
+    if math.isinf(found):
+        return came.latency[-2][0] if len(came.latency) > 1 else None
+    return found or None

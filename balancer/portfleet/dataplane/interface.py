@@ -76,6 +76,22 @@ class Foreign:
 
 
 @dataclass(frozen=True)
+class Door:
+    """A service as its clients meet it: what they dial, and the ports of its instances on this box (inclusive)."""
+
+    listens: tuple[Listen, ...]
+    ports: tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Done:
+    """What a guardian did for connections: an event of the log with its fields."""
+
+    event: str
+    fields: Mapping[str, object]
+
+
+@dataclass(frozen=True)
 class Room:
     """Room for connections: ``used`` of ``limit``, and how many were ``dropped`` for want of it since it is counted.
 
@@ -86,6 +102,15 @@ class Room:
     used: int
     limit: int
     dropped: int
+    words: str
+    hint: str
+
+
+@dataclass(frozen=True)
+class Hazard:
+    """What on this box costs clients, or will: a name for programs, words for people, the command that ends it."""
+
+    about: str
     words: str
     hint: str
 
@@ -111,11 +136,25 @@ class Connections(Protocol):
     def turned_away(self, instances: Iterable[InstanceRule]) -> Mapping[str, int]:
         """Return how many connection attempts found no listener, by instance, since the rules were loaded."""
 
+    def refused(self, service: str) -> int:
+        """Return how many connection attempts a service's `Access` and limit per source have refused.
+
+        Counted since its rules were loaded.
+        """
+
     def full(self) -> str:
         """Return why no new connection can be made through the data plane, probes included; "" if one can."""
 
     def room(self) -> Room | None:
         """Return how much room for connections the data plane has; None if it has no bound of its own."""
+
+
+@dataclass(frozen=True)
+class Shortage:
+    """Something that this machine ``refused``, and what that ``costs``, in words."""
+
+    refused: str
+    costs: str
 
 
 class Guardian(Protocol):
@@ -126,8 +165,8 @@ class Guardian(Protocol):
         """Seconds between two looks that nothing asked for: a backstop if changes are told, otherwise the poll."""
 
     @property
-    def shortage(self) -> str:
-        """What this machine refused the guardian, and what that costs; "" if nothing."""
+    def shortage(self) -> Shortage | None:
+        """What this machine refused the guardian; None if nothing."""
 
     def fileno(self) -> int | None:
         """Return a descriptor that is readable when there is something to `read`; None if there is none to wait for."""
@@ -135,11 +174,25 @@ class Guardian(Protocol):
     def read(self) -> list[Foreign]:
         """Return what others changed since the last call, never what this process changed itself; never wait."""
 
-    def hold(self, listens: Iterable[Listen]) -> None:
-        """Keep clients of exactly ``listens`` from being refused while rules are missing.
+    def hold(self, doors: Iterable[Door]) -> None:
+        """Keep clients of exactly ``doors`` from being refused while rules are missing.
 
         Raise PortfleetError (exit 5) if another watcher does that here already.
         """
+
+    @property
+    def due(self) -> float | None:
+        """Seconds until there is something to `work` on; None if there is nothing before the next `read` or `hold`."""
+
+    def work(self) -> list[Done]:
+        """Look after connections that the data plane has lost track of; return what was done.
+
+        May take as long as counting all connections does: call it in another thread, and never twice at a time. Raise
+        PortfleetError if the kernel refuses; `due` then says when to try again.
+        """
+
+    def hazards(self) -> list[Hazard]:
+        """Return what others have set up on this box that costs clients, or will. It may take a second."""
 
     def close(self) -> None:
         """Let everything go. The same happens when the process ends, however it ends."""

@@ -13,7 +13,7 @@ from portfleet.core.paths import Paths
 from portfleet.doctor.finding import Finding, broken, fine, setting, warning
 from portfleet.linux.machine import sysctl
 from portfleet.linux.processes import descriptor_limits
-from portfleet.supervise.supervisor import Supervisor
+from portfleet.supervise.presence import supervisor_pid
 
 #: What portfleet-daemon asks listen(2) for; the kernel cuts it to somaxconn.
 BACKLOG = 4096
@@ -36,8 +36,7 @@ class LimitFacts:
 
 def read(paths: Paths) -> LimitFacts:
     """Read the facts of this machine and, where it runs, of supervisord."""
-    supervisor = Supervisor(paths.supervisor_socket)
-    pid = supervisor.pid() if supervisor.running() else None
+    pid = supervisor_pid(paths)
     hard = _hard_limit(pid) if pid else None
     return LimitFacts(
         hard=hard or resource.getrlimit(resource.RLIMIT_NOFILE)[1],

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from portfleet.core.model import Listen
 from portfleet.core.needs import Needs
 from portfleet.core.paths import Paths
 from portfleet.doctor.finding import Finding, broken, fine, setting, warning
 from portfleet.linux import processes, sockdiag
 from portfleet.linux.machine import read_machine, sysctl
+from portfleet.linux.reserve import meets
 from portfleet.linux.sockdiag import Listener
-from portfleet.supervise.supervisor import Supervisor
+from portfleet.supervise.presence import supervisor_pid
 
 
 @dataclass(frozen=True)
@@ -28,11 +28,10 @@ class PortFacts:
 
 def read(paths: Paths, needs: Needs) -> PortFacts:
     """Read the facts; owners are looked up for the fleet's own ports only, as that walks /proc."""
-    supervisor = Supervisor(paths.supervisor_socket)
     relevant = [listener for listener in sockdiag.listeners() if _concerns(listener, needs)]
     ours: set[int] = set()
-    if relevant and supervisor.running():
-        ours = processes.owned(processes.tree(supervisor.pid()), {listener.inode for listener in relevant})
+    if relevant and (pid := supervisor_pid(paths)):
+        ours = processes.owned(processes.tree(pid), {listener.inode for listener in relevant})
     machine = read_machine()
     return PortFacts(
         strangers=tuple((x, processes.owner_of(x.inode)) for x in relevant if x.inode not in ours),
@@ -47,7 +46,7 @@ def judge(facts: PortFacts, needs: Needs) -> Iterator[Finding]:
     """Judge ports and forwarding."""
     for listener, owner in facts.strangers:
         for listen, service in needs.listens.items():
-            if _meets(listen, listener):
+            if meets(listen, listener):
                 yield _covered(listener, owner, service)
         for service, (low, high) in needs.ports.items():
             if low <= listener.port <= high:
@@ -66,7 +65,7 @@ def _covered(listener: Listener, owner: str, service: str) -> Finding:
     return warning(
         f"port {listener.port}",
         f"{owner} listens on {listener} too, which is where clients dial {service}",
-        why=f"the kernel redirects its clients to {service}; while the fleet is down they reach that process",
+        why=f"new clients go to {service}; while the fleet is down they reach that process",
         mend="end that process, or move it to another port",
     )
 
@@ -105,13 +104,6 @@ def _forwarding(facts: PortFacts) -> Iterator[Finding]:
 
 
 def _concerns(listener: Listener, needs: Needs) -> bool:
-    return any(_meets(listen, listener) for listen in needs.listens) or any(
+    return any(meets(listen, listener) for listen in needs.listens) or any(
         low <= listener.port <= high for low, high in needs.ports.values()
     )
-
-
-def _meets(listen: Listen, listener: Listener) -> bool:
-    """Return whether a client of ``listen`` would, without our rules, reach ``listener``."""
-    if listen.port != listener.port or not listener.families & set(listen.families):
-        return False
-    return listener.wildcard or listen.address in (None, listener.address)

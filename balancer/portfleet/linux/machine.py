@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import pwd
 import resource
+import socket
 import sys
 from pathlib import Path
 
@@ -27,6 +29,7 @@ def read_machine() -> Machine:
         maps_user=_maps_user,
         has_path=has_path,
         is_root=os.geteuid() == 0,
+        ipv6=_has_ipv6(),
     )
 
 
@@ -73,6 +76,15 @@ def has_path(path: str) -> bool:
         return False
 
 
+def _has_ipv6() -> bool:
+    """Return whether the kernel has IPv6: not if it was started with ipv6.disable=1, or has no such module."""
+    try:
+        socket.socket(socket.AF_INET6, socket.SOCK_STREAM).close()
+    except OSError as error:
+        return error.errno != errno.EAFNOSUPPORT
+    return True
+
+
 def _has_user(name: str) -> bool:
     try:
         pwd.getpwnam(name)
@@ -82,8 +94,10 @@ def _has_user(name: str) -> bool:
 
 
 def _maps_user(name: str) -> bool:
-    """Return whether a process of this user namespace can become the user ``name``, with its groups."""
+    """Return whether a process of this user namespace can become the user ``name``, with its groups, or is it."""
     found = pwd.getpwnam(name)
+    if found.pw_uid == os.geteuid():
+        return True
     mapped = _maps("uid_map", found.pw_uid) and _maps("gid_map", found.pw_gid)
     return mapped and Path("/proc/self/setgroups").read_text().strip() == "allow"
 

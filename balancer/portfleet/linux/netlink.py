@@ -10,7 +10,10 @@ import errno
 import os
 import socket
 import struct
+from collections import Counter
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from itertools import islice
 from types import TracebackType
 from typing import Self
 
@@ -137,6 +140,21 @@ class Netfilter:
                 batch = []
         return results + self._flush(batch)
 
+    def insert(self, wanted: Iterable[bytes]) -> Counter[int]:
+        """Send whole requests (see `message`) without having each acknowledged; return how many failed, by errno.
+
+        The kernel has dealt with all of a send when it returns, so what failed can be read at once.
+        """
+        failed: Counter[int] = Counter()
+        requests = iter(wanted)
+        while some := list(islice(requests, _BATCH)):
+            self._socket.send(b"".join(some))
+            with suppress(BlockingIOError):
+                while True:
+                    found = messages(self._socket.recv(1 << 18, socket.MSG_DONTWAIT))
+                    failed.update(-struct.unpack_from("=i", body)[0] for kind, _, body in found if kind == _ERROR)
+        return failed
+
     def _flush(self, batch: list[bytes]) -> list[int]:
         results: list[int] = []
         if batch:
@@ -151,8 +169,13 @@ class Netfilter:
 
     def _message(self, kind: int, flags: int, family: int, members: Iterable[bytes]) -> bytes:
         self._sequence += 1
-        body = _NFGEN.pack(family, 0, 0) + b"".join(members)
-        return _HEADER.pack(_HEADER.size + len(body), kind, flags, self._sequence, 0) + body
+        return message(kind, flags, family, members, sequence=self._sequence)
+
+
+def message(kind: int, flags: int, family: int, members: Iterable[bytes], *, sequence: int = 0) -> bytes:
+    """Return one whole request of nfnetlink; ``members`` are its attributes."""
+    body = _NFGEN.pack(family, 0, 0) + b"".join(members)
+    return _HEADER.pack(_HEADER.size + len(body), kind, flags, sequence, 0) + body
 
 
 def _raise(body: bytes) -> None:

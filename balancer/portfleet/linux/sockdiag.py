@@ -14,7 +14,7 @@ import struct
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 _NETLINK_SOCK_DIAG = 4
 _SOCK_DIAG_BY_FAMILY = 20
@@ -23,11 +23,25 @@ _NLM_F_REQUEST, _NLM_F_ACK, _NLM_F_DUMP = 0x1, 0x4, 0x300
 _NLMSG_ERROR, _NLMSG_DONE = 2, 3
 _SKV6ONLY = 11
 _ESTABLISHED, _SYN_RECV, _CLOSE_WAIT, _LISTEN = 1 << 1, 1 << 3, 1 << 8, 1 << 10
+#: FIN_WAIT1, FIN_WAIT2, LAST_ACK and CLOSING: packets are yet to come.
+_ENDING = 1 << 4 | 1 << 5 | 1 << 9 | 1 << 11
+#: What an IPv4 address is preceded by in an IPv6 socket (RFC 4291, 2.5.5.2).
+_MAPPED = bytes(10) + b"\xff\xff"
+_PORTS = struct.Struct("!HH")
 _HEADER = struct.Struct("=LHHLL")
 _MESSAGE = struct.Struct("=BBBB HH16s16sI8s IIIII".replace(" ", ""))
 
 #: One socket as the kernel describes it (struct inet_diag_msg), by which it is found again even if its port is re-used.
 Socket = bytes
+
+
+class Ends(NamedTuple):
+    """The two ends of a connection, addresses as 4 or 16 bytes; as 4 also if an IPv6 socket has IPv4."""
+
+    local: bytes
+    port: int
+    peer: bytes
+    peer_port: int
 
 
 @dataclass(frozen=True)
@@ -71,6 +85,24 @@ def listeners() -> list[Listener]:
 def established() -> Counter[int]:
     """Return how many connections are established by local port."""
     return Counter(int.from_bytes(message[4:6], "big") for _, message in _dump(_ESTABLISHED | _CLOSE_WAIT))
+
+
+def established_inodes() -> dict[int, int]:
+    """Return {inode: local port} of every established connection."""
+    found = (_MESSAGE.unpack_from(message) for _, message in _dump(_ESTABLISHED | _CLOSE_WAIT))
+    return {fields[14]: socket.ntohs(fields[4]) for fields in found}
+
+
+def connections() -> Iterator[Ends]:
+    """Return every connection of which packets are yet to come, from its answered SYN to its last ACK."""
+    for family, message in _dump(_ESTABLISHED | _SYN_RECV | _CLOSE_WAIT | _ENDING):
+        port, peer_port = _PORTS.unpack_from(message, 4)
+        if family == 4:
+            yield Ends(message[8:12], port, message[24:28], peer_port)
+        elif message[8:20] == _MAPPED:
+            yield Ends(message[20:24], port, message[36:40], peer_port)
+        else:
+            yield Ends(message[8:24], port, message[24:40], peer_port)
 
 
 def waiting() -> Counter[int]:

@@ -5,36 +5,20 @@ Other daemons have none; for them a canary fails when one of its instances is ej
 
 from __future__ import annotations
 
-import asyncio
-import time
 from dataclasses import replace
 
+from portfleet.core.canary import Canary, CanaryStart, Counted, judge
 from portfleet.core.counters import Counters, add
 from portfleet.core.desired import DesiredInstance
 from portfleet.core.model import Colour, other
-from portfleet.core.operations import Canary, CanaryStart, Counted, Cutover
-from portfleet.daemons.control import ControlError, ask
-from portfleet.operations.task import Task, running
+from portfleet.core.operations import Cutover
+from portfleet.operations.task import Task
 
 _LOOK = 0.5
-#: Fewer requests than this say nothing about errors or latency.
-_ENOUGH = 20
-
-
-def judge(canary: Counters, live: Counters, *, max_errors: float, max_p99: float) -> str:
-    """Return what is wrong with the canary compared with the live colour; "" for nothing (or too little to tell)."""
-    if canary.requests + canary.errors < _ENOUGH:
-        return ""
-    if canary.error_share > max_errors and canary.error_share > live.error_share:
-        return f"{canary.error_share:.1f} % of its requests fail, {max_errors:g} % may (live: {live.error_share:.1f} %)"
-    mine, theirs = canary.quantile(0.99), live.quantile(0.99)
-    if live.requests >= _ENOUGH and theirs and mine > max_p99 * theirs:
-        return f"its p99 is {mine:g} µs, over {max_p99:g} × the live colour's {theirs:g} µs"
-    return ""
 
 
 async def watch(task: Task[Cutover], colour: Colour, *, percent: int, plan: Canary) -> str:
-    """Watch one step of the canary for ``plan.every`` seconds; gives what is wrong, "" when the time is up.
+    """Watch one step of the canary for ``plan.every`` seconds; return what is wrong, "" when the time is up.
 
     Remembered: canary_from, what there was at the step's begin, so that a watcher that resumes judges all of it.
     """
@@ -43,15 +27,15 @@ async def watch(task: Task[Cutover], colour: Colour, *, percent: int, plan: Cana
     mine = [want for want in there if want.instance.colour == colour]
     theirs = [want for want in there if want.instance.colour == other(colour)]
     pids, *first = await _first(task, mine, theirs, percent=percent)
-    while (spent := time.monotonic() - began) < plan.every:
+    while (spent := task.world.clock.monotonic() - began) < plan.every:
         task.progress(int(spent), int(plan.every), f"canary at {percent} %")
         await task.pause(_LOOK)
         if out := [want.name for want in mine if want.name in task.world.ejector.out]:
             return f"{out[0]} was ejected: {task.world.ejector.out[out[0]].reason}"
-        now = await asyncio.to_thread(running, task.world)
+        now = await task.world.daemons.pids()
         if changed := [want.name for want in mine if now.get(want.name) != pids[want.name]]:
             return f"{changed[0]} was restarted"
-        after = await asyncio.to_thread(_counters, mine), await asyncio.to_thread(_counters, theirs)
+        after = await _counters(task, mine), await _counters(task, theirs)
         fault = judge(
             after[0].since(first[0]),
             after[1].since(first[1]),
@@ -67,23 +51,19 @@ async def _first(
     task: Task[Cutover], mine: list[DesiredInstance], theirs: list[DesiredInstance], *, percent: int
 ) -> tuple[dict[str, int | None], Counters, Counters]:
     """Return the processes and both colours' counters at the begin of a step, as they were remembered or are now."""
-    now = await asyncio.to_thread(running, task.world)
+    now = await task.world.daemons.pids()
     pids = {want.name: now.get(want.name) for want in (*mine, *theirs)}
     known = task.work.canary_from
     # After a reboot every process is another one: none of them crashed, and all counters begin anew.
     if known and known.percent == percent and any(known.pids.get(name) == pid for name, pid in pids.items()):
         return dict(known.pids), known.canary.counters(), known.live.counters()
-    first = await asyncio.to_thread(_counters, mine), await asyncio.to_thread(_counters, theirs)
+    first = await _counters(task, mine), await _counters(task, theirs)
     start = CanaryStart(percent, pids, Counted.of(first[0]), Counted.of(first[1]))
     task.remember(replace(task.work, canary_from=start))
     return pids, *first
 
 
-def _counters(instances: list[DesiredInstance]) -> Counters:
-    found = []
-    for want in instances:
-        try:
-            found.append(ask(want.control, "status", seconds=1))
-        except ControlError:
-            continue  # another daemon, or one that is hung: probes tell
-    return add(found)
+async def _counters(task: Task[Cutover], instances: list[DesiredInstance]) -> Counters:
+    """Sum what instances count; another daemon, and one that hangs, say nothing: probes tell of those."""
+    heard = (await task.world.daemons.hear(instances)).values()
+    return add(one.status.counters for one in heard if one.status and one.status.counters)

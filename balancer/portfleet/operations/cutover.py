@@ -8,10 +8,8 @@ of the new release.
 
 from __future__ import annotations
 
-import asyncio
-import time
+from collections.abc import Iterable
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
 from functools import partial
 
 from portfleet.core.desired import DesiredInstance
@@ -23,10 +21,13 @@ from portfleet.operations import canary
 from portfleet.operations.empty import HandoffResult, hand_over, let_end, spread
 from portfleet.operations.releases import outlived
 from portfleet.operations.stop import stop
-from portfleet.operations.task import CannotUndo, OperationFailed, Task, hangs, running
+from portfleet.operations.task import CannotUndo, OperationFailed, Task
 from portfleet.store.clock import stamp
 from portfleet.supervise.exit_report import last_exit, last_lines
 
+#: How often a new release is asked whether it can hand off, and seconds between: its port may be open before its
+#: control socket is.
+_ASKED, _AGAIN = 3, 0.2
 #: Seconds for the first connections that were handed off to ask something.
 _TASTE = 0.3
 
@@ -35,20 +36,22 @@ async def run(task: Task[Cutover]) -> str:
     """Make the other colour live. The journal is changed before processes are stopped: it says what is to run."""
     colour = task.work.colour
     if task.operation.phase == "begin":
-        began = time.monotonic()
+        began = task.world.clock.monotonic()
         await _start(task, colour)
-        task.enter("canary" if task.work.canary else "switch", _took(task, "ready", began))
+        handoff = task.work.handoff and await _can_take(task, colour)
+        phase = "canary" if task.work.canary else "switch"
+        task.enter(phase, replace(_took(task, "ready", began), handoff=handoff))
     if task.operation.phase == "canary":
-        began = time.monotonic()
+        began = task.world.clock.monotonic()
         await _canary(task, colour)
         task.enter("switch", _took(task, "canary", began))
     if task.operation.phase == "switch":
-        began = time.monotonic()
+        began = task.world.clock.monotonic()
         task.change(partial(_switched, colour=colour, config_release=task.work.config_release))
         task.point(ready=[i.name for i in task.want().of(colour)])
         task.enter("moving", _took(task, "switch", began))
     if task.operation.phase == "moving":
-        began = time.monotonic()
+        began = task.world.clock.monotonic()
         moved, left = await _move(task, colour)
         task.enter("keeping", replace(_took(task, "move", began), moved=moved, left=left))
     return await _keep(task, colour)
@@ -72,7 +75,9 @@ async def undo(task: Task[Cutover]) -> str:
     want = task.want()
     there = [i for i in want.of(colour) if i.program is not None]
     words = f"{old} serves"
-    if all(i.ours for i in there):
+    pids = await task.world.daemons.pids()
+    alive = [i for i in there if i.name in pids]
+    if not await task.cannot_hand_off(alive, [i for i in want.of(old) if i.takes]):
         hung = await _hanging(task, there)  # to ask them for their connections would only take ten seconds each
         handed = await hand_over(task, [(i, heirs(task, i)) for i in there if i.name not in hung])
         words += f"; {handed.words()}" if handed.moved or handed.left else ""
@@ -81,7 +86,7 @@ async def undo(task: Task[Cutover]) -> str:
         if hung:
             words += f"; {', '.join(hung)} did not answer and lost what had moved there"
         if any(left.values()):  # never dropped: they end by themselves, then the colour is stopped
-            task.change(lambda record: record.with_colour_kept(colour, _until(0)))
+            task.change(lambda record: record.with_colour_kept(colour, _until(task, 0)))
             return f"{words}; they stay with {colour} until they end"
     else:
         await let_end(task, there, policy_of(want.service.drain, then="evict"))
@@ -127,6 +132,20 @@ async def _start(task: Task[Cutover], colour: Colour) -> None:
         )
 
 
+async def _can_take(task: Task[Cutover], colour: Colour) -> bool:
+    """Return whether the new release can take over connections by hand-off, which could not be told before it ran."""
+    olds, news = ([i for i in task.want().of(one) if i.program is not None] for one in (other(colour), colour))
+    senders = [i for i in olds if i.takes]
+    for _ in range(_ASKED):
+        if not (why := await task.cannot_hand_off(senders, news)):
+            return True
+        await task.pause(_AGAIN)
+    if task.work.insist:
+        raise OperationFailed(f"nothing changed for clients: {why}", code=Exit.USAGE)
+    task.world.log("no-handoff", service=task.operation.service, reason=why)
+    return False
+
+
 async def _canary(task: Task[Cutover], colour: Colour) -> None:
     plan = task.work.canary
     if plan is None:
@@ -159,28 +178,27 @@ async def _hand_off(task: Task[Cutover], pairs: list[tuple[DesiredInstance, list
         if counts[old.name]:
             first += (await spread(task, old, news, 1))[0]
     await task.pause(_TASTE if first else 0)
-    await _refuse_hanging(receivers)
+    await _refuse_hanging(task, receivers)
     handed: HandoffResult = await hand_over(task, pairs)
     handed = replace(handed, moved=handed.moved + first)
     if handed.left:
-        await _refuse_hanging(receivers)
+        await _refuse_hanging(task, receivers)
     return handed.words(), handed.left
 
 
-async def _silent(instances: list[DesiredInstance]) -> list[str]:
+async def _silent(task: Task[Cutover], instances: Iterable[DesiredInstance]) -> list[str]:
     """Return those that do not answer; one without a process does not either."""
-    answers = await asyncio.gather(*(asyncio.to_thread(hangs, i) for i in instances))
-    return [i.name for i, silent in zip(instances, answers, strict=True) if silent]
+    return [name for name, heard in (await task.world.daemons.hear(instances)).items() if heard.status is None]
 
 
 async def _hanging(task: Task[Cutover], instances: list[DesiredInstance]) -> list[str]:
     """Return those that have a process and do not answer."""
-    there = await asyncio.to_thread(running, task.world)
-    return await _silent([i for i in instances if i.name in there])
+    there = await task.world.daemons.pids()
+    return await _silent(task, (i for i in instances if i.name in there))
 
 
-async def _refuse_hanging(news: list[DesiredInstance]) -> None:
-    if hung := await _silent(news):
+async def _refuse_hanging(task: Task[Cutover], news: list[DesiredInstance]) -> None:
+    if hung := await _silent(task, news):
         raise OperationFailed(f"rolled back: {', '.join(hung)} of the new release hangs")
 
 
@@ -189,7 +207,7 @@ async def _keep(task: Task[Cutover], colour: Colour) -> str:
     want = task.want()
     words = f"{_words(task, colour)}; {task.work.moved}"
     if left:
-        task.change(lambda record: record.with_colour_kept(old, _until(keep)))
+        task.change(lambda record: record.with_colour_kept(old, _until(task, keep)))
         raise OperationFailed(f"{words}; those stay with {old} until they end, then it can be stopped", settled=True)
     if keep == 0:
         names = [i.name for i in want.of(old)]
@@ -197,7 +215,7 @@ async def _keep(task: Task[Cutover], colour: Colour) -> str:
         task.change(lambda record: record.with_colour_stopped(old))
         await stop(task, names)
     else:
-        task.change(lambda record: record.with_colour_kept(old, _until(keep)))
+        task.change(lambda record: record.with_colour_kept(old, _until(task, keep)))
     took = ", ".join(f"{phase} {seconds:.2f} s" for phase, seconds in task.work.took.items())
     gone = outlived(task.desired().journal, task.want())
     return f"{words} ({took})" + (f"; older than keep_releases, can be removed: {', '.join(gone)}" if gone else "")
@@ -210,7 +228,7 @@ def _words(task: Task[Cutover], colour: Colour) -> str:
 
 def _took(task: Task[Cutover], phase: str, began: float) -> Cutover:
     """Return the work with what ``phase``, which ``began`` then, took."""
-    return replace(task.work, took={**task.work.took, phase: round(time.monotonic() - began, 3)})
+    return replace(task.work, took={**task.work.took, phase: round(task.world.clock.monotonic() - began, 3)})
 
 
 def _canary_at(record: ServiceRecord, *, percent: int) -> ServiceRecord:
@@ -221,6 +239,6 @@ def _switched(record: ServiceRecord, *, colour: Colour, config_release: str | No
     return replace(record, live=colour, canary=0, config_release=config_release)
 
 
-def _until(keep: float) -> str:
+def _until(task: Task[Cutover], keep: float) -> str:
     """Return the time, RFC 3339, ``keep`` seconds from now."""
-    return stamp((datetime.now(UTC) + timedelta(seconds=keep)).timestamp())
+    return stamp(task.world.clock.time() + keep)

@@ -47,7 +47,7 @@ async def undo(task: Task[Drain]) -> str:
 
 
 async def put_back(task: Task[Drain] | Task[Restart]) -> dict[str, str]:
-    """Ask of the operation's instances what was asked before it; gives {name: why not} for those not ready then."""
+    """Ask of the operation's instances what was asked before it; return {name: why not} of those not ready then."""
     names = task.work.instances
     task.change(lambda record: record.asking_again(names, task.work.asked))
     back = [i.name for i in task.want().running if i.name in names and i.wanted is not Wanted.MAINTENANCE]

@@ -7,14 +7,14 @@ and SYN_RECV), twice, 200 ms apart. A SYN_RECV whose client never answers would 
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from portfleet.core.desired import DesiredInstance
 from portfleet.core.operations import Policy
-from portfleet.daemons.handoff import HandoffFailed, hand_off
+from portfleet.daemons.capability import cannot_hand_off
+from portfleet.daemons.handoff import HandoffFailed
 from portfleet.operations.evict import Evictor
 from portfleet.operations.task import Task
 
@@ -53,9 +53,9 @@ class QuietCheck:
         if left:
             self._times, self._since = 0, 0.0
             return False
-        now = time.monotonic()
+        now = self._task.world.clock.monotonic()
         self._since = self._since or now
-        if now - self._since < _QUEUE and await self._task.waiting(self._instances):
+        if now - self._since < _QUEUE and await self._task.world.daemons.waiting(self._instances):
             self._times = 0
         else:
             self._times += 1
@@ -65,10 +65,10 @@ class QuietCheck:
 async def hand_over(task: Task[Any], pairs: Pairs) -> HandoffResult:
     """Hand all connections of each sender to its receivers until none arrives any more.
 
-    What nobody takes (refused, no room, no receiver alive) stays with its sender and is counted as left.
+    What no receiver takes (refused, no room, none alive) stays with its sender and is counted as left.
     """
     senders = [sender for sender, _ in pairs]
-    total, why, moved_at, settled = 0, "", time.monotonic(), QuietCheck(task, senders)
+    total, why, moved_at, settled = 0, "", task.world.clock.monotonic(), QuietCheck(task, senders)
     while True:
         counts = await task.connections(senders)
         left = sum(counts.values())
@@ -80,11 +80,11 @@ async def hand_over(task: Task[Any], pairs: Pairs) -> HandoffResult:
             if counts[sender.name]:
                 here, reason, busy = await spread(task, sender, receivers, counts[sender.name])
                 moved, why = moved + here, reason or why
-                moved_at = time.monotonic() if here or busy else moved_at
+                moved_at = task.world.clock.monotonic() if here or busy else moved_at
         total += moved
         if not left:
-            moved_at = time.monotonic()
-        elif time.monotonic() - moved_at > _STUCK:
+            moved_at = task.world.clock.monotonic()
+        elif task.world.clock.monotonic() - moved_at > _STUCK:
             return HandoffResult(total, left, why or "requests in flight have not ended")
         await task.pause(0 if moved else _SETTLE)
 
@@ -92,28 +92,31 @@ async def hand_over(task: Task[Any], pairs: Pairs) -> HandoffResult:
 async def spread(
     task: Task[Any], sender: DesiredInstance, receivers: Sequence[DesiredInstance], count: int
 ) -> tuple[int, str, bool]:
-    """Hand ``count`` connections to ``receivers`` in even shares; those that are out, or not ready yet, get none.
+    """Hand ``count`` connections to ``receivers`` in even shares; those that are out, not ready or unfit get none.
 
     Gives how many moved, why not all ("" for no reason), and whether an earlier hand-off is still under way.
     """
+    heard = await task.world.daemons.hear([sender, *receivers])
     alive = [receiver for receiver in receivers if task.serves(receiver.name)]
-    total, reason, busy = 0, "" if alive else f"nobody can take the connections of {sender.name}", False
-    for number, receiver in enumerate(alive):
-        share = count * (number + 1) // len(alive) - count * number // len(alive)
+    unfit = {one.name: cannot_hand_off([sender.name], [one.name], heard) for one in alive}
+    able = [receiver for receiver in alive if not unfit[receiver.name]]
+    none = next(iter(unfit.values()), f"no instance can take the connections of {sender.name}")
+    total, reason, busy = 0, "" if able else none, False
+    for number, receiver in enumerate(able):
+        share = count * (number + 1) // len(able) - count * number // len(able)
         if share == 0:
             continue
         try:
-            total += await hand_off(sender, receiver, count=share)
+            total += await task.world.daemons.hand_off(sender, receiver, count=share)
         except HandoffFailed as failure:
             total, reason, busy = total + failure.moved, str(failure), busy or failure.busy
     return total, reason, busy
 
 
 async def let_end(task: Task[Any], instances: Sequence[DesiredInstance], policy: Policy) -> int:
-    """Wait until ``instances`` have no connections, which end by ``policy``; gives how many ended.
+    """Wait until ``instances`` have no connections, which end by ``policy``; return how many ended.
 
-    The rate is per service, shared by the instances. One of ours that does not answer when all is to be closed is
-    ended.
+    The rate is per service, shared by the instances. A daemon that hangs when all is to be closed is ended.
     """
     rate, deadline = policy.rate, policy.deadline
     began, settled = task.began(f"ending {' '.join(want.name for want in instances)}"), QuietCheck(task, instances)
@@ -127,7 +130,7 @@ async def let_end(task: Task[Any], instances: Sequence[DesiredInstance], policy:
             task.progress(max(0, most - left), most, f"evicting {rate:,}/s" if rate else "letting them finish")
             if await settled.look(left):
                 return before
-            if left and deadline is not None and time.monotonic() - began >= deadline:
+            if left and deadline is not None and task.world.clock.monotonic() - began >= deadline:
                 task.world.log("deadline", service=task.operation.service, left=left, then=policy.then)
                 deadline = None
                 killing = policy.then == "kill"

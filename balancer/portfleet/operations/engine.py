@@ -19,7 +19,6 @@ from portfleet.operations.task import Cancelled, CannotUndo, OperationFailed, Ta
 from portfleet.operations.verbs import VERBS, Verb
 from portfleet.operations.world import World
 from portfleet.store import locks
-from portfleet.store.clock import now
 from portfleet.store.locks import Locked
 
 _LOOK = 0.1
@@ -60,7 +59,7 @@ class Engine:
                 if rounds % 10 == 0:
                     await self._expire()
                 rounds += 1
-                await asyncio.sleep(_LOOK)
+                await self._world.pause(_LOOK)
         finally:
             for running in self._running.values():
                 running.cancel()
@@ -84,8 +83,8 @@ class Engine:
         fields = {"number": operation.number, "verb": operation.verb, "service": operation.service}
         phase = "undoing" if operation.failed or operation.cancelled else operation.phase
         self._log("resumed" if resumed else "begins", **fields, who=operation.who, phase=phase)
-        marked = replace(operation, begun=True, resumed=phase if resumed else operation.resumed)
-        self._running[operation.number] = asyncio.create_task(self._guarded(marked))
+        noted = replace(operation, begun=True, resumed=phase if resumed else operation.resumed)
+        self._running[operation.number] = asyncio.create_task(self._guarded(noted))
 
     async def _guarded(self, operation: Operation) -> None:
         """Advance an operation; a defect that even its undoing does not catch is met again only after a while."""
@@ -93,7 +92,7 @@ class Engine:
             await self._advance(operation)
         except Exception as error:  # noqa: BLE001 (it costs this operation alone; it is told)
             self._log.unexpected(f"operation {operation.number}", error)
-            await asyncio.sleep(_DEFECT)
+            await self._world.pause(_DEFECT)
 
     async def _expire(self) -> None:
         with self._log.costs("idle colours"):
@@ -156,7 +155,7 @@ class Engine:
                 return task.note_begun()
             except Locked as error:
                 self._wait_for(task.operation, error)
-                await asyncio.sleep(_LOCKED)
+                await self._world.pause(_LOCKED)
 
     def _wait_for(self, operation: Operation, error: Locked) -> None:
         self._log.once("waits-for-lock", about=str(operation.number), number=operation.number, reason=error.message)
@@ -185,13 +184,13 @@ class Engine:
                 raise
             except Locked as error:
                 self._wait_for(task.operation, error)
-                await asyncio.sleep(_LOCKED)
+                await self._world.pause(_LOCKED)
             except PortfleetError as error:
                 refused += error.code is Exit.KERNEL
                 if refused == _TRIES:
                     raise OperationFailed(str(error)) from None
                 self._log.once("cannot-undo", number=task.operation.number, reason=error.message.splitlines()[0])
-                await asyncio.sleep(_AGAIN)
+                await self._world.pause(_AGAIN)
             except Exception as error:
                 self._log.unexpected(f"operation {task.operation.number}", error)
                 raise OperationFailed(f"internal error: {error!r}") from error
@@ -201,9 +200,19 @@ class Engine:
             record = journal.services.get(operation.service)
             ran = record.colours.get(record.live, ColourRecord()) if record else ColourRecord()
             entry = HistoryEntry(
-                operation.number, now(), operation.who, operation.service, operation.verb, operation.words,
-                outcome.words, outcome.code is Exit.DONE, int(outcome.code), ran.release, ran.command, outcome.stays,
-            )  # fmt: skip
+                number=operation.number,
+                at=self._world.clock.now(),
+                who=operation.who,
+                service=operation.service,
+                verb=operation.verb,
+                words=operation.words,
+                outcome=outcome.words,
+                ok=outcome.code is Exit.DONE,
+                code=int(outcome.code),
+                release=ran.release,
+                command=ran.command,
+                stays=outcome.stays,
+            )
             return journal.noting(entry)
 
         fields = {"number": operation.number, "verb": operation.verb, "service": operation.service}
@@ -213,9 +222,9 @@ class Engine:
                 break
             except Locked as error:
                 self._wait_for(operation, error)
-                await asyncio.sleep(_LOCKED)
+                await self._world.pause(_LOCKED)
             except PortfleetError as error:  # a full disk: it is told as soon as it can be
                 self._log.once("cannot-write-journal", number=operation.number, reason=error.message.splitlines()[0])
-                await asyncio.sleep(_AGAIN)
+                await self._world.pause(_AGAIN)
         self._log("ended" if outcome.code is Exit.DONE else "failed", **fields, outcome=outcome.words)
         self._world.wake()

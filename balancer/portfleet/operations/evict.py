@@ -1,22 +1,21 @@
 """Closes connections of a service at a rate, jittered so that clients do not come back in step.
 
-Our daemon is told a rate and closes connections at request boundaries by its own clock; of other daemons the kernel
-destroys the sockets (SOCK_DESTROY), which their clients see as a reset. That goes by its own clock too, in ticks of
-about 20 ms: counting what is left takes longer than a tick, and a slice of 100 ms is 10 % of what a second may have.
+A daemon with a control socket is told a rate and closes connections at request boundaries by its own clock; one that
+has no `evict` is told to drain at that rate. Of other daemons the kernel destroys the sockets (SOCK_DESTROY), which
+their clients see as a reset. That goes by its own clock too, in ticks of about 20 ms: counting what is left takes
+longer than a tick, and a slice of 100 ms is 10 % of what a second may have.
 """
 
 from __future__ import annotations
 
 import asyncio
-import random
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from portfleet.core.desired import DesiredInstance
-from portfleet.daemons.control import ControlError, ask
-from portfleet.linux import sockdiag
+from portfleet.daemons.answers import ControlError
+from portfleet.linux.sockdiag import Socket
 from portfleet.operations.task import OperationFailed, Task
 
 _SLICE, _TICK = 0.1, 0.02
@@ -30,9 +29,10 @@ class Evictor:
     """Evicts connections of ``instances``, whose common rate is shared in proportion to what each has."""
 
     def __init__(self, task: Task[Any], instances: Sequence[DesiredInstance]) -> None:
-        self._task = task
-        self._ours = [want for want in instances if want.ours]
-        self._others = [want for want in instances if not want.ours]
+        self._task, self._daemons, self._clock = task, task.world.daemons, task.world.clock
+        self._instances = instances
+        #: Those with a control socket and the others, from when they were first asked.
+        self._sides: tuple[list[DesiredInstance], list[DesiredInstance]] | None = None
         self._told: dict[str, float] = {}
         self._rate = 0.0
         self._destroying: asyncio.Task[None] | None = None
@@ -42,73 +42,77 @@ class Evictor:
 
         Raises OperationFailed where the kernel does not destroy sockets.
         """
+        speaking, others = await self._split()
         total = sum(counts.values())
-        for want in self._ours:
+        for want in speaking:
             share = rate * counts[want.name] / total
-            if counts[want.name] and abs(share - self._told.get(want.name, 0.0)) > _APART * share:
-                await asyncio.to_thread(self._tell, want, share)
-        self._rate = rate * sum(counts[want.name] for want in self._others) / total
-        if self._others and self._destroying is None:
-            self._destroying = asyncio.create_task(self._destroy())
+            apart = abs(share - self._told.get(want.name, 0.0)) > _APART * share
+            if counts[want.name] and apart and await self._tell(want, "evict", "drain", rate=share):
+                self._told[want.name] = share
+        self._rate = rate * sum(counts[want.name] for want in others) / total
+        if others and self._destroying is None:
+            self._destroying = asyncio.create_task(self._destroy(others))
         await self._task.pause(_SLICE)
         if self._destroying is not None and self._destroying.done():
             self._destroying.result()
 
     async def kill(self) -> None:
-        """Close everything that is left, at once. One of ours that does not answer is ended, once, which is remembered.
+        """Close everything that is left, at once. A daemon that does not answer is ended, once, which is remembered.
 
         Raises OperationFailed where the kernel does not destroy sockets.
         """
-        if self._others:
-            await asyncio.to_thread(_destroyed, await asyncio.to_thread(self._victims))
-        for want in self._ours:
+        speaking, others = await self._split()
+        if others:
+            await self._destroyed(await self._daemons.sockets(others))
+        for want in speaking:
             self._told[want.name] = 0.0
             killed = self._task.work.killed
-            if not await asyncio.to_thread(self._ask, want, "drain", deadline=0.001) and want.name not in killed:
-                await asyncio.to_thread(self._task.programs().kill, want.name)
+            if not await self._tell(want, "drain", deadline=0.001) and want.name not in killed:
+                await self._task.world.in_thread(self._task.programs().kill, want.name)
                 self._task.remember(replace(self._task.work, killed=(*killed, want.name)))
                 self._task.world.log("killed", instance=want.name, reason="it does not answer")
 
     async def stop(self) -> None:
-        """End the eviction; our daemons serve as before."""
+        """End the eviction; daemons that were told to evict serve as before."""
         if self._destroying is not None:
             self._destroying.cancel()
-        for want in self._ours:
+        for want in self._instances:
             if want.name in self._told:
-                await asyncio.to_thread(self._ask, want, "resume")
+                await self._tell(want, "resume")
 
-    async def _destroy(self) -> None:
-        jitter = random.Random()  # noqa: S311 (jitter, not a secret)
-        victims: list[sockdiag.Socket] = []
-        credit, last = 0.0, time.monotonic()
+    async def _split(self) -> tuple[list[DesiredInstance], list[DesiredInstance]]:
+        """Return the instances with a control socket, and those without one or without a process."""
+        if self._sides is None:
+            heard = await self._daemons.hear(self._instances)
+            speaking = [want for want in self._instances if heard[want.name].speaks]
+            self._sides = speaking, [want for want in self._instances if want not in speaking]
+        return self._sides
+
+    async def _destroy(self, others: Sequence[DesiredInstance]) -> None:
+        jitter = self._task.world.random
+        victims: list[Socket] = []
+        credit, last = 0.0, self._clock.monotonic()
         while True:
-            await asyncio.sleep(_TICK * jitter.uniform(0.5, 1.5))
-            now = time.monotonic()
+            await self._task.world.pause(_TICK * jitter.uniform(0.5, 1.5))
+            now = self._clock.monotonic()
             credit, last = min(credit + self._rate * (now - last), max(1.0, self._rate * _CREDIT)), now
             if not victims:  # for about a second; a dump of 20,000 sockets takes as long as a tick
-                victims = await asyncio.to_thread(self._victims)
+                victims = await self._daemons.sockets(others)
                 jitter.shuffle(victims)
             some, victims = victims[: int(credit)], victims[int(credit) :]
-            credit -= _destroyed(some)
+            if some:
+                credit -= await self._destroyed(some)
 
-    def _victims(self) -> list[sockdiag.Socket]:
-        return [one for want in self._others for one in sockdiag.of_port(want.rule.port)]
-
-    def _tell(self, want: DesiredInstance, rate: float) -> None:
-        if self._ask(want, "evict", rate=rate):
-            self._told[want.name] = rate
-
-    def _ask(self, want: DesiredInstance, command: str, **arguments: float) -> bool:
+    async def _destroyed(self, some: Sequence[Socket]) -> int:
         try:
-            ask(want.control, command, seconds=2, **arguments)
+            return await self._daemons.destroy(some)
+        except OSError as error:
+            raise OperationFailed(f"the kernel does not destroy sockets: {error}") from None
+
+    async def _tell(self, want: DesiredInstance, *commands: str, **arguments: float) -> bool:
+        try:
+            await self._daemons.tell(want, *commands, **arguments)
         except ControlError as error:
             self._task.world.log.once("cannot-evict", about=want.name, instance=want.name, reason=str(error))
             return False
         return True
-
-
-def _destroyed(some: Sequence[sockdiag.Socket]) -> int:
-    try:
-        return sockdiag.destroy(some)
-    except OSError as error:
-        raise OperationFailed(f"the kernel does not destroy sockets: {error}") from None

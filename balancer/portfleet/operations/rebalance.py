@@ -21,7 +21,7 @@ async def undo(_: Task[Rebalance]) -> str:
 
 
 async def even_out(task: Task[Any], *, limit: float) -> str:
-    """Move connections until no instance has more than ``limit`` × the mean; gives before and after in words."""
+    """Move connections until no instance has more than ``limit`` × the mean; return before and after in words."""
     instances = {i.name: i for i in task.want().instances if i.takes and i.program is not None and task.serves(i.name)}
     before = counts = await task.connections(instances.values())
     total = 0

@@ -12,7 +12,6 @@ from portfleet.operations.drain import put_back
 from portfleet.operations.empty import hand_over, let_end
 from portfleet.operations.stop import stop
 from portfleet.operations.task import OperationFailed, Task
-from portfleet.store.clock import now
 
 #: The largest max/mean that a restart leaves behind.
 _EVEN = 1.25
@@ -43,18 +42,23 @@ async def undo(task: Task[Restart]) -> str:
 
 
 async def _one_batch(task: Task[Restart], names: list[str]) -> None:
-    asked = Asked("drained", since=now(), who=task.operation.who, why=f"restart, operation {task.operation.number}")
+    asked = Asked(
+        "drained",
+        since=task.world.clock.now(),
+        who=task.operation.who,
+        why=f"restart, operation {task.operation.number}",
+    )
     task.change(lambda record: record.asking(names, asked))
     task.point()
     want = task.want()
     if held := [name for name in names if name in task.world.ejector.table(want.name) and task.serves(name)]:
-        raise OperationFailed(f"stopped rolling: nobody else can serve the clients of {', '.join(held)} now")
+        raise OperationFailed(f"stopped rolling: no other instance can serve the clients of {', '.join(held)} now")
     batch = task.instances(names)
     siblings = [i for i in want.instances if i.takes and i.program is not None]
     if task.work.handoff:
         handed = await hand_over(task, [(instance, siblings) for instance in batch])
         if handed.left:
-            raise OperationFailed(f"stopped rolling, nobody was disconnected: {handed.words()}")
+            raise OperationFailed(f"stopped rolling, no connection was lost: {handed.words()}")
     else:
         await let_end(task, batch, policy_of(want.service.drain))
     await stop(task, names, siblings if task.work.handoff else ())

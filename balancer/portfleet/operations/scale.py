@@ -6,13 +6,11 @@ stopping → rules. Both colours have the same number, so idle instances above i
 
 from __future__ import annotations
 
-import asyncio
 from dataclasses import replace
 
 from portfleet.apply.execute import Executor
-from portfleet.apply.observe import observe
 from portfleet.core import steps
-from portfleet.core.desired import DesiredInstance
+from portfleet.core.desired import Desired, DesiredInstance
 from portfleet.core.errors import Exit
 from portfleet.core.model import COLOURS
 from portfleet.core.operations import Scale, policy_of
@@ -21,6 +19,7 @@ from portfleet.core.records import ServiceRecord
 from portfleet.operations.empty import HandoffResult, hand_over, let_end
 from portfleet.operations.stop import stop
 from portfleet.operations.task import OperationFailed, Task
+from portfleet.operations.world import World
 
 
 async def run(task: Task[Scale]) -> str:
@@ -44,7 +43,7 @@ async def undo(task: Task[Scale]) -> str:
 async def _up(task: Task[Scale]) -> str:
     names = [i.name for i in _numbered(task, task.work.before, task.work.to)]
     task.enter("starting", owned=names)
-    await asyncio.to_thread(_rules, task, steps.LoadRules)
+    await task.world.in_thread(_rules, task.world, task.desired(), steps.LoadRules)
     task.progress(0, len(names), "starting")
     if failed := await task.start(names):
         words = "; ".join(f"{name}: {reason}" for name, reason in failed.items())
@@ -66,7 +65,7 @@ async def _down(task: Task[Scale]) -> str:
 
 
 async def _empty(task: Task[Scale], number: int) -> str:
-    """Empty the instances above ``number``; gives in words what became of their connections."""
+    """Empty the instances above ``number``; return in words what became of their connections."""
     want = task.want()
     leaving = _above(task, number)
     handed, policy = HandoffResult(0), policy_of(want.service.drain)
@@ -85,7 +84,7 @@ async def _forget(task: Task[Scale], number: int) -> None:
     siblings = [i for i in task.want().instances if i.takes and i.program is not None]
     await stop(task, names, siblings if task.work.handoff else ())
     task.change(_left)
-    await asyncio.to_thread(_rules, task, steps.DropRules)
+    await task.world.in_thread(_rules, task.world, task.desired(), steps.DropRules)
 
 
 def _above(task: Task[Scale], number: int) -> list[DesiredInstance]:
@@ -101,9 +100,8 @@ def _left(record: ServiceRecord) -> ServiceRecord:
     return replace(record, leaving=0)
 
 
-def _rules(task: Task[Scale], kind: type[steps.LoadRules] | type[steps.DropRules]) -> None:
+def _rules(world: World, desired: Desired, kind: type[steps.LoadRules] | type[steps.DropRules]) -> None:
     """Load the rules that are missing, or drop those of instances that are no more."""
-    world, desired = task.world, task.desired()
-    observed = observe(desired, plane=world.plane, supervisor=world.supervisor, paths=world.paths, probe=False)
-    executor = Executor(task.programs(), world.plane, world.store, say=lambda _: None)
-    executor.run(step for step in make_plan(desired, observed).steps if isinstance(step, kind))
+    plan = make_plan(desired, world.observe(desired))
+    executor = Executor(world.programs(desired), world.plane, world.store, say=lambda _: None)
+    executor.run(step for step in plan.steps if isinstance(step, kind))

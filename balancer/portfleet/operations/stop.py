@@ -1,13 +1,11 @@
-"""Ends instances that have been emptied, in the order that resets nobody.
+"""End instances that have been emptied, in the order that resets no connection.
 
-Their slots are gone, their accept queues and SYN_RECV were found empty (``empty``). Our daemon looks at both once more
-after SIGTERM before it closes its port; what it accepts meanwhile is handed over too.
+Their slots are gone, their accept queues and SYN_RECV were found empty (``empty``). A daemon looks at both once more
+after SIGTERM before it closes its port (docs/control.md); what it accepts meanwhile is handed over too.
 """
 
 from __future__ import annotations
 
-import asyncio
-import time
 from collections.abc import Collection, Sequence
 from typing import Any
 
@@ -24,14 +22,13 @@ async def stop(task: Task[Any], names: Collection[str], receivers: Sequence[Desi
 
     By name: what the journal wants stopped already is no instance with a process any more.
     """
-    handing = [want for want in task.instances(names) if want.ours] if receivers else []
-    looked = time.monotonic()
-    waits = task.programs().ending(names, EMPTIED)
-    while (seconds := await asyncio.to_thread(next, waits, None)) is not None:
-        if handing and time.monotonic() - looked >= _LOOK:
+    handing = task.instances(names) if receivers else []
+    clock = task.world.clock
+    looked = clock.monotonic()
+    async for _ in task.through(task.programs().ending(names, EMPTIED)):
+        if handing and clock.monotonic() - looked >= _LOOK:
             counts = await task.connections(handing)
             for want in handing:
                 if counts[want.name]:
                     await spread(task, want, receivers, counts[want.name])
-            looked = time.monotonic()
-        await asyncio.sleep(seconds)
+            looked = clock.monotonic()

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
-import time
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from datetime import datetime
+from functools import partial
 from typing import Generic, TypeVar, cast
 
+from portfleet.apply.learn import learn_from
 from portfleet.apply.programs import Programs
 from portfleet.core.derive import settle
 from portfleet.core.desired import Desired, DesiredInstance, DesiredService
@@ -17,13 +17,10 @@ from portfleet.core.errors import Exit
 from portfleet.core.journal import Journal
 from portfleet.core.operations import Operation, Work
 from portfleet.core.records import ServiceRecord
-from portfleet.daemons.control import ControlError, ask
-from portfleet.linux import sockdiag
+from portfleet.daemons.capability import cannot_hand_off
 from portfleet.operations.world import World
 from portfleet.store import faults
-from portfleet.store.clock import now
 from portfleet.store.locks import Locked
-from portfleet.supervise import adopted
 
 W = TypeVar("W", bound=Work)
 
@@ -70,7 +67,7 @@ class Task(Generic[W]):
         return self.world.applied.desired()
 
     def want(self) -> DesiredService:
-        """Return the operation's service as it shall be now; raises OperationFailed where it is gone."""
+        """Return the operation's service as it shall be now; raises OperationFailed if it is gone."""
         services = self.desired().services
         if self.operation.service not in services:
             raise OperationFailed(f"service {self.operation.service} is not in the config any more", settled=True)
@@ -111,26 +108,25 @@ class Task(Generic[W]):
         self._save(replace(self.operation, work=work))
 
     def began(self, what: str) -> float:
-        """Return when ``what`` began, in monotonic seconds: now, where nobody has asked before.
+        """Return when ``what`` began, in monotonic seconds: now, unless it was asked before.
 
         Of what a watcher before this one began only the wall clock can tell, jumps and all.
         """
-        known = self.work.began
+        clock, known = self.world.clock, self.work.began
         if what in known:
-            since = datetime.fromisoformat(known[what])
-            return time.monotonic() - max(0.0, (datetime.now(UTC) - since).total_seconds())
-        self.remember(replace(self.work, began={**known, what: now()}))
-        return time.monotonic()
+            return clock.monotonic() - max(0.0, clock.time() - datetime.fromisoformat(known[what]).timestamp())
+        self.remember(replace(self.work, began={**known, what: clock.now()}))
+        return clock.monotonic()
 
     def progress(self, done: int, total: int, note: str = "") -> None:
         """Show how far the present phase is; not while another process has the journal."""
         self.operation = replace(self.operation, done=done, total=total, note=note)
-        if time.monotonic() - self._written > _PROGRESS:
+        if self.world.clock.monotonic() - self._written > _PROGRESS:
             with suppress(Locked):
                 self._save(self.operation)
 
     def note_begun(self) -> None:
-        """Note that somebody advances it: who finds that noted later resumes it. Raises Cancelled."""
+        """Note that a watcher advances it: one that finds that noted later resumes it. Raises Cancelled."""
         self._save(self.operation)
 
     def begin_undo(self, reason: str) -> None:
@@ -148,11 +144,11 @@ class Task(Generic[W]):
 
         self.operation = operation
         self.world.store.update(apply)
-        self._written = time.monotonic()
+        self._written = self.world.clock.monotonic()
 
     async def pause(self, seconds: float) -> None:
         """Let the watcher work for a while; raises Cancelled when the operation was cancelled."""
-        await asyncio.sleep(seconds)
+        await self.world.pause(seconds)
         self.check()
 
     def check(self) -> None:
@@ -167,7 +163,7 @@ class Task(Generic[W]):
         self.world.ejector.point(self.want(), ready=ready)
 
     async def start(self, names: Iterable[str]) -> dict[str, str]:
-        """Start instances and wait for them; gives {name: why not} for those that did not become ready.
+        """Start instances and wait for them; return {name: why not} for those that did not become ready.
 
         One on another box is only waited for.
         """
@@ -175,65 +171,31 @@ class Task(Generic[W]):
         if not found:
             return {}
         seconds = self.want().service.start_timeout
-        await asyncio.to_thread(programs.start, [name for name in found if name in programs.desired.programs])
-        await self.through(programs.waiting(found, seconds), self.check)
+        await self.world.in_thread(programs.start, [name for name in found if name in programs.desired.programs])
+        async for _ in self.through(programs.waiting(found, seconds)):
+            self.check()
+        learning = partial(learn_from, programs, found, plane=self.world.plane, store=self.world.store)
+        await self.world.in_thread(learning)
         if programs.failed and self.undoing:
             self.undone = Exit.TIMEOUT
         return programs.failed
 
     def programs(self) -> Programs:
         """Return what starts and ends processes, as they are wanted now."""
-        return Programs(self.desired(), self.world.supervisor, self.world.paths)
+        return self.world.programs(self.desired())
 
-    async def through(self, waits: Iterator[float], between: Callable[[], object]) -> None:
-        """Go through ``waits``, which Programs gives, in other threads; ``between`` is called at each of them."""
-        while (seconds := await asyncio.to_thread(next, waits, None)) is not None:
-            between()
-            await asyncio.sleep(seconds)
+    async def through(self, waits: Iterator[float]) -> AsyncIterator[None]:
+        """Go through ``waits``, which Programs gives; what the caller does at each of them comes before the wait."""
+        while (seconds := await self.world.in_thread(next, waits, None)) is not None:
+            yield
+            await self.world.pause(seconds)
 
     async def connections(self, instances: Iterable[DesiredInstance]) -> dict[str, int]:
-        """Return how many established connections each instance has; one without a process has none.
+        """Return how many established connections each instance has; one without a process has none."""
+        return await self.world.daemons.connections(self.want().service, instances)
 
-        One of ours that does not answer counts as having one: it is never taken for empty.
-        """
-        return await asyncio.to_thread(self._connections, list(instances))
-
-    def _connections(self, instances: list[DesiredInstance]) -> dict[str, int]:
-        pids = running(self.world)
-        by_port = sockdiag.established() if any(not want.ours for want in instances) else None
-        found = {}
-        for want in instances:
-            if want.name not in pids:
-                found[want.name] = 0
-            elif want.ours:
-                found[want.name] = _asked(want)
-            else:
-                found[want.name] = by_port[want.rule.port] if by_port is not None else 0
-        return found
-
-    async def waiting(self, instances: Iterable[DesiredInstance]) -> int:
-        """Return how many connections wait in the accept queues and in SYN_RECV of instances' ports."""
-        queued = await asyncio.to_thread(sockdiag.waiting)
-        return sum(queued[want.rule.port] for want in instances)
-
-
-def running(world: World) -> dict[str, int]:
-    """Return {instance: pid} of every instance that has a process, supervisord's own and adopted ones."""
-    alive = adopted.alive(world.paths.processes)
-    return alive | {name: info.pid for name, info in world.supervisor.programs().items() if info.pid is not None}
-
-
-def hangs(want: DesiredInstance) -> bool:
-    """Return whether our daemon does not answer its control socket within two seconds."""
-    try:
-        ask(want.control, "status", seconds=2)
-    except ControlError:
-        return True
-    return False
-
-
-def _asked(want: DesiredInstance) -> int:
-    try:
-        return int(ask(want.control, "status", seconds=2)["connections"])
-    except ControlError:
-        return 1
+    async def cannot_hand_off(self, senders: Iterable[DesiredInstance], receivers: Iterable[DesiredInstance]) -> str:
+        """Return why connections of ``senders`` cannot go to ``receivers`` by hand-off; "" if they can."""
+        mine, others = list(senders), list(receivers)
+        heard = await self.world.daemons.hear([*mine, *others])
+        return cannot_hand_off([i.name for i in mine], [i.name for i in others], heard)

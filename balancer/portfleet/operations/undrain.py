@@ -1,13 +1,13 @@
-"""undrain: instances are started where they were stopped, told to take connections, and get their slots back."""
+"""undrain: instances that were stopped are started, told to take connections, and get their slots back."""
 
 from __future__ import annotations
 
-import asyncio
+from collections.abc import Collection
+from contextlib import suppress
 
-from portfleet.core.desired import DesiredInstance
 from portfleet.core.errors import Exit
 from portfleet.core.operations import Undrain
-from portfleet.daemons.control import ControlError, ask
+from portfleet.daemons.answers import ControlError
 from portfleet.operations.task import OperationFailed, Task
 
 
@@ -15,7 +15,7 @@ async def run(task: Task[Undrain]) -> str:
     """Start what is stopped, end evictions, and give back slots as soon as all are ready or the time is up."""
     names = task.work.instances
     task.enter("starting", owned=names)
-    await asyncio.to_thread(_resume, task.instances(names))
+    await _resume(task, names)
     there = [i.name for i in task.want().running if i.name in names]
     failed = await task.start(there)
     task.point(ready=set(there) - failed.keys())
@@ -30,12 +30,8 @@ async def undo(_: Task[Undrain]) -> str:
     return "it serves as soon as it is ready"
 
 
-def _resume(instances: list[DesiredInstance]) -> None:
-    """End evictions that a drain had begun."""
-    for want in instances:
-        if not want.ours:
-            continue
-        try:
-            ask(want.control, "resume", seconds=2)
-        except ControlError:
-            continue  # not running yet: nothing to end
+async def _resume(task: Task[Undrain], names: Collection[str]) -> None:
+    """End evictions that a drain had begun; one that does not run, or is never asked, has none."""
+    for want in task.instances(names):
+        with suppress(ControlError):
+            await task.world.daemons.tell(want, "resume")

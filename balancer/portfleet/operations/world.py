@@ -2,27 +2,61 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from random import Random
+from typing import ParamSpec, TypeVar
 
 from portfleet.apply.applied import Applied
+from portfleet.apply.observe import observe
+from portfleet.apply.programs import Programs
+from portfleet.core.desired import Desired
+from portfleet.core.observed import Observed
 from portfleet.core.paths import Paths
 from portfleet.dataplane.interface import DataPlane
+from portfleet.operations.daemons import Daemons
+from portfleet.store.clock import Clock
 from portfleet.store.journal import JournalStore
 from portfleet.store.log import Log
 from portfleet.supervise.supervisor import Supervisor
 from portfleet.watch.ejector import Ejector
 
+P = ParamSpec("P")
+T = TypeVar("T")
 
-@dataclass(frozen=True)
+
+@dataclass
 class World:
-    """The parts. ``plane`` is for other threads than the loop, which has its own; ``wake`` has the watcher look now."""
+    """The parts. ``plane`` is for other threads than the loop, which has its own; ``wake`` has the watcher look now.
+
+    ``random`` jitters evictions, so that clients do not come back in step.
+    """
 
     paths: Paths
     store: JournalStore
     applied: Applied
     plane: DataPlane
     supervisor: Supervisor
+    daemons: Daemons
     ejector: Ejector
     log: Log
     wake: Callable[[], object]
+    clock: Clock = field(default_factory=Clock)
+    random: Random = field(default_factory=Random)
+
+    def programs(self, desired: Desired) -> Programs:
+        """Return what starts and ends the processes of ``desired``; it blocks."""
+        return Programs(desired, self.supervisor, self.paths, self.clock)
+
+    def observe(self, desired: Desired) -> Observed:
+        """Look at everything that a plan needs; it blocks."""
+        return observe(desired, plane=self.plane, supervisor=self.supervisor, paths=self.paths, probe=False)
+
+    async def in_thread(self, work: Callable[P, T], *arguments: P.args, **named: P.kwargs) -> T:
+        """Do ``work``, which blocks, in another thread."""
+        return await asyncio.to_thread(work, *arguments, **named)
+
+    async def pause(self, seconds: float) -> None:
+        """Let others work for a while."""
+        await asyncio.sleep(seconds)

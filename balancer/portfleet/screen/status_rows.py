@@ -15,6 +15,7 @@ from portfleet.core.records import Asked
 from portfleet.core.slots import count
 from portfleet.core.states import State, Wanted, state_of
 from portfleet.screen import colours
+from portfleet.screen.serving import closed, not_serving, served
 from portfleet.store.clock import stamp
 from portfleet.supervise.exit_report import last_exit, last_lines
 
@@ -25,6 +26,7 @@ def service_entry(service: DesiredService, observed: Observed, journal: Journal,
     """Return what `status --json` says of a service."""
     asked = journal.services[service.name].asked
     slots = count(observed.plane.slots.get(service.name, ()))
+    instances = [instance_entry(want, observed, slots, paths, asked) for want in service.instances]
     return {
         "name": service.name,
         "live": service.live,
@@ -32,12 +34,30 @@ def service_entry(service: DesiredService, observed: Observed, journal: Journal,
         "affinity": str(service.service.affinity),
         "release": service.release,
         "slots": service.service.slots,
-        "instances": [instance_entry(want, observed, slots, paths, asked) for want in service.instances],
+        "served": served(service, observed, instances),
+        "not_serving": [] if service.down else not_serving(service, instances),
+        "closed": [] if service.down else [str(listen) for listen in closed(service, observed)],
+        "instances": instances,
         "colours": colours.values(service, observed, journal),
         "operation": colours.operation(service, journal),
         "down": service.down or None,
         "pins": pins_of(service, journal),
+        "access": access_of(service, observed, journal),
     }
+
+
+def access_of(service: DesiredService, observed: Observed, journal: Journal) -> dict[str, Any]:
+    """Return who may connect: the config's `allow`, and every denial that has not ended, the operators' with why."""
+    denied = journal.services[service.name].denied
+    rows = [{"network": network, "until": None, "since": None, "who": "fleet.toml", "why": None}
+            for network in service.service.deny]  # fmt: skip
+    rows += [
+        {"network": network, "until": stamp(one.until) if one.until else None}
+        | {"since": one.since, "who": one.who, "why": one.why or None}
+        for network, one in denied.items()
+        if network not in service.service.deny and (one.until is None or one.until > observed.at)
+    ]
+    return {"allow": list(service.service.allow), "deny": rows, "max_per_source": service.service.max_per_source}
 
 
 def pins_of(service: DesiredService, journal: Journal) -> dict[str, str]:
@@ -70,7 +90,7 @@ def instance_entry(
         or (out.reason if out else seen.fault or seen.waiting)
         or None,
         "adopted": seen.adopted,
-        "last_exit": (last_exit(paths, want.name) or None) if local else None,
+        "last_exit": str(ended) if local and (ended := last_exit(paths, want.name)) else None,
         "last_log": last_lines(paths.log_of(want.name)) if local else [],
     }
 

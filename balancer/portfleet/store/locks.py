@@ -73,7 +73,7 @@ def operation(path: Path, *, service: str, why: str, clock: Callable[[], float] 
                 time.sleep(_TRY)
                 continue
             raise Locked(
-                f"service {service} is locked by {holder or process_of(path) or 'an operation that is just beginning'}",
+                f"service {service} is locked by {holder or _words_of(path) or 'an operation that is just beginning'}",
                 hint=f"wait for it to end; see: portfleet lock {service}",
             )
         with suppress(OSError):  # a full disk: held all the same, by a process of which the kernel tells the pid
@@ -127,7 +127,7 @@ def watcher(path: Path, *, wait: Callable[..., object] | None = None) -> Iterato
     """
     with _open(path) as file:
         if not _taken(file):
-            words = f"a watcher is already running for {path.parent} ({process_of(path) or 'another process'})"
+            words = f"a watcher is already running for {path.parent} ({_words_of(path) or 'another process'})"
             if wait is None:
                 raise Locked(words, hint="supervisord runs it; see: portfleet logs portfleet-watch")
             wait(reason=words)
@@ -135,8 +135,8 @@ def watcher(path: Path, *, wait: Callable[..., object] | None = None) -> Iterato
         yield
 
 
-def process_of(path: Path) -> str:
-    """Return which process holds the flock on ``path``, as ``pid 7 (portfleet apply)``; "" if that cannot be told.
+def process_of(path: Path) -> int | None:
+    """Return the process that holds the flock on ``path``; None if none does, or it cannot be told.
 
     /proc/locks has a line a lock: ``1: FLOCK ADVISORY WRITE PID MAJOR:MINOR:INODE 0 EOF`` (proc_locks(5)).
     """
@@ -144,10 +144,16 @@ def process_of(path: Path) -> str:
         found = path.stat()
         lines = [line.split() for line in Path("/proc/locks").read_text().splitlines()]
     except OSError:
-        return ""
+        return None
     place = f"{os.major(found.st_dev):02x}:{os.minor(found.st_dev):02x}:{found.st_ino}"
-    pids = [int(line[4]) for line in lines if line[1] == "FLOCK" and line[5] == place and int(line[4]) > 0]
-    return f"pid {pids[0]} ({_command(pids[0])})" if pids else ""
+    pids = [int(line[4]) for line in lines if line[1] == "FLOCK" and line[5] == place]
+    return next((pid for pid in pids if pid > 0), None)
+
+
+def _words_of(path: Path) -> str:
+    """Return which process holds the flock on ``path``, as ``pid 7 (portfleet apply)``; "" if that cannot be told."""
+    pid = process_of(path)
+    return f"pid {pid} ({_command(pid)})" if pid is not None else ""
 
 
 def _command(pid: int) -> str:
@@ -170,7 +176,7 @@ def _brief(path: Path, name: str, seconds: float, clock: Callable[[], float]) ->
         deadline = clock() + seconds
         while not _taken(file):
             if clock() >= deadline:
-                who = process_of(path) or "another process"
+                who = _words_of(path) or "another process"
                 words = f"the {name} lock {path} is held by {who}" + (f" for {seconds:.0f} s now" if seconds else "")
                 raise Locked(words, hint=f"see what it does: fuser -v {path}")
             time.sleep(_TRY)

@@ -9,17 +9,17 @@ from collections.abc import Mapping
 from typing import Any
 
 from portfleet.apply.context import Context
+from portfleet.apply.overseers import watcher_of
 from portfleet.core.errors import Exit, PortfleetError
 from portfleet.core.journal import HistoryEntry, Journal, entry_json
 from portfleet.screen.bar import Bar
-from portfleet.store import locks
 
-#: Seconds without a watcher after which the operator who waits for an operation is told.
-_NO_WATCHER = 3.0
+#: Seconds between two looks whether the watcher works, for the operator who waits for an operation.
+_LOOK = 3.0
 
 
 def ended(context: Context, number: int, *, undo: str = "") -> Exit:
-    """Wait for the end of an operation, say what holds and what undoes it; gives the exit code."""
+    """Wait for the end of an operation, say what holds and what undoes it; return the exit code."""
     entry = follow(context, number)
     undoing = f". Undo with: {undo}" if entry.ok and undo else ". There is nothing to undo" if entry.ok else ""
     if entry.ok:
@@ -34,9 +34,9 @@ def ended(context: Context, number: int, *, undo: str = "") -> Exit:
 def follow(context: Context, number: int) -> HistoryEntry:
     """Wait until an operation has ended and give what came of it; shows a bar on a terminal.
 
-    Interrupted, the operation goes on, which is said. Raises PortfleetError where there is no such operation.
+    Interrupted, the operation goes on, which is said. Raises PortfleetError if there is no such operation.
     """
-    bar, watched, told = Bar(sys.stderr), time.monotonic(), False
+    bar, next_look, told = Bar(sys.stderr), time.monotonic() + _LOOK, False
     try:
         while True:
             journal = context.store.read() or Journal()
@@ -44,11 +44,9 @@ def follow(context: Context, number: int) -> HistoryEntry:
             if running is None:
                 break
             bar.show(running)
-            if locks.held(context.paths.watch_lock):
-                watched = time.monotonic()
-            elif not told and time.monotonic() - watched > _NO_WATCHER:
-                context.say("the watcher is not running; the operation goes on when it is back (portfleet up)")
-                told = True
+            if time.monotonic() > next_look:
+                told = _tell_unwatched(context, told=told)
+                next_look = time.monotonic() + _LOOK
             time.sleep(0.05)
     except KeyboardInterrupt:
         raise PortfleetError(
@@ -61,6 +59,14 @@ def follow(context: Context, number: int) -> HistoryEntry:
     if not found:
         raise PortfleetError(f"there is no operation {number}", hint="see: portfleet history", code=Exit.USAGE)
     return found[-1]
+
+
+def _tell_unwatched(context: Context, *, told: bool) -> bool:
+    """Say once that no watcher works, and again when that was over in between; return whether none does."""
+    watcher = watcher_of(context)
+    if not watcher.works and not told:
+        context.say(f"{watcher.trouble.words}; the operation goes on when it is back\nhint: {watcher.trouble.hint}")
+    return not watcher.works
 
 
 def already(context: Context, verb: str, service: str, words: str) -> Exit:

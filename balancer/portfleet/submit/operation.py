@@ -7,8 +7,9 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 from functools import partial
 
-from portfleet.apply.busy import refuse_busy, require_watcher, wake
+from portfleet.apply.busy import refuse_busy, wake
 from portfleet.apply.context import Context
+from portfleet.apply.pointer import Pointer
 from portfleet.core.derive import make_desired, settle
 from portfleet.core.desired import DesiredService
 from portfleet.core.errors import Exit, PortfleetError
@@ -65,21 +66,19 @@ def submit(
 
     ``words`` say what is done, ``undo`` names the command that undoes it. ``change`` is made in the journal at once;
     ``becomes`` is what it will have come to, for --dry-run (default: the same). ``owned`` are the instances that the
-    operation starts itself. Raises PortfleetError: locked (exit 5), no watcher, refused by the kernel (then nothing of
-    it is left).
+    operation starts itself. Raises PortfleetError: locked (exit 5), refused by the kernel (then nothing of it is left).
     """
     if options.dry_run:
         return _dry_run(context, want, verb=work.verb, words=words, change=becomes or change)
     with locks.operation(context.paths.operation_lock(want.name), service=want.name, why=f"{work.verb}: {words}"):
         refuse_busy(context, want.name)
-        require_watcher(context)
         reason = f" ({options.why})" if options.why else ""
         who, since = locks.operator(), now()
         wanted = Operation(0, want.name, words + reason, who, since, work, owned=tuple(owned))
         number = _register(context, want, wanted, change)
         if point:
             try:
-                _point(context, want.name)
+                point_slots(context, want.name)
             except PortfleetError:  # nothing was applied, so nothing is to follow
                 context.store.update(partial(_withdrawn, want=want, number=number))
                 raise
@@ -102,12 +101,16 @@ def _dry_run(context: Context, want: DesiredService, *, verb: str, words: str, c
     return say(context, entry, f"would {words}; {count:,} of {total:,} slots would move; nothing was done")
 
 
-def _point(context: Context, service: str) -> None:
-    context.executor(context.desired(context.applied_fleet)).point(service, frozenset())
+def point_slots(context: Context, service: str) -> None:
+    """Point a service's slots as they shall be now; who is out by the watcher's word gets none."""
+    want = context.desired(context.applied_fleet).services[service]
+    pointer = Pointer(context.plane, context.paths.table_lock)
+    with pointer.hold():
+        pointer.point(want, out=lambda slots: frozenset(left_out(context.paths, slots)))
 
 
 def _register(context: Context, want: DesiredService, wanted: Operation, change: Change | None) -> int:
-    """Write ``wanted`` and its change into the journal; gives its number.
+    """Write ``wanted`` and its change into the journal; return its number.
 
     Raises PortfleetError (exit 5) where the journal says of the service something else than what ``want`` was made of:
     what the command decided, it decided by that.
@@ -122,7 +125,7 @@ def _register(context: Context, want: DesiredService, wanted: Operation, change:
         record = journal.services.get(want.name, want.record)
         if record != want.record:
             raise PortfleetError(
-                f"service {want.name} is locked: somebody changed it while this command was looking",
+                f"service {want.name} is locked: another command changed it while this one was looking",
                 hint="see what it is now (portfleet status, portfleet history), then ask again",
                 code=Exit.LOCKED,
             )

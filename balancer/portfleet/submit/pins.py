@@ -16,6 +16,7 @@ from portfleet.core.records import ServiceRecord
 from portfleet.store import locks
 from portfleet.store.clock import now
 from portfleet.submit.follow import say
+from portfleet.submit.operation import point_slots
 from portfleet.submit.targets import record_of
 
 
@@ -56,7 +57,7 @@ def _bring_up(context: Context, service: str) -> None:
         if state.home and state.services.get(service) != rule:
             context.plane.run((SetService(rule),))
     if state.home:
-        context.executor(desired).point(service, frozenset())
+        point_slots(context, service)
 
 
 def _note(context: Context, entry: HistoryEntry) -> HistoryEntry:

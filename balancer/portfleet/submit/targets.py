@@ -21,7 +21,7 @@ def record_of(context: Context, service: str) -> ServiceRecord:
 
 
 def targets(context: Context, text: str) -> tuple[DesiredService, list[DesiredInstance]]:
-    """Read SERVICE or SERVICE/INSTANCE; gives the service and the instances meant (all of the live colour).
+    """Read SERVICE or SERVICE/INSTANCE; return the service and the instances meant (all of the live colour).
 
     Raises PortfleetError (exit 2) for what does not exist.
     """

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from portfleet.core.model import parse_instance
 from portfleet.core.paths import Paths
+from portfleet.linux.processes import parent, start_time
 from portfleet.store import atomic, state_file
 
 
@@ -31,24 +32,6 @@ class Process:
     def alive(self) -> bool:
         """Return whether it still runs."""
         return self.started is not None and start_time(self.pid) == self.started
-
-
-def start_time(pid: int) -> int | None:
-    """Return when a process started, in clock ticks since boot (field 22 of /proc/PID/stat); None if there is none."""
-    try:
-        stat = Path(f"/proc/{pid}/stat").read_text()
-    except OSError:
-        return None
-    fields = stat.rpartition(")")[2].split()
-    return None if fields[0] in ("Z", "X") else int(fields[19])
-
-
-def parent(pid: int) -> int | None:
-    """Return a process's parent; None where there is no such process."""
-    try:
-        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
-    except OSError:
-        return None
 
 
 def alive(path: Path) -> dict[str, int]:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import re
+from dataclasses import dataclass
 from pathlib import Path
 
 from portfleet.core.paths import Paths
+from portfleet.core.printable import printable
 
 #: How much of the end of a log is read, in bytes.
 _TAIL, _SUPERVISOR_TAIL = 4096, 1 << 16
@@ -14,19 +16,35 @@ _LINE_MAX = 300
 
 
 def last_lines(log: Path, count: int = 3) -> list[str]:
-    """Return the last ``count`` lines of a log that hold something, unprintable characters replaced."""
+    """Return the last ``count`` lines of a log that hold something, fit for a terminal."""
     lines = [line.strip() for line in _tail(log, _TAIL).split("\n")]
-    return ["".join(c if c.isprintable() else "?" for c in line[:_LINE_MAX]) for line in lines if line][-count:]
+    return [printable(line, _LINE_MAX) for line in lines if line][-count:]
 
 
-def last_exit(paths: Paths, name: str) -> str:
-    """Say how ``name`` ended last, as "exit status 3" or "terminated by SIGKILL"; "" where it is not known.
+@dataclass(frozen=True)
+class Ended:
+    """How a process ended: with an exit ``status``, or by a ``signal``, as "SIGKILL" (then ``status`` is None)."""
 
-    supervisord forgets the exit status of a process that ended within startsecs, but not in its log (process.py:
-    ``exited: NAME (exit status 3; not expected)``).
+    status: int | None
+    signal: str = ""
+
+    def __str__(self) -> str:
+        return f"terminated by {self.signal}" if self.status is None else f"exit status {self.status}"
+
+
+def last_exit(paths: Paths, name: str) -> Ended | None:
+    """Return how ``name`` ended last; None if that is not known.
+
+    supervisord forgets the exit status of a process that ended within startsecs, but not in its log (process.py and
+    decode_wait_status of options.py: ``exited: NAME (exit status 3; not expected)``, ``(terminated by SIGSEGV (core
+    dumped); not expected)``).
     """
-    found = re.findall(rf"exited: {re.escape(name)} \(([^;)]*)", _tail(paths.log / "supervisord.log", _SUPERVISOR_TAIL))
-    return found[-1] if found else ""
+    told = rf"exited: {re.escape(name)} \((?:exit status (-?\d+)|terminated by ([^;\n]+)); "
+    found = re.findall(told, _tail(paths.log / "supervisord.log", _SUPERVISOR_TAIL))
+    if not found:
+        return None
+    status, signal = found[-1]
+    return Ended(int(status)) if status else Ended(None, signal)
 
 
 def _tail(path: Path, size: int) -> str:

@@ -17,11 +17,11 @@ _ESCAPES = str.maketrans({"&": "&amp;", "<": "&lt;", ">": "&gt;"})
 
 
 class RpcError(Exception):
-    """Nobody answered, or not in XML-RPC; the message says how."""
+    """No answer, or none in XML-RPC; the message says how."""
 
 
-class Unanswered(RpcError):
-    """The server is there and did not answer in time."""
+class RpcTimeoutError(RpcError):
+    """Somebody listens and did not answer in time."""
 
 
 class RpcFault(Exception):
@@ -33,9 +33,10 @@ class RpcFault(Exception):
 
 
 def call(path: Path, method: str, *arguments: str | int | bool, seconds: float) -> Any:
-    """Call ``method`` at the socket ``path`` and return its result; raise RpcError and RpcFault.
+    """Call ``method`` at the socket ``path`` and give its result; raises RpcError and RpcFault.
 
-    ``seconds``: how long each step of it may take: to connect, to write, and each part of the answer.
+    RpcTimeoutError when nothing has come for ``seconds``, and at once when so many wait already that the kernel lets
+    no more in (unix(7), EAGAIN).
     """
     params = "".join(f"<param><value>{_text(argument)}</value></param>" for argument in arguments)
     body = f"<methodCall><methodName>{method}</methodName><params>{params}</params></methodCall>".encode()
@@ -46,8 +47,8 @@ def call(path: Path, method: str, *arguments: str | int | bool, seconds: float) 
             connection.connect(str(path))
             connection.sendall(head.encode() + body)
             answer = b"".join(iter(lambda: connection.recv(65536), b""))
-    except (TimeoutError, BlockingIOError):  # its backlog is full: it accepts nothing
-        raise Unanswered(f"no answer within {seconds:g} s") from None
+    except (TimeoutError, BlockingIOError):
+        raise RpcTimeoutError(f"no answer within {seconds:g} s") from None
     except OSError as error:
         raise RpcError(str(error)) from None
     status, _, rest = answer.partition(b"\r\n")

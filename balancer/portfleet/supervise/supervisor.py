@@ -43,18 +43,14 @@ class Unreadable(PortfleetError):
     """supervisord cannot read its config, or the file of some program: it is asked about none then."""
 
 
-class Hangs(PortfleetError):
-    """supervisord is there and does not answer; ``pidfile`` tells its process."""
-
-    def __init__(self, why: str, pidfile: Path) -> None:
-        hint = f"end it, and the watcher starts another; instances go on serving: kill -9 $(cat {pidfile})"
-        super().__init__(f"supervisord hangs: {why}", hint=hint)
+class Unanswered(PortfleetError):
+    """supervisord listens and does not answer: it hangs, or was stopped by a signal."""
 
 
 class Supervisor:
     """A running supervisord. Methods raise PortfleetError when it does not answer, or refuses what is asked.
 
-    ``seconds``: how long an answer may take; it starts hundreds of programs between two of them.
+    An answer is waited for as long as ``seconds``; then Unanswered is raised, and taken for absence by none of them.
     """
 
     def __init__(self, path: Path, *, seconds: float = 30.0) -> None:
@@ -64,8 +60,8 @@ class Supervisor:
         """Call a method; raises RpcFault for what it refuses by itself."""
         try:
             return rpc.call(self._path, f"supervisor.{method}", *arguments, seconds=self._seconds)
-        except rpc.Unanswered as error:
-            raise Hangs(str(error), self._path.with_name("supervisord.pid")) from None
+        except rpc.RpcTimeoutError as error:
+            raise Unanswered(f"supervisord: {error}", hint="see why, and what to do: portfleet status") from None
         except rpc.RpcError as error:
             raise PortfleetError(
                 f"supervisord does not answer on {self._path}: {error}", hint="start it with: portfleet up"
@@ -83,10 +79,10 @@ class Supervisor:
             raise PortfleetError(f"supervisord: {method}: {fault.words}") from None
 
     def running(self) -> bool:
-        """Return whether it answers and takes orders; raise Hangs if it is there and does neither."""
+        """Return whether it answers and takes orders; raise Unanswered if it is there and does neither."""
         try:
             self._call("getState")
-        except Hangs:
+        except Unanswered:
             raise
         except PortfleetError:
             return False
@@ -98,21 +94,11 @@ class Supervisor:
             self._call("getState")
         except ShuttingDown:
             return True
+        except Unanswered:
+            raise
         except PortfleetError:
             return False
         return False
-
-    def absent(self) -> str:
-        """Return why it is not to be asked, in words for an operator; "" if it answers."""
-        try:
-            self._call("getState")
-        except ShuttingDown:
-            return "supervisord is shutting down"
-        except Hangs as error:
-            return f"{error.message}; instances go on serving"
-        except PortfleetError:
-            return "supervisord is not running: portfleet up"
-        return ""
 
     def refuse_ending(self) -> None:
         """Raise ShuttingDown while it shuts down: then nothing can be begun, nor another one started."""

@@ -11,7 +11,7 @@ import signal
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from portfleet.supervise.adopted import start_time
+from portfleet.linux.processes import start_time
 
 
 @dataclass(frozen=True)

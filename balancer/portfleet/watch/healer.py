@@ -97,7 +97,7 @@ class Healer:
         return change
 
     def _steps(self, desired: Desired, state: PlaneState) -> list[_PlaneStep]:
-        observed = Observed(plane=state, supervisor=True, instances=self._as_if_ready(desired))
+        observed = Observed(plane=state, instances=self._as_if_ready(desired), at=time.time())
         left_out = [self._ejector.without(want, state.slots.get(want.name, ())) for want in desired.services.values()]
         out = frozenset(self._ejector.out).union(*left_out)
         seen = replace(observed, out=dict.fromkeys(out, Out("probe", "", "left out")))

@@ -1,4 +1,4 @@
-"""Decides who is out: deaths, probes, and the policy for when nobody would be left. The ejector does it."""
+"""Decides who is out: deaths, probes, and the policy for when no instance would be left. The ejector does it."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from portfleet.watch.health import all_out
 from portfleet.watch.prober import Prober
 from portfleet.watch.roster import Member, Roster
 
-#: Seconds from a detour to the dealing of the slots, which keeps the loop busy for 10–50 ms: other deaths get their
+#: Seconds from a detour to the pointing of the slots, which keeps the loop busy for 10–50 ms: other deaths get their
 #: detours first, and supervisord its pokes, so that restarts begin meanwhile.
-_DEAL_AFTER = 0.02
-#: Seconds until slots are dealt again if the kernel refused; and if another process has the table lock, which is held
+_POINT_AFTER = 0.02
+#: Seconds until slots are pointed again if the kernel refused; and if another process has the table lock, which is held
 #: for a moment only.
 _REFUSED, _LOCKED = 1.0, 0.02
 
@@ -27,13 +27,16 @@ _REFUSED, _LOCKED = 1.0, 0.02
 class Judge:
     """Ejects and admits members. Everything it does is one event of the loop; nothing waits."""
 
-    def __init__(self, *, roster: Roster, ejector: Ejector, log: Log, blind: Callable[[], str]) -> None:
-        """``blind`` says why probes prove nothing at the moment; "" where they do."""
+    def __init__(
+        self, *, roster: Roster, ejector: Ejector, log: Log, blind: Callable[[], str],
+        pid_of: Callable[[str], int | None],
+    ) -> None:  # fmt: skip
+        """``blind`` says why probes prove nothing at the moment ("": they do), ``pid_of`` an instance's process."""
         self._roster, self._ejector, self._log, self._blind = roster, ejector, log, blind
         self._loop = asyncio.get_running_loop()
-        self._prober = Prober(self._told, time.monotonic, log.unexpected)
-        ejector.let_in = self.aim
-        self._to_deal: set[str] = set()
+        self._prober = Prober(self._told, time.monotonic, pid_of, log.unexpected)
+        ejector.let_in = self.let_in
+        self._to_point: set[str] = set()
         #: Members whose probes fail but who serve on, for without them nobody would.
         self.kept: set[str] = set()
 
@@ -47,8 +50,8 @@ class Judge:
 
     @property
     def connections(self) -> Mapping[str, tuple[int, int]]:
-        """Give, of daemons that tell, how many connections they have and how many they take."""
-        return self._prober.connections
+        """Return, of daemons that tell, how many connections they have and how many they take."""
+        return {name: (said.connections, said.max_connections) for name, said in self._prober.said.items()}
 
     def reloaded(self) -> None:
         """Take in what the roster read: members without slots wait until they are ready, all others are probed."""
@@ -75,6 +78,13 @@ class Judge:
                 member.unprobed()
         self._prober.aim(probed)
 
+    def let_in(self) -> None:
+        """Probe members that commands have let in, at once: what they say of themselves is not known yet."""
+        self.aim()
+        for name, member in self._roster.members.items():
+            if not member.spoke:
+                self._prober.ask(name)
+
     def died(self, member: Member, reason: str) -> None:
         """A member's process has ended: out in the same moment, its slots dealt right after all such moments."""
         name = member.name
@@ -94,19 +104,20 @@ class Judge:
         name = member.name
         return name in self._ejector.pending and name not in self._ejector.table(member.service.name, anew=True)
 
-    def _told(self, name: str, trouble: str) -> None:
+    def _told(self, name: str, trouble: str, by_port: bool) -> None:
         with self._log.costs(name):
-            self.probed(name, trouble)
+            self.probed(name, trouble, by_port)
 
-    def probed(self, name: str, trouble: str) -> None:
-        """Take one probe's result ("" is a success)."""
+    def probed(self, name: str, trouble: str, by_port: bool) -> None:
+        """Take one probe's result ("" is a success); ``by_port``: nothing but a connection to the port failed."""
         member = self._roster.members.get(name)
         if member is None:
             return
+        member.spoke |= name in self._prober.said
         if not trouble:
             member.hung_since = None
-        elif why := self._blind():
-            # Every probe through a port is a new connection too: all instances would fail at once, none of them ill.
+        elif by_port and (why := self._blind()):
+            # Such a probe is a new connection too: all instances would fail at once, none of them ill.
             self._log.once("blind", reason=why)
             return
         elif member.hung_since is None:
@@ -133,32 +144,32 @@ class Judge:
         self.aim()
         self._judge_kept(member.service.name)
 
-    def deal(self) -> None:
-        """Deal the slots of every service that lost somebody."""
+    def point(self) -> None:
+        """Point the slots of every service that lost somebody."""
         services = self._roster.desired.services if self._roster.desired else {}
-        while self._to_deal:
-            want = services.get(self._to_deal.pop())
+        while self._to_point:
+            want = services.get(self._to_point.pop())
             if want is not None:
-                self._deal(want)
+                self._point(want)
         self.aim()
 
-    def _deal(self, want: DesiredService) -> None:
-        """Deal a service's slots, now or as soon as it can be done."""
+    def _point(self, want: DesiredService) -> None:
+        """Point a service's slots, now or as soon as it can be done."""
         name = want.name
         try:
             self._ejector.point(want)
         except PortfleetError as error:
-            self._log.once("cannot-deal", about=name, service=name, reason=error.message.splitlines()[0])
-            self._loop.call_later(_again(error), self._deal_again, name)
+            self._log.once("cannot-point", about=name, service=name, reason=error.message.splitlines()[0])
+            self._loop.call_later(_again(error), self._point_again, name)
         except Exception as error:  # noqa: BLE001 (a defect met for one service must not keep the slots of others)
             self._log.unexpected(name, error)
-            self._loop.call_later(_REFUSED, self._deal_again, name)
+            self._loop.call_later(_REFUSED, self._point_again, name)
         else:
-            self._log.over("cannot-deal", about=name)
+            self._log.over("cannot-point", about=name)
 
-    def _deal_again(self, service: str) -> None:
-        self._to_deal.add(service)
-        self.deal()
+    def _point_again(self, service: str) -> None:
+        self._to_point.add(service)
+        self.point()
 
     def _admit_again(self, name: str, reason: str) -> None:
         """Admit a member that could not be: of one that died, the next look finds out whether it is ready."""
@@ -202,9 +213,9 @@ class Judge:
         except PortfleetError as error:
             self._log("cannot-eject", instance=member.name, reason=error.message.splitlines()[0])
             took = None
-        if not self._to_deal:
-            self._loop.call_later(_DEAL_AFTER if took is not None else 0, self.deal)
-        self._to_deal.add(member.service.name)
+        if not self._to_point:
+            self._loop.call_later(_POINT_AFTER if took is not None else 0, self.point)
+        self._to_point.add(member.service.name)
         if took is not None and not known:
             self._log("ejected", instance=member.name, reason=entry.reason, took_ms=f"{took * 1000:.2f}")
 

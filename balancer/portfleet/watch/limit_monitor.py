@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from portfleet.core.paths import Paths
 from portfleet.core.program import WATCHER
-from portfleet.dataplane.interface import Connections, Room
+from portfleet.dataplane.interface import Connections, Hazard, Room
 from portfleet.store import warnings
 from portfleet.store.clock import now
 from portfleet.store.log import Log
@@ -32,8 +32,13 @@ class LimitMonitor:
         self.warned: dict[str, Warned] = {}
         warnings.write(paths.warnings, ())
 
-    def look(self, pids: Mapping[str, int], connections: Mapping[str, tuple[int, int]]) -> None:
-        """Look where it is time to; ``pids`` are the instances' processes, ``connections`` as `limits.judge` has it."""
+    def look(
+        self, pids: Mapping[str, int], connections: Mapping[str, tuple[int, int]], hazards: Iterable[Hazard] = ()
+    ) -> None:
+        """Look if it is time to.
+
+        ``pids`` are the instances' processes, ``connections`` and ``hazards`` as `limits.judge` has them.
+        """
         began = time.monotonic()
         if began < self._next:
             return
@@ -41,6 +46,7 @@ class LimitMonitor:
         room = self._connections.room()
         processes = {name: seen for name, pid in pids.items() if (seen := limits.read_descriptors(pid))}
         found = limits.judge(
+            hazards=hazards,
             room=room,
             dropped=self._drops(room, began),
             files=limits.read_files(),

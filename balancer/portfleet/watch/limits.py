@@ -8,11 +8,11 @@ What is read is a handful of files of /proc; what it means is judged by pure fun
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from portfleet.dataplane.interface import Room
+from portfleet.dataplane.interface import Hazard, Room
 from portfleet.linux.processes import descriptor_limits
 
 #: From this share of a limit on an operator is told.
@@ -54,6 +54,7 @@ def read_files() -> Descriptors:
 
 def judge(
     *,
+    hazards: Iterable[Hazard],
     room: Room | None,
     dropped: int,
     files: Descriptors,
@@ -62,10 +63,10 @@ def judge(
 ) -> list[Near]:
     """Say which limits are near or reached.
 
-    ``room`` is the data plane's own, ``dropped`` how many connections found none lately; ``connections``: of daemons
-    that tell, how many they have and how many they take.
+    ``hazards`` are told of as they are; ``room`` is the data plane's own, ``dropped`` how many connections found none
+    lately; ``connections``: of daemons that tell, how many they have and how many they take.
     """
-    found = []
+    found = [Near(hazard.about, hazard.words, hazard.hint) for hazard in hazards]
     if room is not None and (dropped or room.used >= _NEAR * room.limit):
         words = room.words
         if dropped:

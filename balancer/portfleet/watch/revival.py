@@ -15,16 +15,14 @@ from portfleet.apply.programs import Programs
 from portfleet.core.desired import Desired
 from portfleet.core.errors import PortfleetError
 from portfleet.core.paths import Paths
+from portfleet.core.program import CONFIG_EXIT
 from portfleet.core.states import AT_REST
 from portfleet.store.log import Log
-from portfleet.supervise.exit_report import last_exit, last_lines
+from portfleet.supervise.exit_report import Ended, last_exit, last_lines
 from portfleet.supervise.supervisor import ProgramInfo, Supervisor
 from portfleet.watch.deaths import Deaths
 from portfleet.watch.ejector import Ejector
 from portfleet.watch.roster import Member, Roster
-
-#: How our daemon ends for a broken config: starting it again cannot help, only another config can.
-_BROKEN_CONFIG = "exit status 2"
 
 
 class Revival:
@@ -51,21 +49,30 @@ class Revival:
         if info.state not in AT_REST:
             return
         if member.backoff.due is None:
-            ended = f"exit status {info.exit_status}" if info.state == "EXITED" else last_exit(self._paths, name)
-            if ended == _BROKEN_CONFIG and member.service.service.ours:
+            # Of one that a signal ended supervisord says -1.
+            known = info.state == "EXITED" and info.exit_status >= 0
+            ended = Ended(info.exit_status) if known else last_exit(self._paths, name)
+            if ended == Ended(CONFIG_EXIT) and member.spoke:
                 reason = "its config is broken (exit status 2); it stays down until: portfleet restart"
-                self._log.once("stays-down", about=name, instance=name, last_exit=ended, reason=reason)
+                self._log.once("stays-down", about=name, instance=name, last_exit=str(ended), reason=reason)
                 self._ejector.note(name, reason)
+                return
+            if info.state == "EXITED":  # which supervisord leaves to us; after any other end it starts it again itself
+                self._begin(member, f"ended with {ended}")
                 return
             wait = member.backoff.schedule(now)
             self._log(
-                "given-up", instance=name, state=info.state, last_exit=ended, try_number=member.backoff.tries,
-                again_in=f"{wait:.1f}s", reason=info.error or "it does not stay up",
+                "given-up",
+                instance=name,
+                state=info.state,
+                last_exit=str(ended or ""),
+                try_number=member.backoff.tries,
+                again_in=f"{wait:.1f}s",
+                reason=info.error or "it does not stay up",
                 last_log=" | ".join(last_lines(self._paths.log_of(name))),
-            )  # fmt: skip
-            self._ejector.note(
-                name, f"crash loop, ended last with {ended}; start number {member.backoff.tries} follows"
             )
+            last = f", ended last with {ended}" if ended else ""
+            self._ejector.note(name, f"crash loop{last}; restart attempt {member.backoff.tries} pending")
         elif member.backoff.is_due(now):
             self._begin(member, f"try {member.backoff.tries} after {info.state}")
 

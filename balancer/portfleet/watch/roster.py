@@ -11,9 +11,9 @@ from portfleet.apply.applied import Applied
 from portfleet.core.desired import Desired, DesiredInstance, DesiredService
 from portfleet.core.errors import PortfleetError
 from portfleet.core.paths import Paths
+from portfleet.daemons.probe import Target, target_of
 from portfleet.store import locks
 from portfleet.watch.health import Health
-from portfleet.watch.prober import Target
 from portfleet.watch.restarts import Backoff
 
 
@@ -27,6 +27,8 @@ class Member:
     backoff: Backoff
     #: An operation that runs starts and stops it itself.
     owned: bool = False
+    #: One of its processes has answered on its control socket.
+    spoke: bool = False
     #: Since when its probes fail; None while they do not.
     hung_since: float | None = None
     #: When its process was last seen to end, and when it began to serve after that.
@@ -54,10 +56,7 @@ class Member:
 
     def target(self) -> Target:
         """Return how to probe it."""
-        remote, service = self.want.rule.remote, self.service.service
-        host = str(remote.address) if remote else "127.0.0.1" if 4 in service.families else "::1"
-        control = self.want.program.control if self.want.program and self.want.ours else None
-        return Target(self.name, host, self.want.rule.port, control, service.probe)
+        return target_of(self.service.service, self.want)
 
 
 class Roster:

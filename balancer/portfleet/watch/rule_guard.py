@@ -1,7 +1,7 @@
 """Guards the rules: holds what keeps clients safe, hears of foreign changes, and has the healer look when it must.
 
 A foreign change is looked at after a short rest, since changes come in bursts; lost rules at once. A poll finds what
-no event told of.
+no event told of. Connections that the data plane lost track of are seen to in another thread.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import asyncio
 from collections.abc import Callable
 
 from portfleet.core.errors import PortfleetError
-from portfleet.dataplane.interface import Guardian
+from portfleet.dataplane.interface import Done, Door, Guardian, Hazard
 from portfleet.store.locks import Locked
 from portfleet.store.log import Log
 from portfleet.watch.healer import Healer
@@ -32,6 +32,7 @@ class RuleGuard:
         self._loop = asyncio.get_running_loop()
         self._next: asyncio.TimerHandle | None = None
         self._due = 0.0
+        self._working: asyncio.Task[None] | None = None
         self._descriptor = guardian.fileno()
         if self._descriptor is not None:
             self._loop.add_reader(self._descriptor, self._told)
@@ -47,12 +48,18 @@ class RuleGuard:
         if desired is None:
             return
         try:
-            self._guardian.hold(listen for want in desired.services.values() for listen in want.service.listen)
+            services = (want.service for want in desired.services.values())
+            self._guardian.hold(Door(service.listen, service.ports) for service in services)
         except PortfleetError as error:
             self._log.once("no-guardian", reason=error.message.splitlines()[0])
         else:
             if self._log.over("no-guardian"):
                 self._log("guardian", reason="clients are held again while rules are missing")
+        self._plan_work()
+
+    def hazards(self) -> list[Hazard]:
+        """Return what the guardian knows of that costs clients. It may take a second."""
+        return self._guardian.hazards()
 
     def close(self) -> None:
         """Stop looking and let the guardian go."""
@@ -60,6 +67,8 @@ class RuleGuard:
             self._loop.remove_reader(self._descriptor)
         if self._next is not None:
             self._next.cancel()
+        if self._working is not None:
+            self._working.cancel()
         try:
             self._guardian.close()
         except PortfleetError as error:
@@ -81,6 +90,28 @@ class RuleGuard:
                 if change.lost:
                     self._log("table-deleted", by=change.process or "?", pid=change.pid)
                 self.look_in(0 if change.lost else _REST)
+        self._plan_work()
+
+    def _plan_work(self) -> None:
+        """Have the guardian work as soon as there is something to do; not twice at a time."""
+        if self._working is None and (due := self._guardian.due) is not None:
+            self._working = self._loop.create_task(self._work(due))
+
+    async def _work(self, due: float) -> None:
+        done: list[Done] = []
+        try:
+            await asyncio.sleep(due)
+            done = await asyncio.to_thread(self._guardian.work)
+            self._log.over("cannot-restore")
+        except PortfleetError as error:
+            self._log.once("cannot-restore", reason=error.message.splitlines()[0])
+        except Exception as error:  # noqa: BLE001 (the connections that are left are seen to at the next look)
+            self._log.unexpected("connections", error)
+        finally:
+            self._working = None
+        for one in done:
+            self._log(one.event, **one.fields)
+        self._plan_work()
 
     def _heal(self) -> None:
         self._next = None

@@ -23,9 +23,10 @@ from portfleet.apply.context import Context
 from portfleet.core.errors import PortfleetError
 from portfleet.core.paths import Paths
 from portfleet.core.program import WATCHER
+from portfleet.linux import processes
 from portfleet.store.log import Log
 from portfleet.supervise import adopted
-from portfleet.supervise.start import UNIT, start_supervisord, unit_enabled
+from portfleet.supervise.start import UNIT, by_systemd, start_supervisord
 from portfleet.supervise.supervisor import Supervisor
 from portfleet.watch.deaths import Deaths
 
@@ -81,7 +82,7 @@ class Supervision:
 
     def is_lost(self, pid: int) -> bool:
         """Return whether ``pid`` is not a child of the present supervisord."""
-        return self.alive and adopted.parent(pid) != self._deaths.pid(SUPERVISOR)
+        return self.alive and processes.parent(pid) != self._deaths.pid(SUPERVISOR)
 
     def forget(self, name: str) -> None:
         """Have supervisord give up a program whose port an adopted process holds; in the helper thread."""
@@ -111,11 +112,11 @@ class Supervision:
 
     def _start(self) -> str:
         """Have one supervisord run; gives why there is none. In the helper thread."""
-        if Supervisor(self._paths.supervisor_socket).running():
-            return ""
-        if self._paths.home is None and unit_enabled():
-            return f"systemd has not started {UNIT} yet"
         try:
+            if self.supervisor.running():
+                return ""
+            if by_systemd(self._paths):
+                return f"systemd has not started {UNIT} yet"
             context = Context(self._paths)
             for words in context.programs(context.desired(context.applied_fleet)).files.put_right():
                 self._log("put-right", reason=words)

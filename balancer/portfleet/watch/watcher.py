@@ -21,6 +21,7 @@ from portfleet.apply.context import Context
 from portfleet.apply.observe import Look
 from portfleet.core.desired import DesiredService
 from portfleet.core.observed import ObservedInstance
+from portfleet.dataplane.interface import Hazard
 from portfleet.linux.processes import set_nice
 from portfleet.store.log import Log
 from portfleet.supervise import adopted
@@ -44,6 +45,8 @@ _PRIORITY = -20
 
 #: Seconds between looks: at config and journal; at somebody on the way back, for the first half minute; at everything.
 _CALM, _HURRY, _FULL = 0.5, 0.03, 10.0
+#: Seconds between two looks at what others have set up that costs clients.
+_HAZARDS = 1.0
 _HURRIED_FOR = 30.0
 #: Seconds the interpreter lets a thread run before the loop may go on (default 5 ms): an ejection waits that long.
 _SWITCH = 0.0005
@@ -59,7 +62,9 @@ class Watcher:
         self._pool = ThreadPoolExecutor(1, "helper", initializer=set_nice, initargs=(0,))
         self._wake, self._stop = asyncio.Event(), asyncio.Event()
         self._deaths = Deaths(self._loop, self._died)
-        self._judge = Judge(roster=roster, ejector=ejector, log=log, blind=context.plane.connections.full)
+        self._judge = Judge(
+            roster=roster, ejector=ejector, log=log, blind=context.plane.connections.full, pid_of=self._deaths.pid
+        )
         self._supervision = Supervision(
             paths=self._paths, deaths=self._deaths, log=log, pool=self._pool, hand_over=self.stop
         )
@@ -72,7 +77,8 @@ class Watcher:
         self._programs: dict[str, ProgramInfo] = {}
         self._adopted: set[str] = set()
         self._noted: dict[str, tuple[int, int]] = {}
-        self._full_at = 0.0
+        self._full_at = self._hazards_at = 0.0
+        self._hazards: list[Hazard] = []
         self._loop.add_signal_handler(signal.SIGTERM, self.stop)
         self._loop.add_signal_handler(signal.SIGINT, self.stop)
         self._loop.add_signal_handler(signal.SIGHUP, self._wake.set)
@@ -158,7 +164,10 @@ class Watcher:
             rules.hold()
         with self._log.costs("limits"):
             pids = {name: pid for name in self._roster.members if (pid := self._deaths.pid(name))}
-            self._limits.look(pids, self._judge.connections)
+            if time.monotonic() >= self._hazards_at:
+                self._hazards_at = time.monotonic() + _HAZARDS
+                self._hazards = await self._in_pool(rules.hazards)
+            self._limits.look(pids, self._judge.connections, self._hazards)
         with self._log.costs("dropped clients"):
             self._dropped.look(self._serving())
         for name, member in self._roster.members.items():
@@ -274,6 +283,8 @@ class Watcher:
 
     def _judge_readiness(self, name: str, seen: ObservedInstance) -> None:
         member = self._roster.members.get(name)
+        if member is not None and seen.status is not None:
+            member.spoke = True
         if seen.ready and member is not None and (not member.local or self._deaths.pid(name) == seen.pid):
             self._judge.admit(member, "ready")
         elif seen.fault:
@@ -281,11 +292,7 @@ class Watcher:
             self._ejector.note(name, seen.fault)
 
     def _at(self, away: list[Member]) -> dict[str, ObservedInstance]:
-        look, found = Look(self._programs, self._paths, probe=True), dict[str, ObservedInstance]()
-        for member in away:
-            with self._log.costs(member.name):
-                found[member.name] = look.at(member.service, member.want)
-        return found
+        return Look(self._programs, self._paths, probe=True).at((member.service, member.want) for member in away)
 
     async def _in_pool(self, work: Callable[[], T]) -> T:
         return await self._loop.run_in_executor(self._pool, work)

@@ -9,7 +9,7 @@ from portfleet.core.model import Probe
 PROBE = Table(
     "service.NAME.probe",
     Probe,
-    "probes; left out: our daemon's control socket, otherwise a connect",
+    "probes; left out: the control socket and an empty request, otherwise a connect",
     (
         Setting(
             "send",
@@ -17,8 +17,9 @@ PROBE = Table(
             "what is sent through the instance's port",
             Effect.AT_ONCE,
             r'"PING\n"',
-            more="Without it only our own daemon is found to hang: the kernel accepts connections for a hung process.",
-            unset="our own daemon is asked by its control socket and an empty request; others only get a connect",
+            more="Without it only a daemon with a control socket is found to hang: the kernel accepts connections for "
+            "any process that listens.",
+            unset="a daemon with a control socket is asked there and by an empty request; others only get a connect",
         ),
         Setting(
             "expect",

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import get_args
 
-from portfleet.config.containers import Addresses, Environment, Weights, Words
+from portfleet.config.containers import Addresses, Environment, Networks, Weights, Words
 from portfleet.config.kinds import Choice, Duration, Number, Parsed, Text
 from portfleet.config.reader import parse_affinity, parse_ports
 from portfleet.config.settings.table import Effect, Setting, Table
-from portfleet.core.model import Overflow, Service, WhenEmpty
+from portfleet.core.model import ControlUse, Overflow, Service, WhenEmpty
 from portfleet.core.placeholders import PLACEHOLDERS
 
 _FILLED = " ".join(f"{{{name}}}" for name in PLACEHOLDERS)
@@ -38,7 +38,8 @@ SERVICE = Table(
             '"192.0.2.1:P"; "[2001:db8::1]:P"',
             Effect.AT_ONCE,
             '[":7000"]',
-            more="Two services cannot share an address and port.",
+            more='Two services cannot share an address and port. On a kernel without IPv6 ":PORT" is IPv4 alone. An '
+            "address that is not on this box is left alone until it comes.",
             change="established connections stay, by whichever address they came",
             shown='[":7000"]',
             asks="what do clients dial?",
@@ -47,7 +48,7 @@ SERVICE = Table(
             "command",
             Words(),
             f"what an instance runs. {_FILLED} are filled in; found by PATH, portfleet's own venv first. The daemon "
-            "must listen on all addresses: the kernel redirects to the interface's own",
+            "must listen on all addresses: connections keep the one that was dialled",
             Effect.RESTART,
             '["redis-server", "--port", "{port}"]',
             more="{port} must stand in it or in `environment`. There is no shell: each string is one word.",
@@ -90,6 +91,14 @@ SERVICE = Table(
             Effect.RESTART,
             '"portfleet"',
             unset="the user who runs supervisord",
+        ),
+        Setting(
+            "control",
+            Choice(get_args(ControlUse)),
+            '"auto": instances that answer on their control sockets are asked there how they are and whether they can '
+            'hand off connections; "off": none is ever asked',
+            Effect.AT_ONCE,
+            '"off"',
         ),
         Setting(
             "environment",
@@ -175,15 +184,46 @@ SERVICE = Table(
             "connections an instance takes; 0: the hard limit of descriptors - 64",
             Effect.RESTART,
             "20_000",
-            more="Our own daemon counts for itself; of others the kernel counts.",
-            change="for daemons other than ours at once; a number above the descriptors that supervisord was started "
-            "with takes `portfleet down` and `portfleet up`",
+            more="A daemon that says on its control socket that it keeps to it counts for itself; of others the "
+            "kernel counts.",
+            change="a number above the descriptors that supervisord was started with takes `portfleet down` and "
+            "`portfleet up`",
+        ),
+        Setting(
+            "max_per_source",
+            Number(0, 1_000_000),
+            "connections a source may have at a time, half-open ones too; 0: any number",
+            Effect.AT_ONCE,
+            "20",
+            more="A source is what `affinity` takes for one (an IPv4 address, an IPv6 /64). What is over it is "
+            "refused: set it above what an office behind one address needs.",
+            change="connections from before count from when they are next counted, so that a source may have more "
+            "for a while",
+        ),
+        Setting(
+            "allow",
+            Networks(),
+            "who may connect; left out: everybody",
+            Effect.AT_ONCE,
+            '["198.18.0.0/15", "2001:db8::/32"]',
+            more="Everybody else is refused, clients on this box too if their address is not listed. "
+            "`deny` comes before it.",
+            unset="everybody",
+        ),
+        Setting(
+            "deny",
+            Networks(),
+            "who may not connect, beside those of `portfleet deny`",
+            Effect.AT_ONCE,
+            '["198.18.66.0/24"]',
+            more="New connections are refused; established ones go on.",
+            unset="none",
         ),
         Setting(
             "overflow",
             Choice(get_args(Overflow)),
-            'what connections above max_connections get: the "next" instance, or "refuse"; those of our own daemon '
-            "wait in its queue instead",
+            'what connections above max_connections get: the "next" instance, or "refuse"; those of a daemon '
+            "that keeps to it itself wait in its queue instead",
             Effect.AT_ONCE,
             '"refuse"',
         ),

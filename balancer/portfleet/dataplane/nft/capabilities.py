@@ -25,50 +25,54 @@ class Capability:
 
 _PRE = "chain c { type nat hook prerouting priority dstnat; policy accept; "
 _IN = "chain c { type filter hook input priority 10; policy accept; "
-_MAP = "map m { typeof ip saddr : ct mark; size 16; flags dynamic,timeout; }\n"
+_MAP = "map m { typeof ip saddr : meta priority; size 16; flags dynamic,timeout; }\n"
 _SERVE = "nothing can be loaded"
 NEEDED = (
     Capability("NAT for both families in one table (Linux 5.2)", _PRE + "}", _SERVE),
     Capability(
         "a hash of the client's address (nft_hash)",
-        "map m { typeof meta cpu : ct mark; }\n"
+        "map m { typeof meta cpu : meta priority; }\n"
         + _PRE
-        + "\nct mark set jhash ip saddr & 255.255.255.0 mod 4096 seed 0x5eed map @m\n}",
+        + "\nmeta priority set jhash ip saddr & 255.255.255.0 mod 4096 seed 0x5eed map @m\n}",
         "affinity source and connection cannot be used",
     ),
     Capability(
-        "numbers in turn (nft_numgen)", _PRE + "\nct mark set numgen inc mod 4096\n}", "no round-robin or random"
+        "numbers in turn (nft_numgen)", _PRE + "\nmeta priority set numgen inc mod 4096\n}", "no round-robin or random"
     ),
     Capability(
-        "maps from marks to chains",
-        "map m { typeof ct mark : verdict; }\n" + _PRE + "\nct mark vmap @m\n}",
+        "maps from numbers to chains",
+        "map m { typeof meta priority : verdict; }\n" + _PRE + "\nmeta priority vmap @m\n}",
         _SERVE,
     ),
-    Capability("redirection to a port (nft_redir)", _PRE + "\nmeta l4proto tcp redirect to :7101\n}", _SERVE),
+    Capability(
+        "translation to a port of the dialled address (nft_nat)",
+        _PRE + "\nmeta l4proto tcp dnat ip to ip daddr:7101\nmeta l4proto tcp dnat ip6 to ip6 daddr:7101\n}",
+        _SERVE,
+    ),
     Capability("a look-up of local addresses (nft_fib)", _PRE + "\nfib daddr type local accept\n}", _SERVE),
     Capability("a look-up of listeners (nft_socket)", _IN + "\nsocket transparent 0 accept\n}", "dead ports refuse"),
     Capability("resets (nft_reject)", _IN + "\nmeta l4proto tcp reject with tcp reset\n}", "ports cannot be guarded"),
     Capability(
         "maps that packets fill and empty",
-        _MAP + _PRE + "\ndelete @m { ip saddr : 0 }\nupdate @m { ip saddr timeout 1h : 1 }\n}",
+        _MAP + _PRE + "\ndelete @m { ip saddr : 0:0 }\nupdate @m { ip saddr timeout 1h : 0:1 }\n}",
         "sticky cannot be used",
     ),
     Capability(
         "maps with intervals",
-        "map m { typeof ip saddr : ct mark; flags interval; elements = { 198.18.0.0/24 : 1 }; }\n"
+        "map m { typeof ip saddr : meta priority; flags interval; elements = { 198.18.0.0/24 : 0:1 }; }\n"
         + _PRE
-        + "\nct mark set ip saddr map @m\n}",
+        + "\nmeta priority set ip saddr map @m\n}",
         "sources cannot be pinned",
     ),
     Capability(
         "counts of connections (nft_connlimit)",
-        "set s { typeof ct mark; size 16; flags dynamic; }\n"
+        "set s { typeof tcp dport; size 16; flags dynamic; }\n"
         + _IN
-        + "\nadd @s { ct mark ct count over 10 } counter drop\n}",
-        "max_connections cannot be kept for daemons without a hand-off",
+        + "\nadd @s { tcp dport ct count over 10 } counter drop\n}",
+        "max_connections cannot be kept for daemons that do not keep to it themselves",
     ),
     Capability(
-        "translation to another box (nft_nat, nft_masq)",
+        "translation to another box (nft_masq)",
         _PRE
         + "\nmeta l4proto tcp dnat ip to 203.0.113.2:7101\n}\n"
         + "chain p { type nat hook postrouting priority srcnat; policy accept; \nmasquerade\n}",

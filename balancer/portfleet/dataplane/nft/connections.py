@@ -6,6 +6,7 @@ asked themselves.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -16,8 +17,9 @@ from portfleet.dataplane.nft import conntrack
 from portfleet.dataplane.nft.reader import NftReader
 from portfleet.linux import sockdiag
 
-#: From this share on conntrack's table counts as full: entries that end make room for moments only.
-_FULL = 0.98
+#: Seconds for which a connection that conntrack dropped is a reason to distrust probes. That its table is full is none:
+#: half-open entries make room (early_drop), so that a flood of SYNs fills it and clients get in nonetheless.
+_LATELY = 2.0
 
 
 class NftConnections:
@@ -25,13 +27,15 @@ class NftConnections:
 
     def __init__(self, reader: NftReader) -> None:
         self._reader = reader
+        self._dropped: int | None = None
+        self._dropped_at = -_LATELY
 
     def count(self, instances: Iterable[InstanceRule]) -> Mapping[str, int | None]:
         found: dict[str, int | None] = {}
         by_port = None
         for rule in instances:
             if rule.remote is not None:
-                found[rule.name] = _established(rule.number)
+                found[rule.name] = _established(rule)
                 continue
             by_port = sockdiag.established() if by_port is None else by_port
             found[rule.name] = by_port[rule.port]
@@ -49,19 +53,20 @@ class NftConnections:
             ) from None
 
     def forget_unanswered(self, instance: InstanceRule) -> int:
-        return conntrack.forget_half_open(instance.number)
+        return conntrack.forget_half_open(instance)
 
     def turned_away(self, instances: Iterable[InstanceRule]) -> Mapping[str, int]:
         counts = self._reader.counts("dropped")
         return {rule.name: counts.get(rule.port, 0) for rule in instances if rule.remote is None}
 
+    def refused(self, service: str) -> int:
+        return self._reader.passed(f"access_{service}")
+
     def full(self) -> str:
-        try:
-            entries, limit = (_number(name) for name in ("count", "max"))
-        except OSError:
+        room = self.room()
+        if room is None or time.monotonic() - self._dropped_at >= _LATELY:
             return ""
-        words = f"conntrack holds {entries:,} of {limit:,} entries: new connections are dropped"
-        return words if entries >= _FULL * limit else ""
+        return f"{room.words}, and new connections are dropped"
 
     def room(self) -> Room | None:
         try:
@@ -70,19 +75,23 @@ class NftConnections:
         except OSError:
             return None
         column = header.split().index("drop")
+        dropped = sum(int(row.split()[column], 16) for row in rows)
+        if self._dropped is not None and dropped > self._dropped:
+            self._dropped_at = time.monotonic()
+        self._dropped = dropped
         return Room(
             "conntrack",
             used=entries,
             limit=limit,
-            dropped=sum(int(row.split()[column], 16) for row in rows),
+            dropped=dropped,
             words=f"conntrack holds {entries:,} of {limit:,} entries",
             hint=f"sysctl -w net.netfilter.nf_conntrack_max={2 * limit}",
         )
 
 
-def _established(mark: int) -> int | None:
+def _established(instance: InstanceRule) -> int | None:
     try:
-        return conntrack.established(mark)
+        return conntrack.established(instance)
     except PortfleetError:
         return None
 

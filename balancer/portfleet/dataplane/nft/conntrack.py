@@ -1,47 +1,55 @@
 """The kernel's connection table, by ctnetlink: count and forget entries.
 
-An entry's mark says which instance its connection belongs to; the rules set it with the first packet. Written here
-because the conntrack program is not installed everywhere and costs a process start (3 ms) on every ejection.
-Attributes: linux/netfilter/nfnetlink_conntrack.h; a status bit: linux/netfilter/nf_conntrack_common.h.
+An entry's reply comes from the instance, so its source says which instance a connection went to first; the kernel picks
+entries by it (CTA_FILTER, Linux 5.8). Connection marks are the site's. Written here because the conntrack program is
+not installed everywhere and costs a process start (3 ms) on every ejection.
+Attributes: linux/netfilter/nfnetlink_conntrack.h; status bits: linux/netfilter/nf_conntrack_common.h; what a filter
+compares: net/netfilter/nf_conntrack_netlink.c.
 """
 
 from __future__ import annotations
 
 import errno
+import ipaddress
 import os
 import socket
 import struct
 from collections.abc import Iterator, Mapping
 
+from portfleet.core.changes import InstanceRule
 from portfleet.core.errors import Exit, PortfleetError
-from portfleet.linux.netlink import Netfilter, attribute, attributes
+from portfleet.linux.netlink import Netfilter, attribute, attributes, nested
 
 _GET, _DELETE = 0x101, 0x102  # subsystem 1 (ctnetlink), messages 1 and 2
-_TUPLE_ORIG, _TUPLE_REPLY, _STATUS, _PROTOCOL, _MARK, _ID, _MARK_MASK = 1, 2, 3, 4, 8, 12, 21
+_TUPLE_ORIG, _TUPLE_REPLY, _STATUS, _PROTOCOL, _ID, _FILTER = 1, 2, 3, 4, 12, 25
+_FILTER_REPLY, _BY_SOURCE, _BY_PROTOCOL, _BY_SOURCE_PORT = 2, 1 << 0, 1 << 3, 1 << 4
 _TUPLE_IP, _TUPLE_PROTO = 1, 2
-_IP_V4_SRC, _IP_V4_DST, _IP_V6_SRC, _IP_V6_DST = 1, 2, 3, 4
-_PROTO_NUM, _PROTO_SRC_PORT, _PROTO_DST_PORT = 1, 2, 3
-_SEEN_REPLY = 1 << 1
+_IP_V4_SRC, _IP_V6_SRC = 1, 3
+_PROTO_NUM, _PROTO_SRC_PORT = 1, 2
+_SEEN_REPLY, _DESTINATION_NAT = 1 << 1, 1 << 5
 _PROTOCOL_TCP, _TCP_STATE, _ESTABLISHED = 1, 1, 3
 _GONE = (0, errno.ENOENT)
 
 
-def established(mark: int) -> int:
-    """Return how many established TCP connections carry ``mark``. Raises PortfleetError where the kernel refuses."""
+def established(instance: InstanceRule) -> int:
+    """Return how many established connections go to a remote instance. Raises PortfleetError if the kernel refuses.
+
+    Remote instances with one address and port, of whatever service, cannot be told apart.
+    """
     with _netfilter() as netfilter:
-        return sum(_state(entry) == _ESTABLISHED for _, entry in _dump(netfilter, mark))
+        return sum(_state(entry) == _ESTABLISHED for _, entry in _dump(netfilter, instance))
 
 
-def forget_half_open(mark: int) -> int:
-    """Delete the entries with ``mark`` that saw no reply, so that the next SYN is translated afresh; gives how many.
+def forget_half_open(instance: InstanceRule) -> int:
+    """Delete an instance's entries that saw no reply, so that the next SYN is translated afresh; return how many.
 
-    Entries of established connections are never touched. Raises PortfleetError where the kernel refuses.
+    Entries of established connections are never touched. Raises PortfleetError if the kernel refuses.
     """
     with _netfilter() as netfilter:
         half_open = [
             (family, attribute(_TUPLE_ORIG, entry[_TUPLE_ORIG]) + attribute(_ID, entry[_ID]))
-            for family, entry in _dump(netfilter, mark)
-            if not struct.unpack("!I", entry[_STATUS])[0] & _SEEN_REPLY
+            for family, entry in _dump(netfilter, instance)
+            if not _status(entry) & _SEEN_REPLY
         ]
         results = netfilter.change(_DELETE, half_open)
     for code in results:
@@ -57,21 +65,33 @@ def _netfilter() -> Netfilter:
         raise _refused(error) from None
 
 
-def _dump(netfilter: Netfilter, mark: int | None = None) -> Iterator[tuple[int, dict[int, bytes]]]:
-    """Return (family, attributes) of each entry; with ``mark`` the kernel itself picks those that carry it."""
-    chosen = b""
-    if mark is not None:
-        chosen = attribute(_MARK, mark.to_bytes(4, "big")) + attribute(_MARK_MASK, b"\xff\xff\xff\xff")
+def _dump(netfilter: Netfilter, instance: InstanceRule) -> Iterator[tuple[int, dict[int, bytes]]]:
+    """Return (family, attributes) of each entry that was translated to ``instance``."""
     try:
-        for family, entry in netfilter.dump(_GET, socket.AF_UNSPEC, chosen):
-            if mark is None or _mark(entry) == mark:
-                yield family, entry
+        for family in (socket.AF_INET, socket.AF_INET6):
+            for _, entry in netfilter.dump(_GET, family, *_chosen(instance, family)):
+                if _status(entry) & _DESTINATION_NAT:
+                    yield family, entry
     except OSError as error:
         raise _refused(error) from None
 
 
-def _mark(entry: Mapping[int, bytes]) -> int:
-    return int.from_bytes(entry.get(_MARK, b""), "big")
+def _chosen(instance: InstanceRule, family: int) -> Iterator[bytes]:
+    """Return the attributes by which the kernel picks the entries whose replies come from ``instance``."""
+    compared = _BY_PROTOCOL | _BY_SOURCE_PORT
+    port, address = instance.port, b""
+    if instance.remote is not None:
+        port, packed = instance.remote.port, ipaddress.ip_address(instance.remote.address or "").packed
+        if (len(packed) == 4) == (family == socket.AF_INET):
+            compared |= _BY_SOURCE
+            address = attribute(_IP_V4_SRC if len(packed) == 4 else _IP_V6_SRC, packed)
+    way = attribute(_PROTO_NUM, bytes([socket.IPPROTO_TCP])) + attribute(_PROTO_SRC_PORT, port.to_bytes(2, "big"))
+    yield nested(_TUPLE_REPLY, nested(_TUPLE_IP, address), nested(_TUPLE_PROTO, way))
+    yield nested(_FILTER, attribute(_FILTER_REPLY, struct.pack("=I", compared)))
+
+
+def _status(entry: Mapping[int, bytes]) -> int:
+    return int.from_bytes(entry.get(_STATUS, b""), "big")
 
 
 def _state(entry: Mapping[int, bytes]) -> int:

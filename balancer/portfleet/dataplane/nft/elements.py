@@ -1,6 +1,6 @@
 """What moves in nftables: elements of maps and sets, derived from a `Route` and from what the kernel has. Pure.
 
-A service's slots lead to instances by mark. Beside them stand tables that its rules look into: that of local instances
+A service's slots lead to instances by number. Beside them stand tables that its rules look into: of local instances
 for clients of this box (only if the service has remote ones), that of the order in which instances are tried when one
 is full (only with a limit), the set of instances that take connections and the pins (only if clients may be sticky or
 pinned). Slots alone would leave such clients on an instance that is out, so all of them move in one transaction.

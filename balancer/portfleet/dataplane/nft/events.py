@@ -1,7 +1,8 @@
 """What others do to the rules: nftables' notifications, and the generation id that tells whether anything was done.
 
 Every transaction ends with a message that gives the new generation id and the process that did it (linux/netfilter/
-nf_tables.h, NFT_MSG_NEWGEN). A name of a table is attribute 1 of every other message.
+nf_tables.h, NFT_MSG_NEWGEN). A name of a table is attribute 1 of every other message. A quota
+that packets have spent is told of without a transaction around it (NFT_MSG_NEWOBJ).
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import errno
 import os
 import socket
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from portfleet.core.errors import Exit, PortfleetError
@@ -16,6 +18,7 @@ from portfleet.linux.netlink import NETLINK_NETFILTER, Netfilter, attributes, me
 
 _SUBSYSTEM = 10 << 8
 _DELETE_TABLE, _NEW_GENERATION, _GET_GENERATION = _SUBSYSTEM | 2, _SUBSYSTEM | 15, _SUBSYSTEM | 16
+_NEW_OBJECT, _OBJECT_NAME = _SUBSYSTEM | 18, 2
 _GENERATION_ID, _PROCESS_ID, _PROCESS_NAME = 1, 2, 3
 _NAME = 1
 _GROUP_NFTABLES = 7
@@ -29,6 +32,8 @@ _NFGEN_SIZE = 4
 class RulesChanged:
     """One transaction on the rules of this network namespace, by whom, and which tables it touched or deleted.
 
+    ``spent`` is (table, quota) if it is none but a quota that packets have spent.
+
     ``lost``: notifications were dropped, so that nothing but the fact of a change is known.
     """
 
@@ -38,6 +43,7 @@ class RulesChanged:
     tables: frozenset[str] = frozenset()
     deleted: frozenset[str] = frozenset()
     lost: bool = False
+    spent: tuple[str, str] | None = None
 
 
 class Generation:
@@ -112,8 +118,11 @@ class RulesWatch:
     def _take(self, kind: int, values: dict[int, bytes], found: list[RulesChanged]) -> None:
         if kind >> 8 != _SUBSYSTEM >> 8:
             return
+        if kind == _NEW_OBJECT:
+            found.append(RulesChanged(spent=(_text(values, _NAME), _text(values, _OBJECT_NAME))))
+            return
         if kind != _NEW_GENERATION:
-            name = values.get(_NAME, b"").rstrip(b"\0").decode()
+            name = _text(values, _NAME)
             self._tables.add(name)
             if kind == _DELETE_TABLE:
                 self._deleted.add(name)
@@ -122,12 +131,16 @@ class RulesWatch:
             RulesChanged(
                 generation=int.from_bytes(values.get(_GENERATION_ID, b""), "big"),
                 pid=int.from_bytes(values.get(_PROCESS_ID, b""), "big"),
-                process=values.get(_PROCESS_NAME, b"").rstrip(b"\0").decode(errors="replace"),
+                process=_text(values, _PROCESS_NAME),
                 tables=frozenset(self._tables),
                 deleted=frozenset(self._deleted),
             )
         )
         self._tables, self._deleted = set(), set()
+
+
+def _text(values: Mapping[int, bytes], kind: int) -> str:
+    return values.get(kind, b"").rstrip(b"\0").decode(errors="replace")
 
 
 def _refused(error: OSError) -> PortfleetError:

@@ -1,16 +1,29 @@
-"""The watcher's hold on nftables: the keeper, the notifications of foreign changes, and the generation id."""
+"""The watcher's hold on nftables: the keeper, notifications of what others and packets do, and lost connections."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable
+from functools import cached_property
 
 from portfleet.core.model import Listen
-from portfleet.dataplane.interface import Foreign
+from portfleet.dataplane.interface import Done, Door, Foreign, Hazard, Shortage
 from portfleet.dataplane.nft.cached import SlotCache
+from portfleet.dataplane.nft.caps import Caps
+from portfleet.dataplane.nft.claims import Reservations, Translations
+from portfleet.dataplane.nft.context import NftContext
+from portfleet.dataplane.nft.doctor.ruleset import OURS
 from portfleet.dataplane.nft.events import Generation, RulesWatch
 from portfleet.dataplane.nft.keeper import Keeper
+from portfleet.dataplane.nft.lookup import Lookup
+from portfleet.dataplane.nft.restorer import NAME, Restorer
+from portfleet.dataplane.nft.saved import SavedRules
 
-_TABLE = "portfleet"
+#: Seconds between two looks at all sockets, at least, and in times of what the last one took: a flood of stray
+#: packets, or of SYNs, must not keep the watcher from anything else.
+_REST, _TIMES = 0.05, 3
+#: Seconds until a pass that was refused is tried again.
+_AGAIN = 1.0
 
 
 class NftGuardian:
@@ -18,11 +31,18 @@ class NftGuardian:
 
     every = 15.0
 
-    def __init__(self) -> None:
+    def __init__(self, lookup: Lookup) -> None:
         self.cache = SlotCache(Generation())
         self._events = RulesWatch()
-        self.shortage = self._events.shortage
+        costs = self._events.shortage
+        self.shortage = Shortage("SO_RCVBUFFORCE", costs) if costs else None
         self._keeper = Keeper()
+        self._reserved, self._translations, self._saved = Reservations(), Translations(), SavedRules()
+        self._restorer = Restorer(self._run)
+        self._caps = Caps(lookup, self._run)
+        self._doors: tuple[Door, ...] | None = None
+        # Connections may have been lost while no watcher was there to be told.
+        self._lost, self._full, self._not_before = True, True, 0.0
 
     def fileno(self) -> int:
         return self._events.fileno()
@@ -30,15 +50,65 @@ class NftGuardian:
     def read(self) -> list[Foreign]:
         found = []
         for change in self._events.read():
-            if change.lost:
+            self._translations.stale |= change.lost or bool(change.tables - OURS)
+            if change.spent is not None:
+                self._lost |= change.spent == (NAME, "lost")
+                self._full |= change.spent == (NAME, "full")
+            elif change.lost:
+                self._lost = self._full = True
                 found.append(Foreign())
-            elif _TABLE in change.tables and not self.cache.is_own(change.generation):
-                found.append(Foreign(change.process, change.pid, lost=_TABLE in change.deleted))
+            elif NAME in change.tables and not self.cache.is_own(change.generation):
+                found.append(Foreign(change.process, change.pid, lost=NAME in change.deleted))
         return found
 
-    def hold(self, listens: Iterable[Listen]) -> None:
-        self._keeper.ensure(listens)
+    def hold(self, doors: Iterable[Door]) -> None:
+        self._doors = tuple(doors)
+        self._reserved.hold(self._listens)
+        self._keeper.ensure(self._doors)
+
+    @property
+    def due(self) -> float | None:
+        if not (self._lost or self._full) or self._doors is None:
+            return None
+        return max(0.0, self._not_before - time.monotonic())
+
+    def work(self) -> list[Done]:
+        began = time.monotonic()
+        self._not_before = began + _AGAIN
+        done: list[Done | None] = []
+        lost, full = self._lost, self._full
+        try:
+            if lost and self._doors is not None:
+                self._lost = False
+                done.append(self._restorer.restore(self._doors))
+                lost = False
+            if full:
+                self._full = False
+                done.append(self._caps.ease())
+                full = False
+        finally:
+            self._lost, self._full = self._lost or lost, self._full or full
+        ended = time.monotonic()
+        self._not_before = ended + max(_REST, _TIMES * (ended - began))
+        return [one for one in done if one]
+
+    def hazards(self) -> list[Hazard]:
+        found = self._translations.hazards(self._listens)
+        return [*self._saved.hazards(), *self._reserved.hazards(), *found]
 
     def close(self) -> None:
+        self._reserved.close()
         self._events.close()
         self._keeper.close()
+
+    @property
+    def _listens(self) -> frozenset[Listen]:
+        return frozenset(listen for door in self._doors or () for listen in door.listens)
+
+    @cached_property
+    def _nft(self) -> NftContext:
+        return NftContext()
+
+    def _run(self, script: str) -> None:
+        with self.cache.changing(lambda: self._nft.done):
+            self._nft.do(script)

@@ -7,6 +7,10 @@ goes when that socket closes. One NAT chain with one rule that needs conntrack i
 rule conntrack would go. New connections come untranslated in the meantime: their SYN is dropped instead of being
 answered with a reset, and is translated when the client sends it again a second later.
 
+Others may empty conntrack at the same moment. Packets in the middle of a connection are then dropped here, both ways,
+until the table and the entries are back (restorer.py): one that left by an instance's port would have its client reset
+the connection. A daemon that was there before us has a socket of its own on the service's port and keeps it.
+
 The drop comes after our guard (priority 10), which may have something else to say to an untranslated connection.
 """
 
@@ -15,7 +19,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from portfleet.core.errors import Exit, PortfleetError
-from portfleet.core.model import Listen
+from portfleet.dataplane.interface import Door
 from portfleet.dataplane.nft.context import NftContext
 
 NAME = "portfleet-keeper"
@@ -25,7 +29,14 @@ _SETS = {
     "local6": "type inet_service",
     "addresses4": "typeof ip daddr . tcp dport",
     "addresses6": "typeof ip6 daddr . tcp dport",
+    "ports": "type inet_service; flags interval",
 }
+_MIDWAY = "tcp flags & (fin | syn | rst | ack) != syn"
+_DROP = """
+    fib daddr type local meta nfproto ipv4 tcp dport @local4 counter drop
+    fib daddr type local meta nfproto ipv6 tcp dport @local6 counter drop
+    fib daddr type local ip daddr . tcp dport @addresses4 counter drop
+    fib daddr type local ip6 daddr . tcp dport @addresses6 counter drop"""
 _MAKE = f"""
 table {_TABLE} {{
   flags owner;
@@ -39,13 +50,20 @@ table {_TABLE} {{
   }}
   chain input {{
     type filter hook input priority 20; policy accept;
-    ct state new ct status & dnat == 0 jump wait
+    ct state established accept
+    ct status & dnat != 0 accept
+    ct state new,invalid jump wait
+  }}
+  chain midway {{
+    type filter hook output priority -140; policy accept;
+    ct state established accept
+    ct state new,invalid {_MIDWAY} jump silent
   }}
   chain wait {{
-    fib daddr type local meta nfproto ipv4 tcp dport @local4 counter drop
-    fib daddr type local meta nfproto ipv6 tcp dport @local6 counter drop
-    ip daddr . tcp dport @addresses4 counter drop
-    ip6 daddr . tcp dport @addresses6 counter drop
+    {_MIDWAY} socket wildcard 0 accept{_DROP}
+  }}
+  chain silent {{
+    tcp sport @ports counter drop{_DROP}
   }}
 }}
 """
@@ -57,22 +75,25 @@ class Keeper:
     def __init__(self) -> None:
         self._nft = NftContext()
         self._made = False
+        self._held: frozenset[Door] = frozenset()
 
-    def ensure(self, listens: Iterable[Listen]) -> None:
-        """Make the table where this keeper has none yet, and keep new clients of ``listens`` waiting in it.
+    def ensure(self, doors: Iterable[Door]) -> None:
+        """Make the table if this keeper has none yet, and keep clients of ``doors`` waiting in it.
 
         Raises PortfleetError with exit 5 where another process owns one: only one watcher can run.
         """
+        held = frozenset(doors)
         if self._made:
-            self.update(listens)
+            if held != self._held:  # libnftables reads the whole ruleset for each question, and others' may be huge
+                self.update(held)
             return
         self._refuse_second()
         try:
-            self._nft.do(_MAKE + "".join(_elements(listens)))
+            self._nft.do(_MAKE + "".join(_elements(held)))
         except PortfleetError:
             self._refuse_second()  # the other one was quicker by a moment
             raise
-        self._made = True
+        self._made, self._held = True, held
 
     def _refuse_second(self) -> None:
         if self._nft.ask(f"list table {_TABLE}") is not None:
@@ -82,9 +103,11 @@ class Keeper:
                 code=Exit.LOCKED,
             )
 
-    def update(self, listens: Iterable[Listen]) -> None:
-        """Keep new clients of exactly ``listens`` waiting."""
-        self._nft.do("".join([*(f"flush set {_TABLE} {name}\n" for name in _SETS), *_elements(listens)]))
+    def update(self, doors: Iterable[Door]) -> None:
+        """Keep clients of exactly ``doors`` waiting."""
+        held = frozenset(doors)
+        self._nft.do("".join([*(f"flush set {_TABLE} {name}\n" for name in _SETS), *_elements(held)]))
+        self._held = held
 
     def close(self) -> None:
         """Remove the table. The kernel does the same when the process ends, however it ends."""
@@ -93,8 +116,11 @@ class Keeper:
             self._made = False
 
 
-def _elements(listens: Iterable[Listen]) -> Iterable[str]:
-    for listen in sorted(set(listens), key=str):
+def _elements(doors: Iterable[Door]) -> Iterable[str]:
+    doors = list(doors)
+    for low, high in sorted({door.ports for door in doors}):
+        yield f"add element {_TABLE} ports {{ {low}-{high} }}\n"
+    for listen in sorted({listen for door in doors for listen in door.listens}, key=str):
         for family in listen.families:
             name, key = f"local{family}", str(listen.port)
             if listen.address is not None:

@@ -12,9 +12,10 @@ from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 
 from portfleet.core import changes as c
-from portfleet.dataplane.nft.text import TABLE, service_of_instance
+from portfleet.dataplane.nft import access
+from portfleet.dataplane.nft.book import TABLE, service_of_instance
 
-_SETS = ("taking-", "counts-", "full-")
+_SETS = ("taking-", "counts-", "full-", "allow4-", "allow6-", "deny4-", "deny6-", "sources4-", "sources6-")
 
 
 @dataclass(frozen=True)
@@ -35,10 +36,11 @@ def parts_of(rule: c.ServiceRule | c.InstanceRule) -> frozenset[str]:
     parts: set[str] = set()
     if isinstance(rule, c.InstanceRule):
         if rule.limit:
-            parts |= {f"cap_{rule.name}", f"counts-{name}"}
+            parts |= {f"cap_{rule.name}", f"over_{rule.name}", f"counts-{name}"}
         if rule.limit and rule.spills:
             parts |= {f"try_{rule.name}", f"full-{name}", f"overflow_{name}", f"full_{name}"}
     else:
+        parts |= access.parts(rule)
         if rule.limited:
             parts.add(f"counts-{name}")
         if rule.remote:
@@ -88,16 +90,16 @@ def of_service(
 
 def _service_of_map(name: str) -> str:
     kind, _, of = name.partition("-")
-    return of.partition("-")[2] if kind in ("sticky4", "sticky6") else of
+    return of.partition("-")[2] if kind in ("sticky4", "sticky6", "sources4", "sources6") else of
 
 
 def _service_of_chain(name: str) -> str:
     kind, _, of = name.partition("_")
-    if kind in ("local", "overflow", "full") and of:
+    if kind in ("local", "overflow", "full", "access") and of:
         return of
     if name.startswith("service-"):
         return name.removeprefix("service-")
-    return service_of_instance(of if kind in ("try", "cap") and of else name)
+    return service_of_instance(of if kind in ("try", "cap", "over") and of else name)
 
 
 def removal(left: Leftovers) -> Iterator[str]:

@@ -7,6 +7,7 @@ import re
 import struct
 import sys
 from collections.abc import Iterable, Iterator, Mapping
+from typing import Literal
 
 from portfleet.core.changes import InstanceRule
 from portfleet.core.model import Listen
@@ -22,9 +23,9 @@ _IMMEDIATE_DATA, _VALUE = 2, 1
 def unit_of(chain: str) -> str:
     """Return the name under which ``chain`` is set: ``try_X`` goes with ``X``, ``local_X`` with ``service-X``."""
     kind, _, of = chain.partition("_")
-    if kind in ("try", "cap") and of:
+    if kind in ("try", "cap", "over") and of:
         return of
-    return f"service-{of}" if kind in ("local", "overflow", "full") and of else chain
+    return f"service-{of}" if kind in ("local", "overflow", "full", "access") and of else chain
 
 
 def digests(chains: Mapping[str, Chain]) -> dict[str, str]:
@@ -44,8 +45,8 @@ def home_of(chains: Mapping[str, Chain]) -> str:
     return ""
 
 
-def marks(elements: Iterable[Element]) -> dict[int, str]:
-    """Return {mark: instance} of the map of a service's instances; "?" for a verdict that is not ours."""
+def numbers(elements: Iterable[Element]) -> dict[int, str]:
+    """Return {number: instance} of the map of a service's instances; "?" for a verdict that is not ours."""
     return {number(element.key): element.chain or "?" for element in elements}
 
 
@@ -56,28 +57,38 @@ def number(data: bytes) -> int:
 
 def listens(name: str, elements: Iterable[Element]) -> Iterator[tuple[Listen, str]]:
     """Return (listen address of one family, service) of every element of the map ``name``."""
-    family = 6 if name.endswith("6") else 4
+    family: Literal[4, 6] = 6 if name.endswith("6") else 4
     for element in elements:
         service = (element.chain or "?").removeprefix("service-")
         if name.startswith("local"):
-            yield Listen(int.from_bytes(element.key[:2], "big"), None, (family,)), service  # type: ignore[arg-type] # 4 or 6
-            continue
-        size = 4 if family == 4 else 16
-        address = str(ipaddress.ip_address(element.key[:size]))
-        port = int.from_bytes(element.key[size : size + 2], "big")
-        yield Listen(port, address, (family,)), service  # type: ignore[arg-type] # 4 or 6
+            yield Listen(int.from_bytes(element.key[:2], "big"), None, (family,)), service
+        else:
+            yield _address(element.key, family), service
 
 
-def intervals(elements: Iterable[Element]) -> Iterator[tuple[int, int, bytes | None]]:
-    """Return (first, last, data) of every interval of a set or map with intervals."""
+def remotes(elements: Iterable[Element], *, six: bool) -> Iterator[Listen]:
+    """Return every address of a set of remote instances."""
+    for element in elements:
+        yield _address(element.key, 6 if six else 4)
+
+
+def _address(key: bytes, family: Literal[4, 6]) -> Listen:
+    """Read a concatenation of an address and a port."""
+    size = 4 if family == 4 else 16
+    address = str(ipaddress.ip_address(key[:size]))
+    return Listen(int.from_bytes(key[size : size + 2], "big"), address, (family,))
+
+
+def intervals(elements: Iterable[Element]) -> Iterator[tuple[int, int, Element]]:
+    """Return (first, last, first element) of every interval of a set or map with intervals."""
     ordered = sorted(elements, key=lambda element: (element.key, not element.end))
     first: Element | None = None
     for element in ordered:
         if first is not None:
-            yield int.from_bytes(first.key, "big"), int.from_bytes(element.key, "big") - 1, first.data
+            yield int.from_bytes(first.key, "big"), int.from_bytes(element.key, "big") - 1, first
         first = None if element.end else element
     if first is not None:  # to the end of all keys
-        yield int.from_bytes(first.key, "big"), (1 << 8 * len(first.key)) - 1, first.data
+        yield int.from_bytes(first.key, "big"), (1 << 8 * len(first.key)) - 1, first
 
 
 def ranges(elements: Iterable[Element]) -> frozenset[tuple[int, int]]:
@@ -86,22 +97,22 @@ def ranges(elements: Iterable[Element]) -> frozenset[tuple[int, int]]:
 
 
 def networks(elements: Iterable[Element], *, six: bool) -> Iterator[tuple[str, int]]:
-    """Return (network, mark) of every element of a map of pins."""
+    """Return (network, number) of every element of a map of pins."""
     kind = ipaddress.IPv6Address if six else ipaddress.IPv4Address
-    for first, last, data in intervals(elements):
+    for first, last, element in intervals(elements):
         for network in ipaddress.summarize_address_range(kind(first), kind(last)):
-            yield str(network), number(data or b"")
+            yield str(network), number(element.data or b"")
 
 
-def instance_rule(name: str, mark: int | None, chain: Chain) -> InstanceRule | None:
-    """Read an instance's port out of its chain, for a lost journal: 0 where it is not there; None without a mark."""
+def instance_rule(name: str, own: int | None, chain: Chain) -> InstanceRule | None:
+    """Read an instance's port out of its chain, for a lost journal: 0 where it is not there; None without a number."""
     port = 0
     for kind, data in _expressions(chain):
         if kind == "immediate":
             value = attributes(attributes(data).get(_IMMEDIATE_DATA, b"")).get(_VALUE, b"")
-            if len(value) >= 2:
-                port = struct.unpack("!H", value[:2])[0]  # redirect's is the last; a mark before it is overwritten
-    return InstanceRule(name, mark, port) if mark is not None else None
+            if len(value) == 2:  # a number or an address is longer
+                port = struct.unpack("!H", value)[0]
+    return InstanceRule(name, own, port) if own is not None else None
 
 
 def seed_and_slots(chain: Chain) -> tuple[int, int] | None:

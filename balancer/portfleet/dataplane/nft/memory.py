@@ -34,7 +34,7 @@ class Memory:
     """The changes that were made, by unit (see ``nft_listing.unit_of``), with their digests."""
 
     def __init__(self, path: Path) -> None:
-        self._path = path
+        self.path = path
         self._read: tuple[int, int] | None = None
         self._entries: dict[str, dict[str, Any]] = {}
         self._lines = 0
@@ -97,10 +97,10 @@ class Memory:
 
     def _write(self, fresh: Mapping[str, dict[str, Any]]) -> None:
         if self._lines > 64 + _STALE * len(self._entries):
-            atomic.write(self._path, (json.dumps(self._entries) + "\n").encode())
+            atomic.write(self.path, (json.dumps(self._entries) + "\n").encode())
             self._lines = len(self._entries)
             return
-        appending = os.open(self._path, os.O_CREAT | os.O_APPEND | os.O_WRONLY | os.O_CLOEXEC, 0o600)
+        appending = os.open(self.path, os.O_CREAT | os.O_APPEND | os.O_WRONLY | os.O_CLOEXEC, 0o600)
         with os.fdopen(appending, "w") as file:
             file.write(json.dumps(fresh) + "\n")
         self._lines += len(fresh)
@@ -111,7 +111,7 @@ class Memory:
             return self._entries
         self._entries, self._lines, self._read = {}, 0, stamp
         try:
-            text = self._path.read_text()
+            text = self.path.read_text()
         except (OSError, UnicodeDecodeError):
             return self._entries
         for line in text.splitlines():
@@ -122,7 +122,7 @@ class Memory:
 
     def _stamp(self) -> tuple[int, int] | None:
         try:
-            found = self._path.stat()
+            found = self.path.stat()
         except OSError:
             return None
         return found.st_mtime_ns, found.st_size

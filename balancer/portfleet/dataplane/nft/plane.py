@@ -15,6 +15,7 @@ from operator import or_
 from pathlib import Path
 
 from portfleet.core import changes as c
+from portfleet.core.access import Access
 from portfleet.core.errors import Exit, PortfleetError, Problem
 from portfleet.core.model import Affinity, Fleet, parse_instance
 from portfleet.core.needs import Needs
@@ -24,10 +25,12 @@ from portfleet.dataplane.interface import Address, Guardian, Traits
 from portfleet.dataplane.nft import leftovers, listing
 from portfleet.dataplane.nft import text as nft_text
 from portfleet.dataplane.nft.affinity import slot_for, source_of
+from portfleet.dataplane.nft.book import Book, service_of_instance
 from portfleet.dataplane.nft.cached import SlotCache
 from portfleet.dataplane.nft.connections import NftConnections
 from portfleet.dataplane.nft.context import InUse, NftContext, TooLong
-from portfleet.dataplane.nft.elements import SetBase, SideTables, Which, local_table, side_tables
+from portfleet.dataplane.nft.elements import SetBase, SideTables, local_table, side_tables
+from portfleet.dataplane.nft.lookup import Lookup, named
 from portfleet.dataplane.nft.memory import Memory, Setting, writer
 from portfleet.dataplane.nft.parts import halves
 from portfleet.dataplane.nft.reader import NftReader
@@ -48,8 +51,9 @@ TRAITS = Traits(
     services_at_once=8,  # of 32, libnftables takes 180 MB; of 8 it takes 68
     slots_at_once=16_384,
 )
-_LISTENS = ("services4", "services6", "local4", "local6")
-_FIXED = frozenset({"prerouting", "output", "postrouting", "guard", "admit"})
+_FIXED = frozenset(
+    {"prerouting", "output", "postrouting", "guard", "arriving", "admit", "midway_in", "midway_out", "lost_in", "lost"}
+)
 Rule = c.ServiceRule | c.InstanceRule
 
 
@@ -61,7 +65,8 @@ class NftPlane:
     def __init__(self, memory: Path) -> None:
         self._memory = Memory(memory)
         self._reader = NftReader(NAME)
-        self._printed = nft_text.Book()
+        self._lookup = Lookup(self._reader, self._memory)
+        self._printed = Book()
         self._cache: SlotCache | None = None
         self.connections = NftConnections(self._reader)
 
@@ -100,17 +105,20 @@ class NftPlane:
                 services[name.removeprefix("service-")] = rule if isinstance(rule, c.ServiceRule) else None
             else:
                 instances[name] = rule if isinstance(rule, c.InstanceRule) else None
-        book = self._book_of(services)
+        book = self._lookup.book_of(services)
         astray = _astray(services, instances, book)
-        found = dict(pair for name in _LISTENS for pair in listing.listens(name, self._reader.elements(name)))
+        found = self._lookup.listens()
+        listened = {int.from_bytes(element.key[:2], "big") for element in self._reader.elements("listened")}
         drift = {name.removeprefix("service-") for name in now if name not in same and name not in _FIXED}
-        fixed = same >= _FIXED and not _strays(book)
+        strays = book.stray_limits or book.stray_remotes or listened != {listen.port for listen in found}
+        fixed = same >= _FIXED and not strays
         return c.PlaneState(
             fleet=c.SetFleet(listing.home_of(chains), listing.ranges(self._reader.elements("ports"))),
             services={name: None if name in astray else rule for name, rule in services.items()},
             instances={name: None if name in astray else rule for name, rule in instances.items()},
             slots=book.slots,
             pins={name: found.pins for name, found in book.sides.items() if found.pins},
+            access={name: who for name in services if (who := self._lookup.access(name)) != Access()},
             unsettled=frozenset(name for name, rule in services.items() if rule and not _settled(rule, book)),
             listens=c.join_families(found),
             stale=frozenset({""} if fixed and not fresh >= _FIXED else set()),
@@ -123,20 +131,22 @@ class NftPlane:
         for name in state.services:
             found = listing.seed_and_slots(chains[f"service-{name}"])
             services[name] = c.ServiceRule(name, Affinity("source"), *found) if found else None
-        marks = {name: mark for service in services for mark, name in self._marks(service).items()}
+        numbers = {name: number for service in services for number, name in self._lookup.numbers(service).items()}
         for name in state.instances:
-            instances[name] = listing.instance_rule(name, marks.get(name), chains[name])
+            instances[name] = listing.instance_rule(name, numbers.get(name), chains[name])
         return replace(state, services=services, instances=instances)
 
     def read_slots(self, service: str) -> Table:
-        return self._cache.read(service, self._read_slots) if self._cache else self._read_slots(service)
+        if self._cache is None:  # commands read them to decide, under the lock to be sure, and to write the difference
+            self._cache = SlotCache(self._reader.generation)
+        return self._cache.read(service, self._read_slots)
 
     def remembered(self, rule: c.ServiceRule, address: Address) -> str | None:
         if rule.sticky is None:
             return None
         name = f"sticky{address.version}-{rule.sticky.size}-{rule.name}"
         found = self._reader.element(name, source_of(rule.affinity, address))
-        return _named(listing.number(found.data), self._marks(rule.name)) if found and found.data else None
+        return named(listing.number(found.data), self._lookup.numbers(rule.name)) if found and found.data else None
 
     def check(self, transaction: c.Transaction) -> None:
         self._refuse_used(transaction)
@@ -164,7 +174,7 @@ class NftPlane:
         book = self._book(transaction)
         made = _made(transaction)
         before = [rule for name in made if (rule := self._memory.rule(name))]
-        first = nft_text.unmarked(transaction, book)
+        first = nft_text.detached(transaction, book)
         script = nft_text.text(transaction, book)
         if first:
             self._nft.do(script, dry=True)
@@ -178,10 +188,11 @@ class NftPlane:
 
     def text(self, transaction: c.Transaction) -> str:
         known, fresh = self._printed, self._book(transaction)
-        for service, marks in fresh.marks.items():
-            known.marks[service] = marks | known.marks.get(service, {})
+        for service, numbers in fresh.numbers.items():
+            known.numbers[service] = numbers | known.numbers.get(service, {})
         known.slots, known.sides = fresh.slots | known.slots, fresh.sides | known.sides
         known.limits, known.remotes = fresh.limits | known.limits, fresh.remotes | known.remotes
+        known.elsewhere, known.listens = fresh.elsewhere | known.elsewhere, fresh.listens | known.listens
         return nft_text.text(transaction, known)
 
     def missing(self) -> list[str]:
@@ -206,87 +217,19 @@ class NftPlane:
         from portfleet.dataplane.nft.guardian import NftGuardian
 
         writer()  # of the files as they are now: they may be replaced under a watcher
-        guardian = NftGuardian()
+        # It works in another thread, so what it reads with is its own.
+        guardian = NftGuardian(Lookup(NftReader(NAME), Memory(self._memory.path)))
         self._cache = guardian.cache
         return guardian
 
-    def _book(self, transaction: c.Transaction) -> nft_text.Book:
-        """Return what the kernel has, as far as ``transaction`` needs it."""
-        services = {service for change in transaction if (service := nft_text.service_of(change))}
-        if any(isinstance(change, c.SetFleet) for change in transaction):
-            services |= _marked(self._reader.maps())
-        rules = {change.rule.name: change.rule for change in transaction if isinstance(change, c.Route)}
-        marks = {service: self._marks(service) for service in services}
-        touched = any(isinstance(change, c.SetFleet | c.SetInstance | c.DropInstance) for change in transaction)
-        limits = self._limits() if touched else {}
-        return nft_text.Book(
-            marks=marks,
-            limits=limits,
-            kept=self._kept(limits),
-            remotes=self._remotes() if touched else set(),
-            slots={name: self.read_slots(name) for name in rules},
-            sides={name: self._sides(name, _side_maps(rule), marks.get(name, {})) for name, rule in rules.items()},
-        )
-
-    def _book_of(self, services: Collection[str]) -> nft_text.Book:
-        """Return everything the kernel has of ``services``."""
-        maps = self._reader.maps()
-        marks = {name: self._marks(name) for name in {*services, *_marked(maps)}}
-        limits = self._limits()
-        return nft_text.Book(
-            marks=marks,
-            limits=limits,
-            kept=self._kept(limits),
-            remotes=self._remotes(),
-            slots={name: self._table("slots", name, marks[name]) for name in services},
-            sides={name: self._sides(name, maps, marks[name]) for name in services},
-        )
+    def _book(self, transaction: c.Transaction) -> Book:
+        return self._lookup.book(transaction, self.read_slots)
 
     def _read_slots(self, service: str) -> Table:
-        return self._table("slots", service, self._marks(service))
-
-    def _limits(self) -> dict[int, str]:
-        found = self._reader.elements("limits")
-        return {listing.number(element.key): (element.chain or "?").removeprefix("cap_") for element in found}
-
-    def _kept(self, limits: Mapping[int, str]) -> set[int]:
-        """Return the marks by whose own instances' rules they are counted, also if those are all that is left."""
-        rules = {name: self._memory.rule(name) for name in limits.values()}
-        numbers = {name: rule.number for name, rule in rules.items() if isinstance(rule, c.InstanceRule)}
-        return {mark for mark, name in limits.items() if numbers.get(name) == mark}
-
-    def _remotes(self) -> set[int]:
-        return {listing.number(element.key) for element in self._reader.elements("remotes")}
-
-    def _marks(self, service: str) -> dict[int, str]:
-        return listing.marks(self._reader.elements(f"instances-{service}"))
-
-    def _table(self, which: Which, service: str, marks: dict[int, str]) -> Table:
-        slots = {slot: _named(mark, marks) for slot, mark in self._reader.registers(f"{which}-{service}").items()}
-        return tuple(slots.get(slot) for slot in range(max(slots) + 1)) if slots else ()
-
-    def _sides(self, service: str, maps: Iterable[str], marks: dict[int, str]) -> SideTables:
-        there = {name.partition("-")[0] for name in maps if name.partition("-")[2] == service}
-        if not there & {"local", "overflow", "taking", "pins4"}:
-            return SideTables()
-        tried = {listing.number(e.key): e.chain or "?" for e in self._reader.elements(f"overflow-{service}")}
-        taking = self._reader.elements(f"taking-{service}") if "taking" in there else []
-        last = max(tried, default=-1)
-        order = tuple(tried[n].removeprefix("try_") if n in tried else None for n in range(last + 1))
-        return SideTables(
-            local=self._table("local", service, marks) if "local" in there else (),
-            overflow=order if "overflow" in there else (),
-            taking=frozenset(_named(listing.number(element.key), marks) for element in taking),
-            pins=self._pins(service, marks) if "pins4" in there else {},
-        )
-
-    def _pins(self, service: str, marks: dict[int, str]) -> dict[str, str]:
-        found = [(family, self._reader.elements(f"pins{family}-{service}")) for family in (4, 6)]
-        pairs = (pair for family, elements in found for pair in listing.networks(elements, six=family == 6))
-        return {network: _named(mark, marks) for network, mark in pairs}
+        return self._lookup.table("slots", service, self._lookup.numbers(service))
 
     def _refuse_used(self, transaction: c.Transaction) -> None:
-        """Slots hold marks, so the kernel itself would let an instance go that slots still point at."""
+        """Slots hold numbers, so the kernel itself would let an instance go that slots still point at."""
         gone = {change.name for change in transaction if isinstance(change, c.DropService)}
         for change in transaction:
             instance = parse_instance(change.name) if isinstance(change, c.DropInstance) else None
@@ -305,7 +248,7 @@ class NftPlane:
             services = set()
         services |= {change.name for change in transaction if isinstance(change, c.DropService)}
         dropped = [change.name for change in transaction if isinstance(change, c.DropInstance)]
-        services |= {service for name in dropped if (service := nft_text.service_of_instance(name))}
+        services |= {service for name in dropped if (service := service_of_instance(name))}
         if not services:
             return
         chains = self._reader.chains()
@@ -330,37 +273,27 @@ class NftPlane:
 
 
 def _astray(
-    services: Mapping[str, c.ServiceRule | None], instances: Mapping[str, c.InstanceRule | None], book: nft_text.Book
+    services: Mapping[str, c.ServiceRule | None], instances: Mapping[str, c.InstanceRule | None], book: Book
 ) -> set[str]:
-    """Return instances to which not just their own mark leads, and services with marks that lead to none of theirs.
+    """Return instances to which not just their own number leads, and services with numbers that lead to none of theirs.
 
     An instance is astray too if it is counted, or masqueraded, otherwise than its rule says.
     """
     leading: dict[str, list[int]] = {}
-    for leads in book.marks.values():
-        for mark, name in leads.items():
-            leading.setdefault(name, []).append(mark)
-    found = {service for service in services if any(name not in instances for name in book.marks[service].values())}
+    for leads in book.numbers.values():
+        for number, name in leads.items():
+            leading.setdefault(name, []).append(number)
+    found = {service for service in services if any(name not in instances for name in book.numbers[service].values())}
     for name, rule in instances.items():
         if rule is not None:
-            limited, elsewhere = book.limits.get(rule.number) == name, rule.number in book.remotes
-            if leading.get(name) != [rule.number] or limited != bool(rule.limit) or elsewhere != bool(rule.remote):
+            limited = [port for port, instance in book.limits.items() if instance == name]
+            masqueraded = rule.remote is None or rule.remote in book.remotes
+            if leading.get(name) != [rule.number] or limited != [rule.port] * bool(rule.limit) or not masqueraded:
                 found.add(name)
     return found
 
 
-def _marked(maps: Iterable[str]) -> set[str]:
-    """Return the services that have marks, also those of which only instances are left."""
-    return {name.removeprefix("instances-") for name in maps if name.startswith("instances-")}
-
-
-def _strays(book: nft_text.Book) -> bool:
-    """Return whether marks that lead to no instance are counted or masqueraded."""
-    marks = {mark for known in book.marks.values() for mark in known}
-    return not (book.limits.keys() | book.remotes) <= marks | book.kept
-
-
-def _settled(rule: c.ServiceRule, book: nft_text.Book) -> bool:
+def _settled(rule: c.ServiceRule, book: Book) -> bool:
     """Return whether what stands beside a service's slots follows from them."""
     if rule.plain:
         return True
@@ -370,17 +303,6 @@ def _settled(rule: c.ServiceRule, book: nft_text.Book) -> bool:
 
 def _padded(now: SideTables, tries: int) -> SideTables:
     return replace(now, overflow=now.overflow + (None,) * (tries - len(now.overflow)))
-
-
-def _side_maps(rule: c.ServiceRule) -> list[str]:
-    """Return one map of each table that stands beside the slots of a service with ``rule``."""
-    has = [f"local-{rule.name}"] * rule.remote + [f"overflow-{rule.name}"] * bool(rule.tries)
-    return has + [f"taking-{rule.name}"] * bool(rule.sticky or rule.pins) + [f"pins4-{rule.name}"] * rule.pins
-
-
-def _named(mark: int, marks: dict[int, str]) -> str:
-    """Return the instance to which a mark leads; "?" and the number for one that leads nowhere."""
-    return marks.get(mark, f"?{mark}")
 
 
 def _made(transaction: c.Transaction) -> dict[str, Setting]:
@@ -405,7 +327,7 @@ def _chains(units: Iterable[str]) -> list[str]:
     for unit in units:
         if unit.startswith("service-"):
             name = unit.removeprefix("service-")
-            chains += [f"local_{name}", f"overflow_{name}", f"full_{name}"]
+            chains += [f"local_{name}", f"overflow_{name}", f"full_{name}", f"access_{name}"]
         else:
-            chains += [f"try_{unit}", f"cap_{unit}"]
+            chains += [f"try_{unit}", f"cap_{unit}", f"over_{unit}"]
     return chains

@@ -11,6 +11,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import re
+import socket
 import struct
 import sys
 from collections.abc import Callable, Iterator
@@ -26,11 +27,12 @@ T = TypeVar("T")
 _INET = 1
 _SUBSYSTEM = 10 << 8
 _GET_TABLE, _GET_CHAIN, _GET_RULE, _GET_SET, _GET_ELEMENTS = (_SUBSYSTEM | number for number in (1, 4, 7, 10, 13))
+_GET_GENERATION, _GENERATION_ID = _SUBSYSTEM | 16, 1
 _TABLE, _NAME = 1, 2  # of a rule its chain, of a set or of elements the set's name
 _CHAIN_NAME, _CHAIN_HOOK, _CHAIN_POLICY, _CHAIN_TYPE = 3, 4, 5, 7
 _RULE_EXPRESSIONS, _RULE_USERDATA = 4, 7
 _ELEMENTS = 3
-_KEY, _DATA, _FLAGS, _EXPIRATION, _EXPRESSION, _KEY_END = 1, 2, 3, 5, 7, 10
+_KEY, _DATA, _FLAGS, _EXPIRATION, _USERDATA, _EXPRESSION, _KEY_END = 1, 2, 3, 5, 6, 7, 10
 _EXPRESSION_DATA, _COUNTER_PACKETS = 2, 2
 _VALUE, _VERDICT = 1, 2
 _LIST_ELEMENT = 1
@@ -40,6 +42,7 @@ _INTERVAL_END = 1
 _REGISTERS = struct.Struct("=HHHHHHIHHHHI")
 #: A counter's name, the head of its data and two counts of eight bytes.
 _COUNTER = re.compile(rb"(counter\0.{4})(.{4}).{8}(.{4}).{8}", re.DOTALL)
+_COUNTED = re.compile(rb"counter\0.{4}(.{12})(.{12})", re.DOTALL)
 _NOTHING_COUNTED = rb"\1\2" + bytes(8) + rb"\3" + bytes(8)
 #: How often something is read again because it changed while it was read.
 _TRIES = 20
@@ -49,7 +52,8 @@ _TRIES = 20
 class Element:
     """One element: its key; data of a map, or the chain to which its verdict leads ("" for another verdict).
 
-    ``end``: the key is where an interval ends (exclusive); ``seconds``: until it expires, None for never.
+    ``comment``: the one it was added with; ``end``: the key is where an interval ends (exclusive); ``seconds``: until
+    it expires, None for never.
     """
 
     key: bytes
@@ -57,6 +61,7 @@ class Element:
     chain: str | None = None
     end: bool = False
     seconds: float | None = None
+    comment: str = ""
 
 
 @dataclass(frozen=True)
@@ -82,6 +87,11 @@ class NftReader:
     def _netfilter(self) -> Netfilter:
         return Netfilter()
 
+    def generation(self) -> int:
+        """Return the generation id of the rules, which grows with every transaction of any process."""
+        found = self._ask(lambda: self._netfilter.get(_GET_GENERATION, socket.AF_UNSPEC))
+        return int.from_bytes(found[_GENERATION_ID], "big") if found else 0
+
     def exists(self) -> bool:
         """Return whether the table is there."""
         return self._ask(lambda: bool(self._netfilter.get(_GET_TABLE, _INET, self._table))) or False
@@ -89,6 +99,10 @@ class NftReader:
     def chains(self, *names: str) -> dict[str, Chain]:
         """Return the chains ``names``, all of the table's without a name; those that are not there are left out."""
         return self._ask(lambda: self._chains(names)) or {}
+
+    def chain_names(self) -> list[str]:
+        """Return the names of the table's chains."""
+        return self._ask(lambda: list(self._hooks())) or []
 
     def maps(self) -> frozenset[str]:
         """Return the names of the table's maps and sets."""
@@ -114,6 +128,12 @@ class NftReader:
         lists = self._ask(lambda: list(self._element_lists(name))) or []
         return dict(pair for data in lists for pair in _counts(data))
 
+    def passed(self, chain: str) -> int:
+        """Return how many packets all counters of a chain have counted; 0 if it is not there."""
+        chosen = attribute(_NAME, chain.encode() + b"\0")
+        rules = self._ask(lambda: [found.get(_RULE_EXPRESSIONS, b"") for found in self._dump(_GET_RULE, chosen)]) or []
+        return sum(int.from_bytes(one[2][-8:], "big") for rule in rules for one in _COUNTED.finditer(rule))
+
     def _chains(self, names: tuple[str, ...]) -> dict[str, Chain]:
         hooks: dict[str, bytes] = {}
         if names:
@@ -125,9 +145,7 @@ class NftReader:
                     continue
                 hooks[name] = _hook(found)
         else:
-            for _, found in self._netfilter.dump(_GET_CHAIN, _INET, self._table):
-                if attribute(_TABLE, found[_TABLE]) == self._table:
-                    hooks[_text(found[_CHAIN_NAME])] = _hook(found)
+            hooks = self._hooks()
         rules: dict[str, list[bytes]] = {name: [] for name in hooks}
         chosen_chains = [attribute(_NAME, name.encode() + b"\0") for name in hooks] if names else [b""]
         for chosen in chosen_chains:
@@ -136,6 +154,12 @@ class NftReader:
                     expressions = _COUNTER.sub(_NOTHING_COUNTED, found.get(_RULE_EXPRESSIONS, b""))
                     rules[name].append(expressions + found.get(_RULE_USERDATA, b""))
         return {name: Chain(hook, tuple(rules[name])) for name, hook in hooks.items()}
+
+    def _hooks(self) -> dict[str, bytes]:
+        """Return every chain of the table with its hook."""
+        found = (chain for _, chain in self._netfilter.dump(_GET_CHAIN, _INET, self._table))
+        own = (chain for chain in found if attribute(_TABLE, chain[_TABLE]) == self._table)
+        return {_text(chain[_CHAIN_NAME]): _hook(chain) for chain in own}
 
     def _dump(self, kind: int, *chosen: bytes) -> Iterator[dict[int, bytes]]:
         for _, found in self._netfilter.dump(kind, _INET, self._table, *chosen):
@@ -189,7 +213,13 @@ def _elements(data: bytes) -> Iterator[Element]:
             chain=chain,
             end=bool(int.from_bytes(found.get(_FLAGS, b""), "big") & _INTERVAL_END),
             seconds=int.from_bytes(expires, "big") / 1000 if expires else None,
+            comment=_comment(found.get(_USERDATA, b"")),
         )
+
+
+def _comment(userdata: bytes) -> str:
+    """Return the comment in libnftnl's user data (type 0, length, text; udata.c); "" if it does not begin with one."""
+    return _text(userdata[2 : 2 + userdata[1]]) if len(userdata) > 2 and userdata[0] == 0 else ""
 
 
 def _pairs(data: bytes) -> Iterator[tuple[int, int]]:

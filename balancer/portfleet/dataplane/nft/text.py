@@ -3,9 +3,9 @@
 A chain is replaced by ``add chain`` (makes it where it is not), ``flush chain`` and its rules in one transaction:
 connections see the old rules or the new ones. Established connections never pass NAT chains again.
 
-Slots hold marks, numbers, and one small map per service leads from marks to chains. Were chains in the slots
-themselves, the kernel would look for loops through every slot of every service at every change of one of them
-(nft_chain_validate: at 1,000 services of 256 slots 100 ms a transaction instead of 1).
+Slots hold numbers, and one small map per service leads from numbers to chains. Were chains in the slots themselves, the
+kernel would look for loops through every slot of every service at every change of one of them (nft_chain_validate: at
+1,000 services of 256 slots 100 ms a transaction instead of 1).
 """
 
 from __future__ import annotations
@@ -13,14 +13,15 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from copy import deepcopy
-from dataclasses import dataclass, field
 from typing import assert_never
 
 from portfleet.core import changes as c
 from portfleet.core.errors import Exit, PortfleetError
-from portfleet.core.model import Affinity, Listen, parse_instance
-from portfleet.core.slots import Table
+from portfleet.core.model import Affinity, Listen
+from portfleet.dataplane.nft import access
+from portfleet.dataplane.nft import book as b
 from portfleet.dataplane.nft.affinity import expressions, sources
+from portfleet.dataplane.nft.book import TABLE, Book, add, delete, handle, service_of_instance
 from portfleet.dataplane.nft.elements import (
     LOCAL_SLOTS,
     ElementChange,
@@ -34,31 +35,11 @@ from portfleet.dataplane.nft.elements import (
 )
 from portfleet.store.templating import fill
 
-TABLE = "inet portfleet"
-#: Connection marks of those who are told no, above all marks of instances.
-REFUSED, DROPPED = (1 << 24) - 1, (1 << 24) - 2
 _IDENTIFIER = re.compile(r"[a-z][a-z0-9-]{0,60}")
 #: A chain that somebody else made in our table may be called anything that nft takes.
 _FOREIGN = re.compile(r"[A-Za-z_.][A-Za-z0-9/\\_.-]{0,250}")
 _DIGEST = re.compile(r"[0-9a-f]{1,64}")
 _ADDRESS = re.compile(r"[0-9a-f:.]{2,45}(/[0-9]{1,3})?")
-
-
-@dataclass
-class Book:
-    """What the kernel has, as far as transactions need to know it, and what was written since.
-
-    ``marks``: {service: {mark: instance}}; ``limits``: {mark: instance} of those with a limit, ``kept``: those of them
-    that are in order though no service has them any more; ``remotes``: marks of remote instances;
-    ``slots`` and ``sides`` by service.
-    """
-
-    marks: dict[str, dict[int, str]] = field(default_factory=dict)
-    limits: dict[int, str] = field(default_factory=dict)
-    kept: set[int] = field(default_factory=set)
-    remotes: set[int] = field(default_factory=set)
-    slots: dict[str, Table] = field(default_factory=dict)
-    sides: dict[str, SideTables] = field(default_factory=dict)
 
 
 def text(transaction: c.Transaction, book: Book) -> str:
@@ -75,13 +56,13 @@ def rendered(change: SetBase | c.SetService | c.SetInstance) -> str:
         case SetBase(home):
             return _fill("nft/base.nft.j2", home=_name(home, _DIGEST))
         case c.SetService(service):
-            return _service(service)
+            return access.rendered(service) + _service(service)
         case c.SetInstance(instance):
             return _instance(instance)
 
 
 def service_of(change: c.Change) -> str | None:
-    """Return the service whose marks a change needs; None where it needs none."""
+    """Return the service whose numbers a change needs; None where it needs none."""
     match change:
         case c.SetService(service):
             return service.name
@@ -95,47 +76,40 @@ def service_of(change: c.Change) -> str | None:
             return None
 
 
-def service_of_instance(name: str) -> str:
-    """Return the service of an instance; "" for a name that is no instance's."""
-    instance = parse_instance(name)
-    return instance.service if instance else ""
-
-
 def _lines(change: c.Change, book: Book) -> Iterator[str]:
     match change:
         case c.SetFleet(home, ports):
             yield rendered(SetBase(home))
             yield f"flush set {TABLE} ports"
-            yield from _add("ports", [f"{low}-{high}" if low != high else str(low) for low, high in sorted(ports)])
-            ours = {mark: name for known in book.marks.values() for mark, name in known.items()}
-            stray = [mark for mark, name in book.limits.items() if ours.get(mark) != name and mark not in book.kept]
-            yield from _forget_marks([*stray, *(mark for mark in book.remotes if mark not in ours)], book)
+            yield from add("ports", [f"{low}-{high}" if low != high else str(low) for low, high in sorted(ports)])
+            yield f"flush set {TABLE} listened"
+            yield from add("listened", [str(port) for port in sorted({listen.port for listen in book.listens})])
+            yield from b.drop_strays(book)
         case c.SetService(service):
             yield rendered(change)
-            known = book.marks.get(service.name, {})
-            stray = [mark for mark, instance in known.items() if service_of_instance(instance) != service.name]
-            yield from _delete(f"instances-{service.name}", [str(mark) for mark in stray])
-            for mark in stray:
-                del known[mark]
+            yield from b.drop_strays(book, service.name)
         case c.SetInstance(rule):
             yield rendered(change)
-            yield from _set_mark(rule, book)
-        case c.SetListens(add, remove):
-            for name, elements in _by_map(remove).items():
-                yield from _delete(name, [key for key, _ in elements])
-            for name, elements in _by_map(add).items():
-                yield from _add(name, [f"{key} : goto service-{_name(service)}" for key, service in elements])
+            yield from b.set_instance(rule, book)
+        case c.SetAccess(name, who):
+            yield from access.lines(TABLE, _name(name), who, now=book.now)
+        case c.SetListens(opened, closed):
+            for name, elements in _by_map(closed).items():
+                yield from delete(name, [key for key, _ in elements])
+            for name, elements in _by_map(opened).items():
+                yield from add(name, [f"{key} : goto service-{_name(service)}" for key, service in elements])
+            yield from b.set_listens(opened, closed, book)
         case c.Route(rule):
             slots, now = book.slots.get(rule.name, ()), book.sides.get(rule.name, SideTables())
-            marks = {name: mark for mark, name in book.marks.get(rule.name, {}).items()}
+            numbers = {name: number for number, name in book.numbers.get(rule.name, {}).items()}
             for element in element_changes(change, slots, now):
-                yield from _elements(element, marks)
+                yield from _elements(element, numbers)
             book.slots[rule.name], book.sides[rule.name] = change.table, side_tables(change, now)
         case c.Divert(name, to):
             yield f"flush chain {TABLE} {_name(name)}"
             yield f"add rule {TABLE} {name} goto {_name(to)}"
         case c.DropInstance(name):
-            yield from _unmark(name, book)
+            yield from b.drop_instance(name, book)
             yield f"flush chain {TABLE} {_name(name, _FOREIGN)}"
             yield f"delete chain {TABLE} {name}"
         case c.DropService(name):
@@ -148,89 +122,46 @@ def _lines(change: c.Change, book: Book) -> Iterator[str]:
             assert_never(change)
 
 
-def _elements(change: ElementChange, mark_of: Mapping[str, int]) -> Iterator[str]:
+def _elements(change: ElementChange, numbers: Mapping[str, int]) -> Iterator[str]:
     """Return the changes of elements that stand for instances."""
     match change:
         case PointSlots(service, moves, which):
             name = f"{which}-{_name(service)}"
-            yield from _delete(name, [str(slot) for slot, (old, _) in moves.items() if old is not None])
+            yield from delete(name, [str(slot) for slot, (old, _) in moves.items() if old is not None])
             new = {slot: instance for slot, (_, instance) in moves.items() if instance is not None}
             if which == "overflow":
-                yield from _add(name, [f"{slot} : jump try_{_name(instance)}" for slot, instance in new.items()])
+                yield from add(name, [f"{slot} : jump try_{_name(instance)}" for slot, instance in new.items()])
             else:
-                yield from _add(name, [f"{slot} : {_mark(instance, mark_of)}" for slot, instance in new.items()])
+                yield from add(name, [f"{slot} : {_number(instance, numbers)}" for slot, instance in new.items()])
         case SetTaking(service, joining, leaving):
             name = f"taking-{_name(service)}"
-            yield from _delete(name, [str(_mark(instance, mark_of)) for instance in sorted(leaving)])
-            yield from _add(name, [str(_mark(instance, mark_of)) for instance in sorted(joining)])
+            yield from delete(name, [_number(instance, numbers) for instance in sorted(leaving)])
+            yield from add(name, [_number(instance, numbers) for instance in sorted(joining)])
         case SetPins(service, pins, unpinned):
             for family in (4, 6):
                 name = f"pins{family}-{_name(service)}"
-                yield from _delete(name, _of_family(unpinned, family))
-                yield from _add(name, [f"{net} : {_mark(pins[net], mark_of)}" for net in _of_family(pins, family)])
+                yield from delete(name, _of_family(unpinned, family))
+                yield from add(name, [f"{net} : {_number(pins[net], numbers)}" for net in _of_family(pins, family)])
 
 
-def unmarked(transaction: c.Transaction, book: Book) -> str:
+def detached(transaction: c.Transaction, book: Book) -> str:
     """Return the first half of a transaction that drops instances: nothing leads to their chains any more.
 
     Before Linux 6.2 a chain cannot be deleted in the transaction that deletes the last element leading to it.
     """
     dropped = [change.name for change in transaction if isinstance(change, c.DropInstance)]
     copy = deepcopy(book) if dropped else book
-    return "".join(f"{line}\n" for name in dropped for line in _unmark(name, copy))
+    return "".join(f"{line}\n" for name in dropped for line in b.drop_instance(name, copy))
 
 
-def _set_mark(rule: c.InstanceRule, book: Book) -> Iterator[str]:
-    """Have the instance's mark, and no other, lead to its chain; and have it counted and masqueraded by its rule."""
-    service = service_of_instance(rule.name)
-    known, name = book.marks.setdefault(service, {}), f"instances-{service}"
-    stale = [mark for mark, instance in known.items() if (mark == rule.number) != (instance == rule.name)]
-    yield from _delete(name, [str(mark) for mark in stale])
-    for mark in stale:
-        del known[mark]
-    if rule.number not in known:
-        known[rule.number] = rule.name
-        yield from _add(name, [f"{rule.number} : goto {_name(rule.name)}"])
-    wrong = not rule.limit or book.limits.get(rule.number) != rule.name
-    yield from _forget_marks([*stale, *([rule.number] if wrong else [])], book, remotes=False)
-    if rule.limit and wrong:
-        book.limits[rule.number] = rule.name
-        yield from _add("limits", [f"{rule.number} : jump cap_{_name(rule.name)}"])
-    yield from _forget_marks([*stale, *([rule.number] if not rule.remote else [])], book, limits=False)
-    if rule.remote and rule.number not in book.remotes:
-        book.remotes.add(rule.number)
-        yield from _add("remotes", [str(rule.number)])
-
-
-def _unmark(name: str, book: Book) -> Iterator[str]:
-    """Have no mark lead to an instance's chains."""
-    service = service_of_instance(name)
-    known = book.marks.get(service, {})
-    stale = [mark for mark, instance in known.items() if instance == name]
-    yield from _delete(f"instances-{service}", [str(mark) for mark in stale])
-    for mark in stale:
-        del known[mark]
-    yield from _forget_marks([*stale, *(mark for mark, limited in book.limits.items() if limited == name)], book)
-
-
-def _forget_marks(marks: list[int], book: Book, *, limits: bool = True, remotes: bool = True) -> Iterator[str]:
-    """Take ``marks`` out of the map of limits and the set of remote instances if they are there."""
-    if limits and (limited := [mark for mark in dict.fromkeys(marks) if mark in book.limits]):
-        yield from _delete("limits", [str(mark) for mark in limited])
-        for mark in limited:
-            del book.limits[mark]
-    if remotes and (elsewhere := [mark for mark in dict.fromkeys(marks) if mark in book.remotes]):
-        yield from _delete("remotes", [str(mark) for mark in elsewhere])
-        book.remotes.difference_update(elsewhere)
-
-
-def _mark(instance: str, mark_of: Mapping[str, int]) -> int:
-    if instance.startswith("?"):  # a mark that leads nowhere, as it was read
-        return int(instance[1:])
-    if _name(instance) not in mark_of:
+def _number(instance: str, numbers: Mapping[str, int]) -> str:
+    """Return an instance's number as maps hold it."""
+    if instance.startswith("?"):  # a number that leads nowhere, as it was read
+        return handle(int(instance[1:]))
+    if _name(instance) not in numbers:
         words = f"cannot change nftables, nothing was applied: it has no rules of {instance}"
         raise PortfleetError(words, hint="portfleet apply", code=Exit.KERNEL)
-    return mark_of[instance]
+    return handle(numbers[instance])
 
 
 def _service(rule: c.ServiceRule) -> str:
@@ -243,10 +174,11 @@ def _service(rule: c.ServiceRule) -> str:
         pins=[(f"pins4-{name}", "ip saddr", "ip saddr"), (f"pins6-{name}", "ip6 saddr", "ip6 saddr")] * rule.pins,
         sticky=_sticky(name, rule.sticky, key),
         sticky_size=rule.sticky.size if rule.sticky else 0,
-        marked=bool(rule.pins or rule.sticky),
+        chosen=bool(rule.pins or rule.sticky),
         remote=rule.remote,
         tries=int(rule.tries),
         empty=rule.empty,
+        access=access.has_chain(rule),
     )
 
 
@@ -256,7 +188,7 @@ def _instance(rule: c.InstanceRule) -> str:
         "nft/instance.nft.j2",
         name=rule.name,
         service=service,
-        mark=int(rule.number),
+        handle=handle(int(rule.number)),
         port=int(rule.port),
         sticky=_sticky(service, rule.sticky, rule.key or Affinity("source")),
         sticky_seconds=rule.sticky.seconds if rule.sticky else 0,
@@ -280,7 +212,7 @@ def _sticky(service: str, sticky: c.Sticky | None, key: Affinity) -> list[tuple[
 
 
 def _fill(template: str, **values: object) -> str:
-    return fill(template, refused=REFUSED, dropped=DROPPED, **values).lstrip()
+    return fill(template, **values).lstrip()
 
 
 def _name(name: str, pattern: re.Pattern[str] = _IDENTIFIER) -> str:
@@ -308,13 +240,3 @@ def _by_map(listens: Mapping[Listen, str]) -> dict[str, list[tuple[str, str]]]:
                 name, key = f"services{family}", f"{_address(listen.address)} . {listen.port}"
             found.setdefault(name, []).append((key, service))
     return found
-
-
-def _add(name: str, elements: list[str]) -> Iterator[str]:
-    if elements:
-        yield f"add element {TABLE} {name} {{ {', '.join(elements)} }}"
-
-
-def _delete(name: str, keys: list[str]) -> Iterator[str]:
-    if keys:
-        yield f"delete element {TABLE} {name} {{ {', '.join(keys)} }}"

@@ -15,4 +15,4 @@ def examine(fleet: Fleet, needs: Needs) -> Iterator[Finding]:
     yield from system.judge(system.read(), needs)
     yield from conntrack.judge(conntrack.read(), needs)
     yield from sticky.judge(sticky.read(fleet))
-    yield from firewalls.judge(firewalls.read(), needs)
+    yield from firewalls.judge(firewalls.read(), fleet, needs)

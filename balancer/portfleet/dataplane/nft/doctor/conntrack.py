@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from portfleet.core.needs import Needs
+from portfleet.dataplane.nft.tracking import ROWS, Row, advised, least
 from portfleet.doctor.finding import Finding, broken, fine, setting, warning
 from portfleet.linux.machine import sysctl
 
@@ -15,12 +16,11 @@ HEADROOM = 4
 
 @dataclass(frozen=True)
 class ConntrackFacts:
-    """Numbers are None where the nf_conntrack module is not loaded. Times are in seconds."""
+    """Numbers are None if the nf_conntrack module is not loaded. ``tcp``: each setting of `tracking.ROWS`, by name."""
 
     limit: int | None
     used: int | None
-    liberal: int | None
-    established: int | None
+    tcp: Mapping[str, int]
     keepalive_time: int
 
 
@@ -29,8 +29,7 @@ def read() -> ConntrackFacts:
     return ConntrackFacts(
         limit=_number("nf_conntrack_max"),
         used=_number("nf_conntrack_count"),
-        liberal=_number("nf_conntrack_tcp_be_liberal"),
-        established=_number("nf_conntrack_tcp_timeout_established"),
+        tcp={row.name: value for row in ROWS if (value := _number(f"nf_conntrack_tcp_{row.name}")) is not None},
         keepalive_time=int(sysctl("net.ipv4.tcp_keepalive_time", "7200")),
     )
 
@@ -47,8 +46,7 @@ def judge(facts: ConntrackFacts, needs: Needs) -> Iterator[Finding]:
         return
     yield _size(facts.limit, needs)
     yield _fill(facts.used, facts.limit)
-    yield _liberal(facts.liberal)
-    yield _memory(facts, needs)
+    yield from _tcp(facts, needs)
 
 
 def _size(limit: int, needs: Needs) -> Finding:
@@ -92,30 +90,26 @@ def _fill(used: int, limit: int) -> Finding:
     )
 
 
-def _liberal(value: int | None) -> Finding:
-    name = "net.netfilter.nf_conntrack_tcp_be_liberal"
-    if value:
-        return fine("be_liberal", f"{value}")
-    return warning(
-        "be_liberal",
-        f"{name} is 0",
-        why="a late packet outside the TCP window is not translated back and resets its connection",
-        mend=setting(name, 1),
-    )
-
-
-def _memory(facts: ConntrackFacts, needs: Needs) -> Finding:
-    about, name = "conntrack timeout", "net.netfilter.nf_conntrack_tcp_timeout_established"
-    timeout = facts.established or 0
+def _tcp(facts: ConntrackFacts, needs: Needs) -> Iterator[Finding]:
+    """Judge every setting of TCP: what ends connections that TCP has not ended."""
     spoken = needs.keepalive or facts.keepalive_time
-    if timeout > spoken:
-        return fine(about, f"idle connections are remembered for {timeout:,} s, keepalive speaks within {spoken:,} s")
-    return broken(
-        about,
-        f"{name} is {timeout:,} s, but keepalive speaks only after {spoken:,} s",
-        why="an idle connection that conntrack has forgotten is reset by its next packet",
-        mend=setting(name, max(86_400, 2 * spoken)),
-    )
+    found = [finding for row in ROWS if row.name in facts.tcp for finding in _setting(row, facts.tcp[row.name], spoken)]
+    yield from found
+    if not found:
+        yield fine("conntrack's TCP settings", f"none ends a connection; keepalive speaks within {spoken:,} s")
+
+
+def _setting(row: Row, value: int, spoken: int) -> Iterator[Finding]:
+    bound, mend = least(row, keepalive=spoken), setting(row.sysctl, advised(row, keepalive=spoken))
+    if row.over == "keepalive" and value <= spoken:
+        judged = broken if row.name == "timeout_established" else warning
+        what = f"{value:,} s, but keepalive speaks only after {spoken:,} s"
+        yield judged(row.sysctl, what, why=row.costs, mend=mend)
+    elif bound is not None and value <= bound:
+        what = f"{value:,} s, but TCP may be silent for {bound:,} s: {row.why}"
+        yield warning(row.sysctl, what, why=row.costs, mend=mend)
+    elif bound is None and row.value is not None and value != row.value:
+        yield warning(row.sysctl, f"{value}", why=row.costs, mend=mend)
 
 
 def _number(name: str) -> int | None:

@@ -1,6 +1,7 @@
-"""Other programs that write netfilter rules: who empties the ruleset, and who drops what the fleet lets in.
+"""Others' netfilter rules against ours: who empties the ruleset, who stops or leads away our clients' packets.
 
-Fact: ``redirect`` happens before the input hook, so a firewall there sees the *instance's* port, not the service's.
+Rules are evaluated, whoever manages them, and not guessed from what is installed (`walk`). After the translation a
+packet has the instance's port: a rule by the service's port matches nothing there, whether it allows or denies.
 """
 
 from __future__ import annotations
@@ -8,55 +9,51 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 
+from portfleet.core.model import Fleet, Listen
 from portfleet.core.needs import Needs
-from portfleet.dataplane.nft.doctor.nft_command import listed, nft
-from portfleet.doctor.finding import Finding, fine, warning
+from portfleet.dataplane.nft.doctor import ruleset
+from portfleet.dataplane.nft.doctor.packets import Truth
+from portfleet.dataplane.nft.doctor.ruleset import Rule, Ruleset
+from portfleet.dataplane.nft.doctor.walk import Hit, Walk
+from portfleet.dataplane.nft.doctor.ways import Pass, Way
+from portfleet.dataplane.nft.saved import SavedRules, remedy
+from portfleet.doctor.finding import Finding, Severity, broken, fine, warning
 
 _FLUSH = re.compile(r"^[^#]*\bflush\s+ruleset\b", re.MULTILINE)
-_OURS = {"portfleet", "portfleet-keeper"}
-
-
-@dataclass(frozen=True)
-class Chain:
-    """A base chain of somebody's that drops by default. ``hook`` is input or forward."""
-
-    table: str
-    name: str
-    hook: str
-    accepts_dnat: bool
 
 
 @dataclass(frozen=True)
 class FirewallFacts:
-    """``flushes`` tells that /etc/nftables.conf empties the ruleset, ``at_boot`` that nftables.service is enabled."""
+    """``flushes`` tells that /etc/nftables.conf empties the ruleset, ``at_boot`` that nftables.service is enabled.
 
-    flushes: bool
-    at_boot: bool
-    firewalld: bool
-    ufw: bool
-    docker: bool
-    dropping: tuple[Chain, ...] = ()
+    ``interfaces``: those by which clients may come, lo left out; "?" before there is one; ``saved``:
+    files of saved rules that hold our tables.
+    """
+
+    flushes: bool = False
+    at_boot: bool = False
+    interfaces: tuple[str, ...] = ("eth0",)
+    rules: Ruleset = field(default_factory=Ruleset)
+    saved: tuple[str, ...] = ()
 
 
 def read() -> FirewallFacts:
-    """Read the facts of this machine; a ruleset that may not be read counts as one without chains."""
+    """Read the facts of this machine."""
     return FirewallFacts(
         flushes=bool(_FLUSH.search(_text("/etc/nftables.conf"))),
         at_boot=_systemd("is-enabled", "nftables.service"),
-        firewalld=_systemd("is-active", "firewalld.service"),
-        ufw=bool(re.search(r"^ENABLED=yes", _text("/etc/ufw/ufw.conf"), re.MULTILINE)),
-        docker=Path("/run/docker.sock").exists(),
-        dropping=tuple(_dropping()),
+        interfaces=tuple(ruleset.interfaces()),
+        rules=ruleset.read(),
+        saved=tuple(SavedRules().with_ours()),
     )
 
 
-def judge(facts: FirewallFacts, needs: Needs) -> Iterator[Finding]:
+def judge(facts: FirewallFacts, fleet: Fleet, needs: Needs) -> Iterator[Finding]:
     """Judge what others' rules do to the fleet."""
-    ports = ", ".join(f"{low}-{high}" for low, high in needs.ports.values())
     if facts.flushes and facts.at_boot:
         yield warning(
             "/etc/nftables.conf",
@@ -64,51 +61,145 @@ def judge(facts: FirewallFacts, needs: Needs) -> Iterator[Finding]:
             why="our rules go with it; the watcher puts them back, but without a watcher every connection is reset",
             mend="replace `flush ruleset` by `table inet filter; delete table inet filter` (one such pair a table)",
         )
-    if facts.firewalld:
-        yield fine("firewalld", "keeps to its own table and accepts what was redirected (ct status dnat)")
-    if facts.ufw and ports:
-        yield warning(
-            "ufw",
-            f"is on: it judges after the redirect, by the instances' ports ({ports})",
-            why="allowing the service's port is not enough; outsiders are kept from those ports by our own guard",
-            mend=" && ".join(f"ufw allow {low}:{high}/tcp" for low, high in needs.ports.values()),
+    for path in facts.saved:
+        yield broken(
+            path,
+            "holds tables of portfleet, as `nft list ruleset` prints them",
+            why="nft cannot load the keeper while the watcher owns it: nftables.service fails, and no firewall is left",
+            mend=remedy(path),
         )
-    if facts.docker and needs.remote:
+    if facts.rules.trouble:
         yield warning(
-            "docker",
-            "sets the policy of forwarded packets to drop",
-            why="packets for instances on other boxes are forwarded",
-            mend="iptables -I DOCKER-USER -m conntrack --ctstate DNAT,ESTABLISHED -j ACCEPT",
+            "firewalls",
+            f"others' rules are not known: {facts.rules.trouble}",
+            why="whether a firewall drops clients cannot be told",
+            mend="apt-get install nftables && sudo portfleet doctor",
         )
-    elif facts.docker:
-        yield fine("docker", "its chains do not touch what comes to this machine itself")
-    known = facts.ufw or facts.firewalld
-    yield from (_drops(chain, ports) for chain in facts.dropping if not known and _matters(chain, needs))
-    if not (facts.flushes and facts.at_boot) and not known and not facts.dropping:
-        yield fine("firewalls", "nobody else's rules stand in the way")
+        return
+    if facts.rules.left_out:
+        yield warning(
+            "firewalls",
+            f"others have more than {ruleset.MOST_RULES:,} rules; {facts.rules.left_out:,} of them were not looked at",
+            why="one of them may drop clients",
+            mend="nft list ruleset",
+        )
+    found = list(_walked(facts, fleet, needs))
+    yield from found
+    if not found and not (facts.flushes and facts.at_boot):
+        yield fine("firewalls", "no rule of others stands in the way")
 
 
-def _matters(chain: Chain, needs: Needs) -> bool:
-    return not chain.accepts_dnat and (chain.hook == "input" or needs.remote)
+def _walked(facts: FirewallFacts, fleet: Fleet, needs: Needs) -> Iterator[Finding]:
+    """Return a finding for each rule of others that meets a packet of ours: the worst, if it meets several."""
+    worst: dict[str, Finding] = {}
+    for hit, at, way in _hits(facts, fleet, needs):
+        finding = _finding(hit, at, way, facts.rules, needs)
+        if finding is None:
+            continue
+        known = worst.setdefault(finding.about, finding)
+        if known.severity is Severity.WARNING and finding.severity is Severity.BROKEN:
+            worst[finding.about] = finding
+    yield from worst.values()
 
 
-def _drops(chain: Chain, ports: str) -> Finding:
-    return warning(
-        f"chain {chain.table} {chain.name}",
-        f"drops what its {chain.hook} rules do not accept, by the instances' ports ({ports})" if ports else "drops",
-        why="it judges after the redirect: a rule for the service's own port never matches",
-        mend=f"nft insert rule {chain.table} {chain.name} ct status dnat accept   # and in that firewall's own file",
-    )
+def _hits(facts: FirewallFacts, fleet: Fleet, needs: Needs) -> Iterator[tuple[Hit, Pass, Way]]:
+    for way in _ways(facts, fleet, needs):
+        for at in way.passes(facts.rules):
+            for hit in Walk(facts.rules, at.packet, at.chain, at.dialled).run():
+                yield hit, at, way
 
 
-def _dropping() -> Iterator[Chain]:
-    for chain in listed("chain", "chains"):
-        if chain.get("policy") == "drop" and chain.get("hook") in ("input", "forward") and chain["table"] not in _OURS:
-            table = f"{chain['family']} {chain['table']}"
-            rules = nft("list", "chain", *table.split(), chain["name"])
-            yield Chain(
-                table, chain["name"], chain["hook"], accepts_dnat=bool(re.search(r"ct status.*dnat.*accept", rules))
+def _ways(facts: FirewallFacts, fleet: Fleet, needs: Needs) -> Iterator[Way]:
+    for listen, name in needs.listens.items():
+        low, high = needs.ports[name]
+        for family in listen.families:
+            for port in dict.fromkeys((low, (low + high + 1) // 2)):  # the first instance of each colour
+                yield from (Way(listen, family, port, interface) for interface in ("lo", *facts.interfaces))
+            for remote in _remotes(fleet, name, family):
+                for interface in facts.interfaces:
+                    yield Way(listen, family, remote.port, interface, remote.address or "")
+
+
+def _remotes(fleet: Fleet, name: str, family: int) -> Iterable[Listen]:
+    service = fleet.services.get(name)
+    return [remote for remote in service.remote if family in remote.families] if service else ()
+
+
+def _finding(hit: Hit, at: Pass, way: Way, rules: Ruleset, needs: Needs) -> Finding | None:
+    if Truth.SOME in (hit.truth, hit.let) and hit.what != "dnat":
+        return None  # the site's own choice of clients
+    sure, service = hit.truth is Truth.YES and hit.let is Truth.NO, needs.listens[way.listen]
+    judged = broken if sure else warning
+    does = f"{hit.what}s" if sure else f"may {hit.what}"
+    if hit.rule is None:
+        return judged(
+            f"chain {hit.chain.table} {hit.chain.name}",
+            f"its policy {does} {at.packet.words}",
+            why=_why(at, way),
+            mend=_let_in(hit, at, way, needs.ports[service]),
+        )
+    about, text = f"rule {hit.rule.handle} in {hit.rule.table} {hit.rule.chain}", f"`{rules.text(hit.rule)}`"
+    match hit.what:
+        case "deaf":
+            return warning(
+                about,
+                f"{text} is by port {way.listen.port}, which no packet of {service} has any more there",
+                why="it denies nothing: packets are translated to the instance's port before they come to it",
+                mend=f"portfleet deny {service} ADDRESS, or: nft insert rule {hit.chain.table} {hit.chain.name} "
+                f"meta l4proto tcp ct original proto-dst {way.listen.port} … drop",
             )
+        case "dnat":
+            docker = f"docker ps --filter publish={way.listen.port}, or: " if hit.rule.chain == "DOCKER" else ""
+            return judged(
+                about,
+                f"{text} {'leads' if sure else 'may lead'} {at.packet.words} elsewhere",
+                why=f"who translates first takes all new clients of {service}: that depends on who loaded last",
+                mend=docker + _delete(hit.rule),
+            )
+        case "notrack":
+            return judged(
+                about,
+                f"{text} {'keeps' if sure else 'may keep'} {at.packet.words} from being tracked",
+                why="what conntrack does not know cannot be translated: they are refused",
+                mend=_delete(hit.rule),
+            )
+        case _:
+            mend = _let_in(hit, at, way, needs.ports[service])
+            return judged(about, f"{text} {does} {at.packet.words}", why=_why(at, way), mend=mend)
+
+
+def _why(at: Pass, way: Way) -> str:
+    if at.dialled is None:
+        return f"no rule of {at.chain.table} lets port {way.listen.port} pass"
+    return f"it judges after the translation: a rule for port {way.listen.port} never matches there"
+
+
+def _delete(rule: Rule) -> str:
+    return f"nft delete rule {rule.table} {rule.chain} handle {rule.handle}   # and in its owner's own file"
+
+
+def _let_in(hit: Hit, at: Pass, way: Way, ports: tuple[int, int]) -> str:
+    """Return the command that lets the packet pass, in the words of whoever manages the rules."""
+    table, chain = hit.chain.table, hit.chain.name
+    low, high = ports
+    if table == "inet firewalld" and at.dialled is not None:
+        return f"firewall-cmd --permanent --add-port={low}-{high}/tcp && firewall-cmd --reload"
+    inside = [one.name for one in _reached(hit)]
+    if any(name.startswith("ufw") for name in inside) and at.dialled is not None:
+        return f"ufw allow {low}:{high}/tcp"
+    match = (
+        f"tcp dport {way.listen.port}" if at.dialled is None and "tcp.dport" in at.packet.facts else "ct status dnat"
+    )
+    return f"nft insert rule {table} {chain} {match} accept   # and in that firewall's own file"
+
+
+def _reached(hit: Hit) -> Iterator[ruleset.Chain]:
+    """Return the base chain and those it jumps to itself, which tell who manages it."""
+    yield hit.chain
+    for rule in hit.chain.rules:
+        for statement in rule.body:
+            if "jump" in statement:
+                yield ruleset.Chain(hit.chain.table, statement["jump"]["target"])
 
 
 def _systemd(question: str, unit: str) -> bool:

@@ -1,0 +1,56 @@
+"""What a verb says of supervisord and the watcher before anything else, and when it is refused for their sake."""
+
+from __future__ import annotations
+
+import time
+
+from portfleet.apply.context import Context
+from portfleet.core.errors import PortfleetError
+from portfleet.core.program import WATCHER
+from portfleet.core.states import AT_REST, Presence
+from portfleet.supervise.presence import Overseer, WatcherQuestion, ask_supervisord, troubles
+
+#: Seconds for an answer. The watcher's loop is busy for the longest when it puts back the rules of a large fleet (2 s).
+_PATIENCE = 5.0
+#: Seconds for a watcher that was started to answer: supervisord gives one up that fails after 6.
+_START = 10.0
+
+
+def look_after(context: Context, *, watcher: bool, supervisord: bool, say: bool) -> None:
+    """Say which of the two does not work; raise PortfleetError if the verb needs it.
+
+    ``watcher``: an operation, which the watcher carries out; ``supervisord``: a verb that waits for supervisord's
+    answers; ``say``: what does not work and is not needed. A fleet that is down is no trouble: the verb says itself
+    what that means for it.
+    """
+    question = WatcherQuestion(context.paths)
+    below = ask_supervisord(context.paths, seconds=_PATIENCE)
+    above = question.answer(seconds=_PATIENCE)
+    if watcher and not above.works:
+        _refuse(above)
+    if supervisord and below.presence in (Presence.HUNG, Presence.SUSPENDED):
+        _refuse(below)
+    if not say or (below.presence in (Presence.ABSENT, Presence.ENDING) and above.presence is Presence.ABSENT):
+        return
+    for trouble in troubles(below, above):
+        context.say(f"{trouble.words}\nhint: {trouble.hint}")
+
+
+def watcher_of(context: Context) -> Overseer:
+    """Return the watcher as it shows itself now."""
+    return WatcherQuestion(context.paths).answer(seconds=_PATIENCE)
+
+
+def await_watcher(context: Context) -> Overseer:
+    """Return the watcher when it answers, or when it is clear that it will not."""
+    deadline = time.monotonic() + _START
+    while not (found := watcher_of(context)).works and found.presence is not Presence.SUSPENDED:
+        program = context.supervisor.programs().get(WATCHER)
+        if time.monotonic() > deadline or program is None or program.state in AT_REST:
+            break
+        time.sleep(0.05)
+    return found
+
+
+def _refuse(overseer: Overseer) -> None:
+    raise PortfleetError(overseer.trouble.words, hint=overseer.trouble.hint)

@@ -1,0 +1,157 @@
+"""What nftables has of the instances: which number leads to which chain, whose connections are counted or masqueraded.
+
+A `Book` is read before a transaction is written, and brought up to what the transaction will have set while it is. The
+functions here return the lines that change it; `text` writes the rest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field, replace
+
+from portfleet.core import changes as c
+from portfleet.core.model import Listen, parse_instance
+from portfleet.core.slots import Table
+from portfleet.dataplane.nft.elements import SideTables
+
+TABLE = "inet portfleet"
+
+
+@dataclass
+class Book:
+    """What the kernel has, as far as transactions need to know it, and what was written since.
+
+    ``listens`` are the addresses that clients dial, one entry a family; ``numbers``: {service: {number: instance}};
+    ``limits``: {port: instance} of those with a limit, ``kept``: the ports of them that are in order though no service
+    has them any more; ``remotes``: addresses whose connections are masqueraded, ``elsewhere``: those of the remote
+    instances, by name; ``slots`` and ``sides`` by service; ``now`` is a Unix time.
+    """
+
+    listens: set[Listen] = field(default_factory=set)
+    numbers: dict[str, dict[int, str]] = field(default_factory=dict)
+    limits: dict[int, str] = field(default_factory=dict)
+    kept: set[int] = field(default_factory=set)
+    remotes: set[Listen] = field(default_factory=set)
+    elsewhere: dict[str, Listen] = field(default_factory=dict)
+    slots: dict[str, Table] = field(default_factory=dict)
+    sides: dict[str, SideTables] = field(default_factory=dict)
+    now: float = 0.0
+
+    @property
+    def stray_limits(self) -> list[int]:
+        """The ports that are counted for an instance that is not there, or not on that port."""
+        there = {name for known in self.numbers.values() for name in known.values()}
+        return [port for port, name in self.limits.items() if name not in there and port not in self.kept]
+
+    @property
+    def stray_remotes(self) -> set[Listen]:
+        """The addresses that are masqueraded for no instance."""
+        return self.remotes - set(self.elsewhere.values())
+
+
+def service_of_instance(name: str) -> str:
+    """Return the service of an instance; "" for a name that is no instance's."""
+    instance = parse_instance(name)
+    return instance.service if instance else ""
+
+
+def handle(number: int) -> str:
+    """Return an instance's number as a packet's priority is written: a traffic-control handle, in hex.
+
+    0:0, which nft prints as "none", is nobody's: numbers begin with 1.
+    """
+    return f"{number >> 16:x}:{number & 0xFFFF:x}"
+
+
+def set_instance(rule: c.InstanceRule, book: Book) -> Iterator[str]:
+    """Have the instance's number, and no other, lead to its chain; and have it counted and masqueraded by its rule."""
+    service = service_of_instance(rule.name)
+    known, name = book.numbers.setdefault(service, {}), f"instances-{service}"
+    stale = [number for number, instance in known.items() if (number == rule.number) != (instance == rule.name)]
+    yield from _forget_numbers(service, stale, book)
+    if rule.number not in known:
+        known[rule.number] = rule.name
+        yield from add(name, [f"{handle(rule.number)} : goto {rule.name}"])
+    right = {rule.port} if rule.limit and book.limits.get(rule.port) == rule.name else set()
+    mine = {port for port, instance in book.limits.items() if instance == rule.name or port == rule.port}
+    yield from _forget_limits(mine - right, book)
+    if rule.limit and not right:
+        book.limits[rule.port] = rule.name
+        yield from add("limits", [f"{rule.port} : jump cap_{rule.name}"])
+    book.elsewhere.pop(rule.name, None)
+    if rule.remote is not None:
+        book.elsewhere[rule.name] = rule.remote
+    yield from _settle_remotes(book)
+
+
+def drop_instance(name: str, book: Book) -> Iterator[str]:
+    """Have nothing lead to an instance's chains."""
+    service = service_of_instance(name)
+    known = book.numbers.get(service, {})
+    yield from _forget_numbers(service, [number for number, instance in known.items() if instance == name], book)
+    yield from _forget_limits([port for port, limited in book.limits.items() if limited == name], book)
+    if book.elsewhere.pop(name, None):
+        yield from _settle_remotes(book)
+
+
+def set_listens(opened: Iterable[Listen], closed: Iterable[Listen], book: Book) -> Iterator[str]:
+    """Have the ports of exactly the open addresses looked at for packets of connections that conntrack forgot."""
+    listens = book.listens - by_family(closed) | by_family(opened)
+    before, after = ({listen.port for listen in some} for some in (book.listens, listens))
+    yield from delete("listened", [str(port) for port in sorted(before - after)])
+    yield from add("listened", [str(port) for port in sorted(after - before)])
+    book.listens = listens
+
+
+def by_family(listens: Iterable[Listen]) -> set[Listen]:
+    """Return ``listens`` with one entry a family."""
+    return {replace(listen, families=(family,)) for listen in listens for family in listen.families}
+
+
+def drop_strays(book: Book, service: str | None = None) -> Iterator[str]:
+    """Have no number of ``service`` lead to another's instance; without it, nothing be counted or masqueraded stray."""
+    if service is None:
+        yield from _forget_limits(book.stray_limits, book)
+        yield from _settle_remotes(book)
+        return
+    known = book.numbers.get(service, {})
+    yield from _forget_numbers(service, [n for n, name in known.items() if service_of_instance(name) != service], book)
+
+
+def add(name: str, elements: list[str]) -> Iterator[str]:
+    """Return the line that adds ``elements`` to a set or map; none if there are none."""
+    if elements:
+        yield f"add element {TABLE} {name} {{ {', '.join(elements)} }}"
+
+
+def delete(name: str, keys: list[str]) -> Iterator[str]:
+    """Return the line that deletes the elements ``keys``; none if there are none."""
+    if keys:
+        yield f"delete element {TABLE} {name} {{ {', '.join(keys)} }}"
+
+
+def _forget_numbers(service: str, numbers: list[int], book: Book) -> Iterator[str]:
+    yield from delete(f"instances-{service}", [handle(number) for number in numbers])
+    for number in numbers:
+        del book.numbers[service][number]
+
+
+def _forget_limits(ports: Iterable[int], book: Book) -> Iterator[str]:
+    gone = sorted(ports)
+    yield from delete("limits", [str(port) for port in gone])
+    for port in gone:
+        del book.limits[port]
+
+
+def _settle_remotes(book: Book) -> Iterator[str]:
+    """Have exactly the remote instances' connections masqueraded."""
+    needed = set(book.elsewhere.values())
+    for family in (4, 6):
+        name = f"remotes{family}"
+        gone, new = (
+            [f"{remote.address} . {remote.port}" for remote in sorted(some) if family in remote.families]
+            for some in (book.remotes - needed, needed - book.remotes)
+        )
+        yield from delete(name, gone)
+        yield from add(name, new)
+    book.remotes = needed

@@ -1,0 +1,205 @@
+"""Whether supervisord and the watcher are there and do their work: each is asked, and has a stated time to answer.
+
+A process that hangs or was stopped by a signal keeps its locks, and the kernel takes connections to its socket for it:
+nothing but an answer shows that it works.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from portfleet.core.errors import PortfleetError
+from portfleet.core.paths import Paths
+from portfleet.core.states import Presence
+from portfleet.store import locks
+from portfleet.supervise.supervisor import ShuttingDown, Supervisor, Unanswered
+
+_QUESTION = b'{"command": "status"}\n'
+#: Seconds between two looks at a watcher that has not answered yet.
+_MOMENT = 0.02
+
+
+_IS = {
+    Presence.STARTING: "is starting and does not answer yet",
+    Presence.ENDING: "is shutting down",
+    Presence.SUSPENDED: "was stopped by a signal",
+    Presence.HUNG: "does not answer",
+    Presence.ABSENT: "is not running",
+}
+_COSTS = {
+    "supervisord": "an instance that ends is not started again",
+    "the watcher": "no instance is ejected or let in again, rules are not repaired, operations stand still",
+}
+_KILLED = {
+    "supervisord": "instances go on serving; the watcher has another one started",
+    "the watcher": "clients notice nothing; supervisord starts another one",
+}
+_LOG = {"supervisord": "supervisord", "the watcher": "portfleet-watch"}
+
+
+@dataclass(frozen=True)
+class Trouble:
+    """What is wrong, what follows from it, and the command that ends it."""
+
+    what: str
+    why: str
+    hint: str
+
+    @property
+    def words(self) -> str:
+        return f"{self.what}: {self.why}"
+
+
+@dataclass(frozen=True)
+class Overseer:
+    """One of the two that look after a fleet: ``name`` is "supervisord" or "the watcher".
+
+    ``pid`` is the process of one that is there and does not work, if it can be told.
+    """
+
+    name: str
+    presence: Presence
+    pid: int | None = None
+
+    @property
+    def works(self) -> bool:
+        return self.presence is Presence.RUNNING
+
+    @property
+    def trouble(self) -> Trouble:
+        """What is wrong with one that does not work."""
+        who = f"{self.name} (pid {self.pid})" if self.pid else self.name
+        return Trouble(f"{who} {_IS[self.presence]}", _COSTS[self.name], self._hint())
+
+    def _hint(self) -> str:
+        match self.presence:
+            case Presence.SUSPENDED:
+                return f"kill -CONT {self.pid}"
+            case Presence.HUNG if self.pid:
+                return f"kill -KILL {self.pid}   # {_KILLED[self.name]}"
+            case Presence.HUNG | Presence.STARTING:
+                return f"portfleet logs {_LOG[self.name]}"
+            case Presence.ENDING:
+                return "when it has ended: portfleet up"
+            case _:
+                return "portfleet up"
+
+
+def troubles(supervisord: Overseer, watcher: Overseer) -> list[Trouble]:
+    """Return what is wrong with the two, the worse first."""
+    if supervisord.presence is watcher.presence is Presence.ABSENT:
+        why = "the fleet is down, or goes on as long as nothing happens"
+        return [Trouble("neither supervisord nor the watcher is running", why, "portfleet up")]
+    return [overseer.trouble for overseer in (watcher, supervisord) if not overseer.works]
+
+
+def supervisord(paths: Paths, presence: Presence) -> Overseer:
+    """Return supervisord as it was found, with its process if it does not work."""
+    pid = None if presence in (Presence.RUNNING, Presence.ABSENT) else supervisor_pid(paths)
+    return Overseer("supervisord", presence, pid)
+
+
+def ask_supervisord(paths: Paths, *, seconds: float) -> Overseer:
+    """Ask supervisord and wait for its answer for ``seconds`` at most."""
+    if is_suspended(supervisor_pid(paths)):
+        return supervisord(paths, Presence.SUSPENDED)
+    presence = Presence.RUNNING
+    try:
+        Supervisor(paths.supervisor_socket, seconds=seconds).nudge()
+    except PortfleetError as error:
+        presence = presence_by(error)
+    return supervisord(paths, presence)
+
+
+def presence_by(error: PortfleetError) -> Presence:
+    """Return what a call that supervisord did not answer says of it."""
+    if isinstance(error, Unanswered):
+        return Presence.HUNG
+    return Presence.ENDING if isinstance(error, ShuttingDown) else Presence.ABSENT
+
+
+class WatcherQuestion:
+    """A question to the watcher, asked when this is made; its `answer` may be waited for later.
+
+    Raises PortfleetError without the right to ask.
+    """
+
+    def __init__(self, paths: Paths, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._paths, self._clock, self._asked = paths, clock, clock()
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._full = False
+        self._sent = self._send()
+
+    def answer(self, *, seconds: float) -> Overseer:
+        """Return the watcher as it shows itself within ``seconds`` of the question."""
+        deadline = self._asked + seconds
+        try:
+            while not self._answered():
+                if not locks.held(self._paths.watch_lock):
+                    return Overseer("the watcher", Presence.ABSENT)
+                pid = locks.process_of(self._paths.watch_lock)
+                if is_suspended(pid):
+                    return Overseer("the watcher", Presence.SUSPENDED, pid)
+                if self._clock() > deadline:
+                    listens = self._sent or self._full
+                    return Overseer("the watcher", Presence.HUNG if listens else Presence.STARTING, pid)
+        finally:
+            self._socket.close()
+        return Overseer("the watcher", Presence.RUNNING)
+
+    def _answered(self) -> bool:
+        """Wait for a moment; return whether the answer has come by then."""
+        if not self._sent:
+            self._sent = self._send()
+        self._socket.settimeout(_MOMENT)
+        try:
+            if self._socket.recv(1):
+                return True
+            self._socket.close()  # it ended before it could answer; another one may follow
+            self._socket, self._sent = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM), False
+        except TimeoutError:
+            return False
+        except OSError:  # not connected
+            pass
+        time.sleep(_MOMENT)
+        return False
+
+    def _send(self) -> bool:
+        """Send the question; False while none listens, or so many wait already that the kernel lets no more in."""
+        self._socket.setblocking(False)
+        try:
+            self._socket.connect(str(self._paths.watch_socket))
+            self._socket.send(_QUESTION)
+        except PermissionError as error:
+            self._socket.close()
+            raise PortfleetError(f"cannot ask the watcher: {error.strerror}", hint="run as root") from None
+        except OSError as error:
+            self._full = isinstance(error, BlockingIOError)
+            return False
+        return True
+
+
+def is_suspended(pid: int | None) -> bool:
+    """Return whether a signal holds a process (state T of proc_pid_stat(5)): it does not answer, however long."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
+    except OSError:
+        return False
+
+
+def supervisor_pid(paths: Paths) -> int | None:
+    """Return supervisord's process by its pid file; None where that is not this fleet's supervisord.
+
+    Not by SO_PEERCRED: it listens first and becomes a daemon, another process, later.
+    """
+    try:
+        pid = int((paths.run / "supervisord.pid").read_text())
+        words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+    except (OSError, ValueError):
+        return None
+    return pid if os.fsencode(paths.supervisor_config) in words else None

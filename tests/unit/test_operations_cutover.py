@@ -1,0 +1,268 @@
+"""cutover and rollback: nothing changes for clients until all are ready; then all slots at once, then connections."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+from portfleet.core.errors import Exit, PortfleetError
+from portfleet.core.model import Colour
+from portfleet.core.operations import Cutover
+from portfleet.core.records import ColourRecord
+from support.fake_kills import Make, cancelled_at, killed_at_each, same, undisturbed
+from support.fake_operated import ECHO, REDIS, Box
+
+BLUE, GREEN = "blue-1 86, blue-2 85, blue-3 85", "green-1 86, green-2 85, green-3 85"
+WORDS = ("cutover", "echo", "--release", "v2")
+STARTS = ["start green-1", "start green-2", "start green-3"]
+THREE = {"blue-1": 5, "blue-2": 7, "blue-3": 3}
+
+
+def colours(box: Box) -> Mapping[Colour, ColourRecord]:
+    return box.journal.services["echo"].colours
+
+
+def test_all_slots_in_one_transaction_then_the_connections_member_to_member(box: Box) -> None:
+    done = box.operate(*WORDS)
+    assert box.log == [
+        "[begin]", *STARTS, "[switch]", f"slots {GREEN}", "[moving]",
+        "1 from blue-1 to green-1", "1 from blue-2 to green-2", "1 from blue-3 to green-3",
+        "4 from blue-1 to green-1", "6 from blue-2 to green-2", "2 from blue-3 to green-3", "[keeping]",
+    ]  # fmt: skip
+    assert done.outcome.startswith("echo is live on green, release v2; 15 connections were handed off (ready ")
+    assert done.release == "v2" and box.journal.services["echo"].live == "green"
+    assert colours(box)["blue"].keep_until == "2026-01-31T13:00:00Z" and "blue-1" in box.processes()
+
+
+def test_until_all_are_ready_nothing_changes_for_clients(box: Box) -> None:
+    box.fake.slow["echo-green-3"] = 100
+
+    def at(name: str) -> None:
+        if name == "cutover switch":
+            assert box.slots() == BLUE and box.connections() == THREE and box.clock.slept > 4.9
+
+    box.at = at
+    assert box.operate(*WORDS).ok
+
+
+def test_one_that_does_not_become_ready_is_told_and_all_of_it_goes(box: Box) -> None:
+    box.fake.broken = "RELEASE"
+    (box.paths.log / "echo-green-1.log").write_text("the new release has a bug\n")
+    done = box.operate(*WORDS)
+    assert (done.ok, done.code, done.stays) == (False, Exit.TIMEOUT, False)
+    assert done.outcome == (
+        "3 of 3 instances of the new release did not become ready, nothing changed for clients; echo-green-1: doomed; "
+        "its last words: the new release has a bug; blue serves"
+    )
+    assert (box.slots(), box.processes(), box.connections()) == (BLUE, "blue-1, blue-2, blue-3", THREE)
+    assert "green" not in colours(box) and box.lost == {}
+
+
+def test_with_keep_0_the_old_colour_is_stopped_when_it_is_empty(box: Box) -> None:
+    box.operate(*WORDS, "--keep", "0")
+    assert box.log[-4:] == ["[keeping]", "end blue-1", "end blue-2", "end blue-3"] and box.lost == {}
+    assert colours(box)["blue"].stopped and colours(box)["blue"].release == "v1"
+
+
+def test_by_drain_the_old_colours_connections_end_by_the_services_policy(box: Box) -> None:
+    done = box.operate(*WORDS, "--drain")
+    assert "15 connections of blue were drained" in done.outcome and box.daemons.ended == 15 and box.lost == {}
+
+
+def test_a_member_that_is_drained_leaves_its_connections_to_all(box: Box) -> None:
+    box.command(*WORDS)
+
+    def at(name: str) -> None:
+        if name == "cutover moving":
+            box.eject("green-2")
+            box.kill()
+
+    box.at = at
+    assert box.finish().ok
+    assert sum(box.connections().values()) == 15 and box.connections().keys() == {"green-1", "green-3"}
+
+
+def test_a_release_that_hangs_on_its_first_connection_is_rolled_back(box: Box) -> None:
+    def at(name: str) -> None:
+        if name == "cutover moving":
+            box.daemons.silent = {"echo-green-2"}
+
+    box.at = at
+    done = box.operate(*WORDS)
+    assert (done.ok, done.code) == (False, Exit.FAILED)
+    assert done.outcome == (
+        "rolled back: echo-green-2 of the new release hangs; blue serves; 2 connections were handed off; echo-green-2 "
+        "did not answer and lost what had moved there"
+    )
+    assert box.slots() == BLUE and box.lost == {"echo-green-2": 1} and sum(box.connections().values()) == 14
+
+
+def test_connections_that_the_new_release_refuses_stay_with_the_old_and_it_is_kept_for_them(box: Box) -> None:
+    box.daemons.refusing = {f"echo-green-{number}": "another framing" for number in (1, 2, 3)}
+    done = box.operate(*WORDS, "--keep", "0")
+    assert not done.ok and done.outcome.endswith("; those stay with blue until they end, then it can be stopped")
+    assert box.slots() == GREEN and box.connections() == THREE and not colours(box)["blue"].stopped
+
+
+@pytest.mark.parametrize("words", [WORDS, (*WORDS, "--keep", "0"), (*WORDS, "--drain", "--keep", "0")])
+def test_killed_at_any_point_it_is_resumed(again: Make, words: tuple[str, ...]) -> None:
+    whole, seen = undisturbed(again, *words), []
+    for point, box, done in killed_at_each(again, *words):
+        assert done.ok and "resumed at" in done.outcome and same(box, whole) and box.lost == {}, (point, done)
+        seen.append(point.removeprefix("cutover "))
+    assert seen == ["begin", "switch", "switch: changed", "moving", "keeping"] + (
+        ["keeping", "keeping: changed"] if "--keep" in words else ["keeping: changed"]
+    )
+
+
+def test_killed_around_each_write_of_the_journal_it_is_resumed(again: Make) -> None:
+    whole = undisturbed(again, *WORDS)
+    for point, box, done in killed_at_each(again, *WORDS, files=True):
+        assert done.ok and same(box, whole) and box.lost == {}, (point, done)
+
+
+@pytest.mark.parametrize("point", ["cutover begin", "cutover switch", "cutover moving"])
+def test_cancelled_the_old_colour_serves_and_nothing_is_lost(again: Make, point: str) -> None:
+    def slow() -> Box:
+        box = again()
+        box.fake.slow["echo-green-1"] = 10
+        return box
+
+    box, done = cancelled_at(slow, point, *WORDS)
+    assert done.outcome.startswith("cancelled; blue serves") and not done.stays
+    assert (box.slots(), box.processes(), box.lost) == (BLUE, "blue-1, blue-2, blue-3", {})
+    assert box.connections() == THREE and box.journal.services["echo"].config_release == "v1"
+
+
+def test_killed_while_it_undoes_it_goes_on_undoing(again: Make) -> None:
+    def failing() -> Box:
+        box = again()
+        box.fake.broken = "green-2"
+        return box
+
+    for point in ("cutover undo", "cutover begin: changed", "cutover stopping", "cutover stopping: changed"):
+        box = failing()
+
+        def at(name: str, box: Box = box, point: str = point) -> None:
+            if name == point and not box.generation:
+                box.kill()
+
+        box.at = at
+        done = box.operate(*WORDS)
+        assert box.generation == 1 and done.outcome.endswith(
+            "blue serves (resumed at 'undoing' after the watcher had been away)"
+        ), (point, done)
+        assert (box.slots(), box.processes(), box.connections()) == (BLUE, "blue-1, blue-2, blue-3", THREE)
+
+
+def test_an_undo_never_drops_connections_that_do_not_go_back(box: Box) -> None:
+    def at(name: str) -> None:
+        if name == "cutover moving":
+            box.at = lambda _: None
+            box.daemons.refusing = {f"echo-blue-{number}": "no room" for number in (1, 2, 3)}
+            box.command("cancel", "echo")
+
+    box.at = at
+    done = box.operate(*WORDS)
+    assert done.outcome == (
+        "cancelled; blue serves; 0 connections were handed off, 3 could not be (no room); they stay with green until "
+        "they end"
+    )
+    assert box.slots() == BLUE and sum(box.connections().values()) == 15 and box.lost == {}
+    assert box.processes() == "blue-1, blue-2, blue-3, green-1, green-2, green-3"
+    assert colours(box)["green"].keep_until == box.journal.history[-1].at
+
+
+def test_cancelled_after_the_old_colour_was_stopped_it_is_done(again: Make) -> None:
+    box, done = cancelled_at(again, "cutover keeping: changed", *WORDS, "--keep", "0")
+    assert done.ok and done.outcome.startswith("echo is live on green")
+    assert box.processes() == "green-1, green-2, green-3" and box.lost == {}
+
+
+def test_a_rollback_hands_everything_back(box: Box) -> None:
+    box.operate(*WORDS)
+    box.log.clear()
+    done = box.operate("rollback", "echo")
+    assert done.verb == "rollback" and done.outcome.startswith("echo is live on blue, release v1; 15 connections")
+    assert not [entry for entry in box.log if entry.startswith(("start", "end"))], "what is kept is not restarted"
+    assert box.slots() == BLUE and box.connections() == THREE
+
+
+def test_a_rollback_starts_what_was_stopped(box: Box) -> None:
+    box.operate(*WORDS, "--keep", "0")
+    assert box.operate("rollback", "echo").ok and box.slots() == BLUE
+    assert 'RELEASE="v1"' in box.supervisor.known["echo-blue-1"].text
+
+
+def test_a_rollback_killed_at_any_point_is_resumed(again: Make) -> None:
+    def cut_over() -> Box:
+        box = again()
+        box.operate(*WORDS)
+        return box
+
+    whole = undisturbed(cut_over, "rollback", "echo")
+    for point, box, done in killed_at_each(cut_over, "rollback", "echo"):
+        assert done.ok and same(box, whole) and box.lost == {}, (point, done)
+
+
+def test_what_was_asked_of_the_idle_colour_comes_back_with_it(box: Box) -> None:
+    box.operate("drain", "echo/2", "--handoff")
+    box.operate(*WORDS)
+    assert box.wanted() == {"blue-2": "drained"}
+    box.operate("cutover", "echo", "--release", "v3")
+    assert box.wanted() == {}, "a new release starts all"
+    box.fake.broken = "v4"
+    box.operate("drain", "echo/3", "--handoff")
+    box.operate("rollback", "echo")
+    assert not box.operate("cutover", "echo", "--release", "v4").ok
+    assert box.wanted() == {"blue-3": "drained"}, "undone, it is asked again"
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("rollback", "echo"), "nothing to go back to"),
+        (("rollback", "echo", "--to", "9"), "9"),
+        (("cutover", "echo", "--release", "/srv/none"), "does not exist"),
+        (("cutover", "echo", "--command", "nothing-like-it --port {port}"), "is not found"),
+        (("cutover", "echo", "--command", "sleep 1"), "{port}"),
+    ],
+)
+def test_refused_it_changes_nothing(box: Box, words: tuple[str, ...], said: str) -> None:
+    before = box.journal
+    with pytest.raises(PortfleetError, match=said) as refused:
+        box.command(*words)
+    assert refused.value.code is Exit.USAGE and box.journal == before
+
+
+def test_an_idle_colour_with_connections_is_not_replaced(box: Box) -> None:
+    box.operate(*WORDS)
+    box.daemons.connections["echo-blue-2"] = 4
+    with pytest.raises(PortfleetError, match=r"blue still has connections \(echo-blue-2: 4\)"):
+        box.command("cutover", "echo", "--release", "v3")
+
+
+def test_what_is_live_already_is_done(box: Box) -> None:
+    assert "blue already runs v1" in box.command("cutover", "echo")
+    assert box.journal.operations == ()
+
+
+def test_a_daemon_that_cannot_hand_off_drains_by_default(directory: Path) -> None:
+    box = Box(directory, REDIS, blue_1=5)
+    box.command(*WORDS)
+    work = box.journal.operations[0].work
+    assert isinstance(work, Cutover) and not work.handoff
+    assert "5 connections of blue were drained" in box.finish().outcome
+    with pytest.raises(PortfleetError, match="cannot hand off"):
+        box.command("cutover", "echo", "--release", "v3", "--handoff")
+
+
+def test_releases_older_than_those_kept_are_named(directory: Path, tmp_path: Path) -> None:
+    for release in ("v1", "v2", "v3", "v4"):
+        (tmp_path / release).mkdir()
+    box = Box(directory, ECHO.replace('"v1"', f'"{tmp_path}/v1"').replace("slots", "keep_releases = 2\nslots"))
+    for release in ("v2", "v3", "v4"):
+        done = box.operate("cutover", "echo", "--release", f"{tmp_path}/{release}")
+    assert done.outcome.endswith(f"; older than keep_releases, can be removed: {tmp_path}/v2")
