@@ -70,7 +70,7 @@ def test_a_defect_in_one_instances_probe_fails_that_probe_alone() -> None:
     deadline = time.monotonic() + 10
     while len({name for name, _ in told}) < 2 and time.monotonic() < deadline:
         time.sleep(prober.tick())
-    assert dict(told)["even"].startswith("connect to port 1")
+    assert dict(told)["even"].startswith("port 1: ")
     assert "ZeroDivisionError" in dict(told)["odd"] and {*unexpected} == {"odd"}
 
 

@@ -17,6 +17,8 @@ from portfleet.core.slots import Table
 NUMBER_LIMIT = (1 << 24) - 256
 #: No service has more instances than there are ports.
 _PORTS = 65535
+#: The last second of the year 9999: no later one can be written.
+_LAST = 253_402_300_799
 _MEMBER = re.compile(r"(remote-)?[1-9][0-9]{0,4}")
 _MOMENT = re.compile(r"([12][0-9]{3})-(0[1-9]|1[0-2])-([0-3][0-9])T([01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9]Z")
 
@@ -64,6 +66,10 @@ class Denied:
     who: str
     why: str = ""
     until: int | None = None
+
+    def __post_init__(self) -> None:
+        """Raise ValueError for an end that is no time."""
+        _check_range("until", 0 if self.until is None else self.until, 0, _LAST)
 
 
 @dataclass(frozen=True)
