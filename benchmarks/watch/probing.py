@@ -1,10 +1,10 @@
 """Probe 1,000 instances every second: how much of one core the watcher's prober takes, for each kind of probe.
 
 The instances are fake, 1,000 listeners in one process (not counted) that answer like daemons do: by nothing (connect),
-by an expected reply (send), and like portfleet-daemon (control socket and an empty request through the port). The first
-two have no control socket, for which the prober looks all the same. conntrack follows every probe, as it does on a box
-with our rules. Prints a table, writes benchmarks/results/watch-probing.json, exits 1 when a kind takes over 10 % or
-when probes failed or were late. Needs a network namespace of its own.
+by an expected reply (send), and like portfleet-daemon (control socket and an empty request through the port). The
+first two have no control socket, for which the prober looks all the same. conntrack follows every probe, as it does on
+a box with our rules. Prints a table, writes benchmarks/results/watch-probing.json, exits 1 when a kind takes over 10 %
+or when probes failed or were late. Needs a network namespace of its own.
 """
 
 import argparse
@@ -38,6 +38,7 @@ _READY = json.dumps(
     | {"latency": {"bounds_us": [2**n for n in range(30)], "counts": [10**6 + n for n in range(31)]}}
     | {"max_loop_lag_us": 1234, "max_connections": 19936, "handoff": [1]}
 ).encode() + b"\n"  # fmt: skip
+_BRIEF = b'{"ok": true, "state": "ready", "connections": 17310, "max_connections": 19936}\n'
 _CONNTRACK = """add table inet bench
 add chain inet bench input { type filter hook input priority 0; }
 add rule inet bench input ct state new counter"""
@@ -70,7 +71,8 @@ def answer(folder: str, ready: Connection) -> None:
                 continue
             with contextlib.suppress(ConnectionError):
                 if data := sockets[fd].recv(4096):
-                    sockets[fd].send(_READY if data.startswith(b"{") else b"PONG\n")
+                    brief = _BRIEF if b'"state"' in data else _READY
+                    sockets[fd].send(brief if data.startswith(b"{") else b"PONG\n")
                     continue
             poll.unregister(fd)
             sockets.pop(fd).close()

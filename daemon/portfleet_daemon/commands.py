@@ -14,6 +14,11 @@ class Status:
     """Say how the daemon is."""
 
 
+@dataclass(frozen=True)
+class Brief:
+    """Say what a probe needs to know, at little cost for both sides."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Drain:
     """Enter `draining`; evict at `rate` per second (None: let them finish).
@@ -62,10 +67,11 @@ class Receive:
     stateful: bool
 
 
-Command = Status | Drain | Resume | Evict | HandOff | Receive
+Command = Status | Brief | Drain | Resume | Evict | HandOff | Receive
 
 KEYS = {
     "status": set[str](),
+    "state": set[str](),
     "drain": {"rate", "deadline", "listener"},
     "resume": set[str](),
     "evict": {"rate", "count"},
@@ -94,6 +100,8 @@ def parse(line: bytes) -> Command:
         raise Refused(f"{name} has no {unknown[0][:50]!r}", hint=f"keys: {', '.join(sorted(KEYS[name])) or 'none'}")
     if name == "status":
         return Status()
+    if name == "state":
+        return Brief()
     if name == "resume":
         return Resume()
     if name == "evict":

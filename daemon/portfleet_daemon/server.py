@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator, Callable, Coroutine
 from typing import Any, assert_never
 
 from portfleet_daemon import __version__
-from portfleet_daemon.commands import Command, Drain, Evict, HandOff, Receive, Resume, Status
+from portfleet_daemon.commands import Brief, Command, Drain, Evict, HandOff, Receive, Resume, Status
 from portfleet_daemon.connections import Connections
 from portfleet_daemon.control import ControlSocket, failure
 from portfleet_daemon.drain import close_all, evict
@@ -154,6 +154,8 @@ class Server:
     async def run_command(self, command: Command) -> AsyncIterator[dict[str, Any]]:
         """Do what the control socket asks and yield the answers; raise OperatorError."""
         match command:
+            case Brief():
+                yield self._short_status() | {"max_connections": self.port.max_connections}
             case Status():
                 yield self.status()
             case Drain():

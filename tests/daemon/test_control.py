@@ -44,6 +44,14 @@ def test_status_says_everything(daemons: Daemons) -> None:
     assert isinstance(status["version"], str)
 
 
+def test_state_says_what_a_probe_needs(daemons: Daemons) -> None:
+    daemon = daemons.start("--max-connections", "9")
+    with daemon.connect():
+        daemon.until(connections=1)
+        (state,) = daemon.stream(command="state")
+    assert state == {"ok": True, "state": "ready", "connections": 1, "max_connections": 9}
+
+
 def test_latency_of_awaited_replies_is_counted_whole(daemons: Daemons) -> None:
     daemon = daemons.start(handler="sample:slow")
     with daemon.connect() as client:

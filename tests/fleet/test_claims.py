@@ -118,7 +118,8 @@ def test_our_tables_in_a_saved_ruleset_are_told_of_at_once() -> None:
     own = "table inet site {\n chain input {\n type filter hook input priority 0\n tcp dport 9000 drop\n }\n}"
     with fleet_box(NAMED + QUICK) as box:
         host = box.boxes.host
-        host.run("sh", "-ec", "cp -a /etc /run/etc && mount --bind /run/etc /etc && echo > /etc/nftables.conf")
+        own_etc = "cp -dR /etc /run 2>/dev/null || :"  # but for what only the machine's root may read
+        host.run("sh", "-ec", f"{own_etc}; mount --bind /run/etc /etc && echo > /etc/nftables.conf")
         host.run("nft", "-f", "-", text=own)
         box.calm()
         save = "(echo flush ruleset; nft list ruleset)"

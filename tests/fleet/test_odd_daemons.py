@@ -13,6 +13,8 @@ import pytest
 
 from support.fleet_box import HOME, FleetBox, fleet_box
 from support.odd_daemon import WAYS
+from support.reachable import show_checkout
+from support.rights import needs_another_user
 from support.sandbox import HOST4, wait_for
 from support.watched import NAMED, QUICK, events, load, pid_of, signal, wait_event
 
@@ -93,8 +95,10 @@ def held(box: FleetBox, port: int) -> Iterator[None]:
         process.communicate()
 
 
+@needs_another_user
 def test_a_link_to_the_socket_of_another_service_is_of_no_use() -> None:
     with fleet_box() as box:
+        show_checkout(box.boxes.host)
         victim = f"{HOME}/run/nobody/echo-blue-1.sock"
         one = NAMED.replace("instances = 4", 'instances = 1\nuser = "nobody"')
         box.write(one + odd(box, victim, more='user = "games"'))

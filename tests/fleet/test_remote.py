@@ -71,7 +71,7 @@ def test_a_dead_one_is_told_gets_no_clients_and_is_let_in_when_it_answers() -> N
             said = box.portfleet("apply", check=False)
             assert said.returncode == 4, said
             assert "echo: 2 instances serving, 1 not:" in said.stdout
-            assert f"  {NAME}: the probe of port 7101 failed" in said.stdout and "see: portfleet status" in said.stdout
+            assert f"  {NAME}: port 7101: Connection refused" in said.stdout and "see: portfleet status" in said.stdout
             assert state(box) == ("starting", 0)
         assert "has not answered the watcher's probes yet" in box.look().stdout
         assert set(box.who(CLIENTS).values()) == {"echo-blue-1", "echo-blue-2"}

@@ -11,7 +11,7 @@ from portfleet.core.desired import DesiredInstance
 from portfleet.core.model import Service
 from portfleet.core.status import DaemonState, Status
 from portfleet.daemons.answers import ControlError
-from portfleet.daemons.control import Heard
+from portfleet.daemons.capability import Heard
 from portfleet.daemons.handoff import HandoffFailed
 from portfleet.linux.sockdiag import Socket
 from support.fake_clock import FakeClock

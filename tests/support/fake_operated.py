@@ -22,8 +22,8 @@ from portfleet.apply.programs import Programs
 from portfleet.core.desired import Desired, DesiredInstance
 from portfleet.core.journal import HistoryEntry, Journal
 from portfleet.core.observed import Observed, Out
-from portfleet.core.operations import VERBS, Operation
-from portfleet.daemons.control import Heard
+from portfleet.core.operations import VERBS
+from portfleet.daemons.capability import Heard
 from portfleet.operations.engine import Engine
 from portfleet.operations.world import World as OperationsWorld
 from portfleet.store import faults, locks
@@ -272,9 +272,3 @@ class _CommandContext(Context):
 
     def hear(self, wants: Iterable[DesiredInstance], pids: Mapping[str, int]) -> dict[str, Heard]:
         return {want.name: self._box.daemons.heard(want.name) for want in wants}
-
-
-def running(box: Box) -> Operation:
-    """Return the operation that runs."""
-    (operation,) = box.journal.operations
-    return operation

@@ -20,7 +20,6 @@ from portfleet.daemons.answers import (
     ControlError,
     HandoffRefused,
     ImproperAnswer,
-    Progress,
     Refused,
     read_done,
     read_progress,
@@ -127,8 +126,8 @@ def test_a_refusal_is_in_the_daemons_words_cut_short_and_fit_to_print(read: Call
 
 def test_lines_of_a_hand_off() -> None:
     progress = {"ok": True, "event": "progress", "moved": 384, "remaining": 616, "connections": [["192.0.2.1", 1]]}
-    assert read_progress(line(progress)) == Progress(384, done=False)
-    assert read_progress(line({"ok": True, "event": "done", "moved": 1000})) == Progress(1000, done=True)
+    assert read_progress(line(progress)) == (384, False)
+    assert read_progress(line({"ok": True, "event": "done", "moved": 1000})) == (1000, True)
     with pytest.raises(HandoffRefused) as caught:
         read_progress(line({"ok": False, "error": "it ended", "moved": 12, "remaining": 3}))
     assert (str(caught.value), caught.value.moved) == ("it ended", 12)

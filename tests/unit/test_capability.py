@@ -15,8 +15,7 @@ from portfleet.core.desired import Desired
 from portfleet.core.journal import Journal, from_json, to_json
 from portfleet.core.observed import ObservedInstance
 from portfleet.core.status import DaemonState, Status
-from portfleet.daemons.capability import cannot_hand_off
-from portfleet.daemons.control import Heard
+from portfleet.daemons.capability import Heard, cannot_hand_off
 from support.fake_world import World
 from support.fleets import ECHO, PATHS, desired, fleet
 

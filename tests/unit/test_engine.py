@@ -14,8 +14,9 @@ import pytest
 import portfleet.store.journal
 from portfleet.commands.lock import run as lock
 from portfleet.core.errors import Exit, PortfleetError
-from portfleet.core.operations import Operation, Undrain, Work, read_work
+from portfleet.core.operations import Operation, Work, read_work
 from portfleet.core.records import ColourRecord
+from portfleet.core.work.undrain import Undrain
 from portfleet.operations import engine
 from portfleet.operations.task import OperationFailed, Task
 from portfleet.submit import operation as submitted

@@ -27,8 +27,9 @@ from portfleet.core.journal import (
     from_json,
     to_json,
 )
-from portfleet.core.operations import Operation, Undrain, read_work
+from portfleet.core.operations import Operation, read_work
 from portfleet.core.records import NUMBER_LIMIT, Asked, ColourRecord, Moved, ServiceRecord
+from portfleet.core.work.undrain import Undrain
 from portfleet.store import atomic
 from portfleet.store.journal import JournalStore
 from support.fleets import ECHO, desired

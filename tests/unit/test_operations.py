@@ -13,27 +13,17 @@ from portfleet.core import typed
 from portfleet.core.canary import Canary, CanaryStart, Counted
 from portfleet.core.journal import from_json, to_json
 from portfleet.core.model import Drain as DrainPolicy
-from portfleet.core.operations import (
-    VERBS,
-    Cutover,
-    Drain,
-    Maint,
-    Migrate,
-    Operation,
-    Policy,
-    Rebalance,
-    Restart,
-    Rollback,
-    Scale,
-    Undrain,
-    Unreadable,
-    Work,
-    policy_of,
-    read_work,
-)
+from portfleet.core.operations import VERBS, Operation, Policy, Unreadable, Work, kind_of, policy_of, read_work
 from portfleet.core.operations import from_json as operation_from_json
 from portfleet.core.operations import to_json as operation_to_json
 from portfleet.core.records import Asked, ColourRecord, Moved
+from portfleet.core.work.cutover import Cutover, Rollback
+from portfleet.core.work.drain import Drain, Maint
+from portfleet.core.work.migrate import Migrate
+from portfleet.core.work.rebalance import Rebalance
+from portfleet.core.work.restart import Restart
+from portfleet.core.work.scale import Scale
+from portfleet.core.work.undrain import Undrain
 from portfleet.operations.verbs import VERBS as ADVANCED
 
 #: A journal with an operation of each verb in flight, as the version before wrote it.
@@ -64,8 +54,8 @@ EACH: tuple[Work, ...] = (
 
 
 def test_each_verb_has_its_dataclass_and_its_module() -> None:
-    assert [type(work) for work in EACH] == list(VERBS.values()) == list(ADVANCED)
-    assert {verb: kind.verb for verb, kind in VERBS.items()} == {verb: verb for verb in VERBS}
+    assert [type(work) for work in EACH] == [kind_of(verb) for verb in VERBS] == list(ADVANCED)
+    assert {verb: kind_of(verb).verb for verb in VERBS} == {verb: verb for verb in VERBS}
 
 
 @pytest.mark.parametrize("work", EACH, ids=lambda work: work.verb)
@@ -78,10 +68,10 @@ def test_an_operation_comes_back_from_the_journal_as_it_was(work: Work) -> None:
 
 def test_operations_that_the_version_before_began_are_read_to_the_last_field() -> None:
     journal = from_json(BEFORE)
-    assert [type(operation.work) for operation in journal.operations] == list(VERBS.values())
+    assert [type(operation.work) for operation in journal.operations] == [kind_of(verb) for verb in VERBS]
     for found, operation in zip(BEFORE["operations"], journal.operations, strict=True):
         again = json.loads(json.dumps(operation_to_json(operation)))
-        former = VERBS[operation.verb].FORMER
+        former = kind_of(operation.verb).FORMER
         kept = {key: value for key, value in found["arguments"].items() if key not in former}
         assert again.pop("arguments") | kept == json.loads(json.dumps(typed.write(operation.work)))
         assert again == {key: value for key, value in found.items() if key != "arguments"}

@@ -9,8 +9,8 @@ import pytest
 
 from portfleet.core.errors import Exit, PortfleetError
 from portfleet.core.model import Colour
-from portfleet.core.operations import Cutover
 from portfleet.core.records import ColourRecord
+from portfleet.core.work.cutover import Cutover
 from support.fake_kills import Make, cancelled_at, killed_at_each, same, undisturbed
 from support.fake_operated import ECHO, REDIS, Box
 

@@ -16,8 +16,10 @@ from portfleet.core.balance import next_move, ratio
 from portfleet.core.canary import Counted, judge
 from portfleet.core.counters import Counters, add
 from portfleet.core.journal import HistoryEntry, Journal, from_json, to_json
-from portfleet.core.operations import Operation, Rebalance, Restart
+from portfleet.core.operations import Operation
 from portfleet.core.records import ColourRecord, ServiceRecord
+from portfleet.core.work.rebalance import Rebalance
+from portfleet.core.work.restart import Restart
 from portfleet.operations.releases import older
 from portfleet.screen.bar import line
 from portfleet.submit import options

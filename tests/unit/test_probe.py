@@ -97,6 +97,19 @@ def test_what_an_instance_is_asked() -> None:
     assert asked(sending, 7) == [AskReady, Expect]
 
 
+def test_the_brief_command_comes_first_and_who_does_not_know_it_is_asked_for_the_status() -> None:
+    steps = exchanges(Target("a", PLACE, "/run/a.sock", Probe()), 7, commands=("state", "status"))
+    first = next(steps)
+    assert isinstance(first, AskReady) and first.request == b'{"command": "state"}\n'
+    assert first.received(b'{"ok": false, "error": "unknown command"}\n') == ""
+    second = next(steps)
+    assert isinstance(second, AskReady) and second.request == b'{"command": "status"}\n'
+    assert second.received(READY) == "" and isinstance(next(steps), Empty)
+    assert AskReady(Control("/run/a.sock", 7)).received(b'{"ok": false, "error": "not now"}\n') == "not now"
+    steps = exchanges(Target("a", PLACE, "/run/a.sock", Probe()), 7, commands=("state", "status"))
+    assert next(steps).received(READY) == "" and isinstance(next(steps), Empty), "one answer is enough"
+
+
 @pytest.mark.parametrize(
     ("listen", "host"), [(":7000", "127.0.0.1"), ("0.0.0.0:7000", "127.0.0.1"), ("[::]:7000", "::1")]
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from functools import cache
 
 import pytest
 
@@ -15,8 +16,31 @@ HEAVY = {
 }  # fmt: skip
 
 
+#: Verbs besides its own whose operations a command asks about.
+ASKS_ABOUT = {"undrain": {"drain"}}
+
+
 @pytest.mark.parametrize("verb", [*VERBS, "pin", "unpin", "cancel", "history", "status"])
 def test_a_command_loads_nothing_heavy_before_it_is_at_work(verb: str) -> None:
+    loaded = loaded_by(verb)
+    assert [name for name in loaded if any(name == one or name.startswith(f"{one}.") for one in HEAVY)] == []
+
+
+@pytest.mark.parametrize("verb", [*VERBS, "pin", "unpin", "cancel", "history", "status"])
+def test_a_command_makes_the_dataclasses_of_its_own_verb_alone(verb: str) -> None:
+    package = "portfleet.core.work."
+    made = {name.removeprefix(package) for name in loaded_by(verb) if name.startswith(package)}
+    own = {VERBS[verb][0]} if verb in VERBS else set()
+    assert made == own | ASKS_ABOUT.get(verb, set())
+
+
+def test_status_makes_no_operation_where_none_runs() -> None:
+    assert "portfleet.core.operations" not in loaded_by("status")
+
+
+@cache
+def loaded_by(verb: str) -> tuple[str, ...]:
+    """Return the modules that are loaded when ``verb`` begins its work."""
     script = (
         "import importlib, sys\n"
         "import portfleet.__main__\n"
@@ -24,5 +48,5 @@ def test_a_command_loads_nothing_heavy_before_it_is_at_work(verb: str) -> None:
         "import portfleet.apply.context\n"
         "print('\\n'.join(sys.modules))\n"
     )
-    loaded = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout.split()
-    assert [name for name in loaded if any(name == one or name.startswith(f"{one}.") for one in HEAVY)] == []
+    found = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    return tuple(found.stdout.split())

@@ -16,8 +16,10 @@ import pytest
 
 from portfleet.core.status import DaemonState, Status
 from portfleet.daemons.answers import ControlError, Refused, read_status
-from portfleet.daemons.control import Ask, Heard, ask, hear, request
+from portfleet.daemons.capability import Heard
+from portfleet.daemons.control import Ask, ask, request
 from portfleet.daemons.exchange import Control
+from portfleet.daemons.instances import hear_at
 from portfleet.daemons.talk import carry_out, dial
 
 pytestmark = pytest.mark.timed  # nearly all of them hold what is asked to its deadline
@@ -76,7 +78,7 @@ def daemons(tmp_path: Path) -> Iterator[Daemons]:
 def heard(place: Control, *, seconds: float = 0.4) -> Heard:
     """Return what a daemon says of itself; AssertionError if that takes longer than it may."""
     began = time.monotonic()
-    found = hear({"a": (place, seconds)})["a"]
+    found = hear_at({"a": place}, seconds=seconds)["a"]
     assert time.monotonic() - began < seconds + 0.3
     assert (found.status is None) == bool(found.trouble)
     return found

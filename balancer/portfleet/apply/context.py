@@ -18,7 +18,7 @@ from portfleet.core.model import Fleet, Service
 from portfleet.core.observed import Observed
 from portfleet.core.paths import Paths
 from portfleet.daemons import instances
-from portfleet.daemons.control import Heard
+from portfleet.daemons.capability import Heard
 from portfleet.dataplane.interface import DataPlane
 from portfleet.linux.machine import read_machine
 from portfleet.store.journal import JournalStore

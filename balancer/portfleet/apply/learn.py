@@ -1,4 +1,4 @@
-"""Who keeps to ``max_connections`` itself: learned from instances as soon as they are ready (docs/decisions/0014)."""
+"""Who keeps to ``max_connections`` itself: learned from instances as soon as they are ready (docs/decisions/0017)."""
 
 from __future__ import annotations
 

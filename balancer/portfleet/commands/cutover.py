@@ -17,10 +17,10 @@ from portfleet.core.canary import Canary
 from portfleet.core.desired import DesiredService
 from portfleet.core.errors import Exit, PortfleetError
 from portfleet.core.model import Colour, Service, other
-from portfleet.core.operations import Cutover, Rollback
 from portfleet.core.placeholders import placeholders
 from portfleet.core.program import refuse_unusable, release_path
 from portfleet.core.records import ColourRecord, ServiceRecord
+from portfleet.core.work.cutover import Cutover, Rollback
 from portfleet.linux.machine import find_command, has_path
 from portfleet.store.clock import now
 from portfleet.submit import options as read

@@ -12,8 +12,8 @@ from typing import Literal
 from portfleet.apply.context import Context
 from portfleet.core.desired import DesiredInstance, DesiredService
 from portfleet.core.errors import Exit, PortfleetError
-from portfleet.core.operations import Drain
 from portfleet.core.records import Asked, ServiceRecord
+from portfleet.core.work.drain import Drain
 from portfleet.store.clock import now
 from portfleet.store.locks import operator
 from portfleet.submit.follow import already

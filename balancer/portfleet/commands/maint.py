@@ -7,7 +7,7 @@ import argparse
 from portfleet.apply.context import Context
 from portfleet.commands.drain import add_drain_options, begin
 from portfleet.core.errors import Exit
-from portfleet.core.operations import Maint
+from portfleet.core.work.drain import Maint
 from portfleet.submit.operation import add_options
 from portfleet.submit.targets import targets
 

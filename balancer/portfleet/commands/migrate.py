@@ -15,8 +15,8 @@ from portfleet.config.reader import parse_listen
 from portfleet.core.desired import DesiredInstance, DesiredService
 from portfleet.core.errors import Exit, PortfleetError
 from portfleet.core.model import member_instance
-from portfleet.core.operations import Migrate
 from portfleet.core.records import Moved, ServiceRecord
+from portfleet.core.work.migrate import Migrate
 from portfleet.store.out import left_out
 from portfleet.submit.follow import already
 from portfleet.submit.handoff import why_not

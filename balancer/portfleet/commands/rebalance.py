@@ -10,7 +10,7 @@ import argparse
 from portfleet.apply.context import Context
 from portfleet.core.balance import next_move, ratio
 from portfleet.core.errors import Exit, PortfleetError
-from portfleet.core.operations import Rebalance
+from portfleet.core.work.rebalance import Rebalance
 from portfleet.submit.follow import already
 from portfleet.submit.handoff import why_not
 from portfleet.submit.operation import add_options, submit

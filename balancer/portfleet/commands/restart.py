@@ -10,8 +10,8 @@ import argparse
 from portfleet.apply.busy import refuse_busy
 from portfleet.apply.context import Context
 from portfleet.core.errors import Exit, PortfleetError
-from portfleet.core.operations import Restart
 from portfleet.core.states import Wanted
+from portfleet.core.work.restart import Restart
 from portfleet.submit import options as read
 from portfleet.submit.handoff import why_not
 from portfleet.submit.operation import add_options, submit

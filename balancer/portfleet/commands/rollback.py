@@ -12,8 +12,8 @@ from portfleet.apply.context import Context
 from portfleet.commands.cutover import add_cutover_options, begin
 from portfleet.core.errors import Exit, PortfleetError
 from portfleet.core.model import other
-from portfleet.core.operations import Rollback
 from portfleet.core.records import ColourRecord
+from portfleet.core.work.cutover import Rollback
 from portfleet.submit import options as read
 from portfleet.submit.follow import already
 from portfleet.submit.operation import add_options

@@ -11,8 +11,8 @@ from dataclasses import replace
 
 from portfleet.apply.context import Context
 from portfleet.core.errors import Exit, PortfleetError
-from portfleet.core.operations import Scale
 from portfleet.core.records import ServiceRecord
+from portfleet.core.work.scale import Scale
 from portfleet.submit import options as read
 from portfleet.submit.follow import already
 from portfleet.submit.handoff import why_not

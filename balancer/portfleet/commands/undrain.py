@@ -12,7 +12,8 @@ from portfleet.apply.context import Context
 from portfleet.commands import cancel
 from portfleet.core.errors import Exit
 from portfleet.core.journal import Journal
-from portfleet.core.operations import Drain, Undrain
+from portfleet.core.work.drain import Drain
+from portfleet.core.work.undrain import Undrain
 from portfleet.submit.follow import already
 from portfleet.submit.operation import add_options, submit
 from portfleet.submit.targets import targets

@@ -164,7 +164,7 @@ def _whole(value: Any) -> int:
 def _operations_json(running: tuple[Operation, ...]) -> list[dict[str, Any]]:
     if not running:
         return []
-    from portfleet.core import operations  # making a dataclass per verb takes milliseconds; few commands meet one
+    from portfleet.core import operations  # making its dataclasses takes milliseconds; few commands meet one
 
     return [operations.to_json(operation) for operation in running]
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 from math import inf
+from typing import TYPE_CHECKING
 
-from portfleet.core.counters import Counters
+if TYPE_CHECKING:
+    from portfleet.core.counters import Counters
 
 
 class DaemonState(StrEnum):
@@ -45,6 +47,8 @@ class Status:
         """Return what it counts of requests, if it does."""
         if self.requests is None or self.errors is None:
             return None
+        from portfleet.core.counters import Counters  # most of those who ask for a status do not count
+
         latency = tuple(zip((*map(float, self.bounds), inf), self.counts, strict=True)) if self.counts else ()
         return Counters(self.requests, self.errors, latency)
 

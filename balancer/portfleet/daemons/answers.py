@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import Any, NoReturn
 
 from portfleet.core.printable import printable
@@ -35,14 +34,6 @@ class ImproperAnswer(ControlError):
 
 class Refused(ControlError):
     """A proper answer that says no, in the daemon's words."""
-
-
-@dataclass(frozen=True)
-class Progress:
-    """A line of a hand-off: connections ``moved`` so far, and whether that was the last line."""
-
-    moved: int
-    done: bool
 
 
 class HandoffRefused(Refused):
@@ -83,15 +74,15 @@ def read_done(line: bytes) -> None:
     _accepted(_object(line))
 
 
-def read_progress(line: bytes) -> Progress:
-    """Read a line that follows ``handoff``; raises ControlError."""
+def read_progress(line: bytes) -> tuple[int, bool]:
+    """Read a line that follows ``handoff``: how many moved so far, and if it is the last; raises ControlError."""
     answer = _object(line)
     if answer.get("ok") is False:
         raise HandoffRefused(_words(answer), _count(answer, "moved", 0), _code(answer))
     event = _accepted(answer).get("event")
     if event not in ("progress", "done"):
         _improper("event", event)
-    return Progress(_count(answer, "moved"), event == "done")
+    return _count(answer, "moved"), event == "done"
 
 
 def _refuse_constant(word: str) -> NoReturn:

@@ -3,9 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 
 from portfleet.core.status import Status
-from portfleet.daemons.control import Heard
+
+
+@dataclass(frozen=True)
+class Heard:
+    """What an instance said of itself: its ``status``, or the ``trouble`` in words.
+
+    ``speaks``: it has a control socket; False for a daemon without one, and for an instance that was not asked.
+    """
+
+    status: Status | None
+    trouble: str = ""
+    speaks: bool = True
 
 
 def cannot_hand_off(senders: Iterable[str], receivers: Iterable[str], heard: Mapping[str, Heard]) -> str:

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import errno
 import json
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable
 from typing import Generic, TypeVar
 
-from portfleet.core.status import Status
-from portfleet.daemons.answers import ControlError, ImproperAnswer, read_done, read_status
+from portfleet.daemons.answers import ControlError, ImproperAnswer, read_done
 from portfleet.daemons.exchange import Control, Exchange, Verdict
 from portfleet.daemons.talk import carry_out
 
@@ -57,31 +55,9 @@ def request(command: str, **arguments: float) -> bytes:
     return json.dumps({"command": command, **arguments}).encode() + b"\n"
 
 
-@dataclass(frozen=True)
-class Heard:
-    """What an instance said of itself: its ``status``, or the ``trouble`` in words.
-
-    ``speaks``: it has a control socket; False for a daemon without one, and for an instance that was not asked.
-    """
-
-    status: Status | None
-    trouble: str = ""
-    speaks: bool = True
-
-
 def ask(place: Control, command: str, *, seconds: float = 0.5, **arguments: float) -> None:
     """Send a command and see it accepted; raises ControlError (no proper answer within ``seconds``, or a refusal)."""
     exchange = Ask(place, request(command, **arguments), read_done)
     (trouble,) = carry_out([(exchange, seconds)])
     if trouble:
         raise exchange.failure or ControlError(trouble)
-
-
-def hear(places: Mapping[str, tuple[Control, float]]) -> dict[str, Heard]:
-    """Ask instances, {name: (control socket, seconds)}, for their status, side by side."""
-    asked = {name: Ask(place, request("status"), read_status) for name, (place, _) in places.items()}
-    troubles = carry_out([(one, places[name][1]) for name, one in asked.items()])
-    return {
-        name: Heard(one.answer, trouble, speaks=not one.absent)
-        for (name, one), trouble in zip(asked.items(), troubles, strict=True)
-    }

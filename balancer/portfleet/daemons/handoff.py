@@ -8,7 +8,7 @@ from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
 
 from portfleet.core.desired import DesiredInstance
-from portfleet.daemons.answers import LONGEST, ControlError, HandoffRefused, Progress, read_progress
+from portfleet.daemons.answers import LONGEST, ControlError, HandoffRefused, read_progress
 from portfleet.daemons.exchange import Control
 from portfleet.daemons.instances import control_of
 from portfleet.daemons.talk import dial
@@ -53,9 +53,9 @@ async def hand_off(sender: DesiredInstance, receiver: DesiredInstance, *, pids: 
     try:
         async with asyncio.timeout(seconds):
             async with aclosing(_progress(place, receiver, count)) as lines:
-                async for progress in lines:
-                    moved = min(progress.moved, count)
-                    if progress.done:
+                async for said, done in lines:
+                    moved = min(said, count)
+                    if done:
                         return moved
                     faults.point("batch handed off")
     except HandoffRefused as refused:
@@ -66,7 +66,7 @@ async def hand_off(sender: DesiredInstance, receiver: DesiredInstance, *, pids: 
     raise HandoffFailed(f"{pair}: {sender.name} closed its control socket in the middle", moved)
 
 
-async def _progress(place: Control, receiver: DesiredInstance, count: int) -> AsyncGenerator[Progress, None]:
+async def _progress(place: Control, receiver: DesiredInstance, count: int) -> AsyncGenerator[tuple[int, bool], None]:
     """Give the command and yield what the sender says of it; raises OSError, ValueError and ControlError."""
     reader, writer = await asyncio.open_unix_connection(sock=dial(place), limit=LONGEST)
     try:

@@ -7,9 +7,11 @@ from collections.abc import Iterable, Mapping
 from portfleet.core.desired import DesiredInstance
 from portfleet.core.model import Service
 from portfleet.core.paths import Paths
-from portfleet.daemons import control
-from portfleet.daemons.control import Heard
+from portfleet.daemons.answers import read_status
+from portfleet.daemons.capability import Heard
+from portfleet.daemons.control import Ask, request
 from portfleet.daemons.exchange import Control
+from portfleet.daemons.talk import carry_out
 from portfleet.linux.established import Established
 from portfleet.supervise import adopted
 from portfleet.supervise.supervisor import Supervisor
@@ -38,8 +40,19 @@ def hear(
 ) -> dict[str, Heard]:
     """Ask ``instances`` for their status, side by side; ``pids`` are all processes by instance."""
     wanted = list(instances)
-    places = {want.name: (place, seconds) for want in wanted if (place := control_of(want, pids)) is not None}
-    return {want.name: Heard(None, _unasked(want, pids), speaks=False) for want in wanted} | control.hear(places)
+    places = {want.name: place for want in wanted if (place := control_of(want, pids)) is not None}
+    unasked = {want.name: Heard(None, _unasked(want, pids), speaks=False) for want in wanted if want.name not in places}
+    return unasked | hear_at(places, seconds=seconds)
+
+
+def hear_at(places: Mapping[str, Control], *, seconds: float) -> dict[str, Heard]:
+    """Ask at control sockets for the status, side by side."""
+    asked = {name: Ask(place, request("status"), read_status) for name, place in places.items()}
+    troubles = carry_out([(one, seconds) for one in asked.values()])
+    return {
+        name: Heard(one.answer, trouble, speaks=not one.absent)
+        for (name, one), trouble in zip(asked.items(), troubles, strict=True)
+    }
 
 
 def _unasked(want: DesiredInstance, pids: Mapping[str, int]) -> str:

@@ -6,17 +6,17 @@ is a class here, and a line in `exchanges` that says when it is used.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from portfleet.core.desired import DesiredInstance
 from portfleet.core.model import Probe, Service
 from portfleet.core.status import DaemonState, Status
-from portfleet.daemons.answers import read_status
+from portfleet.daemons.answers import Refused, read_status
 from portfleet.daemons.control import Ask, request
 from portfleet.daemons.exchange import Control, Exchange, Port, Verdict
 
-_STATUS = request("status")
+_REQUESTS = {command: request(command) for command in ("state", "status")}
 
 
 @dataclass(frozen=True)
@@ -36,17 +36,21 @@ def target_of(service: Service, want: DesiredInstance) -> Target:
     return Target(want.name, Port(host, want.rule.port), want.control, service.probe)
 
 
-def exchanges(target: Target, pid: int | None, *, spoke: bool = False) -> Iterator[Exchange]:
+def exchanges(
+    target: Target, pid: int | None, *, commands: Sequence[str] = ("status",), spoke: bool = False
+) -> Iterator[Exchange]:
     """Yield what an instance with process ``pid`` is asked: each when the one before it has ended well.
 
-    First its control socket, which it need not have unless that process ``spoke`` there earlier, then its port. One
-    that is full by its own ``max_connections`` leaves connections in its backlog on purpose, so its word alone counts.
+    First its control socket, which it need not have unless that process ``spoke`` there earlier, by the first of
+    ``commands`` that it knows, then its port. One that is full by its own ``max_connections`` leaves connections in its
+    backlog on purpose, so its word alone counts.
     """
     status = None
-    if target.control is not None and pid is not None:
-        ask = AskReady(Control(target.control, pid), spoke=spoke)
+    for command in commands if target.control is not None and pid is not None else ():
+        ask = AskReady(Control(str(target.control), pid), command, last=command == commands[-1], spoke=spoke)
         yield ask
-        status = ask.answer
+        if (status := ask.answer) is not None or ask.absent:
+            break
     if status is not None and status.full:
         return
     if target.probe.send is not None:
@@ -56,14 +60,16 @@ def exchanges(target: Target, pid: int | None, *, spoke: bool = False) -> Iterat
 
 
 class AskReady(Ask[Status]):
-    """Ask on the control socket, and be content only with a daemon that says it is ready.
+    """Ask on the control socket for ``status`` or ``state``, and be content with a daemon that says it is ready.
 
-    If no process listens there, it is a daemon without a control socket, which is well too, unless it ``spoke`` before.
+    If no process listens there, it is a daemon without a control socket, which is well too, unless it ``spoke`` before;
+    and so is one that refuses the command, if that is not the ``last`` there is.
     """
 
-    def __init__(self, place: Control, *, spoke: bool = False) -> None:
-        super().__init__(place, _STATUS, read_status)
-        self._spoke = spoke
+    def __init__(self, place: Control, command: str = "status", *, last: bool = True, spoke: bool = False) -> None:
+        super().__init__(place, _REQUESTS[command], read_status)
+        self.command = command
+        self._last, self._spoke = last, spoke
 
     def unreachable(self, code: int) -> Verdict:
         verdict = super().unreachable(code)
@@ -71,6 +77,8 @@ class AskReady(Ask[Status]):
 
     def received(self, data: bytes) -> Verdict:
         verdict = super().received(data)
+        if isinstance(self.failure, Refused) and not self._last:
+            return ""
         if self.answer is None or self.answer.state is DaemonState.READY:
             return verdict
         return f"it says it is {self.answer.state}"

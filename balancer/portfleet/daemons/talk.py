@@ -7,7 +7,6 @@ import select
 import socket
 import time
 from collections.abc import Callable, Mapping, Sequence
-from enum import Enum, auto
 
 from portfleet.daemons.answers import LONGEST, ControlError
 from portfleet.daemons.exchange import Control, Exchange, Port, Verdict
@@ -30,10 +29,8 @@ def dial(place: Control) -> socket.socket:
     raise ControlError(f"{place}: process {peer} has it, which is none of the instance's (process {place.pid})")
 
 
-class _Phase(Enum):
-    CONNECTING = auto()
-    SENDING = auto()
-    READING = auto()
+#: What a talk is doing.
+_CONNECTING, _SENDING, _READING = range(3)
 
 
 class Talk:
@@ -43,7 +40,7 @@ class Talk:
         """``connection``: one to the same place that an earlier talk has left open (`leave`)."""
         self.exchange = exchange
         self._connection = connection
-        self._phase = _Phase.CONNECTING if connection is None else _Phase.SENDING
+        self._phase = _CONNECTING if connection is None else _SENDING
         self._unsent, self._room = exchange.request, LONGEST
 
     def step(self) -> Verdict:
@@ -68,7 +65,7 @@ class Talk:
     def awaited(self) -> tuple[int, int]:
         """Return the descriptor and the events of poll(2) after which the next step is of use; -1 before the first."""
         descriptor = self._connection.fileno() if self._connection is not None else -1
-        return descriptor, select.POLLIN if self._phase is _Phase.READING else select.POLLOUT
+        return descriptor, select.POLLIN if self._phase == _READING else select.POLLOUT
 
     def _step(self) -> Verdict:
         place = self.exchange.place
@@ -77,9 +74,9 @@ class Talk:
                 return self._dial(place)
             family = socket.AF_INET6 if ":" in place.host else socket.AF_INET
             self._connection = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
-        if self._phase is _Phase.CONNECTING and isinstance(place, Port):
+        if self._phase == _CONNECTING and isinstance(place, Port):
             return self._connect(self._connection, place)
-        return self._send(self._connection) if self._phase is _Phase.SENDING else self._read(self._connection)
+        return self._send(self._connection) if self._phase == _SENDING else self._read(self._connection)
 
     def _dial(self, place: Control) -> Verdict:
         try:
@@ -101,7 +98,7 @@ class Talk:
         return self._begin(connection) if code in _CONNECTED else self.exchange.unreachable(code)
 
     def _begin(self, connection: socket.socket) -> Verdict:
-        self._phase = _Phase.SENDING
+        self._phase = _SENDING
         verdict = self.exchange.connected()
         return self._send(connection) if verdict is None else verdict
 
@@ -110,7 +107,7 @@ class Talk:
             self._unsent = self._unsent[connection.send(self._unsent) :]
         if self._unsent:
             return None
-        self._phase = _Phase.READING
+        self._phase = _READING
         if self.exchange.ends:
             connection.shutdown(socket.SHUT_WR)
         return self.exchange.sent()  # no more: an answer is never there at once, looking would cost an exception

@@ -10,8 +10,8 @@ import os
 import re
 import resource
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from portfleet.core.printable import printable
 
@@ -19,8 +19,7 @@ _DESCRIPTORS = re.compile(r"^Max open files\s+(\d+)\s+(\d+)", re.MULTILINE)
 _TICKS, _PAGE = os.sysconf("SC_CLK_TCK"), os.sysconf("SC_PAGE_SIZE")
 
 
-@dataclass(frozen=True)
-class Process:
+class Process(NamedTuple):
     """One process: parent, start (clock ticks since boot), processor time (seconds), resident memory (bytes)."""
 
     parent: int

@@ -11,7 +11,7 @@ from portfleet.core.canary import Canary, CanaryStart, Counted, judge
 from portfleet.core.counters import Counters, add
 from portfleet.core.desired import DesiredInstance
 from portfleet.core.model import Colour, other
-from portfleet.core.operations import Cutover
+from portfleet.core.work.cutover import Cutover
 from portfleet.operations.task import Task
 
 _LOOK = 0.5

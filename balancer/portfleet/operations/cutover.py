@@ -15,8 +15,9 @@ from functools import partial
 from portfleet.core.desired import DesiredInstance
 from portfleet.core.errors import Exit
 from portfleet.core.model import Colour, other
-from portfleet.core.operations import Cutover, policy_of
+from portfleet.core.operations import policy_of
 from portfleet.core.records import ColourRecord, ServiceRecord
+from portfleet.core.work.cutover import Cutover
 from portfleet.operations import canary
 from portfleet.operations.empty import HandoffResult, hand_over, let_end, spread
 from portfleet.operations.releases import outlived

@@ -11,7 +11,8 @@ from portfleet.core.model import Service
 from portfleet.core.paths import Paths
 from portfleet.daemons import instances
 from portfleet.daemons.answers import ControlError, Refused
-from portfleet.daemons.control import Heard, ask
+from portfleet.daemons.capability import Heard
+from portfleet.daemons.control import ask
 from portfleet.daemons.handoff import hand_off
 from portfleet.daemons.instances import PATIENCE, control_of
 from portfleet.linux import sockdiag

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from portfleet.core.operations import Drain, Restart
 from portfleet.core.states import Wanted
+from portfleet.core.work.drain import Drain
+from portfleet.core.work.restart import Restart
 from portfleet.operations.empty import HandoffResult, hand_over, let_end
 from portfleet.operations.stop import stop
 from portfleet.operations.task import Task

@@ -6,8 +6,9 @@ from dataclasses import replace
 from functools import partial
 
 from portfleet.core.model import member_instance
-from portfleet.core.operations import Migrate, policy_of
+from portfleet.core.operations import policy_of
 from portfleet.core.records import Moved, ServiceRecord
+from portfleet.core.work.migrate import Migrate
 from portfleet.operations.empty import hand_over, let_end, spread
 from portfleet.operations.task import OperationFailed, Task
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from portfleet.core.balance import in_words, next_move
-from portfleet.core.operations import Rebalance
+from portfleet.core.work.rebalance import Rebalance
 from portfleet.operations.empty import spread
 from portfleet.operations.task import OperationFailed, Task
 

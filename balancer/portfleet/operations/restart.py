@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 
 from portfleet.core.errors import Exit
-from portfleet.core.operations import Restart, policy_of
+from portfleet.core.operations import policy_of
 from portfleet.core.records import Asked
+from portfleet.core.work.restart import Restart
 from portfleet.operations import rebalance
 from portfleet.operations.drain import put_back
 from portfleet.operations.empty import hand_over, let_end

@@ -13,9 +13,10 @@ from portfleet.core import steps
 from portfleet.core.desired import Desired, DesiredInstance
 from portfleet.core.errors import Exit
 from portfleet.core.model import COLOURS
-from portfleet.core.operations import Scale, policy_of
+from portfleet.core.operations import policy_of
 from portfleet.core.plan import make_plan
 from portfleet.core.records import ServiceRecord
+from portfleet.core.work.scale import Scale
 from portfleet.operations.empty import HandoffResult, hand_over, let_end
 from portfleet.operations.stop import stop
 from portfleet.operations.task import OperationFailed, Task

@@ -6,7 +6,7 @@ from collections.abc import Collection
 from contextlib import suppress
 
 from portfleet.core.errors import Exit
-from portfleet.core.operations import Undrain
+from portfleet.core.work.undrain import Undrain
 from portfleet.daemons.answers import ControlError
 from portfleet.operations.task import OperationFailed, Task
 

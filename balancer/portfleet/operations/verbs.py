@@ -1,22 +1,18 @@
-"""Which module advances which operation: one entry per dataclass of ``core.operations``."""
+"""Which module advances which operation: one entry per dataclass of ``core.work``."""
 
 from __future__ import annotations
 
 from collections.abc import Coroutine, Mapping
 from typing import Any, Protocol
 
-from portfleet.core.operations import (
-    Cutover,
-    Drain,
-    Maint,
-    Migrate,
-    Rebalance,
-    Restart,
-    Rollback,
-    Scale,
-    Undrain,
-    Work,
-)
+from portfleet.core.operations import Work
+from portfleet.core.work.cutover import Cutover, Rollback
+from portfleet.core.work.drain import Drain, Maint
+from portfleet.core.work.migrate import Migrate
+from portfleet.core.work.rebalance import Rebalance
+from portfleet.core.work.restart import Restart
+from portfleet.core.work.scale import Scale
+from portfleet.core.work.undrain import Undrain
 from portfleet.operations import cutover, drain, migrate, rebalance, restart, scale, undrain
 from portfleet.operations.task import Task
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import IO
+from typing import IO, TYPE_CHECKING
 
-from portfleet.core.operations import Operation
+if TYPE_CHECKING:
+    from portfleet.core.operations import Operation
 
 _WIDTH = 24
 

@@ -59,7 +59,7 @@ class Trouble:
 class Overseer:
     """One of the two that look after a fleet: ``name`` is "supervisord" or "the watcher".
 
-    ``pid`` is the process of one that is there and does not work, if it can be told.
+    ``pid`` is the process of one that is there and does not answer, if it can be told.
     """
 
     name: str
@@ -99,8 +99,8 @@ def troubles(supervisord: Overseer, watcher: Overseer) -> list[Trouble]:
 
 
 def supervisord(paths: Paths, presence: Presence) -> Overseer:
-    """Return supervisord as it was found, with its process if it does not work."""
-    pid = None if presence in (Presence.RUNNING, Presence.ABSENT) else supervisor_pid(paths)
+    """Return supervisord as it was found, with its process if it is there and does not answer."""
+    pid = supervisor_pid(paths) if presence in (Presence.HUNG, Presence.SUSPENDED) else None
     return Overseer("supervisord", presence, pid)
 
 

@@ -58,9 +58,9 @@ class Prober:
         self._queued: set[str] = set()
         self._probes: dict[str, _Probe] = {}
         self._kept: dict[str, socket.socket] = {}
-        #: By instance: what it said last on its control socket, and its process that said so.
+        #: By instance: what it said last on its control socket; its process that said so, and on which command.
         self.said: dict[str, Status] = {}
-        self._spoke: dict[str, int | None] = {}
+        self._spoke: dict[str, tuple[int | None, str]] = {}
 
     def aim(self, targets: Iterable[Target]) -> None:
         """Probe exactly ``targets`` from now on; new ones are spread over their interval."""
@@ -100,7 +100,9 @@ class Prober:
 
     def _begin(self, target: Target, now: float) -> _Probe:
         name, pid = target.name, self._pid_of(target.name)
-        steps = exchanges(target, pid, spoke=pid is not None and self._spoke.get(name) == pid)
+        spoke, command = self._spoke.get(name, (None, ""))
+        known = pid is not None and spoke == pid
+        steps = exchanges(target, pid, commands=(command,) if known else ("state", "status"), spoke=known)
         return _Probe(target, now + target.probe.timeout, steps, self._talk(name, next(steps)))
 
     def _talk(self, name: str, exchange: Exchange) -> Talk:
@@ -127,7 +129,7 @@ class Prober:
         """Take in how an exchange ended, and begin the next, if there is one."""
         exchange = probe.talk.exchange
         if isinstance(exchange, AskReady) and exchange.answer is not None:
-            self.said[name], self._spoke[name] = exchange.answer, exchange.place.pid
+            self.said[name], self._spoke[name] = exchange.answer, (exchange.place.pid, exchange.command)
             if not verdict and (connection := probe.talk.leave()) is not None:
                 self._kept[name] = connection
         if verdict or (after := next(probe.steps, None)) is None:

@@ -9,29 +9,28 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
 from contextlib import suppress
-from dataclasses import replace
 from functools import cached_property, reduce
 from operator import or_
 from pathlib import Path
 
 from portfleet.core import changes as c
-from portfleet.core.access import Access
 from portfleet.core.errors import Exit, PortfleetError, Problem
 from portfleet.core.model import Affinity, Fleet, parse_instance
 from portfleet.core.needs import Needs
 from portfleet.core.program import Program
 from portfleet.core.slots import Table
 from portfleet.dataplane.interface import Address, Guardian, Traits
-from portfleet.dataplane.nft import leftovers, listing
+from portfleet.dataplane.nft import leftovers, listing, observation
 from portfleet.dataplane.nft import text as nft_text
 from portfleet.dataplane.nft.affinity import slot_for, source_of
 from portfleet.dataplane.nft.book import Book, service_of_instance
 from portfleet.dataplane.nft.cached import SlotCache
 from portfleet.dataplane.nft.connections import NftConnections
 from portfleet.dataplane.nft.context import InUse, NftContext, TooLong
-from portfleet.dataplane.nft.elements import SetBase, SideTables, local_table, side_tables
+from portfleet.dataplane.nft.elements import SetBase, local_table
 from portfleet.dataplane.nft.lookup import Lookup, named
 from portfleet.dataplane.nft.memory import Memory, Setting, writer
+from portfleet.dataplane.nft.observation import FIXED
 from portfleet.dataplane.nft.parts import halves
 from portfleet.dataplane.nft.reader import NftReader
 from portfleet.doctor.finding import Finding
@@ -50,9 +49,6 @@ TRAITS = Traits(
     own_clients_apart=True,
     services_at_once=8,  # of 32, libnftables takes 180 MB; of 8 it takes 68
     slots_at_once=16_384,
-)
-_FIXED = frozenset(
-    {"prerouting", "output", "postrouting", "guard", "arriving", "admit", "midway_in", "midway_out", "lost_in", "lost"}
 )
 Rule = c.ServiceRule | c.InstanceRule
 
@@ -82,59 +78,14 @@ class NftPlane:
 
     def observe(self) -> c.PlaneState:
         if self._cache is None:
-            return self._observe()
+            return observation.observe(self._reader, self._lookup, self._memory)
         with self._cache.reading() as note:
-            state = self._observe()
+            state = observation.observe(self._reader, self._lookup, self._memory)
             note(state.slots)
         return state
 
-    def _observe(self) -> c.PlaneState:
-        chains = self._reader.chains()
-        if not chains and not self._reader.exists():
-            return c.PlaneState()
-        # Of an instance or a service that is gone, a chain may be left to which others' old rules lead.
-        now = {name: digest for name, digest in listing.digests(chains).items() if name in chains}
-        same = {name for name, digest in now.items() if self._memory.same(name, digest)}
-        fresh = {name for name in same if self._memory.current(name)}
-        self._memory.renew({name: now[name] for name in fresh})
-        services: dict[str, c.ServiceRule | None] = {}
-        instances: dict[str, c.InstanceRule | None] = {}
-        for name in now.keys() - _FIXED:
-            rule = self._memory.rule(name) if name in fresh else None
-            if name.startswith("service-"):
-                services[name.removeprefix("service-")] = rule if isinstance(rule, c.ServiceRule) else None
-            else:
-                instances[name] = rule if isinstance(rule, c.InstanceRule) else None
-        book = self._lookup.book_of(services)
-        astray = _astray(services, instances, book)
-        found = self._lookup.listens()
-        listened = {int.from_bytes(element.key[:2], "big") for element in self._reader.elements("listened")}
-        drift = {name.removeprefix("service-") for name in now if name not in same and name not in _FIXED}
-        strays = book.stray_limits or book.stray_remotes or listened != {listen.port for listen in found}
-        fixed = same >= _FIXED and not strays
-        return c.PlaneState(
-            fleet=c.SetFleet(listing.home_of(chains), listing.ranges(self._reader.elements("ports"))),
-            services={name: None if name in astray else rule for name, rule in services.items()},
-            instances={name: None if name in astray else rule for name, rule in instances.items()},
-            slots=book.slots,
-            pins={name: found.pins for name, found in book.sides.items() if found.pins},
-            access={name: who for name in services if (who := self._lookup.access(name)) != Access()},
-            unsettled=frozenset(name for name, rule in services.items() if rule and not _settled(rule, book)),
-            listens=c.join_families(found),
-            stale=frozenset({""} if fixed and not fresh >= _FIXED else set()),
-            drift=frozenset(drift | astray | ({""} if not fixed else set())),
-        )
-
     def recover(self) -> c.PlaneState:
-        state, chains = self.observe(), self._reader.chains()
-        services, instances = {}, {}
-        for name in state.services:
-            found = listing.seed_and_slots(chains[f"service-{name}"])
-            services[name] = c.ServiceRule(name, Affinity("source"), *found) if found else None
-        numbers = {name: number for service in services for number, name in self._lookup.numbers(service).items()}
-        for name in state.instances:
-            instances[name] = listing.instance_rule(name, numbers.get(name), chains[name])
-        return replace(state, services=services, instances=instances)
+        return observation.recovered(self.observe(), self._reader, self._lookup)
 
     def read_slots(self, service: str) -> Table:
         if self._cache is None:  # commands read them to decide, under the lock to be sure, and to write the difference
@@ -272,46 +223,13 @@ class NftPlane:
             self._nft.do(script)
 
 
-def _astray(
-    services: Mapping[str, c.ServiceRule | None], instances: Mapping[str, c.InstanceRule | None], book: Book
-) -> set[str]:
-    """Return instances to which not just their own number leads, and services with numbers that lead to none of theirs.
-
-    An instance is astray too if it is counted, or masqueraded, otherwise than its rule says.
-    """
-    leading: dict[str, list[int]] = {}
-    for leads in book.numbers.values():
-        for number, name in leads.items():
-            leading.setdefault(name, []).append(number)
-    found = {service for service in services if any(name not in instances for name in book.numbers[service].values())}
-    for name, rule in instances.items():
-        if rule is not None:
-            limited = [port for port, instance in book.limits.items() if instance == name]
-            masqueraded = rule.remote is None or rule.remote in book.remotes
-            if leading.get(name) != [rule.number] or limited != [rule.port] * bool(rule.limit) or not masqueraded:
-                found.add(name)
-    return found
-
-
-def _settled(rule: c.ServiceRule, book: Book) -> bool:
-    """Return whether what stands beside a service's slots follows from them."""
-    if rule.plain:
-        return True
-    now = book.sides[rule.name]
-    return side_tables(c.Route(rule, book.slots[rule.name], now.pins), now) == _padded(now, rule.tries)
-
-
-def _padded(now: SideTables, tries: int) -> SideTables:
-    return replace(now, overflow=now.overflow + (None,) * (tries - len(now.overflow)))
-
-
 def _made(transaction: c.Transaction) -> dict[str, Setting]:
     """Return the changes that set chains, by the unit they make."""
     made: dict[str, Setting] = {}
     for change in transaction:
         match change:
             case c.SetFleet(home):
-                made |= dict.fromkeys(_FIXED, SetBase(home))
+                made |= dict.fromkeys(FIXED, SetBase(home))
             case c.SetService(service):
                 made[f"service-{service.name}"] = change
             case c.SetInstance(instance):

@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import os
 import re
 import socket
 import struct
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TypeVar
@@ -110,7 +111,12 @@ class NftReader:
 
     def elements(self, name: str) -> list[Element]:
         """Return the elements of a map or set; none where it is not there."""
-        return self._ask(lambda: [element for data in self._element_lists(name) for element in _elements(data)]) or []
+
+        def read() -> list[Element]:
+            found = [element for data in self._element_lists(name) for element in _elements(data)]
+            return _once(found, {(element.key, element.end) for element in found})
+
+        return self._ask(read) or []
 
     def element(self, name: str, key: bytes) -> Element | None:
         """Return the element of a map with this key; None where it is not there."""
@@ -121,7 +127,12 @@ class NftReader:
 
     def registers(self, name: str) -> dict[int, int]:
         """Return a map of 32-bit numbers to 32-bit numbers; of 4,096 elements within 3 ms."""
-        return self._ask(lambda: dict(pair for data in self._element_lists(name) for pair in _pairs(data))) or {}
+
+        def read() -> dict[int, int]:
+            found = [pair for data in self._element_lists(name) for pair in _pairs(data)]
+            return dict(_once(found, dict(found)))
+
+        return self._ask(read) or {}
 
     def counts(self, name: str) -> dict[int, int]:
         """Return what the counter of each element of a set of ports has counted, in packets, by port."""
@@ -187,6 +198,17 @@ class NftReader:
             hint="who changes them all the time? nft monitor",
             code=Exit.KERNEL,
         )
+
+
+def _once(found: list[T], keys: Collection[object]) -> list[T]:
+    """Return ``found``; raise InterruptedError if of its ``keys`` one came twice.
+
+    Between two parts of a dump the kernel goes on by count (nft_rhash_walk). If the hash table grew meanwhile, which it
+    does some time after it was filled, what came twice stands for something that was left out.
+    """
+    if len(found) != len(keys):
+        raise InterruptedError(errno.EINTR, os.strerror(errno.EINTR))
+    return found
 
 
 def _hook(found: dict[int, bytes]) -> bytes:

@@ -1,8 +1,9 @@
 """How long conntrack must remember a connection that TCP has not ended: one table for doctor, the role and the docs.
 
-The kernel forgets an entry when no packet has come for its state's time-out. What comes after that is not translated
-back: it leaves from the instance's port, and the other side answers with a reset. So each time-out must be longer than
-the longest silence that TCP allows in that state. Two things bound a silence:
+The kernel forgets an entry when no packet has come for its state's time-out. What comes after that is dropped until
+the watcher has made the entry again (restorer.py); without a watcher, and of an instance on another box, it is answered
+by a reset. So each time-out must be longer than the longest silence that TCP allows in that state. Two things bound a
+silence:
 
 - whoever waits for an acknowledgement sends again after at most 120 s (TCP_RTO_MAX of linux/tcp.h);
 - where neither side waits for one, only keepalive speaks, from net.ipv4.tcp_keepalive_time (7,200 s) on.
@@ -43,8 +44,8 @@ class Row:
         return PREFIX + self.name
 
 
-_LATE = "what is sent again after a lost packet is not translated any more and resets the connection"
-_IDLE = "an idle connection that conntrack has forgotten is reset by its next packet"
+_LATE = "what is sent again after a lost packet is dropped, and without a watcher the connection is reset"
+_IDLE = "an idle connection that is forgotten has its next packet dropped, and without a watcher it is reset"
 ROWS = (
     Row(
         "timeout_syn_sent", 120, 120, 64,
@@ -69,7 +70,7 @@ ROWS = (
         "timeout_close_wait", 14_400, 60, "keepalive",
         "one side has closed (a half-close), the other goes on",
         "an answer may take as long as it likes; only keepalive speaks",
-        "a client that has closed its side and waits for the answer is reset instead",
+        "the answer to a client that has closed its side is dropped, and without a watcher it is lost",
     ),
     Row(
         "timeout_last_ack", 300, 30, RTO_MAX,
