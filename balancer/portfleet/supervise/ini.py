@@ -1,11 +1,45 @@
-"""Programs as supervisord's ini files hold them."""
+"""Supervisord's own config, and programs as its ini files hold them.
+
+How supervisor 4.3 reads a value (options.py): it puts a folder in the place of every ``%(here)s``, wherever that stands
+and before anything else, then expands the value as a format, ``stdout_logfile`` twice.
+"""
 
 from __future__ import annotations
 
+import io
+import os
 import shlex
+import stat
+from collections.abc import Collection
+from pathlib import Path
 
+from portfleet.core.model import Service
+from portfleet.core.paths import Paths
 from portfleet.core.program import Program
+from portfleet.linux.machine import descriptor_limit
+from portfleet.store import atomic
 from portfleet.store.templating import fill
+
+#: What every program file begins with (program.conf.j2).
+_HEADER = "; Written by portfleet"
+
+
+def write_config(services: Collection[Service], paths: Paths) -> None:
+    """Write supervisord's own config; ``minfds`` is what the largest instance needs, inherited by all of them."""
+    paths.check_socket(paths.supervisor_socket)
+    hard = descriptor_limit()
+    most = [service.max_connections + 64 for service in services if service.max_connections]
+    unlimited = any(not service.max_connections for service in services)
+    text = fill(
+        "supervisor/supervisord.conf.j2",
+        socket=escape(str(paths.supervisor_socket)),
+        programs=escape(str(paths.programs)),
+        log=escape(str(paths.log)),
+        pidfile=escape(str(paths.run / "supervisord.pid")),
+        minfds=hard if unlimited else min(hard, max([1024, *most])),
+        root=os.geteuid() == 0,
+    )
+    atomic.write(paths.supervisor_config, text.encode())
 
 
 def program_text(program: Program) -> str:
@@ -18,14 +52,43 @@ def program_text(program: Program) -> str:
         user=program.user,
         environment=",".join(f"{key}={_quoted(value)}" for key, value in program.environment.items()),
         config_exit=program.config_exit,
+        for_ever=program.for_ever,
         stop_seconds=program.stop_seconds,
-        log=escape(program.log),
+        log=escape(escape(program.log)),
     )
 
 
 def escape(value: str) -> str:
-    """Double every % (supervisord expands ``%(name)s`` in its values)."""
-    return value.replace("%", "%%")
+    """Return what supervisord expands to ``value``: % doubled, and no ``%(here)s`` left, which it replaces at sight.
+
+    ``%(here).0s`` is expanded to nothing: the folder cut to length 0.
+    """
+    return value.replace("%", "%%").replace("%(here)s", "%%(here).0s(here)s")
+
+
+def fault(path: Path) -> str:
+    """Return why supervisord's ``path`` is no file of one program of ours that it can read; "" if it is.
+
+    Its own parser is asked, as it is the one that every service depends on. Never opens what is no regular file.
+    """
+    try:
+        if not stat.S_ISREG(path.lstat().st_mode):
+            return "it is no regular file"
+        text = path.read_text()
+    except (OSError, ValueError) as error:
+        return f"it cannot be read ({error})"
+    if not text.startswith(_HEADER):
+        return "it was not written by portfleet"
+    from supervisor.options import ServerOptions  # a tenth of a second; only for a file that is not as it should be
+
+    options = ServerOptions()
+    options.here = str(path.parent)
+    try:
+        groups = options.read_config(io.StringIO(f"[supervisord]\n[include]\nfiles=\n{text}")).process_group_configs
+        names = [program.name for group in groups for program in group.process_configs]
+    except Exception as error:  # noqa: BLE001 (whatever its parser raises, supervisord would too)
+        return f"supervisord cannot read it ({str(error) or repr(error)})".replace("\n", " ")
+    return "" if names == [path.stem] else f"it is not the file of {path.stem} alone"
 
 
 def _quoted(value: str) -> str:

@@ -20,7 +20,7 @@ from portfleet.dataplane.nft.affinity import slot_for, source_of
 from portfleet.dataplane.nft.cached import SlotCache
 from portfleet.dataplane.nft.connections import NftConnections
 from portfleet.dataplane.nft.lookup import Lookup, named
-from portfleet.dataplane.nft.memory import Memory
+from portfleet.dataplane.nft.memory import Memory, writer
 from portfleet.dataplane.nft.reader import NftReader
 from portfleet.dataplane.nft.sides import local_table
 
@@ -121,6 +121,8 @@ class NftPlane:
     def guardian(self) -> Guardian:
         from portfleet.dataplane.nft.guardian import NftGuardian
 
+        self._writer.done()  # loaded now, as is what follows: files may be replaced under a watcher
+        writer()
         # It works in another thread, so what it reads with is its own.
         guardian = NftGuardian(Lookup(NftReader(NAME), Memory(self._memory.path)))
         self._cache = guardian.cache
