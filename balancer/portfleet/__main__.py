@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import gc
 import importlib
 import os
@@ -49,6 +50,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return Exit.FAILED
+    except OSError as error:
+        print(f"portfleet: {_words(error)}", file=sys.stderr)
+        return Exit.FAILED
+
+
+def _words(error: OSError) -> str:
+    """Return what the system refused, where, and what to do: no disk, right or directory is beyond an operator."""
+    hints = {
+        errno.ENOSPC: "free space or inodes there: df -h; df -i",
+        errno.EDQUOT: "free space there: quota",
+        errno.EROFS: "mount it writable, or give a directory of your own with --home DIR",
+        errno.EACCES: "run as root",
+        errno.EPERM: "run as root",
+    }
+    hint = hints.get(error.errno or 0, "see what holds: portfleet status")
+    place = f"{error.filename}: " if error.filename else ""
+    return f"{place}{error.strerror or error}\nhint: {hint}"
 
 
 def _look_after(verb: str, options: argparse.Namespace, context: Context) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import signal
 import subprocess
@@ -121,7 +122,7 @@ def test_a_supervisord_that_starts_anew_finds_no_file_of_one_that_was_ended(worl
 def test_for_a_supervisord_that_is_about_to_start_there_is_no_file_of_one_in_maintenance(world: World) -> None:
     rests = world.desired(fleet()).journal.services["echo"].asking([NAMES[1]], Asked("maintenance", "", ""))
     world.store.update(lambda journal: journal.with_service("echo", rests))
-    programs(world).lay_out()
+    programs(world).files.lay_out()
     assert not (world.paths.programs / "echo-blue-2.conf").exists()
 
 
@@ -213,6 +214,60 @@ def test_for_a_supervisord_that_is_about_to_start_there_are_files_of_all_that_is
 ) -> None:
     (world.paths.programs / "echo-blue-9.conf").write_text("x")
     with adopted_process(world, NAMES[0]):
-        programs(world).lay_out()
+        programs(world).files.lay_out()
         found = {path.name for path in world.paths.programs.iterdir()}
-    assert found == {"echo-blue-1.adopted", *(f"{name}.conf" for name in [*NAMES[1:], WATCHER])}
+    there = {"echo-blue-1.adopted", *(f"{name}.conf" for name in [*NAMES[1:], WATCHER])}
+    assert found == there | {"echo-blue-9.conf.aside-1"}
+
+
+DAMAGE = {
+    "no text": b"\xff\xfe",
+    "no ini": b"; Written by portfleet\n[[[[",
+    "deep": b"; Written by portfleet\n" + b"[" * 100_000,
+    "an expansion": b"; Written by portfleet\n[program:echo-blue-1]\ncommand=/bin/true %(nothing)s\n",
+    "an expansion at sight": b"; Written by portfleet\n[program:echo-blue-1]\ncommand=/bin/true %%(here)s\n",
+    "a user that is gone": b"; Written by portfleet\n[program:echo-blue-1]\ncommand=/bin/true\nuser=no-such-user\n",
+    "no number": b"; Written by portfleet\n[program:echo-blue-1]\ncommand=/bin/true\nstopwaitsecs=soon\n",
+    "another program": b"; Written by portfleet\n[program:echo-blue-2]\ncommand=/bin/true\n",
+    "two programs": b"; Written by portfleet\n[program:echo-blue-1]\ncommand=a\n[program:x]\ncommand=a\n",
+    "empty": b"",
+    "others'": b"[program:echo-blue-1]\ncommand=/bin/true\n",
+}
+
+
+@pytest.mark.parametrize("how", DAMAGE)
+def test_a_damaged_file_is_named_and_written_anew_or_set_aside(how: str, world: World) -> None:
+    files = programs(world).files
+    files.lay_out()
+    before = {path.name: path.read_bytes() for path in world.paths.programs.iterdir()}
+    for name in ("echo-blue-1", "echo-blue-9", "foreign"):
+        (world.paths.programs / f"{name}.conf").write_bytes(DAMAGE[how])
+    assert [path.stem for path in files.damaged()] == ["echo-blue-1", "echo-blue-9", "foreign"]
+    said = files.put_right()
+    assert ["written anew" in words for words in said] == [True, False, False]
+    assert all(f"{name}.conf: " in words for name, words in zip(("1", "9", "foreign"), said, strict=True))
+    after = {path.name: path.read_bytes() for path in world.paths.programs.iterdir()}
+    aside = {f"{name}.conf.aside-1": DAMAGE[how] for name in ("echo-blue-9", "foreign")}
+    assert after == before | aside
+    assert files.put_right() == []
+
+
+def test_what_is_no_file_is_set_aside_and_never_opened(world: World) -> None:
+    files = programs(world).files
+    files.lay_out()
+    (world.paths.programs / "echo-blue-1.conf").unlink()
+    (world.paths.programs / "echo-blue-1.conf").mkdir()
+    os.mkfifo(world.paths.programs / "echo-blue-9.conf")
+    assert len(files.put_right()) == 2
+    files.lay_out()
+    assert (world.paths.programs / "echo-blue-1.conf").is_file() and files.damaged() == {}
+
+
+def test_an_outdated_file_that_supervisord_can_read_is_left_for_its_restart(world: World) -> None:
+    files = programs(world).files
+    files.lay_out()
+    path = world.paths.programs / "echo-blue-1.conf"
+    path.write_text(path.read_text().replace("startsecs=1", "startsecs=2"))
+    assert files.put_right() == [] and files.outdated("echo-blue-1", known=True)
+    path.write_bytes(DAMAGE["empty"])
+    assert not files.outdated("echo-blue-1", known=True)  # of a damaged one supervisord itself knows how it runs

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import fcntl
+import os
+import time
 from pathlib import Path
 
+from portfleet.core.changes import Divert
 from portfleet.core.records import ColourRecord
 from portfleet.store import locks
 from portfleet.store.out import left_out, read_out, write_out
@@ -80,12 +83,50 @@ def test_slots_that_a_command_gave_to_new_ones_are_never_taken_back(tmp_path: Pa
 def test_slots_that_cannot_be_dealt_are_dealt_a_little_later(tmp_path: Path) -> None:
     async def test(watched: Watched) -> None:
         watched.kernel.times = 2  # the detour and the first deal
-        watched.judge.point_again_after = 0.05
         watched.judge.died(watched.roster.members["echo-blue-2"], "process 7 ended")
         async with asyncio.timeout(10):
             while "echo-blue-2" in watched.slots():
                 await asyncio.sleep(0.01)
         assert watched.log.getvalue().count("cannot-point") == 1
+
+    run(tmp_path, test)
+
+
+def test_a_held_table_lock_delays_the_deal_and_not_the_detour_nor_the_loop(tmp_path: Path) -> None:
+    async def test(watched: Watched) -> None:
+        with watched.paths.table_lock.open("a") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            began = time.monotonic()
+            watched.judge.died(watched.roster.members["echo-blue-2"], "process 7 ended")
+            (detour,) = watched.kernel.log
+            assert isinstance(detour[0], Divert) and detour[0].name == "echo-blue-2"
+            await asyncio.sleep(0.2)
+            assert time.monotonic() - began < 0.3
+            assert watched.slots()["echo-blue-2"] == 1024 and watched.moves() == []
+        async with asyncio.timeout(10):
+            while "echo-blue-2" in watched.slots():
+                await asyncio.sleep(0.01)
+        assert f"is held by pid {os.getpid()} " in watched.log.getvalue()
+
+    run(tmp_path, test)
+
+
+def test_one_that_answers_again_is_admitted_though_the_table_lock_was_held_then(tmp_path: Path) -> None:
+    async def test(watched: Watched) -> None:
+        member = watched.roster.members["echo-blue-2"]
+        for _ in range(member.health.fall):
+            watched.judge.probed("echo-blue-2", "no answer", by_port=False)
+        async with asyncio.timeout(10):
+            while "echo-blue-2" in watched.slots():
+                await asyncio.sleep(0.01)
+        with watched.paths.table_lock.open("a") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            for _ in range(member.health.rise):
+                watched.judge.probed("echo-blue-2", "", by_port=False)
+            assert "echo-blue-2" not in watched.slots()
+        async with asyncio.timeout(10):
+            while "echo-blue-2" not in watched.slots():
+                await asyncio.sleep(0.01)
 
     run(tmp_path, test)
 

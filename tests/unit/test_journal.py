@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import signal
@@ -9,6 +10,7 @@ import subprocess
 import sys
 from collections import Counter
 from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
 
 import pytest
@@ -18,7 +20,6 @@ from hypothesis import strategies as st
 from portfleet.core.errors import PortfleetError
 from portfleet.core.journal import (
     HISTORY,
-    NUMBER_LIMIT,
     VERSION,
     HistoryEntry,
     Journal,
@@ -27,19 +28,24 @@ from portfleet.core.journal import (
     to_json,
 )
 from portfleet.core.operations import Operation, read_work
-from portfleet.core.records import Asked, ColourRecord, Moved, ServiceRecord
+from portfleet.core.records import NUMBER_LIMIT, Asked, ColourRecord, Moved, ServiceRecord
 from portfleet.core.work.undrain import Undrain
 from portfleet.store import atomic
 from portfleet.store.journal import JournalStore
 from support.fleets import ECHO, desired
 
 TEXT = st.text(max_size=20)
+PLAIN = st.text("abcü/-_.{}%$", max_size=20)
+MOMENT = st.datetimes(datetime(1970, 1, 1), datetime(2099, 1, 1)).map(lambda moment: f"{moment:%Y-%m-%dT%H:%M:%SZ}")
+COUNT = st.integers(1, 65535)
+MEMBER = st.builds("{}{}".format, st.sampled_from(["", "remote-"]), st.integers(1, 99))
 ASKED = st.builds(Asked, st.sampled_from(["drained", "maintenance"]), TEXT, TEXT, TEXT)
 COLOUR = st.builds(
     ColourRecord,
-    release=st.none() | TEXT,
-    command=st.none() | st.lists(TEXT, min_size=1, max_size=3).map(tuple),
-    since=st.none() | TEXT,
+    release=st.none() | PLAIN,
+    command=st.none() | st.lists(PLAIN, min_size=1, max_size=3).map(tuple),
+    since=st.none() | MOMENT,
+    keep_until=st.none() | MOMENT,
 )
 WORK = st.just(Undrain(instances=("echo-blue-1",))) | TEXT.map(lambda verb: read_work(f"un{verb}", {"x": [1]}))
 OPERATION = st.builds(Operation, work=WORK, owned=..., phase=...)
@@ -47,20 +53,32 @@ RECORD = st.builds(
     ServiceRecord,
     st.sampled_from(["blue", "green"]),
     st.integers(0, 0x7FFFFFFF),
-    st.lists(st.none() | TEXT, max_size=8).map(tuple),
-    numbers=st.dictionaries(TEXT, st.integers(1, NUMBER_LIMIT - 1)),
+    st.lists(st.none() | MEMBER, max_size=8).map(tuple),
+    numbers=st.sets(TEXT).map(lambda names: {name: number for number, name in enumerate(names, 1)}),
     asked=st.dictionaries(TEXT, ASKED),
     colours=st.dictionaries(st.sampled_from(["blue", "green"]), COLOUR),
     config_release=st.none() | TEXT,
-    canary=...,
-    moved=st.dictionaries(TEXT, st.builds(Moved)),
-    instances=...,
-    leaving=...,
-    pins=st.dictionaries(TEXT, TEXT),
+    canary=st.integers(0, 100),
+    moved=st.dictionaries(MEMBER, st.builds(Moved, MEMBER, st.integers(0, 100))),
+    instances=st.none() | COUNT,
+    config_instances=st.none() | COUNT,
+    leaving=st.integers(0, 65535),
+    pins=st.dictionaries(st.ip_addresses().map(str), MEMBER),
 )
+
+
+def numbered(services: dict[str, ServiceRecord]) -> dict[str, ServiceRecord]:
+    """Give every instance a number of its own."""
+    numbers = itertools.count(1)
+    return {
+        name: replace(record, numbers={instance: next(numbers) for instance in record.numbers})
+        for name, record in services.items()
+    }
+
+
 JOURNAL = st.builds(
     Journal,
-    services=st.dictionaries(TEXT, RECORD, max_size=3),
+    services=st.dictionaries(TEXT, RECORD, max_size=3).map(numbered),
     operations=st.lists(OPERATION, max_size=2).map(tuple),
     history=st.lists(st.builds(HistoryEntry), max_size=3).map(tuple),
     last_number=st.integers(0, NUMBER_LIMIT - 1),

@@ -7,6 +7,7 @@ import itertools
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -90,7 +91,7 @@ def test_a_lock_that_stays_nameless_is_not_waited_for_for_ever(tmp_path: Path) -
     with path.open("a+") as held:
         fcntl.flock(held, fcntl.LOCK_EX)
         with (
-            pytest.raises(PortfleetError, match="just beginning") as caught,
+            pytest.raises(PortfleetError, match=rf"service e is locked by pid {os.getpid()} \(") as caught,
             locks.operation(path, service="e", why=""),
         ):
             pytest.fail("two at once")
@@ -159,6 +160,58 @@ def test_the_table_lock_is_not_waited_for_for_ever(start: Start, tmp_path: Path)
     with pytest.raises(PortfleetError) as caught, locks.table(tmp_path / "table.lock", seconds=0.05):
         pytest.fail("two at once")
     assert caught.value.code is Exit.LOCKED and "fuser" in caught.value.hint
+
+
+def test_a_lock_of_a_moment_names_its_holder_and_is_not_waited_for_without_patience(
+    start: Start, tmp_path: Path
+) -> None:
+    path = tmp_path / "table.lock"
+    process = start(HOLD_TABLE, path)
+    for take in (locks.table, locks.journal):
+        began = time.monotonic()
+        with pytest.raises(locks.Locked) as caught, take(path, seconds=0):
+            pytest.fail("two at once")
+        assert time.monotonic() - began < 0.1
+        assert f"{path} is held by pid {process.pid} (" in caught.value.message
+        assert caught.value.code is Exit.LOCKED
+    with pytest.raises(locks.Locked, match="already running") as caught, locks.watcher(path):
+        pytest.fail("two at once")
+
+
+def test_the_second_watcher_waits_when_it_is_to_and_says_for_whom(start: Start, tmp_path: Path) -> None:
+    path = tmp_path / "watch.lock"
+    process = start(HOLD_TABLE, path)
+    told: list[str] = []
+
+    def wait(reason: str) -> None:
+        told.append(reason)
+        assert process.stdin is not None
+        process.stdin.close()
+
+    with locks.watcher(path, wait=wait):
+        assert locks.held(path)
+    assert len(told) == 1 and f"pid {process.pid} " in told[0]
+
+
+def test_a_lock_file_is_its_owners_alone_and_is_no_link(tmp_path: Path) -> None:
+    before = os.umask(0)
+    try:
+        with locks.table(tmp_path / "table.lock"), locks.operation(tmp_path / "service", service="e", why=""):
+            assert {path.stat().st_mode & 0o777 for path in tmp_path.iterdir()} == {0o600}
+    finally:
+        os.umask(before)
+    (tmp_path / "link").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(PortfleetError, match="cannot open the lock"), locks.table(tmp_path / "link"):
+        pytest.fail("it followed a link")
+    assert not (tmp_path / "elsewhere").exists()
+
+
+def test_a_directory_that_is_away_is_an_error_with_words(tmp_path: Path) -> None:
+    with (
+        pytest.raises(PortfleetError, match=r"cannot open the lock .*: No such file"),
+        locks.table(tmp_path / "x" / "y"),
+    ):
+        pytest.fail("there is no such directory")
 
 
 def test_a_killed_holder_of_the_table_lock_holds_nothing(start: Start, tmp_path: Path) -> None:

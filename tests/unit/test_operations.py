@@ -37,7 +37,8 @@ EACH: tuple[Work, ...] = (
     Undrain(instances=("a",), began={"x": "2026-01-31T12:00:00Z"}),
     Migrate(source="a", member="1", to="b", percent=0, handoff=True, share="x", before=Moved("2", 50), count=3),
     Cutover(
-        colour="green", before=ColourRecord("v1", ("a", "b"), keep_until="2026"), fresh=True, asked={"a": ASKED},
+        colour="green", before=ColourRecord("v1", ("a", "b"), keep_until="2026-01-31T12:00:00Z"), fresh=True,
+        asked={"a": ASKED},
         config_release="v2", config_release_before=None, keep=3600.0, handoff=True,
         canary=Canary(steps=(5, 25), every=600.0, max_errors=1.0, max_p99=2.0), step=1, canary_from=START,
         took={"ready": 1.5}, moved="x", left=1,

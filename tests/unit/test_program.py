@@ -22,16 +22,19 @@ from portfleet.supervise.start import write_config
 from support.fleets import ECHO, desired, fleet, problems
 
 #: All that a config lets through: no control characters (config refuses them), then what `unwritable` allows.
-VALUE = st.text(
-    st.characters(exclude_categories=("Cs", "Cc")) | st.sampled_from(list("%;#'\"\\ ,={}()$`\u00a0")), max_size=30
-)
+VALUE = st.lists(
+    st.characters(exclude_categories=("Cs", "Cc"))
+    | st.sampled_from(list("%;#'\"\\ ,={}()$`\u00a0"))
+    | st.sampled_from(["%(here)s", "%%(here)s", "%(ENV_HOME)s", "%(program_name)s", "%(process_num)02d", "%s", "%("]),
+    max_size=30,
+).map("".join)
 
 
 def parsed(program: Program, home: Path) -> dict[str, object]:
     """Return how supervisord understands ``program`` when it is one file of a whole config."""
     paths = resolve(home=str(home), config=None)
     make_directories(paths)
-    write_config(fleet(), paths)
+    write_config([*fleet().services.values()], paths)
     (paths.programs / f"{program.name}.conf").write_text(program_text(program))
     options = ServerOptions()
     options.realize(args=["-c", str(paths.supervisor_config)])
@@ -45,7 +48,7 @@ def program(**changes: object) -> Program:
     """Return the program of the first instance of ECHO, with ``changes``."""
     made = desired().services["echo"].instances[0].program
     assert made is not None
-    return replace(made, log="/tmp/x.log", **changes)  # type: ignore[arg-type] # noqa: S108 # never written: only parsed
+    return replace(made, **{"log": "/tmp/x.log", **changes})  # type: ignore[arg-type] # noqa: S108 # never written: only parsed
 
 
 @settings(max_examples=200)
@@ -65,7 +68,24 @@ def test_nasty_words_and_values_arrive_as_they_are(words: list[str], values: dic
     assert found["environment"] == values
 
 
-ODD = ["%", "100%", "%(ENV_HOME)s", "a;b", "a#b", ";", "#", '"', "'", "\\", "a b", "$HOME", "ü"]
+ODD = [
+    "%",
+    "100%",
+    "%(ENV_HOME)s",
+    "%(here)s",
+    "%%(here)s",
+    "%(here).0s",
+    "a;b",
+    "a#b",
+    ";",
+    "#",
+    '"',
+    "'",
+    "\\",
+    "a b",
+    "$HOME",
+    "ü",
+]
 
 
 @pytest.mark.parametrize("word", ODD)
@@ -74,6 +94,12 @@ def test_these_too(word: str, tmp_path: Path) -> None:
 
     assert shlex.split(str(found["command"])) == ["/bin/true", word]
     assert found["directory"] == f"/srv/x{word}x"
+
+
+@pytest.mark.parametrize("name", ["100%", "%(here)s", "%(program_name)s", "a%%b"])
+def test_a_logs_path_arrives_as_it_is(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).mkdir()
+    assert parsed(program(log=f"{tmp_path}/{name}/x.log"), tmp_path)["stdout_logfile"] == f"{tmp_path}/{name}/x.log"
 
 
 @pytest.mark.parametrize("value", ["a ;b", "a #b", "a\t; b"])

@@ -75,14 +75,14 @@ def test_what_is_asked_and_answered_arrives(server: Server, arguments: list[Any]
 
     server.answer = answer
 
-    assert rpc.call(server.path, "supervisor.x", *arguments) == result
+    assert rpc.call(server.path, "supervisor.x", *arguments, seconds=10) == result
     assert asked == [(tuple(arguments), "supervisor.x")]
 
 
 def test_a_fault_is_told_with_its_code(server: Server) -> None:
     server.answer = lambda _: OK + xmlrpc.client.dumps(xmlrpc.client.Fault(91, "STILL_RUNNING: x")).encode()
     with pytest.raises(rpc.RpcFault) as caught:
-        rpc.call(server.path, "x")
+        rpc.call(server.path, "x", seconds=10)
     assert (caught.value.code, caught.value.words) == (91, "STILL_RUNNING: x")
 
 
@@ -93,9 +93,9 @@ def test_a_fault_is_told_with_its_code(server: Server) -> None:
 def test_what_is_no_answer_is_an_error(server: Server, reply: bytes) -> None:
     server.answer = lambda _: reply
     with pytest.raises(rpc.RpcError, match=r"."):
-        rpc.call(server.path, "x")
+        rpc.call(server.path, "x", seconds=10)
 
 
 def test_nobody_there_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(rpc.RpcError, match="No such file"):
-        rpc.call(tmp_path / "none", "x")
+        rpc.call(tmp_path / "none", "x", seconds=10)

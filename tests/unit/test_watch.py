@@ -237,8 +237,8 @@ def test_a_noted_process_is_found_again_and_a_pid_given_to_another_is_not(tmp_pa
     try:
         started = start_time(child.pid)
         assert started is not None
-        note(tmp_path / "p", {"a": (child.pid, started), "b": (child.pid, started - 1)})
-        assert alive(tmp_path / "p") == {"a": child.pid}
+        note(tmp_path / "p", {"a-blue-1": (child.pid, started), "b-blue-1": (child.pid, started - 1)})
+        assert alive(tmp_path / "p") == {"a-blue-1": child.pid}
     finally:
         child.kill()
     ends(lambda: start_time(child.pid) is None)

@@ -10,8 +10,6 @@ from portfleet.apply.context import Context
 from portfleet.apply.converge import look
 from portfleet.core import steps
 from portfleet.core.errors import PortfleetError
-from portfleet.store.directories import make_directories
-from portfleet.supervise.start import write_config
 
 #: What of a plan needs no supervisord and takes nothing away. The journal too: without it `up` would look upon the
 #: rules loaded here as those of a fleet whose journal is lost.
@@ -22,11 +20,10 @@ def prepare(context: Context) -> None:
     """Lay everything out for a supervisord that is about to start; raises PortfleetError where one runs already."""
     if context.supervisor.running():
         raise PortfleetError("supervisord is running already", hint="end it first with: portfleet down")
-    make_directories(context.paths)
-    write_config(context.fleet, context.paths)
     desired, _, plan = look(context)
     executor = context.executor(desired, say=context.say)
-    executor.programs.lay_out()
+    for words in executor.programs.files.lay_out():
+        context.say(words)
     executor.run(step for step in plan.steps if isinstance(step, _BEFORE) and not _forgets(step))
 
 

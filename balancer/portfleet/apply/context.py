@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -33,13 +33,16 @@ if TYPE_CHECKING:
 class Context:
     """One run of one verb. ``all_up``: services that were taken down are wanted too, as the verb `up` does.
 
-    ``patience``: seconds to wait for an answer of supervisord.
+    ``patience``: seconds to wait for the journal's lock, 0 in the watcher, whose loop must not block; ``answer``: for
+    supervisord.
     """
 
     paths: Paths
     json: bool = False
     all_up: bool = False
-    patience: float = 30.0
+    patience: float = 10.0
+    answer: float = 30.0
+    _told: set[str] = field(default_factory=set, init=False)
 
     @cached_property
     def fleet(self) -> Fleet:
@@ -99,11 +102,11 @@ class Context:
 
     @cached_property
     def store(self) -> JournalStore:
-        return JournalStore(self.paths.journal)
+        return JournalStore(self.paths.journal, patience=self.patience)
 
     @cached_property
     def supervisor(self) -> Supervisor:
-        return Supervisor(self.paths.supervisor_socket, seconds=self.patience)
+        return Supervisor(self.paths.supervisor_socket, seconds=self.answer)
 
     def pids(self) -> dict[str, int]:
         """Return {instance: pid} of every instance that has a process; raises PortfleetError without supervisord."""
@@ -118,6 +121,13 @@ class Context:
         from portfleet.apply.programs import Programs  # not for `status`
 
         return Programs(desired, self.supervisor, self.paths)
+
+    def put_right(self) -> list[str]:
+        """Have supervisord's files be such that it can read them; say and return what was done about any."""
+        said = self.programs(self.desired(self.fleet)).files.put_right()
+        for words in said:
+            self.say(words)
+        return said
 
     def executor(self, desired: Desired, *, say: Callable[[str], None] = lambda _: None) -> Executor:
         """Return what does the steps of a plan for ``desired``."""
@@ -189,5 +199,7 @@ class Context:
         return desired.services[name]
 
     def say(self, text: str) -> None:
-        """Tell the operator something; progress and remarks go to stderr, data to stdout."""
-        print(f"portfleet: {text}", file=sys.stderr)
+        """Tell the operator something, once; progress and remarks go to stderr, data to stdout."""
+        if text not in self._told:
+            self._told.add(text)
+            print(f"portfleet: {text}", file=sys.stderr)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 
 from portfleet.apply import preflight
 from portfleet.apply.busy import refuse_busy
 from portfleet.apply.context import Context
+from portfleet.apply.files import Files
 from portfleet.apply.overseers import await_watcher
 from portfleet.core.derive import learned
 from portfleet.core.desired import Desired
@@ -38,7 +40,9 @@ def look(context: Context) -> tuple[Desired, Observed, Plan]:
         journal_differs=_journal_differs(context, desired),
         services_at_once=context.plane.traits.services_at_once,
     )
-    return desired, observed, plan
+    damaged = Files(desired, context.paths).damaged()
+    notes = [f"{path}: {why}; apply writes it anew or sets it aside" for path, why in damaged.items()]
+    return desired, observed, replace(plan, notes=(*plan.notes, *notes))
 
 
 def converge(
@@ -61,6 +65,7 @@ def converge(
         raise PortfleetError("supervisord is not running", hint="start it and the fleet with: portfleet up")
     with locks.operations(context.paths.operation_lock, list(fleet.services), why=why):
         _refuse_busy(context, fleet.services)
+        done = [*done, *context.put_right()]  # before anything reads them
         if start is not None:
             start()
         with locks.table(context.paths.table_lock):

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 from portfleet.apply.claims import claims
+from portfleet.apply.files import Files
 from portfleet.core.changes import PlaneState
 from portfleet.core.desired import Desired, DesiredInstance, DesiredService
 from portfleet.core.errors import PortfleetError
@@ -28,9 +29,8 @@ from portfleet.store import locks
 from portfleet.store.out import read_out
 from portfleet.supervise import adopted
 from portfleet.supervise.exit_report import last_lines
-from portfleet.supervise.ini import program_text
 from portfleet.supervise.presence import is_suspended, presence_by, supervisor_pid
-from portfleet.supervise.supervisor import ProgramInfo, Supervisor
+from portfleet.supervise.supervisor import ProgramInfo, Supervisor, Unreadable
 
 #: How often, and how many seconds apart, connections of a program that is to be stopped are looked at again.
 _LOOKS, _MOMENT = 5, 0.05
@@ -215,10 +215,10 @@ def _outdated(
     desired: Desired, supervisor: Supervisor, paths: Paths, programs: dict[str, ProgramInfo]
 ) -> frozenset[str]:
     """Return the programs that run otherwise than wanted: another file is wanted, or supervisord runs an older one."""
-    _, changed, _ = supervisor.reload()
-    for name, program in desired.programs.items():
-        # Of an adopted instance supervisord knows nothing; its file, set aside, tells how it was started.
-        file = paths.programs / f"{name}.{'conf' if name in programs else 'adopted'}"
-        if (name in programs and not file.exists()) or (file.exists() and file.read_text() != program_text(program)):
-            changed.add(name)
+    try:
+        _, changed, _ = supervisor.reload()
+    except Unreadable:
+        changed = set()  # `apply` puts the files right before it looks; `plan` says what it will do
+    files = Files(desired, paths)
+    changed |= {name for name in desired.programs if files.outdated(name, known=name in programs)}
     return frozenset(changed & desired.programs.keys())

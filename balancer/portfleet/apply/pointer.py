@@ -19,14 +19,17 @@ from portfleet.store import locks
 
 
 class Pointer:
-    """Points the slots of services on ``plane``; ``lock`` is the table lock's file."""
+    """Points the slots of services on ``plane``; ``lock`` is the table lock's file.
 
-    def __init__(self, plane: DataPlane, lock: Path) -> None:
-        self.plane, self._lock = plane, lock
+    ``patience``: seconds to wait for it, 0 in the watcher's loop, which comes back later instead.
+    """
 
-    def hold(self, *, seconds: float = 10.0) -> AbstractContextManager[None]:
-        """Hold the table lock; raise PortfleetError (exit 5) if another process has it for ``seconds``."""
-        return locks.table(self._lock, seconds=seconds)
+    def __init__(self, plane: DataPlane, lock: Path, *, patience: float = 10.0) -> None:
+        self.plane, self._lock, self._patience = plane, lock, patience
+
+    def hold(self) -> AbstractContextManager[None]:
+        """Hold the table lock; raise Locked if another process has it for longer than is to be waited for."""
+        return locks.table(self._lock, seconds=self._patience)
 
     def point(
         self,

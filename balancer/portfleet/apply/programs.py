@@ -8,27 +8,24 @@ watcher's operations between other things.
 from __future__ import annotations
 
 import signal
-import sys
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Protocol
 
+from portfleet.apply.files import Files
 from portfleet.apply.observe import Look
 from portfleet.core.desired import Desired, DesiredInstance, DesiredService
 from portfleet.core.errors import PortfleetError
 from portfleet.core.observed import ObservedInstance
 from portfleet.core.paths import Paths
-from portfleet.core.program import WATCHER, Program, watch_program
+from portfleet.core.program import WATCHER, Program
 from portfleet.core.slots import Table
 from portfleet.core.states import AT_REST
-from portfleet.store import atomic
 from portfleet.store.clock import Clock
 from portfleet.store.out import left_out
 from portfleet.supervise import adopted
 from portfleet.supervise.adopted import Process
-from portfleet.supervise.ini import program_text
-from portfleet.supervise.supervisor import ProgramInfo, Supervisor
+from portfleet.supervise.supervisor import ProgramInfo, Supervisor, Unreadable
 
 #: Seconds for which a running process must listen wrongly to be given up: it binds its addresses one after the other.
 _CERTAIN = 1.0
@@ -80,25 +77,15 @@ class Programs:
     failed: dict[str, str] = field(default_factory=dict)
     _ready: set[str] = field(default_factory=set)
 
+    @property
+    def files(self) -> Files:
+        """The files that supervisord reads."""
+        return Files(self.desired, self.paths)
+
     def run(self, waits: Iterator[float]) -> None:
         """Go through ``waits``, which `waiting` or `ending` has given, to its end."""
         for seconds in waits:
             self.clock.sleep(seconds)
-
-    def lay_out(self) -> None:
-        """Write the file of every program that is to run and of no other, for a supervisord that is about to start.
-
-        Those that have outlived an earlier supervisord are set aside: it would start them a second time.
-        """
-        programs = {name: program for name, program in self.desired.programs.items() if name not in self._resting()}
-        programs[WATCHER] = watch_program(self.paths, sys.executable)
-        for name in adopted.alive(self.paths.processes):
-            programs.pop(name, None)
-            adopted.set_aside(self.paths, [name])
-        for old in self.paths.programs.glob("*.conf"):
-            if old.stem not in programs:
-                old.unlink()
-        self._write(programs)
 
     def start(self, names: Iterable[str]) -> None:
         """Write the programs of instances and have supervisord run them as they are wanted now."""
@@ -106,7 +93,7 @@ class Programs:
 
     def start_watcher(self) -> None:
         """Have supervisord run the watcher."""
-        self._start({WATCHER: watch_program(self.paths, sys.executable)})
+        self._start({WATCHER: self.files.watcher})
 
     def look_at(self, names: Collection[str]) -> None:
         """Find out which of ``names``, new ones that the watcher has not let in, are ready: see `ejected`."""
@@ -181,7 +168,7 @@ class Programs:
             for kind in ("conf", "adopted"):
                 (self.paths.programs / f"{name}.{kind}").unlink(missing_ok=True)
         if manager is not None:
-            self.supervisor.reload()
+            self._reload()
 
     def kill(self, name: str) -> None:
         """Kill a process that hangs; supervisord starts it again if it is wanted."""
@@ -189,30 +176,24 @@ class Programs:
         self._signal([name], lost, signal.SIGKILL)
 
     def _start(self, programs: Mapping[str, Program]) -> None:
-        self._write(programs)
+        self.files.write(programs)
         for name in programs:
             (self.paths.programs / f"{name}.adopted").unlink(missing_ok=True)
-        _, changed, _ = self.supervisor.reload()
+        changed = self._reload()
         if outdated := {name: program for name, program in programs.items() if name in changed}:
             self.run(self.ending(outdated, EMPTIED))
-            self._write(outdated)
-            self.supervisor.reload()
+            self.files.write(outdated)
+            self._reload()
         for name in programs:
             self.supervisor.start(name)
 
-    def _write(self, programs: Mapping[str, Program]) -> None:
-        for name, program in programs.items():
-            self._make_control_directory(Path(program.control), program.user)
-            atomic.write(self.paths.programs / f"{name}.conf", program_text(program).encode(), mode=0o600)
-
-    def _make_control_directory(self, control: Path, user: str | None) -> None:
-        """Make a directory for the socket of a daemon of another user, which has no right to write to run/."""
-        if user is None:
-            return
-        import shutil
-
-        control.parent.mkdir(mode=0o700, exist_ok=True)
-        shutil.chown(control.parent, user)
+    def _reload(self) -> set[str]:
+        """Have supervisord read its files again, put right if it cannot; return the programs it runs otherwise."""
+        try:
+            return self.supervisor.reload()[1]
+        except Unreadable:
+            self.files.put_right()
+        return self.supervisor.reload()[1]
 
     def _look(self, *, probe: bool = True) -> Looking:
         programs = self.supervisor.programs()
@@ -231,10 +212,6 @@ class Programs:
                 adopted.send([lost[name]], number)
             else:
                 self.supervisor.signal(name, number.name.removeprefix("SIG"))
-
-    def _resting(self) -> frozenset[str]:
-        """Return who is in maintenance: no supervisord is to find a file of it and start it."""
-        return frozenset(want.name for want in self.desired.instances() if want.program and not want.startable)
 
 
 def _alive(process: Process | None) -> bool:

@@ -33,8 +33,6 @@ from portfleet.supervise.presence import Overseer, WatcherQuestion, supervisord,
 #: Denials that are named; all of them are in --json.
 _SHOWN = 8
 _COLOURS = {State.READY: "green", State.FAILED: "red", State.EJECTED: "red", State.STOPPED: "dim"}
-
-
 #: Seconds that supervisord and the watcher have for their answers, both at the same time.
 _PATIENCE = 1.0
 
@@ -45,7 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace, context: Context) -> Exit:
-    context.patience = _PATIENCE
+    context.answer = _PATIENCE
     if not options.quiet:
         return _status(options.service, context)
     with redirect_stdout(StringIO()), redirect_stderr(StringIO()):

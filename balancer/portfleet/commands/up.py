@@ -26,7 +26,6 @@ def run(options: argparse.Namespace, context: Context) -> Exit:
     if options.foreground and context.json:
         words = "up --foreground becomes supervisord and prints no JSON"
         raise PortfleetError(words, hint="portfleet up --foreground", code=Exit.USAGE)
-    fleet = context.fleet
     if options.foreground:
         from portfleet.apply.boot import prepare
 
@@ -40,8 +39,9 @@ def run(options: argparse.Namespace, context: Context) -> Exit:
         _, observed, _ = look(context)  # what cannot end well is not begun: supervisord is not started for it either
         preflight.refuse(context, observed)
         context.say("starting supervisord")
-        start, systemd = partial(start_supervisord, fleet, context.paths), by_systemd(context.paths)
+        start, systemd = partial(start_supervisord, context.paths), by_systemd(context.paths)
         if systemd:
+            context.put_right()
             start()  # not under locks, which the unit's own `up` needs
         done, undo = ["start supervisord"], "portfleet down"
         return converge(context, why="up", start=None if systemd else start, done=done, undo=undo)

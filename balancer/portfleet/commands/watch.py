@@ -7,16 +7,19 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import fcntl
 import gc
 import os
-from typing import IO
+from functools import partial
+from typing import Any
 
 from portfleet.apply.context import Context
-from portfleet.core.errors import Exit, PortfleetError
+from portfleet.core.errors import Exit
 from portfleet.core.program import WATCHER
+from portfleet.store import locks
 from portfleet.store.directories import make_directories
 from portfleet.store.log import Log
+from portfleet.watch.preload import load_all
+from portfleet.watch.self_check import SelfCheck
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -28,33 +31,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace, context: Context) -> Exit:
+    os.umask(0o077)
     gc.enable()  # unlike other verbs this one lives for months
     make_directories(context.paths)
     as_json = options.json_logs or os.environ.get("PORTFLEET_JSON_LOGS") == "1"
     log = Log(as_json=as_json, fallback=context.paths.log_of(WATCHER))
-    with context.paths.watch_lock.open("a+") as lock:
-        _take(lock, context, log, wait=options.wait)
-        asyncio.run(_watch(context, log))
+    context.patience = 0.0
+    # Waiting, as supervisord's does: one that ended instead would be started again every second.
+    wait = partial(log, "waiting", then="this one takes over when that one ends") if options.wait else None
+    with locks.watcher(context.paths.watch_lock, wait=wait):
+        check = SelfCheck(context.paths.watch_stacks, log)
+        check.tell_before()
+        load_all()
+        asyncio.run(_watch(context, log, check))
     return Exit.DONE
 
 
-def _take(lock: IO[str], context: Context, log: Log, *, wait: bool) -> None:
-    """Take the watcher's lock; raises PortfleetError (exit 5) where another has it and ``wait`` is not asked for."""
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        if not wait:
-            raise PortfleetError(
-                f"a watcher is already running for {context.paths.run}",
-                hint="supervisord runs it; see: portfleet logs portfleet-watch",
-                code=Exit.LOCKED,
-            ) from None
-        # Ending instead would have supervisord try three times and give up, and the fleet be without a watcher later.
-        log("waiting", reason="another watcher runs; this one takes over when that one ends")
-        fcntl.flock(lock, fcntl.LOCK_EX)
-
-
-async def _watch(context: Context, log: Log) -> None:
+async def _watch(context: Context, log: Log, check: SelfCheck) -> None:
     from portfleet.apply.applied import Applied
     from portfleet.operations.daemons import MachineDaemons
     from portfleet.operations.engine import Engine
@@ -75,20 +68,30 @@ async def _watch(context: Context, log: Log) -> None:
     roster, forgetter = Roster(paths, applied), Forgetter(plane.connections, log)
     ejector = Ejector(plane=plane, paths=paths, latest=roster.latest, forget_unanswered=forgetter.begin, log=log)
     healer = Healer(plane=plane, paths=paths, roster=roster, ejector=ejector, log=log)
-    rules = RuleGuard(roster=roster, healer=healer, guardian=guardian, log=log)
-    watcher = Watcher(context, log, ejector=ejector, roster=roster)
+    rules = RuleGuard(roster=roster, healer=healer, guardian=guardian, log=log, busy=check.busy)
+    watcher = Watcher(context, log, ejector=ejector, roster=roster, check=check)
     server = await serve(paths.watch_socket, {"status": lambda _: watcher.status(), "reload": lambda _: watcher.wake()})
     world = World(
         paths=paths, store=context.store, applied=applied, plane=Context(paths).plane, supervisor=context.supervisor,
         daemons=MachineDaemons(context.supervisor, paths), ejector=ejector, log=log, wake=watcher.wake,
     )  # fmt: skip
-    engine = asyncio.create_task(Engine(world).run())
-    overflow = asyncio.create_task(OverflowOrder(plane=plane, paths=paths, roster=roster, log=log).run())
-    try:
-        await watcher.run(rules)
-    finally:
-        engine.cancel()
-        overflow.cancel()
-        server.close()
-        rules.close()
+    asyncio.get_running_loop().set_exception_handler(partial(_told, log))
+    overflow = OverflowOrder(plane=plane, paths=paths, roster=roster, log=log)
+    watching = asyncio.create_task(watcher.run(rules), name="watcher")
+    for_ever = {"probes": watcher.probe(), "operations": Engine(world).run(), "overflow order": overflow.run()}
+    tasks = [asyncio.create_task(work, name=name) for name, work in for_ever.items()]
+    done, _ = await asyncio.wait([watching, *tasks], return_when=asyncio.FIRST_COMPLETED)
+    for task in done:  # of those that run for ever none may end: a watcher without one of them only looks alive
+        if task is not watching or task.exception():
+            check.end(task.get_name(), task.exception())
+    check.close()
+    for task in tasks:
+        task.cancel()
+    server.close()
+    rules.close()
     log("stopped", reason="asked to")
+
+
+def _told(log: Log, _: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """Take what a callback of the loop, or a task that is not waited for, did not catch."""
+    log.unexpected("the loop", context.get("exception") or RuntimeError(context["message"]))

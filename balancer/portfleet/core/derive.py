@@ -117,10 +117,9 @@ def _members(service: Service, colour: Colour = "blue") -> Iterator[Instance]:
 
 def _instances(service: Service, record: ServiceRecord) -> Iterator[Instance]:
     """Return the instances of both colours, with those that are leaving, then the remote ones."""
+    leaving = min(record.leaving, service.most_instances)  # the config may have fewer ports by now
     for colour in COLOURS:
-        yield from (
-            Instance(service.name, colour, number + 1) for number in range(max(service.instances, record.leaving))
-        )
+        yield from (Instance(service.name, colour, number + 1) for number in range(max(service.instances, leaving)))
     yield from (Instance(service.name, None, number + 1) for number in range(len(service.remote)))
 
 

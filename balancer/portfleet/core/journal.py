@@ -10,11 +10,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import chain
 from types import NoneType
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
+from portfleet.core import typed
 from portfleet.core.errors import PortfleetError
-from portfleet.core.model import Colour
-from portfleet.core.records import Asked, ColourRecord, Denied, Moved, ServiceRecord
+from portfleet.core.records import NUMBER_LIMIT, ServiceRecord, check_members
 from portfleet.core.slots import Table
 
 if TYPE_CHECKING:
@@ -22,8 +22,6 @@ if TYPE_CHECKING:
 
 #: 2: an entry of the history has ``stays``.
 VERSION = 2
-#: Numbers of instances are below; a data plane may have a use of its own for those from here to 2^24.
-NUMBER_LIMIT = (1 << 24) - 256
 #: History kept in the journal; older entries are in the log.
 HISTORY = 200
 
@@ -138,13 +136,22 @@ def from_json(data: Any) -> Journal:
     if data["version"] > VERSION:
         raise JournalError(f"the journal has version {data['version']}, this portfleet writes version {VERSION}")
     try:
-        services = {name: _service(record) for name, record in data["services"].items()}
+        services = {name: _service(name, record) for name, record in data["services"].items()}
         operations = _operations(data.get("operations", ()))
-        history = tuple(HistoryEntry(**_tuples(entry, "command")) for entry in data["history"])
+        history = tuple(typed.read(HistoryEntry, entry, where="history") for entry in data["history"])
         last_number = min(max(_whole(data.get("last_mark", 0)), 0), NUMBER_LIMIT - 1)
+        _refuse_shared(services)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise JournalError(f"the journal is damaged ({error!r})") from None
+        reason = str(error) if isinstance(error, ValueError) else repr(error)
+        raise JournalError(f"the journal is damaged ({reason:.200})") from None
     return Journal(services, operations, history, last_number)
+
+
+def _refuse_shared(services: Mapping[str, ServiceRecord]) -> None:
+    """Raise ValueError if two instances have one number: connections are known by it."""
+    numbers = [number for record in services.values() for number in record.numbers.values()]
+    if len(numbers) != len({*numbers}):
+        raise ValueError("two instances have the same number")
 
 
 def _whole(value: Any) -> int:
@@ -170,11 +177,6 @@ def _operations(found: Any) -> tuple[Operation, ...]:
     return tuple(operations.from_json(operation) for operation in found)
 
 
-def _tuples(data: dict[str, Any], key: str) -> dict[str, Any]:
-    """Return ``data`` with the list under ``key``, JSON's only sequence, as a tuple."""
-    return data | {key: tuple(data[key])} if data.get(key) is not None else data
-
-
 def _list(found: tuple[str, ...] | None) -> list[str] | None:
     return None if found is None else list(found)
 
@@ -192,39 +194,16 @@ def _service_json(record: ServiceRecord) -> dict[str, Any]:
     }
 
 
-def _service(data: dict[str, Any]) -> ServiceRecord:
-    if data["live"] not in ("blue", "green"):
-        raise ValueError("live is neither blue nor green")
-    return ServiceRecord(
-        live=data["live"],
-        seed=_whole(data["seed"]),
-        home=_home(data["home"]),
-        numbers={name: _whole(number) for name, number in data["marks"].items()},
-        asked={name: _asked(asked) for name, asked in data["asked"].items()},
-        colours={
-            cast(Colour, colour): ColourRecord(**_tuples(record, "command"))
-            for colour, record in data["colours"].items()
-        },
-        config_release=data["config_release"],
-        canary=_whole(data.get("canary", 0)),
-        moved={member: Moved(**moved) for member, moved in data.get("moved", {}).items()},
-        instances=data.get("instances"),
-        config_instances=data.get("config_instances"),
-        leaving=_whole(data.get("leaving", 0)),
-        pins=dict(data.get("pins", {})),
-        denied={network: Denied(**denied) for network, denied in data.get("denied", {}).items()},
-        down=str(data.get("down", "")),
-        counts=bool(data.get("counts", False)),
-    )
+def _service(name: str, data: Any) -> ServiceRecord:
+    if not isinstance(data, dict):
+        raise ValueError(f"services.{name} is not an object")
+    rest = {**data}
+    home, rest["numbers"] = _home(rest.pop("home")), rest.pop("marks")
+    return typed.read(ServiceRecord, rest, where=f"services.{name}", given={"home": home})
 
 
 def _home(data: Any) -> Table:
     if not isinstance(data, list) or not {*map(type, data)} <= {str, NoneType}:
         raise ValueError("home is not a list of members")
+    check_members({*data} - {None})
     return tuple(data)
-
-
-def _asked(data: dict[str, Any]) -> Asked:
-    if data["wanted"] not in ("drained", "maintenance"):
-        raise ValueError(f"nothing known is asked of an instance: {data['wanted']!r}")
-    return Asked(**data)

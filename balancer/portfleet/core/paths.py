@@ -61,6 +61,11 @@ class Paths:
         return self.run / "watch.lock"
 
     @property
+    def watch_stacks(self) -> Path:
+        """What a watcher was doing that was stuck or ended unexpectedly, for the next one to tell."""
+        return self.run / "watch.stacks"
+
+    @property
     def processes(self) -> Path:
         """The processes the watcher knows, to find them again when supervisord has lost them."""
         return self.run / "processes.json"

@@ -22,7 +22,10 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
 @dataclass(frozen=True)
 class Program:
-    """One program of supervisord. ``config_exit``: after an end with CONFIG_EXIT the watcher says how it goes on."""
+    """One program of supervisord. ``config_exit``: after an end with CONFIG_EXIT the watcher says how it goes on.
+
+    ``for_ever``: it is started again however often and soon it ends.
+    """
 
     name: str
     command: tuple[str, ...]
@@ -33,6 +36,7 @@ class Program:
     directory: str | None = None
     user: str | None = None
     config_exit: bool = False
+    for_ever: bool = False
 
 
 def make_program(
@@ -88,6 +92,7 @@ def watch_program(paths: Paths, python: str) -> Program:
         log=str(paths.log_of(WATCHER)),
         control="",
         stop_seconds=10,
+        for_ever=True,
     )
 
 

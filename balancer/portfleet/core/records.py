@@ -2,12 +2,25 @@
 
 from __future__ import annotations
 
+import re
+from calendar import monthrange
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
+from portfleet.core import pins
 from portfleet.core.model import Colour
+from portfleet.core.program import unquotable, unwritable
 from portfleet.core.slots import Table
+
+#: Numbers of instances are below; a data plane may have a use of its own for those from here to 2^24.
+NUMBER_LIMIT = (1 << 24) - 256
+#: No service has more instances than there are ports.
+_PORTS = 65535
+#: The last second of the year 9999: no later one can be written.
+_LAST = 253_402_300_799
+_MEMBER = re.compile(r"(remote-)?[1-9][0-9]{0,4}")
+_MOMENT = re.compile(r"([12][0-9]{3})-(0[1-9]|1[0-2])-([0-3][0-9])T([01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9]Z")
 
 
 @dataclass(frozen=True)
@@ -23,6 +36,16 @@ class ColourRecord:
     since: str | None = None
     stopped: bool = False
     keep_until: str | None = None
+
+    def __post_init__(self) -> None:
+        """Raise ValueError for a release or command that no file can hold, and for a time that is none."""
+        for text in (self.release or "", *(self.command or ())):
+            if words := unwritable(text):
+                raise ValueError(f"{text!r:.60} {words}")
+        if words := unquotable(self.release or ""):
+            raise ValueError(f"release {self.release!r:.60}: {words}")
+        for moment in (self.since, self.keep_until):
+            _check_moment(moment)
 
 
 @dataclass(frozen=True)
@@ -44,6 +67,10 @@ class Denied:
     why: str = ""
     until: int | None = None
 
+    def __post_init__(self) -> None:
+        """Raise ValueError for an end that is no time."""
+        _check_range("until", 0 if self.until is None else self.until, 0, _LAST)
+
 
 @dataclass(frozen=True)
 class Moved:
@@ -51,6 +78,11 @@ class Moved:
 
     to: str
     percent: int = 100
+
+    def __post_init__(self) -> None:
+        """Raise ValueError for what is no member or no share."""
+        check_members([self.to])
+        _check_range("percent", self.percent, 0, 100)
 
 
 @dataclass(frozen=True)
@@ -82,6 +114,19 @@ class ServiceRecord:
     denied: Mapping[str, Denied] = field(default_factory=dict)
     down: str = ""
     counts: bool = False
+
+    def __post_init__(self) -> None:
+        """Raise ValueError for a number out of its range, and for what is no network or no member."""
+        _check_range("seed", self.seed, 0, (1 << 32) - 1)
+        _check_range("canary", self.canary, 0, 100)
+        for name, count in (("instances", self.instances), ("config_instances", self.config_instances)):
+            _check_range(name, 1 if count is None else count, 1, _PORTS)
+        _check_range("leaving", self.leaving, 0, _PORTS)
+        for number in self.numbers.values():
+            _check_range("a number", number, 1, NUMBER_LIMIT - 1)
+        for network in (*self.pins, *self.denied):
+            pins.parse(network)
+        check_members([*self.moved, *self.pins.values()])
 
     def asked_of(self, names: Collection[str]) -> dict[str, Asked]:
         """Return what is asked of ``names``, for an operation to remember."""
@@ -125,3 +170,22 @@ class ServiceRecord:
         if before is None:
             return replace(self, colours={name: value for name, value in self.colours.items() if name != colour})
         return self.with_colour(colour, replace(before, stopped=True, keep_until=None))
+
+
+def check_members(members: Iterable[str]) -> None:
+    """Raise ValueError for what is not the name of a member of home tables: ``2``, ``remote-1``."""
+    for member in members:
+        if not _MEMBER.fullmatch(member):
+            raise ValueError(f"{member!r:.60} is not a member")
+
+
+def _check_range(name: str, value: int, least: int, most: int) -> None:
+    if not least <= value <= most:
+        raise ValueError(f"{name} is {value}, not from {least:,} to {most:,}"[:200])
+
+
+def _check_moment(value: str | None) -> None:
+    """Raise ValueError for what is neither None nor a time as `clock.stamp` writes it: RFC 3339, UTC, seconds."""
+    found = _MOMENT.fullmatch(value) if value is not None else None
+    if value is not None and (found is None or int(found[3]) > monthrange(int(found[1]), int(found[2]))[1]):
+        raise ValueError(f"{value!r:.60} is not a time")

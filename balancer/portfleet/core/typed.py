@@ -81,7 +81,7 @@ def _reader(hint: Any) -> _Reader:
     if origin is tuple:
         return _every(_reader(parts[0])) if parts[1:] == (...,) else _each([_reader(part) for part in parts])
     if isinstance(origin, type) and issubclass(origin, Mapping):
-        return _mapping(_reader(parts[1]))
+        return _mapping(_reader(parts[0]), _reader(parts[1]))
     if hint in _WORDS:
         return _scalar(hint)
     return _dataclass(hint)
@@ -170,11 +170,11 @@ def _list(value: Any, where: str) -> list[Any]:
     return value
 
 
-def _mapping(reader: _Reader) -> _Reader:
+def _mapping(key_reader: _Reader, reader: _Reader) -> _Reader:
     def read_mapping(value: Any, where: str) -> Any:
         if not isinstance(value, dict):
             raise Misfit(f"{where} is not an object: {_short(value)}")
-        return {key: reader(entry, f"{where}.{key}") for key, entry in value.items()}
+        return {key_reader(key, where): reader(entry, f"{where}.{key}") for key, entry in value.items()}
 
     return read_mapping
 

@@ -149,3 +149,15 @@ def _links(pid: int) -> Iterator[str]:
             yield os.readlink(f"/proc/{pid}/fd/{name}")
         except OSError:
             continue
+
+
+def set_nice(value: int) -> bool:
+    """Set the nice value of the calling thread (Linux: of no other), which what it starts inherits.
+
+    Return False without the right to it: CAP_SYS_NICE of the first user namespace (capabilities(7)).
+    """
+    try:
+        os.setpriority(os.PRIO_PROCESS, 0, value)
+    except PermissionError:
+        return False
+    return True

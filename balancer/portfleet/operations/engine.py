@@ -19,11 +19,15 @@ from portfleet.operations.task import Cancelled, CannotUndo, OperationFailed, Ta
 from portfleet.operations.verbs import VERBS, Verb
 from portfleet.operations.world import World
 from portfleet.store import locks
+from portfleet.store.locks import Locked
 
 _LOOK = 0.1
 #: How often a phase is entered again when what it needs does not answer, and seconds between.
 _TRIES, _AGAIN = 5, 1.0
-
+#: Seconds until an operation is advanced again that a defect has stopped.
+_DEFECT = 10.0
+#: Seconds until what needs a lock is tried again while another process has it; it is held for a moment only.
+_LOCKED = 0.02
 
 #: How an outcome says that an operation was not undone.
 _STAYS = "what was done stays"
@@ -50,7 +54,8 @@ class Engine:
         rounds = 0
         try:
             while True:
-                self._look()
+                with self._log.costs("operations"):
+                    self._look()
                 if rounds % 10 == 0:
                     await self._expire()
                 rounds += 1
@@ -60,8 +65,9 @@ class Engine:
                 running.cancel()
 
     def _look(self) -> None:
-        for number in [number for number, running in self._running.items() if running.done()]:
-            del self._running[number]
+        for number, running in list(self._running.items()):
+            if running.done():
+                del self._running[number]
         try:
             journal = self._world.store.read()
         except PortfleetError:
@@ -78,13 +84,19 @@ class Engine:
         phase = "undoing" if operation.failed or operation.cancelled else operation.phase
         self._log("resumed" if resumed else "begins", **fields, who=operation.who, phase=phase)
         noted = replace(operation, begun=True, resumed=phase if resumed else operation.resumed)
-        self._running[operation.number] = asyncio.create_task(self._advance(noted))
+        self._running[operation.number] = asyncio.create_task(self._guarded(noted))
+
+    async def _guarded(self, operation: Operation) -> None:
+        """Advance an operation; a defect that even its undoing does not catch is met again only after a while."""
+        try:
+            await self._advance(operation)
+        except Exception as error:  # noqa: BLE001 (it costs this operation alone; it is told)
+            self._log.unexpected(f"operation {operation.number}", error)
+            await self._world.pause(_DEFECT)
 
     async def _expire(self) -> None:
-        try:
+        with self._log.costs("idle colours"):
             await end_expired(self._world)
-        except PortfleetError as error:
-            self._log.once("cannot-end-idle-colour", reason=error.message.splitlines()[0])
 
     async def _advance(self, operation: Operation) -> None:
         if isinstance(operation.work, Unreadable):
@@ -102,7 +114,7 @@ class Engine:
     async def _outcome(self, verb: Verb, task: Task[Work]) -> Outcome:
         """Advance the operation, and undo it if it cannot go on."""
         try:
-            task.note_begun()
+            await self._note_begun(task)
             if failed := task.operation.failed:
                 return await self._give_up(verb, task, failed)
             return Outcome(await self._attempt(verb, task))
@@ -114,19 +126,39 @@ class Engine:
         except PortfleetError as error:
             return await self._give_up(verb, task, error.message.splitlines()[0], Exit.FAILED)
         except Exception as error:  # noqa: BLE001 (a defect in one operation must not end the watcher; it is told)
+            self._log.unexpected(f"operation {task.operation.number}", error)
             return await self._give_up(verb, task, f"internal error: {error!r}", Exit.FAILED)
 
     async def _attempt(self, verb: Verb, task: Task[Work]) -> str:
-        """Run the operation; where supervisord or the kernel does not answer, enter its phase again a little later."""
-        for last in [False] * (_TRIES - 1) + [True]:
+        """Run the operation; if supervisord or the kernel does not answer, enter its phase again a little later.
+
+        A lock that another process holds is waited for, however long, without blocking the loop.
+        """
+        tries = 0
+        while True:
             try:
                 return await verb.run(task)
+            except Locked as error:
+                self._wait_for(task.operation, error)
+                again = _LOCKED
             except PortfleetError as error:
+                tries += 1
                 self._log("tries-again", number=task.operation.number, reason=error.message.splitlines()[0])
-                if last:
+                if tries == _TRIES:
                     raise
-            await task.pause(_AGAIN)
-        raise AssertionError("the last try returns or raises")
+                again = _AGAIN
+            await task.pause(again)
+
+    async def _note_begun(self, task: Task[Work]) -> None:
+        while True:
+            try:
+                return task.note_begun()
+            except Locked as error:
+                self._wait_for(task.operation, error)
+                await self._world.pause(_LOCKED)
+
+    def _wait_for(self, operation: Operation, error: Locked) -> None:
+        self._log.once("waits-for-lock", about=str(operation.number), number=operation.number, reason=error.message)
 
     async def _give_up(self, verb: Verb, task: Task[Work], reason: str, code: Exit | None = None) -> Outcome:
         """Undo the operation for ``reason``; without a ``code`` the way that went decides it."""
@@ -150,6 +182,9 @@ class Engine:
                 return await verb.undo(task)
             except (CannotUndo, OperationFailed):
                 raise
+            except Locked as error:
+                self._wait_for(task.operation, error)
+                await self._world.pause(_LOCKED)
             except PortfleetError as error:
                 refused += error.code is Exit.KERNEL
                 if refused == _TRIES:
@@ -157,6 +192,7 @@ class Engine:
                 self._log.once("cannot-undo", number=task.operation.number, reason=error.message.splitlines()[0])
                 await self._world.pause(_AGAIN)
             except Exception as error:
+                self._log.unexpected(f"operation {task.operation.number}", error)
                 raise OperationFailed(f"internal error: {error!r}") from error
 
     async def _end(self, operation: Operation, outcome: Outcome) -> None:
@@ -184,6 +220,9 @@ class Engine:
             try:
                 self._world.store.update(ended)
                 break
+            except Locked as error:
+                self._wait_for(operation, error)
+                await self._world.pause(_LOCKED)
             except PortfleetError as error:  # a full disk: it is told as soon as it can be
                 self._log.once("cannot-write-journal", number=operation.number, reason=error.message.splitlines()[0])
                 await self._world.pause(_AGAIN)

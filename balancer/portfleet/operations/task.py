@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Collection, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import partial
@@ -19,6 +20,7 @@ from portfleet.core.records import ServiceRecord
 from portfleet.daemons.capability import cannot_hand_off
 from portfleet.operations.world import World
 from portfleet.store import faults
+from portfleet.store.locks import Locked
 
 W = TypeVar("W", bound=Work)
 
@@ -117,10 +119,11 @@ class Task(Generic[W]):
         return clock.monotonic()
 
     def progress(self, done: int, total: int, note: str = "") -> None:
-        """Show how far the present phase is."""
+        """Show how far the present phase is; not while another process has the journal."""
         self.operation = replace(self.operation, done=done, total=total, note=note)
         if self.world.clock.monotonic() - self._written > _PROGRESS:
-            self._save(self.operation)
+            with suppress(Locked):
+                self._save(self.operation)
 
     def note_begun(self) -> None:
         """Note that a watcher advances it: one that finds that noted later resumes it. Raises Cancelled."""

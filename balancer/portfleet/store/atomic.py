@@ -11,7 +11,7 @@ from portfleet.store import faults
 _numbers = itertools.count()
 
 
-def write(path: Path, data: bytes, *, mode: int = 0o644) -> None:
+def write(path: Path, data: bytes, *, mode: int = 0o600) -> None:
     """Replace the content of ``path``: temporary file beside it, fsync, rename, fsync of the directory.
 
     Raises OSError; then ``path`` is as it was.
@@ -38,6 +38,21 @@ def write(path: Path, data: bytes, *, mode: int = 0o644) -> None:
     finally:
         os.close(directory)
     faults.point(f"after write {path.name}")
+
+
+def replace(path: Path, text: str) -> None:
+    """Replace the content of a file of run/, for its owner alone. Raise OSError; then ``path`` is as it was.
+
+    Not synced to disk: run/ does not outlive a reboot, and neither does what its files tell of.
+    """
+    temporary = path.with_name(f".{path.name}.new")
+    try:
+        with os.fdopen(os.open(temporary, os.O_CREAT | os.O_TRUNC | os.O_WRONLY | os.O_CLOEXEC, 0o600), "w") as file:
+            file.write(text)
+        temporary.replace(path)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise
 
 
 def version(path: Path) -> tuple[int, int] | None:

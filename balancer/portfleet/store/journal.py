@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 from portfleet.core.errors import PortfleetError
 from portfleet.core.journal import VERSION, Journal, JournalError, from_json, to_json
-from portfleet.store import atomic
+from portfleet.store import atomic, locks
 
 #: What tells a version of the file from others: device, inode, time and size.
 _Stamp = tuple[int, int, int, int]
@@ -24,8 +22,9 @@ class JournalStore:
     ext4 gives a freed inode to the next file at once, and within one tick of the clock (4 ms) times are equal too.
     """
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
+    def __init__(self, path: Path, *, patience: float = 10.0) -> None:
+        """``patience``: seconds for which `update` waits for its lock; 0 in a loop that must not block."""
+        self._path, self._patience = path, patience
         self._file: int | None = None
         self._stamp: _Stamp | None = None
         self._found: Journal | PortfleetError | None = None
@@ -39,6 +38,8 @@ class JournalStore:
             return _stamp(self._path.stat()) != self._stamp
         except FileNotFoundError:
             return self._stamp is not None
+        except OSError:
+            return True  # `read` says why it cannot be read
 
     def read(self) -> Journal | None:
         """Return the journal; None if there is none yet.
@@ -54,10 +55,10 @@ class JournalStore:
     def update(self, change: Callable[[Journal], Journal]) -> Journal:
         """Read, change and write the journal as one, under a lock of its own: many may work on different services.
 
-        Return the journal written. A change that changes nothing writes nothing. Raises PortfleetError, with the old
-        journal still in place.
+        Return the journal written. A change that changes nothing writes nothing. Raise Locked if another process has
+        the lock for too long, PortfleetError if the journal cannot be written; the old one is still in place then.
         """
-        with self._locked():
+        with locks.journal(self._path.with_suffix(".lock"), seconds=self._patience):
             before = self.read() or Journal()
             after = change(before)
             if after != before:
@@ -103,21 +104,11 @@ class JournalStore:
 
     def _write(self, journal: Journal) -> None:
         try:
-            atomic.write(self._path, json.dumps(to_json(journal), separators=(",", ":")).encode(), mode=0o600)
+            atomic.write(self._path, json.dumps(to_json(journal), separators=(",", ":")).encode())
             self._keep(os.open(self._path, os.O_RDONLY | os.O_CLOEXEC))
         except OSError as error:
             raise self._refused(error) from None
         self._found = journal
-
-    @contextmanager
-    def _locked(self) -> Iterator[None]:
-        try:
-            lock = self._path.with_suffix(".lock").open("a+")
-        except OSError as error:
-            raise self._refused(error) from None
-        with lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            yield
 
     def _refused(self, error: OSError) -> PortfleetError:
         words = f"cannot write {self._path}: {error.strerror}"

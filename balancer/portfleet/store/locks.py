@@ -1,6 +1,7 @@
-"""The two locks: the operation lock of a service (long, says who, since when, why) and the table lock (a moment).
+"""The locks: a service's operation lock (long, says who, since when, why), the table's and the journal's (a moment).
 
-Both are flock(2) on a file, so the kernel lets go of them when their holder dies, however it dies.
+All are flock(2) on a file, so the kernel lets go of them when their holder dies, however it dies. flock needs no right
+to write: whoever can open a lock file can hold it, so the files are 0600 from their first moment.
 """
 
 from __future__ import annotations
@@ -13,13 +14,25 @@ import pwd
 import socket
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO
 
+from portfleet.core import typed
 from portfleet.core.errors import Exit, PortfleetError
+from portfleet.store import state_file
 from portfleet.store.clock import now
+
+#: Seconds between two tries to take a lock.
+_TRY = 0.001
+
+
+class Locked(PortfleetError):
+    """Another process holds the lock; the text names it (exit 5)."""
+
+    def __init__(self, message: str, *, hint: str) -> None:
+        super().__init__(message, hint=hint, code=Exit.LOCKED)
 
 
 @dataclass(frozen=True)
@@ -51,22 +64,21 @@ _NAMELESS = 0.1
 
 @contextmanager
 def operation(path: Path, *, service: str, why: str, clock: Callable[[], float] = time.monotonic) -> Iterator[None]:
-    """Hold the operation lock of ``service``; raises PortfleetError (exit 5) naming the holder when it is taken."""
-    with path.open("a+") as file:
+    """Hold the operation lock of ``service``; raise Locked, naming the holder, if it is taken."""
+    with _open(path) as file:
         deadline = clock() + _NAMELESS
         while not _taken(file):
             holder = holder_of(path)
             if holder is None and clock() < deadline:
-                time.sleep(0.001)
+                time.sleep(_TRY)
                 continue
-            raise PortfleetError(
-                f"service {service} is locked by {holder or 'an operation that is just beginning'}",
+            raise Locked(
+                f"service {service} is locked by {holder or _words_of(path) or 'an operation that is just beginning'}",
                 hint=f"wait for it to end; see: portfleet lock {service}",
-                code=Exit.LOCKED,
             )
-        file.truncate(0)
-        file.write(json.dumps(asdict(Holder(operator(), now(), why, os.getpid()))))
-        file.flush()
+        with suppress(OSError):  # a full disk: held all the same, by a process of which the kernel tells the pid
+            file.truncate(0)
+            os.write(file.fileno(), json.dumps(asdict(Holder(operator(), now(), why, os.getpid()))).encode())
         try:
             yield
         finally:
@@ -89,25 +101,85 @@ def holder_of(path: Path) -> Holder | None:
             try:
                 fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
             except OSError:
-                return Holder(**json.load(file))
-    except (FileNotFoundError, ValueError, TypeError):
+                return typed.read(Holder, state_file.parse(file.read()), where=path.name)
+    except (FileNotFoundError, ValueError):
         return None
     return None
 
 
+def table(
+    path: Path, *, seconds: float = 10.0, clock: Callable[[], float] = time.monotonic
+) -> AbstractContextManager[None]:
+    """Hold the table lock: read, plan and one transaction; raise Locked after ``seconds`` (0: try once)."""
+    return _brief(path, "table", seconds, clock)
+
+
+def journal(path: Path, *, seconds: float, clock: Callable[[], float] = time.monotonic) -> AbstractContextManager[None]:
+    """Hold the journal's lock: read, change and write it; raise Locked after ``seconds`` (0: try once)."""
+    return _brief(path, "journal", seconds, clock)
+
+
 @contextmanager
-def table(path: Path, *, seconds: float = 10.0, clock: Callable[[], float] = time.monotonic) -> Iterator[None]:
-    """Hold the table lock: read, plan and one transaction; raises PortfleetError (exit 5) after ``seconds``."""
-    with path.open("a+") as file:
+def watcher(path: Path, *, wait: Callable[..., object] | None = None) -> Iterator[None]:
+    """Hold the watcher's lock for as long as it lives.
+
+    ``wait`` is called with the ``reason`` to wait, and then the holder's end is waited for; without it, raise Locked.
+    """
+    with _open(path) as file:
+        if not _taken(file):
+            words = f"a watcher is already running for {path.parent} ({_words_of(path) or 'another process'})"
+            if wait is None:
+                raise Locked(words, hint="supervisord runs it; see: portfleet logs portfleet-watch")
+            wait(reason=words)
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def process_of(path: Path) -> int | None:
+    """Return the process that holds the flock on ``path``; None if none does, or it cannot be told.
+
+    /proc/locks has a line a lock: ``1: FLOCK ADVISORY WRITE PID MAJOR:MINOR:INODE 0 EOF`` (proc_locks(5)).
+    """
+    try:
+        found = path.stat()
+        lines = [line.split() for line in Path("/proc/locks").read_text().splitlines()]
+    except OSError:
+        return None
+    place = f"{os.major(found.st_dev):02x}:{os.minor(found.st_dev):02x}:{found.st_ino}"
+    pids = [int(line[4]) for line in lines if line[1] == "FLOCK" and line[5] == place]
+    return next((pid for pid in pids if pid > 0), None)
+
+
+def _words_of(path: Path) -> str:
+    """Return which process holds the flock on ``path``, as ``pid 7 (portfleet apply)``; "" if that cannot be told."""
+    pid = process_of(path)
+    return f"pid {pid} ({_command(pid)})" if pid is not None else ""
+
+
+def _command(pid: int) -> str:
+    """Return the command of a process as people know it: without its interpreter and folders."""
+    try:
+        words = Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace").split("\0")
+    except OSError:
+        words = []
+    words = [word for word in words if word]
+    if len(words) > 1 and "python" in words[0]:
+        words = words[2:] if words[1] == "-m" else words[1:]
+    words[:1] = [word.rpartition("/")[2] for word in words[:1]]
+    text = "".join(char if char.isprintable() else "?" for char in " ".join(words))
+    return text[:60] or "it has ended"
+
+
+@contextmanager
+def _brief(path: Path, name: str, seconds: float, clock: Callable[[], float]) -> Iterator[None]:
+    with _open(path) as file:
         deadline = clock() + seconds
         while not _taken(file):
-            if clock() > deadline:
-                raise PortfleetError(
-                    f"the table lock {path} has been held by another process for {seconds:.0f} s",
-                    hint=f"see who: fuser -v {path}",
-                    code=Exit.LOCKED,
-                )
-            time.sleep(0.001)
+            if clock() >= deadline:
+                who = _words_of(path) or "another process"
+                words = f"the {name} lock {path} is held by {who}" + (f" for {seconds:.0f} s now" if seconds else "")
+                raise Locked(words, hint=f"see what it does: fuser -v {path}")
+            time.sleep(_TRY)
         yield
 
 
@@ -124,19 +196,17 @@ def held(path: Path) -> bool:
     return False
 
 
-def process_of(path: Path) -> int | None:
-    """Return the process that holds the flock on ``path`` (proc_locks(5)); None if none does, or it cannot be told."""
+def _open(path: Path) -> IO[str]:
+    """Open a lock file, made for its owner alone; raise PortfleetError if that is not possible."""
     try:
-        found = path.stat()
-        place = f"{os.major(found.st_dev):02x}:{os.minor(found.st_dev):02x}:{found.st_ino}"
-        lines = [line.split() for line in Path("/proc/locks").read_text().splitlines()]
-    except OSError:
-        return None
-    return next((int(words[4]) for words in lines if words[1] == "FLOCK" and words[5] == place), None)
+        return os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600), "r+")
+    except OSError as error:
+        hint = "run as root" if isinstance(error, PermissionError) else "portfleet up"
+        raise PortfleetError(f"cannot open the lock {path}: {error.strerror}", hint=hint) from None
 
 
 def _taken(file: IO[str]) -> bool:
-    """Take the flock on ``file`` where nobody else has it."""
+    """Take the flock on ``file`` if no other process has it."""
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:

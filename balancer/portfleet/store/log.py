@@ -1,24 +1,50 @@
-"""The watcher's log: one line per change of state, key=value or JSON, with the reason."""
+"""The watcher's log: one line per change of state, key=value or JSON, with the reason; and what went wrong in it.
+
+The watcher survives everything that is not its own end, so an exception that was not expected costs what it is about
+(an instance, a service, a part of the watcher) and nothing else: it is logged with its traceback, counted, and told by
+`status`.
+"""
 
 from __future__ import annotations
 
 import json
+import os
+import stat
 import sys
+import time
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO
+
+from portfleet.core.errors import PortfleetError
+
+
+@dataclass(frozen=True)
+class Unexpected:
+    """Exceptions that were not expected: how many there were, the last one's words and when it came (monotonic)."""
+
+    count: int
+    words: str
+    at: float
 
 
 class Log:
     """Writes events to ``file``, a line each: time, event, then its fields in the order given.
 
-    supervisord reads the watcher's standard output. When it has died nobody does, and a write fails with EPIPE: from
-    then on lines go to ``fallback``, the file supervisord kept them in. A full disk costs lines, never the watcher.
+    supervisord reads the watcher's standard output. When it has died no process does, and a write fails with EPIPE;
+    while it hangs, the pipe fills, and a write would block. Then lines go to ``fallback``, the file supervisord keeps
+    them in. A full disk costs lines, never the watcher.
     """
 
     def __init__(self, *, as_json: bool, file: IO[str] | None = None, fallback: Path | None = None) -> None:
-        self._json, self._file, self._fallback = as_json, file or sys.stdout, fallback
+        self._json, self._file, self._fallback = as_json, file, fallback
         self._last: dict[str, str] = {}
+        #: What went wrong unexpectedly, by what it was about.
+        self.troubles: dict[str, Unexpected] = {}
 
     def __call__(self, event: str, **fields: object) -> None:
         at = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
@@ -27,7 +53,10 @@ class Log:
         else:
             line = " ".join([at, event, *(f"{key}={_value(value)}" for key, value in fields.items())])
         try:
-            print(line, file=self._file, flush=True)
+            if self._file is not None:
+                print(line, file=self._file)
+            else:
+                _print(line)
         except OSError:
             self._fall_back(line)
 
@@ -42,6 +71,29 @@ class Log:
         """Forget a trouble given to ``once``; True where there was one."""
         return self._last.pop(event + about, None) is not None
 
+    @contextmanager
+    def costs(self, about: str) -> Iterator[None]:
+        """Have an exception in the block cost what it is ``about`` alone: say it and go on after the block."""
+        try:
+            yield
+        except PortfleetError as error:
+            self.once("cannot-look", about=about, at=about, reason=error.message.splitlines()[0])
+        except Exception as error:  # noqa: BLE001 (a defect in one part must not end the others; it is told)
+            self.unexpected(about, error)
+        else:
+            self.over("cannot-look", about=about)
+
+    def unexpected(self, about: str, error: BaseException) -> None:
+        """Count an exception that was not expected, and log it with its traceback when it is a new one."""
+        self.count(about, repr(error))
+        stack = "".join(traceback.format_exception(error))
+        self.once("unexpected-error", about=about, at=about, error=repr(error), traceback=stack)
+
+    def count(self, about: str, words: str) -> None:
+        """Count something that went wrong unexpectedly, as `status` tells it."""
+        known = self.troubles.get(about)
+        self.troubles[about] = Unexpected(known.count + 1 if known else 1, words[:200], time.monotonic())
+
     def _fall_back(self, line: str) -> None:
         if self._fallback is None:
             return
@@ -50,6 +102,16 @@ class Log:
                 file.write(line + "\n")
         except OSError:
             return  # the disk is full too: what is not logged is still done
+
+
+def _print(line: str) -> None:
+    """Write ``line`` to standard output; raise OSError if that would wait for the reader of a pipe."""
+    number = sys.stdout.fileno()
+    if stat.S_ISFIFO(os.fstat(number).st_mode):
+        os.set_blocking(number, False)
+    left = f"{line}\n".encode(errors="replace")
+    while left:
+        left = left[os.write(number, left) :]
 
 
 def _value(value: object) -> str:

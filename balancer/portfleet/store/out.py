@@ -11,12 +11,13 @@ from pathlib import Path
 
 from portfleet.core.observed import Out
 from portfleet.core.paths import Paths
-from portfleet.store import locks
+from portfleet.store import atomic, locks
+from portfleet.store.state_file import read_named
 
 
 def read_out(path: Path) -> dict[str, Out]:
     """Read who is ejected; empty where there is no file or none that can be read."""
-    return {name: out for name, out in _read(path).items() if out.kind != "new"}
+    return {name: out for name, out in read_named(Out, path).items() if out.kind != "new"}
 
 
 def left_out(paths: Paths, slots: Iterable[str | None] = ()) -> dict[str, Out]:
@@ -24,19 +25,10 @@ def left_out(paths: Paths, slots: Iterable[str | None] = ()) -> dict[str, Out]:
 
     A new one that has some of ``slots`` (the kernel's, instance per slot) serves: a command has found it ready since.
     """
-    found, pointed = _read(paths.out) if locks.held(paths.watch_lock) else {}, set(slots)
+    found, pointed = read_named(Out, paths.out) if locks.held(paths.watch_lock) else {}, set(slots)
     return {name: out for name, out in found.items() if out.kind != "new" or name not in pointed}
 
 
 def write_out(path: Path, out: Mapping[str, Out]) -> None:
-    """Replace the out-set. Not synced to disk: run/ does not outlive a reboot, and neither do the processes."""
-    temporary = path.with_suffix(".new")
-    temporary.write_text(json.dumps({name: vars(entry) for name, entry in out.items()}))
-    temporary.replace(path)
-
-
-def _read(path: Path) -> dict[str, Out]:
-    try:
-        return {name: Out(**out) for name, out in json.loads(path.read_text()).items()}
-    except (OSError, ValueError, TypeError, AttributeError):
-        return {}
+    """Replace the out-set; raise OSError."""
+    atomic.replace(path, json.dumps({name: vars(entry) for name, entry in out.items()}))

@@ -27,6 +27,14 @@ def _environment() -> jinja2.Environment:
     )
 
 
+def load_all() -> None:
+    """Read and compile every template now, instead of at its first use; changes of the files have no effect then."""
+    environment = _environment()
+    environment.auto_reload = False
+    for name in environment.list_templates(extensions=["j2"]):
+        environment.get_template(name)
+
+
 def fill(template: str, **values: object) -> str:
     """Fill ``template`` (its path below templates/); raises jinja2.UndefinedError for a value left out."""
     return _environment().get_template(template).render(**values)

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
+
+from portfleet.store import atomic
+from portfleet.store.state_file import read_list
 
 
 @dataclass(frozen=True)
@@ -20,17 +24,10 @@ class Warned:
 
 def read(path: Path) -> list[Warned]:
     """Read the warnings; none where there is no file or none that can be read."""
-    try:
-        return [Warned(**entry) for entry in json.loads(path.read_text())]
-    except (OSError, ValueError, TypeError):
-        return []
+    return read_list(Warned, path)
 
 
 def write(path: Path, warned: Iterable[Warned]) -> None:
     """Replace the warnings; a full disk costs them, nothing else."""
-    temporary = path.with_suffix(".new")
-    try:
-        temporary.write_text(json.dumps([asdict(entry) for entry in warned]))
-        temporary.replace(path)
-    except OSError:
-        temporary.unlink(missing_ok=True)
+    with suppress(OSError):
+        atomic.replace(path, json.dumps([asdict(entry) for entry in warned]))

@@ -15,8 +15,10 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from portfleet.core.model import parse_instance
 from portfleet.core.paths import Paths
 from portfleet.linux.processes import parent, start_time
+from portfleet.store import atomic, state_file
 
 
 @dataclass(frozen=True)
@@ -35,17 +37,24 @@ class Process:
 def alive(path: Path) -> dict[str, int]:
     """Return {instance: pid} of every noted process that still is the one that was noted."""
     try:
-        noted = {name: (int(pid), int(started)) for name, (pid, started) in json.loads(path.read_text()).items()}
-    except (OSError, ValueError, TypeError, AttributeError):
+        noted = state_file.parse(path.read_bytes())
+    except (OSError, ValueError):
         return {}
-    return {name: pid for name, (pid, started) in noted.items() if start_time(pid) == started}
+    found = noted.items() if isinstance(noted, dict) else ()
+    processes = {name: Process(*entry) for name, entry in found if _is_noted(name, entry)}
+    return {name: process.pid for name, process in processes.items() if process.alive}
+
+
+def _is_noted(name: str, entry: object) -> bool:
+    """Return whether an entry of the file is one that `note` has written."""
+    if parse_instance(name) is None or not isinstance(entry, list) or len(entry) != 2:
+        return False
+    return all(type(number) is int and number > 0 for number in entry)
 
 
 def note(path: Path, processes: Mapping[str, tuple[int, int]]) -> None:
     """Replace what is noted by ``processes``: {instance: (pid, start time)}. Raises OSError."""
-    temporary = path.with_suffix(".new")
-    temporary.write_text(json.dumps(processes))
-    temporary.replace(path)
+    atomic.replace(path, json.dumps(processes))
 
 
 def set_aside(paths: Paths, names: Iterable[str]) -> list[str]:

@@ -32,7 +32,7 @@ class RpcFault(Exception):
         self.code, self.words = code, words
 
 
-def call(path: Path, method: str, *arguments: str | int | bool, seconds: float = 30.0) -> Any:
+def call(path: Path, method: str, *arguments: str | int | bool, seconds: float) -> Any:
     """Call ``method`` at the socket ``path`` and give its result; raises RpcError and RpcFault.
 
     RpcTimeoutError when nothing has come for ``seconds``, and at once when so many wait already that the kernel lets

@@ -7,30 +7,31 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import NoReturn
 
 from portfleet.core.errors import PortfleetError
-from portfleet.core.model import Fleet
+from portfleet.core.model import Service
 from portfleet.core.paths import Paths
 from portfleet.linux.machine import descriptor_limit
 from portfleet.store import atomic
-from portfleet.store.directories import make_directories
 from portfleet.store.templating import fill
 from portfleet.supervise import adopted
 from portfleet.supervise.ini import escape
 from portfleet.supervise.supervisor import Supervisor
 
 UNIT = "portfleet.service"
+#: Of supervisord and its instances: the usual one, whatever the shell, the unit or the watcher that starts it has.
+_UMASK = 0o022
 
 
-def write_config(fleet: Fleet, paths: Paths) -> None:
+def write_config(services: Collection[Service], paths: Paths) -> None:
     """Write supervisord's own config; ``minfds`` is what the largest instance needs, inherited by all of them."""
     paths.check_socket(paths.supervisor_socket)
     hard = descriptor_limit()
-    most = [service.max_connections + 64 for service in fleet.services.values() if service.max_connections]
-    unlimited = any(not service.max_connections for service in fleet.services.values())
+    most = [service.max_connections + 64 for service in services if service.max_connections]
+    unlimited = any(not service.max_connections for service in services)
     text = fill(
         "supervisor/supervisord.conf.j2",
         socket=escape(str(paths.supervisor_socket)),
@@ -43,13 +44,12 @@ def write_config(fleet: Fleet, paths: Paths) -> None:
     atomic.write(paths.supervisor_config, text.encode())
 
 
-def start_supervisord(
-    fleet: Fleet, paths: Paths, *, seconds: float = 20, clock: Callable[[], float] = time.monotonic
-) -> None:
-    """Start supervisord and return when it answers; raises PortfleetError with its own words when it does not."""
+def start_supervisord(paths: Paths, *, seconds: float = 20, clock: Callable[[], float] = time.monotonic) -> None:
+    """Start supervisord, whose files are there, and return when it answers.
+
+    Raise PortfleetError with its own words if it does not.
+    """
     Supervisor(paths.supervisor_socket).refuse_ending()
-    make_directories(paths)
-    write_config(fleet, paths)
     adopted.set_aside(paths, adopted.alive(paths.processes))
     said = _by_systemd() if by_systemd(paths) else _by_itself(paths)
     wait_for_supervisord(paths, seconds=seconds, clock=clock, said=said)
@@ -82,6 +82,7 @@ def by_unit() -> bool:
 def become_supervisord(paths: Paths) -> NoReturn:
     """Replace this process by a supervisord in the foreground, for a service manager to run."""
     os.chdir("/")
+    os.umask(_UMASK)
     os.execve(sys.executable, [*_command(paths), "--nodaemon"], _environment())  # noqa: S606 (no shell)
 
 
@@ -106,6 +107,7 @@ def _by_itself(paths: Paths) -> str:
         cwd="/",
         stdin=subprocess.DEVNULL,
         env=_environment(),
+        umask=_UMASK,
     )
     if done.returncode:
         raise PortfleetError(

@@ -39,6 +39,10 @@ class ShuttingDown(PortfleetError):
         super().__init__("supervisord is shutting down", hint="when it has ended: portfleet up")
 
 
+class Unreadable(PortfleetError):
+    """supervisord cannot read its config, or the file of some program: it is asked about none then."""
+
+
 class Unanswered(PortfleetError):
     """supervisord listens and does not answer: it hangs, or was stopped by a signal."""
 
@@ -75,7 +79,7 @@ class Supervisor:
             raise PortfleetError(f"supervisord: {method}: {fault.words}") from None
 
     def running(self) -> bool:
-        """Return whether it answers and takes orders."""
+        """Return whether it answers and takes orders; raise Unanswered if it is there and does neither."""
         try:
             self._call("getState")
         except Unanswered:
@@ -121,11 +125,15 @@ class Supervisor:
         }
 
     def reload(self) -> tuple[set[str], set[str], set[str]]:
-        """Have it read its files again; gives (added, changed, removed) programs. Nothing is started or stopped."""
+        """Have it read its files again; gives (added, changed, removed) programs. Nothing is started or stopped.
+
+        Raise Unreadable if one of them is damaged.
+        """
         try:
             added, changed, removed = self._ask("reloadConfig")[0]
         except rpc.RpcFault as fault:
-            raise PortfleetError(f"supervisord cannot read its config: {fault.words}") from None
+            hint = "portfleet apply writes its files anew"
+            raise Unreadable(f"supervisord cannot read its config: {fault.words}", hint=hint) from None
         return set(added), set(changed), set(removed)
 
     def start(self, name: str) -> None:

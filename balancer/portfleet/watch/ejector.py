@@ -5,7 +5,9 @@ change instead of a thousand slots (1–2 ms). Then its slots are dealt evenly t
 and attempts to connect that it did not answer begin anew elsewhere. When many die at once, all are diverted before the
 first slots are dealt.
 
-No file is written before the kernel was changed, and none that cannot be written stops a change.
+No file is written before the kernel was changed, and none that cannot be written stops a change. A detour waits for no
+lock either: it changes the dead instance's own rules alone, so that slots which another process points meanwhile, even
+at the dead, lead to the sibling. All else needs the table lock, which is tried once: the loop never waits for it.
 """
 
 from __future__ import annotations
@@ -29,6 +31,7 @@ from portfleet.store.out import read_out, write_out
 class Ejector:
     """Points slots by who is out. ``pending`` are wanted instances without slots that have not been ready yet: new.
 
+    `point` and `admit` raise Locked, with nothing changed, while another process holds the table lock.
     ``latest`` gives what shall be as of the moment it is asked, under the table lock: no command that has returned by
     then is ever taken back. ``forget_unanswered`` has attempts to connect that an instance did not answer begin anew;
     it must not wait for that.
@@ -40,7 +43,7 @@ class Ejector:
     ) -> None:  # fmt: skip
         self._plane, self._paths, self._latest, self._log = plane, paths, latest, log
         self._forget_unanswered = forget_unanswered
-        self._pointer = Pointer(plane, paths.table_lock)
+        self._pointer = Pointer(plane, paths.table_lock, patience=0)
         self.out = read_out(paths.out)
         self.pending: dict[str, Out] = {}
         #: The last table of each service that was seen or set, to put it back as it was after a foreign flush.
@@ -57,12 +60,11 @@ class Ejector:
         self.out[instance.name] = entry
         self.pending.pop(instance.name, None)
         self._unanswered.setdefault(want.name, []).append(instance.rule)
-        with self._pointer.hold():
-            now = self._now(want)
-            sibling = self._sibling(now, instance.name) if now else None
-            if sibling is not None and instance.name in self.tables.get(want.name, ()):
-                self._plane.run((Divert(instance.name, sibling),))
-                self._diverted[instance.name] = instance.rule
+        now = self._now(want)
+        sibling = self._sibling(now, instance.name) if now else None
+        if sibling is not None and instance.name in self.tables.get(want.name, ()):
+            self._plane.run((Divert(instance.name, sibling),))
+            self._diverted[instance.name] = instance.rule
         return time.monotonic() - began
 
     def point(self, want: DesiredService, *, ready: Iterable[str] = ()) -> None:

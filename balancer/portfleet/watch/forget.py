@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 
 from portfleet.core.changes import InstanceRule
-from portfleet.core.errors import PortfleetError
 from portfleet.dataplane.interface import Connections
 from portfleet.store.log import Log
 
@@ -22,11 +21,7 @@ class Forgetter:
         self._loop.run_in_executor(None, self._forget, instance)
 
     def _forget(self, instance: InstanceRule) -> None:
-        try:
-            count = self._connections.forget_unanswered(instance)
-        except PortfleetError as error:
-            self._log.once("cannot-forget-unanswered", instance=instance.name, reason=error.message)
-            return
-        if count:
-            reason = "their next attempt goes elsewhere"
-            self._log("forgot-unanswered", instance=instance.name, count=count, reason=reason)
+        with self._log.costs(f"unanswered attempts of {instance.name}"):
+            if count := self._connections.forget_unanswered(instance):
+                reason = "their next attempt goes elsewhere"
+                self._log("forgot-unanswered", instance=instance.name, count=count, reason=reason)

@@ -35,9 +35,12 @@ class Healer:
         self._reported: tuple[str, ...] = ()
 
     def heal(self) -> bool:
-        """Look once and mend; True when there was something to mend."""
+        """Look once and repair; return whether there was something to repair.
+
+        Raise Locked while another process holds the table lock, PortfleetError if a repair is refused.
+        """
         began = time.monotonic()
-        with locks.table(self._paths.table_lock):
+        with locks.table(self._paths.table_lock, seconds=0):
             desired = self._roster.latest()
             if desired is None:
                 return False

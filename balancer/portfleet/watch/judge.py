@@ -6,8 +6,10 @@ import asyncio
 import time
 from collections.abc import Callable, Mapping
 
+from portfleet.core.desired import DesiredService
 from portfleet.core.errors import PortfleetError
 from portfleet.core.observed import Out
+from portfleet.store.locks import Locked
 from portfleet.store.log import Log
 from portfleet.watch.ejector import Ejector, fresh
 from portfleet.watch.health import all_out
@@ -17,6 +19,9 @@ from portfleet.watch.roster import Member, Roster
 #: Seconds from a detour to the pointing of the slots, which keeps the loop busy for 10–50 ms: other deaths get their
 #: detours first, and supervisord its pokes, so that restarts begin meanwhile.
 _POINT_AFTER = 0.02
+#: Seconds until slots are pointed again if the kernel refused; and if another process has the table lock, which is held
+#: for a moment only.
+_REFUSED, _LOCKED = 1.0, 0.02
 
 
 class Judge:
@@ -29,10 +34,8 @@ class Judge:
         """``blind`` says why probes prove nothing at the moment ("": they do), ``pid_of`` an instance's process."""
         self._roster, self._ejector, self._log, self._blind = roster, ejector, log, blind
         self._loop = asyncio.get_running_loop()
-        self._prober = Prober(self.probed, time.monotonic, pid_of)
+        self._prober = Prober(self._told, time.monotonic, pid_of, log.unexpected)
         ejector.let_in = self.let_in
-        #: Seconds until slots are pointed again if the kernel refused or the table lock could not be had.
-        self.point_again_after = 1.0
         self._to_point: set[str] = set()
         #: Members whose probes fail but who serve on, for without them nobody would.
         self.kept: set[str] = set()
@@ -101,6 +104,10 @@ class Judge:
         name = member.name
         return name in self._ejector.pending and name not in self._ejector.table(member.service.name, anew=True)
 
+    def _told(self, name: str, trouble: str, by_port: bool) -> None:
+        with self._log.costs(name):
+            self.probed(name, trouble, by_port)
+
     def probed(self, name: str, trouble: str, by_port: bool) -> None:
         """Take one probe's result ("" is a success); ``by_port``: nothing but a connection to the port failed."""
         member = self._roster.members.get(name)
@@ -127,6 +134,7 @@ class Judge:
             slots = self._ejector.admit(member.service, member.want)
         except PortfleetError as error:
             self._log.once("cannot-admit", about=name, instance=name, reason=error.message.splitlines()[0])
+            self._loop.call_later(_again(error), self._admit_again, name, reason)
             return
         self._log.over("cannot-admit", about=name)
         now = time.monotonic()
@@ -137,24 +145,37 @@ class Judge:
         self._judge_kept(member.service.name)
 
     def point(self) -> None:
-        """Deal the slots of every service that lost somebody."""
+        """Point the slots of every service that lost somebody."""
         services = self._roster.desired.services if self._roster.desired else {}
         while self._to_point:
             want = services.get(self._to_point.pop())
-            if want is None:
-                continue
-            try:
-                self._ejector.point(want)
-            except PortfleetError as error:
-                self._log.once("cannot-point", about=want.name, service=want.name, reason=error.message.splitlines()[0])
-                self._loop.call_later(self.point_again_after, self._point_again, want.name)
-            else:
-                self._log.over("cannot-point", about=want.name)
+            if want is not None:
+                self._point(want)
         self.aim()
+
+    def _point(self, want: DesiredService) -> None:
+        """Point a service's slots, now or as soon as it can be done."""
+        name = want.name
+        try:
+            self._ejector.point(want)
+        except PortfleetError as error:
+            self._log.once("cannot-point", about=name, service=name, reason=error.message.splitlines()[0])
+            self._loop.call_later(_again(error), self._point_again, name)
+        except Exception as error:  # noqa: BLE001 (a defect met for one service must not keep the slots of others)
+            self._log.unexpected(name, error)
+            self._loop.call_later(_REFUSED, self._point_again, name)
+        else:
+            self._log.over("cannot-point", about=name)
 
     def _point_again(self, service: str) -> None:
         self._to_point.add(service)
         self.point()
+
+    def _admit_again(self, name: str, reason: str) -> None:
+        """Admit a member that could not be: of one that died, the next look finds out whether it is ready."""
+        member, out = self._roster.members.get(name), self._ejector.out.get(name)
+        if member is not None and out is not None and out.kind == "probe" and member.health.healthy:
+            self.admit(member, reason)
 
     def _flipped(self, member: Member) -> None:
         name = member.name
@@ -197,3 +218,8 @@ class Judge:
         self._to_point.add(member.service.name)
         if took is not None and not known:
             self._log("ejected", instance=member.name, reason=entry.reason, took_ms=f"{took * 1000:.2f}")
+
+
+def _again(error: PortfleetError) -> float:
+    """Return the seconds until what ``error`` refused is tried again."""
+    return _LOCKED if isinstance(error, Locked) else _REFUSED

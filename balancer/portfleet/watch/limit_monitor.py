@@ -6,15 +6,19 @@ import time
 from collections.abc import Iterable, Mapping
 
 from portfleet.core.paths import Paths
+from portfleet.core.program import WATCHER
 from portfleet.dataplane.interface import Connections, Hazard, Room
 from portfleet.store import warnings
 from portfleet.store.clock import now
 from portfleet.store.log import Log
 from portfleet.store.warnings import Warned
 from portfleet.watch import limits
+from portfleet.watch.limits import Near
 
 #: Seconds between two looks; and for how long a dropped connection is told of.
 _EVERY, _LATELY = 1.0, 60.0
+#: For how many seconds an unexpected error is told of.
+_TOLD = 3600.0
 
 
 class LimitMonitor:
@@ -49,6 +53,7 @@ class LimitMonitor:
             processes=processes,
             connections=connections,
         )
+        found += self._unexpected(began)
         fresh = {entry.name: entry for entry in found}
         before = self.warned
         self.warned = {
@@ -61,6 +66,18 @@ class LimitMonitor:
             self._log("warning-over", about=name)
         if self.warned != before:
             warnings.write(self._paths.warnings, self.warned.values())
+
+    def _unexpected(self, at: float) -> list[Near]:
+        """Return what went wrong in the watcher itself within the last hour."""
+        return [
+            Near(
+                f"unexpected:{about}",
+                f"the watcher met {trouble.count:,} unexpected errors about {about}, the last: {trouble.words}",
+                f"see the traceback, and report it: portfleet logs {WATCHER}",
+            )
+            for about, trouble in self._log.troubles.items()
+            if at - trouble.at < _TOLD
+        ]
 
     def _drops(self, room: Room | None, at: float) -> int:
         """Return how many connections found no room in the last minute."""

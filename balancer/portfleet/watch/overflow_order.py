@@ -14,7 +14,6 @@ from collections.abc import Mapping
 from portfleet.apply.pointer import Pointer
 from portfleet.core.changes import Route
 from portfleet.core.desired import DesiredService
-from portfleet.core.errors import PortfleetError
 from portfleet.core.paths import Paths
 from portfleet.dataplane.interface import DataPlane
 from portfleet.store.log import Log
@@ -24,8 +23,6 @@ from portfleet.watch.roster import Roster
 _EVERY, _TIMES = 1.0, 50
 #: From this share of an instance's limit on its overflow is thought of.
 _HALF = 0.5
-#: Seconds to wait for the table lock: who is tried first can wait for the next look, the watcher's loop cannot.
-_PATIENCE = 0.05
 
 
 class OverflowOrder:
@@ -35,15 +32,11 @@ class OverflowOrder:
         self._plane, self._paths, self._roster, self._log = plane, paths, roster, log
 
     async def run(self) -> None:
-        """Look for ever; what is refused is logged and tried again at the next look."""
+        """Look for ever; what goes wrong is logged and tried again at the next look."""
         while True:
             began = time.monotonic()
-            try:
+            with self._log.costs("overflow order"):
                 await self._look()
-            except (PortfleetError, OSError) as error:
-                self._log.once("cannot-reorder", reason=str(error).splitlines()[0])
-            else:
-                self._log.over("cannot-reorder")
             await asyncio.sleep(max(_EVERY, _TIMES * (time.monotonic() - began)))
 
     async def _look(self) -> None:
@@ -53,11 +46,12 @@ class OverflowOrder:
         counts = await asyncio.to_thread(self._plane.connections.count, limited)
         if not any(_fills(want, counts) for want in self._services().values()):
             return
-        with Pointer(self._plane, self._paths.table_lock).hold(seconds=_PATIENCE):
+        with Pointer(self._plane, self._paths.table_lock, patience=0).hold():
             self._roster.latest()
             for want in self._services().values():
                 if _fills(want, counts):
-                    self._plane.run((self._route(want, counts),))
+                    with self._log.costs(f"overflow order of {want.name}"):
+                        self._plane.run((self._route(want, counts),))
 
     def _route(self, want: DesiredService, counts: Mapping[str, int | None]) -> Route:
         """Return what leaves a service's slots as they are and has the least loaded instance tried first."""

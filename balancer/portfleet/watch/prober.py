@@ -42,10 +42,17 @@ class Prober:
     """
 
     def __init__(
-        self, result: Callable[[str, str, bool], None], clock: Callable[[], float], pid_of: Callable[[str], int | None]
+        self,
+        result: Callable[[str, str, bool], None],
+        clock: Callable[[], float],
+        pid_of: Callable[[str], int | None],
+        unexpected: Callable[[str, Exception], None] = lambda *_: None,
     ) -> None:
-        """``pid_of`` gives an instance's process; until it is known only the port is asked."""
-        self._result, self._clock, self._pid_of = result, clock, pid_of
+        """``pid_of`` gives an instance's process; until it is known only the port is asked.
+
+        ``unexpected`` is told of an exception that no probe should raise, which fails that one probe.
+        """
+        self._result, self._clock, self._pid_of, self._unexpected = result, clock, pid_of, unexpected
         self._targets: dict[str, Target] = {}
         self._queue: list[tuple[float, str]] = []
         self._queued: set[str] = set()
@@ -102,15 +109,21 @@ class Prober:
         return Talk(exchange, self._kept.pop(name, None) if isinstance(exchange, AskReady) else None)
 
     def _go_on(self, name: str, probe: _Probe, now: float) -> None:
-        verdict = probe.talk.step()
-        if verdict is not None:
-            verdict = self._after(name, probe, verdict)
+        verdict = self._step(name, probe)
         if verdict is None and now >= probe.deadline:
             verdict = probe.talk.exchange.late(probe.target.probe.timeout)
         if verdict is not None:
             probe.talk.close()
             del self._probes[name]
             self._result(name, verdict, bool(verdict) and isinstance(probe.talk.exchange.place, Port))
+
+    def _step(self, name: str, probe: _Probe) -> Verdict:
+        try:
+            verdict = probe.talk.step()
+            return verdict if verdict is None else self._after(name, probe, verdict)
+        except Exception as error:  # noqa: BLE001 (a defect costs one instance's probe, never those of the others)
+            self._unexpected(name, error)
+            return f"its probe failed unexpectedly: {error!r}"
 
     def _after(self, name: str, probe: _Probe, verdict: str) -> Verdict:
         """Take in how an exchange ended, and begin the next, if there is one."""

@@ -101,6 +101,9 @@ class Revival:
             Programs(desired, Supervisor(self._paths.supervisor_socket), self._paths).start([member.name])
         except (PortfleetError, OSError) as error:
             trouble = str(error).splitlines()[0]
+        except Exception as error:  # noqa: BLE001 (it is tried again later, like what supervisord refuses)
+            self._log.unexpected(member.name, error)
+            trouble = repr(error)
         self._loop.call_soon_threadsafe(self._started, member, trouble)
 
     def _started(self, member: Member, trouble: str) -> None:

@@ -68,6 +68,8 @@ class Roster:
         self.changed: Callable[[], None] = lambda: None
         self.members: dict[str, Member] = {}
         self.desired: Desired | None = None
+        #: What ``changed`` has taken in; not what is desired after it raised: then the next look tries again.
+        self._taken_in: Desired | None = None
         self.repair = True
 
     def latest(self) -> Desired | None:
@@ -83,7 +85,7 @@ class Roster:
     def reload(self) -> None:
         """Read config and journal where they changed. Raises PortfleetError."""
         desired = self._applied.desired()
-        if desired is self.desired:
+        if desired is self._taken_in:
             return
         self.desired, self.repair = desired, self._applied.fleet().drift == "repair"
         known, self.members = self.members, {}
@@ -98,6 +100,7 @@ class Roster:
                 member.health.fall, member.health.rise = probe.fall, probe.rise
                 self.members[want.name] = member
         self.changed()
+        self._taken_in = desired
 
     def busy(self, service: str) -> locks.Holder | None:
         """Say which operator's verb works on a service at the moment."""

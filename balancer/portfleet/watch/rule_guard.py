@@ -7,24 +7,28 @@ no event told of. Connections that the data plane lost track of are seen to in a
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 
 from portfleet.core.errors import PortfleetError
 from portfleet.dataplane.interface import Done, Door, Guardian, Hazard
+from portfleet.store.locks import Locked
 from portfleet.store.log import Log
 from portfleet.watch.healer import Healer
 from portfleet.watch.roster import Roster
 
 #: Seconds to wait for the rest of a burst of changes.
 _REST = 0.05
-#: Seconds until the next try after a repair that was refused.
-_RETRY = 1.0
+#: Seconds until the next try after a repair that was refused; and while another process holds the table lock.
+_REFUSED, _LOCKED = 1.0, 0.05
 
 
 class RuleGuard:
-    """Keeps the rules as they shall be."""
+    """Keeps the rules as they shall be; ``busy`` is called before a look, which may take long."""
 
-    def __init__(self, *, roster: Roster, healer: Healer, guardian: Guardian, log: Log) -> None:
-        self._roster, self._healer, self._guardian, self._log = roster, healer, guardian, log
+    def __init__(
+        self, *, roster: Roster, healer: Healer, guardian: Guardian, log: Log, busy: Callable[[], None]
+    ) -> None:
+        self._busy, self._roster, self._healer, self._guardian, self._log = busy, roster, healer, guardian, log
         self._loop = asyncio.get_running_loop()
         self._next: asyncio.TimerHandle | None = None
         self._due = 0.0
@@ -81,10 +85,11 @@ class RuleGuard:
         self._next = self._loop.call_at(due, self._heal)
 
     def _told(self) -> None:
-        for change in self._guardian.read():
-            if change.lost:
-                self._log("table-deleted", by=change.process or "?", pid=change.pid)
-            self.look_in(0 if change.lost else _REST)
+        with self._log.costs("changes of the rules"):
+            for change in self._guardian.read():
+                if change.lost:
+                    self._log("table-deleted", by=change.process or "?", pid=change.pid)
+                self.look_in(0 if change.lost else _REST)
         self._plan_work()
 
     def _plan_work(self) -> None:
@@ -100,6 +105,8 @@ class RuleGuard:
             self._log.over("cannot-restore")
         except PortfleetError as error:
             self._log.once("cannot-restore", reason=error.message.splitlines()[0])
+        except Exception as error:  # noqa: BLE001 (the connections that are left are seen to at the next look)
+            self._log.unexpected("connections", error)
         finally:
             self._working = None
         for one in done:
@@ -109,10 +116,14 @@ class RuleGuard:
     def _heal(self) -> None:
         self._next = None
         self.look_in(self._guardian.every)
+        self._busy()
         try:
             self._healer.heal()
         except PortfleetError as error:
             self._log.once("cannot-heal", reason=error.message.splitlines()[0])
-            self.look_in(_RETRY)
+            self.look_in(_LOCKED if isinstance(error, Locked) else _REFUSED)
+        except Exception as error:  # noqa: BLE001 (the next look tries again)
+            self._log.unexpected("rules", error)
+            self.look_in(_REFUSED)
         else:
             self._log.over("cannot-heal")

@@ -26,7 +26,7 @@ from portfleet.core.program import WATCHER
 from portfleet.linux import processes
 from portfleet.store.log import Log
 from portfleet.supervise import adopted
-from portfleet.supervise.start import UNIT, start_supervisord, unit_enabled
+from portfleet.supervise.start import UNIT, by_systemd, start_supervisord
 from portfleet.supervise.supervisor import Supervisor
 from portfleet.watch.deaths import Deaths
 
@@ -61,13 +61,14 @@ class Supervision:
             self.died()  # between starting this watcher and being watched by it
             return
         pid = await self._loop.run_in_executor(self._pool, self.supervisor.pid)
-        if self._deaths.watch(SUPERVISOR, pid) and self._log.over("cannot-look"):
+        if self._deaths.watch(SUPERVISOR, pid) and self._log.over("cannot-look", about=SUPERVISOR):
             self._log("supervisord-answers", pid=pid)
 
     def died(self) -> None:
         """supervisord has ended: keep its successor from starting again what still runs, and see that one comes."""
         alive = adopted.alive(self._paths.processes)
-        adopted.set_aside(self._paths, alive)
+        with self._log.costs(SUPERVISOR):
+            adopted.set_aside(self._paths, alive)
         if not alive:
             self._log("supervisord-ended", reason="no instance is left: the fleet was taken down")
             return
@@ -90,11 +91,9 @@ class Supervision:
 
     def _forget(self, name: str) -> None:
         supervisor = Supervisor(self._paths.supervisor_socket)
-        try:
+        with self._log.costs(name):
             supervisor.stop(name)
             supervisor.remove(name)
-        except PortfleetError as error:
-            self._log("cannot-forget", instance=name, reason=error.message)
 
     async def _replace(self) -> None:
         wait = _AGAIN
@@ -114,13 +113,19 @@ class Supervision:
     def _start(self) -> str:
         """Have one supervisord run; gives why there is none. In the helper thread."""
         try:
-            if Supervisor(self._paths.supervisor_socket).running():
+            if self.supervisor.running():
                 return ""
-            if self._paths.home is None and unit_enabled():
+            if by_systemd(self._paths):
                 return f"systemd has not started {UNIT} yet"
-            start_supervisord(Context(self._paths).applied_fleet, self._paths)
+            context = Context(self._paths)
+            for words in context.programs(context.desired(context.applied_fleet)).files.put_right():
+                self._log("put-right", reason=words)
+            start_supervisord(self._paths)
         except (PortfleetError, OSError) as error:
             return str(error).splitlines()[0]
+        except Exception as error:  # noqa: BLE001 (without supervisord nothing is started again: it is tried on)
+            self._log.unexpected(SUPERVISOR, error)
+            return repr(error)
         return ""
 
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import os
 import signal
 import sys
 import time
@@ -21,9 +20,9 @@ from typing import TypeVar
 from portfleet.apply.context import Context
 from portfleet.apply.observe import Look
 from portfleet.core.desired import DesiredService
-from portfleet.core.errors import PortfleetError
 from portfleet.core.observed import ObservedInstance
 from portfleet.dataplane.interface import Hazard
+from portfleet.linux.processes import set_nice
 from portfleet.store.log import Log
 from portfleet.supervise import adopted
 from portfleet.supervise.nudge import nudge
@@ -36,6 +35,7 @@ from portfleet.watch.limit_monitor import LimitMonitor
 from portfleet.watch.revival import Revival
 from portfleet.watch.roster import Member, Roster
 from portfleet.watch.rule_guard import RuleGuard
+from portfleet.watch.self_check import SelfCheck
 from portfleet.watch.supervision import SUPERVISOR, Supervision
 
 T = TypeVar("T")
@@ -55,10 +55,11 @@ _SWITCH = 0.0005
 class Watcher:
     """Runs until SIGTERM; ``log`` takes an event with its fields."""
 
-    def __init__(self, context: Context, log: Log, *, ejector: Ejector, roster: Roster) -> None:
+    def __init__(self, context: Context, log: Log, *, ejector: Ejector, roster: Roster, check: SelfCheck) -> None:
         self._paths, self._log, self._ejector, self._roster = context.paths, log, ejector, roster
+        self._check = check
         self._loop = asyncio.get_running_loop()
-        self._pool = ThreadPoolExecutor(1, "helper", initializer=_nice, initargs=(0,))
+        self._pool = ThreadPoolExecutor(1, "helper", initializer=set_nice, initargs=(0,))
         self._wake, self._stop = asyncio.Event(), asyncio.Event()
         self._deaths = Deaths(self._loop, self._died)
         self._judge = Judge(
@@ -85,18 +86,25 @@ class Watcher:
     async def run(self, rules: RuleGuard) -> None:
         """Watch until told to stop."""
         sys.setswitchinterval(_SWITCH)
-        if not _nice(_PRIORITY):
+        if not set_nice(_PRIORITY):
             self._log("unprivileged", refused=f"nice {_PRIORITY}", costs="ejections may queue behind busy instances")
         self._roster.changed = lambda: self._take_in(rules)
-        ticking = asyncio.create_task(self._tick())
         try:
             while not self._stop.is_set():
                 await self._look(rules)
                 await self._sleep()
         finally:
-            ticking.cancel()
             self._supervision.close()
             self._pool.shutdown(wait=False, cancel_futures=True)
+
+    async def probe(self) -> None:
+        """Probe for ever; the sign that both the loop and the probes go on."""
+        while True:
+            wait = _CALM
+            with self._log.costs("probes"):
+                wait = self._judge.tick()
+                self._check.alive()
+            await asyncio.sleep(wait)
 
     def wake(self) -> dict[str, object]:
         """Look at everything now; gives the answer of the command `reload`."""
@@ -118,10 +126,6 @@ class Watcher:
             "adopted": sorted(self._adopted),
             "warnings": [vars(warned) for warned in self._limits.warned.values()],
         }
-
-    async def _tick(self) -> None:
-        while True:
-            await asyncio.sleep(self._judge.tick())
 
     async def _sleep(self) -> None:
         try:
@@ -154,29 +158,34 @@ class Watcher:
 
     async def _look(self, rules: RuleGuard) -> None:
         """Read what is wanted, what supervisord has, and who is on the way back."""
-        try:
+        with self._log.costs("config and journal"):
             self._roster.reload()
+        with self._log.costs("guardian"):
             rules.hold()
+        with self._log.costs("limits"):
             pids = {name: pid for name in self._roster.members if (pid := self._deaths.pid(name))}
             if time.monotonic() >= self._hazards_at:
                 self._hazards_at = time.monotonic() + _HAZARDS
                 self._hazards = await self._in_pool(rules.hazards)
             self._limits.look(pids, self._judge.connections, self._hazards)
+        with self._log.costs("dropped clients"):
             self._dropped.look(self._serving())
-            for member in self._roster.members.values():
+        for name, member in self._roster.members.items():
+            with self._log.costs(name):
                 self._revival.hung(member)
-            now = time.monotonic()
-            away = self._away()
-            if not away and now < self._full_at:
-                return
-            self._full_at = now + _FULL
+        now = time.monotonic()
+        away = self._away()
+        if not away and now < self._full_at:
+            return
+        self._full_at = now + _FULL
+        with self._log.costs(SUPERVISOR):
             await self._supervision.look()
             self._find(await self._in_pool(self._supervision.supervisor.programs))
+        with self._log.costs("readiness"):
             await self._readmit()
-        except PortfleetError as error:
-            self._log.once("cannot-look", reason=error.message.splitlines()[0])
 
     def _take_in(self, rules: RuleGuard) -> None:
+        self._check.busy()
         for name in self._deaths.started().keys() - self._roster.members.keys() - {SUPERVISOR}:
             self._deaths.forget(name)
         self._judge.reloaded()
@@ -194,17 +203,21 @@ class Watcher:
         self._programs = programs
         alive = adopted.alive(self._paths.processes)
         for name, member in self._roster.members.items():
-            if not member.local:
-                continue
-            info, pid = programs.get(name), alive.get(name)
-            if pid is not None and (info is None or info.pid != pid) and self._supervision.is_lost(pid):
-                self._adopt(name, pid, info)
-            else:
-                self._adopted.discard(name)
-                pid = info.pid if info else None
-            if pid is None or not self._deaths.watch(name, pid):
-                self._missing(member, info)
+            with self._log.costs(name):
+                if member.local:
+                    self._find_one(member, programs.get(name), alive.get(name))
         self._note()
+
+    def _find_one(self, member: Member, info: ProgramInfo | None, alive: int | None) -> None:
+        """Find one member's process: supervisord has it by ``info``, and the one noted before may be ``alive``."""
+        name, pid = member.name, alive
+        if pid is not None and (info is None or info.pid != pid) and self._supervision.is_lost(pid):
+            self._adopt(name, pid, info)
+        else:
+            self._adopted.discard(name)
+            pid = info.pid if info else None
+        if pid is None or not self._deaths.watch(name, pid):
+            self._missing(member, info)
 
     def _adopt(self, name: str, pid: int, info: ProgramInfo | None) -> None:
         if name not in self._adopted:
@@ -237,19 +250,27 @@ class Watcher:
         if self._stop.is_set():
             return
         if name == SUPERVISOR:
-            self._supervision.died()
+            with self._log.costs(SUPERVISOR):
+                self._supervision.died()
             return
         member = self._roster.members.get(name)
         if member is None:
             return
         now = time.monotonic()
-        if member.served_at is not None:
-            member.backoff.ran(now - member.served_at)
-        member.died_at, member.served_at = now, None
-        holder = self._roster.busy(member.service.name)
-        self._judge.died(member, f"process {pid} ended" + (f" while {holder.who} does: {holder.why}" if holder else ""))
+        with self._log.costs(name):
+            if member.served_at is not None:
+                member.backoff.ran(now - member.served_at)
+            member.died_at, member.served_at = now, None
+            self._judge.died(member, f"process {pid} ended" + self._while_somebody_works(member))
         nudge(self._paths.supervisor_socket, self._loop)
         self._wake.set()
+
+    def _while_somebody_works(self, member: Member) -> str:
+        """Return whose work may be why a member ended; "" if that cannot be told."""
+        with self._log.costs(f"lock of {member.service.name}"):
+            if holder := self._roster.busy(member.service.name):
+                return f" while {holder.who} does: {holder.why}"
+        return ""
 
     async def _readmit(self) -> None:
         """Let in whoever has become ready: new instances and those that died."""
@@ -257,29 +278,21 @@ class Watcher:
         if not away:
             return
         for name, seen in (await self._in_pool(lambda: self._at(away))).items():
-            member = self._roster.members.get(name)
-            if member is not None and seen.status is not None:
-                member.spoke = True
-            if seen.ready and member is not None and (not member.local or self._deaths.pid(name) == seen.pid):
-                self._judge.admit(member, "ready")
-            elif seen.fault:
-                self._log.once("cannot-serve", about=name, instance=name, reason=seen.fault)
-                self._ejector.note(name, seen.fault)
+            with self._log.costs(name):
+                self._judge_readiness(name, seen)
+
+    def _judge_readiness(self, name: str, seen: ObservedInstance) -> None:
+        member = self._roster.members.get(name)
+        if member is not None and seen.status is not None:
+            member.spoke = True
+        if seen.ready and member is not None and (not member.local or self._deaths.pid(name) == seen.pid):
+            self._judge.admit(member, "ready")
+        elif seen.fault:
+            self._log.once("cannot-serve", about=name, instance=name, reason=seen.fault)
+            self._ejector.note(name, seen.fault)
 
     def _at(self, away: list[Member]) -> dict[str, ObservedInstance]:
         return Look(self._programs, self._paths, probe=True).at((member.service, member.want) for member in away)
 
     async def _in_pool(self, work: Callable[[], T]) -> T:
         return await self._loop.run_in_executor(self._pool, work)
-
-
-def _nice(value: int) -> bool:
-    """Set the nice value of the calling thread (Linux: of no other), which what it starts inherits.
-
-    False without the right to it: CAP_SYS_NICE of the first user namespace (capabilities(7)).
-    """
-    try:
-        os.setpriority(os.PRIO_PROCESS, 0, value)
-    except PermissionError:
-        return False
-    return True

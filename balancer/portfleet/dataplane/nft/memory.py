@@ -9,18 +9,20 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from portfleet.core import changes as c
-from portfleet.core.model import Affinity, Listen
+from portfleet.core import typed
 from portfleet.dataplane.nft import affinity
 from portfleet.dataplane.nft import text as nft_text
 from portfleet.dataplane.nft.elements import SetBase
-from portfleet.store import atomic, templating
+from portfleet.store import atomic, state_file, templating
 
 #: A change that sets chains.
 Setting = SetBase | c.SetService | c.SetInstance
@@ -46,7 +48,10 @@ class Memory:
         entry = self._recall().get(name)
         if entry is None:
             return False
-        return bool(entry["by"] == writer() or entry["text"] == _digest(nft_text.rendered(_change(name, entry))))
+        try:
+            return bool(entry["by"] == writer() or entry["text"] == _digest(nft_text.rendered(_change(name, entry))))
+        except ValueError:  # a damaged file: no rule can have such a name
+            return False
 
     def renew(self, digests: Mapping[str, str]) -> None:
         """Note that the units in ``digests`` are as this version of the tool would set them."""
@@ -84,16 +89,21 @@ class Memory:
             self._append({name: known[name] | {"digest": digest} for name, digest in changed.items()})
 
     def _append(self, fresh: Mapping[str, dict[str, Any]]) -> None:
+        """Write entries down. The kernel has the change already: what a full disk does not take is set once more."""
         self._entries |= fresh
+        with suppress(OSError):
+            self._write(fresh)
+            self._read = self._stamp()
+
+    def _write(self, fresh: Mapping[str, dict[str, Any]]) -> None:
         if self._lines > 64 + _STALE * len(self._entries):
-            atomic.write(self.path, (json.dumps(self._entries) + "\n").encode(), mode=0o600)
+            atomic.write(self.path, (json.dumps(self._entries) + "\n").encode())
             self._lines = len(self._entries)
-        else:
-            with self.path.open("a") as file:
-                self.path.chmod(0o600)
-                file.write(json.dumps(fresh) + "\n")
-            self._lines += len(fresh)
-        self._read = self._stamp()
+            return
+        appending = os.open(self.path, os.O_CREAT | os.O_APPEND | os.O_WRONLY | os.O_CLOEXEC, 0o600)
+        with os.fdopen(appending, "w") as file:
+            file.write(json.dumps(fresh) + "\n")
+        self._lines += len(fresh)
 
     def _recall(self) -> dict[str, dict[str, Any]]:
         stamp = self._stamp()
@@ -132,10 +142,10 @@ def _digest(text: str) -> str:
 def _entries(line: str) -> dict[str, dict[str, Any]]:
     """Read one line; nothing of one that is torn, or that another version wrote."""
     try:
-        found = json.loads(line)
+        found = state_file.parse(line)
         for name, entry in found.items():
             _change(name, entry)
-            if not {"digest", "text", "by"} <= entry.keys():
+            if not all(isinstance(entry[key], str) for key in ("digest", "text", "by")):
                 return {}
     except (ValueError, TypeError, KeyError, AttributeError):
         return {}
@@ -143,15 +153,12 @@ def _entries(line: str) -> dict[str, dict[str, Any]]:
 
 
 def _change(name: str, entry: Mapping[str, Any]) -> Setting:
-    """Return the change that made a unit; raises TypeError or KeyError where the entry is not of this form."""
+    """Return the change that made a unit; raise ValueError, TypeError or KeyError for an entry of another form."""
     made = entry["made"]
     if "home" in made:
-        return SetBase(**made)
-    data = made["rule"] | {"sticky": c.Sticky(**made["rule"]["sticky"]) if made["rule"]["sticky"] else None}
+        return typed.read(SetBase, made, where=name)
     if name.startswith("service-"):
-        return c.SetService(c.ServiceRule(**(data | {"affinity": Affinity(**data["affinity"])})))
-    data["number"] = data.pop("mark", data.get("number"))  # as the version before wrote it
-    remote, key = data["remote"], data["key"]
-    if remote:
-        remote = Listen(remote["port"], remote["address"], tuple(remote["families"]))
-    return c.SetInstance(c.InstanceRule(**(data | {"remote": remote, "key": Affinity(**key) if key else None})))
+        return typed.read(c.SetService, made, where=name)
+    rule = dict(made["rule"])
+    rule["number"] = rule.pop("mark", rule.get("number"))  # as the version before wrote it
+    return typed.read(c.SetInstance, made | {"rule": rule}, where=name)

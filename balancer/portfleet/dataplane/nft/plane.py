@@ -29,7 +29,7 @@ from portfleet.dataplane.nft.connections import NftConnections
 from portfleet.dataplane.nft.context import InUse, NftContext, TooLong
 from portfleet.dataplane.nft.elements import SetBase, local_table
 from portfleet.dataplane.nft.lookup import Lookup, named
-from portfleet.dataplane.nft.memory import Memory, Setting
+from portfleet.dataplane.nft.memory import Memory, Setting, writer
 from portfleet.dataplane.nft.observation import FIXED
 from portfleet.dataplane.nft.parts import halves
 from portfleet.dataplane.nft.reader import NftReader
@@ -167,6 +167,7 @@ class NftPlane:
     def guardian(self) -> Guardian:
         from portfleet.dataplane.nft.guardian import NftGuardian
 
+        writer()  # of the files as they are now: they may be replaced under a watcher
         # It works in another thread, so what it reads with is its own.
         guardian = NftGuardian(Lookup(NftReader(NAME), Memory(self._memory.path)))
         self._cache = guardian.cache

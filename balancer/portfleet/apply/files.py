@@ -1,0 +1,139 @@
+"""The files that supervisord reads: its own config, and one file for each program.
+
+Each is written anew before it is read: one that is damaged would keep supervisord from every program of every service.
+What is not ours in the folder of programs is set aside, under a name that supervisord does not read.
+"""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from portfleet.core.desired import Desired
+from portfleet.core.model import parse_instance
+from portfleet.core.paths import Paths
+from portfleet.core.program import WATCHER, Program, watch_program
+from portfleet.store import atomic
+from portfleet.store.directories import make_directories
+from portfleet.supervise import adopted
+from portfleet.supervise.ini import fault, program_text
+from portfleet.supervise.start import write_config
+
+
+@dataclass(frozen=True)
+class Files:
+    """Writes supervisord's files for ``desired``. Methods raise OSError for what cannot be written."""
+
+    desired: Desired
+    paths: Paths
+
+    def lay_out(self) -> list[str]:
+        """Write the file of every program that is to run and of no other, for a supervisord that is about to start.
+
+        Those that have outlived an earlier supervisord are set aside: it would start them a second time. Return what
+        else was set aside, in words.
+        """
+        said = self.put_right()
+        programs = {**self._wanted}
+        for name in adopted.alive(self.paths.processes):
+            programs.pop(name, None)
+            adopted.set_aside(self.paths, [name])
+        for old in self.paths.programs.glob("*.conf"):
+            if old.stem not in programs:
+                old.unlink()
+        self.write(programs)
+        return said
+
+    def put_right(self) -> list[str]:
+        """Have only files in the folder of programs that supervisord can read, and its own config beside it.
+
+        A program's damaged file is written anew, everything else that is damaged or not ours is set aside. Return what
+        was done, in words.
+        """
+        make_directories(self.paths)
+        write_config([service.service for service in self.desired.configured.values()], self.paths)
+        said = []
+        for path, why in self.damaged().items():
+            done = []
+            if path.stem not in self._wanted or not path.is_file():
+                done.append(f"set aside as {_set_aside(path).name}")
+            if path.stem in self._wanted:
+                self.write({path.stem: self._wanted[path.stem]})
+                done.append("written anew")
+            said.append(f"{path}: {why}; {' and '.join(done)}")
+        return said
+
+    def damaged(self) -> dict[Path, str]:
+        """Return the files in the folder of programs that supervisord cannot read or that are not ours, with why."""
+        found = {}
+        for path in sorted(self.paths.programs.glob("*.conf")):
+            if not self._current(path) and (why := self._fault(path)):
+                found[path] = why
+        return found
+
+    def write(self, programs: Mapping[str, Program]) -> None:
+        """Write the files of ``programs``."""
+        for name, program in programs.items():
+            self._make_control_directory(Path(program.control), program.user)
+            atomic.write(self.paths.programs / f"{name}.conf", program_text(program).encode())
+
+    def outdated(self, name: str, *, known: bool) -> bool:
+        """Return whether a program's file is another than is desired; ``known``: supervisord has the program.
+
+        Of an adopted instance supervisord knows nothing; its file, set aside, tells how it was started. A damaged file
+        tells nothing.
+        """
+        file = self.paths.programs / f"{name}.{'conf' if known else 'adopted'}"
+        if not file.exists():
+            return known
+        return _text(file) != program_text(self.desired.programs[name]) and not fault(file)
+
+    @property
+    def watcher(self) -> Program:
+        """The watcher's program, run by this interpreter."""
+        return watch_program(self.paths, sys.executable)
+
+    @cached_property
+    def _wanted(self) -> dict[str, Program]:
+        """The programs whose files are to be there, by name."""
+        # No supervisord is to find a file of one in maintenance and start it.
+        resting = {want.name for want in self.desired.instances() if want.program and not want.startable}
+        running = {name: program for name, program in self.desired.programs.items() if name not in resting}
+        return {**running, WATCHER: self.watcher}
+
+    def _current(self, path: Path) -> bool:
+        wanted = self._wanted.get(path.stem)
+        return wanted is not None and _text(path) == program_text(wanted)
+
+    def _fault(self, path: Path) -> str:
+        if path.stem != WATCHER and parse_instance(path.stem) is None:
+            return "it is not called like an instance"
+        return fault(path)
+
+    def _make_control_directory(self, control: Path, user: str | None) -> None:
+        """Make a directory for the socket of a daemon of another user, which has no right to write to run/."""
+        if user is None:
+            return
+        control.parent.mkdir(mode=0o700, exist_ok=True)
+        shutil.chown(control.parent, user)
+
+
+def _text(path: Path) -> str | None:
+    """Return what a file holds; None if it is no file of text."""
+    try:
+        return path.read_text() if path.is_file() else None
+    except (OSError, ValueError):
+        return None
+
+
+def _set_aside(path: Path) -> Path:
+    """Rename a file so that supervisord does not read it, and return its new name."""
+    number = 1
+    while (aside := path.with_name(f"{path.name}.aside-{number}")).exists():
+        number += 1
+    path.rename(aside)
+    return aside

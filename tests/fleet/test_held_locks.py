@@ -1,0 +1,107 @@
+"""Locks that another process holds: a local user cannot, and one that hangs delays no ejection."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from support.fleet_box import HOME, FleetBox, fleet_box
+from support.sandbox import client4, wait_for
+from support.watched import NAMED, QUICK, pid_of, signal, wait_event
+
+_NOBODY = ("setpriv", "--reuid=nobody", "--regid=nogroup", "--clear-groups")
+
+
+@contextmanager
+def held(box: FleetBox, path: str) -> Iterator[subprocess.Popen[str]]:
+    """Hold a lock as a command of root that hangs does."""
+    holder = box.boxes.host.popen("flock", "-x", path, "sh", "-c", "echo held; cat")
+    assert holder.stdout is not None
+    try:
+        assert holder.stdout.readline() == "held\n"
+        yield holder
+    finally:
+        holder.communicate("")
+
+
+def watched(box: FleetBox) -> dict[str, int]:
+    """Return {instance: pid} as soon as the watcher has seen all of them."""
+    noted = box.boxes.host.path(f"{HOME}/run/processes.json")
+    wait_for("the watcher knows all", lambda: noted.exists() and len(json.loads(noted.read_text())) == 4)
+    return {name: pid for name, (pid, _) in json.loads(noted.read_text()).items()}
+
+
+def test_a_local_user_can_open_no_lock_and_read_no_state() -> None:
+    with fleet_box(NAMED + QUICK) as box:
+        # As an earlier version left them: the next `apply` closes them.
+        box.boxes.host.run("sh", "-c", f"chmod 755 {HOME}/lib {HOME}/run && chmod 644 {HOME}/run/*.lock {HOME}/lib/*.*")
+        box.portfleet("apply")
+        there = box.boxes.host.run("find", f"{HOME}/run", f"{HOME}/lib", "-type", "f").stdout.splitlines()
+        assert {f"{HOME}/run/table.lock", f"{HOME}/run/watch.lock", f"{HOME}/run/service-echo.lock",
+                f"{HOME}/lib/journal.lock"} <= {*there}  # fmt: skip
+        for path in there:
+            done = box.boxes.host.run(*_NOBODY, "flock", "-n", "-x", path, "true", check=False)
+            assert done.returncode and "Permission denied" in done.stderr, (path, done)
+        open_to_others = ["find", f"{HOME}/run", f"{HOME}/lib", "!", "-type", "l", "!", "-path", f"{HOME}/run"]
+        assert box.boxes.host.run(*open_to_others, "-perm", "/077").stdout == ""
+        for verb in ("status", "lock", "history", "plan"):
+            done = box.boxes.host.run(*_NOBODY, *_portfleet(verb), check=False)
+            assert done.returncode == 1 and "hint: run as root" in done.stderr and "Traceback" not in done.stderr, done
+
+
+def test_a_process_that_hangs_with_the_table_lock_delays_no_ejection() -> None:
+    with fleet_box(NAMED + QUICK) as box:
+        pids = watched(box)
+        with held(box, f"{HOME}/run/table.lock"):
+            began = time.monotonic()
+            signal(box, pids["echo-blue-1"], "KILL")
+            ejected = wait_event(box, "ejected", instance="echo-blue-1")
+            signal(box, pids["echo-blue-2"], "STOP")  # the loop goes on, and so do its probes
+            wait_event(box, "ejected", instance="echo-blue-2")
+            asked = box.who([client4(number) for number in range(50)])
+            assert {*asked.values()} <= {"echo-blue-3", "echo-blue-4"}
+            assert time.monotonic() - began < 8
+            assert float(ejected.fields["took_ms"]) < 100
+            signal(box, pids["echo-blue-2"], "CONT")
+        for number in (1, 2):
+            wait_event(box, "serving", instance=f"echo-blue-{number}")
+        box.settled()
+
+
+def test_a_process_that_hangs_with_the_journals_lock_stops_no_loop_and_is_named() -> None:
+    with fleet_box(NAMED + QUICK) as box:
+        pid = watched(box)["echo-blue-1"]
+        with held(box, f"{HOME}/lib/journal.lock") as holder:
+            asking = box.boxes.host.popen(*_portfleet("drain", "echo/4"))
+            signal(box, pid, "KILL")
+            wait_event(box, "serving", instance="echo-blue-1", after=wait_event(box, "ejected", instance="echo-blue-1"))
+            assert holder.poll() is None and asking.poll() is None
+            _, said = asking.communicate(timeout=30)
+            assert asking.returncode == 5 and "journal.lock is held by pid" in said and "(flock -x" in said, said
+        box.portfleet("drain", "echo/4")
+        box.wait_state("echo-blue-4", "drained")
+
+
+def test_an_operation_waits_for_the_journal_as_long_as_it_takes() -> None:
+    with fleet_box(NAMED + QUICK) as box:
+        box.portfleet("drain", "echo/4")
+        watcher = pid_of(box, "portfleet-watch")
+        with held(box, f"{HOME}/lib/journal.lock"):
+            # Longer than the tries of what does not answer: the operation's end is not written meanwhile, nor undone.
+            undrain = box.boxes.host.popen(*_portfleet("undrain", "echo/4"))
+            time.sleep(1)
+            assert undrain.poll() is None
+        _, said = undrain.communicate(timeout=60)
+        assert undrain.returncode == 0, said
+        box.wait_state("echo-blue-4", "ready")
+        assert pid_of(box, "portfleet-watch") == watcher
+        wait_for("nothing runs", lambda: not box.portfleet("lock").stdout.count("echo "))
+
+
+def _portfleet(*words: str) -> tuple[str, ...]:
+    from support.fleet_box import PORTFLEET
+
+    return (PORTFLEET, "--home", HOME, *words)
