@@ -20,13 +20,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from portfleet.core.model import Probe
-from portfleet.core.paths import Paths
+from portfleet.core.paths import Paths, resolve
 from portfleet.core.slots import Table
 from portfleet.daemons.exchange import Port
 from portfleet.daemons.probe import Target
 from portfleet.dataplane.interface import Room
 from portfleet.dataplane.nft.cached import SlotCache
 from portfleet.linux.processes import start_time
+from portfleet.store.directories import make_directories
 from portfleet.store.log import Log
 from portfleet.supervise.adopted import alive, note, set_aside
 from portfleet.supervise.exit_report import Ended, last_exit, last_lines
@@ -237,12 +238,14 @@ def test_a_noted_process_is_found_again_and_a_pid_given_to_another_is_not(tmp_pa
     try:
         started = start_time(child.pid)
         assert started is not None
-        note(tmp_path / "p", {"a-blue-1": (child.pid, started), "b-blue-1": (child.pid, started - 1)})
-        assert alive(tmp_path / "p") == {"a-blue-1": child.pid}
+        paths = resolve(home=str(tmp_path), config=None)
+        make_directories(paths)
+        note(paths.processes, {"a-blue-1": (child.pid, started), "b-blue-1": (child.pid, started - 1)})
+        assert alive(paths) == {"a-blue-1": child.pid}
     finally:
         child.kill()
     ends(lambda: start_time(child.pid) is None)
-    assert alive(tmp_path / "p") == {}
+    assert alive(paths) == {}
     child.wait()
 
 

@@ -39,7 +39,7 @@ class Files:
         """
         said = self.put_right()
         programs = {**self._wanted}
-        for name in adopted.alive(self.paths.processes):
+        for name in adopted.alive(self.paths):
             programs.pop(name, None)
             adopted.set_aside(self.paths, [name])
         for old in self.paths.programs.glob("*.conf"):

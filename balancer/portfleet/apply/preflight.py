@@ -13,7 +13,7 @@ def refuse(context: Context, observed: Observed) -> None:
         lines = [f"{name}: {words}" for name, words in sorted(observed.strangers.items())]
         raise PortfleetError(
             "ports of instances are taken by others; nothing was changed\n  " + "\n  ".join(lines),
-            hint="end that process, or choose other ports in fleet.toml",
+            hint="choose other ports in fleet.toml, or end what listens there if it is not needed",
         )
     if problems := context.plane.problems(context.fleet):
         lines = [f"{problem.path}: {problem.message}" for problem in problems]

@@ -22,9 +22,10 @@ from portfleet.apply.observe import Look
 from portfleet.core.desired import DesiredService
 from portfleet.core.observed import ObservedInstance
 from portfleet.dataplane.interface import Hazard
-from portfleet.linux.processes import set_nice
+from portfleet.linux.processes import set_nice, start_time
 from portfleet.store.log import Log
 from portfleet.supervise import adopted
+from portfleet.supervise.members import Members
 from portfleet.supervise.nudge import nudge
 from portfleet.supervise.supervisor import ProgramInfo
 from portfleet.watch.deaths import Deaths
@@ -32,6 +33,7 @@ from portfleet.watch.ejector import Ejector
 from portfleet.watch.guard_drops import GuardDrops
 from portfleet.watch.judge import Judge
 from portfleet.watch.limit_monitor import LimitMonitor
+from portfleet.watch.remains import Remains
 from portfleet.watch.revival import Revival
 from portfleet.watch.roster import Member, Roster
 from portfleet.watch.rule_guard import RuleGuard
@@ -48,6 +50,8 @@ _CALM, _HURRY, _FULL = 0.5, 0.03, 10.0
 #: Seconds between two looks at what others have set up that costs clients.
 _HAZARDS = 1.0
 _HURRIED_FOR = 30.0
+#: Seconds between two looks at all processes, which take 10 ms for some hundreds, while an instance is on the way back.
+_ALL = 0.2
 #: Seconds the interpreter lets a thread run before the loop may go on (default 5 ms): an ejection waits that long.
 _SWITCH = 0.0005
 
@@ -72,6 +76,8 @@ class Watcher:
             paths=self._paths, roster=roster, ejector=ejector, deaths=self._deaths, log=log, pool=self._pool,
             wake=self._wake.set,
         )  # fmt: skip
+        self._remains = Remains(self._paths, ejector, log, self._supervision.give_up)
+        self._looked_at_all = 0.0
         self._limits = LimitMonitor(self._paths, context.plane.connections, log)
         self._dropped = GuardDrops(context.plane.connections, self._judge.look, log)
         self._programs: dict[str, ProgramInfo] = {}
@@ -180,7 +186,11 @@ class Watcher:
         self._full_at = now + _FULL
         with self._log.costs(SUPERVISOR):
             await self._supervision.look()
-            self._find(await self._in_pool(self._supervision.supervisor.programs))
+            programs = await self._in_pool(self._supervision.supervisor.programs)
+            if now >= self._looked_at_all:
+                self._looked_at_all = now + _ALL
+                self._see_to_remains(programs, await self._in_pool(lambda: self._members(programs)))
+            self._find(programs)
         with self._log.costs("readiness"):
             await self._readmit()
 
@@ -201,12 +211,30 @@ class Watcher:
     def _find(self, programs: dict[str, ProgramInfo]) -> None:
         """Find each member's process and watch it; see to those that have none."""
         self._programs = programs
-        alive = adopted.alive(self._paths.processes)
+        alive = adopted.alive(self._paths)
         for name, member in self._roster.members.items():
             with self._log.costs(name):
                 if member.local:
                     self._find_one(member, programs.get(name), alive.get(name))
         self._note()
+
+    def _members(self, programs: dict[str, ProgramInfo]) -> Members:
+        """Look at all processes of all instances."""
+        leaders = {name: info.pid for name, info in programs.items() if info.pid is not None}
+        ports = {m.want.rule.port: name for name, m in self._roster.members.items() if m.local}
+        return adopted.members(self._paths, leaders, supervisor=self._deaths.pid(SUPERVISOR), ports=ports)
+
+    def _see_to_remains(self, programs: dict[str, ProgramInfo], members: Members) -> None:
+        alive = adopted.alive(self._paths)
+        for name, member in self._roster.members.items():
+            if not member.local:
+                continue
+            with self._log.costs(name):
+                info = programs.get(name)
+                leader = info.pid if info is not None and info.pid is not None else alive.get(name)
+                leader = leader if leader is not None and start_time(leader) is not None else None
+                busy = not member.startable or self._roster.busy(member.service.name) is not None
+                self._remains.look(member, info, leader, members, busy=busy)
 
     def _find_one(self, member: Member, info: ProgramInfo | None, alive: int | None) -> None:
         """Find one member's process: supervisord has it by ``info``, and the one noted before may be ``alive``."""
@@ -231,7 +259,8 @@ class Watcher:
         if member.want.takes and member.name not in self._ejector.out:
             member.died_at = time.monotonic()
             self._judge.died(member, "it does not run")
-        self._revival.look(member, info)
+        if not self._remains.holds(member.name):
+            self._revival.look(member, info)
 
     def _note(self) -> None:
         processes = {name: seen for name, seen in self._deaths.started().items() if name != SUPERVISOR}
@@ -261,6 +290,8 @@ class Watcher:
             if member.served_at is not None:
                 member.backoff.ran(now - member.served_at)
             member.died_at, member.served_at = now, None
+            self._looked_at_all = 0.0
+            self._remains.ended(name, pid)
             self._judge.died(member, f"process {pid} ended" + self._while_somebody_works(member))
         nudge(self._paths.supervisor_socket, self._loop)
         self._wake.set()
