@@ -92,6 +92,11 @@ class Files:
             return known
         return _text(file) != program_text(self.desired.programs[name]) and not fault(file)
 
+    def make_control_directories(self) -> None:
+        """Make the directories of the control sockets of instances of other users."""
+        for program in self.desired.programs.values():
+            self._make_control_directory(Path(program.control), program.user)
+
     @property
     def watcher(self) -> Program:
         """The watcher's program, run by this interpreter."""

@@ -25,6 +25,7 @@ from portfleet.store.clock import Clock
 from portfleet.store.out import left_out
 from portfleet.supervise import adopted
 from portfleet.supervise.members import Members, Process, send
+from portfleet.supervise.presence import supervisor_pid
 from portfleet.supervise.supervisor import ProgramInfo, Supervisor, Unreadable
 
 #: Seconds for which a running process must listen wrongly to be given up: it binds its addresses one after the other.
@@ -182,6 +183,13 @@ class Programs:
         leaders = {name: info.pid for name, info in programs.items() if info.pid is not None}
         manager = None if alone else self.supervisor.pid()
         return adopted.members(self.paths, leaders, supervisor=manager, ports=self._ports)
+
+    def running(self) -> set[str]:
+        """Return the programs that run, supervisord among them."""
+        supervisord = supervisor_pid(self.paths)
+        known = self.supervisor.programs() if self.supervisor.running() else {}
+        found = {name for name, info in known.items() if info.pid is not None}
+        return found | set(adopted.alive(self.paths)) | ({"supervisord"} if supervisord else set())
 
     @property
     def _ports(self) -> dict[int, str]:

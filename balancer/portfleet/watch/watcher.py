@@ -23,6 +23,7 @@ from portfleet.core.desired import DesiredService
 from portfleet.core.observed import ObservedInstance
 from portfleet.dataplane.interface import Hazard
 from portfleet.linux.processes import set_nice, start_time
+from portfleet.store.locks import Locked
 from portfleet.store.log import Log
 from portfleet.supervise import adopted
 from portfleet.supervise.members import Members
@@ -37,6 +38,7 @@ from portfleet.watch.remains import Remains
 from portfleet.watch.revival import Revival
 from portfleet.watch.roster import Member, Roster
 from portfleet.watch.rule_guard import RuleGuard
+from portfleet.watch.run_files import RunFiles
 from portfleet.watch.self_check import SelfCheck
 from portfleet.watch.supervision import SUPERVISOR, Supervision
 
@@ -89,7 +91,7 @@ class Watcher:
         self._loop.add_signal_handler(signal.SIGINT, self.stop)
         self._loop.add_signal_handler(signal.SIGHUP, self._wake.set)
 
-    async def run(self, rules: RuleGuard) -> None:
+    async def run(self, rules: RuleGuard, files: RunFiles) -> None:
         """Watch until told to stop."""
         sys.setswitchinterval(_SWITCH)
         if not set_nice(_PRIORITY):
@@ -97,7 +99,7 @@ class Watcher:
         self._roster.changed = lambda: self._take_in(rules)
         try:
             while not self._stop.is_set():
-                await self._look(rules)
+                await self._look(rules, files)
                 await self._sleep()
         finally:
             self._supervision.close()
@@ -162,8 +164,10 @@ class Watcher:
             or (member.want.takes and (name in pending or (name in out and out[name].kind == "died")))
         ]
 
-    async def _look(self, rules: RuleGuard) -> None:
+    async def _look(self, rules: RuleGuard, files: RunFiles) -> None:
         """Read what is wanted, what supervisord has, and who is on the way back."""
+        with self._log.costs("files"):
+            await self._keep_files(files)
         with self._log.costs("config and journal"):
             self._roster.reload()
         with self._log.costs("guardian"):
@@ -193,6 +197,20 @@ class Watcher:
             self._find(programs)
         with self._log.costs("readiness"):
             await self._readmit()
+
+    async def _keep_files(self, files: RunFiles) -> None:
+        """Have what was removed from run/ be there again."""
+        try:
+            removed = await files.look(self._roster.desired)
+        except Locked as error:
+            self._log("replaced", reason=str(error))
+            self.stop()
+            return
+        if removed:
+            self._ejector.write_again()
+            self._limits.write_again()
+            self._full_at = 0.0  # with all processes at hand they are noted again
+            self._log("made-anew", files=",".join(removed), reason="removed by another process")
 
     def _take_in(self, rules: RuleGuard) -> None:
         self._check.busy()
@@ -264,7 +282,7 @@ class Watcher:
 
     def _note(self) -> None:
         processes = {name: seen for name, seen in self._deaths.started().items() if name != SUPERVISOR}
-        if processes == self._noted:
+        if processes == self._noted and self._paths.processes.exists():
             return
         try:
             adopted.note(self._paths.processes, processes)
