@@ -51,7 +51,7 @@ class ControlSocket:
         finally:
             os.umask(mask)
         self._socks.append(sock)
-        self._keep(self._accept(sock))
+        self._listen(sock)
         self._keep(self._stay())
 
     def _remove_stale(self) -> None:
@@ -74,10 +74,13 @@ class ControlSocket:
         with contextlib.suppress(OSError):
             if Path(self.path).stat().st_ino == self._inode:
                 Path(self.path).unlink()
+        socks, self._socks = self._socks, []
+        for sock in socks:
+            asyncio.get_running_loop().remove_reader(sock)
         for task in tuple(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        for sock in self._socks:
+        for sock in socks:
             sock.close()
 
     def _keep(self, work: Coroutine[Any, Any, None]) -> None:
@@ -85,16 +88,27 @@ class ControlSocket:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _accept(self, sock: socket.socket) -> None:
-        loop = asyncio.get_running_loop()
-        while True:
-            try:
-                client, _ = await loop.sock_accept(sock)
-            except OSError as error:  # out of descriptors, mostly
-                log("control-paused", error=error)
-                await asyncio.sleep(0.1)
-                continue
-            self._keep(self._serve(client, crowded=len(self._tasks) > CLIENTS))
+    def _listen(self, sock: socket.socket) -> None:
+        """Accept from now on, unless it is closed by now.
+
+        Not by loop.sock_accept: a connection that comes as that is cancelled is an InvalidStateError in the log.
+        """
+        if sock in self._socks:
+            asyncio.get_running_loop().add_reader(sock, self._accept, sock)
+
+    def _accept(self, sock: socket.socket) -> None:
+        try:
+            client, _ = sock.accept()
+        except BlockingIOError:
+            return
+        except OSError as error:  # out of descriptors, mostly
+            log("control-paused", error=error)
+            loop = asyncio.get_running_loop()
+            loop.remove_reader(sock)
+            loop.call_later(0.1, self._listen, sock)
+            return
+        client.setblocking(False)
+        self._keep(self._serve(client, crowded=len(self._tasks) > CLIENTS))
 
     async def _stay(self) -> None:
         """Make the socket anew when its file was removed, as cleaners of directories do: no other process finds it."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 
 import pytest
@@ -141,3 +142,42 @@ def test_a_daemon_that_puts_itself_into_the_background_is_named_and_not_started_
         box.portfleet("down", "--yes")
         assert running(box, daemon) == {}
         assert events(box, "unexpected-error") == []
+
+
+LISTENER = """
+import socket, sys, time
+found = socket.socket(socket.AF_INET6)
+found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+found.bind(("::", int(sys.argv[1])))
+found.listen()
+print("up", flush=True)
+time.sleep(600)
+"""
+
+
+def test_another_process_on_an_instances_port_is_a_fault_and_nothing_is_started_beside_it() -> None:
+    with fleet_box() as box:
+        put(box, "h.cfg", HAPROXY.replace("NAME", "h"))
+        start = put(box, "start.sh", '#!/bin/sh\nPORT=$1 exec haproxy -db -f "$(dirname "$0")/h.cfg"\n')
+        box.write(kv(f'["{start}", "{{port}}"]'))
+        box.portfleet("up")
+        box.settled()
+        script = put(box, "listener.py", LISTENER)
+        others = []
+        for port in (6100, 6102):  # beside one that serves, and where another is to be
+            others.append(box.boxes.host.popen(sys.executable, script, str(port)))
+            assert others[-1].stdout is not None and others[-1].stdout.readline() == "up\n"
+        wait_event(box, "port-shared", instance="kv-blue-1")
+        wait_event(box, "ejected", instance="kv-blue-1")
+        seen = box.status()["kv-blue-1"]
+        assert seen["state"] == "failed" and "listens on its port 6100" in seen["why"], seen
+        scaled = box.portfleet("scale", "kv", "3", check=False)
+        assert scaled.returncode == 1 and "kv-blue-3: python" in scaled.stderr, scaled
+        assert "listens on its port 6102" in scaled.stderr
+        for process in others:
+            process.kill()
+            process.communicate()
+        wait_event(box, "serving", instance="kv-blue-1")
+        box.portfleet("scale", "kv", "3")
+        assert box.status()["kv-blue-3"]["state"] == "ready"

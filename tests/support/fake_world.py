@@ -214,6 +214,9 @@ class FakeLook:
     def at(self, wanted: Iterable[tuple[DesiredService, DesiredInstance]], /) -> dict[str, ObservedInstance]:
         return {want.name: self._at(want) for _, want in wanted}
 
+    def strangers(self, _: Desired, /) -> dict[str, str]:
+        return {}
+
     def _at(self, want: DesiredInstance) -> ObservedInstance:
         known = self._world.supervisor.known.get(want.name)
         if known is not None and known.state == "STARTING":

@@ -46,8 +46,7 @@ def observe(
 ) -> Observed:
     """Look at everything that a plan or `status` needs. ``probe`` False leaves out the exchange through the ports."""
     presence, programs = _ask(supervisor, paths)
-    ports = {want.rule.port: want.name for want in desired.instances() if want.program is not None}
-    look = Look(programs, paths, probe=probe, ports=ports, hung=presence in _SILENT)
+    look = Look(programs, paths, probe=probe, ports=ports_of(desired), hung=presence in _SILENT)
     instances = look.at((service, want) for service in desired.services.values() for want in service.instances)
     for name in programs:
         if name not in instances and parse_instance(name):
@@ -224,6 +223,18 @@ class Look:
                 found[want.name] = words
         return found
 
+    def beside(self, wanted: Iterable[DesiredInstance]) -> dict[str, str]:
+        """Return, by instance that has a process, who listens on its port without being of it, as another's fault."""
+        found: dict[str, str] = {}
+        for want in wanted:
+            if want.program is None or (pid := self._process(want.name).pid) is None:
+                continue
+            own = self._own(want, pid)
+            for words, mine in (self._other(want, one) for one in self._at_port(want) if one not in own):
+                if not mine:
+                    found[want.name] = words
+        return found
+
     def _process(self, name: str) -> ObservedInstance:
         info = self._programs.get(name)
         if (info is None or info.pid is None) and name in self._adopted:
@@ -241,6 +252,11 @@ class Look:
                 fault, waiting = f"{waiting}, as daemons do for a broken config", ""
         since = max(info.started, info.stopped if info.pid is None else 0)
         return ObservedInstance(info.state, info.pid, since, info.exit_status, fault=fault, waiting=waiting)
+
+
+def ports_of(desired: Desired) -> dict[int, str]:
+    """Return {port: instance} of those on this box."""
+    return {want.rule.port: want.name for want in desired.instances() if want.program is not None}
 
 
 def in_background(owner: str, port: int) -> str:

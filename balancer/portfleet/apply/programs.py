@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from portfleet.apply.files import Files
-from portfleet.apply.observe import Look
+from portfleet.apply.observe import Look, ports_of
 from portfleet.core.desired import Desired, DesiredInstance, DesiredService
 from portfleet.core.errors import PortfleetError
 from portfleet.core.observed import ObservedInstance
@@ -61,6 +61,9 @@ class Looking(Protocol):
 
     def at(self, wanted: Iterable[tuple[DesiredService, DesiredInstance]], /) -> dict[str, ObservedInstance]:
         """Return instances as they are, by name."""
+
+    def strangers(self, desired: Desired, /) -> dict[str, str]:
+        """Return who has the port of an instance without a process, in words, by instance."""
 
 
 @dataclass
@@ -182,7 +185,7 @@ class Programs:
         programs = {} if alone else self.supervisor.programs()
         leaders = {name: info.pid for name, info in programs.items() if info.pid is not None}
         manager = None if alone else self.supervisor.pid()
-        return adopted.members(self.paths, leaders, supervisor=manager, ports=self._ports)
+        return adopted.members(self.paths, leaders, supervisor=manager, ports=ports_of(self.desired))
 
     def running(self) -> set[str]:
         """Return the programs that run, supervisord among them."""
@@ -191,14 +194,13 @@ class Programs:
         found = {name for name, info in known.items() if info.pid is not None}
         return found | set(adopted.alive(self.paths)) | ({"supervisord"} if supervisord else set())
 
-    @property
-    def _ports(self) -> dict[int, str]:
-        return {want.rule.port: want.name for want in self.desired.instances() if want.program is not None}
-
     def _start(self, programs: Mapping[str, Program]) -> None:
         known, members = self.supervisor.programs(), self.members()
         idle = [name for name in programs if name not in known or known[name].pid is None]
         self.run(self.ending([name for name in idle if members.of(name)], EMPTIED))  # what an earlier start has left
+        strangers = self._look(probe=False).strangers(self.desired)
+        if taken := [f"{name} is not started: {strangers[name]}" for name in programs if name in strangers]:
+            raise PortfleetError("; ".join(taken), hint="end what listens there, or choose other ports in fleet.toml")
         self.files.write(programs)
         for name in programs:
             (self.paths.programs / f"{name}.adopted").unlink(missing_ok=True)
@@ -220,7 +222,9 @@ class Programs:
 
     def _look(self, *, probe: bool = True) -> Looking:
         programs = self.supervisor.programs()
-        return self.look(programs) if self.look else Look(programs, self.paths, probe=probe, ports=self._ports)
+        return (
+            self.look(programs) if self.look else Look(programs, self.paths, probe=probe, ports=ports_of(self.desired))
+        )
 
     def _left(self, names: Iterable[str], found: dict[str, list[Process]], *, alone: bool) -> list[str]:
         """Return those of which a process is there yet; supervisord is to forget the others, once it has reaped them.

@@ -57,7 +57,7 @@ def exchanges(
     if target.probe.send is not None:
         yield Expect(target.place, target.probe.send.encode(), (target.probe.expect or "").encode())
     else:
-        yield Connect(target.place) if status is None else Empty(target.place)
+        yield Connect(target.place) if status is None and not spoke else Empty(target.place)
 
 
 class AskReady(Ask[Status]):

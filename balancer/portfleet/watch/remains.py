@@ -10,18 +10,19 @@ from __future__ import annotations
 
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from portfleet.apply.observe import in_background
 from portfleet.core.paths import Paths
 from portfleet.core.states import RUNNING
 from portfleet.linux import processes, sockdiag
 from portfleet.store.log import Log
+from portfleet.supervise import adopted
 from portfleet.supervise.exit_report import Ended, last_exit
 from portfleet.supervise.members import Members, Process, send
 from portfleet.supervise.supervisor import ProgramInfo
 from portfleet.watch.ejector import Ejector
-from portfleet.watch.roster import Member
+from portfleet.watch.roster import Member, Roster
 
 #: Seconds between SIGTERM and SIGKILL.
 _DEADLINE = 10.0
@@ -30,8 +31,11 @@ _DEADLINE = 10.0
 class Remains:
     """Sees to remains whenever all processes were looked at; ``give_up`` has supervisord not start a program again."""
 
-    def __init__(self, paths: Paths, ejector: Ejector, log: Log, give_up: Callable[[str], None]) -> None:
-        self._paths, self._ejector, self._log, self._give_up = paths, ejector, log, give_up
+    def __init__(
+        self, paths: Paths, roster: Roster, ejector: Ejector, log: Log, give_up: Callable[[str], None]
+    ) -> None:
+        self._paths, self._roster, self._ejector = paths, roster, ejector
+        self._log, self._give_up = log, give_up
         #: Since when remains are told to end, by instance.
         self._told: dict[str, float] = {}
         #: The process whose end has left them, if it was seen to end: others that were started since may have failed.
@@ -48,7 +52,25 @@ class Remains:
         daemon = self._background.get(name)
         return name in self._told or (daemon is not None and daemon.alive)
 
-    def look(
+    def all(self, programs: Mapping[str, ProgramInfo], supervisord: int | None) -> Members:
+        """Look at all processes of all instances, which takes 10 ms for some hundreds of processes."""
+        leaders = {name: info.pid for name, info in programs.items() if info.pid is not None}
+        ports = {one.want.rule.port: name for name, one in self._roster.members.items() if one.local}
+        return adopted.members(self._paths, leaders, supervisor=supervisord, ports=ports)
+
+    def look(self, programs: Mapping[str, ProgramInfo], members: Members) -> None:
+        """See to what earlier starts have left, with ``members`` as they were found just now."""
+        alive = adopted.alive(self._paths)
+        for name, member in self._roster.members.items():
+            if member.local:
+                with self._log.costs(name):
+                    info = programs.get(name)
+                    leader = info.pid if info is not None and info.pid is not None else alive.get(name)
+                    leader = leader if leader is not None and processes.start_time(leader) is not None else None
+                    busy = not member.startable or self._roster.busy(member.service.name) is not None
+                    self._look(member, info, leader, members, busy=busy)
+
+    def _look(
         self, member: Member, info: ProgramInfo | None, leader: int | None, members: Members, *, busy: bool
     ) -> None:
         """See to what earlier starts of a member have left. ``leader`` is its present process.

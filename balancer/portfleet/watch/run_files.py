@@ -23,6 +23,8 @@ class RunFiles:
     def __init__(self, paths: Paths, serve: Callable[[], Awaitable[asyncio.Server]]) -> None:
         self._paths, self._serve = paths, serve
         self._locks = ExitStack()
+        #: What was there once: the others are written when there is something to write.
+        self._seen = {paths.watch_socket.name}
         self._server: asyncio.Server | None = None
 
     async def look(self, desired: Desired | None) -> list[str]:
@@ -32,7 +34,9 @@ class RunFiles:
         """
         paths = self._paths
         kept = (paths.watch_lock, paths.watch_socket, paths.out, paths.warnings, paths.processes)
-        missing = [path.name for path in kept if not path.exists()]
+        there = {path.name for path in kept if path.exists()}
+        missing = [path.name for path in kept if path.name in self._seen - there]
+        self._seen |= there | {paths.watch_lock.name, paths.watch_socket.name}
         if not missing:
             return []
         make_directories(paths)

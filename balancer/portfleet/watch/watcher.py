@@ -22,13 +22,13 @@ from portfleet.apply.observe import Look
 from portfleet.core.desired import DesiredService
 from portfleet.core.observed import ObservedInstance
 from portfleet.dataplane.interface import Hazard
-from portfleet.linux.processes import set_nice, start_time
+from portfleet.linux.processes import set_nice
 from portfleet.store.locks import Locked
 from portfleet.store.log import Log
 from portfleet.supervise import adopted
-from portfleet.supervise.members import Members
 from portfleet.supervise.nudge import nudge
 from portfleet.supervise.supervisor import ProgramInfo
+from portfleet.watch.beside import Beside
 from portfleet.watch.deaths import Deaths
 from portfleet.watch.ejector import Ejector
 from portfleet.watch.guard_drops import GuardDrops
@@ -78,8 +78,9 @@ class Watcher:
             paths=self._paths, roster=roster, ejector=ejector, deaths=self._deaths, log=log, pool=self._pool,
             wake=self._wake.set,
         )  # fmt: skip
-        self._remains = Remains(self._paths, ejector, log, self._supervision.give_up)
+        self._remains = Remains(self._paths, roster, ejector, log, self._supervision.give_up)
         self._looked_at_all = 0.0
+        self._beside = Beside(self._paths, log)
         self._limits = LimitMonitor(self._paths, context.plane.connections, log)
         self._dropped = GuardDrops(context.plane.connections, self._judge.look, log)
         self._programs: dict[str, ProgramInfo] = {}
@@ -177,6 +178,8 @@ class Watcher:
             if time.monotonic() >= self._hazards_at:
                 self._hazards_at = time.monotonic() + _HAZARDS
                 self._hazards = await self._in_pool(rules.hazards)
+                running = [m for m in self._roster.members.values() if m.local and m.name in pids]
+                await self._in_pool(lambda: self._beside.look(running, self._programs))
             self._limits.look(pids, self._judge.connections, self._hazards)
         with self._log.costs("dropped clients"):
             self._dropped.look(self._serving())
@@ -193,7 +196,8 @@ class Watcher:
             programs = await self._in_pool(self._supervision.supervisor.programs)
             if now >= self._looked_at_all:
                 self._looked_at_all = now + _ALL
-                self._see_to_remains(programs, await self._in_pool(lambda: self._members(programs)))
+                supervisord = self._deaths.pid(SUPERVISOR)
+                self._remains.look(programs, await self._in_pool(lambda: self._remains.all(programs, supervisord)))
             self._find(programs)
         with self._log.costs("readiness"):
             await self._readmit()
@@ -235,24 +239,6 @@ class Watcher:
                 if member.local:
                     self._find_one(member, programs.get(name), alive.get(name))
         self._note()
-
-    def _members(self, programs: dict[str, ProgramInfo]) -> Members:
-        """Look at all processes of all instances."""
-        leaders = {name: info.pid for name, info in programs.items() if info.pid is not None}
-        ports = {m.want.rule.port: name for name, m in self._roster.members.items() if m.local}
-        return adopted.members(self._paths, leaders, supervisor=self._deaths.pid(SUPERVISOR), ports=ports)
-
-    def _see_to_remains(self, programs: dict[str, ProgramInfo], members: Members) -> None:
-        alive = adopted.alive(self._paths)
-        for name, member in self._roster.members.items():
-            if not member.local:
-                continue
-            with self._log.costs(name):
-                info = programs.get(name)
-                leader = info.pid if info is not None and info.pid is not None else alive.get(name)
-                leader = leader if leader is not None and start_time(leader) is not None else None
-                busy = not member.startable or self._roster.busy(member.service.name) is not None
-                self._remains.look(member, info, leader, members, busy=busy)
 
     def _find_one(self, member: Member, info: ProgramInfo | None, alive: int | None) -> None:
         """Find one member's process: supervisord has it by ``info``, and the one noted before may be ``alive``."""
