@@ -6,6 +6,7 @@ import argparse
 import errno
 import gc
 import importlib
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -28,14 +29,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one verb and give its exit code."""
     if arguments is None:
         gc.disable()  # a verb lives for a tenth of a second, and spent a tenth of it on collections; watch enables it
-    options, command = parse(list(sys.argv[1:] if arguments is None else arguments))
-    if command is None:
-        _parser(None, None).print_help()
-        return Exit.USAGE
-    home = getattr(options, "home", None) or os.environ.get("PORTFLEET_HOME")
-    from portfleet.apply.context import Context
-
+    _open_streams()
     try:
+        options, command = parse(list(sys.argv[1:] if arguments is None else arguments))
+        if command is None:
+            _parser(None, None).print_help()
+            return Exit.USAGE
+        home = getattr(options, "home", None) or os.environ.get("PORTFLEET_HOME")
+        from portfleet.apply.context import Context
+
         context = Context(resolve(home=home, config=getattr(options, "config", None)), json=hasattr(options, "json"))
         _look_after(command.__name__.rpartition(".")[2], options, context)
         code = int(command.run(options, context))
@@ -53,6 +55,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except OSError as error:
         print(f"portfleet: {_words(error)}", file=sys.stderr)
         return Exit.FAILED
+
+
+def _open_streams() -> None:
+    """Have all standard streams open, and able to take any text.
+
+    A file that is opened later would get the number of one that is closed (`>&-`), and what is printed would go there.
+    """
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_RDWR), mode))
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # an encoding without “…” and “–” is no reason to fail
 
 
 def _words(error: OSError) -> str:

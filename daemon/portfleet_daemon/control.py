@@ -18,6 +18,7 @@ from portfleet_daemon.errors import ListenError, OperatorError, Refused
 from portfleet_daemon.log import log
 
 LONGEST_LINE = 65536  # bytes
+LOOK = 1.0  # seconds between two looks whether the socket's file is there
 CLIENTS = 64  # at a time; more are refused
 
 Run = Callable[[Command], AsyncIterator[dict[str, Any]]]
@@ -32,7 +33,7 @@ class ControlSocket:
         self._run, self._take = run, take
         self._tasks: set[asyncio.Task[None]] = set()
         self._inode: int | None = None
-        self._sock: socket.socket | None = None
+        self._socks: list[socket.socket] = []
 
     def open(self) -> None:
         """Bind and serve, replacing a socket that no process listens on; raise ListenError."""
@@ -49,8 +50,9 @@ class ControlSocket:
             raise ListenError(f"cannot make the control socket {self.path}: {error}", hint=hint) from error
         finally:
             os.umask(mask)
-        self._sock = sock
-        self._keep(self._accept(sock))
+        self._socks.append(sock)
+        self._listen(sock)
+        self._keep(self._stay())
 
     def _remove_stale(self) -> None:
         path = Path(self.path)
@@ -72,27 +74,54 @@ class ControlSocket:
         with contextlib.suppress(OSError):
             if Path(self.path).stat().st_ino == self._inode:
                 Path(self.path).unlink()
+        socks, self._socks = self._socks, []
+        for sock in socks:
+            asyncio.get_running_loop().remove_reader(sock)
         for task in tuple(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        if self._sock is not None:
-            self._sock.close()
+        for sock in socks:
+            sock.close()
 
     def _keep(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _accept(self, sock: socket.socket) -> None:
-        loop = asyncio.get_running_loop()
+    def _listen(self, sock: socket.socket) -> None:
+        """Accept from now on, unless it is closed by now.
+
+        Not by loop.sock_accept: a connection that comes as that is cancelled is an InvalidStateError in the log.
+        """
+        if sock in self._socks:
+            asyncio.get_running_loop().add_reader(sock, self._accept, sock)
+
+    def _accept(self, sock: socket.socket) -> None:
+        try:
+            client, _ = sock.accept()
+        except BlockingIOError:
+            return
+        except OSError as error:  # out of descriptors, mostly
+            log("control-paused", error=error)
+            loop = asyncio.get_running_loop()
+            loop.remove_reader(sock)
+            loop.call_later(0.1, self._listen, sock)
+            return
+        client.setblocking(False)
+        self._keep(self._serve(client, crowded=len(self._tasks) > CLIENTS))
+
+    async def _stay(self) -> None:
+        """Make the socket anew when its file was removed, as cleaners of directories do: no other process finds it."""
+        while Path(self.path).exists():
+            await asyncio.sleep(LOOK)
         while True:
             try:
-                client, _ = await loop.sock_accept(sock)
-            except OSError as error:  # out of descriptors, mostly
-                log("control-paused", error=error)
-                await asyncio.sleep(0.1)
-                continue
-            self._keep(self._serve(client, crowded=len(self._tasks) > CLIENTS))
+                self.open()
+            except ListenError:  # its directory is away too
+                await asyncio.sleep(LOOK)
+            else:
+                log("control-made-anew", path=self.path)
+                return
 
     async def _serve(self, client: socket.socket, *, crowded: bool) -> None:
         with client, contextlib.suppress(ConnectionError):

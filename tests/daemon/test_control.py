@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import socket
+from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from portfleet_daemon.commands import KEYS, Drain, Evict, parse
+from portfleet_daemon.control import ControlSocket
 from portfleet_daemon.errors import Refused
 from portfleet_daemon.stats import BOUNDS
 from support.daemons import Daemon, Daemons
+from support.sandbox import wait_for
 
 
 def raw(daemon: Daemon, data: bytes) -> list[dict[str, object]]:
@@ -152,3 +157,31 @@ def test_commands_are_values() -> None:
     assert parse(b'{"command": "evict", "rate": 0.5, "count": 7}') == Evict(rate=0.5, count=7)
     with pytest.raises(Refused):
         parse(b'{"command": "evict", "rate": 1e9}')
+
+
+def test_a_socket_that_was_removed_is_made_anew(daemons: Daemons) -> None:
+    daemon = daemons.start(name="echo-blue-1")
+    Path(daemon.control).unlink()
+    wait_for("it is there again", lambda: Path(daemon.control).is_socket())
+    assert raw(daemon, b'{"command": "state"}\n')[0]["state"] == "ready"
+
+
+def test_a_connection_that_comes_while_it_is_closed_leaves_no_error(tmp_path: Path) -> None:
+    async def close_under_a_connection() -> list[dict[str, Any]]:
+        told: list[dict[str, Any]] = []
+        loop = asyncio.get_running_loop()
+        loop.set_exception_handler(lambda _, context: told.append(context))
+
+        async def nothing(*_: object) -> Any:
+            raise AssertionError("nothing was asked")
+            yield
+
+        control = ControlSocket(str(tmp_path / "c"), run=nothing, take=nothing)
+        control.open()
+        await asyncio.sleep(0)
+        with socket.socket(socket.AF_UNIX) as client:
+            client.connect(control.path)
+            await loop.create_task(control.close())  # it begins in the round in which the connection is seen
+        return told
+
+    assert asyncio.run(close_under_a_connection()) == []

@@ -77,7 +77,7 @@ def pid_of_supervisord(box: FleetBox) -> int:
     return pid_of(box, "supervisord")
 
 
-@pytest.mark.parametrize("name", ["journal.json", "applied.toml", "../run/out.json", "../run/processes.json",
+@pytest.mark.parametrize("name", ["journal.json", "applied.toml", "../run/out.json", "processes.json",
                                   "../run/warnings.json", "../run/rules.json"])  # fmt: skip
 def test_a_state_file_that_nests_without_end_gives_words_or_nothing(name: str) -> None:
     with fleet_box(NAMED + QUICK) as box:

@@ -250,7 +250,7 @@ def test_while_supervisord_shuts_down_each_verb_says_so(empty: FleetBox) -> None
     empty.write(ECHO.replace("instances = 4", "instances = 1"))
     empty.portfleet("up")
     hung = empty.status()["echo-blue-1"]["pid"]
-    noted = ("grep", "-q", "echo-blue-1", f"{HOME}/run/processes.json")
+    noted = ("grep", "-q", "echo-blue-1", f"{HOME}/lib/processes.json")
     wait_for("the watcher knows it", lambda: empty.boxes.host.run(*noted, check=False).returncode == 0)
     signal(empty, hung, "STOP")  # so that the shutdown lasts
     signal(empty, pid_of(empty, "supervisord"), "TERM")

@@ -29,7 +29,7 @@ def held(box: FleetBox, path: str) -> Iterator[subprocess.Popen[str]]:
 
 def watched(box: FleetBox) -> dict[str, int]:
     """Return {instance: pid} as soon as the watcher has seen all of them."""
-    noted = box.boxes.host.path(f"{HOME}/run/processes.json")
+    noted = box.boxes.host.path(f"{HOME}/lib/processes.json")
     wait_for("the watcher knows all", lambda: noted.exists() and len(json.loads(noted.read_text())) == 4)
     return {name: pid for name, (pid, _) in json.loads(noted.read_text()).items()}
 

@@ -130,7 +130,7 @@ def test_no_watcher_at_all_and_up_brings_it_back(box: FleetBox) -> None:
 
 def test_a_stopped_supervisord_is_told_beside_what_can_be_seen(box: FleetBox) -> None:
     pid, before = pid_of(box, "supervisord"), box.status()
-    noted = ("grep", "-q", "echo-blue-4", f"{HOME}/run/processes.json")
+    noted = ("grep", "-q", "echo-blue-4", f"{HOME}/lib/processes.json")
     wait_for("the watcher has noted them", lambda: box.boxes.host.run(*noted, check=False).returncode == 0)
     words = f"supervisord (pid {pid}) was stopped by a signal: an instance that ends is not started again"
     signal(box, pid, "STOP")

@@ -68,7 +68,7 @@ def test_a_stuck_watcher_is_replaced_and_status_says_so() -> None:
 
 def test_status_answers_though_supervisord_hangs() -> None:
     with fleet_box(NAMED + QUICK) as box:
-        noted = box.boxes.host.path(f"{HOME}/run/processes.json")
+        noted = box.boxes.host.path(f"{HOME}/lib/processes.json")
         wait_for("the watcher knows all", lambda: noted.exists() and len(json.loads(noted.read_text())) == 4)
         pids = {name: found["pid"] for name, found in box.status().items() if found["pid"]}
         supervisor = pid_of(box, "supervisord")

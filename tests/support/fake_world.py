@@ -57,7 +57,7 @@ class FakeSupervisor(Supervisor):
         self.known: dict[str, Running] = {}
         self.stubborn: dict[str, int] = {}
         self.signals: list[tuple[str, str]] = []
-        self._pids = itertools.count(2)
+        self._pids = itertools.count(1 << 23)  # more than any machine gives (proc_sys_kernel(5), pid_max)
 
     def running(self) -> bool:
         return True
@@ -74,7 +74,7 @@ class FakeSupervisor(Supervisor):
         return files.keys() - self.known.keys(), changed, self.known.keys() - files.keys()
 
     def pid(self) -> int:
-        return 1
+        return 1 << 22
 
     def start(self, name: str) -> None:
         if name not in self.known:
@@ -213,6 +213,9 @@ class FakeLook:
 
     def at(self, wanted: Iterable[tuple[DesiredService, DesiredInstance]], /) -> dict[str, ObservedInstance]:
         return {want.name: self._at(want) for _, want in wanted}
+
+    def strangers(self, _: Desired, /) -> dict[str, str]:
+        return {}
 
     def _at(self, want: DesiredInstance) -> ObservedInstance:
         known = self._world.supervisor.known.get(want.name)

@@ -17,6 +17,7 @@ from portfleet.core.derive import make_desired
 from portfleet.core.errors import ConfigError, PortfleetError
 from portfleet.core.journal import Journal, JournalError, from_json, to_json
 from portfleet.core.observed import Observed
+from portfleet.core.paths import resolve
 from portfleet.core.records import Asked, ColourRecord, Moved
 from portfleet.core.states import Presence
 from portfleet.dataplane.nft.memory import Memory
@@ -140,10 +141,10 @@ def try_states(directory: Path, chance: random.Random) -> None:
         "base": {"made": {"home": "x"}, "digest": "d", "text": "t", "by": "b"},
         "echo-blue-1": {"made": {"rule": _rule()}, "digest": "d", "text": "t", "by": "b"},
     }
-    path = directory / "state.json"
+    path = directory / "processes.json"
     for kind, read in (
         (out, lambda: [vars(entry) for entry in read_out(path).values()]),
-        (processes, lambda: adopted.alive(path)),
+        (processes, lambda: adopted.alive(replace(resolve(home=str(directory), config=None), lib=directory))),
         (warned, lambda: [vars(entry) for entry in warnings.read(path)]),
         (holder, lambda: locks.holder_of(path)),
         (rules, lambda: [Memory(path).rule(name) or Memory(path).current(name) for name in rules]),

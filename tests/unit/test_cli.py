@@ -176,3 +176,21 @@ def test_a_reader_that_goes_away_is_no_traceback(verb: str) -> None:
 def test_an_interpreter_that_starts_can_import_each_verb_first(verb: str) -> None:
     """Where everything is imported already, a circle of imports does not show."""
     subprocess.run([sys.executable, "-c", f"import portfleet.commands.{verb}"], check=True)
+
+
+STREAMS = (">&-", "<&- >&- 2>&-", "2>&-", ">/dev/full", "PYTHONIOENCODING=ascii", "TERM=dumb")
+
+
+@pytest.mark.parametrize("streams", STREAMS)
+@pytest.mark.parametrize("words", ["status", "check", "--help", "no-such-verb"])
+def test_streams_that_are_closed_full_or_without_signs_are_no_traceback(
+    tmp_path: Path, words: str, streams: str
+) -> None:
+    (tmp_path / "fleet.toml").write_text(run("init")[1])
+    before, after = (streams, "") if "=" in streams else ("", streams)
+    command = f"{before} {sys.executable} -m portfleet --home {tmp_path} {words} {after}"
+    done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=False)
+    assert "Traceback" not in done.stderr and "Exception ignored" not in done.stderr, done.stderr
+    usual = {"status": (1, 9), "check": (0,), "--help": (0,), "no-such-verb": (2,)}[words]
+    assert done.returncode in ((1, 2) if "full" in streams else usual), done
+    assert {path.name for path in tmp_path.iterdir()} == {"fleet.toml"}

@@ -68,7 +68,8 @@ def test_a_kind(make: Callable[[], Exchange], parts: Sequence[bytes], found: str
 def test_a_kind_says_what_else_can_happen_to_it() -> None:
     assert Connect(PLACE).unreachable(errno.ECONNREFUSED) == "port 7101: Connection refused (ECONNREFUSED)"
     assert expect().late(0.5) == "port 7101: no answer within 500 ms"
-    assert "ENOENT" in str(AskReady(Control("/run/a.sock", 1), spoke=True).unreachable(errno.ENOENT))
+    assert "ECONNREFUSED" in str(AskReady(Control("/run/a.sock", 1), spoke=True).unreachable(errno.ECONNREFUSED))
+    assert AskReady(Control("/run/a.sock", 1), spoke=True).unreachable(errno.ENOENT) == "", "its file was removed"
 
 
 def asked(target: Target, pid: int | None, answer: bytes | int = READY) -> list[type[Exchange]]:

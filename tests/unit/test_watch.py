@@ -20,13 +20,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from portfleet.core.model import Probe
-from portfleet.core.paths import Paths
+from portfleet.core.paths import Paths, resolve
 from portfleet.core.slots import Table
 from portfleet.daemons.exchange import Port
 from portfleet.daemons.probe import Target
 from portfleet.dataplane.interface import Room
 from portfleet.dataplane.nft.cached import SlotCache
 from portfleet.linux.processes import start_time
+from portfleet.store.directories import make_directories
 from portfleet.store.log import Log
 from portfleet.supervise.adopted import alive, note, set_aside
 from portfleet.supervise.exit_report import Ended, last_exit, last_lines
@@ -237,12 +238,14 @@ def test_a_noted_process_is_found_again_and_a_pid_given_to_another_is_not(tmp_pa
     try:
         started = start_time(child.pid)
         assert started is not None
-        note(tmp_path / "p", {"a-blue-1": (child.pid, started), "b-blue-1": (child.pid, started - 1)})
-        assert alive(tmp_path / "p") == {"a-blue-1": child.pid}
+        paths = resolve(home=str(tmp_path), config=None)
+        make_directories(paths)
+        note(paths.processes, {"a-blue-1": (child.pid, started), "b-blue-1": (child.pid, started - 1)})
+        assert alive(paths) == {"a-blue-1": child.pid}
     finally:
         child.kill()
     ends(lambda: start_time(child.pid) is None)
-    assert alive(tmp_path / "p") == {}
+    assert alive(paths) == {}
     child.wait()
 
 
@@ -305,7 +308,7 @@ def test_a_control_socket_that_spoke_and_is_gone_is_a_failed_probe(listener: soc
         ends(lambda: prober.tick() >= 0 and bool(results))
         return results.pop()
 
-    prober.aim([Target("a", Port("127.0.0.1", port), str(path), Probe(interval=3600, timeout=5))])
+    prober.aim([Target("a", Port("127.0.0.1", port), str(path), Probe(interval=3600, timeout=1))])
     assert next_result() == "", "a daemon without a control socket is asked by its port alone"
     with socket.socket(socket.AF_UNIX) as control:
         control.bind(str(path))
@@ -322,9 +325,10 @@ def test_a_control_socket_that_spoke_and_is_gone_is_a_failed_probe(listener: soc
         answering.start()
         assert next_result() == "" and prober.said["a"].connections == 5
         answering.join(10)
-    path.unlink()
     assert next_result(), "the connection that was kept has ended"
-    assert "ENOENT" in next_result()
+    assert "ECONNREFUSED" in next_result()
+    path.unlink()
+    assert "no answer" in next_result(), "its file was removed: whether its loop turns is asked by the port"
     prober.aim([])
     assert prober.said == {}
 

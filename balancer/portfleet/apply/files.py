@@ -38,7 +38,7 @@ class Files:
         """
         said = self.put_right()
         programs = {**self._wanted}
-        for name in adopted.alive(self.paths.processes):
+        for name in adopted.alive(self.paths):
             programs.pop(name, None)
             adopted.set_aside(self.paths, [name])
         for old in self.paths.programs.glob("*.conf"):
@@ -90,6 +90,11 @@ class Files:
         if not file.exists():
             return known
         return _text(file) != program_text(self.desired.programs[name]) and not fault(file)
+
+    def make_control_directories(self) -> None:
+        """Make the directories of the control sockets of instances of other users."""
+        for program in self.desired.programs.values():
+            self._make_control_directory(Path(program.control), program.user)
 
     @property
     def watcher(self) -> Program:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 from portfleet.apply.claims import claims
@@ -25,16 +26,20 @@ from portfleet.daemons.probe import AskReady, Target, exchanges, target_of
 from portfleet.daemons.talk import carry_out
 from portfleet.linux import processes, sockdiag
 from portfleet.linux.established import Established
+from portfleet.linux.sockdiag import Listener
 from portfleet.store import locks
 from portfleet.store.out import read_out
 from portfleet.supervise import adopted
-from portfleet.supervise.exit_report import last_lines
+from portfleet.supervise.exit_report import Ended, last_exit, last_lines
+from portfleet.supervise.members import Members
 from portfleet.supervise.presence import is_suspended, presence_by, supervisor_pid
 from portfleet.supervise.supervisor import ProgramInfo, Supervisor, Unreadable
 
 if TYPE_CHECKING:
     from portfleet.dataplane.interface import DataPlane
 
+#: supervisord is there, and says nothing.
+_SILENT = (Presence.HUNG, Presence.SUSPENDED, Presence.UNREACHABLE)
 #: How often, and how many seconds apart, connections of a program that is to be stopped are looked at again.
 _LOOKS, _MOMENT = 5, 0.05
 
@@ -44,7 +49,7 @@ def observe(
 ) -> Observed:
     """Look at everything that a plan or `status` needs. ``probe`` False leaves out the exchange through the ports."""
     presence, programs = _ask(supervisor, paths)
-    look = Look(programs, paths, probe=probe, hung=presence in (Presence.HUNG, Presence.SUSPENDED))
+    look = Look(programs, paths, probe=probe, ports=ports_of(desired), hung=presence in _SILENT)
     instances = look.at((service, want) for service in desired.services.values() for want in service.instances)
     for name in programs:
         if name not in instances and parse_instance(name):
@@ -74,7 +79,7 @@ def _ask(supervisor: Supervisor, paths: Paths) -> tuple[Presence, dict[str, Prog
     try:
         return Presence.RUNNING, supervisor.programs()
     except PortfleetError as error:
-        return presence_by(error), {}  # it may begin to shut down at any moment
+        return presence_by(error, paths), {}  # it may begin to shut down at any moment
 
 
 def _claims(desired: Desired, rules: PlaneState) -> tuple[str, ...]:
@@ -86,14 +91,25 @@ def _claims(desired: Desired, rules: PlaneState) -> tuple[str, ...]:
 class Look:
     """One look at the machine: sockets are listed once and shared by all instances.
 
-    ``hung``: supervisord says nothing of its programs, and has not lost them for that.
+    ``ports``: the instances' by port; ``hung``: supervisord says nothing of its programs, and has not lost them for
+    that.
     """
 
-    def __init__(self, programs: dict[str, ProgramInfo], paths: Paths, *, probe: bool, hung: bool = False) -> None:
+    def __init__(
+        self, programs: dict[str, ProgramInfo], paths: Paths, *, probe: bool, ports: Mapping[int, str] | None = None,
+        hung: bool = False,
+    ) -> None:  # fmt: skip
+        self._ports = ports or {}
         self._programs, self._paths, self._probe, self._hung = programs, paths, probe, hung
         self._listeners = sockdiag.listeners()
-        self._adopted = adopted.alive(paths.processes)
+        self._adopted = adopted.alive(paths)
         self._established = Established()
+
+    @cached_property
+    def _members(self) -> Members:
+        leaders = {name: info.pid for name, info in self._programs.items() if info.pid is not None}
+        supervisor = supervisor_pid(self._paths)
+        return adopted.members(self._paths, leaders, supervisor=supervisor, ports=self._ports)
 
     def at(self, wanted: Iterable[tuple[DesiredService, DesiredInstance]]) -> dict[str, ObservedInstance]:
         """Look at wanted instances, side by side: those that hang take no longer than one of them."""
@@ -124,18 +140,56 @@ class Look:
         """
         if want.rule.remote is not None:
             return ObservedInstance(ready=True, connections=None)
-        if (pid := seen.pid) is None or want.program is None:
+        if want.program is None:
             return seen
+        if (pid := seen.pid) is None:
+            return self._without_process(want, seen)
         status = ask.answer if ask is not None else None
         count = status.connections if status is not None else self._count(service, want, pid)
         seen = replace(seen, connections=count, waiting=trouble, status=status)
         if trouble:
             return seen
-        own = own_listeners(pid, want.rule.port, self._listeners)
+        own = self._own(want, pid)
+        if others := [listener for listener in self._at_port(want) if listener not in own]:
+            words, mine = self._other(want, others[0])
+            return replace(seen, waiting=words) if mine else replace(seen, fault=words)
         fault, temporary = listening_fault(want.rule.port, service.service.families, own)
         if fault:
             return replace(seen, waiting=fault) if temporary else replace(seen, fault=fault)
         return replace(seen, ready=seen.program in ("RUNNING", "STARTING"))
+
+    def _at_port(self, want: DesiredInstance) -> list[Listener]:
+        return [listener for listener in self._listeners if listener.port == want.rule.port]
+
+    def _own(self, want: DesiredInstance, pid: int) -> list[Listener]:
+        """Return the listeners on an instance's port that are of its present start, whose first process is ``pid``."""
+        there, own = self._at_port(want), own_listeners(pid, want.rule.port, self._listeners)
+        if len(own) == len(there):  # as always, but for processes that have left the tree
+            return own
+        left = self._members.left(want.name, pid)
+        pids = [one.pid for one in self._members.of(want.name) if one not in left]
+        mine = processes.owned(pids, {listener.inode for listener in there})
+        return [listener for listener in there if listener in own or listener.inode in mine]
+
+    def _other(self, want: DesiredInstance, listener: Listener) -> tuple[str, bool]:
+        """Return who listens on an instance's port beside its present start, and whether that is its own."""
+        owner = processes.owner_of(listener.inode)
+        pids = [one.pid for one in self._members.of(want.name)]
+        if listener.inode in processes.owned(pids, {listener.inode}):
+            return f"{owner}, left by an earlier start of it, listens on its port {want.rule.port} yet", True
+        return f"{owner} listens on its port {want.rule.port}", False
+
+    def _without_process(self, want: DesiredInstance, seen: ObservedInstance) -> ObservedInstance:
+        """Return an instance that has no process of supervisord's; what listens on its port all the same is told."""
+        there = self._at_port(want)
+        if not there:
+            return seen
+        words, mine = self._other(want, there[0])
+        if not mine:
+            return replace(seen, fault=words)
+        if last_exit(self._paths, want.name) == Ended(0):
+            return replace(seen, fault=in_background(processes.owner_of(there[0].inode), want.rule.port), waiting="")
+        return replace(seen, waiting=words)
 
     def _count(self, service: DesiredService, want: DesiredInstance, pid: int) -> int:
         return self._established.of(pid, want.rule.port, service.service.ports)
@@ -167,7 +221,21 @@ class Look:
             listener = by_port.get(want.rule.port)
             if want.program is None or listener is None or self._process(want.name).pid:
                 continue
-            found[want.name] = f"{listener} is taken by {processes.owner_of(listener.inode)}"
+            words, mine = self._other(want, listener)
+            if not mine:
+                found[want.name] = words
+        return found
+
+    def beside(self, wanted: Iterable[DesiredInstance]) -> dict[str, str]:
+        """Return, by instance that has a process, who listens on its port without being of it, as another's fault."""
+        found: dict[str, str] = {}
+        for want in wanted:
+            if want.program is None or (pid := self._process(want.name).pid) is None:
+                continue
+            own = self._own(want, pid)
+            for words, mine in (self._other(want, one) for one in self._at_port(want) if one not in own):
+                if not mine:
+                    found[want.name] = words
         return found
 
     def _process(self, name: str) -> ObservedInstance:
@@ -187,6 +255,17 @@ class Look:
                 fault, waiting = f"{waiting}, as daemons do for a broken config", ""
         since = max(info.started, info.stopped if info.pid is None else 0)
         return ObservedInstance(info.state, info.pid, since, info.exit_status, fault=fault, waiting=waiting)
+
+
+def ports_of(desired: Desired) -> dict[int, str]:
+    """Return {port: instance} of those on this box."""
+    return {want.rule.port: want.name for want in desired.instances() if want.program is not None}
+
+
+def in_background(owner: str, port: int) -> str:
+    """Say of an instance that its daemon, ``owner``, left the process that supervisord watches."""
+    name, _, pid = owner.removesuffix(")").partition(" (pid ")
+    return f"it has put itself into the background ({name}, pid {pid}, listens on {port}); run it in the foreground"
 
 
 def _carry_out(asked: Mapping[str, Exchange], targets: Mapping[str, Target]) -> dict[str, str]:

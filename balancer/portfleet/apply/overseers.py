@@ -8,7 +8,7 @@ from portfleet.apply.context import Context
 from portfleet.core.errors import PortfleetError
 from portfleet.core.program import WATCHER
 from portfleet.core.states import AT_REST, Presence
-from portfleet.supervise.presence import Overseer, WatcherQuestion, ask_supervisord, troubles
+from portfleet.supervise.presence import Overseer, WatcherQuestion, ask_supervisord, await_socket, troubles
 
 #: Seconds for an answer. The watcher's loop is busy for the longest when it puts back the rules of a large fleet (2 s).
 _PATIENCE = 5.0
@@ -23,12 +23,14 @@ def look_after(context: Context, *, watcher: bool, supervisord: bool, say: bool)
     answers; ``say``: what does not work and is not needed. A fleet that is down is no trouble: the verb says itself
     what that means for it.
     """
+    if watcher or supervisord:
+        await_socket(context.paths, context.say)
     question = WatcherQuestion(context.paths)
     below = ask_supervisord(context.paths, seconds=_PATIENCE)
     above = question.answer(seconds=_PATIENCE)
     if watcher and not above.works:
         _refuse(above)
-    if supervisord and below.presence in (Presence.HUNG, Presence.SUSPENDED):
+    if supervisord and below.presence in (Presence.HUNG, Presence.SUSPENDED, Presence.UNREACHABLE):
         _refuse(below)
     if not say or (below.presence in (Presence.ABSENT, Presence.ENDING) and above.presence is Presence.ABSENT):
         return

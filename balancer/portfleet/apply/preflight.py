@@ -2,19 +2,35 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from portfleet.apply.context import Context
+from portfleet.apply.observe import Look, ports_of
+from portfleet.core.desired import Desired
 from portfleet.core.errors import Exit, PortfleetError
 from portfleet.core.observed import Observed
 
 
-def refuse(context: Context, observed: Observed) -> None:
-    """Raise PortfleetError if ports are taken, or the fleet cannot be on its data plane on this machine."""
-    if observed.strangers:
-        lines = [f"{name}: {words}" for name, words in sorted(observed.strangers.items())]
+def refuse_taken(context: Context, desired: Desired, service: str) -> None:
+    """Raise PortfleetError if another process has the port of an instance of ``service`` that is to be started."""
+    look = Look(context.supervisor.programs(), context.paths, probe=False, ports=ports_of(desired))
+    want = desired.services[service]
+    starting = {instance.name for instance in want.running if instance.startable}
+    _refuse({name: words for name, words in look.strangers(desired).items() if name in starting})
+
+
+def _refuse(strangers: Mapping[str, str]) -> None:
+    if strangers:
+        lines = [f"{name}: {words}" for name, words in sorted(strangers.items())]
         raise PortfleetError(
             "ports of instances are taken by others; nothing was changed\n  " + "\n  ".join(lines),
-            hint="end that process, or choose other ports in fleet.toml",
+            hint="choose other ports in fleet.toml, or end what listens there if it is not needed",
         )
+
+
+def refuse(context: Context, observed: Observed) -> None:
+    """Raise PortfleetError if ports are taken, or the fleet cannot be on its data plane on this machine."""
+    _refuse(observed.strangers)
     if problems := context.plane.problems(context.fleet):
         lines = [f"{problem.path}: {problem.message}" for problem in problems]
         raise PortfleetError("\n".join([*lines, "nothing was changed"]), hint=problems[0].hint, code=Exit.USAGE)

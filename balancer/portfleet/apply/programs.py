@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from portfleet.apply.files import Files
-from portfleet.apply.observe import Look
+from portfleet.apply.observe import Look, ports_of
 from portfleet.core.desired import Desired, DesiredInstance, DesiredService
 from portfleet.core.errors import PortfleetError
 from portfleet.core.observed import ObservedInstance
@@ -24,7 +24,8 @@ from portfleet.core.states import AT_REST
 from portfleet.store.clock import Clock
 from portfleet.store.out import left_out
 from portfleet.supervise import adopted
-from portfleet.supervise.adopted import Process
+from portfleet.supervise.members import Members, Process, send
+from portfleet.supervise.presence import supervisor_pid
 from portfleet.supervise.supervisor import ProgramInfo, Supervisor, Unreadable
 
 #: Seconds for which a running process must listen wrongly to be given up: it binds its addresses one after the other.
@@ -60,6 +61,9 @@ class Looking(Protocol):
 
     def at(self, wanted: Iterable[tuple[DesiredService, DesiredInstance]], /) -> dict[str, ObservedInstance]:
         """Return instances as they are, by name."""
+
+    def strangers(self, desired: Desired, /) -> dict[str, str]:
+        """Return who has the port of an instance without a process, in words, by instance."""
 
 
 @dataclass
@@ -143,21 +147,22 @@ class Programs:
         """
         if not names:
             return
-        manager = None if alone else self.supervisor.pid()
-        lost = adopted.lost(self.paths.processes, names, supervisor=manager)
-        if manager is not None:
-            for name in names:
+        alone = alone or not self.supervisor.running()
+        members = self.members()
+        found = {name: members.of(name) for name in names}
+        for name in names:
+            if not alone:
                 self.supervisor.stop(name)
-        adopted.send(lost.values(), signal.SIGTERM)
+        self._tell_others(found, signal.SIGTERM)
         began, again, kill = self.clock.monotonic(), how.again, how.kill
-        while left := self._left(names, lost, manager):
+        while left := self._left(names, found, alone=alone):
             spent = self.clock.monotonic() - began
             if again is not None and spent >= again:
-                self._signal(left, lost, signal.SIGTERM)
+                self._signal(left, found, signal.SIGTERM, alone=alone)
                 again = spent + _REPEATED
             if spent >= kill:
-                self._signal(left, lost, signal.SIGKILL)
-                kill = float("inf")
+                self._signal(left, found, signal.SIGKILL, alone=alone)
+                kill = spent + _REPEATED  # for what it has started meanwhile
             if spent > how.kill + _GRACE:
                 raise PortfleetError(
                     f"{', '.join(left)} has not ended by SIGKILL",
@@ -167,15 +172,35 @@ class Programs:
         for name in names:  # a supervisord that starts anew starts every program that it finds
             for kind in ("conf", "adopted"):
                 (self.paths.programs / f"{name}.{kind}").unlink(missing_ok=True)
-        if manager is not None:
+        if not alone:
             self._reload()
 
     def kill(self, name: str) -> None:
         """Kill a process that hangs; supervisord starts it again if it is wanted."""
-        lost = adopted.lost(self.paths.processes, [name], supervisor=self.supervisor.pid())
-        self._signal([name], lost, signal.SIGKILL)
+        self._signal([name], {name: self.members().of(name)}, signal.SIGKILL)
+
+    def members(self) -> Members:
+        """Look at all processes of all instances."""
+        alone = not self.supervisor.running()
+        programs = {} if alone else self.supervisor.programs()
+        leaders = {name: info.pid for name, info in programs.items() if info.pid is not None}
+        manager = None if alone else self.supervisor.pid()
+        return adopted.members(self.paths, leaders, supervisor=manager, ports=ports_of(self.desired))
+
+    def running(self) -> set[str]:
+        """Return the programs that run, supervisord among them."""
+        supervisord = supervisor_pid(self.paths)
+        known = self.supervisor.programs() if self.supervisor.running() else {}
+        found = {name for name, info in known.items() if info.pid is not None}
+        return found | set(adopted.alive(self.paths)) | ({"supervisord"} if supervisord else set())
 
     def _start(self, programs: Mapping[str, Program]) -> None:
+        known, members = self.supervisor.programs(), self.members()
+        idle = [name for name in programs if name not in known or known[name].pid is None]
+        self.run(self.ending([name for name in idle if members.of(name)], EMPTIED))  # what an earlier start has left
+        strangers = self._look(probe=False).strangers(self.desired)
+        if taken := [f"{name} is not started: {strangers[name]}" for name in programs if name in strangers]:
+            raise PortfleetError("; ".join(taken), hint="end what listens there, or choose other ports in fleet.toml")
         self.files.write(programs)
         for name in programs:
             (self.paths.programs / f"{name}.adopted").unlink(missing_ok=True)
@@ -197,25 +222,46 @@ class Programs:
 
     def _look(self, *, probe: bool = True) -> Looking:
         programs = self.supervisor.programs()
-        return self.look(programs) if self.look else Look(programs, self.paths, probe=probe)
+        return (
+            self.look(programs) if self.look else Look(programs, self.paths, probe=probe, ports=ports_of(self.desired))
+        )
 
-    def _left(self, names: Iterable[str], lost: Mapping[str, Process], manager: int | None) -> list[str]:
-        """Return those whose process is there yet; supervisord is to forget the others, once it has reaped them."""
-        programs = self.supervisor.programs() if manager is not None else {}
+    def _left(self, names: Iterable[str], found: dict[str, list[Process]], *, alone: bool) -> list[str]:
+        """Return those of which a process is there yet; supervisord is to forget the others, once it has reaped them.
+
+        When all of an instance has ended that was ``found``, it is looked for what that has started meanwhile, which is
+        told to end as well.
+        """
+        programs = {} if alone else self.supervisor.programs()
         ended = [name for name in names if name in programs and programs[name].pid is None]
         gone = {name for name in ended if self.supervisor.remove(name)}
-        return [name for name in names if (name in programs and name not in gone) or _alive(lost.get(name))]
+        left = [name for name in names if (name in programs and name not in gone) or _any_alive(found[name])]
+        if quiet := [name for name in names if name not in left]:
+            members = self.members()
+            more = {name: there for name in quiet if (there := members.of(name))}
+            found |= more
+            self._tell_others(more, signal.SIGTERM)
+            left += more
+        return left
 
-    def _signal(self, names: Iterable[str], lost: Mapping[str, Process], number: signal.Signals) -> None:
+    def _signal(
+        self, names: Iterable[str], found: Mapping[str, list[Process]], number: signal.Signals, *, alone: bool = False
+    ) -> None:
         for name in names:
-            if name in lost:
-                adopted.send([lost[name]], number)
-            else:
+            if not alone:
                 self.supervisor.signal(name, number.name.removeprefix("SIG"))
+        self._tell_others({name: found[name] for name in names}, number)
+
+    def _tell_others(self, found: Mapping[str, list[Process]], number: signal.Signals) -> None:
+        """Send a signal to all processes that were ``found`` but those to which supervisord sends it."""
+        programs = self.supervisor.programs() if self.supervisor.running() else {}
+        for name, there in found.items():
+            leader = programs[name].pid if name in programs else None
+            send([process for process in there if process.pid != leader], number)
 
 
-def _alive(process: Process | None) -> bool:
-    return process is not None and process.alive
+def _any_alive(found: Iterable[Process]) -> bool:
+    return any(process.alive for process in found)
 
 
 def _hopeless(seen: ObservedInstance) -> bool:

@@ -14,7 +14,7 @@ from portfleet.core.program import WATCHER
 from portfleet.linux import processes
 from portfleet.store import locks
 from portfleet.store.clock import Clock
-from portfleet.supervise import adopted
+from portfleet.supervise.members import Process
 from portfleet.supervise.supervisor import Supervisor
 
 #: The watcher has nothing to save: told once, it ends.
@@ -29,7 +29,7 @@ def take_down(context: Context, desired: Desired, *, seconds: float = 60, clock:
     supervisor, programs, clock = context.supervisor, context.programs(desired), clock or Clock()
     there = supervisor.programs() if supervisor.running() else {}
     programs.run(programs.ending([WATCHER] if WATCHER in there else [], _WATCHER))
-    names = dict.fromkeys([*filter(parse_instance, there), *adopted.alive(context.paths.processes)])
+    names = dict.fromkeys([*filter(parse_instance, there), *programs.members().names()])
     programs.run(programs.ending(names, HURRIED, alone=not supervisor.running()))
     with locks.table(context.paths.table_lock):
         if context.plane.observe().home is not None:
@@ -48,8 +48,8 @@ def take_down_service(context: Context, desired: Desired, service: str) -> None:
         listens = {listen: name for listen, name in state.listens.items() if name == service}
         context.plane.run((SetListens(remove=listens),))
     there = context.supervisor.programs() if context.supervisor.running() else {}
-    names = dict.fromkeys(_of(service, [*there, *adopted.alive(context.paths.processes)]))
     programs = context.programs(desired)
+    names = dict.fromkeys(_of(service, [*there, *programs.members().names()]))
     programs.run(programs.ending(names, HURRIED, alone=not context.supervisor.running()))
     with locks.table(context.paths.table_lock):
         gone: list[Change] = [DropService(service)] if service in state.services else []
@@ -59,10 +59,10 @@ def take_down_service(context: Context, desired: Desired, service: str) -> None:
 
 def _end_supervisord(supervisor: Supervisor, *, seconds: float, clock: Clock) -> None:
     """Shut supervisord down and wait for its process, which outlives its socket by some milliseconds."""
-    process: adopted.Process | None = None
+    process: Process | None = None
     if supervisor.running():
         pid = supervisor.pid()
-        process = adopted.Process(pid, processes.start_time(pid))
+        process = Process(pid, processes.start_time(pid))
         supervisor.shutdown()
     deadline = clock.monotonic() + seconds
     while supervisor.ending() or (process is not None and process.alive):

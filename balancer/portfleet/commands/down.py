@@ -26,6 +26,7 @@ from portfleet.screen.outcome import outcome
 from portfleet.screen.output import print_json
 from portfleet.store import locks
 from portfleet.store.clock import now
+from portfleet.store.directories import make_directories
 
 _UNDO = "portfleet up"
 
@@ -44,9 +45,10 @@ def run(options: argparse.Namespace, context: Context) -> Exit:
             words = f"{service}: already down by {was}"
             serving = _serving(desired, context.observe(desired, probe=False), service)
             return _say(context, words, outcome(Exit.DONE, serving=serving, notes=[words], undo=_UNDO))
-    if not context.paths.run.is_dir():
-        return _say(context, "nothing is up", outcome(Exit.DONE, notes=["nothing is up"]))
     desired = context.desired(fleet)
+    if _is_down(context, desired):
+        return _say(context, "nothing is up", outcome(Exit.DONE, notes=["nothing is up"]))
+    make_directories(context.paths)  # for the locks, also if another process has removed them
     services = [service] if service else list(fleet.services)
     with locks.operations(context.paths.operation_lock, services, why="down"):
         observed = context.observe(desired, probe=False)
@@ -64,6 +66,11 @@ def run(options: argparse.Namespace, context: Context) -> Exit:
     steps, serving = _steps(observed, service), _serving(desired, observed, service)
     done = outcome(Exit.DONE, steps=steps, serving=serving, undo=_UNDO, ended=ending)
     return _say(context, f"{', '.join(services)}: down; {ending:,} established connections ended", done)
+
+
+def _is_down(context: Context, desired: Desired) -> bool:
+    """Return whether the fleet has no process; one that was never up has not even a directory."""
+    return not context.paths.run.is_dir() and not context.programs(desired).running()
 
 
 def _say(context: Context, words: str, done: dict[str, Any]) -> Exit:

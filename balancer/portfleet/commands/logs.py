@@ -29,9 +29,18 @@ def run(options: argparse.Namespace, context: Context) -> Exit:
     name = _program(options.instance, context)
     path = context.paths.log_of(name)
     if not path.exists():
-        raise PortfleetError(f"there is no log yet: {path}", hint="has the instance ever run? see: portfleet status")
+        raise _without_log(name, context)
     follow = ["-F"] if options.follow else []
     os.execvp("tail", ["tail", "-n", str(max(0, options.lines)), *follow, "--", str(path)])  # noqa: S606 (no shell)
+
+
+def _without_log(name: str, context: Context) -> PortfleetError:
+    """Say why there is no log of a program: it never ran, or its log was removed."""
+    if name in context.programs(context.desired(context.serving_fleet)).running():
+        words = f"the log {context.paths.log_of(name)} was removed, and what it held is lost"
+        return PortfleetError(words, hint=f"supervisord makes another within 5 s; then: portfleet logs {name}")
+    words = f"there is no log: {context.paths.log_of(name)}"
+    return PortfleetError(words, hint=f"{name} does not run; see: portfleet status")
 
 
 def _program(text: str, context: Context) -> str:

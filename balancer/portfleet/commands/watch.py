@@ -9,6 +9,7 @@ import argparse
 import asyncio
 import gc
 import os
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -58,6 +59,7 @@ async def _watch(context: Context, log: Log, check: SelfCheck) -> None:
     from portfleet.watch.overflow_order import OverflowOrder
     from portfleet.watch.roster import Roster
     from portfleet.watch.rule_guard import RuleGuard
+    from portfleet.watch.run_files import RunFiles
     from portfleet.watch.server import serve
     from portfleet.watch.watcher import Watcher
 
@@ -70,14 +72,18 @@ async def _watch(context: Context, log: Log, check: SelfCheck) -> None:
     healer = Healer(plane=plane, paths=paths, roster=roster, ejector=ejector, log=log)
     rules = RuleGuard(roster=roster, healer=healer, guardian=guardian, log=log, busy=check.busy)
     watcher = Watcher(context, log, ejector=ejector, roster=roster, check=check)
-    server = await serve(paths.watch_socket, {"status": lambda _: watcher.status(), "reload": lambda _: watcher.wake()})
+    answers = {"status": lambda _: watcher.status(), "reload": lambda _: watcher.wake()}
+    files = RunFiles(paths, lambda: serve(paths.watch_socket, answers))
+    with suppress(FileNotFoundError):
+        paths.watch_socket.unlink()  # of the watcher before this one
+    await files.look(None)
     world = World(
         paths=paths, store=context.store, applied=applied, plane=Context(paths).plane, supervisor=context.supervisor,
         daemons=MachineDaemons(context.supervisor, paths), ejector=ejector, log=log, wake=watcher.wake,
     )  # fmt: skip
     asyncio.get_running_loop().set_exception_handler(partial(_told, log))
     overflow = OverflowOrder(plane=plane, paths=paths, roster=roster, log=log)
-    watching = asyncio.create_task(watcher.run(rules), name="watcher")
+    watching = asyncio.create_task(watcher.run(rules, files), name="watcher")
     for_ever = {"probes": watcher.probe(), "operations": Engine(world).run(), "overflow order": overflow.run()}
     tasks = [asyncio.create_task(work, name=name) for name, work in for_ever.items()]
     done, _ = await asyncio.wait([watching, *tasks], return_when=asyncio.FIRST_COMPLETED)
@@ -87,7 +93,7 @@ async def _watch(context: Context, log: Log, check: SelfCheck) -> None:
     check.close()
     for task in tasks:
         task.cancel()
-    server.close()
+    files.close()
     rules.close()
     log("stopped", reason="asked to")
 

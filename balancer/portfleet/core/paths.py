@@ -67,8 +67,9 @@ class Paths:
 
     @property
     def processes(self) -> Path:
-        """The processes the watcher knows, to find them again when supervisord has lost them."""
-        return self.run / "processes.json"
+        """The processes the watcher knows, to find them again when supervisord has lost them; not in run/, which is
+        cleaned by others."""
+        return self.lib / "processes.json"
 
     @property
     def out(self) -> Path:

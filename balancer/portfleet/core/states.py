@@ -35,6 +35,7 @@ class Presence(StrEnum):
     STARTING = "starting"  #: there, and does not listen yet
     ENDING = "ending"  #: shuts down, and takes no orders any more
     SUSPENDED = "suspended"  #: held by a signal (SIGSTOP)
+    UNREACHABLE = "unreachable"  #: there, but its socket was removed
     HUNG = "hung"  #: there, and did not answer in time
     ABSENT = "absent"  #: not there
 

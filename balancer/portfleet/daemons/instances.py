@@ -26,7 +26,7 @@ def running(supervisor: Supervisor, paths: Paths) -> dict[str, int]:
     Raises PortfleetError if supervisord does not answer.
     """
     programs = supervisor.programs()
-    return adopted.alive(paths.processes) | {name: info.pid for name, info in programs.items() if info.pid is not None}
+    return adopted.alive(paths) | {name: info.pid for name, info in programs.items() if info.pid is not None}
 
 
 def control_of(want: DesiredInstance, pids: Mapping[str, int]) -> Control | None:

@@ -6,6 +6,7 @@ is a class here, and a line in `exchanges` that says when it is used.
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -56,13 +57,14 @@ def exchanges(
     if target.probe.send is not None:
         yield Expect(target.place, target.probe.send.encode(), (target.probe.expect or "").encode())
     else:
-        yield Connect(target.place) if status is None else Empty(target.place)
+        yield Connect(target.place) if status is None and not spoke else Empty(target.place)
 
 
 class AskReady(Ask[Status]):
     """Ask on the control socket for ``status`` or ``state``, and be content with a daemon that says it is ready.
 
-    If no process listens there, it is a daemon without a control socket, which is well too, unless it ``spoke`` before;
+    If no process listens there, it is a daemon without a control socket, which is well too, unless it ``spoke`` before
+    and the socket is there yet;
     and so is one that refuses the command, if that is not the ``last`` there is.
     """
 
@@ -73,7 +75,8 @@ class AskReady(Ask[Status]):
 
     def unreachable(self, code: int) -> Verdict:
         verdict = super().unreachable(code)
-        return "" if self.absent and not self._spoke else verdict
+        removed = code == errno.ENOENT  # a socket without a name; the process that has it is no less well
+        return "" if self.absent and (removed or not self._spoke) else verdict
 
     def received(self, data: bytes) -> Verdict:
         verdict = super().received(data)

@@ -28,7 +28,7 @@ def read(paths: Paths) -> OverseerFacts:
     """Ask the two; raises PortfleetError without the right to."""
     question = WatcherQuestion(paths)
     below = ask_supervisord(paths, seconds=_PATIENCE)
-    return OverseerFacts(below, question.answer(seconds=_PATIENCE), len(adopted.alive(paths.processes)))
+    return OverseerFacts(below, question.answer(seconds=_PATIENCE), len(adopted.alive(paths)))
 
 
 def judge(facts: OverseerFacts) -> Iterator[Finding]:

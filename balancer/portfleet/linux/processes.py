@@ -20,9 +20,12 @@ _TICKS, _PAGE = os.sysconf("SC_CLK_TCK"), os.sysconf("SC_PAGE_SIZE")
 
 
 class Process(NamedTuple):
-    """One process: parent, start (clock ticks since boot), processor time (seconds), resident memory (bytes)."""
+    """One process: its parent, process group and session, start (clock ticks since boot), processor time (seconds) and
+    resident memory (bytes)."""
 
     parent: int
+    group: int
+    session: int
     started: int
     cpu: float
     memory: int
@@ -38,7 +41,34 @@ def read(pid: int) -> Process | None:
     if fields[0] in (b"Z", b"X"):
         return None
     cpu = (int(fields[11]) + int(fields[12])) / _TICKS
-    return Process(int(fields[1]), int(fields[19]), cpu, int(fields[21]) * _PAGE)
+    parent, group, session = map(int, fields[1:4])
+    return Process(parent, group, session, int(fields[19]), cpu, int(fields[21]) * _PAGE)
+
+
+def table() -> dict[int, Process]:
+    """Return every process that can be seen, by pid; 4 ms for three hundred."""
+    pids = [int(name) for name in os.listdir("/proc") if name.isdigit()]
+    return {pid: process for pid in pids if (process := read(pid)) is not None}
+
+
+def environment(pid: int) -> dict[bytes, bytes]:
+    """Return the environment a process was started with; empty if it may not be read, or was overwritten.
+
+    Some processes do so to show a title of their own (redis, nginx, PostgreSQL).
+    """
+    try:
+        data = Path(f"/proc/{pid}/environ").read_bytes()
+    except OSError:
+        return {}
+    return {name: value for name, found, value in (entry.partition(b"=") for entry in data.split(b"\0")) if found}
+
+
+def command_line(pid: int) -> list[bytes]:
+    """Return the words of a process's command; none if there is no such process."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")[:-1]
+    except OSError:
+        return []
 
 
 def start_time(pid: int) -> int | None:

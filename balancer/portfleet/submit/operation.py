@@ -7,11 +7,12 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 from functools import partial
 
+from portfleet.apply import preflight
 from portfleet.apply.busy import refuse_busy, wake
 from portfleet.apply.context import Context
 from portfleet.apply.pointer import Pointer
 from portfleet.core.derive import make_desired, settle
-from portfleet.core.desired import DesiredService
+from portfleet.core.desired import Desired, DesiredService
 from portfleet.core.errors import Exit, PortfleetError
 from portfleet.core.journal import Journal
 from portfleet.core.operations import Operation, Work
@@ -72,6 +73,7 @@ def submit(
         return _dry_run(context, want, verb=work.verb, words=words, change=becomes or change)
     with locks.operation(context.paths.operation_lock(want.name), service=want.name, why=f"{work.verb}: {words}"):
         refuse_busy(context, want.name)
+        preflight.refuse_taken(context, _then(context, want, becomes or change), want.name)
         reason = f" ({options.why})" if options.why else ""
         who, since = locks.operator(), now()
         wanted = Operation(0, want.name, words + reason, who, since, work, owned=tuple(owned))
@@ -91,14 +93,19 @@ def submit(
 
 def _dry_run(context: Context, want: DesiredService, *, verb: str, words: str, change: Change | None) -> Exit:
     current = context.plane.read_slots(want.name)
-    journal = context.desired(context.applied_fleet).journal
-    if change is not None:
-        journal = journal.with_service(want.name, change(journal.services[want.name]))
-    then = make_desired(context.applied_fleet, journal, context.paths).services[want.name]
+    then = _then(context, want, change).services[want.name]
     after = then.table(current, out=frozenset(left_out(context.paths, current)))
     count, total = moved(current, after), want.service.slots
     entry = {"verb": verb, "service": want.name, "dry_run": True, "words": words, "slots_moved": count, "slots": total}
     return say(context, entry, f"would {words}; {count:,} of {total:,} slots would move; nothing was done")
+
+
+def _then(context: Context, want: DesiredService, change: Change | None) -> Desired:
+    """Return what shall be after ``change``."""
+    journal = context.desired(context.applied_fleet).journal
+    if change is not None:
+        journal = journal.with_service(want.name, change(journal.services[want.name]))
+    return make_desired(context.applied_fleet, journal, context.paths)
 
 
 def point_slots(context: Context, service: str) -> None:

@@ -1,6 +1,6 @@
 """Processes of instances that supervisord has lost: it died or was restarted, they go on serving.
 
-The watcher notes every process it knows in run/processes.json with its start time, so that a pid that was given to
+The watcher notes every process it knows in lib/processes.json with its start time, so that a pid that was given to
 somebody else is never taken for an instance. The program file of an adopted instance is set aside (NAME.adopted), for
 supervisord would start every program it finds, here on a port that is taken.
 """
@@ -8,41 +8,39 @@ supervisord would start every program it finds, here on a port that is taken.
 from __future__ import annotations
 
 import json
-import os
-import signal
 from collections.abc import Iterable, Mapping
-from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 
 from portfleet.core.model import parse_instance
 from portfleet.core.paths import Paths
+from portfleet.linux import processes
 from portfleet.linux.processes import parent, start_time
 from portfleet.store import atomic, state_file
+from portfleet.supervise.members import Members, Process, named
 
 
-@dataclass(frozen=True)
-class Process:
-    """A process by its pid and when it ``started``, in clock ticks since boot (None: it had ended already)."""
-
-    pid: int
-    started: int | None
-
-    @property
-    def alive(self) -> bool:
-        """Return whether it still runs."""
-        return self.started is not None and start_time(self.pid) == self.started
-
-
-def alive(path: Path) -> dict[str, int]:
-    """Return {instance: pid} of every noted process that still is the one that was noted."""
+def noted(paths: Paths) -> dict[str, Process] | None:
+    """Return the processes that were noted, also those that have ended; None if there is no file that can be read."""
     try:
-        noted = state_file.parse(path.read_bytes())
+        found = state_file.parse(paths.processes.read_bytes())
     except (OSError, ValueError):
-        return {}
-    found = noted.items() if isinstance(noted, dict) else ()
-    processes = {name: Process(*entry) for name, entry in found if _is_noted(name, entry)}
-    return {name: process.pid for name, process in processes.items() if process.alive}
+        return None
+    entries = found.items() if isinstance(found, dict) else ()
+    return {name: Process(*entry) for name, entry in entries if _is_noted(name, entry)}
+
+
+def alive(paths: Paths) -> dict[str, int]:
+    """Return {instance: pid} of every noted process that still is the one that was noted.
+
+    Without a file, of every process that supervisord has started: such a one leads its process group, and so can have
+    no session of its own (setsid(2)), as one has that has put itself into the background.
+    """
+    found = noted(paths)
+    if found is not None:
+        return {name: process.pid for name, process in found.items() if process.alive}
+    table = processes.table()
+    leaders = [pid for pid, one in table.items() if one.group == pid != one.session]
+    return {name: pid for pid in leaders if (name := named(paths, pid)) is not None}
 
 
 def _is_noted(name: str, entry: object) -> bool:
@@ -69,16 +67,13 @@ def set_aside(paths: Paths, names: Iterable[str]) -> list[str]:
     return moved
 
 
-def lost(path: Path, names: Iterable[str], *, supervisor: int | None) -> dict[str, Process]:
+def lost(paths: Paths, names: Iterable[str], *, supervisor: int | None) -> dict[str, Process]:
     """Return those of ``names`` whose noted process runs and is no child of ``supervisor`` (None: there is none)."""
-    found = alive(path)
-    processes = {name: Process(found[name], start_time(found[name])) for name in names if name in found}
-    return {name: one for name, one in processes.items() if one.alive and parent(one.pid) != supervisor}
+    found = alive(paths)
+    mine = {name: Process(found[name], start_time(found[name])) for name in names if name in found}
+    return {name: one for name, one in mine.items() if one.alive and parent(one.pid) != supervisor}
 
 
-def send(processes: Iterable[Process], number: signal.Signals) -> None:
-    """Send a signal to those of ``processes`` that still run, and to no other that has one's pid by now."""
-    for process in processes:
-        if process.alive:
-            with suppress(ProcessLookupError):
-                os.kill(process.pid, number)
+def members(paths: Paths, leaders: Mapping[str, int], *, supervisor: int | None, ports: Mapping[int, str]) -> Members:
+    """Look at all processes of all instances; see `Members`."""
+    return Members(paths, leaders, noted=noted(paths) or {}, supervisor=supervisor, ports=ports)

@@ -32,15 +32,18 @@ class Ended:
         return f"terminated by {self.signal}" if self.status is None else f"exit status {self.status}"
 
 
-def last_exit(paths: Paths, name: str) -> Ended | None:
-    """Return how ``name`` ended last; None if that is not known.
+def last_exit(paths: Paths, name: str, pid: int | None = None) -> Ended | None:
+    """Return how ``name``, or its process ``pid``, ended last; None if that is not known.
 
     supervisord forgets the exit status of a process that ended within startsecs, but not in its log (process.py and
     decode_wait_status of options.py: ``exited: NAME (exit status 3; not expected)``, ``(terminated by SIGSEGV (core
     dumped); not expected)``).
     """
     told = rf"exited: {re.escape(name)} \((?:exit status (-?\d+)|terminated by ([^;\n]+)); "
-    found = re.findall(told, _tail(paths.log / "supervisord.log", _SUPERVISOR_TAIL))
+    text = _tail(paths.log / "supervisord.log", _SUPERVISOR_TAIL)
+    if pid is not None:
+        text = text.rpartition(f"spawned: '{name}' with pid {pid}\n")[2].partition(f"spawned: '{name}'")[0]
+    found = re.findall(told, text)
     if not found:
         return None
     status, signal = found[-1]

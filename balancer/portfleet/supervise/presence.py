@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import socket
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,19 +16,24 @@ from pathlib import Path
 
 from portfleet.core.errors import PortfleetError
 from portfleet.core.paths import Paths
+from portfleet.core.program import watch_program
 from portfleet.core.states import Presence
+from portfleet.linux import processes
 from portfleet.store import locks
 from portfleet.supervise.supervisor import ShuttingDown, Supervisor, Unanswered
 
 _QUESTION = b'{"command": "status"}\n'
 #: Seconds between two looks at a watcher that has not answered yet.
 _MOMENT = 0.02
+#: Seconds within which supervisord makes a socket anew that was removed (`inside`), and the watcher its own.
+_ANEW = 6.0
 
 
 _IS = {
     Presence.STARTING: "is starting and does not answer yet",
     Presence.ENDING: "is shutting down",
     Presence.SUSPENDED: "was stopped by a signal",
+    Presence.UNREACHABLE: "runs, but its socket was removed",
     Presence.HUNG: "does not answer",
     Presence.ABSENT: "is not running",
 }
@@ -80,6 +86,8 @@ class Overseer:
         match self.presence:
             case Presence.SUSPENDED:
                 return f"kill -CONT {self.pid}"
+            case Presence.UNREACHABLE:
+                return f"it makes another within {_ANEW:.0f} s; look again then: portfleet status"
             case Presence.HUNG if self.pid:
                 return f"kill -KILL {self.pid}   # {_KILLED[self.name]}"
             case Presence.HUNG | Presence.STARTING:
@@ -100,8 +108,8 @@ def troubles(supervisord: Overseer, watcher: Overseer) -> list[Trouble]:
 
 def supervisord(paths: Paths, presence: Presence) -> Overseer:
     """Return supervisord as it was found, with its process if it is there and does not answer."""
-    pid = supervisor_pid(paths) if presence in (Presence.HUNG, Presence.SUSPENDED) else None
-    return Overseer("supervisord", presence, pid)
+    shown = presence in (Presence.HUNG, Presence.SUSPENDED, Presence.UNREACHABLE)
+    return Overseer("supervisord", presence, supervisor_pid(paths) if shown else None)
 
 
 def ask_supervisord(paths: Paths, *, seconds: float) -> Overseer:
@@ -112,15 +120,32 @@ def ask_supervisord(paths: Paths, *, seconds: float) -> Overseer:
     try:
         Supervisor(paths.supervisor_socket, seconds=seconds).nudge()
     except PortfleetError as error:
-        presence = presence_by(error)
+        presence = presence_by(error, paths)
     return supervisord(paths, presence)
 
 
-def presence_by(error: PortfleetError) -> Presence:
+def presence_by(error: PortfleetError, paths: Paths) -> Presence:
     """Return what a call that supervisord did not answer says of it."""
     if isinstance(error, Unanswered):
         return Presence.HUNG
-    return Presence.ENDING if isinstance(error, ShuttingDown) else Presence.ABSENT
+    if isinstance(error, ShuttingDown):
+        return Presence.ENDING
+    return Presence.UNREACHABLE if lacks_socket(paths) else Presence.ABSENT
+
+
+def lacks_socket(paths: Paths) -> bool:
+    """Return whether supervisord runs and cannot be asked, as its socket was removed."""
+    return not paths.supervisor_socket.exists() and supervisor_pid(paths) is not None
+
+
+def await_socket(paths: Paths, say: Callable[[str], None]) -> None:
+    """Wait until supervisord has made its socket anew if that was removed; ``say`` is told so."""
+    if not lacks_socket(paths):
+        return
+    say("supervisord's socket was removed; it makes another, which is waited for")
+    deadline = time.monotonic() + _ANEW
+    while lacks_socket(paths) and time.monotonic() < deadline:
+        time.sleep(_MOMENT)
 
 
 class WatcherQuestion:
@@ -140,9 +165,9 @@ class WatcherQuestion:
         deadline = self._asked + seconds
         try:
             while not self._answered():
-                if not locks.held(self._paths.watch_lock):
+                if not locks.held(self._paths.watch_lock) and watcher_pid(self._paths) is None:
                     return Overseer("the watcher", Presence.ABSENT)
-                pid = locks.process_of(self._paths.watch_lock)
+                pid = locks.process_of(self._paths.watch_lock) or watcher_pid(self._paths)
                 if is_suspended(pid):
                     return Overseer("the watcher", Presence.SUSPENDED, pid)
                 if self._clock() > deadline:
@@ -193,13 +218,24 @@ def is_suspended(pid: int | None) -> bool:
 
 
 def supervisor_pid(paths: Paths) -> int | None:
-    """Return supervisord's process by its pid file; None where that is not this fleet's supervisord.
+    """Return supervisord's process by its pid file, or by what runs if that was removed; None if there is none.
 
     Not by SO_PEERCRED: it listens first and becomes a daemon, another process, later.
     """
+    config = os.fsencode(paths.supervisor_config)
     try:
         pid = int((paths.run / "supervisord.pid").read_text())
-        words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
     except (OSError, ValueError):
-        return None
-    return pid if os.fsencode(paths.supervisor_config) in words else None
+        return _running(lambda words: config in words and b"supervisor.supervisord" in words)
+    return pid if config in processes.command_line(pid) else None
+
+
+def watcher_pid(paths: Paths) -> int | None:
+    """Return the watcher's process by what runs, for when the lock that it holds was removed; None if there is none."""
+    words = [os.fsencode(word) for word in watch_program(paths, sys.executable).command[1:]]
+    return _running(lambda found: found[1:] == words)
+
+
+def _running(wanted: Callable[[list[bytes]], bool]) -> int | None:
+    pids = (int(name) for name in os.listdir("/proc") if name.isdigit())
+    return next((pid for pid in pids if wanted(processes.command_line(pid))), None)

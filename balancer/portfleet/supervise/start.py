@@ -27,7 +27,7 @@ def start_supervisord(paths: Paths, *, seconds: float = 20, clock: Callable[[], 
     Raise PortfleetError with its own words if it does not.
     """
     Supervisor(paths.supervisor_socket).refuse_ending()
-    adopted.set_aside(paths, adopted.alive(paths.processes))
+    adopted.set_aside(paths, adopted.alive(paths))
     said = _by_systemd() if by_systemd(paths) else _by_itself(paths)
     wait_for_supervisord(paths, seconds=seconds, clock=clock, said=said)
 
@@ -101,7 +101,8 @@ def _command(paths: Paths) -> list[str]:
 def _environment() -> dict[str, str]:
     """Instances inherit supervisord's environment: portfleet's own venv comes first on their PATH."""
     own = str(Path(sys.executable).parent)
-    dropped = ("PORTFLEET_HOME", "PORTFLEET_FAULT")
+    # What tells an instance's processes: not of a supervisord that is started by one.
+    dropped = ("PORTFLEET_HOME", "PORTFLEET_FAULT", "PORTFLEET_INSTANCE", "PORTFLEET_CONTROL")
     # SUPERVISOR_*: the watcher starts another supervisord where the one above it has died.
     kept = {name: value for name, value in os.environ.items() if name not in dropped and name[:11] != "SUPERVISOR_"}
     return kept | {"PATH": os.pathsep.join([own, os.environ.get("PATH", os.defpath)])}

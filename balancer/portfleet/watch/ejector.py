@@ -166,6 +166,11 @@ class Ejector:
         serving = [i.name for i in want.instances if i.takes and i.name != name and self.serves(i.name)]
         return next((sibling for sibling in serving if sibling in table), None)
 
+    def write_again(self) -> None:
+        """Write the out-set down, whose file was removed."""
+        self._written = None
+        self._keep()
+
     def _keep(self) -> None:
         """Write the out-set down for the command line where it changed; a full disk is said, not obeyed."""
         if self._written == (out := self.pending | self.out):

@@ -114,7 +114,8 @@ class Judge:
         if member is None:
             return
         member.spoke |= name in self._prober.said
-        if not trouble:
+        trouble = trouble or member.beside
+        if not trouble or trouble == member.beside:
             member.hung_since = None
         elif by_port and (why := self._blind()):
             # Such a probe is a new connection too: all instances would fail at once, none of them ill.

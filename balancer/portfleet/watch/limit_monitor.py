@@ -67,6 +67,10 @@ class LimitMonitor:
         if self.warned != before:
             warnings.write(self._paths.warnings, self.warned.values())
 
+    def write_again(self) -> None:
+        """Write down what is warned of, whose file was removed."""
+        warnings.write(self._paths.warnings, self.warned.values())
+
     def _unexpected(self, at: float) -> list[Near]:
         """Return what went wrong in the watcher itself within the last hour."""
         return [

@@ -31,6 +31,8 @@ class Member:
     spoke: bool = False
     #: Since when its probes fail; None while they do not.
     hung_since: float | None = None
+    #: Who else listens on its port, in words.
+    beside: str = ""
     #: When its process was last seen to end, and when it began to serve after that.
     died_at: float | None = None
     served_at: float | None = None

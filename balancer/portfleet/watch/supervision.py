@@ -66,7 +66,7 @@ class Supervision:
 
     def died(self) -> None:
         """supervisord has ended: keep its successor from starting again what still runs, and see that one comes."""
-        alive = adopted.alive(self._paths.processes)
+        alive = adopted.alive(self._paths)
         with self._log.costs(SUPERVISOR):
             adopted.set_aside(self._paths, alive)
         if not alive:
@@ -88,6 +88,14 @@ class Supervision:
         """Have supervisord give up a program whose port an adopted process holds; in the helper thread."""
         adopted.set_aside(self._paths, [name])
         self._loop.run_in_executor(self._pool, self._forget, name)
+
+    def give_up(self, name: str) -> None:
+        """Have supervisord not start a program again by itself; in the helper thread."""
+        self._loop.run_in_executor(self._pool, self._stop, name)
+
+    def _stop(self, name: str) -> None:
+        with self._log.costs(name):
+            Supervisor(self._paths.supervisor_socket).stop(name)
 
     def _forget(self, name: str) -> None:
         supervisor = Supervisor(self._paths.supervisor_socket)

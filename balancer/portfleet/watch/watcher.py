@@ -23,18 +23,22 @@ from portfleet.core.desired import DesiredService
 from portfleet.core.observed import ObservedInstance
 from portfleet.dataplane.interface import Hazard
 from portfleet.linux.processes import set_nice
+from portfleet.store.locks import Locked
 from portfleet.store.log import Log
 from portfleet.supervise import adopted
 from portfleet.supervise.nudge import nudge
 from portfleet.supervise.supervisor import ProgramInfo
+from portfleet.watch.beside import Beside
 from portfleet.watch.deaths import Deaths
 from portfleet.watch.ejector import Ejector
 from portfleet.watch.guard_drops import GuardDrops
 from portfleet.watch.judge import Judge
 from portfleet.watch.limit_monitor import LimitMonitor
+from portfleet.watch.remains import Remains
 from portfleet.watch.revival import Revival
 from portfleet.watch.roster import Member, Roster
 from portfleet.watch.rule_guard import RuleGuard
+from portfleet.watch.run_files import RunFiles
 from portfleet.watch.self_check import SelfCheck
 from portfleet.watch.supervision import SUPERVISOR, Supervision
 
@@ -48,6 +52,8 @@ _CALM, _HURRY, _FULL = 0.5, 0.03, 10.0
 #: Seconds between two looks at what others have set up that costs clients.
 _HAZARDS = 1.0
 _HURRIED_FOR = 30.0
+#: Seconds between two looks at all processes, which take 10 ms for some hundreds, while an instance is on the way back.
+_ALL = 0.2
 #: Seconds the interpreter lets a thread run before the loop may go on (default 5 ms): an ejection waits that long.
 _SWITCH = 0.0005
 
@@ -72,6 +78,9 @@ class Watcher:
             paths=self._paths, roster=roster, ejector=ejector, deaths=self._deaths, log=log, pool=self._pool,
             wake=self._wake.set,
         )  # fmt: skip
+        self._remains = Remains(self._paths, roster, ejector, log, self._supervision.give_up)
+        self._looked_at_all = 0.0
+        self._beside = Beside(self._paths, log)
         self._limits = LimitMonitor(self._paths, context.plane.connections, log)
         self._dropped = GuardDrops(context.plane.connections, self._judge.look, log)
         self._programs: dict[str, ProgramInfo] = {}
@@ -83,7 +92,7 @@ class Watcher:
         self._loop.add_signal_handler(signal.SIGINT, self.stop)
         self._loop.add_signal_handler(signal.SIGHUP, self._wake.set)
 
-    async def run(self, rules: RuleGuard) -> None:
+    async def run(self, rules: RuleGuard, files: RunFiles) -> None:
         """Watch until told to stop."""
         sys.setswitchinterval(_SWITCH)
         if not set_nice(_PRIORITY):
@@ -91,7 +100,7 @@ class Watcher:
         self._roster.changed = lambda: self._take_in(rules)
         try:
             while not self._stop.is_set():
-                await self._look(rules)
+                await self._look(rules, files)
                 await self._sleep()
         finally:
             self._supervision.close()
@@ -156,8 +165,10 @@ class Watcher:
             or (member.want.takes and (name in pending or (name in out and out[name].kind == "died")))
         ]
 
-    async def _look(self, rules: RuleGuard) -> None:
+    async def _look(self, rules: RuleGuard, files: RunFiles) -> None:
         """Read what is wanted, what supervisord has, and who is on the way back."""
+        with self._log.costs("files"):
+            await self._keep_files(files)
         with self._log.costs("config and journal"):
             self._roster.reload()
         with self._log.costs("guardian"):
@@ -167,6 +178,8 @@ class Watcher:
             if time.monotonic() >= self._hazards_at:
                 self._hazards_at = time.monotonic() + _HAZARDS
                 self._hazards = await self._in_pool(rules.hazards)
+                running = [m for m in self._roster.members.values() if m.local and m.name in pids]
+                await self._in_pool(lambda: self._beside.look(running, self._programs))
             self._limits.look(pids, self._judge.connections, self._hazards)
         with self._log.costs("dropped clients"):
             self._dropped.look(self._serving())
@@ -180,9 +193,28 @@ class Watcher:
         self._full_at = now + _FULL
         with self._log.costs(SUPERVISOR):
             await self._supervision.look()
-            self._find(await self._in_pool(self._supervision.supervisor.programs))
+            programs = await self._in_pool(self._supervision.supervisor.programs)
+            if now >= self._looked_at_all:
+                self._looked_at_all = now + _ALL
+                supervisord = self._deaths.pid(SUPERVISOR)
+                self._remains.look(programs, await self._in_pool(lambda: self._remains.all(programs, supervisord)))
+            self._find(programs)
         with self._log.costs("readiness"):
             await self._readmit()
+
+    async def _keep_files(self, files: RunFiles) -> None:
+        """Have what was removed from run/ be there again."""
+        try:
+            removed = await files.look(self._roster.desired)
+        except Locked as error:
+            self._log("replaced", reason=str(error))
+            self.stop()
+            return
+        if removed:
+            self._ejector.write_again()
+            self._limits.write_again()
+            self._full_at = 0.0  # with all processes at hand they are noted again
+            self._log("made-anew", files=",".join(removed), reason="removed by another process")
 
     def _take_in(self, rules: RuleGuard) -> None:
         self._check.busy()
@@ -201,7 +233,7 @@ class Watcher:
     def _find(self, programs: dict[str, ProgramInfo]) -> None:
         """Find each member's process and watch it; see to those that have none."""
         self._programs = programs
-        alive = adopted.alive(self._paths.processes)
+        alive = adopted.alive(self._paths)
         for name, member in self._roster.members.items():
             with self._log.costs(name):
                 if member.local:
@@ -231,11 +263,12 @@ class Watcher:
         if member.want.takes and member.name not in self._ejector.out:
             member.died_at = time.monotonic()
             self._judge.died(member, "it does not run")
-        self._revival.look(member, info)
+        if not self._remains.holds(member.name):
+            self._revival.look(member, info)
 
     def _note(self) -> None:
         processes = {name: seen for name, seen in self._deaths.started().items() if name != SUPERVISOR}
-        if processes == self._noted:
+        if processes == self._noted and self._paths.processes.exists():
             return
         try:
             adopted.note(self._paths.processes, processes)
@@ -261,6 +294,8 @@ class Watcher:
             if member.served_at is not None:
                 member.backoff.ran(now - member.served_at)
             member.died_at, member.served_at = now, None
+            self._looked_at_all = 0.0
+            self._remains.ended(name, pid)
             self._judge.died(member, f"process {pid} ended" + self._while_somebody_works(member))
         nudge(self._paths.supervisor_socket, self._loop)
         self._wake.set()

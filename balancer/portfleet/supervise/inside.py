@@ -1,0 +1,74 @@
+"""What runs inside supervisord, which loads it as an RPC interface: it keeps orphans and its files.
+
+supervisord becomes the parent of what its programs leave behind (PR_SET_CHILD_SUBREAPER of prctl(2), Linux 3.4), so
+that a daemon that has put itself into the background is told from a stranger, also if its environment is overwritten.
+
+Others clean directories: a socket, pid file or log that was removed is made anew. supervisord would write on to files
+without a name, and could not be asked any more until its end, with which the output of its instances is lost.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from pathlib import Path
+from typing import Any
+
+from supervisor import events
+from supervisor.http import make_http_servers
+
+_PR_SET_CHILD_SUBREAPER = 36
+
+
+def make(supervisord: Any) -> Inside:
+    """Return the RPC interface `portfleet`, which has no methods. supervisord calls this for each of its servers."""
+    return Inside(supervisord)
+
+
+class Inside:
+    """Looks after one supervisord, once it runs (it becomes a daemon, another process, before that)."""
+
+    def __init__(self, supervisord: Any) -> None:
+        self._supervisord = supervisord
+        events.clear()  # of the server before this one; supervisord subscribes to none itself
+        events.subscribe(events.SupervisorRunningEvent, lambda _: adopt_orphans())
+        events.subscribe(events.Tick5Event, lambda _: self._keep())
+
+    def _keep(self) -> None:
+        options = self._supervisord.options
+        try:
+            if not Path(options.pidfile).exists():
+                Path(options.pidfile).parent.mkdir(mode=0o711, parents=True, exist_ok=True)
+                options.write_pidfile()
+            if any(not Path(config["file"]).is_socket() for config in options.server_configs):
+                self._serve_anew()
+            if any(not log.exists() for log in self._logs()):
+                options.logger.info("a log was removed; all are opened anew")
+                options.reopenlogs()
+                for group in self._supervisord.process_groups.values():
+                    group.reopenlogs()
+        except (OSError, ValueError) as error:  # as without a disk: supervisord goes on, and tries it again
+            options.logger.warn(f"cannot make what was removed: {error}")
+
+    def _serve_anew(self) -> None:
+        options = self._supervisord.options
+        for config, _ in options.httpservers:
+            Path(config["file"]).parent.mkdir(mode=0o711, parents=True, exist_ok=True)
+        servers = make_http_servers(options, self._supervisord)
+        for _, server in options.httpservers:
+            server.close()
+        options.httpservers = servers
+        options.logger.info("the socket was removed; it is made anew")
+
+    def _logs(self) -> list[Path]:
+        groups = self._supervisord.process_groups.values()
+        running = [process for group in groups for process in group.processes.values() if process.pid]
+        names = [self._supervisord.options.logfile, *(process.config.stdout_logfile for process in running)]
+        return [Path(name) for name in names if name]
+
+
+def adopt_orphans() -> None:
+    """Become the parent of descendants that lose theirs; raise OSError if the kernel does not know that."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0):
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
