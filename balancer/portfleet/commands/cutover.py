@@ -11,9 +11,10 @@ from __future__ import annotations
 import argparse
 import shlex
 from dataclasses import replace
+from typing import Any
 
 from portfleet.apply.context import Context
-from portfleet.core.canary import Canary
+from portfleet.core.canary import ENOUGH, PATIENCE, Canary
 from portfleet.core.desired import DesiredService
 from portfleet.core.errors import Exit, PortfleetError
 from portfleet.core.model import Colour, Service, other
@@ -29,6 +30,10 @@ from portfleet.submit.handoff import why_not
 from portfleet.submit.operation import add_options, submit
 from portfleet.submit.targets import service_want
 
+#: What a canary is asked, as options' names, and what holds where they are left out.
+_CANARY_DEFAULTS: dict[str, Any] = {"every": 600.0, "max_errors": 1.0, "max_p99": 2.0, "min_requests": ENOUGH}
+_CANARY = ("then", *_CANARY_DEFAULTS)
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("service", metavar="SERVICE")
@@ -40,13 +45,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     words = "send this share of the clients to the new release first"
     canary.add_argument("--canary", type=read.percent, metavar="P%", help=words)
     words = "then raise it to these shares"
-    canary.add_argument("--then", type=read.percents, default=[], metavar="P%,…", help=words)
+    canary.add_argument("--then", type=read.percents, metavar="P%,…", help=words)
     words = "stay at each share this long (default 10m)"
-    canary.add_argument("--every", type=read.duration, default=600.0, metavar="TIME", help=words)
+    canary.add_argument("--every", type=read.duration, metavar="TIME", help=words)
     words = "roll back above this share of failed requests (default 1%%)"
-    canary.add_argument("--max-errors", type=read.errors, default=1.0, metavar="P%", help=words)
+    canary.add_argument("--max-errors", type=read.errors, metavar="P%", help=words)
     words = "roll back above this multiple of the live colour's p99 (default 2x)"
-    canary.add_argument("--max-p99", type=read.factor, default=2.0, metavar="Nx", help=words)
+    canary.add_argument("--max-p99", type=read.factor, metavar="Nx", help=words)
+    words = f"a share that saw fewer requests is watched up to {PATIENCE} times as long, then rolled back (default {ENOUGH})"
+    canary.add_argument("--min-requests", type=read.number, metavar="N", help=words)
     add_options(parser)
 
 
@@ -68,13 +75,28 @@ def run(options: argparse.Namespace, context: Context) -> Exit:
         words = f"{want.live} already runs {release or 'this command'} since {live.since or 'its start'}"
         return already(context, "cutover", service.name, words)
     _check(service, release, command)
-    canary = None
-    if options.canary is not None:
-        steps = tuple(p for p in (options.canary, *options.then) if p < 100) or (options.canary,)
-        canary = Canary(steps=steps, every=options.every, max_errors=options.max_errors, max_p99=options.max_p99)
+    canary = _canary(options)
     words = f"cut over {service.name} to {other(want.live)}" + (f", release {release}" if release else "")
     new = ColourRecord(release, command)
     return begin(options, context, want, words=words, kind=Cutover, new=new, canary=canary)
+
+
+def _canary(options: argparse.Namespace) -> Canary | None:
+    """Return the plan of the canary that was asked for; raises PortfleetError for options that say nothing without."""
+    given = {key: value for key in _CANARY if (value := getattr(options, key)) is not None}
+    if options.canary is None:
+        if given:
+            flag = f"--{next(iter(given)).replace('_', '-')}"
+            raise PortfleetError(
+                f"{flag} is about a canary", hint=f"add --canary 5%, or leave {flag} out", code=Exit.USAGE
+            )
+        return None
+    if given.get("every") == 0:
+        raise PortfleetError(
+            "--every 0 would watch no canary", hint="leave --canary out, or --every 30s", code=Exit.USAGE
+        )
+    steps = tuple(p for p in (options.canary, *given.pop("then", ())) if p < 100) or (options.canary,)
+    return Canary(steps=steps, **_CANARY_DEFAULTS | given)
 
 
 def begin(
