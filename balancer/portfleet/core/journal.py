@@ -13,15 +13,15 @@ from types import NoneType
 from typing import TYPE_CHECKING, Any, cast
 
 from portfleet.core.errors import PortfleetError
-from portfleet.core.model import Colour
+from portfleet.core.model import Colour, Launch
 from portfleet.core.records import Asked, ColourRecord, Denied, Moved, ServiceRecord
 from portfleet.core.slots import Table
 
 if TYPE_CHECKING:
     from portfleet.core.operations import Operation
 
-#: 2: an entry of the history has ``stays``.
-VERSION = 2
+#: 2: an entry of the history has ``stays``. 3: a colour has its ``launch``.
+VERSION = 3
 #: Numbers of instances are below; a data plane may have a use of its own for those from here to 2^24.
 NUMBER_LIMIT = (1 << 24) - 256
 #: History kept in the journal; older entries are in the log.
@@ -186,10 +186,21 @@ def _service_json(record: ServiceRecord) -> dict[str, Any]:
     return found | {
         "home": list(record.home),
         "asked": {name: vars(asked) for name, asked in record.asked.items()},
-        "colours": {name: vars(ran) | {"command": _list(ran.command)} for name, ran in record.colours.items()},
+        "colours": {name: _colour_json(ran) for name, ran in record.colours.items()},
         "denied": {network: vars(denied) for network, denied in record.denied.items()},
         "moved": {member: vars(moved) for member, moved in record.moved.items()},
     }
+
+
+def _colour_json(ran: ColourRecord) -> dict[str, Any]:
+    launch = ran.launch and vars(ran.launch) | {"command": list(ran.launch.command)}
+    return vars(ran) | {"command": _list(ran.command), "launch": launch}
+
+
+def _colour(data: dict[str, Any]) -> ColourRecord:
+    launch = data.get("launch")
+    made = None if launch is None else Launch(**_tuples(launch, "command"))
+    return ColourRecord(**_tuples(data, "command") | {"launch": made})
 
 
 def _service(data: dict[str, Any]) -> ServiceRecord:
@@ -201,10 +212,7 @@ def _service(data: dict[str, Any]) -> ServiceRecord:
         home=_home(data["home"]),
         numbers={name: _whole(number) for name, number in data["marks"].items()},
         asked={name: _asked(asked) for name, asked in data["asked"].items()},
-        colours={
-            cast(Colour, colour): ColourRecord(**_tuples(record, "command"))
-            for colour, record in data["colours"].items()
-        },
+        colours={cast(Colour, colour): _colour(record) for colour, record in data["colours"].items()},
         config_release=data["config_release"],
         canary=_whole(data.get("canary", 0)),
         moved={member: Moved(**moved) for member, moved in data.get("moved", {}).items()},

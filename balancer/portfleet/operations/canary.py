@@ -24,7 +24,8 @@ async def watch(task: Task[Cutover], colour: Colour, *, percent: int, plan: Cana
     """Watch one step of the canary for ``plan.every`` seconds; return what is wrong, "" when the time is up.
 
     One that saw too few requests by then, or no connection if its daemons count none, is watched on, at most for
-    `PATIENCE` times as long. Remembered: canary_from, what there was at the step's begin, so that a watcher that resumes judges all of it.
+    `PATIENCE` times as long. Remembered: canary_from, what there was at the step's begin, so that a watcher that
+    resumes judges all of it.
     """
     began = task.began(f"canary at {percent} %")
     there = [want for want in task.want().instances if want.program is not None]
