@@ -23,9 +23,9 @@ class Fleet:
 
     ``connections``: by instance; ``arriving``: those that come while it empties, one at each look. ``silent``: who
     hangs; ``lying``: {who lies: how many connections it says it has}; ``refusing``: {receiver: why it takes none};
-    ``busy``: {sender: hand-offs until an earlier one has ended}. ``counted``: what instances count. ``ended``:
-    connections that were evicted or closed; ``lost``: those that ended with their process. ``plain``: none has a
-    control socket.
+    ``busy``: {sender: hand-offs until an earlier one has ended}. ``counted``: what instances count; left empty, each is
+    asked ten times a second. ``ended``: connections that were evicted or closed; ``lost``: those that ended with their
+    process. ``plain``: none has a control socket.
     """
 
     clock: FakeClock
@@ -67,7 +67,8 @@ class Fleet:
             return Heard(None, "control socket: No such file or directory (ENOENT)", speaks=False)
         if name in self.silent:
             return Heard(None, "control socket: no answer within 2000 ms")
-        told, count = self.counted.get(name, Counters()), self.connections[name]
+        told = self.counted.get(name, Counters()) if self.counted else Counters(int(10 * self.clock.slept))
+        count = self.connections[name]
         return Heard(Status(DaemonState.READY, count, 0, frozenset({1}), count, told.requests, told.errors))
 
     def close(self, name: str, count: int) -> int:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from portfleet.core.counters import Counters
+from portfleet.core.errors import Exit, PortfleetError
 from support.fake_kills import Make, cancelled_at, killed_at_each, same, undisturbed
-from support.fake_operated import Box
+from support.fake_operated import REDIS, Box
 
 BLUE, GREEN = "blue-1 86, blue-2 85, blue-3 85", "green-1 86, green-2 85, green-3 85"
 WORDS = ("cutover", "echo", "--release", "v2", "--canary", "25%", "--every", "20s")
@@ -24,13 +27,52 @@ def test_step_by_step(box: Box) -> None:
     assert len([entry for entry in box.log if entry.startswith("slots")]) == 3 and 40 <= box.clock.slept < 43
 
 
-def test_connections_stay_with_the_live_colour_until_the_switch(box: Box) -> None:
+def test_the_share_of_the_established_connections_is_handed_to_it(box: Box) -> None:
     def at(name: str) -> None:
         if name == "cutover switch":
-            assert box.connections() == {"blue-1": 5, "blue-2": 7, "blue-3": 3}
+            assert box.connections() == {"blue-1": 4, "blue-2": 6, "blue-3": 3, "green-1": 1, "green-2": 1}
 
     box.at = at
     assert box.operate(*WORDS).ok
+
+
+def test_they_go_back_when_it_is_rolled_back(box: Box) -> None:
+    box.daemons.counted = {"echo-green-1": Counters(0, 0), "echo-blue-1": Counters(0, 0)}
+    box.later(5, lambda: box.daemons.counted.update({"echo-green-1": Counters(0, 50)}))
+    done = box.operate(*WORDS)
+    assert "100.0 % of its requests fail" in done.outcome and "2 connections were handed off" in done.outcome
+    assert box.connections() == {"blue-1": 5, "blue-2": 7, "blue-3": 3} and box.lost == {}
+
+
+def test_one_that_is_asked_too_little_is_watched_longer_and_not_promoted(box: Box) -> None:
+    box.daemons.counted = {"echo-green-1": Counters(0, 0), "echo-blue-1": Counters(0, 0)}
+    box.later(5, lambda: box.daemons.counted.update({"echo-green-1": Counters(3, 0)}))
+    done = box.operate(*WORDS)
+    assert not done.ok and 60 <= box.clock.slept < 63
+    assert done.outcome.startswith(
+        "the canary was rolled back at 25 %: it saw 3 requests, 20 are needed to judge it; to promote it all the same: "
+        "portfleet cutover echo --release v2; blue serves"
+    ), done.outcome
+
+
+def test_requests_that_come_late_are_enough(box: Box) -> None:
+    box.daemons.counted = {"echo-green-1": Counters(0, 0), "echo-blue-1": Counters(0, 0)}
+    box.later(30, lambda: box.daemons.counted.update({"echo-green-1": Counters(20, 0)}))
+    assert box.operate(*WORDS).ok and 30 <= box.clock.slept < 33
+
+
+@pytest.mark.parametrize(("there", "code"), [(0, Exit.FAILED), (1, Exit.DONE)])
+def test_of_a_daemon_that_counts_nothing_a_connection_is_the_least(tmp_path: Path, there: int, code: Exit) -> None:
+    box = Box(tmp_path, REDIS)
+    box.later(5, lambda: box.daemons.connections.update({"echo-green-1": there}))
+    done = box.operate(*WORDS)
+    assert done.code == code and (done.ok or "it saw no connection" in done.outcome), done
+
+
+@pytest.mark.parametrize("flag", ["--then 25%", "--every 1m", "--max-errors 2%", "--max-p99 3x", "--min-requests 5"])
+def test_what_is_said_of_a_canary_that_nobody_asked_for_is_refused(box: Box, flag: str) -> None:
+    with pytest.raises(PortfleetError, match=f"{flag.split(maxsplit=1)[0]} is about a canary"):
+        box.command("cutover", "echo", "--release", "v2", *flag.split())
 
 
 @pytest.mark.parametrize(

@@ -266,3 +266,16 @@ def test_releases_older_than_those_kept_are_named(directory: Path, tmp_path: Pat
     for release in ("v2", "v3", "v4"):
         done = box.operate("cutover", "echo", "--release", f"{tmp_path}/{release}")
     assert done.outcome.endswith(f"; older than keep_releases, can be removed: {tmp_path}/v2")
+
+
+def test_a_second_rollback_does_not_go_forward_unless_that_is_said(box: Box) -> None:
+    box.operate(*WORDS)
+    with pytest.raises(PortfleetError, match="was not rolled back"):
+        box.command("rollback", "echo", "--forward")
+    box.operate("rollback", "echo")
+    with pytest.raises(PortfleetError, match="would go forward again to release v2") as refused:
+        box.command("rollback", "echo")
+    assert refused.value.hint == "if that is meant: portfleet rollback echo --forward"
+    done = box.operate("rollback", "echo", "--forward")
+    assert done.verb == "cutover" and done.release == "v2" and box.lost == {}
+    assert box.operate("rollback", "echo").release == "v1"

@@ -160,7 +160,7 @@ def test_what_an_instance_is_told(tmp_path: Path) -> None:
     assert first.program.command == ("portfleet-daemon", "--port", "7100")
     read = parsed(replace(first.program, user=None, log="/tmp/x.log"), tmp_path)  # noqa: S108 # never written: only parsed
     assert read["environment"] == environment
-    assert (read["startretries"], read["exitcodes"], read["stopwaitsecs"]) == (3, [2], 630)
+    assert (read["startretries"], read["exitcodes"], read["stopwaitsecs"]) == (3, [2], 86_400)
     assert (read["killasgroup"], read["stopasgroup"]) == (True, False)
 
 

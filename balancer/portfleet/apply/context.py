@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from portfleet.apply.observe import observe
 from portfleet.config.load import load
-from portfleet.core.derive import make_desired
+from portfleet.core.derive import carried, make_desired
 from portfleet.core.desired import Desired, DesiredInstance, DesiredService
 from portfleet.core.errors import ConfigError, Exit, PortfleetError, Problem
 from portfleet.core.journal import Journal, JournalError
@@ -165,9 +165,11 @@ class Context:
             )
         return journal
 
-    def desired(self, fleet: Fleet) -> Desired:
-        """Return what shall be."""
+    def desired(self, fleet: Fleet, *, applying: bool = False) -> Desired:
+        """Return what shall be; ``applying`` a config that is not the one applied last, as it would be after that."""
         journal = self.journal(fleet)
+        if applying and self.paths.applied.exists():
+            journal = carried(fleet, journal, self.applied_fleet)
         return make_desired(fleet, journal.all_up() if self.all_up else journal, self.paths)
 
     def observe(self, desired: Desired, *, probe: bool = True) -> Observed:

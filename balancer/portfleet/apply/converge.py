@@ -31,7 +31,7 @@ def look(context: Context) -> tuple[Desired, Observed, Plan]:
     Raises PortfleetError while supervisord shuts down: what runs is not known then.
     """
     context.supervisor.refuse_ending()
-    desired = context.desired(context.fleet)
+    desired = context.desired(context.fleet, applying=True)
     observed = context.observe(desired)
     desired = learned(desired, observed.instances, context.paths)
     plan = make_plan(

@@ -23,6 +23,9 @@ from portfleet.dataplane.interface import DataPlane
 from portfleet.store import faults, locks
 from portfleet.store.journal import JournalStore
 
+#: Seconds after a drain's deadline until an instance that stops is killed.
+_AFTER = 30.0
+
 
 @dataclass
 class Executor:
@@ -108,11 +111,16 @@ class Executor:
             self.notes.append(f"{name} was not restarted and serves on as it runs: {peer} did not become ready")
             return
         self._restarted.add(name)
-        self._end([name], seconds=self.desired.programs[name].stop_seconds)
+        self._end([name], seconds=self._patience(name))
         if changes:
             with locks.table(self.programs.paths.table_lock):
                 self.plane.run(changes)
         self.programs.start([name])
+
+    def _patience(self, name: str) -> float:
+        """Return how long an instance may drain after its SIGTERM, in seconds."""
+        services = self.desired.services.values()
+        return next(s.service.drain.deadline for s in services if any(i.name == name for i in s.instances)) + _AFTER
 
     def _end(self, names: list[str], *, seconds: float) -> None:
         """End programs that have ``seconds`` from their SIGTERM on to let connections finish."""

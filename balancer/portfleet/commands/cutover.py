@@ -11,12 +11,13 @@ from __future__ import annotations
 import argparse
 import shlex
 from dataclasses import replace
+from typing import Any
 
 from portfleet.apply.context import Context
-from portfleet.core.canary import Canary
+from portfleet.core.canary import ENOUGH, PATIENCE, Canary
 from portfleet.core.desired import DesiredService
 from portfleet.core.errors import Exit, PortfleetError
-from portfleet.core.model import Colour, Service, other
+from portfleet.core.model import Colour, Service, differing, other
 from portfleet.core.placeholders import placeholders
 from portfleet.core.program import refuse_unusable, release_path
 from portfleet.core.records import ColourRecord, ServiceRecord
@@ -29,24 +30,34 @@ from portfleet.submit.handoff import why_not
 from portfleet.submit.operation import add_options, submit
 from portfleet.submit.targets import service_want
 
+#: What a canary is asked, as options' names, and what holds where they are left out.
+_CANARY_DEFAULTS: dict[str, Any] = {"every": 600.0, "max_errors": 1.0, "max_p99": 2.0, "min_requests": ENOUGH}
+#: Keys that a colour's programs depend on and cannot have for itself.
+_SHARED = ("ports", "instances", "max_connections", "control")
+_CANARY = ("then", *_CANARY_DEFAULTS)
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("service", metavar="SERVICE")
     parser.add_argument("--release", metavar="R", help="a path or a name; default: the config's")
     parser.add_argument("--command", metavar="COMMAND", help="another command for the new release, as one shell word")
     parser.add_argument("--force", action="store_true", help="also where that release is live already")
+    words = "start the release by the config that was applied last, whatever fleet.toml says now"
+    parser.add_argument("--applied", action="store_true", help=words)
     add_cutover_options(parser)
     canary = parser.add_argument_group("a canary")
     words = "send this share of the clients to the new release first"
     canary.add_argument("--canary", type=read.percent, metavar="P%", help=words)
     words = "then raise it to these shares"
-    canary.add_argument("--then", type=read.percents, default=[], metavar="P%,…", help=words)
+    canary.add_argument("--then", type=read.percents, metavar="P%,…", help=words)
     words = "stay at each share this long (default 10m)"
-    canary.add_argument("--every", type=read.duration, default=600.0, metavar="TIME", help=words)
+    canary.add_argument("--every", type=read.duration, metavar="TIME", help=words)
     words = "roll back above this share of failed requests (default 1%%)"
-    canary.add_argument("--max-errors", type=read.errors, default=1.0, metavar="P%", help=words)
+    canary.add_argument("--max-errors", type=read.errors, metavar="P%", help=words)
     words = "roll back above this multiple of the live colour's p99 (default 2x)"
-    canary.add_argument("--max-p99", type=read.factor, default=2.0, metavar="Nx", help=words)
+    canary.add_argument("--max-p99", type=read.factor, metavar="Nx", help=words)
+    words = f"with fewer requests watch a share up to {PATIENCE} times as long, then roll back (default {ENOUGH})"
+    canary.add_argument("--min-requests", type=read.number, metavar="N", help=words)
     add_options(parser)
 
 
@@ -61,20 +72,61 @@ def add_cutover_options(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace, context: Context) -> Exit:
     want = service_want(context, options.service)
     service, record = want.service, want.record
-    release = options.release or _configured(context, service.name).release
+    configured = _one_config(context, want, options)
+    release = options.release or configured.release
     command = _split(options.command) if options.command else None
     live = record.colours.get(want.live, ColourRecord())
-    if (release, command) == (live.release, live.command) and not options.force:
+    launch = None if configured.launch == service.launch else configured.launch
+    if (release, command, launch) == (live.release, live.command, live.launch) and not options.force:
         words = f"{want.live} already runs {release or 'this command'} since {live.since or 'its start'}"
         return already(context, "cutover", service.name, words)
-    _check(service, release, command)
-    canary = None
-    if options.canary is not None:
-        steps = tuple(p for p in (options.canary, *options.then) if p < 100) or (options.canary,)
-        canary = Canary(steps=steps, every=options.every, max_errors=options.max_errors, max_p99=options.max_p99)
+    _check(configured, release, command)
+    canary = _canary(options)
     words = f"cut over {service.name} to {other(want.live)}" + (f", release {release}" if release else "")
-    new = ColourRecord(release, command)
+    new = ColourRecord(release, command, launch=launch)
+    if keys := differing(service.launched(live.launch).launch, configured.launch):
+        by = f"{', '.join(keys)} of {context.paths.config}"
+        context.say(f"{other(want.live)} is started with {by}; {want.live} keeps its own")
     return begin(options, context, want, words=words, kind=Cutover, new=new, canary=canary)
+
+
+def _one_config(context: Context, want: DesiredService, options: argparse.Namespace) -> Service:
+    """Return the service by the config that starts the new colour: the file's, or with --applied the other.
+
+    Raises PortfleetError if the file changes what both colours share and a new colour depends on.
+    """
+    applied = context.applied_fleet.services[want.name]
+    if options.applied:
+        return applied
+    configured = _configured(context, want.name)
+    keys = [key for key in differing(applied, configured) if key not in ("release", *vars(applied.launch))]
+    if shared := [key for key in keys if key in _SHARED]:
+        raise PortfleetError(
+            f"{context.paths.config} changes {', '.join(shared)}, which both colours share; nothing was done",
+            hint="portfleet apply first; or go by the config applied last: --applied",
+            code=Exit.USAGE,
+        )
+    if keys:
+        context.say(f"{context.paths.config} changes {', '.join(keys)} too; that waits for: portfleet apply")
+    return configured
+
+
+def _canary(options: argparse.Namespace) -> Canary | None:
+    """Return the plan of the canary that was asked for; raises PortfleetError for options that say nothing without."""
+    given = {key: value for key in _CANARY if (value := getattr(options, key)) is not None}
+    if options.canary is None:
+        if given:
+            flag = f"--{next(iter(given)).replace('_', '-')}"
+            raise PortfleetError(
+                f"{flag} is about a canary", hint=f"add --canary 5%, or leave {flag} out", code=Exit.USAGE
+            )
+        return None
+    if given.get("every") == 0:
+        raise PortfleetError(
+            "--every 0 would watch no canary", hint="leave --canary out, or --every 30s", code=Exit.USAGE
+        )
+    steps = tuple(p for p in (options.canary, *given.pop("then", ())) if p < 100) or (options.canary,)
+    return Canary(steps=steps, **_CANARY_DEFAULTS | given)
 
 
 def begin(
@@ -106,6 +158,8 @@ def begin(
         started = replace(new, since=now(), stopped=False, keep_until=None)
         # What was asked of instances was asked of the release they ran.
         asks = record.asked if same else record.asking_nothing(names).asked
+        if new.launch is not None:  # the other colour is what a rollback returns to
+            record = record.with_launch(want.live, want.service.launch)
         return replace(record.with_colour(colour, started), asked=asks)
 
     live = [i for i in want.instances if i.takes and i.program is not None]
@@ -135,7 +189,7 @@ def begin(
         becomes=lambda record: replace(change(record), live=colour),
         point=False,
         owned=names,
-        undo=f"portfleet rollback {want.name}",
+        undo=f"portfleet rollback {want.name}" + " --forward" * (kind is Rollback),
     )
 
 

@@ -13,7 +13,7 @@ from portfleet.commands.cutover import add_cutover_options, begin
 from portfleet.core.errors import Exit, PortfleetError
 from portfleet.core.model import other
 from portfleet.core.records import ColourRecord
-from portfleet.core.work.cutover import Rollback
+from portfleet.core.work.cutover import Cutover, Rollback
 from portfleet.submit import options as read
 from portfleet.submit.follow import already
 from portfleet.submit.operation import add_options
@@ -25,6 +25,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--to", type=read.number, metavar="N", help="what was live when operation N of the history had ended"
     )
+    words = "after a rollback: go forward again, to the release that was rolled back"
+    parser.add_argument("--forward", action="store_true", help=words)
     add_cutover_options(parser)
     add_options(parser)
 
@@ -45,9 +47,30 @@ def run(options: argparse.Namespace, context: Context) -> Exit:
             hint="see: portfleet history",
             code=Exit.USAGE,
         )
-    words = f"roll {want.name} back to {colour}" + (f", release {before.release}" if before.release else "")
+    forward = options.to is None and _rolled_back(context, want.name)
+    if forward != options.forward:
+        raise _wrong_way(want.name, before.release, forward=forward)
+    kind, words = (Cutover, "forward again") if forward else (Rollback, "back")
+    words = f"roll {want.name} {words} to {colour}" + (f", release {before.release}" if before.release else "")
     new = replace(before, since=None)
-    return begin(options, context, want, words=words, kind=Rollback, new=new, canary=None)
+    return begin(options, context, want, words=words, kind=kind, new=new, canary=None)
+
+
+def _rolled_back(context: Context, service: str) -> bool:
+    """Return whether the other colour runs what a rollback has left, so that to go there is to go forward."""
+    for entry in reversed(context.journal(context.applied_fleet).history):
+        if entry.service == service and entry.ok and entry.verb in (Cutover.verb, Rollback.verb):
+            return entry.verb == Rollback.verb
+    return False
+
+
+def _wrong_way(service: str, release: str | None, *, forward: bool) -> PortfleetError:
+    named = f" to release {release}" if release else ""
+    if forward:
+        words = f"{service} was rolled back already; another rollback would go forward again{named}"
+        return PortfleetError(words, hint=f"if that is meant: portfleet rollback {service} --forward", code=Exit.USAGE)
+    words = f"{service} was not rolled back: the other colour is the earlier release"
+    return PortfleetError(words, hint=f"portfleet rollback {service}", code=Exit.USAGE)
 
 
 def _at(context: Context, service: str, number: int) -> ColourRecord:

@@ -8,8 +8,10 @@ from dataclasses import dataclass
 from portfleet.core.counters import Counters
 from portfleet.core.typed import within
 
-#: Fewer requests than this say nothing about errors or latency.
-_ENOUGH = 20
+#: Fewer requests than this say nothing about errors or latency; a canary that saw fewer is not promoted.
+ENOUGH = 20
+#: A step whose canary sees too few requests lasts at most so many times as long as was asked.
+PATIENCE = 3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,17 +19,20 @@ class Canary:
     """Shares of the slots in per cent that the new colour gets one after the other, ``every`` seconds each.
 
     It fails when over ``max_errors`` per cent of its requests fail, or its p99 is over ``max_p99`` times the live one.
+    A step that saw fewer than ``min_requests`` lasts up to `PATIENCE` times as long, and is given up then.
     """
 
     steps: tuple[int, ...]
     every: float
     max_errors: float
     max_p99: float
+    min_requests: int = ENOUGH
 
     def __post_init__(self) -> None:
         for percent in self.steps:
             within("steps", percent, 1, 100)
         within("every", self.every, 0)
+        within("min_requests", self.min_requests, 0)
 
 
 @dataclass(frozen=True)
@@ -61,13 +66,26 @@ class CanaryStart:
     live: Counted
 
 
+def seen(counted: Counters) -> int:
+    """Return how many requests a colour answered, well or not."""
+    return counted.requests + counted.errors
+
+
+def due(present: int, *, percent: int, there: int) -> int:
+    """Return how many of ``present`` connections of the live colour are to go to the canary, which has ``there``.
+
+    A canary at ``percent`` has that share of both; asked again it is none more.
+    """
+    return max(0, (present + there) * percent // 100 - there)
+
+
 def judge(canary: Counters, live: Counters, *, max_errors: float, max_p99: float) -> str:
     """Return what is wrong with the canary compared with the live colour; "" for nothing (or too little to tell)."""
-    if canary.requests + canary.errors < _ENOUGH:
+    if seen(canary) < ENOUGH:
         return ""
     if canary.error_share > max_errors and canary.error_share > live.error_share:
         return f"{canary.error_share:.1f} % of its requests fail, {max_errors:g} % may (live: {live.error_share:.1f} %)"
     mine, theirs = canary.quantile(0.99), live.quantile(0.99)
-    if live.requests >= _ENOUGH and theirs and mine > max_p99 * theirs:
+    if live.requests >= ENOUGH and theirs and mine > max_p99 * theirs:
         return f"its p99 is {mine:g} µs, over {max_p99:g} × the live colour's {theirs:g} µs"
     return ""

@@ -9,7 +9,7 @@ from dataclasses import replace
 from portfleet.core.changes import InstanceRule, ServiceRule, Sticky
 from portfleet.core.desired import Desired, DesiredInstance, DesiredService
 from portfleet.core.journal import Journal
-from portfleet.core.model import COLOURS, Colour, Fleet, Instance, Service, member_instance, seed_of
+from portfleet.core.model import COLOURS, Colour, Fleet, Instance, Service, differing, member_instance, seed_of
 from portfleet.core.observed import ObservedInstance
 from portfleet.core.paths import Paths
 from portfleet.core.pins import flatten
@@ -33,6 +33,27 @@ def settle(fleet: Fleet, journal: Journal) -> Journal:
         journal = journal.with_service(service.name, record)
         if numbers:
             journal = replace(journal, last_number=numbers[unnumbered[-1]])
+    return journal
+
+
+def carried(fleet: Fleet, journal: Journal, before: Fleet) -> Journal:
+    """Return the journal with which ``fleet`` is applied after ``before``.
+
+    How instances are started goes with a release. The live colour is started anew as the config says now, unless that
+    names another release: a cutover is what makes both hold. The idle colour stays what a rollback returns to.
+    """
+    for service in fleet.services.values():
+        old, record = before.services.get(service.name), journal.services.get(service.name)
+        if old is None or record is None or old.launch == service.launch:
+            continue
+        live = record.colours.get(record.live, ColourRecord())
+        waits = service.release not in (old.release, live.release)
+        for colour, ran in record.colours.items():
+            if colour == record.live and not waits:
+                record = record.with_colour(colour, replace(ran, launch=None))
+            else:
+                record = record.with_launch(colour, old.launch)
+        journal = journal.with_service(service.name, record)
     return journal
 
 
@@ -91,10 +112,14 @@ def _record(service: Service, journal: Journal) -> ServiceRecord:
 
 def _notes(service: Service, record: ServiceRecord) -> tuple[str, ...]:
     """Return what the plan has to say about a service."""
-    running = record.colours.get(record.live, ColourRecord()).release
-    if service.release in (record.config_release, running):
-        return ()
-    return (f"release differs: {running} runs, {service.release} is configured: cutover needed",)
+    ran = record.colours.get(record.live, ColourRecord())
+    notes = []
+    if service.release not in (record.config_release, ran.release):
+        running = ran.release or "none"
+        notes.append(f"release differs: {running} runs, {service.release} is configured: cutover needed")
+    if ran.launch is not None and (keys := differing(ran.launch, service.launch)):
+        notes.append(f"{', '.join(keys)} differ: what runs keeps its own until a cutover")
+    return tuple(notes)
 
 
 def _scaled(service: Service, record: ServiceRecord) -> Service:
@@ -189,13 +214,13 @@ def _instance_want(service: Service, instance: Instance, record: ServiceRecord, 
     if colour is None or colour.stopped:
         return DesiredInstance(instance, Wanted.STOPPED, weight, rule, None)
     program = make_program(
-        service,
+        launched := service.launched(colour.launch),
         name=name,
         colour=instance.colour,
         port=port,
         release=colour.release,
-        command=colour.command or service.command,
-        control=str(paths.control(name, user=service.user)),
+        command=colour.command or launched.command,
+        control=str(paths.control(name, user=launched.user)),
         log=str(paths.log_of(name)),
     )
     # What is in maintenance stays down, live or idle.

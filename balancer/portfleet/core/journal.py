@@ -14,14 +14,14 @@ from typing import TYPE_CHECKING, Any
 
 from portfleet.core import typed
 from portfleet.core.errors import PortfleetError
-from portfleet.core.records import NUMBER_LIMIT, ServiceRecord, check_members
+from portfleet.core.records import NUMBER_LIMIT, ColourRecord, ServiceRecord, check_members
 from portfleet.core.slots import Table
 
 if TYPE_CHECKING:
     from portfleet.core.operations import Operation
 
-#: 2: an entry of the history has ``stays``.
-VERSION = 2
+#: 2: an entry of the history has ``stays``. 3: a colour has its ``launch``.
+VERSION = 3
 #: History kept in the journal; older entries are in the log.
 HISTORY = 200
 
@@ -188,10 +188,15 @@ def _service_json(record: ServiceRecord) -> dict[str, Any]:
     return found | {
         "home": list(record.home),
         "asked": {name: vars(asked) for name, asked in record.asked.items()},
-        "colours": {name: vars(ran) | {"command": _list(ran.command)} for name, ran in record.colours.items()},
+        "colours": {name: _colour_json(ran) for name, ran in record.colours.items()},
         "denied": {network: vars(denied) for network, denied in record.denied.items()},
         "moved": {member: vars(moved) for member, moved in record.moved.items()},
     }
+
+
+def _colour_json(ran: ColourRecord) -> dict[str, Any]:
+    launch = ran.launch and vars(ran.launch) | {"command": list(ran.launch.command)}
+    return vars(ran) | {"command": _list(ran.command), "launch": launch}
 
 
 def _service(name: str, data: Any) -> ServiceRecord:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 from typing import Literal
 
 from portfleet.core.digits import whole
@@ -85,6 +85,17 @@ class Drain:
 
 
 @dataclass(frozen=True)
+class Launch:
+    """How instances are started, but for their release: what two colours of a service can have differently."""
+
+    command: tuple[str, ...]
+    environment: Mapping[str, str]
+    directory: str | None
+    user: str | None
+    releases: str | None
+
+
+@dataclass(frozen=True)
 class Service:
     """One service of fleet.toml, validated. Durations are in seconds, ``ports`` is inclusive.
 
@@ -134,6 +145,15 @@ class Service:
         low, high = self.ports
         return low + (number - 1) + (0 if colour == "blue" else (high - low + 1) // 2)
 
+    @property
+    def launch(self) -> Launch:
+        """How its instances are started."""
+        return Launch(self.command, self.environment, self.directory, self.user, self.releases)
+
+    def launched(self, launch: Launch | None) -> Service:
+        """Return the service with instances that are started by ``launch``; None: as they are."""
+        return self if launch is None else replace(self, **vars(launch))
+
 
 @dataclass(frozen=True)
 class Fleet:
@@ -160,6 +180,11 @@ class Instance:
     def member(self) -> str:
         """Its name in a home table, the same for both colours, so that green mirrors blue."""
         return str(self.number) if self.colour else f"remote-{self.number}"
+
+
+def differing(one: Service | Launch, another: Service | Launch) -> tuple[str, ...]:
+    """Return the keys in which two services differ, or how two are started."""
+    return tuple(f.name for f in fields(one) if getattr(one, f.name) != getattr(another, f.name))
 
 
 def seed_of(service: str) -> int:

@@ -15,6 +15,9 @@ from portfleet.core.placeholders import PLACEHOLDERS, expand, placeholders
 WATCHER = "portfleet-watch"
 #: How a daemon ends for a broken config (docs/control.md): starting it again cannot help, only another config can.
 CONFIG_EXIT = 2
+#: Seconds that supervisord itself waits for an instance that it was told to stop: who tells it counts the deadline. A
+#: number of the config would restart every instance when it changes.
+_OURS_TO_STOP = 86_400
 #: supervisord reads its ini files with inline comments, which no quoting escapes.
 _COMMENT = re.compile(r"\s[;#]")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
@@ -75,7 +78,7 @@ def make_program(
         environment=own | {key: expand(value, values) for key, value in service.environment.items()},
         log=log,
         control=control,
-        stop_seconds=int(service.drain.deadline) + 30,
+        stop_seconds=_OURS_TO_STOP,
         directory=expand(service.directory, values) if service.directory else None,
         user=service.user,
         config_exit=True,

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from portfleet.core import pins
-from portfleet.core.model import Colour
+from portfleet.core.model import Colour, Launch
 from portfleet.core.program import unquotable, unwritable
 from portfleet.core.slots import Table
 
@@ -28,7 +28,8 @@ class ColourRecord:
     """What a colour runs: its release, a command other than the config's (or None), and since when it does.
 
     ``stopped``: its processes were stopped, the rest is remembered for a rollback; ``keep_until`` (RFC 3339): when an
-    idle colour is to be stopped, None for never.
+    idle colour is to be stopped, None for never. ``launch``: how it was started, if that is not as the applied config
+    has it.
     """
 
     release: str | None = None
@@ -36,10 +37,12 @@ class ColourRecord:
     since: str | None = None
     stopped: bool = False
     keep_until: str | None = None
+    launch: Launch | None = None
 
     def __post_init__(self) -> None:
         """Raise ValueError for a release or command that no file can hold, and for a time that is none."""
-        for text in (self.release or "", *(self.command or ())):
+        launched = (*self.launch.command, *self.launch.environment.values()) if self.launch else ()
+        for text in (self.release or "", *(self.command or ()), *launched):
             if words := unwritable(text):
                 raise ValueError(f"{text!r:.60} {words}")
         if words := unquotable(self.release or ""):
@@ -156,6 +159,11 @@ class ServiceRecord:
     def with_colour(self, colour: Colour, ran: ColourRecord) -> ServiceRecord:
         """Return the record in which ``colour`` runs ``ran``."""
         return replace(self, colours={**self.colours, colour: ran})
+
+    def with_launch(self, colour: Colour, launch: Launch) -> ServiceRecord:
+        """Return the record in which ``colour`` is started by ``launch``, unless it is known to be by another."""
+        ran = self.colours[colour]
+        return self.with_colour(colour, replace(ran, launch=ran.launch or launch))
 
     def with_colour_kept(self, colour: Colour, until: str) -> ServiceRecord:
         """Return the record in which the idle ``colour`` is kept until ``until`` (RFC 3339)."""

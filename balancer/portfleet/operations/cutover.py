@@ -156,6 +156,8 @@ async def _canary(task: Task[Cutover], colour: Colour) -> None:
         task.enter("canary", replace(task.work, step=number))
         task.change(partial(_canary_at, percent=percent))
         task.point(ready=[i.name for i in task.want().of(colour)])
+        if task.work.handoff:
+            await canary.take_share(task, colour, percent=percent)
         if fault := await canary.watch(task, colour, percent=percent, plan=plan):
             raise OperationFailed(f"the canary was rolled back at {percent} %: {fault}")
 

@@ -26,10 +26,8 @@ DRAIN = Table(
             "deadline",
             Duration(),
             "how long connections may go on; then comes `then`",
-            Effect.RESTART,
+            Effect.AT_ONCE,
             '"30m"',
-            change="supervisord waits 30 s longer than this before it kills an instance that stops, and reads that "
-            "when the instance is started",
         ),
         Setting(
             "then",
