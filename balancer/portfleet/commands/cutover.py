@@ -1,9 +1,8 @@
-"""Send new connections to the other colour with a new release, all slots in one transaction, then move the old ones.
+"""Make the other colour live with a new release: all slots move in one transaction, connections follow.
 
 The idle colour is started and must be ready first; until then nothing changes for clients. Established connections
-are handed off where the daemon can, else drained by the service's policy. The old colour is kept for a rollback.
-  portfleet cutover echo --release v2
-  portfleet cutover echo --release v2 --canary 5% --then 25%,100% --every 10m --max-errors 1% --max-p99 2x
+are handed off if the daemon can do that; otherwise they are drained by the service's policy, which may close them. The
+old colour is kept for a rollback.
 """
 
 from __future__ import annotations
@@ -29,12 +28,17 @@ from portfleet.submit.handoff import why_not
 from portfleet.submit.operation import add_options, submit
 from portfleet.submit.targets import service_want
 
+EXAMPLES = (
+    "portfleet cutover echo --release v2",
+    "portfleet cutover echo --release v2 --canary 5% --then 25%,100% --every 10m",
+)
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("service", metavar="SERVICE")
-    parser.add_argument("--release", metavar="R", help="a path or a name; default: the config's")
+    parser.add_argument("service", metavar="SERVICE", help="a service of the config")
+    parser.add_argument("--release", metavar="RELEASE", help="a path or a name; default: the config's")
     parser.add_argument("--command", metavar="COMMAND", help="another command for the new release, as one shell word")
-    parser.add_argument("--force", action="store_true", help="also where that release is live already")
+    parser.add_argument("--force", action="store_true", help="even if that release is live already")
     add_cutover_options(parser)
     canary = parser.add_argument_group("a canary")
     words = "send this share of the clients to the new release first"
@@ -52,9 +56,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def add_cutover_options(parser: argparse.ArgumentParser) -> None:
     """Add what cutover and rollback share."""
-    parser.add_argument("--keep", type=read.duration, default=3600.0, metavar="TIME", help="keep the old colour (1h)")
+    parser.add_argument(
+        "--keep",
+        type=read.duration,
+        default=3600.0,
+        metavar="TIME",
+        help="keep the old colour running this long (default 1h)",
+    )
     how = parser.add_mutually_exclusive_group()
-    how.add_argument("--handoff", action="store_true", default=None, help="hand connections over (default)")
+    how.add_argument("--handoff", action="store_true", default=None, help="hand established connections off (default)")
     how.add_argument("--drain", dest="handoff", action="store_false", help="drain the old colour by its policy")
 
 
