@@ -19,7 +19,7 @@ from portfleet.screen.help import HelpFormatter, examples, groups, meant
 if TYPE_CHECKING:
     from portfleet.apply.context import Context
 
-_EXIT_CODES = """exit codes:
+EXIT_CODES = """exit codes:
     0  done
     1  failed
     2  wrong usage, or a problem of the config
@@ -41,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         gc.disable()  # a verb lives for a tenth of a second, and spent a tenth of it on collections; watch enables it
     options, command = parse(list(sys.argv[1:] if arguments is None else arguments))
     if command is None:
-        _parser(None, None).print_help()
+        _parser(None)[0].print_help()
         return Exit.USAGE
     home = getattr(options, "home", None) or os.environ.get("PORTFLEET_HOME")
     from portfleet.apply.context import Context
@@ -79,8 +79,7 @@ def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, ModuleType | None]:
         argv, (word, _) = [*rest, "--help"], _verb(rest)
     if word is not None and word not in VERBS:
         _unknown(word)
-    command = importlib.import_module(f"portfleet.commands.{word}") if word else None
-    parser = _parser(word, command)
+    parser, command = _parser(word)
     options, unknown = parser.parse_known_args(argv)
     if unknown:
         known = [option for action in _verb_parser(parser)._actions for option in action.option_strings]
@@ -111,7 +110,14 @@ def _unknown(word: str) -> NoReturn:
     sys.exit(Exit.USAGE)
 
 
-def _parser(verb: str | None, command: ModuleType | None) -> argparse.ArgumentParser:
+def parser_of(verb: str | None) -> tuple[argparse.ArgumentParser, ModuleType | None]:
+    """Return the parser of a verb and its module; of the command line itself for None."""
+    parser, command = _parser(verb)
+    return _verb_parser(parser), command
+
+
+def _parser(verb: str | None) -> tuple[argparse.ArgumentParser, ModuleType | None]:
+    command = importlib.import_module(f"portfleet.commands.{verb}") if verb else None
     shared = argparse.ArgumentParser(add_help=False, argument_default=argparse.SUPPRESS)
     group = shared.add_argument_group("global options, before or after the verb")
     group.add_argument("--home", metavar="DIR", help="keep everything below DIR (also: PORTFLEET_HOME)")
@@ -124,7 +130,7 @@ def _parser(verb: str | None, command: ModuleType | None) -> argparse.ArgumentPa
         prog="portfleet",
         usage="portfleet [--home DIR] [--config FILE] [--json] VERB …",
         description="Spread TCP connections over a fleet of single-threaded daemons with the kernel's own balancer.",
-        epilog=f"{_START}\n\n{groups(GROUPS)}\n\n{_EXIT_CODES}",
+        epilog=f"{_START}\n\n{groups(GROUPS)}\n\n{EXIT_CODES}",
         formatter_class=HelpFormatter,
         parents=[shared],
     )
@@ -141,12 +147,13 @@ def _parser(verb: str | None, command: ModuleType | None) -> argparse.ArgumentPa
         )
         command.add_arguments(sub)
         parser.set_defaults(parser=sub)
-    return parser
+    return parser, command
 
 
 def _verb_parser(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
     """Return the parser of the verb if there is one, otherwise ``parser``."""
-    return parser.get_default("parser") or parser
+    found: argparse.ArgumentParser | None = parser.get_default("parser")
+    return found or parser
 
 
 class _NoJson(argparse.Action):

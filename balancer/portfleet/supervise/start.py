@@ -101,7 +101,8 @@ def survives_reboot(paths: Paths) -> str:
         return ""
     words = "a reboot ends this fleet"
     if paths.home is not None:
-        return f"{words}; start it again with: portfleet up --home {paths.home}"
+        home = "" if os.environ.get("PORTFLEET_HOME") else f" --home {paths.home}"
+        return f"{words}; start it again with: portfleet up{home}"
     if not any(Path(folder, UNIT).exists() for folder in _UNITS):
         words += f"; to start it at boot: portfleet unit > {_UNITS[0]}/{UNIT} && systemctl enable portfleet"
         return words
