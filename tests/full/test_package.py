@@ -18,7 +18,7 @@ pytestmark = [
 
 @pytest.mark.parametrize("suite", ["bookworm", "trixie"])
 def test_from_installation_to_purge(suite: str) -> None:
-    command = [Path(__file__).parents[2] / "script/package", "--try", suite]
+    command = [str(Path(__file__).parents[2] / "script/package"), "--try", suite]
     done = subprocess.run(command, capture_output=True, text=True, timeout=900, check=False)
     print(done.stdout, done.stderr)
 

