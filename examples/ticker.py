@@ -3,9 +3,9 @@
     portfleet-daemon --port 7101 --handler ticker:Ticker
     printf 'subscribe EUR\\n' | nc localhost 7101
 
-A client subscribes and from then on gets a line per tick, `EUR 1.0832`, until it unsubscribes or goes. One that reads too
-slowly misses ticks and never holds up another. At a release subscriptions go along with the connections, and the new
-process ticks on.
+A client subscribes and from then on gets a line per tick, `EUR 1.0832`, until it unsubscribes or goes. One that reads
+too slowly misses ticks and never holds up another. At a release subscriptions go along with the connections, and the
+new process ticks on.
 """
 
 from __future__ import annotations

@@ -97,7 +97,16 @@ def _top() -> str:
         _section("OPTIONS", _arguments(parser)),
         _section("VERBS", groups),
         _section("EXIT STATUS", _rows((code, words) for code, words in codes)),
-        _section("ENVIRONMENT", _rows([("PORTFLEET_HOME", "as --home"), ("NO_COLOR", "if set, no colours")])),
+        _section(
+            "ENVIRONMENT",
+            _rows(
+                [
+                    ("PORTFLEET_HOME", "as --home"),
+                    ("PORTFLEET_WHO", "who is at work, for lock and history"),
+                    ("NO_COLOR", "if set, no colours"),
+                ]
+            ),
+        ),
         _section("FILES", _rows(_FILES.items())),
         _section("SEE ALSO", _prose(f"fleet.toml(5), portfleet-daemon(1), {pages_}")),
     ]
