@@ -11,18 +11,30 @@ import os
 import sys
 from collections.abc import Sequence
 from types import ModuleType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
-from portfleet.commands import OPERATIONS, SUPERVISED, TOLD, VERBS, WITHOUT_JSON
+from portfleet.commands import GROUPS, OPERATIONS, OTHER_WORDS, SUPERVISED, TOLD, VERBS, WITHOUT_JSON
 from portfleet.core.errors import Exit, PortfleetError
 from portfleet.core.paths import resolve
+from portfleet.screen.help import HelpFormatter, examples, groups, meant
 
 if TYPE_CHECKING:
     from portfleet.apply.context import Context
 
-_EPILOG = """exit codes: 0 done, 1 failed, 2 usage or config, 3 kernel refused (nothing applied), 4 timed out,
-5 locked, 6 changes wait (plan --check); of status: 7 an instance that is to serve does not, 8 the watcher or
-supervisord does not work, 9 a service has no instance that serves"""
+EXIT_CODES = """exit codes:
+    0  done
+    1  failed
+    2  wrong usage, or a problem of the config
+    3  the kernel refused; nothing was applied
+    4  timed out
+    5  locked: another operation is at work
+    6  changes wait (plan --check)
+    7  status: an instance that should serve does not
+    8  status: the watcher or supervisord does not work
+    9  status: a service has no serving instance"""
+_START = """start here:
+    portfleet help VERB        every option of a verb, with examples
+    portfleet init             write a config that works, then: portfleet up"""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -33,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         options, command = parse(list(sys.argv[1:] if arguments is None else arguments))
         if command is None:
-            _parser(None, None).print_help()
+            _parser(None)[0].print_help()
             return Exit.USAGE
         home = getattr(options, "home", None) or os.environ.get("PORTFLEET_HOME")
         from portfleet.apply.context import Context
@@ -94,24 +106,51 @@ def _look_after(verb: str, options: argparse.Namespace, context: Context) -> Non
 
 
 def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, ModuleType | None]:
-    """Return the options and the verb's module (None where no verb was given); ends the process on wrong usage."""
-    verb = _verb(argv)
-    command = importlib.import_module(f"portfleet.commands.{verb}") if verb else None
-    return _parser(verb, command).parse_args(argv), command
+    """Return the options and the verb's module (None if no verb was given); ends the process on wrong usage."""
+    word, rest = _verb(argv)
+    if word == "help":
+        argv, (word, _) = [*rest, "--help"], _verb(rest)
+    if word is not None and word not in VERBS:
+        _unknown(word)
+    parser, command = _parser(word)
+    options, unknown = parser.parse_known_args(argv)
+    if unknown:
+        known = [option for action in _verb_parser(parser)._actions for option in action.option_strings]
+        close = meant(unknown[0].partition("=")[0], known) if unknown[0].startswith("--") else None
+        words = f"unrecognized arguments: {' '.join(unknown)}"
+        _verb_parser(parser).error(f"{words}; did you mean {close}?" if close else words)
+    return options, command
 
 
-def _verb(argv: Sequence[str]) -> str | None:
-    """Return the verb, which is the first word that is neither a flag nor the value of a global flag."""
-    words = iter(argv)
-    for word in words:
+def _verb(argv: Sequence[str]) -> tuple[str | None, list[str]]:
+    """Return the verb, the first word that is neither a flag nor the value of a global flag, and the words but it."""
+    words = iter(enumerate(argv))
+    for at, word in words:
         if word in ("--home", "--config"):
             next(words, None)
         elif not word.startswith("-"):
-            return word if word in VERBS else None
-    return None
+            return word, [*argv[:at], *argv[at + 1 :]]
+    return None, list(argv)
 
 
-def _parser(verb: str | None, command: ModuleType | None) -> argparse.ArgumentParser:
+def _unknown(word: str) -> NoReturn:
+    """End with what was probably meant; raises SystemExit(2)."""
+    found = OTHER_WORDS.get(word.lower(), ())
+    close = meant(word.lower(), [*VERBS, "help"])
+    commands = [f"portfleet {words}" for words in found or ([close] if close else ["help"])]
+    print(f"usage: portfleet VERB …\nportfleet: there is no verb {word!r}", file=sys.stderr)
+    print("\n".join(f"hint: {words}" for words in commands), file=sys.stderr)
+    sys.exit(Exit.USAGE)
+
+
+def parser_of(verb: str | None) -> tuple[argparse.ArgumentParser, ModuleType | None]:
+    """Return the parser of a verb and its module; of the command line itself for None."""
+    parser, command = _parser(verb)
+    return _verb_parser(parser), command
+
+
+def _parser(verb: str | None) -> tuple[argparse.ArgumentParser, ModuleType | None]:
+    command = importlib.import_module(f"portfleet.commands.{verb}") if verb else None
     shared = argparse.ArgumentParser(add_help=False, argument_default=argparse.SUPPRESS)
     group = shared.add_argument_group("global options, before or after the verb")
     group.add_argument("--home", metavar="DIR", help="keep everything below DIR (also: PORTFLEET_HOME)")
@@ -122,22 +161,32 @@ def _parser(verb: str | None, command: ModuleType | None) -> argparse.ArgumentPa
         group.add_argument("--json", action="store_true", help="print JSON")
     parser = argparse.ArgumentParser(
         prog="portfleet",
+        usage="portfleet [--home DIR] [--config FILE] [--json] VERB …",
         description="Spread TCP connections over a fleet of single-threaded daemons with the kernel's own balancer.",
-        epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog=f"{_START}\n\n{groups(GROUPS)}\n\n{EXIT_CODES}",
+        formatter_class=HelpFormatter,
         parents=[shared],
     )
     parser.add_argument("--version", action=_Version)
-    verbs = parser.add_subparsers(metavar="VERB", title="verbs", prog="portfleet")  # without prog it formats a usage
-    for name, words in VERBS.items():
-        if verb not in (None, name):
-            continue  # a parser costs half a millisecond, and there are many verbs
-        sub = verbs.add_parser(name, help=words, description=_sentence(words), parents=[shared])
-        if name == verb and command is not None:
-            sub.description = (command.__doc__ or "").strip()
-            sub.formatter_class = argparse.RawDescriptionHelpFormatter
-            command.add_arguments(sub)
-    return parser
+    # without prog, argparse would format a usage for it
+    verbs = parser.add_subparsers(metavar="VERB", dest="verb", prog="portfleet", help=argparse.SUPPRESS)
+    if verb is not None and command is not None:
+        sub = verbs.add_parser(
+            verb,
+            description=(command.__doc__ or "").strip(),
+            epilog=examples(command.EXAMPLES),
+            formatter_class=HelpFormatter,
+            parents=[shared],
+        )
+        command.add_arguments(sub)
+        parser.set_defaults(parser=sub)
+    return parser, command
+
+
+def _verb_parser(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
+    """Return the parser of the verb if there is one, otherwise ``parser``."""
+    found: argparse.ArgumentParser | None = parser.get_default("parser")
+    return found or parser
 
 
 class _NoJson(argparse.Action):
@@ -161,10 +210,6 @@ class _Version(argparse.Action):
 
         print(f"portfleet {__version__}")
         parser.exit()
-
-
-def _sentence(words: str) -> str:
-    return words[0].upper() + words[1:] + "."
 
 
 if __name__ == "__main__":

@@ -220,6 +220,8 @@ class Connection:
             return False
         self.service.stats.bytes_out += sent
         del self.out[:sent]
+        if not self.out and self.client is not None:
+            self.client.wake()
         return True
 
     def _settle(self) -> None:

@@ -173,6 +173,8 @@ class Connections:
             return None
         connection.watch(0)
         connection.closed = True
+        if connection.client is not None:
+            connection.client.wake()
         self._unlist(connection.fd)
         return parcel
 
@@ -185,6 +187,19 @@ class Connections:
             for fd in descriptors:
                 os.close(fd)
         self._less(len(descriptors))
+
+    def moved(self, connections: Sequence[Connection]) -> None:
+        """Tell the handler of connections that are another process's for good."""
+        for connection in connections:
+            if connection.client is not None:
+                self._tell("moved", connection.client)
+
+    def _tell(self, event: str, client: Client) -> None:
+        """Call a method that a handler class may have."""
+        try:
+            getattr(self.handler.object, event, _nothing)(client)
+        except BaseException as error:  # noqa: BLE001  whatever a handler raises must hurt only its connection
+            self._service.handler_failed(error)
 
     def restore(self, connection: Connection) -> None:
         """Serve a released connection again; plain ones go back by the selector's `watch_plain`."""
@@ -210,10 +225,8 @@ class Connections:
         if connection.task is not None:
             connection.task.cancel()
         if connection.client is not None:
-            try:
-                getattr(self.handler.object, "disconnected", _nothing)(connection.client)
-            except BaseException as error:  # noqa: BLE001  as above
-                self._service.handler_failed(error)
+            connection.client.wake()
+            self._tell("disconnected", connection.client)
 
     def _unlist(self, fd: int) -> None:
         self.selector.plain[fd] = 0

@@ -7,11 +7,13 @@ operator would, and ends each thing it has shown with ``stage.shows(claim, true)
 
 from __future__ import annotations
 
+import os
 import re
+import subprocess
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -101,10 +103,12 @@ def crash(stage: Stage) -> None:
     with stage.talking(CLIENTS[:200], connects=300) as report:
         stage.type(f"kill -9 {victim['pid']}   # {victim['name']}")
         back = stage.wait_serving(victim["name"], other_than=victim["pid"])
+        told = stage.type(f"portfleet logs portfleet-watch | grep {victim['name']}")
         stage.type("portfleet status")
     new, held = report["connects"], report["held"]
     lost = sum(one["lost"] for one in held)
     theirs = sum(name == victim["name"] for name in names(before[one["source"]] for one in held))
+    stage.shows("the watcher ejected it, and let it in again when it was ready", bool(re.search(r"eject", told)))
     stage.shows(f"{victim['name']} is back as process {back['pid']}", back["pid"] != victim["pid"])
     stage.shows(f"of 200 held connections {lost} ended: those of the killed process, and no other", lost == theirs > 0)
     stage.shows(
@@ -170,17 +174,46 @@ def down(stage: Stage) -> None:
 SCENES: list[Callable[[Stage], None]] = [one_file, up, spread, crash, drain, cutover, down]
 
 
-def main() -> int:
-    """Show all scenes."""
+def shell(stage: Stage) -> None:
+    """Leave a shell in the sandbox, beside a fleet that is up."""
+    stage.home.mkdir()
+    (stage.home / "fleet.toml").write_text(FLEET)
+    stage.type("portfleet up")
+    print(_SHELL)
+    environment = {**os.environ, **stage.environment, "PS1": "fleet# "}
+    del environment["NO_COLOR"], environment["COLUMNS"]
+    subprocess.run(stage.boxes.host.argv(["bash", "--norc"]), env=environment, check=False)
+
+
+_SHELL = """
+A shell beside that fleet, as root of its sandbox; exit ends the fleet and the sandbox. To begin with:
+
+  portfleet status --watch                          Ctrl-C ends it
+  python3 -c 'import socket; s = socket.create_connection(("127.0.0.1", 7000)); s.send(b"x\\n"); print(s.recv(99))'
+  portfleet cutover echo --release v2 && portfleet rollback echo
+  portfleet help
+"""
+_NEXT = """
+Next: script/demo --shell leaves you in a shell beside such a fleet.
+      docs/tutorial.md goes from a bare Debian to a service of your own, its release v2 and back.
+"""
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Show all scenes, or with --shell leave a shell beside a fleet."""
     print(paint("portfleet: a TCP service as a fleet of single-threaded processes, spread by the kernel", "1"))
     print("All of this happens in private network namespaces; this machine's network and rules are not touched.")
     stage = None
     try:
         with tempfile.TemporaryDirectory() as folder, sandbox() as boxes:
             stage = Stage(boxes, Path(folder) / "fleet")
+            if arguments:
+                shell(stage)
+                return 0
             for scene in SCENES:
                 scene(stage)
             print(f"\n{stage.checked} claims in {len(SCENES)} scenes; everything shown above was checked.")
+            print(_NEXT, end="")
     except (NotShown, BoxError, AssertionError) as error:
         print(paint(f"  ✗ not shown: {error}", "31"), flush=True)
         return 1
@@ -191,4 +224,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

@@ -1,7 +1,7 @@
 """What tables in the code are written out as, run by script/docs.
 
 The table of settings: docs/configuration.md and examples/fleet.toml. The table of conntrack's settings: a part of
-docs/network.md and of the role's sysctls.
+docs/network.md and the sysctls that the package and the role share.
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ def _wrapped(words: str, indent: str = "") -> str:
 
 
 _BEGIN, _STOP = "<!-- begin: written by script/docs -->\n", "<!-- end: written by script/docs -->\n"
-_TRACKING = "ansible/roles/portfleet/templates/sysctl-conntrack.conf.j2"
+_TRACKING = "templates/system/sysctl.conf"
 
 
 def network() -> str:
@@ -112,7 +112,7 @@ def _tracked(row: Row) -> str:
 
 
 def tracking() -> str:
-    """Return the role's sysctls of conntrack."""
+    """Return the sysctls of conntrack, which the package and the role share."""
     lines = [
         "# Written by script/docs from balancer/portfleet/dataplane/nft/tracking.py. What each is for: docs/network.md"
     ]

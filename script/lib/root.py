@@ -1,9 +1,10 @@
-"""Debian root file systems to run the checkout in: `root.py bare|warm SUITE [--no-network] [COMMAND…]`.
+"""Debian root file systems to run the checkout in: `root.py bare|warm SUITE [--no-network] [--give DIR] [COMMAND…]`.
 
     bare   a new minbase root with nothing but python3 and apt, and a clean clone of the checkout; removed afterwards
     warm   a root that is kept between runs, with a copy of the working tree; for quick runs under another Debian
 
-The checkout is /srv/portfleet in both. Roots are kept in ``$XDG_CACHE_HOME/portfleet/roots`` (default ~/.cache);
+The checkout is /srv/portfleet in both; --give copies a folder of the machine to /srv/given of a bare root. Roots are
+kept in ``$XDG_CACHE_HOME/portfleet/roots`` (default ~/.cache);
 ``rm -r`` of that folder is safe whenever nothing runs. All mounts are made in a private mount namespace, so the
 kernel undoes them when the command ends, however it ends. The root is entered by pivot_root and not chroot: the
 kernel refuses user namespaces to a chrooted process (user_namespaces(7)), and what runs here makes them.
@@ -158,11 +159,14 @@ def enter(root: Path, command: list[str], *, network: bool) -> int:
 
 def run_bare(suite: str, command: list[str], *, network: bool) -> int:
     """Run ``command`` in a new root with a clean clone of the checkout's last commit."""
+    given, command = (command[1], command[2:]) if command[:1] == ["--give"] else (None, command)
     base = bare_root(suite)
     with tempfile.TemporaryDirectory(prefix=f"{suite}-run-", dir=cache()) as work:
         root = Path(work) / "root"
         run("cp", "-a", "--reflink=auto", base, root)
         run("git", "clone", "--quiet", "--no-hardlinks", TOP, root / CHECKOUT)
+        if given:
+            shutil.copytree(given, root / "srv/given")
         commit = run("git", "-C", root / CHECKOUT, "log", "-1", "--format=%h %s").strip()
         print(f"bare Debian {suite}, clean clone of {commit}", file=sys.stderr)
         return enter(root, command, network=network)

@@ -18,7 +18,7 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
 
 @pytest.fixture
 def examples(tmp_path: Path) -> Iterator[Daemons]:
-    for name in ("echo", "cache", "blocking"):
+    for name in ("echo", "cache", "blocking", "ticker"):
         shutil.copy(EXAMPLES / f"{name}.py", tmp_path)
     with daemons_in(tmp_path) as started:
         yield started

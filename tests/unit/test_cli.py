@@ -6,6 +6,8 @@ import importlib
 import io
 import json
 import os
+import re
+import shlex
 import subprocess
 import sys
 from contextlib import redirect_stderr, redirect_stdout
@@ -15,7 +17,7 @@ import pytest
 
 from portfleet import __version__, commands
 from portfleet.__main__ import main, parse
-from portfleet.commands import OPERATIONS, SUPERVISED, TOLD, VERBS, WITHOUT_JSON
+from portfleet.commands import OPERATIONS, OTHER_WORDS, SUPERVISED, TOLD, VERBS, WITHOUT_JSON
 from portfleet.core.errors import Exit
 
 
@@ -30,6 +32,11 @@ def run(*words: str) -> tuple[int, str, str]:
     return code, out.getvalue(), err.getvalue()
 
 
+def _examples(verb: str) -> tuple[str, ...]:
+    found: tuple[str, ...] = importlib.import_module(f"portfleet.commands.{verb}").EXAMPLES
+    return found
+
+
 @pytest.mark.parametrize("verb", VERBS)
 def test_every_verb_explains_itself(verb: str) -> None:
     command = importlib.import_module(f"portfleet.commands.{verb}")
@@ -37,7 +44,55 @@ def test_every_verb_explains_itself(verb: str) -> None:
 
     assert (code, err) == (0, "")
     assert out.startswith(f"usage: portfleet {verb}") and "--home DIR" in out and "--config FILE" in out
-    assert (command.__doc__ or "").strip().splitlines()[0] in out
+    assert " ".join((command.__doc__ or "").strip().split("\n\n")[0].split()) in " ".join(out.split())
+    assert all(f"  {line}\n" in out for line in command.EXAMPLES)
+
+
+@pytest.mark.parametrize("verb", VERBS)
+@pytest.mark.parametrize("columns", [80, 120])
+def test_the_help_fits_the_terminal(verb: str, columns: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", str(columns))
+    plain = run(verb, "--help")[1].split("\nexamples:\n")[0]
+    assert max(map(len, (*plain.splitlines(), *run("--help")[1].splitlines()))) <= columns
+
+
+@pytest.mark.parametrize("line", [line for verb in VERBS for line in _examples(verb)])
+def test_every_example_is_one_the_tool_takes(line: str) -> None:
+    words = shlex.split(re.split(r" (?:&&|\|\|?|>) ", line)[0], comments=True)
+    assert words[0] in ("portfleet", "systemctl")
+    if words[0] == "portfleet":
+        assert parse(words[1:])[1] is not None
+
+
+def test_help_is_a_word_too() -> None:
+    assert run("help") == run("--help")
+    assert run("help", "drain") == run("drain", "--help")
+    assert run("help", "nope")[0] == 2
+
+
+@pytest.mark.parametrize(
+    ("words", "hint"),
+    [
+        (("reload",), "portfleet apply"),
+        (("ps",), "portfleet status"),
+        (("stop",), "portfleet down"),
+        (("--home", "/srv", "stauts"), "portfleet status"),
+        (("cutovr", "echo"), "portfleet cutover"),
+        (("xyzzy",), "portfleet help"),
+    ],
+)
+def test_a_word_that_is_no_verb_gets_the_command_that_was_meant(words: tuple[str, ...], hint: str) -> None:
+    code, out, err = run(*words)
+    assert (code, out) == (2, "") and f"\nhint: {hint}\n" in err
+
+
+def test_what_people_try_leads_to_commands_there_are() -> None:
+    assert not OTHER_WORDS.keys() & VERBS.keys()
+    assert {words.split()[0] for many in OTHER_WORDS.values() for words in many} <= VERBS.keys() | {"--version"}
+
+
+def test_a_mistyped_option_gets_the_one_that_was_meant() -> None:
+    assert run("cutover", "echo", "--relase", "v2")[2].endswith("; did you mean --release?\n")
 
 
 def test_there_is_one_file_per_verb_and_one_verb_per_file() -> None:
@@ -138,7 +193,7 @@ def test_an_operators_mistake_is_no_traceback(tmp_path: Path) -> None:
         code, _, err = run("--home", str(tmp_path), *words)
         assert code == 2 and "hint: " in err and "Traceback" not in err
     code, _, err = run("logs", "nope")
-    assert code == 2 and "is not an instance" in err
+    assert code == 2 and "neither a service nor an instance" in err
     code, _, err = run("--home", "/srv/a b", "check")
     assert code == 2 and "choose a --home" in err
 
@@ -149,8 +204,26 @@ def test_init_writes_once_and_what_it_writes_is_checked(tmp_path: Path) -> None:
     code, out, _ = run("check", "--home", str(tmp_path))
     assert code == 0 and out.endswith("no problem found\n")
     code, _, err = run("init", str(path))
-    assert code == 1 and "File exists" in err and "hint: " in err
-    assert run("init")[1] == path.read_text()
+    assert code == 1 and "exists already" in err and "hint: " in err
+    assert run("init", "-")[1] == path.read_text()
+
+
+def test_init_makes_the_folder_of_the_config(tmp_path: Path) -> None:
+    home = tmp_path / "some" / "home"
+    assert run("--home", str(home), "init")[0] == 0
+    assert (home / "fleet.toml").read_text() == run("init", "-")[1]
+    assert run("--home", str(home), "init")[0] == 1
+
+
+def test_unit_names_this_program(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("PORTFLEET_HOME", raising=False)
+    monkeypatch.setattr(sys, "executable", "/srv/venv/bin/python")
+    code, out, _ = run("unit")
+    assert code == 0 and "\nExecStart=/srv/venv/bin/portfleet up --foreground\n" in out and "/opt/" not in out
+    monkeypatch.setattr(sys, "executable", "/home/me/.local/pipx/venvs/portfleet/bin/python")
+    code, out, err = run("unit")
+    assert (code, out) == (2, "") and "hint: python3 -m venv /opt/portfleet" in err
+    assert run("unit", "--home", "/srv/x")[0] == 2
 
 
 def test_check_gives_json_for_programs(tmp_path: Path) -> None:
@@ -159,14 +232,14 @@ def test_check_gives_json_for_programs(tmp_path: Path) -> None:
     assert code == 2 and err == "" and '"path": "x"' in out
 
 
-@pytest.mark.parametrize("verb", ["init", "completion"])
-def test_a_reader_that_goes_away_is_no_traceback(verb: str) -> None:
-    """As in `portfleet init | head -1`; the second is short enough to wait in the buffer until the end."""
+@pytest.mark.parametrize("verb", [("init", "-"), ("completion",)])
+def test_a_reader_that_goes_away_is_no_traceback(verb: tuple[str, ...]) -> None:
+    """As in `portfleet init - | head -1`; the second is short enough to wait in the buffer until the end."""
     reading, writing = os.pipe()
     os.close(reading)
     with os.fdopen(writing, "wb") as gone:
         done = subprocess.run(
-            [sys.executable, "-m", "portfleet", verb], stdout=gone, stderr=subprocess.PIPE, check=False, timeout=60,
+            [sys.executable, "-m", "portfleet", *verb], stdout=gone, stderr=subprocess.PIPE, check=False, timeout=60,
             env={name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"},
         )  # fmt: skip
     assert (done.returncode, done.stderr) == (1, b"")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class Context:
-    """One run of one verb. ``all_up``: services that were taken down are wanted too, as the verb `up` does.
+    """One run of one verb. ``raised``: services that come up although they were taken down, as by the verb `up`.
 
     ``patience``: seconds to wait for the journal's lock, 0 in the watcher, whose loop must not block; ``answer``: for
     supervisord.
@@ -39,7 +39,7 @@ class Context:
 
     paths: Paths
     json: bool = False
-    all_up: bool = False
+    raised: Collection[str] = ()
     patience: float = 10.0
     answer: float = 30.0
     _told: set[str] = field(default_factory=set, init=False)
@@ -55,7 +55,7 @@ class Context:
         try:
             return self.paths.config.read_bytes()
         except OSError as error:
-            hint = f"write one with: portfleet init > {self.paths.config}"
+            hint = "write one with: portfleet init"
             if isinstance(error, PermissionError):
                 hint = "run as root"
             problem = Problem("file", f"cannot be read: {error.strerror}", hint)
@@ -170,7 +170,7 @@ class Context:
         journal = self.journal(fleet)
         if applying and self.paths.applied.exists():
             journal = carried(fleet, journal, self.applied_fleet)
-        return make_desired(fleet, journal.all_up() if self.all_up else journal, self.paths)
+        return make_desired(fleet, journal.up(self.raised), self.paths)
 
     def observe(self, desired: Desired, *, probe: bool = True) -> Observed:
         """Look at what is; raises PortfleetError (exit 5) where the table belongs to another home."""

@@ -1,38 +1,84 @@
-"""The verbs of the command line, in the order people meet them. Each is a module of its own in this package.
+"""The verbs of the command line. Each is a module of its own in this package, with its EXAMPLES.
 
 Beside them, what the verbs need of the two processes that look after a fleet: asked and told before anything else.
 """
 
-VERBS = {
-    "init": "write a commented example of fleet.toml",
-    "check": "check the config and show every problem at once",
-    "plan": "show what apply would do, in words or as the kernel gets it",
-    "apply": "make the running fleet match the config",
-    "up": "start supervisord where it is not running, then apply",
-    "down": "stop everything and remove our rules, and nothing else",
-    "status": "show the desired and actual state of each instance",
-    "explain": "say which slot and instance a client's address gets",
-    "drain": "give an instance no new connections; let the old ones end or hand them off",
-    "undrain": "let drained instances serve again",
-    "maint": "drain an instance, then stop it until undrain",
-    "migrate": "move an instance's share to another instance or box",
-    "scale": "run another number of instances, no connection dropped",
-    "pin": "send one source address or network to a chosen instance",
-    "unpin": "let a pinned source go where its slot leads again",
-    "deny": "refuse a source's new connections, for a time or for good",
-    "undeny": "let a denied source connect again",
-    "cutover": "make the other colour live with a new release, no connection dropped",
-    "rollback": "return to the previous release",
-    "restart": "restart instances rolling, connections handed off first",
-    "rebalance": "even out established connections over the instances",
-    "cancel": "give up the operation that runs on a service",
-    "history": "show what was done, by whom, and what came of it",
-    "lock": "say who works on a service, since when and why",
-    "logs": "show an instance's log",
-    "top": "live view of how busy each instance is",
-    "watch": "eject, re-admit and heal; run by supervisord",
-    "doctor": "check this machine and print the command that fixes each problem",
-    "completion": "print a completion script for bash",
+#: The verbs by what they are for, as the top help groups them.
+GROUPS = {
+    "set up": {
+        "init": "write a commented example of fleet.toml",
+        "check": "check the config and show every problem at once",
+        "doctor": "check this machine and print the command that fixes each problem",
+        "unit": "print the systemd unit that starts the fleet at boot",
+        "completion": "print the completion script for bash, zsh or fish",
+    },
+    "run": {
+        "plan": "show what apply would do, in words or as the kernel gets it",
+        "apply": "make the running fleet match the config",
+        "up": "start supervisord if it is not running, then apply",
+        "down": "stop everything and remove our rules, and nothing else",
+    },
+    "look": {
+        "status": "show the desired and actual state of each instance",
+        "top": "live view of how busy each instance is",
+        "logs": "show the logs of a service or an instance",
+        "explain": "say which slot and instance a client's address gets",
+        "history": "show what was done, by whom, and how it ended",
+        "lock": "show who is working on a service, since when and why",
+    },
+    "release": {
+        "cutover": "make the other colour live with a new release",
+        "rollback": "return to the previous release",
+        "restart": "restart instances one after the other, connections handed off first",
+        "cancel": "cancel the operation that runs on a service",
+    },
+    "move connections": {
+        "drain": "send an instance no new connections; let the old ones finish or hand them off",
+        "undrain": "let drained instances serve again",
+        "maint": "drain an instance, then stop it until undrain",
+        "migrate": "move an instance's share to another instance or box",
+        "scale": "run another number of instances",
+        "rebalance": "even out established connections over the instances",
+        "pin": "send one source address or network to a chosen instance",
+        "unpin": "let a pinned source go where its slot leads again",
+    },
+    "keep out": {
+        "deny": "refuse a source's new connections, for a time or for good",
+        "undeny": "let a denied source connect again",
+    },
+    "internal": {
+        "watch": "eject, re-admit and heal; run by supervisord",
+    },
+}
+VERBS = {verb: words for verbs in GROUPS.values() for verb, words in verbs.items()}
+#: What people try instead, with the commands that do it.
+OTHER_WORDS = {
+    "reload": ("apply",),
+    "start": ("up", "undrain SERVICE/INSTANCE"),
+    "stop": ("down", "maint SERVICE/INSTANCE"),
+    "ps": ("status",),
+    "ls": ("status",),
+    "list": ("status",),
+    "show": ("status",),
+    "health": ("status",),
+    "tail": ("logs SERVICE -f",),
+    "log": ("logs SERVICE",),
+    "deploy": ("cutover SERVICE --release RELEASE",),
+    "release": ("cutover SERVICE --release RELEASE",),
+    "upgrade": ("cutover SERVICE --release RELEASE",),
+    "switch": ("cutover SERVICE --release RELEASE",),
+    "undo": ("rollback SERVICE", "cancel SERVICE"),
+    "abort": ("cancel SERVICE",),
+    "validate": ("check",),
+    "test": ("check", "doctor"),
+    "diff": ("plan",),
+    "ban": ("deny SERVICE ADDRESS",),
+    "block": ("deny SERVICE ADDRESS",),
+    "unban": ("undeny SERVICE ADDRESS",),
+    "enable": ("undrain SERVICE/INSTANCE",),
+    "disable": ("drain SERVICE/INSTANCE",),
+    "install": ("unit",),
+    "version": ("--version",),
 }
 #: Operations: the watcher carries them out, so without one they are refused.
 OPERATIONS = frozenset(
@@ -43,4 +89,4 @@ SUPERVISED = frozenset({"plan", "apply", "up", "down"})
 #: Verbs that say that no watcher works, and do what they do without one. (`up` starts it, `down` ends it.)
 TOLD = OPERATIONS | {"plan", "apply", "pin", "unpin", "deny", "undeny"}
 #: Verbs that write a file, a script or a log, for which there is no JSON: they refuse --json.
-WITHOUT_JSON = frozenset({"init", "logs", "watch", "completion"})
+WITHOUT_JSON = frozenset({"init", "unit", "logs", "watch", "completion"})

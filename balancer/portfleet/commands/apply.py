@@ -1,7 +1,7 @@
-"""Make what is into what the config asks: instances are up and ready before they get slots.
+"""Make the running fleet match the config: new instances are ready before they get slots.
 
-Repeated, it does nothing. Interrupted anywhere, the next one goes on. supervisord must be running (portfleet up).
---json prints what was done and who serves as one object.
+Run again, it does nothing; interrupted anywhere, the next run goes on. supervisord must be running (portfleet up).
+--json prints what was done and which instances serve as one object.
 """
 
 from __future__ import annotations
@@ -11,6 +11,11 @@ import argparse
 from portfleet.apply.context import Context
 from portfleet.apply.converge import converge
 from portfleet.core.errors import Exit
+
+EXAMPLES = (
+    "portfleet plan                    # look first",
+    "portfleet apply",
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

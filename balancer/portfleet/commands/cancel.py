@@ -1,6 +1,7 @@
-"""Return up the operation that runs on a service; what it did is undone where it can be, and said where it stays.
+"""Cancel the operation that runs on a service, and undo what it did as far as that is possible.
 
-What cannot be undone (connections that ended) is said. A rollback of what has ended already is: portfleet rollback.
+What cannot be undone, such as connections that were closed, is reported. To undo an operation that has finished, use
+rollback.
 """
 
 from __future__ import annotations
@@ -16,9 +17,11 @@ from portfleet.core.journal import HistoryEntry, Journal
 from portfleet.submit.follow import already, follow, say
 from portfleet.submit.operation import add_dry_run, add_wait_options
 
+EXAMPLES = ("portfleet cancel echo",)
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("service", metavar="SERVICE")
+    parser.add_argument("service", metavar="SERVICE", help="a service of the config")
     add_dry_run(parser)
     add_wait_options(parser)
 

@@ -1,7 +1,7 @@
-"""Check the config: every problem at once, each with its path and a hint. Exit 2 when there is one.
+"""Check the config and show every problem at once, each with its path and a hint; exit 2 if there is one.
 
-It is checked against this machine too: commands, users, ports, limits. Nothing is changed.
-With --schema nothing is checked: it prints a JSON schema (draft 2020-12) of fleet.toml, for editors and other programs.
+It is checked against this machine too: commands, users, ports, limits. Nothing is changed. With --schema nothing is
+checked: it prints a JSON schema (draft 2020-12) of fleet.toml, for editors and other programs.
 """
 
 from __future__ import annotations
@@ -12,6 +12,12 @@ from portfleet.apply.claims import claims
 from portfleet.apply.context import Context
 from portfleet.core.errors import ConfigError, Exit
 from portfleet.screen.output import print_json
+
+EXAMPLES = (
+    "portfleet check",
+    "portfleet check --config ./fleet.toml",
+    "portfleet check --schema > fleet.schema.json",
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

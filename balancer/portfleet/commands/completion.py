@@ -1,73 +1,108 @@
-"""Print a completion script for bash: verbs, each verb's options, services and instances.
+"""Print the completion script for bash, zsh or fish: verbs, options, services, instances, releases.
 
-portfleet completion > /etc/bash_completion.d/portfleet
+The Debian package and the Ansible role install it. The script asks this program for every candidate, so it does not
+have to be written again after an upgrade or when the config changes.
 """
 
 from __future__ import annotations
 
 import argparse
 import importlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import pairwise
 
 from portfleet.apply.context import Context
 from portfleet.commands import VERBS, WITHOUT_JSON
-from portfleet.core.errors import ConfigError, Exit
-from portfleet.core.model import COLOURS, Instance
+from portfleet.core.errors import Exit, PortfleetError
+from portfleet.core.journal import Journal
+from portfleet.core.paths import resolve
+from portfleet.screen.candidates import Candidate, candidates
+from portfleet.screen.position import Position, position
+from portfleet.store.templating import DIRECTORY
 
-_GLOBAL = ("--home", "--config", "--help")
+EXAMPLES = (
+    "portfleet completion bash > /etc/bash_completion.d/portfleet",
+    "portfleet completion zsh > /usr/local/share/zsh/site-functions/_portfleet",
+    "portfleet completion fish > ~/.config/fish/completions/portfleet.fish",
+)
 
-_SCRIPT = """\
-# bash completion of portfleet; written by `portfleet completion`
-_portfleet() {{
-  local current=${{COMP_WORDS[COMP_CWORD]}} verb='' words='' word
-  for word in "${{COMP_WORDS[@]:1:COMP_CWORD-1}}"; do
-    [[ $word == -* ]] || {{ verb=$word && break; }}
-  done
-  case $verb in
-    '') words='{verbs} --version' ;;
-{options}
-  esac
-  if [[ -n $verb && $current != -* ]]; then
-    words=$(portfleet completion --words 2>/dev/null)
-  fi
-  mapfile -t COMPREPLY < <(compgen -W "$words" -- "$current")
-}}
-# without a match, files: --config and --home take them
-complete -o default -F _portfleet portfleet
-"""
+SHELLS = ("bash", "zsh", "fish")
+#: What files and directories are asked of the shell with.
+_FILES, _DIRECTORIES = ":files", ":directories"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--words", action="store_true", help="print the services and instances of the config instead")
+    words = "the shell (default bash)"
+    parser.add_argument("shell", nargs="?", choices=SHELLS, default="bash", metavar="SHELL", help=words)
+    words = "print what may stand for the last of WORDS, which are separated by the byte 0x1f; the scripts ask by it"
+    parser.add_argument("--complete", metavar="WORDS", help=words)
 
 
 def run(options: argparse.Namespace, context: Context) -> Exit:
-    if options.words:
-        print("\n".join(_words(context)))
+    if options.complete is None:
+        print((DIRECTORY / f"completion/portfleet.{options.shell}").read_text(), end="")
         return Exit.DONE
-    cases = [f"    {verb}) words='{' '.join(_options(verb))}' ;;" for verb in VERBS]
-    print(_SCRIPT.format(verbs=" ".join(VERBS), options="\n".join(cases)), end="")
+    words = options.complete.split("\x1f")
+    for word, about in _offers(words, context):
+        if word.startswith((words[-1], ":")):
+            print(f"{word}\t{about}" if about else word)
     return Exit.DONE
 
 
-def _options(verb: str) -> Iterator[str]:
+def _offers(words: Sequence[str], context: Context) -> Iterator[Candidate]:
+    """Yield the candidates for the last of ``words``."""
+    parser = argparse.ArgumentParser(add_help=False)
+    _add_globals(parser, json=True)
+    flags = {name: action.nargs == 0 for action in parser._actions for name in action.option_strings}
+    at = 0
+    while at < len(words) - 1 and words[at].startswith("-"):
+        at += 1 if flags.get(words[at], True) else 2
+    home, config = _value("--home", words), _value("--config", words)
+    if at >= len(words) - 1 or words[at] == "help":
+        found = position(parser, words)
+        yield from _at(found, context) if found.kind or words[-1].startswith("-") else _verbs()
+        return
+    verb = words[at]
+    if verb not in VERBS:
+        return
     parser = argparse.ArgumentParser(add_help=False)
     importlib.import_module(f"portfleet.commands.{verb}").add_arguments(parser)
-    for action in parser._actions:
-        yield from (option for option in action.option_strings if option.startswith("--"))
-    yield from _GLOBAL
-    if verb not in WITHOUT_JSON:
-        yield "--json"
+    _add_globals(parser, json=verb not in WITHOUT_JSON)
+    if home or config:
+        context = Context(resolve(home=home, config=config))
+    yield from _at(position(parser, words[at + 1 :]), context)
 
 
-def _words(context: Context) -> Iterator[str]:
-    """Return every service and SERVICE/INSTANCE; a config with errors has none."""
+def _add_globals(parser: argparse.ArgumentParser, *, json: bool) -> None:
+    parser.add_argument("--home", metavar="DIR", help="keep everything below DIR")
+    parser.add_argument("--config", metavar="FILE", help="read this fleet.toml")
+    parser.add_argument("--help", action="store_true", help="show the help")
+    if json:
+        parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def _value(option: str, words: Sequence[str]) -> str | None:
+    """Return the value that ``option`` has among all words but the last."""
+    after = [value for word, value in pairwise(words[:-1]) if word == option]
+    return after[-1] if after else None
+
+
+def _verbs() -> Iterator[Candidate]:
+    yield from VERBS.items()
+    yield from (("help", "explain a verb"), ("--version", "show the version"))
+
+
+def _at(found: Position, context: Context) -> Iterable[Candidate]:
+    match found.kind:
+        case "FILE":
+            return [(_FILES, "")]
+        case "DIR":
+            return [(_DIRECTORIES, "")]
+    if found.options or found.choices:
+        return [*found.options, *((found.prefix + word, "") for word in found.choices)]
     try:
-        fleet = context.fleet
-    except ConfigError:
-        return
-    for service in fleet.services.values():
-        yield service.name
-        for colour in COLOURS:
-            for number in range(1, service.instances + 1):
-                yield f"{service.name}/{Instance(service.name, colour, number).name}"
+        fleet = context.serving_fleet
+        journal = context.store.read() or Journal()
+    except PortfleetError:
+        return []  # a config or journal with errors has nothing to offer
+    return [(found.prefix + word, about) for word, about in candidates(found.kind, found.before, fleet, journal)]

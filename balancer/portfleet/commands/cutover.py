@@ -1,9 +1,8 @@
-"""Send new connections to the other colour with a new release, all slots in one transaction, then move the old ones.
+"""Make the other colour live with a new release: all slots move in one transaction, connections follow.
 
 The idle colour is started and must be ready first; until then nothing changes for clients. Established connections
-are handed off where the daemon can, else drained by the service's policy. The old colour is kept for a rollback.
-  portfleet cutover echo --release v2
-  portfleet cutover echo --release v2 --canary 5% --then 25%,100% --every 10m --max-errors 1% --max-p99 2x
+are handed off if the daemon can do that; otherwise they are drained by the service's policy, which may close them. The
+old colour is kept for a rollback.
 """
 
 from __future__ import annotations
@@ -35,13 +34,17 @@ _CANARY_DEFAULTS: dict[str, Any] = {"every": 600.0, "max_errors": 1.0, "max_p99"
 #: Keys that a colour's programs depend on and cannot have for itself.
 _SHARED = ("ports", "instances", "max_connections", "control")
 _CANARY = ("then", *_CANARY_DEFAULTS)
+EXAMPLES = (
+    "portfleet cutover echo --release v2",
+    "portfleet cutover echo --release v2 --canary 5% --then 25%,100% --every 10m",
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("service", metavar="SERVICE")
-    parser.add_argument("--release", metavar="R", help="a path or a name; default: the config's")
+    parser.add_argument("service", metavar="SERVICE", help="a service of the config")
+    parser.add_argument("--release", metavar="RELEASE", help="a path or a name; default: the config's")
     parser.add_argument("--command", metavar="COMMAND", help="another command for the new release, as one shell word")
-    parser.add_argument("--force", action="store_true", help="also where that release is live already")
+    parser.add_argument("--force", action="store_true", help="even if that release is live already")
     words = "start the release by the config that was applied last, whatever fleet.toml says now"
     parser.add_argument("--applied", action="store_true", help=words)
     add_cutover_options(parser)
@@ -63,9 +66,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def add_cutover_options(parser: argparse.ArgumentParser) -> None:
     """Add what cutover and rollback share."""
-    parser.add_argument("--keep", type=read.duration, default=3600.0, metavar="TIME", help="keep the old colour (1h)")
+    parser.add_argument(
+        "--keep",
+        type=read.duration,
+        default=3600.0,
+        metavar="TIME",
+        help="keep the old colour running this long (default 1h)",
+    )
     how = parser.add_mutually_exclusive_group()
-    how.add_argument("--handoff", action="store_true", default=None, help="hand connections over (default)")
+    how.add_argument("--handoff", action="store_true", default=None, help="hand established connections off (default)")
     how.add_argument("--drain", dest="handoff", action="store_false", help="drain the old colour by its policy")
 
 

@@ -1,9 +1,7 @@
-"""Refuse new connections of an address or a network, for a time or for good; established ones go on.
+"""Refuse new connections of an address or a network, for a time or for good; established ones stay.
 
-  portfleet deny echo 198.18.0.7 --for 10m          portfleet deny echo 2001:db8:7::/48 --why "scans us"
-
-It holds at once, beside any operation, and over restarts, reboots and others' flushes of the rules. Where networks
-overlap the denial that lasts longest decides. Denied again, it lasts from now on as long as it is said now.
+It holds at once, beside any operation, and survives restarts, reboots and a flush of the rules by another program. If
+networks overlap, the denial that lasts longest decides. Denied again, a source is denied for the time given last.
 """
 
 from __future__ import annotations
@@ -23,9 +21,14 @@ from portfleet.submit.operation import add_dry_run
 from portfleet.submit.options import duration
 from portfleet.submit.targets import service_want
 
+EXAMPLES = (
+    "portfleet deny echo 198.18.0.7 --for 10m",
+    'portfleet deny echo 2001:db8:7::/48 --why "scans us"',
+)
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("service", metavar="SERVICE")
+    parser.add_argument("service", metavar="SERVICE", help="a service of the config")
     parser.add_argument("source", metavar="ADDRESS[/PREFIX]", help="a client's address, or a network of them")
     words = "how long, such as 10m (default, and 0: for good)"
     parser.add_argument("--for", dest="seconds", type=duration, default=0.0, metavar="DURATION", help=words)

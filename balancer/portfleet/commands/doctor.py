@@ -1,7 +1,7 @@
-"""Check this machine for what the fleet needs; each finding comes with the command that fixes it.
+"""Check this machine for what the fleet needs, and print the command that fixes each problem.
 
-What is wrong with the watcher or supervisord of a fleet that is up comes first. Exit 0 where nothing is broken
-(warnings are for tomorrow), 1 where something is. Nothing is changed.
+Problems of the watcher or supervisord of a fleet that is up come first. Exit 1 if something is broken now; a warning
+concerns what will break under load. Nothing is changed.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ from portfleet.core.needs import needs_of
 from portfleet.doctor import files, limits, overseers, ports
 from portfleet.doctor.finding import Finding, Severity, broken
 from portfleet.screen.output import paint, print_json
+
+EXAMPLES = ("portfleet doctor",)
 
 _COLOURS = {Severity.FINE: "green", Severity.WARNING: "yellow", Severity.BROKEN: "red"}
 

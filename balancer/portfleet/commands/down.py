@@ -1,8 +1,8 @@
-"""Stop everything and remove our table, and nothing else. The journal stays: slots and numbers come back equal.
+"""Stop everything and remove our rules, and nothing else. The journal stays: slots come back as they were.
 
-With SERVICE only that one: it stays down, also over a reboot and beside `apply`, until `portfleet up`. Says how many
-established connections end. Where there are any it asks on a terminal, and needs --yes without one. --json prints what
-was done and how many ended as one object.
+With SERVICE only that one is stopped; it stays down, also over a reboot and beside apply, until up. Established
+connections end, and their number is said. If there are any, it asks on a terminal, and needs --yes without one. --json
+prints what was done and how many connections ended as one object.
 """
 
 from __future__ import annotations
@@ -27,6 +27,11 @@ from portfleet.screen.output import print_json
 from portfleet.store import locks
 from portfleet.store.clock import now
 from portfleet.store.directories import make_directories
+
+EXAMPLES = (
+    "portfleet down",
+    "portfleet down echo --yes",
+)
 
 _UNDO = "portfleet up"
 

@@ -1,7 +1,6 @@
-"""Return an instance (or all of a service) no new connections from the moment this returns.
+"""Send an instance (or a whole service) no new connections from the moment this returns.
 
 Existing connections may finish, are closed at --rate per second, or are handed off to the other instances.
-  portfleet drain echo/echo-blue-2 --handoff        portfleet drain echo/2 --rate 200 --deadline 10m --then evict
 """
 
 from __future__ import annotations
@@ -21,6 +20,11 @@ from portfleet.submit.handoff import why_not
 from portfleet.submit.operation import add_options, submit
 from portfleet.submit.options import duration, rate
 from portfleet.submit.targets import serving, targets
+
+EXAMPLES = (
+    "portfleet drain echo/2 --handoff",
+    "portfleet drain echo/echo-blue-2 --rate 200 --deadline 10m --then evict",
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

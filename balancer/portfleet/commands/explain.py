@@ -1,12 +1,8 @@
 """Say which slot and instance a client's address gets, computed as the kernel does.
 
-  portfleet explain echo 198.18.0.7          portfleet explain echo 2001:db8::7
-  portfleet explain kv 198.18.0.7:40000      the client's port counts where the affinity is by connection
-  portfleet explain kv [2001:db8::7]:40000
-
-The slots are read from the kernel; without the right to do so they come from the journal, and the answer says so.
-A client on this box gets a local instance also where the service has remote ones.
-Where clients are sticky, --live looks up where the kernel remembers each, which comes before its slot.
+Slots are read from the kernel; without the right to do so they come from the journal, and the answer says so. A client
+on this box gets a local instance even if the service has remote ones. If clients are sticky, --live looks up where the
+kernel remembers each, which comes before its slot.
 """
 
 from __future__ import annotations
@@ -24,9 +20,15 @@ from portfleet.dataplane.interface import Address
 from portfleet.linux.routes import is_local
 from portfleet.screen.output import print_json
 
+EXAMPLES = (
+    "portfleet explain echo 198.18.0.7 2001:db8::7",
+    "portfleet explain kv 198.18.0.7:40000     # affinity by connection",
+    "portfleet explain kv [2001:db8::7]:40000",
+)
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("service", metavar="SERVICE")
+    parser.add_argument("service", metavar="SERVICE", help="a service of the config")
     parser.add_argument("address", metavar="ADDRESS[:PORT]", nargs="+", help="clients' addresses, IPv4 or IPv6")
     parser.add_argument("--live", action="store_true", help="look up sticky clients in the kernel")
 

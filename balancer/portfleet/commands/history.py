@@ -1,4 +1,4 @@
-"""Show what was done, by whom, and what came of it; operations that run come last.
+"""Show what was done, by whom, and how it ended; running operations come last.
 
 With --follow N: wait for operation N and show its progress.
 """
@@ -16,10 +16,18 @@ from portfleet.screen.output import paint, print_json
 from portfleet.submit import options as read
 from portfleet.submit.follow import ended
 
+EXAMPLES = (
+    "portfleet history",
+    "portfleet history echo",
+    "portfleet history --follow 12",
+)
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("service", nargs="?", metavar="SERVICE", help="only this service")
-    parser.add_argument("--follow", type=read.number, metavar="N", help="wait for operation N")
+    parser.add_argument(
+        "--follow", type=read.number, metavar="OPERATION", help="wait for this operation and show its progress"
+    )
 
 
 def run(options: argparse.Namespace, context: Context) -> Exit:

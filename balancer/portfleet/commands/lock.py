@@ -1,4 +1,4 @@
-"""Say who works on a service, since when and why: a command that is at it, or an operation that runs."""
+"""Show who is working on a service, since when and why: a command in progress or a running operation."""
 
 from __future__ import annotations
 
@@ -10,6 +10,11 @@ from portfleet.core.errors import Exit
 from portfleet.core.journal import Journal
 from portfleet.screen.output import print_json
 from portfleet.store import locks
+
+EXAMPLES = (
+    "portfleet lock",
+    "portfleet lock echo",
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

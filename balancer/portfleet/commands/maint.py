@@ -1,4 +1,4 @@
-"""Take an instance to maintenance: drained, then stopped; nothing starts it again until undrain."""
+"""Take an instance into maintenance: drained, then stopped; nothing starts it again until undrain."""
 
 from __future__ import annotations
 
@@ -10,6 +10,11 @@ from portfleet.core.errors import Exit
 from portfleet.core.work.drain import Maint
 from portfleet.submit.operation import add_options
 from portfleet.submit.targets import targets
+
+EXAMPLES = (
+    "portfleet maint echo/2 --handoff",
+    'portfleet maint echo/echo-blue-2 --why "memory test"',
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -1,8 +1,8 @@
 """Move an instance's share to another instance or another box: new connections go there at once.
 
-Established ones follow by hand-off if both are on this box and can do it; otherwise they drain by the service's policy.
-  portfleet migrate echo/2 echo-blue-3        portfleet migrate echo/2 203.0.113.2:7101 --share 25%
-A remote address must stand in the service's `remote` list. Give the share back with: migrate echo/2 echo-blue-2
+Established connections follow by hand-off if both are on this box and can do it; otherwise they are drained by the
+service's policy. A remote address must be in the service's `remote` list. To give the share back, migrate the instance
+to itself.
 """
 
 from __future__ import annotations
@@ -24,9 +24,15 @@ from portfleet.submit.operation import add_options, submit
 from portfleet.submit.options import percent
 from portfleet.submit.targets import targets
 
+EXAMPLES = (
+    "portfleet migrate echo/2 echo-blue-3",
+    "portfleet migrate echo/2 203.0.113.2:7101 --share 25%",
+    "portfleet migrate echo/2 echo-blue-2      # give the share back",
+)
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("source", metavar="SERVICE/INSTANCE")
+    parser.add_argument("source", metavar="SERVICE/INSTANCE", help="such as echo/echo-blue-2, or echo/2")
     parser.add_argument("to", metavar="TO", help="an instance's name or number, or ADDRESS:PORT of a remote instance")
     parser.add_argument("--share", type=percent, default=100, metavar="P%", help="only this part of the slots")
     parser.add_argument("--drain", action="store_true", help="drain the connections instead of handing them off")

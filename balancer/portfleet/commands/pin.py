@@ -1,9 +1,7 @@
-"""Return a heavy source, such as an office behind one address, an instance of your choice.
-
-  portfleet pin echo 198.18.0.7 echo-blue-2       portfleet pin echo 2001:db8:7::/48 2
+"""Send a heavy source, such as an office behind one address, to an instance of your choice.
 
 The longest prefix decides. A pin follows a cutover to the instance of the same number; while its instance is out, its
-clients go by their slots. New connections only: established ones stay where they are.
+clients go by their slots. It concerns new connections only: established ones stay where they are.
 """
 
 from __future__ import annotations
@@ -20,9 +18,14 @@ from portfleet.submit.operation import add_change_options
 from portfleet.submit.pins import change_pins
 from portfleet.submit.targets import record_of, targets
 
+EXAMPLES = (
+    "portfleet pin echo 198.18.0.7 echo-blue-2",
+    "portfleet pin echo 2001:db8:7::/48 2",
+)
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("service", metavar="SERVICE")
+    parser.add_argument("service", metavar="SERVICE", help="a service of the config")
     parser.add_argument("source", metavar="ADDRESS[/PREFIX]", help="a client's address, or a network of them")
     parser.add_argument("instance", metavar="INSTANCE", help="such as echo-blue-2, or 2")
     add_change_options(parser)

@@ -13,6 +13,12 @@ from portfleet.core.errors import Exit
 from portfleet.core.plan import transactions
 from portfleet.screen.output import print_json
 
+EXAMPLES = (
+    "portfleet plan",
+    "portfleet plan --text",
+    "portfleet plan --check             # exit 6 if there is something to apply",
+)
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--check", action="store_true", help="exit 6 if changes wait, 0 otherwise")

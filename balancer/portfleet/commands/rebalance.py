@@ -1,6 +1,7 @@
-"""Move established connections from the fullest instances to the emptiest by hand-off, until max/mean ≤ --limit.
+"""Even out established connections: the fullest instances hand some to the emptiest.
 
-After crashes, scaling or with skewed clients. Slots stay: new connections go where they went.
+Useful after crashes, scaling, or with a few heavy sources. It ends when max/mean is at most --limit. Slots stay: new
+connections go where they went.
 """
 
 from __future__ import annotations
@@ -17,10 +18,17 @@ from portfleet.submit.operation import add_options, submit
 from portfleet.submit.options import limit
 from portfleet.submit.targets import service_want
 
+EXAMPLES = (
+    "portfleet rebalance echo",
+    "portfleet rebalance echo --limit 1.05",
+)
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("service", metavar="SERVICE")
-    parser.add_argument("--limit", type=limit, default=1.1, metavar="X", help="the largest max/mean to be left (1.1)")
+    parser.add_argument("service", metavar="SERVICE", help="a service of the config")
+    parser.add_argument(
+        "--limit", type=limit, default=1.1, metavar="X", help="the largest max/mean to leave (default 1.1)"
+    )
     add_options(parser)
 
 

@@ -1,6 +1,7 @@
-"""Restart a service's instances rolling: each gives its slots and connections to its siblings first.
+"""Restart a service's instances one after the other, each without slots and connections meanwhile.
 
-One at a time, or --max-unavailable N. Daemons that cannot hand off are drained by the service's policy.
+Connections are handed off to the other instances first; those of daemons that cannot do that are drained by the
+service's policy, which may close them. --max-unavailable N restarts N at a time.
 """
 
 from __future__ import annotations
@@ -17,10 +18,17 @@ from portfleet.submit.handoff import why_not
 from portfleet.submit.operation import add_options, submit
 from portfleet.submit.targets import serving, targets
 
+EXAMPLES = (
+    "portfleet restart echo",
+    "portfleet restart echo/echo-blue-2",
+)
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("target", metavar="SERVICE[/INSTANCE]", help="such as echo, or echo/echo-blue-2")
-    parser.add_argument("--max-unavailable", type=read.number, default=1, metavar="N", help="so many at a time (1)")
+    parser.add_argument(
+        "--max-unavailable", type=read.number, default=1, metavar="N", help="how many at a time (default 1)"
+    )
     add_options(parser)
 
 

@@ -1,6 +1,6 @@
-"""Go back to the release the other colour ran before, with its established connections handed back.
+"""Return to the previous release: the other colour becomes live, established connections are handed back.
 
-With --to N: to the release that was live when operation N of the history had ended.
+With --to N: return to the release that was live when operation N of the history had ended.
 """
 
 from __future__ import annotations
@@ -19,11 +19,16 @@ from portfleet.submit.follow import already
 from portfleet.submit.operation import add_options
 from portfleet.submit.targets import service_want
 
+EXAMPLES = (
+    "portfleet rollback echo",
+    "portfleet rollback echo --to 12",
+)
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("service", metavar="SERVICE")
+    parser.add_argument("service", metavar="SERVICE", help="a service of the config")
     parser.add_argument(
-        "--to", type=read.number, metavar="N", help="what was live when operation N of the history had ended"
+        "--to", type=read.number, metavar="OPERATION", help="what was live when operation N of the history had ended"
     )
     words = "after a rollback: go forward again, to the release that was rolled back"
     parser.add_argument("--forward", action="store_true", help=words)

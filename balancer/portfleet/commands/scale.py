@@ -1,7 +1,7 @@
-"""Run another number of instances a colour: new ones are started first, those too many give their connections away.
+"""Run another number of instances per colour; no connection is dropped.
 
-Only the share of slots moves that must. It counts until the config's own `instances` changes.
-  portfleet scale echo 6
+New instances are ready before they get slots, and those that go hand off their connections first. No more slots move
+than necessary. The number holds until `instances` changes in the config.
 """
 
 from __future__ import annotations
@@ -19,9 +19,11 @@ from portfleet.submit.handoff import why_not
 from portfleet.submit.operation import add_options, submit
 from portfleet.submit.targets import service_want, serving
 
+EXAMPLES = ("portfleet scale echo 6",)
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("service", metavar="SERVICE")
+    parser.add_argument("service", metavar="SERVICE", help="a service of the config")
     parser.add_argument("number", type=read.number, metavar="N", help="instances a colour")
     parser.add_argument("--drain", action="store_true", help="drain the connections instead of handing them off")
     add_options(parser)

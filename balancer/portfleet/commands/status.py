@@ -1,18 +1,24 @@
-"""Show the desired and actual state of each instance: pid, port, slots, connections established now, since when.
+"""Show the desired and actual state of each instance, and what is wrong with those that do not serve.
 
-What is wrong with the watcher or supervisord comes first. --json prints the same for programs, both colours of every
-service listed. Exit code, the worst that is so; with -q nothing else, for monitors:
-  0  every instance that is to serve does, and the watcher and supervisord work
-  7  an instance that is to serve does not, or a listen address is closed
+Problems of the watcher or supervisord come first. --json prints the same for programs, with both colours of every
+service. CONNECTIONS are those established now; AGE is the time since the state changed. The exit code is the worst that
+holds, and all that -q leaves, for monitors:
+
+  0  every instance that should serve does, and the watcher and supervisord work
+  7  an instance that should serve does not, or a listen address is closed
   8  the watcher or supervisord does not run, or does not answer within a second
-  9  a service has no instance that serves
-  1-5 as of every verb: it cannot be said (no config, no right to look)
+  9  a service has no serving instance
+  1-5  as for every verb: the state cannot be told (no config, not root)
 """
 
 from __future__ import annotations
 
 import argparse
-from contextlib import redirect_stderr, redirect_stdout
+import gc
+import sys
+import time
+from contextlib import redirect_stderr, redirect_stdout, suppress
+from datetime import datetime
 from io import StringIO
 from typing import Any
 
@@ -24,26 +30,39 @@ from portfleet.core.model import other
 from portfleet.core.observed import Observed
 from portfleet.core.states import State, Wanted
 from portfleet.screen import colours
-from portfleet.screen.output import paint, print_json, table
+from portfleet.screen.output import paint, print_json, redraw, table
 from portfleet.screen.serving import health
 from portfleet.screen.status_rows import at_rest, service_entry
 from portfleet.store import locks, warnings
+from portfleet.store.clock import now
 from portfleet.supervise.presence import Overseer, WatcherQuestion, supervisord, troubles
+
+EXAMPLES = (
+    "portfleet status",
+    "portfleet status echo --watch",
+    "portfleet status -q || page-someone",
+    "portfleet status --json | jq '.services[].not_serving'",
+)
 
 #: Denials that are named; all of them are in --json.
 _SHOWN = 8
 _COLOURS = {State.READY: "green", State.FAILED: "red", State.EJECTED: "red", State.STOPPED: "dim"}
 #: Seconds that supervisord and the watcher have for their answers, both at the same time.
 _PATIENCE = 1.0
+#: Seconds between two pictures of --watch.
+_EVERY = 2.0
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("service", nargs="?", metavar="SERVICE", help="only this service")
+    parser.add_argument("-w", "--watch", action="store_true", help="show it again every 2 s; Ctrl-C ends it")
     parser.add_argument("-q", "--quiet", action="store_true", help="print nothing; the exit code says it, for monitors")
 
 
 def run(options: argparse.Namespace, context: Context) -> Exit:
     context.answer = _PATIENCE
+    if options.watch:
+        return _watch(options.service, context)
     if not options.quiet:
         return _status(options.service, context)
     with redirect_stdout(StringIO()), redirect_stderr(StringIO()):
@@ -51,6 +70,31 @@ def run(options: argparse.Namespace, context: Context) -> Exit:
             return _status(options.service, context)
         except PortfleetError as error:
             return error.code
+
+
+class _Screen(StringIO):
+    """What is to be shown on the terminal at once: painted as for the terminal itself."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+def _watch(only: str | None, context: Context) -> Exit:
+    if context.json or not sys.stdout.isatty():
+        raise PortfleetError("--watch needs a terminal", hint="portfleet status", code=Exit.USAGE)
+    gc.enable()  # unlike other verbs this one stays
+    with suppress(KeyboardInterrupt):
+        while True:
+            fresh = Context(context.paths)  # the config and the journal may have changed
+            fresh.patience = _PATIENCE
+            screen = _Screen()
+            with redirect_stdout(screen):
+                print(paint(f"{now()}  every {_EVERY:g} s", "dim"))
+                print()
+                _status(only, fresh)
+            redraw(screen.getvalue().splitlines(), more="portfleet status SERVICE --watch, or a higher terminal")
+            time.sleep(_EVERY)
+    return Exit.DONE
 
 
 def _status(only: str | None, context: Context) -> Exit:
@@ -94,7 +138,7 @@ def _show_service(service: DesiredService, observed: Observed, journal: Journal,
     if service.down:
         print(f"{paint(service.name, 'bold')}  {paint(service.notes[0], 'yellow')}")
         return
-    _show(service, entry)
+    _show(service, entry, observed.at)
     for line in colours.lines(service, observed, journal):
         print(f"  {line}")
     for network, name in entry["pins"].items():
@@ -135,7 +179,18 @@ def _why(entry: dict[str, Any]) -> list[str]:
     return words + [f"log: {line}" for line in entry["last_log"]]
 
 
-def _show(service: DesiredService, about: dict[str, Any]) -> None:
+def _age(since: str | None, at: float) -> str:
+    """Return how long ago ``since`` (RFC 3339) was at the Unix time ``at``, in the largest unit of which it has two."""
+    if since is None:
+        return "-"
+    seconds = max(0, int(at - datetime.fromisoformat(since).timestamp()))
+    for unit, length in (("d", 86400), ("h", 3600), ("m", 60)):
+        if seconds >= 2 * length:
+            return f"{seconds // length} {unit}"
+    return f"{seconds} s"
+
+
+def _show(service: DesiredService, about: dict[str, Any], at: float) -> None:
     listen = " ".join(map(str, service.service.listen))
     release = f"  release {service.release}" if service.release else ""
     print(
@@ -161,11 +216,11 @@ def _show(service: DesiredService, about: dict[str, Any]) -> None:
                 str(entry["port"]) if entry["address"] == "local" else f"{entry['address']}:{entry['port']}",
                 f"{entry['slots']:,}",
                 f"{entry['connections']:,}",
-                entry["since"] or "-",
+                _age(entry["since"], at),
             ]
         )
-    head = ["  INSTANCE", "WANTED", "STATE", "PID", "PORT", "SLOTS", "CONNECTIONS", "SINCE"]
-    lines = table(head, [["  " + row[0], *row[1:]] for row in rows], right=(3, 4, 5, 6))
+    head = ["  INSTANCE", "WANTED", "STATE", "PID", "PORT", "SLOTS", "CONNECTIONS", "AGE"]
+    lines = table(head, [["  " + row[0], *row[1:]] for row in rows], right=(3, 4, 5, 6, 7))
     print(paint(lines[0], "dim"))
     for line, state, why in zip(lines[1:], states, whys, strict=True):
         colour = _COLOURS.get(state, "yellow")

@@ -1,8 +1,8 @@
-"""Show, again and again, how busy each instance is, the busiest first; Ctrl-C ends it.
+"""Live view of how busy each instance is, the busiest first; Ctrl-C ends it.
 
-CPU is of one processor: a single-threaded daemon has no more than 100 %, and queues its clients before that. New
-connections, requests and latency (upper bounds) are of the last interval, by the counters of our own daemon, for which
-the watcher's probes are clients too; others have none ("-"). --json prints an object a line.
+CPU is a share of one processor: a single-threaded daemon has at most 100 %, and its clients queue before that. New
+connections, requests and latency (upper bounds) are of the last interval, by the counters of our own daemon, which also
+count the watcher's probes; other daemons have none ("-"). --json prints one object per line.
 """
 
 from __future__ import annotations
@@ -26,14 +26,19 @@ from portfleet.screen.top import show
 from portfleet.store.clock import now
 from portfleet.submit import options as read
 
+EXAMPLES = (
+    "portfleet top",
+    "portfleet top echo --every 10s",
+)
+
 _SHOWN = ("name", "colour", "state", "pid", "slots", "connections")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("service", nargs="?", metavar="SERVICE", help="only this service")
-    parser.add_argument("--every", type=read.duration, default=2.0, metavar="TIME", help="the interval (2s)")
+    parser.add_argument("--every", type=read.duration, default=2.0, metavar="TIME", help="the interval (default 2s)")
     parser.add_argument(
-        "-n", "--number", type=read.number, default=0, metavar="N", help="end after N intervals (never)"
+        "-n", "--number", type=read.number, default=0, metavar="N", help="end after N intervals (default: never)"
     )
 
 

@@ -1,7 +1,4 @@
-"""Let an address or a network connect again that `deny` refused; what fleet.toml denies stays denied.
-
-portfleet undeny echo 198.18.0.7
-"""
+"""Let an address or a network that deny refused connect again; what fleet.toml denies stays denied."""
 
 from __future__ import annotations
 
@@ -15,9 +12,11 @@ from portfleet.submit.follow import already, say
 from portfleet.submit.operation import add_dry_run
 from portfleet.submit.targets import service_want
 
+EXAMPLES = ("portfleet undeny echo 198.18.0.7",)
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("service", metavar="SERVICE")
+    parser.add_argument("service", metavar="SERVICE", help="a service of the config")
     parser.add_argument("source", metavar="ADDRESS[/PREFIX]", help="as it was denied; see portfleet status --json")
     add_dry_run(parser)
 

@@ -1,6 +1,6 @@
-"""Let drained instances and those in maintenance serve again, started first where they were stopped.
+"""Let drained instances and those in maintenance serve again; a stopped one is started first.
 
-A drain that is still running on one of them is cancelled. Slots come back when the instance is ready.
+A drain that still runs on one of them is cancelled. Slots come back when the instance is ready.
 """
 
 from __future__ import annotations
@@ -17,6 +17,11 @@ from portfleet.core.work.undrain import Undrain
 from portfleet.submit.follow import already
 from portfleet.submit.operation import add_options, submit
 from portfleet.submit.targets import targets
+
+EXAMPLES = (
+    "portfleet undrain echo/2",
+    "portfleet undrain echo",
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

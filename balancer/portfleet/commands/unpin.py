@@ -1,7 +1,4 @@
-"""Let a pinned source go where its slot leads again; established connections stay where they are.
-
-portfleet unpin echo 198.18.0.7
-"""
+"""Let a pinned source go where its slot leads again; established connections stay where they are."""
 
 from __future__ import annotations
 
@@ -17,9 +14,11 @@ from portfleet.submit.operation import add_change_options
 from portfleet.submit.pins import change_pins
 from portfleet.submit.targets import record_of, service_want
 
+EXAMPLES = ("portfleet unpin echo 198.18.0.7",)
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("service", metavar="SERVICE")
+    parser.add_argument("service", metavar="SERVICE", help="a service of the config")
     parser.add_argument("source", metavar="ADDRESS[/PREFIX]", help="as it was pinned; see portfleet status")
     add_change_options(parser)
 

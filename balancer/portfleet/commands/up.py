@@ -1,8 +1,9 @@
-"""Start supervisord in the background where it is not running, then apply; services that were down come up too.
+"""Start supervisord in the background if it is not running, then apply; services that were down come up.
 
-Returns when all wanted instances are ready; else exit 4, saying what serves and why the others do not.
-With --foreground it loads the rules and becomes supervisord, for a service manager to run (as portfleet.service does).
---json prints what was done and who serves as one object.
+With SERVICE only that one comes up; others that are down stay down. Returns when all instances that should serve are
+ready; otherwise exit 4, saying which serve and why the others do not. --foreground loads the rules and becomes
+supervisord, for a service manager to run, as portfleet.service does. --json prints what was done and which instances
+serve as one object.
 """
 
 from __future__ import annotations
@@ -14,10 +15,24 @@ from portfleet.apply import preflight
 from portfleet.apply.context import Context
 from portfleet.apply.converge import converge, look
 from portfleet.core.errors import Exit, PortfleetError
-from portfleet.supervise.start import become_supervisord, by_systemd, by_unit, start_supervisord, wait_for_supervisord
+from portfleet.supervise.start import (
+    become_supervisord,
+    by_systemd,
+    by_unit,
+    start_supervisord,
+    survives_reboot,
+    wait_for_supervisord,
+)
+
+EXAMPLES = (
+    "portfleet up",
+    "portfleet up echo                 # after: portfleet down echo",
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    words = "of the services that are down, only this one"
+    parser.add_argument("service", nargs="?", metavar="SERVICE", help=words)
     words = "load the rules, then become supervisord instead of returning; for a service manager"
     parser.add_argument("--foreground", action="store_true", help=words)
 
@@ -31,7 +46,10 @@ def run(options: argparse.Namespace, context: Context) -> Exit:
 
         prepare(context)
         become_supervisord(context.paths)
-    context.all_up = not by_unit()  # at boot, what an operator took down stays down
+    if options.service:
+        context.service(fleet, options.service)
+    if not by_unit():  # at boot, what an operator took down stays down
+        context.raised = [options.service] if options.service else list(fleet.services)
     if by_unit():
         # The rules are being loaded: neither looks at the data plane while the other sets it.
         wait_for_supervisord(context.paths)
@@ -44,5 +62,8 @@ def run(options: argparse.Namespace, context: Context) -> Exit:
             context.put_right()
             start()  # not under locks, which the unit's own `up` needs
         done, undo = ["start supervisord"], "portfleet down"
-        return converge(context, why="up", start=None if systemd else start, done=done, undo=undo)
+        code = converge(context, why="up", start=None if systemd else start, done=done, undo=undo)
+        if words := survives_reboot(context.paths):
+            context.say(words)
+        return code
     return converge(context, why="up")

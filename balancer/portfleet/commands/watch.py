@@ -1,6 +1,6 @@
-"""Keep what is equal to what is wanted: eject the dead and the hung, let them in again, heal the rules.
+"""Keep the fleet as desired: eject dead and hung instances, re-admit them, repair the rules.
 
-Run by supervisord as the program portfleet-watch; only one runs per home. Its own end changes nothing for clients.
+supervisord runs it as the program portfleet-watch, once per home. Its own end changes nothing for clients.
 """
 
 from __future__ import annotations
@@ -21,6 +21,8 @@ from portfleet.store.directories import make_directories
 from portfleet.store.log import Log
 from portfleet.watch.preload import load_all
 from portfleet.watch.self_check import SelfCheck
+
+EXAMPLES = ("portfleet logs -f portfleet-watch",)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -6,7 +6,7 @@ misread the file, or refuse it with less than the whole reason.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import chain
 from types import NoneType
@@ -72,9 +72,10 @@ class Journal:
         """Return a journal without the service ``name``."""
         return replace(self, services={key: value for key, value in self.services.items() if key != name})
 
-    def all_up(self) -> Journal:
-        """Return a journal in which no service was taken down."""
-        return replace(self, services={name: replace(record, down="") for name, record in self.services.items()})
+    def up(self, names: Iterable[str]) -> Journal:
+        """Return a journal in which none of the services ``names`` was taken down."""
+        up = {name: replace(self.services[name], down="") for name in names if name in self.services}
+        return replace(self, services={**self.services, **up})
 
     def operation(self, number: int) -> Operation | None:
         """Return a running operation by its number."""

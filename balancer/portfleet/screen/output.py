@@ -4,11 +4,21 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import sys
 from collections.abc import Sequence
 from typing import IO, Any
 
-_CODES = {"green": "32", "red": "31", "yellow": "33", "bold": "1", "dim": "2"}
+_CODES = {
+    "green": "32",
+    "red": "31",
+    "yellow": "33",
+    "blue": "34",
+    "magenta": "35",
+    "cyan": "36",
+    "bold": "1",
+    "dim": "2",
+}
 
 
 def paint(text: str, colour: str, *, file: IO[str] | None = None) -> str:
@@ -30,6 +40,14 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]], *, right: Sequence
         ]
         lines.append("  ".join(cells).rstrip())
     return lines
+
+
+def redraw(lines: Sequence[str], *, more: str) -> None:
+    """Print ``lines`` over the screen before, as far as its height goes; ``more`` says how to see the others."""
+    height = shutil.get_terminal_size().lines - 1
+    if len(lines) > height:
+        lines = [*lines[: height - 1], paint(f"… {len(lines) - height + 1} lines more: {more}", "dim")]
+    print("\x1b[H" + "".join(f"{line}\x1b[K\n" for line in lines) + "\x1b[J", end="", flush=True)
 
 
 def print_json(value: Any) -> None:

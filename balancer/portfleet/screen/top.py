@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import shutil
 from typing import Any
 
 from portfleet.core.states import State
-from portfleet.screen.output import paint, table
+from portfleet.screen.output import paint, redraw, table
 from portfleet.store.clock import now
 
 _HEAD = ("  INSTANCE", "STATE", "SLOTS", "CONNECTIONS", "NEW/S", "REQUESTS/S", "P50", "P99", "CPU", "MEMORY")
@@ -21,11 +20,7 @@ def show(services: list[dict[str, Any]], every: float, *, screen: bool) -> None:
     if not screen:
         print("\n".join([*lines, ""]), flush=True)
         return
-    height = shutil.get_terminal_size().lines - 1
-    if len(lines) > height:
-        rest = f"… {len(lines) - height + 1} lines more: portfleet top SERVICE, or a higher terminal"
-        lines = [*lines[: height - 1], paint(rest, "dim")]
-    print("\x1b[H" + "".join(f"{line}\x1b[K\n" for line in lines) + "\x1b[J", end="", flush=True)
+    redraw(lines, more="portfleet top SERVICE, or a higher terminal")
 
 
 def _lines(service: dict[str, Any]) -> list[str]:

@@ -21,6 +21,7 @@ from typing import IO
 
 from portfleet.core import typed
 from portfleet.core.errors import Exit, PortfleetError
+from portfleet.core.printable import printable
 from portfleet.store import state_file
 from portfleet.store.clock import now
 
@@ -49,9 +50,13 @@ class Holder:
 
 
 def operator() -> str:
-    """Return who is at work, as user@host; the person behind sudo where there is one."""
+    """Return who is at work, as user@host: what PORTFLEET_WHO says, as a playbook does, or the person behind sudo."""
     try:
-        name = os.environ.get("SUDO_USER") or pwd.getpwuid(os.getuid()).pw_name
+        name = (
+            printable(os.environ.get("PORTFLEET_WHO", ""), 64)
+            or os.environ.get("SUDO_USER")
+            or pwd.getpwuid(os.getuid()).pw_name
+        )
     except (KeyError, OSError):
         name = str(os.getuid())
     return f"{name}@{socket.gethostname()}"

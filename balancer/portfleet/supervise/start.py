@@ -19,6 +19,8 @@ from portfleet.supervise.supervisor import Supervisor
 UNIT = "portfleet.service"
 #: Of supervisord and its instances: the usual one, whatever the shell, the unit or the watcher that starts it has.
 _UMASK = 0o022
+#: Where units are: an administrator's, then those of packages (systemd.unit(5)).
+_UNITS = ("/etc/systemd/system", "/usr/lib/systemd/system", "/lib/systemd/system")
 
 
 def start_supervisord(paths: Paths, *, seconds: float = 20, clock: Callable[[], float] = time.monotonic) -> None:
@@ -67,7 +69,22 @@ def unit_enabled() -> bool:
     """Return whether systemd runs the fleet on this machine."""
     if not Path("/run/systemd/system").is_dir() or not shutil.which("systemctl"):
         return False
-    return subprocess.run(["systemctl", "is-enabled", "--quiet", UNIT], check=False).returncode == 0
+    asked = ["systemctl", "is-enabled", "--quiet", UNIT]
+    return subprocess.run(asked, check=False, stderr=subprocess.DEVNULL).returncode == 0  # "Failed to get …": no unit
+
+
+def survives_reboot(paths: Paths) -> str:
+    """Return what has to be said after a start by hand of what a reboot does to the fleet; "" if it comes up again."""
+    if by_systemd(paths):
+        return ""
+    words = "a reboot ends this fleet"
+    if paths.home is not None:
+        home = "" if os.environ.get("PORTFLEET_HOME") else f" --home {paths.home}"
+        return f"{words}; start it again with: portfleet up{home}"
+    if not any(Path(folder, UNIT).exists() for folder in _UNITS):
+        words += f"; to start it at boot: portfleet unit > {_UNITS[0]}/{UNIT} && systemctl enable portfleet"
+        return words
+    return f"{words}; to start it at boot: systemctl enable portfleet"
 
 
 def _by_systemd() -> str:

@@ -205,6 +205,7 @@ class Sender:
             if self._command.names:
                 self._tuples += four_tuples(descriptors)
             self._connections.forget(descriptors)
+            self._connections.moved(flight.stateful)
             self.moved += len(descriptors)
             self._unreported += len(descriptors)
             if self._unreported >= REPORT:
