@@ -46,6 +46,7 @@ def run(options: argparse.Namespace, context: Context) -> Exit:
 
         prepare(context)
         become_supervisord(context.paths)
+    fleet = context.fleet
     if options.service:
         context.service(fleet, options.service)
     if not by_unit():  # at boot, what an operator took down stays down
