@@ -1,4 +1,4 @@
-"""The long form of the fuzzers of files: `fuzz.py NUMBER [SEED]`, so many damaged journals, state files and configs."""
+"""The long form of the fuzzers: `fuzz.py NUMBER [SEED]`, so many damaged journals, state files, configs and answers."""
 
 from __future__ import annotations
 
@@ -6,12 +6,24 @@ import argparse
 import random
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from support import fuzz_state
+from support import fuzz_answers, fuzz_state
+
+
+def _kinds(directory: Path) -> dict[str, Callable[[random.Random], object]]:
+    """Return what is tried with each input, by name."""
+    whole = fuzz_state.sample()
+    return {
+        "journal": lambda chance: fuzz_state.try_journal(fuzz_state.damaged(whole, chance)),
+        "states": lambda chance: fuzz_state.try_states(directory, chance),
+        "config": lambda chance: fuzz_state.try_config(fuzz_state.damaged_config(chance)),
+        "answer": fuzz_answers.try_answer,
+    }
 
 
 def main() -> int:
@@ -20,24 +32,21 @@ def main() -> int:
     parser.add_argument("seed", type=int, nargs="?", default=random.SystemRandom().randrange(1 << 32))
     options = parser.parse_args()
     print(f"seed {options.seed}", flush=True)
-    whole, slowest, failed = fuzz_state.sample(), 0.0, 0
+    slowest, failed = 0.0, 0
     with TemporaryDirectory() as directory:
+        kinds = _kinds(Path(directory))
         for number in range(options.number):
             chance = random.Random(f"{options.seed} {number}")
-            for what in ("journal", "states", "config"):
+            for what, attempt in kinds.items():
                 began = time.monotonic()
                 try:
-                    if what == "journal":
-                        fuzz_state.try_journal(fuzz_state.damaged(whole, chance))
-                    elif what == "states":
-                        fuzz_state.try_states(Path(directory), chance)
-                    else:
-                        fuzz_state.try_config(fuzz_state.damaged_config(chance))
+                    attempt(chance)
                 except Exception as error:  # noqa: BLE001 (whatever comes out is what is looked for)
                     failed += 1
                     print(f"{what} {number}: {error!r}", flush=True)
                 slowest = max(slowest, time.monotonic() - began)
-    print(f"{3 * options.number:,} inputs, {failed} with a traceback, the slowest took {slowest:.2f} s")
+    inputs = len(kinds) * options.number
+    print(f"{inputs:,} inputs, {failed} with a traceback, the slowest took {slowest:.2f} s")
     return 1 if failed or slowest > 5 else 0
 
 

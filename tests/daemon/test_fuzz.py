@@ -1,9 +1,13 @@
-"""A short run of each fuzzer: the daemon neither ends nor hangs, keeps no memory or descriptor, and serves on."""
+"""A short run of each fuzzer: the daemon neither ends nor hangs, keeps no memory or descriptor, and serves on.
+
+PORTFLEET_FUZZ_SEED and PORTFLEET_FUZZ_NUMBER (`script/soak fuzz`) make it another, and longer.
+"""
 
 from __future__ import annotations
 
 import json
 import os
+import random
 import socket
 from collections.abc import Iterator
 from contextlib import suppress
@@ -14,7 +18,20 @@ from portfleet_daemon.framing import FRAMINGS
 from support import fuzz
 from support.daemons import Client, Daemon, Daemons, wait_for
 
-SEED = 1
+SEED, NUMBER = int(os.environ.get("PORTFLEET_FUZZ_SEED", "1")), int(os.environ.get("PORTFLEET_FUZZ_NUMBER", "400"))
+#: Raises the built-in exception whose number it is asked for, at once or (a negative one) from a coroutine.
+RAISING = """
+import builtins
+FOUND = sorted(vars(builtins).items())
+KINDS = [kind for _, kind in FOUND if isinstance(kind, type) and issubclass(kind, BaseException)]
+async def later(number):
+    raise KINDS[number % len(KINDS)]("asked for")
+def respond(request):
+    number = int(request)
+    if number < 0:
+        return later(number)
+    raise KINDS[number % len(KINDS)]("asked for")
+"""
 RECEIVE = b'{"command": "receive", "versions": [1], "framing": "line", "stateful": false}\n'
 
 
@@ -36,7 +53,7 @@ def unharmed(daemons: Daemons, request: pytest.FixtureRequest) -> Iterator[Daemo
 @pytest.mark.parametrize("unharmed", FRAMINGS, indirect=True)
 def test_framings(unharmed: Daemon, request: pytest.FixtureRequest) -> None:
     name = request.node.callspec.params["unharmed"]
-    for number, stream in enumerate(fuzz.streams(name, seed=SEED, number=400)):
+    for number, stream in enumerate(fuzz.streams(name, seed=SEED, number=NUMBER)):
         with unharmed.connect() as client, suppress(ConnectionError):
             client.send(stream)
             client.sock.shutdown(socket.SHUT_WR)
@@ -48,7 +65,7 @@ def test_framings(unharmed: Daemon, request: pytest.FixtureRequest) -> None:
 
 def test_control_lines(unharmed: Daemon) -> None:
     with unharmed.connect() as bystander:
-        for line in fuzz.control_lines(seed=SEED, number=400):
+        for line in fuzz.control_lines(seed=SEED, number=NUMBER):
             with socket.socket(socket.AF_UNIX) as sock:
                 sock.settimeout(10)
                 sock.connect(unharmed.control)
@@ -64,7 +81,7 @@ def test_control_lines(unharmed: Daemon) -> None:
 
 def test_handoff_lines(unharmed: Daemon) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        for number, (data, count) in enumerate(fuzz.handoff_messages(seed=SEED, number=300)):
+        for number, (data, count) in enumerate(fuzz.handoff_messages(seed=SEED, number=NUMBER)):
             pairs = [(socket.create_connection(listener.getsockname()), listener.accept()[0]) for _ in range(count)]
             with socket.socket(socket.AF_UNIX) as sock:
                 sock.settimeout(10)
@@ -83,6 +100,22 @@ def test_handoff_lines(unharmed: Daemon) -> None:
             if number % 50 == 0:
                 with unharmed.connect() as bystander:
                     assert bystander.ask(b"x\n") == b"x\n"
+
+
+def test_handlers(daemons: Daemons) -> None:
+    (daemons.directory / "raising_any.py").write_text(RAISING)
+    daemon = daemons.start(handler="raising_any:respond")
+    chance = random.Random(f"handlers {SEED}")
+    for number in range(NUMBER):
+        with daemon.connect() as client, suppress(ConnectionError):
+            asked = [chance.randrange(-200, 200) for _ in range(chance.randrange(1, 4))]
+            client.send("".join(f"{one}\n" for one in asked).encode() + b"x\n" * chance.randrange(2))
+            client.sock.shutdown(socket.SHUT_WR)
+            while client.sock.recv(65536):
+                pass
+        if number % 50 == 0:
+            assert daemon.status()["ok"]
+    assert daemon.process.poll() is None and daemon.status()["errors"] >= NUMBER
 
 
 def test_the_same_seed_gives_the_same_inputs() -> None:

@@ -22,9 +22,10 @@ class Fleet:
     """What the daemons of a box have. ``log`` is told what is done to connections.
 
     ``connections``: by instance; ``arriving``: those that come while it empties, one at each look. ``silent``: who
-    hangs; ``refusing``: {receiver: why it takes none}; ``busy``: {sender: hand-offs until an earlier one has ended}.
-    ``counted``: what instances count. ``ended``: connections that were evicted or closed; ``lost``: those that ended
-    with their process. ``plain``: none has a control socket.
+    hangs; ``lying``: {who lies: how many connections it says it has}; ``refusing``: {receiver: why it takes none};
+    ``busy``: {sender: hand-offs until an earlier one has ended}. ``counted``: what instances count. ``ended``:
+    connections that were evicted or closed; ``lost``: those that ended with their process. ``plain``: none has a
+    control socket.
     """
 
     clock: FakeClock
@@ -33,6 +34,7 @@ class Fleet:
     connections: Counter[str] = field(default_factory=Counter)
     arriving: Counter[str] = field(default_factory=Counter)
     silent: set[str] = field(default_factory=set)
+    lying: dict[str, int] = field(default_factory=dict)
     refusing: dict[str, str] = field(default_factory=dict)
     busy: Counter[str] = field(default_factory=Counter)
     counted: dict[str, Counters] = field(default_factory=dict)
@@ -100,7 +102,7 @@ class FakeDaemons:
             if want.name in pids and fleet.arriving[want.name]:
                 fleet.arriving[want.name] -= 1
                 fleet.connections[want.name] += 1
-            there = fleet.connections[want.name]
+            there = fleet.lying.get(want.name, fleet.connections[want.name])
             found[want.name] = there if want.name in pids else 0
         return found
 

@@ -10,7 +10,7 @@ import asyncio
 import fcntl
 import io
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager, redirect_stdout
+from contextlib import contextmanager, redirect_stdout, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
@@ -20,6 +20,7 @@ from portfleet.apply.applied import Applied
 from portfleet.apply.context import Context
 from portfleet.apply.programs import Programs
 from portfleet.core.desired import Desired, DesiredInstance
+from portfleet.core.errors import PortfleetError
 from portfleet.core.journal import HistoryEntry, Journal
 from portfleet.core.observed import Observed, Out
 from portfleet.core.operations import VERBS
@@ -81,6 +82,8 @@ class Box:
         self.supervisor.fleet, self.supervisor.log = self.daemons, self.log
         self.told = io.StringIO()
         self.generation = 0
+        #: Seconds between two looks at what is to happen later, and at who is ready.
+        self.moment = 0.05
         self.at: Callable[[str], None] = lambda _: None
         self.points: list[str] = []
         self.out: dict[str, Out] = {}
@@ -123,7 +126,15 @@ class Box:
 
     def later(self, seconds: float, what: Callable[[], None]) -> None:
         """Have something happen so many seconds from now, while a watcher is at work."""
-        self._later.append((self.clock.slept + seconds, what))
+        self.plan_events([(self.clock.slept + seconds, what)])
+
+    def plan_events(self, events: Iterable[tuple[float, Callable[[], None]]]) -> None:
+        """Have things happen at their moments of the clock (`later`), in the order of these."""
+        self._later = sorted([*self._later, *events], key=lambda event: event[0])
+
+    def forget_events(self) -> None:
+        """Have nothing happen later of what was planned."""
+        self._later.clear()
 
     def eject(self, *names: str) -> None:
         """Have instances, such as ``blue-1``, be out by the watcher's word."""
@@ -167,7 +178,7 @@ class Box:
             engine = asyncio.create_task(Engine(world).run())
             while self.journal.operations and self.generation == generation and not engine.done():
                 assert self.clock.slept < deadline, (self.log, self.journal.operations)
-                await asyncio.sleep(0.05)
+                await asyncio.sleep(self.moment)
                 self._admit(world)
                 while self._later and self._later[0][0] <= self.clock.slept:
                     self._later.pop(0)[1]()
@@ -183,7 +194,8 @@ class Box:
         """Let in new ones that are ready, as a watcher does."""
         for name in [name for name in world.ejector.pending if self.fake.up(name)]:
             want = next(i for i in world.applied.desired().services["echo"].instances if i.name == name)
-            world.ejector.admit(world.applied.desired().services["echo"], want)
+            with suppress(PortfleetError):  # a kernel that refuses: it is let in at a later look
+                world.ejector.admit(world.applied.desired().services["echo"], want)
 
     def kill(self) -> None:
         """Kill the watcher, which is at work."""

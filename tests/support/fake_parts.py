@@ -59,6 +59,13 @@ class LoggingSupervisor(FakeSupervisor):
             if before == "RUNNING" and signal == "KILL":
                 super().start(name)  # as supervisord does with one that it was not told to stop
 
+    def crash(self, name: str) -> None:
+        """End a process as a defect of its own does: it is started again."""
+        if name in self.known and self.known[name].state in RUNNING:
+            self.known[name].state = "STOPPED"
+            self.fleet.stopped(name)
+            super().start(name)
+
     def running_names(self) -> dict[str, int]:
         """Return {program: pid} of those with a process."""
         if self.away:

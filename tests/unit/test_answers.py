@@ -25,6 +25,8 @@ from portfleet.daemons.answers import (
     read_progress,
     read_status,
 )
+from portfleet.daemons.control import Ask
+from portfleet.daemons.exchange import Control
 
 #: What docs/control.md shows, from the Python daemon.
 FULL: dict[str, Any] = {
@@ -122,6 +124,12 @@ def test_a_refusal_is_in_the_daemons_words_cut_short_and_fit_to_print(read: Call
     with pytest.raises(Refused) as caught:
         read(line({"ok": False, "error": "no\x1b[2J\ud800 room\n" + "x" * 1000, "hint": 7}))
     assert str(caught.value).startswith("no?[2J? room?xxx") and len(str(caught.value)) == 201
+
+
+@pytest.mark.parametrize("error", ["", "  ", "\n"])
+def test_a_refusal_without_a_word_is_a_refusal(error: str) -> None:
+    asked = Ask(Control("/nowhere", None), b"", read_status)
+    assert asked.received(line({"ok": False, "error": error}) + b"\n") and asked.answer is None
 
 
 def test_lines_of_a_hand_off() -> None:

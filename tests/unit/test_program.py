@@ -17,8 +17,7 @@ from portfleet.core.errors import Exit, PortfleetError
 from portfleet.core.paths import resolve
 from portfleet.core.program import Program, refuse_unusable, unquotable, unwritable, watch_program
 from portfleet.store.directories import make_directories
-from portfleet.supervise.ini import program_text
-from portfleet.supervise.start import write_config
+from portfleet.supervise.ini import program_text, write_config
 from support.fleets import ECHO, desired, fleet, problems
 
 #: All that a config lets through: no control characters (config refuses them), then what `unwritable` allows.

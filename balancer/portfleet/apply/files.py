@@ -20,8 +20,7 @@ from portfleet.core.program import WATCHER, Program, watch_program
 from portfleet.store import atomic
 from portfleet.store.directories import make_directories
 from portfleet.supervise import adopted
-from portfleet.supervise.ini import fault, program_text
-from portfleet.supervise.start import write_config
+from portfleet.supervise.ini import fault, program_text, write_config
 
 
 @dataclass(frozen=True)

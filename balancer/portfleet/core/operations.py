@@ -14,6 +14,7 @@ from typing import Any, ClassVar, Literal
 
 from portfleet.core import typed
 from portfleet.core.model import Drain as DrainPolicy
+from portfleet.core.records import check_moment
 
 #: Each verb's module in ``work`` and its class there.
 VERBS: Mapping[str, tuple[str, str]] = {
@@ -50,13 +51,20 @@ def policy_of(drain: DrainPolicy, *, then: Then | None = None) -> Policy:
 
 @dataclass(frozen=True, kw_only=True)
 class Work:
-    """What every operation remembers: when parts of it ``began`` (RFC 3339), and who was ``killed`` as it hung."""
+    """What every operation remembers: when parts of it ``began`` (RFC 3339), and who was ``killed`` as it hung.
+
+    Raise ValueError for a time that is none.
+    """
 
     verb: ClassVar[str]
     #: Keys that earlier versions wrote and nothing needs any more.
     FORMER: ClassVar[frozenset[str]] = frozenset()
     began: Mapping[str, str] = field(default_factory=dict)
     killed: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        for moment in self.began.values():
+            check_moment(moment)
 
 
 def named(instances: tuple[str, ...]) -> None:

@@ -45,7 +45,7 @@ class ColourRecord:
         if words := unquotable(self.release or ""):
             raise ValueError(f"release {self.release!r:.60}: {words}")
         for moment in (self.since, self.keep_until):
-            _check_moment(moment)
+            check_moment(moment)
 
 
 @dataclass(frozen=True)
@@ -184,7 +184,7 @@ def _check_range(name: str, value: int, least: int, most: int) -> None:
         raise ValueError(f"{name} is {value}, not from {least:,} to {most:,}"[:200])
 
 
-def _check_moment(value: str | None) -> None:
+def check_moment(value: str | None) -> None:
     """Raise ValueError for what is neither None nor a time as `clock.stamp` writes it: RFC 3339, UTC, seconds."""
     found = _MOMENT.fullmatch(value) if value is not None else None
     if value is not None and (found is None or int(found[3]) > monthrange(int(found[1]), int(found[2]))[1]):

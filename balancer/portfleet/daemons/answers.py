@@ -117,7 +117,7 @@ def _words(answer: Mapping[str, Any]) -> str:
     error = answer.get("error")
     if not isinstance(error, str):
         _improper("error", error)
-    return printable(error)
+    return printable(error).strip() or "it refuses without a word"  # "" would be the verdict of what has ended well
 
 
 def _code(answer: Mapping[str, Any]) -> str:

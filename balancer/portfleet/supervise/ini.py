@@ -1,4 +1,4 @@
-"""Programs as supervisord's ini files hold them.
+"""Supervisord's own config, and programs as its ini files hold them.
 
 How supervisor 4.3 reads a value (options.py): it puts a folder in the place of every ``%(here)s``, wherever that stands
 and before anything else, then expands the value as a format, ``stdout_logfile`` twice.
@@ -7,15 +7,39 @@ and before anything else, then expands the value as a format, ``stdout_logfile``
 from __future__ import annotations
 
 import io
+import os
 import shlex
 import stat
+from collections.abc import Collection
 from pathlib import Path
 
+from portfleet.core.model import Service
+from portfleet.core.paths import Paths
 from portfleet.core.program import Program
+from portfleet.linux.machine import descriptor_limit
+from portfleet.store import atomic
 from portfleet.store.templating import fill
 
 #: What every program file begins with (program.conf.j2).
 _HEADER = "; Written by portfleet"
+
+
+def write_config(services: Collection[Service], paths: Paths) -> None:
+    """Write supervisord's own config; ``minfds`` is what the largest instance needs, inherited by all of them."""
+    paths.check_socket(paths.supervisor_socket)
+    hard = descriptor_limit()
+    most = [service.max_connections + 64 for service in services if service.max_connections]
+    unlimited = any(not service.max_connections for service in services)
+    text = fill(
+        "supervisor/supervisord.conf.j2",
+        socket=escape(str(paths.supervisor_socket)),
+        programs=escape(str(paths.programs)),
+        log=escape(str(paths.log)),
+        pidfile=escape(str(paths.run / "supervisord.pid")),
+        minfds=hard if unlimited else min(hard, max([1024, *most])),
+        root=os.geteuid() == 0,
+    )
+    atomic.write(paths.supervisor_config, text.encode())
 
 
 def program_text(program: Program) -> str:

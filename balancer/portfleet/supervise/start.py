@@ -7,41 +7,18 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
 
 from portfleet.core.errors import PortfleetError
-from portfleet.core.model import Service
 from portfleet.core.paths import Paths
-from portfleet.linux.machine import descriptor_limit
-from portfleet.store import atomic
-from portfleet.store.templating import fill
 from portfleet.supervise import adopted
-from portfleet.supervise.ini import escape
 from portfleet.supervise.supervisor import Supervisor
 
 UNIT = "portfleet.service"
 #: Of supervisord and its instances: the usual one, whatever the shell, the unit or the watcher that starts it has.
 _UMASK = 0o022
-
-
-def write_config(services: Collection[Service], paths: Paths) -> None:
-    """Write supervisord's own config; ``minfds`` is what the largest instance needs, inherited by all of them."""
-    paths.check_socket(paths.supervisor_socket)
-    hard = descriptor_limit()
-    most = [service.max_connections + 64 for service in services if service.max_connections]
-    unlimited = any(not service.max_connections for service in services)
-    text = fill(
-        "supervisor/supervisord.conf.j2",
-        socket=escape(str(paths.supervisor_socket)),
-        programs=escape(str(paths.programs)),
-        log=escape(str(paths.log)),
-        pidfile=escape(str(paths.run / "supervisord.pid")),
-        minfds=hard if unlimited else min(hard, max([1024, *most])),
-        root=os.geteuid() == 0,
-    )
-    atomic.write(paths.supervisor_config, text.encode())
 
 
 def start_supervisord(paths: Paths, *, seconds: float = 20, clock: Callable[[], float] = time.monotonic) -> None:

@@ -8,6 +8,7 @@ there.
 from __future__ import annotations
 
 import faulthandler
+import math
 import os
 import time
 import traceback
@@ -27,7 +28,7 @@ class SelfCheck:
     def __init__(self, path: Path, log: Log) -> None:
         self._log = log
         self._file = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600), "r+")
-        self._next = 0.0
+        self._next, self._deadline = 0.0, math.inf
 
     def tell_before(self) -> None:
         """Log how the watcher before this one ended, if it was by its self-check or unexpectedly, and count it."""
@@ -38,8 +39,13 @@ class SelfCheck:
         self._file.truncate(0)
 
     def alive(self) -> None:
-        """Note that the loop turns and the probes go on."""
+        """Note that the loop turns and the probes go on.
+
+        A process that was stopped by a signal goes on with any of its threads first: if this is too late, it ends here.
+        """
         now = time.monotonic()
+        if now > self._deadline:
+            self._stuck(now)
         if now >= self._next:
             self._next = now + _EVERY
             self._arm(_STUCK)
@@ -62,5 +68,12 @@ class SelfCheck:
         self._file.flush()
         os._exit(1)
 
+    def _stuck(self, now: float) -> NoReturn:
+        self._file.write(f"the loop stood still for {now - self._deadline + _STUCK:.1f} s\n")
+        self._file.flush()
+        faulthandler.dump_traceback(self._file)
+        os._exit(1)
+
     def _arm(self, seconds: float) -> None:
+        self._deadline = time.monotonic() + seconds
         faulthandler.dump_traceback_later(seconds, exit=True, file=self._file)

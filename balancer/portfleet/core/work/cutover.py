@@ -40,6 +40,7 @@ class Cutover(Work):
     left: int = 0
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         within("keep", self.keep, 0)
         within("step", self.step, 0)
 

@@ -34,6 +34,7 @@ class Drain(Work):
     ended: int = 0
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         named(self.instances)
         if self.rate is not None:
             within("rate", self.rate, 1)

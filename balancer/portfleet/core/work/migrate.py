@@ -28,5 +28,6 @@ class Migrate(Work):
     count: int = 0
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         named((self.source, self.to, self.member))
         within("percent", self.percent, 0, 100)

@@ -16,4 +16,5 @@ class Rebalance(Work):
     limit: float
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         within("limit", self.limit, 1)

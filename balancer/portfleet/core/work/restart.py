@@ -25,5 +25,6 @@ class Restart(Work):
     done: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         named(self.instances)
         within("at_once", self.at_once, 1)

@@ -19,5 +19,6 @@ class Scale(Work):
     words: str = ""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         within("before", self.before, 1)
         within("to", self.to, 1)

@@ -15,4 +15,5 @@ class Undrain(Work):
     instances: tuple[str, ...]
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         named(self.instances)
