@@ -155,7 +155,7 @@ def test_a_port_that_a_stranger_has_is_named_with_the_stranger(empty: FleetBox) 
     assert refused.returncode == 1
     assert "ports of instances are taken by others; nothing was changed" in refused.stderr
     assert re.search(r"echo-blue-1: python3 \(pid \d+\) listens on its port 7100", refused.stderr)
-    assert "hint: end that process, or choose other ports" in refused.stderr
+    assert "hint: choose other ports in fleet.toml, or end what" in refused.stderr
     empty.portfleet("up")
 
 

@@ -175,8 +175,9 @@ def test_another_process_on_an_instances_port_is_a_fault_and_nothing_is_started_
         scaled = box.portfleet("scale", "kv", "3", check=False)
         assert scaled.returncode == 1 and "kv-blue-3: python" in scaled.stderr, scaled
         assert "listens on its port 6102" in scaled.stderr
+        for pid in [pid for pid, words in box.processes().items() if "listener.py" in words]:
+            signal(box, pid, "KILL")
         for process in others:
-            process.kill()
             process.communicate()
         wait_event(box, "serving", instance="kv-blue-1")
         box.portfleet("scale", "kv", "3")

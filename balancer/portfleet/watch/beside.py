@@ -28,7 +28,7 @@ class Beside:
         for listener in sockdiag.listeners():
             if listener.port in by_port:
                 inodes[by_port[listener.port].name].add(listener.inode)
-        changed = [member for member in members if inodes[member.name] != self._own.get(member.name)]
+        changed = [one for one in members if one.beside or inodes[one.name] != self._own.get(one.name)]
         if not changed:
             return
         ports = {port: member.name for port, member in by_port.items()}
