@@ -68,7 +68,7 @@ def test_with_keep_0_the_old_colour_is_stopped_when_it_is_empty(box: Box) -> Non
 
 def test_by_drain_the_old_colours_connections_end_by_the_services_policy(box: Box) -> None:
     done = box.operate(*WORDS, "--drain")
-    assert "15 connections of blue were drained" in done.outcome and box.daemons.ended == 15 and box.lost == {}
+    assert "connections of blue: 0 ended, 15 were closed" in done.outcome and box.daemons.ended == 15 and box.lost == {}
 
 
 def test_a_member_that_is_drained_leaves_its_connections_to_all(box: Box) -> None:
@@ -254,7 +254,7 @@ def test_a_daemon_that_cannot_hand_off_drains_by_default(directory: Path) -> Non
     box.command(*WORDS)
     work = box.journal.operations[0].work
     assert isinstance(work, Cutover) and not work.handoff
-    assert "5 connections of blue were drained" in box.finish().outcome
+    assert "connections of blue: 0 ended, 5 were reset" in box.finish().outcome
     with pytest.raises(PortfleetError, match="cannot hand off"):
         box.command("cutover", "echo", "--release", "v3", "--handoff")
 
@@ -279,3 +279,13 @@ def test_a_second_rollback_does_not_go_forward_unless_that_is_said(box: Box) -> 
     done = box.operate("rollback", "echo", "--forward")
     assert done.verb == "cutover" and done.release == "v2" and box.lost == {}
     assert box.operate("rollback", "echo").release == "v1"
+
+
+@pytest.mark.parametrize("keep", ["0", "1h"])
+def test_without_a_rate_connections_that_cannot_be_handed_off_stay(tmp_path: Path, keep: str) -> None:
+    box = Box(tmp_path, REDIS.replace("rate = 10\n", ""), blue_1=5)
+    done = box.operate("cutover", "echo", "--release", "v2", "--keep", keep)
+    assert done.ok and "5 connections stay with blue until they end" in done.outcome
+    assert box.connections() == {"blue-1": 5} and box.daemons.ended == 0 and box.lost == {}
+    back = box.operate("rollback", "echo")
+    assert back.ok and box.connections() == {"blue-1": 5} and box.lost == {}

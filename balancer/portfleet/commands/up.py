@@ -13,6 +13,7 @@ from functools import partial
 from portfleet.apply import preflight
 from portfleet.apply.context import Context
 from portfleet.apply.converge import converge, look
+from portfleet.commands.apply import add_yes
 from portfleet.core.errors import Exit, PortfleetError
 from portfleet.supervise.start import become_supervisord, by_systemd, by_unit, start_supervisord, wait_for_supervisord
 
@@ -20,6 +21,7 @@ from portfleet.supervise.start import become_supervisord, by_systemd, by_unit, s
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     words = "load the rules, then become supervisord instead of returning; for a service manager"
     parser.add_argument("--foreground", action="store_true", help=words)
+    add_yes(parser)
 
 
 def run(options: argparse.Namespace, context: Context) -> Exit:
@@ -44,5 +46,5 @@ def run(options: argparse.Namespace, context: Context) -> Exit:
         if systemd:
             start()  # not under locks, which the unit's own `up` needs
         done, undo = ["start supervisord"], "portfleet down"
-        return converge(context, why="up", start=None if systemd else start, done=done, undo=undo)
-    return converge(context, why="up")
+        return converge(context, why="up", start=None if systemd else start, done=done, undo=undo, yes=options.yes)
+    return converge(context, why="up", yes=options.yes or by_unit())

@@ -77,9 +77,12 @@ class Probe:
 
 @dataclass(frozen=True)
 class Drain:
-    """What happens to established connections of a drained instance: evicted per second, and the end of patience."""
+    """What happens to established connections of a drained instance: evicted per second, and the end of patience.
 
-    rate: int = 500
+    ``rate`` None: none is closed before the deadline.
+    """
+
+    rate: int | None = None
     deadline: float = 600.0
     then: Then = "wait"
 

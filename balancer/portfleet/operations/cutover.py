@@ -90,7 +90,12 @@ async def undo(task: Task[Cutover]) -> str:
             task.change(lambda record: record.with_colour_kept(colour, _until(task, 0)))
             return f"{words}; they stay with {colour} until they end"
     else:
-        await let_end(task, there, policy_of(want.service.drain, then="evict"))
+        policy = policy_of(want.service.drain)
+        if policy.closes:
+            words += f"; connections of {colour}: {(await let_end(task, there, policy)).words()}"
+        elif any((await task.connections(there)).values()):
+            task.change(lambda record: record.with_colour_kept(colour, _until(task, 0)))
+            return f"{words}; connections of {colour} stay with it until they end"
     before, asked = task.work.before, task.work.asked
     names = [i.name for i in want.of(colour)]
     task.enter("stopping", owned=names)
@@ -168,8 +173,11 @@ async def _move(task: Task[Cutover], colour: Colour) -> tuple[str, int]:
     olds = [i for i in want.of(other(colour)) if i.program is not None]
     if task.work.handoff:
         return await _hand_off(task, [(old, heirs(task, old)) for old in olds])
-    ended = await let_end(task, olds, policy_of(want.service.drain))
-    return f"{ended:,} connections of {other(colour)} were drained", 0
+    old, policy = other(colour), policy_of(want.service.drain)
+    if not policy.closes:
+        staying = sum((await task.connections(olds)).values())
+        return f"{staying:,} connections stay with {old} until they end", 0
+    return f"connections of {old}: {(await let_end(task, olds, policy)).words()}", 0
 
 
 async def _hand_off(task: Task[Cutover], pairs: list[tuple[DesiredInstance, list[DesiredInstance]]]) -> tuple[str, int]:
@@ -212,7 +220,8 @@ async def _keep(task: Task[Cutover], colour: Colour) -> str:
     if left:
         task.change(lambda record: record.with_colour_kept(old, _until(task, keep)))
         raise OperationFailed(f"{words}; those stay with {old} until they end, then it can be stopped", settled=True)
-    if keep == 0:
+    staying = sum((await task.connections(i for i in want.of(old) if i.program is not None)).values())
+    if keep == 0 and not staying:
         names = [i.name for i in want.of(old)]
         task.enter("keeping", owned=names)
         task.change(lambda record: record.with_colour_stopped(old))
