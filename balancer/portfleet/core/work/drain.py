@@ -15,8 +15,8 @@ from portfleet.core.typed import within
 class Drain(Work):
     """Empty ``instances``; ``asked`` is what was asked of them before.
 
-    Remembered: how many connections were ``handed`` off and how many ``ended`` and ``how``; ``left`` says in words what a
-    hand-off left behind.
+    Remembered: how many connections were ``handed`` off and how many ``ended`` and ``how``; ``left`` says in words
+    what a hand-off left behind.
     """
 
     verb = "drain"
