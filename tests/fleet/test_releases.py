@@ -72,3 +72,17 @@ def limits(box: FleetBox) -> set[str]:
     """Return the limits of clients by those who serve."""
     asked = box.ask([f"198.18.1.{n}" for n in range(1, 9)], port=6000, message="CONFIG GET maxclients\r\n", lines=5)
     return {(one.reply or "none").split("\n")[-1].strip() for one in asked}
+
+
+def test_a_release_that_dies_after_two_seconds_never_meets_a_client() -> None:
+    with fleet_box(_TWO) as box:
+        done = box.portfleet(
+            "cutover",
+            "kv",
+            "--command",
+            "timeout 2 redis-server --port {port} --save '' --protected-mode no",
+            check=False,
+        )
+        assert done.returncode == 4 and "nothing changed for clients" in done.stderr, done
+        assert set(box.redis_ports([f"198.18.2.{n}" for n in range(1, 9)]).values()) <= {6100, 6101}
+        assert box.status()["kv-green-1"]["pid"] is None

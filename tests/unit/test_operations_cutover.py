@@ -289,3 +289,23 @@ def test_without_a_rate_connections_that_cannot_be_handed_off_stay(tmp_path: Pat
     assert box.connections() == {"blue-1": 5} and box.daemons.ended == 0 and box.lost == {}
     back = box.operate("rollback", "echo")
     assert back.ok and box.connections() == {"blue-1": 5} and box.lost == {}
+
+
+def test_a_release_must_live_on_before_it_gets_clients(directory: Path) -> None:
+    box = Box(directory, ECHO.replace('min_ready = "off"', 'min_ready = "5s"'), blue_1=5)
+    assert box.operate(*WORDS).ok and 5 <= box.clock.slept < 7
+
+
+def test_one_that_ends_soon_after_it_was_ready_is_found_out_before_a_client_meets_it(directory: Path) -> None:
+    box = Box(directory, ECHO.replace('min_ready = "off"', 'min_ready = "5s"'), blue_1=5)
+
+    def ends() -> None:
+        box.supervisor.known["echo-green-2"].pid += 100
+
+    box.later(2, ends)
+    done = box.operate(*WORDS)
+    assert done.code == Exit.TIMEOUT and done.outcome.startswith(
+        "nothing changed for clients; echo-green-2 ended within 5 s"
+    )
+    assert (box.slots(), box.processes(), box.connections()) == (BLUE, "blue-1, blue-2, blue-3", {"blue-1": 5})
+    assert not [entry for entry in box.log if entry.startswith("slots")]

@@ -129,6 +129,7 @@ class Service:
     when_empty: WhenEmpty = "keep"
     remote: tuple[Listen, ...] = ()
     start_timeout: float = 30.0
+    min_ready: float | None = 5.0
     keep_releases: int = 3
     probe: Probe = field(default_factory=Probe)
     drain: Drain = field(default_factory=Drain)
