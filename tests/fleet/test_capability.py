@@ -92,7 +92,7 @@ def test_a_daemon_without_evict_is_drained_at_the_rate(c_daemon: Path) -> None:
     with operated(in_c(c_daemon)) as box:
         with ends(box, port=7000, number=300, message="hello\n") as ended:
             said = box.portfleet("drain", "echo", "--rate", "100/s", "--force").stdout
-        assert "300 ended" in said and len(ended) == 300
+        assert "300 were closed" in said and len(ended) == 300
         assert 2.0 < max(ended) - min(ended) < 6.0, "neither all at once nor one by one"
         box.portfleet("undrain", "echo")
         assert {name: box.status()[name]["state"] for name in slots(box)} == {

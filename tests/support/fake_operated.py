@@ -53,6 +53,7 @@ ports = "7100-7109"
 instances = 3
 slots = 256
 start_timeout = "8s"
+min_ready = "off"
 [service.echo.drain]
 rate = 10
 deadline = "60s"

@@ -27,6 +27,7 @@ release = "v1"
 ports = "7100-7119"
 instances = 2
 start_timeout = "8s"
+min_ready = "off"
 [service.echo.drain]
 rate = 5
 [service.echo.probe]

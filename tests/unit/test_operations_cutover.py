@@ -68,7 +68,7 @@ def test_with_keep_0_the_old_colour_is_stopped_when_it_is_empty(box: Box) -> Non
 
 def test_by_drain_the_old_colours_connections_end_by_the_services_policy(box: Box) -> None:
     done = box.operate(*WORDS, "--drain")
-    assert "15 connections of blue were drained" in done.outcome and box.daemons.ended == 15 and box.lost == {}
+    assert "connections of blue: 0 ended, 15 were closed" in done.outcome and box.daemons.ended == 15 and box.lost == {}
 
 
 def test_a_member_that_is_drained_leaves_its_connections_to_all(box: Box) -> None:
@@ -254,7 +254,7 @@ def test_a_daemon_that_cannot_hand_off_drains_by_default(directory: Path) -> Non
     box.command(*WORDS)
     work = box.journal.operations[0].work
     assert isinstance(work, Cutover) and not work.handoff
-    assert "5 connections of blue were drained" in box.finish().outcome
+    assert "connections of blue: 0 ended, 5 were reset" in box.finish().outcome
     with pytest.raises(PortfleetError, match="cannot hand off"):
         box.command("cutover", "echo", "--release", "v3", "--handoff")
 
@@ -279,3 +279,33 @@ def test_a_second_rollback_does_not_go_forward_unless_that_is_said(box: Box) -> 
     done = box.operate("rollback", "echo", "--forward")
     assert done.verb == "cutover" and done.release == "v2" and box.lost == {}
     assert box.operate("rollback", "echo").release == "v1"
+
+
+@pytest.mark.parametrize("keep", ["0", "1h"])
+def test_without_a_rate_connections_that_cannot_be_handed_off_stay(tmp_path: Path, keep: str) -> None:
+    box = Box(tmp_path, REDIS.replace("rate = 10\n", ""), blue_1=5)
+    done = box.operate("cutover", "echo", "--release", "v2", "--keep", keep)
+    assert done.ok and "5 connections stay with blue until they end" in done.outcome
+    assert box.connections() == {"blue-1": 5} and box.daemons.ended == 0 and box.lost == {}
+    back = box.operate("rollback", "echo")
+    assert back.ok and box.connections() == {"blue-1": 5} and box.lost == {}
+
+
+def test_a_release_must_live_on_before_it_gets_clients(directory: Path) -> None:
+    box = Box(directory, ECHO.replace('min_ready = "off"', 'min_ready = "5s"'), blue_1=5)
+    assert box.operate(*WORDS).ok and 5 <= box.clock.slept < 7
+
+
+def test_one_that_ends_soon_after_it_was_ready_is_found_out_before_a_client_meets_it(directory: Path) -> None:
+    box = Box(directory, ECHO.replace('min_ready = "off"', 'min_ready = "5s"'), blue_1=5)
+
+    def ends() -> None:
+        box.supervisor.known["echo-green-2"].pid += 100
+
+    box.later(2, ends)
+    done = box.operate(*WORDS)
+    assert done.code == Exit.TIMEOUT and done.outcome.startswith(
+        "nothing changed for clients; echo-green-2 ended within 5 s"
+    )
+    assert (box.slots(), box.processes(), box.connections()) == (BLUE, "blue-1, blue-2, blue-3", {"blue-1": 5})
+    assert not [entry for entry in box.log if entry.startswith("slots")]

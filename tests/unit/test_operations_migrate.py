@@ -38,7 +38,7 @@ def test_given_back_it_takes_its_part_of_the_connections_along(box: Box) -> None
 def test_without_hand_off_connections_drain_by_the_services_policy(box: Box) -> None:
     done = box.operate(*WORDS, "--drain")
     assert box.log[-2:] == ["evict blue-1 10", "resume blue-1"]
-    assert done.outcome.endswith("; 5 connections were drained")
+    assert done.outcome.endswith("; connections of echo-blue-1: 0 ended, 5 were closed")
 
 
 def test_a_part_that_is_not_handed_off_stays(box: Box) -> None:
@@ -62,7 +62,8 @@ def test_another_box_gets_the_share_and_the_connections_drain(directory: Path) -
     box.command("migrate", "echo/1", "203.0.113.2:7101")
     done = box.finish()
     assert "remote-1 " in box.slots() and "blue-1" not in box.slots()
-    assert done.outcome == "echo-remote-1 serves 100 % of echo-blue-1's share; 4 connections were drained"
+    share = "echo-remote-1 serves 100 % of echo-blue-1's share"
+    assert done.outcome == f"{share}; connections of echo-blue-1: 0 ended, 4 were closed"
 
 
 @pytest.mark.parametrize(
@@ -118,4 +119,5 @@ def test_cancelled_it_goes_back_to_an_earlier_migration(again: Make) -> None:
 
 def test_a_daemon_that_cannot_hand_off_drains(directory: Path) -> None:
     box = Box(directory, REDIS, blue_1=9)
-    assert box.operate(*WORDS).outcome.endswith("9 connections were drained") and box.daemons.ended == 9
+    assert box.operate(*WORDS).outcome.endswith("connections of echo-blue-1: 0 ended, 9 were reset")
+    assert box.daemons.ended == 9

@@ -48,8 +48,25 @@ def test_they_go_one_after_the_other_or_so_many_at_a_time(box: Box) -> None:
 
 def test_a_daemon_that_cannot_hand_off_drains_by_the_services_policy(directory: Path) -> None:
     box = Box(directory, REDIS, blue_1=5)
-    assert box.operate("restart", "echo/1").outcome == "echo-blue-1 restarted"
+    assert box.operate("restart", "echo/1").outcome == "echo-blue-1 restarted; 5 connections were reset"
     assert box.daemons.ended == 5 and box.lost == {}
+
+
+def test_without_a_rate_none_is_closed_and_the_rolling_stops_at_the_deadline(tmp_path: Path) -> None:
+    box = Box(tmp_path, REDIS.replace("rate = 10\n", ""), blue_1=5)
+    done = box.operate("restart", "echo/1")
+    assert not done.ok and 60 <= box.clock.slept < 65
+    assert done.outcome.startswith(
+        "stopped rolling, no connection was closed: echo-blue-1: 0 ended, 5 are left after 60 s; to reset them: "
+        "portfleet restart echo/echo-blue-1 --rate 500; "
+    ), done.outcome
+    assert box.connections() == {"blue-1": 5} and box.lost == {}
+
+
+def test_with_a_rate_they_are_reset_and_counted(tmp_path: Path) -> None:
+    box = Box(tmp_path, REDIS.replace("rate = 10\n", ""), blue_1=5)
+    done = box.operate("restart", "echo/1", "--rate", "500")
+    assert done.ok and done.outcome == "echo-blue-1 restarted; 5 connections were reset" and box.lost == {}
 
 
 def test_one_that_does_not_come_back_stops_it_and_nobody_stays_drained(box: Box) -> None:

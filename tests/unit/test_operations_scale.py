@@ -36,7 +36,7 @@ def test_fewer_give_slots_then_connections_then_process_and_rules_away(box: Box)
 
 def test_without_hand_off_connections_drain_by_the_services_policy(box: Box) -> None:
     done = box.operate(*DOWN, "--drain")
-    assert done.outcome.endswith("0 connections were handed off, 3 ended") and box.daemons.ended == 3
+    assert done.outcome.endswith("0 connections were handed off, 0 ended, 3 were closed") and box.daemons.ended == 3
 
 
 def test_there_and_back_the_same_slots(box: Box) -> None:
@@ -104,4 +104,4 @@ def test_both_colours_end_with_the_number(box: Box) -> None:
 
 def test_a_daemon_that_cannot_hand_off_drains(directory: Path) -> None:
     box = Box(directory, REDIS, blue_3=9)
-    assert box.operate(*DOWN).outcome.endswith("9 ended") and box.lost == {}
+    assert box.operate(*DOWN).outcome.endswith("0 ended, 9 were reset") and box.lost == {}

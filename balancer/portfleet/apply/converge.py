@@ -52,11 +52,13 @@ def converge(
     start: Callable[[], None] | None = None,
     done: Sequence[str] = (),
     undo: str | None = None,
+    yes: bool = False,
 ) -> Exit:
     """Make what is into what shall be; gives DONE, or TIMEOUT if instances or the watcher are not ready in time.
 
     ``start`` starts supervisord, under the locks: its watcher would else begin to advance operations meanwhile.
-    ``done`` are steps that the verb has done itself, or does by ``start``; ``undo`` undoes them and what is done here.
+    ``yes``: connections may be closed by restarts. ``done`` are steps that the verb has done itself, or does by
+    ``start``; ``undo`` undoes them and what is done here.
     """
     fleet = context.fleet
     make_directories(context.paths)
@@ -72,6 +74,8 @@ def converge(
             pass  # a repair of the watcher's that began before our locks has ended: what we look at now stays so
         desired, observed, plan = look(context)
         preflight.refuse(context, observed)
+        preflight.refuse_moved(desired, observed)
+        preflight.ask(desired, plan, yes=yes)
         # Before the first step, so that the watcher's idea of what shall be is the new one while it is being made.
         # The text that was checked: somebody may write the file anew in this moment.
         atomic.write(context.paths.applied, context.config_text)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 
 from portfleet.apply.context import Context
@@ -9,6 +10,8 @@ from portfleet.apply.observe import Look, ports_of
 from portfleet.core.desired import Desired
 from portfleet.core.errors import Exit, PortfleetError
 from portfleet.core.observed import Observed
+from portfleet.core.plan import Plan
+from portfleet.core.steps import RestartInstance
 
 
 def refuse_taken(context: Context, desired: Desired, service: str) -> None:
@@ -40,3 +43,36 @@ def refuse(context: Context, observed: Observed) -> None:
             hint=f"{context.plane.traits.requires}; portfleet doctor looks again",
             code=Exit.KERNEL,
         )
+
+
+def refuse_moved(desired: Desired, observed: Observed) -> None:
+    """Raise PortfleetError if instances that run are to have other ports: clients are sent to the new ones at once."""
+    rules = observed.plane.instances
+    for want in desired.services.values():
+        local = [i for i in want.instances if i.program is not None and observed.seen(i.name).pid is not None]
+        moved = [i for i in local if (rule := rules.get(i.name)) is not None and rule.port != i.rule.port]
+        if moved:
+            raise PortfleetError(
+                f"ports of {want.name} change while {len(moved)} of its instances run; nothing was changed",
+                hint=f"portfleet down {want.name}, then portfleet up; or keep its ports",
+            )
+
+
+def ask(desired: Desired, plan: Plan, *, yes: bool) -> None:
+    """Have the operator agree to connections that would be closed by restarts; raises PortfleetError if not.
+
+    Where the config states a ``drain.rate``, or with ``yes``, that has been agreed to.
+    """
+    agreed = {i.name for want in desired.services.values() if want.service.drain.rate for i in want.instances}
+    restarts = [step for step in plan.steps if isinstance(step, RestartInstance)]
+    cut = {step.name: step.connections for step in restarts if step.connections and not step.handed}
+    if yes or not (cut := {name: count for name, count in cut.items() if name not in agreed}):
+        return
+    each = ", ".join(f"{name} {count:,}" for name, count in cut.items())
+    words = f"{sum(cut.values()):,} connections that cannot be handed off would be closed by restarts ({each})"
+    if not sys.stdin.isatty():
+        hint = "portfleet apply --yes; or a cutover, which leaves them with the old colour"
+        raise PortfleetError(f"{words}; nothing was changed", hint=hint)
+    print(f"{words}. Go on? [y/N] ", end="", file=sys.stderr, flush=True)
+    if sys.stdin.readline().strip().lower() not in ("y", "yes"):
+        raise PortfleetError("left as it was")

@@ -18,9 +18,15 @@ EXAMPLES = (
 )
 
 
+def add_yes(parser: argparse.ArgumentParser) -> None:
+    """Add the option by which connections may be closed without a question."""
+    words = "do not ask, also where restarts close connections that cannot be handed off"
+    parser.add_argument("--yes", action="store_true", help=words)
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    pass
+    add_yes(parser)
 
 
 def run(options: argparse.Namespace, context: Context) -> Exit:
-    return converge(context, why="apply")
+    return converge(context, why="apply", yes=options.yes)

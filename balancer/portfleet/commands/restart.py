@@ -10,6 +10,7 @@ import argparse
 
 from portfleet.apply.busy import refuse_busy
 from portfleet.apply.context import Context
+from portfleet.core.desired import DesiredService
 from portfleet.core.errors import Exit, PortfleetError
 from portfleet.core.states import Wanted
 from portfleet.core.work.restart import Restart
@@ -29,6 +30,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--max-unavailable", type=read.number, default=1, metavar="N", help="how many at a time (default 1)"
     )
+    words = "close so many connections a second that cannot be handed off; otherwise they may finish until the deadline"
+    parser.add_argument("--rate", type=read.rate, metavar="N[/s]", help=words)
     add_options(parser)
 
 
@@ -52,6 +55,9 @@ def run(options: argparse.Namespace, context: Context) -> Exit:
             hint=f"portfleet cutover {want.name} --force restarts all without a gap",
             code=Exit.USAGE,
         )
+    why = why_not(context, instances, siblings)
+    if why:
+        _tell(context, want, names, why, rate=options.rate or want.service.drain.rate)
     return submit(
         context,
         want,
@@ -59,9 +65,21 @@ def run(options: argparse.Namespace, context: Context) -> Exit:
         work=Restart(
             instances=tuple(names),
             at_once=at_once,
-            handoff=not why_not(context, instances, siblings),
+            handoff=not why,
+            rate=options.rate,
             asked=want.record.asked_of(names),
         ),
         words=f"restart {', '.join(names)}, {at_once} at a time",
         point=False,
     )
+
+
+def _tell(context: Context, want: DesiredService, names: list[str], why: str, *, rate: int | None) -> None:
+    """Say what becomes of connections that cannot be handed off, before anything does."""
+    observed = context.observe(context.desired(context.applied_fleet), probe=False)
+    if not (there := sum(observed.seen(name).connections or 0 for name in names)):
+        return
+    drain = want.service.drain
+    end = {"wait": "then it stops", "evict": "then they are closed", "kill": "then all are closed at once"}[drain.then]
+    how = f"they are closed, {rate:,} a second" if rate else f"they may finish for {drain.deadline:g} s, {end}"
+    context.say(f"{there:,} connections cannot be handed off ({why}): {how}")

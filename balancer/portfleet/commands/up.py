@@ -14,6 +14,7 @@ from functools import partial
 from portfleet.apply import preflight
 from portfleet.apply.context import Context
 from portfleet.apply.converge import converge, look
+from portfleet.commands.apply import add_yes
 from portfleet.core.errors import Exit, PortfleetError
 from portfleet.supervise.start import (
     become_supervisord,
@@ -35,6 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("service", nargs="?", metavar="SERVICE", help=words)
     words = "load the rules, then become supervisord instead of returning; for a service manager"
     parser.add_argument("--foreground", action="store_true", help=words)
+    add_yes(parser)
 
 
 def run(options: argparse.Namespace, context: Context) -> Exit:
@@ -63,8 +65,8 @@ def run(options: argparse.Namespace, context: Context) -> Exit:
             context.put_right()
             start()  # not under locks, which the unit's own `up` needs
         done, undo = ["start supervisord"], "portfleet down"
-        code = converge(context, why="up", start=None if systemd else start, done=done, undo=undo)
+        code = converge(context, why="up", start=None if systemd else start, done=done, undo=undo, yes=options.yes)
         if words := survives_reboot(context.paths):
             context.say(words)
         return code
-    return converge(context, why="up")
+    return converge(context, why="up", yes=options.yes or by_unit())

@@ -77,9 +77,12 @@ class Probe:
 
 @dataclass(frozen=True)
 class Drain:
-    """What happens to established connections of a drained instance: evicted per second, and the end of patience."""
+    """What happens to established connections of a drained instance: evicted per second, and the end of patience.
 
-    rate: int = 500
+    ``rate`` None: none is closed before the deadline.
+    """
+
+    rate: int | None = None
     deadline: float = 600.0
     then: Then = "wait"
 
@@ -126,6 +129,7 @@ class Service:
     when_empty: WhenEmpty = "keep"
     remote: tuple[Listen, ...] = ()
     start_timeout: float = 30.0
+    min_ready: float | None = 5.0
     keep_releases: int = 3
     probe: Probe = field(default_factory=Probe)
     drain: Drain = field(default_factory=Drain)

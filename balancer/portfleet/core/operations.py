@@ -43,6 +43,15 @@ class Policy:
     deadline: float | None
     then: Then
 
+    @property
+    def closes(self) -> bool:
+        """Return whether it ever closes a connection."""
+        return self.rate is not None or (self.deadline is not None and self.then != "wait")
+
+
+#: Connections that are closed a second and service where they are to be and no rate is given.
+RATE = 500
+
 
 def policy_of(drain: DrainPolicy, *, then: Then | None = None) -> Policy:
     """Return a service's own policy, with another ``then`` if that is given."""

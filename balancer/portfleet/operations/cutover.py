@@ -29,6 +29,8 @@ from portfleet.supervise.exit_report import last_exit, last_lines
 #: How often a new release is asked whether it can hand off, and seconds between: its port may be open before its
 #: control socket is.
 _ASKED, _AGAIN = 3, 0.2
+#: Seconds between two looks whether a new release lives on.
+_ALIVE = 0.2
 #: Seconds for the first connections that were handed off to ask something.
 _TASTE = 0.3
 
@@ -39,6 +41,8 @@ async def run(task: Task[Cutover]) -> str:
     if task.operation.phase == "begin":
         began = task.world.clock.monotonic()
         await _start(task, colour)
+        if task.work.fresh:
+            await _live_on(task, colour)
         handoff = task.work.handoff and await _can_take(task, colour)
         phase = "canary" if task.work.canary else "switch"
         task.enter(phase, replace(_took(task, "ready", began), handoff=handoff))
@@ -90,7 +94,12 @@ async def undo(task: Task[Cutover]) -> str:
             task.change(lambda record: record.with_colour_kept(colour, _until(task, 0)))
             return f"{words}; they stay with {colour} until they end"
     else:
-        await let_end(task, there, policy_of(want.service.drain, then="evict"))
+        policy = policy_of(want.service.drain)
+        if policy.closes:
+            words += f"; connections of {colour}: {(await let_end(task, there, policy)).words()}"
+        elif any((await task.connections(there)).values()):
+            task.change(lambda record: record.with_colour_kept(colour, _until(task, 0)))
+            return f"{words}; connections of {colour} stay with it until they end"
     before, asked = task.work.before, task.work.asked
     names = [i.name for i in want.of(colour)]
     task.enter("stopping", owned=names)
@@ -133,6 +142,27 @@ async def _start(task: Task[Cutover], colour: Colour) -> None:
         )
 
 
+async def _live_on(task: Task[Cutover], colour: Colour) -> None:
+    """Wait until the new instances have lived for ``min_ready``: one good connect is not health.
+
+    Raises OperationFailed if one of them ends meanwhile.
+    """
+    seconds = task.want().service.min_ready or 0.0
+    names = [i.name for i in task.want().of(colour) if i.startable]
+    began, before = task.world.clock.monotonic(), await task.world.daemons.pids()
+    while (spent := task.world.clock.monotonic() - began) < seconds:
+        task.progress(int(spent), int(seconds), f"whether {colour} lives on")
+        await task.pause(_ALIVE)
+        now = await task.world.daemons.pids()
+        if ended := [name for name in names if name in before and now.get(name) != before[name]]:
+            log = " | ".join(last_lines(task.world.paths.log_of(ended[0])))
+            words = (
+                f"{ended[0]} ended within {seconds:g} s of being ready (min_ready)"
+                + f"; its last words: {log}" * bool(log)
+            )
+            raise OperationFailed(f"nothing changed for clients; {words}", code=Exit.TIMEOUT)
+
+
 async def _can_take(task: Task[Cutover], colour: Colour) -> bool:
     """Return whether the new release can take over connections by hand-off, which could not be told before it ran."""
     olds, news = ([i for i in task.want().of(one) if i.program is not None] for one in (other(colour), colour))
@@ -168,8 +198,11 @@ async def _move(task: Task[Cutover], colour: Colour) -> tuple[str, int]:
     olds = [i for i in want.of(other(colour)) if i.program is not None]
     if task.work.handoff:
         return await _hand_off(task, [(old, heirs(task, old)) for old in olds])
-    ended = await let_end(task, olds, policy_of(want.service.drain))
-    return f"{ended:,} connections of {other(colour)} were drained", 0
+    old, policy = other(colour), policy_of(want.service.drain)
+    if not policy.closes:
+        staying = sum((await task.connections(olds)).values())
+        return f"{staying:,} connections stay with {old} until they end", 0
+    return f"connections of {old}: {(await let_end(task, olds, policy)).words()}", 0
 
 
 async def _hand_off(task: Task[Cutover], pairs: list[tuple[DesiredInstance, list[DesiredInstance]]]) -> tuple[str, int]:
@@ -212,7 +245,8 @@ async def _keep(task: Task[Cutover], colour: Colour) -> str:
     if left:
         task.change(lambda record: record.with_colour_kept(old, _until(task, keep)))
         raise OperationFailed(f"{words}; those stay with {old} until they end, then it can be stopped", settled=True)
-    if keep == 0:
+    staying = sum((await task.connections(i for i in want.of(old) if i.program is not None)).values())
+    if keep == 0 and not staying:
         names = [i.name for i in want.of(old)]
         task.enter("keeping", owned=names)
         task.change(lambda record: record.with_colour_stopped(old))

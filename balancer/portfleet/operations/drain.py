@@ -28,12 +28,14 @@ async def run(task: Task[Drain]) -> str:
         task.enter("ending", replace(task.work, handed=handed.moved, left=left))
     if task.operation.phase == "ending":
         ended = await let_end(task, instances, task.work.policy)
-        task.enter("stopping", replace(task.work, ended=ended), owned=[i.name for i in instances])
+        task.enter(
+            "stopping", replace(task.work, ended=ended.total, how=ended.words()), owned=[i.name for i in instances]
+        )
     if task.work.stops:
         await stop(task, [i.name for i in instances], siblings if task.work.handoff else ())
     words = f"{names} {'in maintenance' if task.work.stops else 'drained'}: "
     words += task.work.left or f"{task.work.handed:,} connections handed off"
-    return f"{words}, {task.work.ended:,} ended"
+    return f"{words}, {task.work.how or f'{task.work.ended:,} ended'}"
 
 
 async def undo(task: Task[Drain]) -> str:

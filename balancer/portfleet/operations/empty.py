@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from portfleet.core.desired import DesiredInstance
-from portfleet.core.operations import Policy
+from portfleet.core.operations import RATE, Policy
 from portfleet.daemons.capability import cannot_hand_off
 from portfleet.daemons.handoff import HandoffFailed
 from portfleet.operations.evict import Evictor
@@ -39,6 +39,26 @@ class HandoffResult:
         if not self.left:
             return f"{self.moved:,} connections were handed off"
         return f"{self.moved:,} connections were handed off, {self.left:,} could not be ({self.why})"
+
+
+@dataclass(frozen=True)
+class Ended:
+    """What came of connections that were to end: of ``total`` the others than these ended by themselves.
+
+    ``closed``: by the daemon between two requests; ``reset``: by the kernel; ``left``: they are there yet.
+    """
+
+    total: int
+    closed: int = 0
+    reset: int = 0
+    left: int = 0
+
+    def words(self) -> str:
+        """Say it to an operator."""
+        words = f"{max(0, self.total - self.closed - self.reset - self.left):,} ended"
+        words += f", {self.closed:,} were closed" * bool(self.closed)
+        words += f", {self.reset:,} were reset" * bool(self.reset)
+        return words + f", {self.left:,} are left" * bool(self.left)
 
 
 class QuietCheck:
@@ -113,8 +133,12 @@ async def spread(
     return total, reason, busy
 
 
-async def let_end(task: Task[Any], instances: Sequence[DesiredInstance], policy: Policy) -> int:
-    """Wait until ``instances`` have no connections, which end by ``policy``; return how many ended.
+async def let_end(
+    task: Task[Any], instances: Sequence[DesiredInstance], policy: Policy, *, for_ever: bool = True
+) -> Ended:
+    """Wait until ``instances`` have no connections, which end by ``policy``; return how they ended.
+
+    Not ``for_ever``: a policy that closes none is followed until its deadline.
 
     The rate is per service, shared by the instances. A daemon that hangs when all is to be closed is ended.
     """
@@ -123,22 +147,26 @@ async def let_end(task: Task[Any], instances: Sequence[DesiredInstance], policy:
     counts = await task.connections(instances)
     before = most = sum(counts.values())
     evictor, killing = Evictor(task, instances), False
+    evictor.note(counts)
     try:
         while True:
             left = sum(counts.values())
             most = max(most, left)
             task.progress(max(0, most - left), most, f"evicting {rate:,}/s" if rate else "letting them finish")
             if await settled.look(left):
-                return before
+                return Ended(before, evictor.closed, evictor.reset)
             if left and deadline is not None and task.world.clock.monotonic() - began >= deadline:
                 task.world.log("deadline", service=task.operation.service, left=left, then=policy.then)
                 deadline = None
                 killing = policy.then == "kill"
-                rate = rate or (task.want().service.drain.rate if policy.then == "evict" else None)
+                rate = rate or (task.want().service.drain.rate or RATE if policy.then == "evict" else None)
+                if not (for_ever or policy.closes):
+                    return Ended(before, left=left)
             if left and killing:
                 await evictor.kill()
             await _step(task, evictor, counts, rate=rate)
             counts = await task.connections(instances)
+            evictor.note(counts)
     finally:
         await evictor.stop()
 

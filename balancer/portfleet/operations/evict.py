@@ -35,6 +35,9 @@ class Evictor:
         self._sides: tuple[list[DesiredInstance], list[DesiredInstance]] | None = None
         self._told: dict[str, float] = {}
         self._rate = 0.0
+        #: How many connections daemons have closed as they were told, and how many the kernel has reset.
+        self.closed = self.reset = 0
+        self._before: Mapping[str, int] = {}
         self._destroying: asyncio.Task[None] | None = None
 
     async def evict(self, counts: Mapping[str, int], rate: int) -> None:
@@ -55,6 +58,11 @@ class Evictor:
         await self._task.pause(_SLICE)
         if self._destroying is not None and self._destroying.done():
             self._destroying.result()
+
+    def note(self, counts: Mapping[str, int]) -> None:
+        """Take in what instances have now: what a daemon that was told to evict has no more, it has closed."""
+        self.closed += sum(max(0, self._before.get(name, 0) - counts[name]) for name in counts if name in self._told)
+        self._before = counts
 
     async def kill(self) -> None:
         """Close everything that is left, at once. A daemon that does not answer is ended, once, which is remembered.
@@ -105,9 +113,11 @@ class Evictor:
 
     async def _destroyed(self, some: Sequence[Socket]) -> int:
         try:
-            return await self._daemons.destroy(some)
+            reset = await self._daemons.destroy(some)
         except OSError as error:
             raise OperationFailed(f"the kernel does not destroy sockets: {error}") from None
+        self.reset += reset
+        return reset
 
     async def _tell(self, want: DesiredInstance, *commands: str, **arguments: float) -> bool:
         try:

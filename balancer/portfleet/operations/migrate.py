@@ -37,7 +37,7 @@ async def run(task: Task[Migrate]) -> str:
         return f"{share}; {moved:,} connections were handed off" + (f", the others stay: {why}" if why else "")
     if all_of_it:
         ended = await let_end(task, found, policy_of(want.service.drain))
-        return f"{share}; {ended:,} connections were drained"
+        return f"{share}; connections of {work.source}: {ended.words()}"
     return f"{share}; established connections stay where they are until they end"
 
 

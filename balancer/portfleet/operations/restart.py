@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from portfleet.core.errors import Exit
-from portfleet.core.operations import policy_of
+from portfleet.core.operations import RATE, policy_of
 from portfleet.core.records import Asked
 from portfleet.core.work.restart import Restart
 from portfleet.operations import rebalance
@@ -29,6 +29,8 @@ async def run(task: Task[Restart]) -> str:
         done = (*done, *batch)
     task.enter("evening out", replace(task.work, done=done))
     even = f"; {await rebalance.even_out(task, limit=_EVEN)}" if task.work.handoff else ""
+    closed, reset = task.work.closed, task.work.reset
+    even += f"; {closed:,} connections were closed" * bool(closed) + f"; {reset:,} connections were reset" * bool(reset)
     return f"{', '.join(done)} restarted{even}"
 
 
@@ -61,7 +63,15 @@ async def _one_batch(task: Task[Restart], names: list[str]) -> None:
         if handed.left:
             raise OperationFailed(f"stopped rolling, no connection was lost: {handed.words()}")
     else:
-        await let_end(task, batch, policy_of(want.service.drain))
+        policy = policy_of(want.service.drain)
+        policy = replace(policy, rate=task.work.rate) if task.work.rate else policy
+        ended = await let_end(task, batch, policy, for_ever=False)
+        if ended.left:
+            raise OperationFailed(
+                f"stopped rolling, no connection was closed: {', '.join(names)}: {ended.words()} after "
+                f"{policy.deadline:g} s; to reset them: portfleet restart {want.name}/{names[0]} --rate {RATE}"
+            )
+        task.remember(replace(task.work, closed=task.work.closed + ended.closed, reset=task.work.reset + ended.reset))
     await stop(task, names, siblings if task.work.handoff else ())
     if failed := await task.start(names):
         words = "; ".join(f"{name}: {reason}" for name, reason in failed.items())

@@ -74,7 +74,7 @@ async def _empty(task: Task[Scale], number: int) -> str:
         siblings = [i for i in want.instances if i.takes and i.program is not None]
         handed = await hand_over(task, [(instance, siblings) for instance in leaving])
     ended = await let_end(task, leaving, replace(policy, rate=None) if task.work.handoff else policy)
-    return f"{handed.words()}, {ended:,} ended"
+    return f"{handed.words()}, {ended.words()}"
 
 
 async def _forget(task: Task[Scale], number: int) -> None:

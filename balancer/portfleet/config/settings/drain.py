@@ -19,8 +19,9 @@ DRAIN = Table(
             "connections closed per second and service",
             Effect.AT_ONCE,
             "200",
-            more="`portfleet drain` and `maint` close none before the deadline unless they are given --rate; other "
-            "operations begin with this rate where connections cannot be handed off.",
+            more="It is for operations that cannot hand connections off; `portfleet drain` and `maint` have --rate. "
+            "Left out, they close none before the deadline.",
+            unset="none is closed before the deadline; then, if `then` says so, 500 a second",
         ),
         Setting(
             "deadline",

@@ -253,6 +253,14 @@ SERVICE = Table(
             '"2m"',
         ),
         Setting(
+            "min_ready",
+            Duration(off=True),
+            'how long a new release must live, once it is ready, until a cutover sends it clients; or "off"',
+            Effect.AT_ONCE,
+            '"20s"',
+            more="A release that listens and dies after seconds is found out before a client meets it.",
+        ),
+        Setting(
             "keep_releases",
             Number(1, 1000),
             "how many releases that were live are kept; older ones are named for removal",

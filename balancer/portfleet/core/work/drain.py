@@ -15,8 +15,8 @@ from portfleet.core.typed import within
 class Drain(Work):
     """Empty ``instances``; ``asked`` is what was asked of them before.
 
-    Remembered: how many connections were ``handed`` off and how many ``ended``; ``left`` says in words what a hand-off
-    left behind.
+    Remembered: how many connections were ``handed`` off and how many ``ended`` and ``how``; ``left`` says in words
+    what a hand-off left behind.
     """
 
     verb = "drain"
@@ -32,6 +32,7 @@ class Drain(Work):
     handed: int = 0
     left: str = ""
     ended: int = 0
+    how: str = ""
 
     def __post_init__(self) -> None:
         super().__post_init__()

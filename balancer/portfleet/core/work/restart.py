@@ -14,7 +14,8 @@ from portfleet.core.typed import within
 class Restart(Work):
     """Restart ``instances`` in this order, ``at_once`` at a time; ``asked`` is what was asked of them before.
 
-    Remembered: those that are ``done``.
+    ``rate``: connections that cannot be handed off are closed so many a second, None: as the service says. Remembered:
+    those that are ``done``, and how many connections were ``closed`` by daemons and ``reset``.
     """
 
     verb = "restart"
@@ -23,6 +24,9 @@ class Restart(Work):
     handoff: bool
     asked: Mapping[str, Asked]
     done: tuple[str, ...] = ()
+    rate: int | None = None
+    closed: int = 0
+    reset: int = 0
 
     def __post_init__(self) -> None:
         super().__post_init__()

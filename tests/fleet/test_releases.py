@@ -1,0 +1,88 @@
+"""Releases and restarts of daemons that nobody here wrote: no connection is closed that nobody asked to close."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Sequence
+
+from support.fleet_box import REDIS, FleetBox, fleet_box
+from support.held import dialled
+from support.sandbox import HOST4
+
+_HELD = 40
+#: Redis in twos, whose operations wait for a second.
+_TWO = REDIS.replace("instances = 4", "instances = 2") + '[service.kv.drain]\ndeadline = "1s"\n'
+
+
+def answer(held: Sequence[socket.socket]) -> int:
+    """Return how many of ``held`` answer a request."""
+    answered = 0
+    for connection in held:
+        try:
+            connection.sendall(b"PING\r\n")
+            answered += connection.recv(100) == b"+PONG\r\n"
+        except OSError:
+            continue
+    return answered
+
+
+def refused(box: FleetBox, *words: str) -> str:
+    """Run a verb that must not end well and return all that it says."""
+    done = box.portfleet(*words, check=False)
+    assert done.returncode in (1, 2), done
+    return done.stdout + done.stderr
+
+
+def test_redis_keeps_every_connection_until_somebody_asks_to_close_some() -> None:
+    sources = [f"198.18.0.{number + 1}" for number in range(_HELD)]
+    with fleet_box(_TWO) as box, dialled(box.boxes.clients, (HOST4, 6000), sources) as held:
+        said = refused(box, "restart", "kv")
+        assert "40 connections cannot be handed off" in said and "no connection was closed" in said, said
+        assert answer(held) == _HELD
+        box.write(_TWO.replace("instances = 2", 'instances = 2\nenvironment = { MODE = "new" }'))
+        said = refused(box, "apply")
+        assert "40 connections that cannot be handed off would be closed by restarts" in said, said
+        box.write(_TWO.replace("6100-6107", "6200-6207"))
+        assert "ports of kv change while 2 of its instances run" in refused(box, "apply")
+        assert answer(held) == _HELD
+        box.write(_TWO)
+        done = box.portfleet("cutover", "kv", "--force", "--keep", "0")
+        assert "40 connections stay with blue until they end" in done.stdout, done
+        assert answer(held) == _HELD and set(box.redis_ports(sources[:8]).values()) <= {6104, 6105}
+
+
+def test_a_cutover_runs_the_release_by_the_file_and_a_rollback_as_it_ran() -> None:
+    new = _TWO.replace('"--save"', '"--maxclients", "77", "--save"')
+    new = new.replace("instances = 2", 'instances = 2\nrelease = "v2"\nenvironment = { MODE = "new" }')
+    with fleet_box(_TWO.replace("instances = 2", 'instances = 2\nrelease = "v1"')) as box:
+        box.write(new)
+        planned = box.portfleet("plan").stdout
+        assert "restart" not in planned and "command, environment differ" not in planned.split("note:")[0], planned
+        said = box.portfleet("cutover", "kv").stderr
+        assert "green is started with command, environment of" in said, said
+        assert limits(box) == {"77"}
+        box.portfleet("apply")
+        assert limits(box) == {"77"}
+        box.portfleet("rollback", "kv")
+        assert limits(box) != {"77"} and "77" not in limits(box)
+        assert "would go forward again to release v2" in refused(box, "rollback", "kv")
+
+
+def limits(box: FleetBox) -> set[str]:
+    """Return the limits of clients by those who serve."""
+    asked = box.ask([f"198.18.1.{n}" for n in range(1, 9)], port=6000, message="CONFIG GET maxclients\r\n", lines=5)
+    return {(one.reply or "none").split("\n")[-1].strip() for one in asked}
+
+
+def test_a_release_that_dies_after_two_seconds_never_meets_a_client() -> None:
+    with fleet_box(_TWO) as box:
+        done = box.portfleet(
+            "cutover",
+            "kv",
+            "--command",
+            "timeout 2 redis-server --port {port} --save '' --protected-mode no",
+            check=False,
+        )
+        assert done.returncode == 4 and "nothing changed for clients" in done.stderr, done
+        assert set(box.redis_ports([f"198.18.2.{n}" for n in range(1, 9)]).values()) <= {6100, 6101}
+        assert box.status()["kv-green-1"]["pid"] is None
