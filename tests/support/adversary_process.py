@@ -1,7 +1,7 @@
 """An unprivileged local user at work against a fleet: `adversary_process.py HOME SEED`, until its input ends.
 
-It opens and locks every file of the fleet's state, talks to every socket, puts links in the way, and signals every process; and
-prints as JSON how often it tried, and what it got. Standard library only.
+It opens and locks every file of the fleet's state, talks to every socket, puts links in the way, and signals every
+process; and prints as JSON how often it tried, and what it got. Standard library only.
 """
 
 from __future__ import annotations
