@@ -19,9 +19,7 @@ from typing import Any
 
 from portfleet.core import changes as c
 from portfleet.core import typed
-from portfleet.dataplane.nft import affinity
-from portfleet.dataplane.nft import text as nft_text
-from portfleet.dataplane.nft.elements import SetBase
+from portfleet.dataplane.nft.base import SetBase
 from portfleet.store import atomic, state_file, templating
 
 #: A change that sets chains.
@@ -49,7 +47,7 @@ class Memory:
         if entry is None:
             return False
         try:
-            return bool(entry["by"] == writer() or entry["text"] == _digest(nft_text.rendered(_change(name, entry))))
+            return bool(entry["by"] == writer() or entry["text"] == _digest(_rendered(_change(name, entry))))
         except ValueError:  # a damaged file: no rule can have such a name
             return False
 
@@ -74,7 +72,7 @@ class Memory:
                 entry = {
                     "made": json.loads(json.dumps(asdict(change))),
                     "digest": digests[name],
-                    "text": _digest(nft_text.rendered(change)),
+                    "text": _digest(_rendered(change)),
                     "by": writer(),
                 }
                 if known.get(name) != entry:
@@ -131,8 +129,15 @@ class Memory:
 @cache
 def writer() -> str:
     """Return what tells one version of what makes the text from another."""
-    files = [*sorted((templating.DIRECTORY / "nft").glob("*.j2")), Path(nft_text.__file__), Path(affinity.__file__)]
+    modules = [Path(__file__).with_name(name) for name in ("text.py", "affinity.py")]
+    files = [*sorted((templating.DIRECTORY / "nft").glob("*.j2")), *modules]
     return _digest("".join(file.read_text() for file in files))
+
+
+def _rendered(change: Setting) -> str:
+    from portfleet.dataplane.nft.text import rendered  # not for `status`
+
+    return rendered(change)
 
 
 def _digest(text: str) -> str:
