@@ -20,6 +20,7 @@ from functools import partial
 from pathlib import Path
 
 from support.fleet_box import HOME, PORTFLEET, FleetBox
+from support.reachable import show_checkout
 from support.sandbox import sandbox, wait_for
 from support.watched import NAMED, events, load, pid_of, signal, watch_status
 
@@ -87,15 +88,16 @@ class Report:
 
 
 @contextmanager
-def chaos_box() -> Iterator[FleetBox]:
-    """Return a fleet whose journal lies on a small disk of its own and whose wall clock is the test's."""
+def chaos_box(config: str = CONFIG) -> Iterator[FleetBox]:
+    """Return a fleet whose journal lies on a small disk of its own, and whose wall clock is the test's."""
     with sandbox() as boxes:
         box, host = FleetBox(boxes), boxes.host
+        show_checkout(host)
         host.run("sh", "-c", f"mkdir -p {HOME}/lib && mount -t tmpfs -o size=4m tmpfs {HOME}/lib")
         compiler = shutil.which("cc") or "gcc"
         host.run(compiler, "-O1", "-shared", "-fPIC", "-o", _SHIM, str(_HERE / "clock.c"), "-ldl")
         set_clock(box, 0)
-        box.write(CONFIG)
+        box.write(config)
         box.portfleet("up", env={"LD_PRELOAD": _SHIM, "PORTFLEET_CLOCK": _CLOCK})
         yield box
 
