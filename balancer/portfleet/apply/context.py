@@ -19,7 +19,6 @@ from portfleet.core.observed import Observed
 from portfleet.core.paths import Paths
 from portfleet.daemons import instances
 from portfleet.daemons.capability import Heard
-from portfleet.dataplane.interface import DataPlane
 from portfleet.linux.machine import read_machine
 from portfleet.store.journal import JournalStore
 from portfleet.supervise.supervisor import Supervisor
@@ -27,19 +26,21 @@ from portfleet.supervise.supervisor import Supervisor
 if TYPE_CHECKING:
     from portfleet.apply.execute import Executor
     from portfleet.apply.programs import Programs
+    from portfleet.dataplane.interface import DataPlane
 
 
 @dataclass
 class Context:
     """One run of one verb. ``raised``: services that come up although they were taken down, as by the verb `up`.
 
-    ``patience``: seconds to wait for an answer of supervisord.
+    ``patience``: seconds to wait for an answer of supervisord. ``config_given``: the config, if it is not the file's.
     """
 
     paths: Paths
     json: bool = False
     raised: Collection[str] = ()
     patience: float = 30.0
+    config_given: bytes | None = None
 
     @cached_property
     def fleet(self) -> Fleet:
@@ -49,6 +50,8 @@ class Context:
     @cached_property
     def config_text(self) -> bytes:
         """The config as it was read; raises ConfigError where it cannot be."""
+        if self.config_given is not None:
+            return self.config_given
         try:
             return self.paths.config.read_bytes()
         except OSError as error:
@@ -79,8 +82,13 @@ class Context:
 
     def read_applied(self) -> Fleet:
         """Read the config that was applied last, as it is now; raises ConfigError where there is none."""
+        return self._load(self.applied_text, str(self.paths.applied))
+
+    @property
+    def applied_text(self) -> bytes:
+        """The config that was applied last, as text; raises ConfigError where there is none."""
         try:
-            return self._load(self.paths.applied.read_bytes(), str(self.paths.applied))
+            return self.paths.applied.read_bytes()
         except OSError as error:
             problem = Problem("file", f"cannot be read: {error.strerror}", "portfleet up")
             raise ConfigError([problem], source=str(self.paths.applied)) from None

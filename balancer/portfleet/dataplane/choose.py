@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from portfleet.core.paths import Paths
-from portfleet.dataplane.interface import DataPlane
 from portfleet.dataplane.nft.plane import NftPlane
+
+if TYPE_CHECKING:
+    from portfleet.dataplane.interface import DataPlane
 
 
 def choose(paths: Paths) -> DataPlane:
