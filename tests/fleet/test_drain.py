@@ -132,7 +132,7 @@ def test_two_operators_at_once() -> None:
             two = [in_background(box, "undrain", "echo"), in_background(box, "cancel", "echo")]
             codes = [(process.communicate(), process.returncode) for process in two]
             assert all(code in (0, 5) for _, code in codes), codes
-        assert box.portfleet("lock").stdout == "echo: nobody\n"
+        assert box.portfleet("lock").stdout == "echo: free\n"
 
 
 def test_already_and_dry_runs_change_nothing() -> None:

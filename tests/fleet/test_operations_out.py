@@ -69,7 +69,7 @@ def test_a_drain_beside_those_that_are_out_is_refused() -> None:
         wait_event(box, "ejected", instance="echo-blue-2")
         # Who else shall serve is out: the slots would stay where they are.
         assert "out: echo-blue-2" in drain_refused(box, "drain", "echo/1", "--force")
-        assert "would leave nobody" in drain_refused(box, "restart", "echo/1")
+        assert "would leave none" in drain_refused(box, "restart", "echo/1")
         signal(box, pid_of(box, "echo-blue-1"), "STOP")
         signal(box, pid_of(box, "echo-blue-2"), "CONT")
         wait_event(box, "serving", instance="echo-blue-2")

@@ -287,4 +287,4 @@ def test_two_at_once_the_second_is_told_of_the_first(running: FleetBox) -> None:
         assert "cutover" in running.portfleet("lock").stdout
         assert running.look().returncode == 0
         holder.communicate("\n")
-    assert running.portfleet("lock").stdout == "echo: nobody\n"
+    assert running.portfleet("lock").stdout == "echo: free\n"

@@ -33,20 +33,20 @@ def listing(rules: Plane) -> str:
 
 #: What somebody does by hand → a word of the plan that mends it.
 EDITS = {
-    "insert rule inet portfleet echo-blue-1 ip saddr 198.18.0.1 drop": "echo (somebody changed them)",
-    "add rule inet portfleet service-echo counter": "echo (somebody changed them)",
-    "flush chain inet portfleet echo-blue-2": "echo (somebody changed them)",
-    "flush chain inet portfleet try_echo-blue-2": "echo (somebody changed them)",
-    "add rule inet portfleet overflow_echo accept": "echo (somebody changed them)",
-    "flush chain inet portfleet guard": "guard (somebody changed them)",
-    "add rule inet portfleet postrouting counter": "guard (somebody changed them)",
+    "insert rule inet portfleet echo-blue-1 ip saddr 198.18.0.1 drop": "echo (another program changed them)",
+    "add rule inet portfleet service-echo counter": "echo (another program changed them)",
+    "flush chain inet portfleet echo-blue-2": "echo (another program changed them)",
+    "flush chain inet portfleet try_echo-blue-2": "echo (another program changed them)",
+    "add rule inet portfleet overflow_echo accept": "echo (another program changed them)",
+    "flush chain inet portfleet guard": "guard (another program changed them)",
+    "add rule inet portfleet postrouting counter": "guard (another program changed them)",
     "add chain inet portfleet extra": "remove the rules of extra",
     "add chain inet portfleet Extra_1 { type filter hook input priority 0; }": "remove the rules of Extra_1",
     "delete element inet portfleet slots-echo { 3, 7 }": "point 2 of 256 slots of echo",
     "delete element inet portfleet slots-echo { 3 }; add element inet portfleet slots-echo { 3 : 0:7 }": "point 1 of",
     "add element inet portfleet slots-echo { 300 : 0:1 }": "of 256 slots of echo",
     "flush map inet portfleet slots-echo": "point 256 of 256 slots of echo",
-    "delete element inet portfleet instances-echo { 0:1 }": "echo (somebody changed them)",
+    "delete element inet portfleet instances-echo { 0:1 }": "echo (another program changed them)",
     "add element inet portfleet instances-echo { 0:63 : drop }": "load the rules of echo",
     "delete element inet portfleet taking-echo { 0:2 }": "tell echo who takes",
     "add element inet portfleet taking-echo { 0:63 }": "tell echo who takes",
@@ -60,7 +60,7 @@ EDITS = {
     "add element inet portfleet limits { 99 : drop }": "the table and its guard",
     "add element inet portfleet listened { 7001 }": "the table and its guard",
     "flush set inet portfleet listened": "the table and its guard",
-    "flush chain inet portfleet midway_in": "guard (somebody changed them)",
+    "flush chain inet portfleet midway_in": "guard (another program changed them)",
     "delete table inet portfleet": "the table and its guard",
 }
 

@@ -139,7 +139,7 @@ WRONG = [
     (echo("weight = {9 = 1}"), "service.echo.weight.9", 'no instance "9"', "members are 1 … 4"),
     (echo("weight = {1 = -1}"), "service.echo.weight.1", "-1 is not within 0 … 1000", "weight"),
     (echo("weight = {1 = 'x'}"), "service.echo.weight.1", "must be a whole number", "for example"),
-    (echo("weight = {1=0, 2=0, 3=0, 4=0}"), "service.echo.weight", "nobody would serve", "one"),
+    (echo("weight = {1=0, 2=0, 3=0, 4=0}"), "service.echo.weight", "none would serve", "one"),
     (echo("max_connections = 20000"), "service.echo.max_connections", "hard limit here is 20000", "LimitNOFILE"),
     (echo("control = 'on'"), "service.echo.control", "none of auto, off", '"auto" or "off"'),
     (echo("overflow = 'x'"), "service.echo.overflow", "none of next, refuse", '"next"'),

@@ -24,6 +24,8 @@ OTHERS = {
     "hand-over": "hand-off",
     "handover": "hand-off",
 }
+#: Words that leave open who is meant, or that a native speaker would not use for it.
+VAGUE = ("nobody", "somebody", "everybody", "mend", "mends", "mended")
 #: … and pages that compare them.
 COMPARING = {"glossary.md"}
 
@@ -62,6 +64,19 @@ def test_every_verb_that_names_an_act_is_explained() -> None:
 def test_the_help_has_one_word_for_each_thing(verb: str) -> None:
     said = help_of(verb).lower()
     assert [word for word in OTHERS if re.search(rf"\b{word}s?\b", said)] == []
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_the_help_says_who_is_meant(verb: str) -> None:
+    assert [word for word in VAGUE if re.search(rf"\b{word}\b", help_of(verb).lower())] == []
+
+
+@pytest.mark.parametrize("page", sorted(path.name for path in DOCS.glob("*.md")))
+def test_the_pages_say_who_is_meant(page: str) -> None:
+    said = re.sub(
+        r"`[^`]*`|\"[^\"]*\"|^ {4}.*$|^```.*?^```$", "", (DOCS / page).read_text(), flags=re.MULTILINE | re.DOTALL
+    )
+    assert [word for word in VAGUE if re.search(rf"\b{word}\b", said.lower())] == []
 
 
 @pytest.mark.parametrize("page", sorted(path.name for path in DOCS.glob("*.md") if path.name not in COMPARING))

@@ -99,8 +99,8 @@ def test_one_whose_siblings_have_gone_out_meanwhile_is_not_stopped(box: Box) -> 
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (("restart", "echo", "--max-unavailable", "3"), "would leave nobody"),
-        (("restart", "echo", "--max-unavailable", "0"), "would leave nobody"),
+        (("restart", "echo", "--max-unavailable", "3"), "would leave none"),
+        (("restart", "echo", "--max-unavailable", "0"), "would leave none"),
     ],
 )
 def test_refused_it_changes_nothing(box: Box, words: tuple[str, ...], said: str) -> None:

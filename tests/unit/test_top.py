@@ -81,7 +81,7 @@ def test_the_busiest_is_the_first(capsys: pytest.CaptureFixture[str]) -> None:
     first, blank, sums, head, *rows, end = capsys.readouterr().out.split("\n")[:-1]
     assert first.endswith("  every 2 s") and (blank, end) == ("", "")
     assert sums == "echo  live blue  15,000 connections  6 new/s  24,691 requests/s"
-    assert " ".join(head.split()) == "INSTANCE STATE SLOTS CONNECTIONS NEW/S REQUESTS/S P50 P99 CPU MEMORY"
+    assert " ".join(head.split()) == "INSTANCE STATE SLOTS CONNS NEW/S REQ/S P50 P99 CPU MEMORY"
     assert [" ".join(row.split()) for row in rows] == [
         "echo-blue-3 ready 1,024 5,000 3 12,346 45 µs 1.4 ms 100 % 21 MB",
         "echo-blue-1 ready 1,024 5,000 3 12,346 45 µs 1.4 ms 12 % 21 MB",

@@ -34,7 +34,7 @@ class Context:
     """One run of one verb. ``raised``: services that come up although they were taken down, as by the verb `up`.
 
     ``patience``: seconds to wait for the journal's lock, 0 in the watcher, whose loop must not block; ``answer``: for
-    supervisord.
+    supervisord. ``config_given``: the config, if it is not the file's.
     """
 
     paths: Paths
@@ -42,6 +42,7 @@ class Context:
     raised: Collection[str] = ()
     patience: float = 10.0
     answer: float = 30.0
+    config_given: bytes | None = None
     _told: set[str] = field(default_factory=set, init=False)
 
     @cached_property
@@ -52,6 +53,8 @@ class Context:
     @cached_property
     def config_text(self) -> bytes:
         """The config as it was read; raises ConfigError where it cannot be."""
+        if self.config_given is not None:
+            return self.config_given
         try:
             return self.paths.config.read_bytes()
         except OSError as error:
@@ -82,8 +85,13 @@ class Context:
 
     def read_applied(self) -> Fleet:
         """Read the config that was applied last, as it is now; raises ConfigError where there is none."""
+        return self._load(self.applied_text, str(self.paths.applied))
+
+    @property
+    def applied_text(self) -> bytes:
+        """The config that was applied last, as text; raises ConfigError where there is none."""
         try:
-            return self._load(self.paths.applied.read_bytes(), str(self.paths.applied))
+            return self.paths.applied.read_bytes()
         except OSError as error:
             problem = Problem("file", f"cannot be read: {error.strerror}", "portfleet up")
             raise ConfigError([problem], source=str(self.paths.applied)) from None

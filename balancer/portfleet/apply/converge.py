@@ -19,7 +19,7 @@ from portfleet.core.observed import Observed
 from portfleet.core.plan import Plan, make_plan
 from portfleet.core.program import WATCHER
 from portfleet.screen.outcome import outcome
-from portfleet.screen.output import Steps, paint, print_json
+from portfleet.screen.output import Steps, fit, paint, print_json
 from portfleet.store import atomic, locks
 from portfleet.store.directories import make_directories
 from portfleet.supervise.presence import Overseer
@@ -129,7 +129,7 @@ def _report(
     if not watcher.works:
         done = "without a watcher."
     undoing = f" Undo with: {undo}" if undo else ""
-    print(f"{services}: {serving} instances serving; {done}{undoing}")
+    print(fit(f"{services}: {serving} instances serving; {done}{undoing}"))
 
 
 def desired_path(name: str) -> str:

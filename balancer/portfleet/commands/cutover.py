@@ -42,7 +42,9 @@ EXAMPLES = (
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("service", metavar="SERVICE", help="a service of the config")
-    parser.add_argument("--release", metavar="RELEASE", help="a path or a name; default: the config's")
+    parser.add_argument(
+        "--release", metavar="RELEASE", help="a path, or a name below `releases` (default: the config's)"
+    )
     parser.add_argument("--command", metavar="COMMAND", help="another command for the new release, as one shell word")
     parser.add_argument("--force", action="store_true", help="even if that release is live already")
     words = "start the release by the config that was applied last, whatever fleet.toml says now"
@@ -159,7 +161,7 @@ def begin(
         _refuse_connections(context, options.service, colour)
     if same and not [i for i in want.of(colour) if i.name not in asked and i.weight > 0]:
         raise PortfleetError(
-            f"nobody of {colour} would serve: {', '.join(asked)} are drained or in maintenance",
+            f"no instance of {colour} would serve: {', '.join(asked)} are drained or in maintenance",
             hint=f"portfleet undrain {want.name}/{names[0]}",
         )
 

@@ -23,7 +23,7 @@ from portfleet.core.observed import Observed
 from portfleet.core.steps import names
 from portfleet.linux.reserve import await_free
 from portfleet.screen.outcome import outcome
-from portfleet.screen.output import print_json
+from portfleet.screen.output import fit, print_json
 from portfleet.store import locks
 from portfleet.store.clock import now
 from portfleet.store.directories import make_directories
@@ -83,7 +83,7 @@ def _say(context: Context, words: str, done: dict[str, Any]) -> Exit:
     if context.json:
         print_json(done)
     else:
-        print(f"{words}. Undo with: {done['undo']}" if done["undo"] else words)
+        print(fit(f"{words}. Undo with: {done['undo']}" if done["undo"] else words))
     return Exit.DONE
 
 

@@ -42,7 +42,7 @@ def run(options: argparse.Namespace, context: Context) -> Exit:
         print_json(answers if len(answers) > 1 else answers[0])
         return Exit.DONE
     if source == "journal":
-        context.say("the kernel's table cannot be read; this is by the journal, with nobody ejected")
+        context.say("the kernel's table cannot be read; this is by the journal, as if no instance were ejected")
     if want.rule.sticky and not options.live:
         context.say(f"clients of {want.name} are sticky: who came lately is where --live says")
     for answer in answers:
@@ -138,5 +138,5 @@ def _line(want: DesiredService, answer: dict[str, object]) -> str:
     if slot is None:
         return f"{address}: affinity is {want.service.affinity}; any of {', '.join(answer['any'])}"  # type: ignore[arg-type] # a list of names
     if name is None:
-        return f"{address}: slot {slot}, which points nowhere: nobody serves"
+        return f"{address}: slot {slot}, which points nowhere: no instance serves"
     return f"{address}: slot {slot} → {name}, port {answer['port']}"

@@ -41,5 +41,5 @@ def run(options: argparse.Namespace, context: Context) -> Exit:
             words = f"{operation.verb}: {operation.words}, {operation.phase} (operation {operation.number})"
             print(f"{name}: {operation.who} since {operation.since}: {words}")
         else:
-            print(f"{name}: {holder or 'nobody'}")
+            print(f"{name}: {holder or 'free'}")
     return Exit.DONE

@@ -51,7 +51,7 @@ def run(options: argparse.Namespace, context: Context) -> Exit:
     batches = [names[first : first + at_once] for first in range(0, len(names), max(1, at_once))]
     if at_once < 1 or (serve and any(serve <= {*batch} for batch in batches)):
         raise PortfleetError(
-            f"{len(serve)} instances serve; {at_once} at a time would leave nobody",
+            f"{len(serve)} instances serve; {at_once} at a time would leave none",
             hint=f"portfleet cutover {want.name} --force restarts all without a gap",
             code=Exit.USAGE,
         )

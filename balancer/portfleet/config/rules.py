@@ -150,7 +150,7 @@ def _weights(service: Service, path: str, _: Machine) -> Iterator[Problem]:
             )
     if all(service.weight.get(member, 1) == 0 for member in members):
         hint = "leave at least one instance its weight; to stop a service: portfleet down SERVICE"
-        yield Problem(f"{path}.weight", "every instance has weight 0: nobody would serve", hint)
+        yield Problem(f"{path}.weight", "every instance has weight 0, so none would serve", hint)
 
 
 def _limits(service: Service, path: str, machine: Machine) -> Iterator[Problem]:

@@ -81,7 +81,7 @@ def transactions(steps: Iterable[s.Step], desired: Desired, plane: c.PlaneState)
 def _base(desired: Desired, observed: Observed) -> Iterator[s.Step]:
     plane, fixed = observed.plane, c.SetFleet(desired.home, desired.ports)
     if plane.fleet != fixed or "" in plane.drift | plane.stale:
-        drifted = " (somebody changed them)" if "" in plane.drift else ""
+        drifted = " (another program changed them)" if "" in plane.drift else ""
         yield s.LoadRules(f"the table and its guard{drifted}", (fixed,))
 
 
@@ -95,7 +95,7 @@ def _rules(wants: Iterable[DesiredService], observed: Observed, at_once: int) ->
             new.append((want.name, changes))
             continue
         touched = [change.rule.name for change in changes if isinstance(change, c.SetInstance | c.SetService)]
-        drifted = " (somebody changed them)" if any(name in observed.plane.drift for name in touched) else ""
+        drifted = " (another program changed them)" if any(name in observed.plane.drift for name in touched) else ""
         yield s.LoadRules(f"{want.name}{drifted}", tuple(changes))
     for first in range(0, len(new), at_once):
         some = new[first : first + at_once]

@@ -68,7 +68,7 @@ def judge(facts: LimitFacts, needs: Needs) -> Iterator[Finding]:
     yield _queue(
         "net.core.somaxconn",
         facts.somaxconn,
-        why="it cuts the accept queue: when everybody reconnects at once the rest waits a second or more",
+        why="it cuts the accept queue: when all clients reconnect at once, the rest wait a second or more",
     )
     yield _queue(
         "net.ipv4.tcp_max_syn_backlog",

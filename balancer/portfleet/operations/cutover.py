@@ -63,7 +63,7 @@ async def run(task: Task[Cutover]) -> str:
 
 
 async def undo(task: Task[Cutover]) -> str:
-    """Return up: before the switch the idle colour is ended; after it everything goes back to the old one.
+    """Cancel it: before the switch the idle colour is ended; after it everything goes back to the old one.
 
     Raises TooLate where the old colour is not kept and was stopped already.
     """

@@ -8,7 +8,7 @@ from portfleet.core.states import State
 from portfleet.screen.output import paint, redraw, table
 from portfleet.store.clock import now
 
-_HEAD = ("  INSTANCE", "STATE", "SLOTS", "CONNECTIONS", "NEW/S", "REQUESTS/S", "P50", "P99", "CPU", "MEMORY")
+_HEAD = ("  INSTANCE", "STATE", "SLOTS", "CONNS", "NEW/S", "REQ/S", "P50", "P99", "CPU", "MEMORY")
 _BUSY, _FULL = 70, 90  # per cent of a processor
 
 

@@ -13,6 +13,7 @@ from portfleet.apply.overseers import watcher_of
 from portfleet.core.errors import Exit, PortfleetError
 from portfleet.core.journal import HistoryEntry, Journal, entry_json
 from portfleet.screen.bar import Bar
+from portfleet.screen.output import fit
 
 #: Seconds between two looks whether the watcher works, for the operator who waits for an operation.
 _LOOK = 3.0
@@ -77,5 +78,5 @@ def already(context: Context, verb: str, service: str, words: str) -> Exit:
 
 def say(context: Context, entry: Mapping[str, Any], words: str) -> Exit:
     """Print what holds now: ``words``, or ``entry`` where JSON was asked for."""
-    print(json.dumps(entry) if context.json else words)
+    print(json.dumps(entry) if context.json else fit(words))
     return Exit.DONE

@@ -35,7 +35,7 @@ class GuardDrops:
             port = member.want.rule.port
             new = counts.get(member.name, 0) - known.get(member.name, counts.get(member.name, 0))
             if member.local and new > 0:
-                reason = f"nobody listens on port {port}: their next SYN comes a second later"
+                reason = f"no process listens on port {port}: clients send their next SYN a second later"
                 self._log.once("dropped", about=member.name, instance=member.name, reason=reason)
                 self._look(member.name)
             else:  # fewer: the rules were flushed and put back

@@ -203,12 +203,12 @@ SERVICE = Table(
         Setting(
             "allow",
             Networks(),
-            "who may connect; left out: everybody",
+            "who may connect; left out: every source",
             Effect.AT_ONCE,
             '["198.18.0.0/15", "2001:db8::/32"]',
-            more="Everybody else is refused, clients on this box too if their address is not listed. "
+            more="Every other source is refused, clients on this box too if their address is not listed. "
             "`deny` comes before it.",
-            unset="everybody",
+            unset="every source",
         ),
         Setting(
             "deny",
