@@ -23,7 +23,7 @@ def test_whatever_goes_wrong_in_whatever_order_what_is_promised_holds(first: int
 
 
 def test_a_seed_does_the_same_again(directory: Path) -> None:
-    told = [Schedule(seed, directory / str(seed)) for seed in (7, 7, 8)]
+    told = [Schedule(seed, directory / name) for name, seed in (("a", 7), ("b", 7), ("c", 8))]
     for schedule in told:
         schedule.run()
     assert told[0].told == told[1].told != told[2].told
