@@ -259,7 +259,7 @@ STREAMS = (">&-", "<&- >&- 2>&-", "2>&-", ">/dev/full", "PYTHONIOENCODING=ascii"
 def test_streams_that_are_closed_full_or_without_signs_are_no_traceback(
     tmp_path: Path, words: str, streams: str
 ) -> None:
-    (tmp_path / "fleet.toml").write_text(run("init")[1])
+    (tmp_path / "fleet.toml").write_text(run("init", "-")[1])
     before, after = (streams, "") if "=" in streams else ("", streams)
     command = f"{before} {sys.executable} -m portfleet --home {tmp_path} {words} {after}"
     done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=False)
