@@ -126,6 +126,9 @@ class InMemory:
     def programs(self, fleet: Fleet) -> Mapping[str, Program]:
         return {}
 
+    def answering(self) -> frozenset[str]:
+        return frozenset()
+
     def findings(self, fleet: Fleet, needs: Needs) -> list[Finding]:
         return []
 

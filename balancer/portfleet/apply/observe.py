@@ -60,6 +60,7 @@ def observe(
         claims=_claims(desired, rules) if probe else (),
         out=read_out(paths.out) if locks.held(paths.watch_lock) else {},
         watcher=WATCHER in programs and programs[WATCHER].state in RUNNING,
+        own=plane.answering(),
         at=time.time(),
     )
 
@@ -129,7 +130,7 @@ class Look:
         if trouble:
             return seen
         own = own_listeners(pid, want.rule.port, self._listeners)
-        fault, temporary = listening_fault(want.rule.port, service.service.families, own)
+        fault, temporary = listening_fault(want.rule.port, want.families(service.service), own, inside=want.inside)
         if fault:
             return replace(seen, waiting=fault) if temporary else replace(seen, fault=fault)
         return replace(seen, ready=seen.program in ("RUNNING", "STARTING"))

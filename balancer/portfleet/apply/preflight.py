@@ -9,6 +9,7 @@ from portfleet.core.observed import Observed
 
 def refuse(context: Context, observed: Observed) -> None:
     """Raise PortfleetError if ports are taken, or the fleet cannot be on its data plane on this machine."""
+    context.refuse_other_plane()
     if observed.strangers:
         lines = [f"{name}: {words}" for name, words in sorted(observed.strangers.items())]
         raise PortfleetError(

@@ -90,7 +90,9 @@ class Programs:
 
         Those that have outlived an earlier supervisord are set aside: it would start them a second time.
         """
-        programs = {name: program for name, program in self.desired.programs.items() if name not in self._resting()}
+        # The data plane's own start when instances are ready: before that they would take clients for no instance.
+        late = self._resting() | self.desired.own.keys()
+        programs = {name: program for name, program in self.desired.programs.items() if name not in late}
         programs[WATCHER] = watch_program(self.paths, sys.executable)
         for name in adopted.alive(self.paths.processes):
             programs.pop(name, None)

@@ -21,6 +21,7 @@ Overflow = Literal["next", "refuse"]
 WhenEmpty = Literal["keep", "refuse", "drop"]
 ControlUse = Literal["auto", "off"]
 Drift = Literal["repair", "report"]
+DataPlaneName = Literal["nftables", "haproxy"]
 
 
 def other(colour: Colour) -> Colour:
@@ -141,6 +142,13 @@ class Fleet:
 
     services: Mapping[str, Service]
     drift: Drift = "repair"
+    dataplane: DataPlaneName = "nftables"
+    haproxy_processes: int = 2
+
+    @property
+    def inside(self) -> bool:
+        """Return whether instances are reached over 127.0.0.1 only, and not by what clients dial."""
+        return self.dataplane == "haproxy"
 
 
 @dataclass(frozen=True, order=True)

@@ -48,7 +48,8 @@ class Observed:
 
     ``outdated``: programs that run with another command, user or environment than wanted; ``strangers``: who else
     listens on an instance's port, by instance; ``claims``: who else serves what clients dial, in words; ``out``: who is
-    ejected, by the watcher's word; ``watcher``: supervisord runs it. Without an answer of supervisord
+    ejected, by the watcher's word; ``watcher``: supervisord runs it; ``own``: the data plane's own programs that take
+    orders. Without an answer of supervisord
     (``supervisord``) nothing is known of programs but what can be seen. ``at``: when it was looked at, as a Unix time.
     """
 
@@ -60,6 +61,7 @@ class Observed:
     claims: tuple[str, ...] = ()
     out: Mapping[str, Out] = field(default_factory=dict)
     watcher: bool = True
+    own: frozenset[str] = frozenset()
     at: float = 0.0
 
     @property

@@ -32,7 +32,7 @@ class Target:
 def target_of(service: Service, want: DesiredInstance) -> Target:
     """Return how an instance is probed; one on this box over the loopback address of a family that clients come by."""
     remote = want.rule.remote
-    host = str(remote.address) if remote else "127.0.0.1" if 4 in service.families else "::1"
+    host = str(remote.address) if remote else "127.0.0.1" if 4 in want.families(service) else "::1"
     return Target(want.name, Port(host, want.rule.port), want.control, service.probe)
 
 

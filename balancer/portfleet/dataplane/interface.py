@@ -257,6 +257,9 @@ class DataPlane(Protocol):
     def programs(self, fleet: Fleet) -> Mapping[str, Program]:
         """Return the data plane's own processes that supervisord is to run, by name."""
 
+    def answering(self) -> frozenset[str]:
+        """Return the names of those of its own `programs` that take orders now."""
+
     def findings(self, fleet: Fleet, needs: Needs) -> list[Finding]:
         """Return what `doctor` has to say of the data plane."""
 

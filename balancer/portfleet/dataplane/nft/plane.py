@@ -159,6 +159,9 @@ class NftPlane:
     def programs(self, fleet: Fleet) -> Mapping[str, Program]:  # noqa: ARG002 (the kernel needs no process)
         return {}
 
+    def answering(self) -> frozenset[str]:
+        return frozenset()
+
     def findings(self, fleet: Fleet, needs: Needs) -> list[Finding]:
         from portfleet.dataplane.nft.doctor import examine
 
