@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from support.fleet_box import ECHO, REDIS, FleetBox, fleet_box
+from support.fleet_box import ECHO, PLANES, REDIS, FleetBox, fleet_box
 from support.sandbox import HOST4, HOST6, client4, client6, wait_for
 
 #: A thousand IPv4 addresses and a thousand IPv6 /64s.
@@ -33,12 +33,13 @@ class Case:
         return {source: f"kv-blue-{port - self.first + 1}" for source, port in ports.items()}
 
 
-@pytest.fixture(scope="module", params=["echo", "kv"])
+@pytest.fixture(scope="module", params=[(name, plane) for plane in PLANES for name in ("echo", "kv")], ids="-".join)
 def case(request: pytest.FixtureRequest) -> Iterator[Case]:
-    """Our own daemon, and redis."""
-    text, port, first = {"echo": (ECHO, 7000, 7100), "kv": (REDIS, 6000, 6100)}[request.param]
-    with fleet_box(text) as fleet:
-        yield Case(request.param, fleet, port, first)
+    """Our own daemon, and redis, on both data planes."""
+    name, plane = request.param
+    text, port, first = {"echo": (ECHO, 7000, 7100), "kv": (REDIS, 6000, 6100)}[name]
+    with fleet_box(text, plane=plane) as fleet:
+        yield Case(name, fleet, port, first)
 
 
 def test_every_client_keeps_the_instance_that_explain_names(case: Case) -> None:
@@ -108,7 +109,13 @@ for port in ports:
 def test_nobody_outside_reaches_an_instance_past_the_balancer(case: Case, host: str) -> None:
     dial = ("python3", "-c", DIAL, host, str(case.first))
     assert case.fleet.boxes.clients.run(*dial).stdout == "ConnectionRefusedError True\n" * 4
-    inside = ("python3", "-c", DIAL, "127.0.0.1" if host == HOST4 else "::1", str(case.first))
+    inside = (
+        "python3",
+        "-c",
+        DIAL,
+        "127.0.0.1" if host == HOST4 or case.fleet.plane == "haproxy" else "::1",
+        str(case.first),
+    )
     assert case.fleet.boxes.host.run(*inside).stdout == "connected\n" * 4, "operators on the box may look"
 
 

@@ -36,7 +36,9 @@ def run(options: argparse.Namespace, context: Context) -> Exit:
 
 def _program(text: str, context: Context) -> str:
     """Return the program that is meant; raises PortfleetError (exit 2) where it is none on this box."""
-    if text in (WATCHER, "supervisord", *context.plane.programs(context.serving_fleet)):
+    if text in (WATCHER, "supervisord"):
+        return text
+    if text.startswith("portfleet-") and text in context.plane.programs(context.serving_fleet):
         return text
     service, _, name = text.rpartition("/")
     if service and _NUMBER.fullmatch(name):
