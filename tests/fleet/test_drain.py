@@ -14,6 +14,8 @@ from support.operated import TOLD, history, in_background, operated, phase, slot
 from support.sandbox import wait_for
 from support.watched import load, wait_event
 
+pytestmark = pytest.mark.both_planes
+
 
 def test_drain_has_no_new_connection_from_its_return_on() -> None:
     with operated(TOLD.replace("instances = 2", "instances = 3")) as box:

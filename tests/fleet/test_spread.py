@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from support.fleet_box import ECHO, PLANES, REDIS, FleetBox, fleet_box
+from support.fleet_box import ECHO, REDIS, FleetBox, fleet_box
 from support.sandbox import HOST4, HOST6, client4, client6, wait_for
 
 #: A thousand IPv4 addresses and a thousand IPv6 /64s.
@@ -33,12 +33,15 @@ class Case:
         return {source: f"kv-blue-{port - self.first + 1}" for source, port in ports.items()}
 
 
-@pytest.fixture(scope="module", params=[(name, plane) for plane in PLANES for name in ("echo", "kv")], ids="-".join)
-def case(request: pytest.FixtureRequest) -> Iterator[Case]:
-    """Our own daemon, and redis, on both data planes."""
-    name, plane = request.param
+pytestmark = pytest.mark.both_planes
+
+
+@pytest.fixture(scope="module", params=["echo", "kv"])
+def case(request: pytest.FixtureRequest, plane: str) -> Iterator[Case]:
+    """Our own daemon, and redis."""
+    name = request.param
     text, port, first = {"echo": (ECHO, 7000, 7100), "kv": (REDIS, 6000, 6100)}[name]
-    with fleet_box(text, plane=plane) as fleet:
+    with fleet_box(text) as fleet:
         yield Case(name, fleet, port, first)
 
 

@@ -13,6 +13,8 @@ from support.fleet_box import HOME, PORTFLEET, FleetBox, fleet_box
 from support.sandbox import HOST4, client4, wait_for
 from support.watched import NAMED, QUICK, events, load, pid_of, signal, wait_event
 
+pytestmark = pytest.mark.both_planes
+
 _CLIENTS = str(Path(__file__).parents[1] / "support" / "clients.py")
 
 

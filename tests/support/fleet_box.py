@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -54,6 +55,17 @@ ORDINARY = (
 )  # fmt: skip
 #: The data planes that a fleet's proofs run on: the kernel's as root, HAProxy's as an ordinary user.
 PLANES = ("nftables", "haproxy")
+_plane: ContextVar[str] = ContextVar("plane", default=PLANES[0])
+
+
+@contextmanager
+def on_plane(name: str) -> Iterator[None]:
+    """Have fleets that are made within the block be on the data plane ``name``."""
+    token = _plane.set(name)
+    try:
+        yield
+    finally:
+        _plane.reset(token)
 
 
 @dataclass(frozen=True)
@@ -190,12 +202,10 @@ def on_haproxy(config: str) -> str:
 
 
 @contextmanager
-def fleet_box(
-    config: str = "", *, other: bool = False, users: bool = False, plane: str = "nftables"
-) -> Iterator[FleetBox]:
+def fleet_box(config: str = "", *, other: bool = False, users: bool = False) -> Iterator[FleetBox]:
     """Return a fleet box (see `sandbox`), with ``config`` up where it is given; all of it ends with the block."""
     with sandbox(other=other, users=users) as boxes:
-        made = FleetBox(boxes, plane)
+        made = FleetBox(boxes, _plane.get())
         made.write(config)
         if config:
             made.portfleet("up")
