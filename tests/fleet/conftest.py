@@ -11,7 +11,8 @@ from support.fleet_box import PLANES, on_plane
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if metafunc.definition.get_closest_marker("both_planes"):
-        metafunc.parametrize("plane", PLANES, indirect=True, scope="module")
+        planes = PLANES[:1] if metafunc.definition.get_closest_marker("kernel_only") else PLANES
+        metafunc.parametrize("plane", planes, indirect=True, scope="module")
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -90,12 +90,21 @@ class FleetBox:
         """The user whose fleet it is."""
         return 65534 if self.plane == "haproxy" else 0
 
+    def argv(self, *words: str) -> tuple[str, ...]:
+        """Return the command line of a verb, by the user whose fleet it is."""
+        return (*(ORDINARY if self.plane == "haproxy" else ()), PORTFLEET, "--home", HOME, *words)
+
+    @property
+    def operator(self) -> str:
+        """Who runs verbs, as locks tell it."""
+        return "nobody@host" if self.plane == "haproxy" else "root@host"
+
     def portfleet(
         self, *words: str, check: bool = True, env: Mapping[str, str] | None = None
     ) -> subprocess.CompletedProcess[str]:
         """Run a verb; raises BoxError with what it printed when ``check`` and it does not exit 0."""
         if self.plane == "haproxy":
-            return self.boxes.host.run(*ORDINARY, PORTFLEET, "--home", HOME, *words, check=check, env=env)
+            return self.boxes.host.run(*self.argv(*words), check=check, env=env)
         if self.boxes.host.users or "LD_LIBRARY_PATH" in (env or {}):  # neither can be had of a process that runs
             return self.boxes.host.run(PORTFLEET, "--home", HOME, *words, check=check, env=env)
         return warm.run(self.boxes.host, "portfleet.__main__", "--home", HOME, *words, check=check, env=env)

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from support.fleet_box import HOME, PORTFLEET, FleetBox, fleet_box
+from support.fleet_box import HOME, FleetBox, fleet_box
 from support.sandbox import wait_for
 
 _TESTS = Path(__file__).parents[1]
@@ -74,7 +74,7 @@ def cancelled(box: FleetBox, words: tuple[str, ...], while_in: str) -> str:
 
 def in_background(box: FleetBox, *words: str) -> subprocess.Popen[str]:
     """Start a verb and give its process; who starts it waits for it."""
-    return box.boxes.host.popen(PORTFLEET, "--home", HOME, *words)
+    return box.boxes.host.popen(*box.argv(*words))
 
 
 def reboot(box: FleetBox) -> None:

@@ -78,9 +78,10 @@ async def _watch(context: Context, log: Log) -> None:
     rules = RuleGuard(roster=roster, healer=healer, guardian=guardian, log=log)
     watcher = Watcher(context, log, ejector=ejector, roster=roster)
     server = await serve(paths.watch_socket, {"status": lambda _: watcher.status(), "reload": lambda _: watcher.wake()})
+    own = Context(paths).plane
     world = World(
-        paths=paths, store=context.store, applied=applied, plane=Context(paths).plane, supervisor=context.supervisor,
-        daemons=MachineDaemons(context.supervisor, paths), ejector=ejector, log=log, wake=watcher.wake,
+        paths=paths, store=context.store, applied=applied, plane=own, supervisor=context.supervisor,
+        daemons=MachineDaemons(context.supervisor, paths, own.connections), ejector=ejector, log=log, wake=watcher.wake,
     )  # fmt: skip
     engine = asyncio.create_task(Engine(world).run())
     overflow = asyncio.create_task(OverflowOrder(plane=plane, paths=paths, roster=roster, log=log).run())

@@ -48,8 +48,8 @@ def _bring(client: Client, name: str, unit: Unit, has: dict[str, int], place: Pl
     client.tell(
         f"set server {name}/{server} weight 1" for server, weight in wanted.items() if weight and not has.get(server)
     )
-    if unit.listens:
-        client.tell([f"enable frontend {name}"] if name not in client.open_frontends() else [])
+    if unit.listens and (name in client.open_frontends()) == unit.closed:
+        client.tell([f"{'disable' if unit.closed else 'enable'} frontend {name}"])
 
 
 def drift(client: Client, state: State, place: Place) -> Iterator[str]:
@@ -64,7 +64,7 @@ def drift(client: Client, state: State, place: Place) -> Iterator[str]:
         has = weights.get(name, {})
         if any(has.get(server) != weight for server, weight in text.weights(unit).items()):
             yield name
-        if unit.listens and name not in open_:
+        if unit.listens and (name in open_) == unit.closed:
             yield name
         for kind, entries in text.maps(unit, place).items():
             now = client.read_map(place.map(name, kind))

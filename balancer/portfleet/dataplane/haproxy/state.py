@@ -44,6 +44,11 @@ class Unit:
         return self.table[: max((slot + 1 for slot, name in enumerate(self.table) if name), default=0)]
 
     @property
+    def closed(self) -> bool:
+        """Whether clients are to be refused, for no slot points anywhere."""
+        return self.rule is not None and self.rule.empty == "refuse" and self.settled is not None and not self.slots
+
+    @property
     def taking(self) -> frozenset[str]:
         """The instances that slots point at."""
         return frozenset(name for name in self.table if name)
