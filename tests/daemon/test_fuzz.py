@@ -15,7 +15,7 @@ from support import fuzz
 from support.daemons import Client, Daemon, Daemons, wait_for
 
 SEED = 1
-RECEIVE = b'{"command": "receive", "versions": [1], "framing": "line", "stateful": false}\n'
+RECEIVE = b'{"command": "receive", "versions": [1, 2], "framing": "line", "stateful": false}\n'
 
 
 @pytest.fixture

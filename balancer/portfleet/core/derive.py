@@ -147,6 +147,7 @@ def _want(
         filters=bool(service.allow or service.deny or record.denied),
         allows=bool(service.allow),
         per_source=service.max_per_source,
+        proxy=service.send_proxy,
     )
     names = {want.name for want in wants}
     pins = {

@@ -114,6 +114,7 @@ class Service:
     deny: tuple[str, ...] = ()
     overflow: Overflow = "next"
     when_empty: WhenEmpty = "keep"
+    send_proxy: bool = False
     remote: tuple[Listen, ...] = ()
     start_timeout: float = 30.0
     keep_releases: int = 3

@@ -154,7 +154,7 @@ class NftPlane:
     def problems(self, fleet: Fleet) -> list[Problem]:
         from portfleet.dataplane.nft import capabilities
 
-        return capabilities.forwarding(fleet)
+        return [*capabilities.forwarding(fleet), *capabilities.unneeded(fleet)]
 
     def programs(self, fleet: Fleet) -> Mapping[str, Program]:  # noqa: ARG002 (the kernel needs no process)
         return {}
