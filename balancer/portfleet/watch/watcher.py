@@ -16,13 +16,16 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import TypeVar
 
 from portfleet.apply.context import Context
 from portfleet.apply.observe import Look
+from portfleet.apply.programs import Programs
 from portfleet.core.desired import DesiredService
 from portfleet.core.errors import PortfleetError
 from portfleet.core.observed import ObservedInstance
+from portfleet.core.program import Program
 from portfleet.dataplane.interface import Hazard
 from portfleet.store.log import Log
 from portfleet.supervise import adopted
@@ -167,17 +170,19 @@ class Watcher:
                 self._revival.hung(member)
             now = time.monotonic()
             away = self._away()
-            if not away and now < self._full_at:
+            if not away and now < self._full_at and all(self._deaths.pid(name) is not None for name in self._own):
                 return
             self._full_at = now + _FULL
             await self._supervision.look()
             self._find(await self._in_pool(self._supervision.supervisor.programs))
+            await self._find_own()
             await self._readmit()
         except PortfleetError as error:
             self._log.once("cannot-look", reason=error.message.splitlines()[0])
 
     def _take_in(self, rules: RuleGuard) -> None:
-        for name in self._deaths.started().keys() - self._roster.members.keys() - {SUPERVISOR}:
+        known = self._roster.members.keys() | self._own.keys() | {SUPERVISOR}
+        for name in self._deaths.started().keys() - known:
             self._deaths.forget(name)
         self._judge.reloaded()
         rules.reloaded()
@@ -205,6 +210,28 @@ class Watcher:
             if pid is None or not self._deaths.watch(name, pid):
                 self._missing(member, info)
         self._note()
+
+    @property
+    def _own(self) -> Mapping[str, Program]:
+        """The data plane's own programs."""
+        return self._roster.desired.own if self._roster.desired is not None else {}
+
+    async def _find_own(self) -> None:
+        """Watch the data plane's own processes; one that has outlived its supervisord and ended is started anew."""
+        alive = adopted.alive(self._paths.processes)
+        for name in self._own:
+            info, pid = self._programs.get(name), alive.get(name)
+            if pid is None or not self._supervision.is_lost(pid):
+                pid = info.pid if info else None
+            if pid is not None:
+                self._deaths.watch(name, pid)
+            elif info is None and (self._paths.programs / f"{name}.adopted").exists():
+                await self._in_pool(partial(self._start_own, name))
+        self._note()
+
+    def _start_own(self, name: str) -> None:
+        if (desired := self._roster.desired) is not None:
+            Programs(desired, self._supervision.supervisor, self._paths).start([name])
 
     def _adopt(self, name: str, pid: int, info: ProgramInfo | None) -> None:
         if name not in self._adopted:
@@ -241,6 +268,10 @@ class Watcher:
             return
         member = self._roster.members.get(name)
         if member is None:
+            if name in self._own:
+                self._log("data-plane-died", program=name, pid=pid, reason="it is started again at once")
+                nudge(self._paths.supervisor_socket, self._loop)
+                self.wake()
             return
         now = time.monotonic()
         if member.served_at is not None:

@@ -138,8 +138,7 @@ class HaproxyPlane:
             self._files.write_process(now)
         touched = [name for name, unit in now.units.items() if name in anew or before.units.get(name) is not unit]
         for client in running.clients(self._place):
-            if reloads:
-                running.reload(client, now, self._place)
+            running.reload(client, self._place)
             running.bring(client, now, touched, self._place)
 
     def text(self, transaction: c.Transaction) -> str:

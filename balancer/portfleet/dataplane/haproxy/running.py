@@ -16,12 +16,12 @@ def clients(place: Place) -> list[Client]:
     return [client for client in found if client.there()]
 
 
-def reload(client: Client, state: State, place: Place) -> None:
-    """Have a process load the files if it runs another configuration."""
-    rules, home = text.digest(state, place), state.fleet.home if state.fleet else ""
+def reload(client: Client, place: Place) -> None:
+    """Have a process load the files if it runs another configuration: it may have read them before the last change."""
+    written = place.config(client.number).read_text()
     said = client.description
-    if (said.get("rules"), said.get("home")) != (rules, home):
-        client.reload(rules)
+    if any(f" {word}={said.get(word)} " not in written for word in ("home", "rules")):
+        client.reload(written.partition(" rules=")[2].partition(" ")[0])
 
 
 def bring(client: Client, state: State, services: Collection[str], place: Place) -> None:
