@@ -91,6 +91,9 @@ def test_a_new_service_is_a_reload_that_ends_no_connection(box: FleetBox) -> Non
         box.write(more.replace("[service.more.probe]", "[service.more.probe]\n"))
         box.portfleet("apply")
     assert (clients.refused, clients.lost) == (0, [])
+    own = json.loads(box.look("--json").stdout)["data_plane"]
+    assert {(one["name"], one["state"]) for one in own} == {(f"portfleet-haproxy-{n}", "ready") for n in (1, 2)}
+    assert "portfleet-haproxy-1  pid " in box.look().stdout
     sources = [client4(number) for number in range(50)]
     assert set(box.explain("more", sources).values()) == {f"more-blue-{number}" for number in (1, 2, 3)}
 

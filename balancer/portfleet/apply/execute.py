@@ -92,7 +92,7 @@ class Executor:
     def _answering(self, names: Iterable[str]) -> Iterator[float]:
         """Wait until the data plane's own programs take orders; raise PortfleetError if they do not within 20 s."""
         deadline = self.programs.clock.monotonic() + _OWN_START
-        while absent := set(names) - self.plane.answering():
+        while absent := set(names) - self.plane.processes().keys():
             if self.programs.clock.monotonic() > deadline:
                 first = min(absent)
                 raise PortfleetError(f"{first} does not answer", hint=f"portfleet logs {first}", code=Exit.TIMEOUT)

@@ -60,7 +60,7 @@ def observe(
         claims=_claims(desired, rules) if probe else (),
         out=read_out(paths.out) if locks.held(paths.watch_lock) else {},
         watcher=WATCHER in programs and programs[WATCHER].state in RUNNING,
-        own=plane.answering(),
+        own=plane.processes(),
         at=time.time(),
     )
 

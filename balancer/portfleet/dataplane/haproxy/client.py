@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from portfleet.core.errors import Exit, PortfleetError
+from portfleet.core.observed import OwnProcess
 
 #: Bytes of a payload at most.
 _PAYLOAD = 15_000
@@ -69,6 +70,16 @@ class Client:
         """Return what the process says of itself."""
         lines = (line.partition(": ") for line in ask(self.socket, "show info").splitlines())
         return {key: value for key, _, value in lines}
+
+    def process(self) -> OwnProcess:
+        """Return the worker, and how many former ones its master has that still carry connections."""
+        info = self.info()
+        try:
+            former = ask(self.master, "show proc;quit").partition("# old workers\n")[2]
+        except Absent:  # between a master's end and its successor
+            former = ""
+        old = [line for line in former.partition("\n#")[0].splitlines() if " worker " in f" {line} "]
+        return OwnProcess(int(info["Pid"]), int(info["CurrConns"]), len(old))
 
     @property
     def description(self) -> dict[str, str]:

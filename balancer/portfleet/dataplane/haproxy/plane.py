@@ -17,6 +17,7 @@ from portfleet.core import changes as c
 from portfleet.core.errors import Exit, PortfleetError, Problem
 from portfleet.core.model import Affinity, Fleet
 from portfleet.core.needs import Needs
+from portfleet.core.observed import OwnProcess
 from portfleet.core.program import Program
 from portfleet.core.slots import Table
 from portfleet.dataplane.haproxy import running, text
@@ -161,8 +162,8 @@ class HaproxyPlane:
 
         return machine.programs(self._place, self._log)
 
-    def answering(self) -> frozenset[str]:
-        return frozenset(program_of(client.socket) for client in running.clients(self._place))
+    def processes(self) -> Mapping[str, OwnProcess]:
+        return {program_of(client.socket): client.process() for client in running.clients(self._place)}
 
     def findings(self, fleet: Fleet, needs: Needs) -> list[Finding]:
         from portfleet.dataplane.haproxy import machine

@@ -17,6 +17,7 @@ from portfleet.core import changes as c
 from portfleet.core.errors import Exit, PortfleetError, Problem
 from portfleet.core.model import Affinity, Fleet, parse_instance
 from portfleet.core.needs import Needs
+from portfleet.core.observed import OwnProcess
 from portfleet.core.program import Program
 from portfleet.core.slots import Table
 from portfleet.dataplane.interface import Address, Guardian, Traits
@@ -159,8 +160,8 @@ class NftPlane:
     def programs(self, fleet: Fleet) -> Mapping[str, Program]:  # noqa: ARG002 (the kernel needs no process)
         return {}
 
-    def answering(self) -> frozenset[str]:
-        return frozenset()
+    def processes(self) -> Mapping[str, OwnProcess]:
+        return {}
 
     def findings(self, fleet: Fleet, needs: Needs) -> list[Finding]:
         from portfleet.dataplane.nft.doctor import examine
