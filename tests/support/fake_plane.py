@@ -15,8 +15,8 @@ from portfleet.core import changes as c
 from portfleet.core.access import Access
 from portfleet.core.model import Affinity, Listen, parse_instance
 from portfleet.core.slots import Table
-from portfleet.dataplane.nft.elements import SideTables, side_tables
-from portfleet.dataplane.nft.plane import TRAITS
+from portfleet.dataplane.nft.sides import SideTables, side_tables
+from portfleet.dataplane.nft.traits import TRAITS
 from support.plain_plane import InMemory, demand
 
 Family = Literal[4, 6]

@@ -19,7 +19,6 @@ from portfleet.core.observed import Observed
 from portfleet.core.paths import Paths
 from portfleet.daemons import instances
 from portfleet.daemons.capability import Heard
-from portfleet.dataplane.interface import DataPlane
 from portfleet.linux.machine import read_machine
 from portfleet.store.journal import JournalStore
 from portfleet.supervise.supervisor import Supervisor
@@ -27,6 +26,7 @@ from portfleet.supervise.supervisor import Supervisor
 if TYPE_CHECKING:
     from portfleet.apply.execute import Executor
     from portfleet.apply.programs import Programs
+    from portfleet.dataplane.interface import DataPlane
 
 
 @dataclass
@@ -124,8 +124,10 @@ class Context:
 
     def _applied_or_none(self) -> Fleet | None:
         try:
+            if self.paths.applied.read_bytes() == self.config_text:  # nearly always: to check a config takes long
+                return self.fleet
             return self.read_applied()
-        except ConfigError:
+        except (OSError, ConfigError):
             return None
 
     @cached_property

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from portfleet.apply.claims import claims
 from portfleet.core.changes import PlaneState
@@ -21,7 +22,6 @@ from portfleet.daemons.exchange import Exchange
 from portfleet.daemons.listeners import listening_fault, own_listeners
 from portfleet.daemons.probe import AskReady, Target, exchanges, target_of
 from portfleet.daemons.talk import carry_out
-from portfleet.dataplane.interface import DataPlane
 from portfleet.linux import processes, sockdiag
 from portfleet.linux.established import Established
 from portfleet.store import locks
@@ -31,6 +31,9 @@ from portfleet.supervise.exit_report import last_lines
 from portfleet.supervise.ini import program_text
 from portfleet.supervise.presence import is_suspended, presence_by, supervisor_pid
 from portfleet.supervise.supervisor import ProgramInfo, Supervisor
+
+if TYPE_CHECKING:
+    from portfleet.dataplane.interface import DataPlane
 
 #: How often, and how many seconds apart, connections of a program that is to be stopped are looked at again.
 _LOOKS, _MOMENT = 5, 0.05

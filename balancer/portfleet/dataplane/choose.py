@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from portfleet.core.model import Fleet
-from portfleet.core.paths import Paths
-from portfleet.dataplane.interface import DataPlane
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from portfleet.core.model import Fleet
+    from portfleet.core.paths import Paths
+    from portfleet.dataplane.interface import DataPlane
 
 
 def choose(paths: Paths, fleet: Fleet) -> DataPlane:

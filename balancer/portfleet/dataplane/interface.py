@@ -16,16 +16,17 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
-from portfleet.core.changes import InstanceRule, PlaneState, ServiceRule, Transaction
-from portfleet.core.errors import Problem
-from portfleet.core.model import Affinity, Fleet, Listen
-from portfleet.core.needs import Needs
-from portfleet.core.observed import OwnProcess
-from portfleet.core.program import Program
-from portfleet.core.slots import Table
-from portfleet.doctor.finding import Finding
+if TYPE_CHECKING:  # what names here stand for costs `status` nothing
+    from portfleet.core.changes import InstanceRule, PlaneState, ServiceRule, Transaction
+    from portfleet.core.errors import Problem
+    from portfleet.core.model import Affinity, Fleet, Listen
+    from portfleet.core.needs import Needs
+    from portfleet.core.observed import OwnProcess
+    from portfleet.core.program import Program
+    from portfleet.core.slots import Table
+    from portfleet.doctor.finding import Finding
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 

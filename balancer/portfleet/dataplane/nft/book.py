@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from portfleet.core import changes as c
 from portfleet.core.model import Listen, parse_instance
 from portfleet.core.slots import Table
-from portfleet.dataplane.nft.elements import SideTables
+from portfleet.dataplane.nft.sides import SideTables
 
 TABLE = "inet portfleet"
 
@@ -53,6 +53,21 @@ def service_of_instance(name: str) -> str:
     """Return the service of an instance; "" for a name that is no instance's."""
     instance = parse_instance(name)
     return instance.service if instance else ""
+
+
+def service_of(change: c.Change) -> str | None:
+    """Return the service whose numbers a change needs; None where it needs none."""
+    match change:
+        case c.SetService(service):
+            return service.name
+        case c.SetInstance(rule):
+            return service_of_instance(rule.name)
+        case c.DropInstance(name):
+            return service_of_instance(name)
+        case c.Route(rule):
+            return rule.name
+        case _:
+            return None
 
 
 def handle(number: int) -> str:

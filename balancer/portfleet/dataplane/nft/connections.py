@@ -9,13 +9,16 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from portfleet.core.changes import InstanceRule
 from portfleet.core.errors import Exit, PortfleetError
-from portfleet.dataplane.interface import Hold, Room
 from portfleet.dataplane.nft import conntrack
 from portfleet.dataplane.nft.reader import NftReader
 from portfleet.linux import sockdiag
+
+if TYPE_CHECKING:
+    from portfleet.dataplane.interface import Hold, Room
 
 #: Seconds for which a connection that conntrack dropped is a reason to distrust probes. That its table is full is none:
 #: half-open entries make room (early_drop), so that a flood of SYNs fills it and clients get in nonetheless.
@@ -42,6 +45,8 @@ class NftConnections:
         return found
 
     def of(self, instance: InstanceRule) -> list[Hold]:
+        from portfleet.dataplane.interface import Hold  # not for `status`
+
         return [Hold(name) for name in sockdiag.of_port(instance.port)] if instance.remote is None else []
 
     def end(self, holds: Iterable[Hold]) -> int:
@@ -79,6 +84,8 @@ class NftConnections:
         if self._dropped is not None and dropped > self._dropped:
             self._dropped_at = time.monotonic()
         self._dropped = dropped
+        from portfleet.dataplane.interface import Room
+
         return Room(
             "conntrack",
             used=entries,

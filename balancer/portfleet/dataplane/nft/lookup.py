@@ -10,11 +10,10 @@ from portfleet.core.access import Access
 from portfleet.core.model import Listen, parse_instance
 from portfleet.core.slots import Table
 from portfleet.dataplane.nft import access, listing
-from portfleet.dataplane.nft import text as nft_text
-from portfleet.dataplane.nft.book import Book
-from portfleet.dataplane.nft.elements import SideTables, Which
+from portfleet.dataplane.nft.book import Book, service_of
 from portfleet.dataplane.nft.memory import Memory
 from portfleet.dataplane.nft.reader import NftReader
+from portfleet.dataplane.nft.sides import SideTables, Which
 
 _LISTENS = ("services4", "services6", "local4", "local6")
 
@@ -27,7 +26,7 @@ class Lookup:
 
     def book(self, transaction: c.Transaction, slots: Callable[[str], Table]) -> Book:
         """Return what the kernel has, as far as ``transaction`` needs it; ``slots`` gives those of a service."""
-        services = {service for change in transaction if (service := nft_text.service_of(change))}
+        services = {service for change in transaction if (service := service_of(change))}
         if any(isinstance(change, c.SetFleet) for change in transaction):
             services |= _numbered(self._reader.maps())
         rules = {change.rule.name: change.rule for change in transaction if isinstance(change, c.Route)}

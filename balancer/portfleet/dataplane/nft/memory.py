@@ -17,9 +17,7 @@ from typing import Any
 
 from portfleet.core import changes as c
 from portfleet.core.model import Affinity, Listen
-from portfleet.dataplane.nft import affinity
-from portfleet.dataplane.nft import text as nft_text
-from portfleet.dataplane.nft.elements import SetBase
+from portfleet.dataplane.nft.base import SetBase
 from portfleet.store import atomic, templating
 
 #: A change that sets chains.
@@ -46,7 +44,7 @@ class Memory:
         entry = self._recall().get(name)
         if entry is None:
             return False
-        return bool(entry["by"] == writer() or entry["text"] == _digest(nft_text.rendered(_change(name, entry))))
+        return bool(entry["by"] == writer() or entry["text"] == _digest(_rendered(_change(name, entry))))
 
     def renew(self, digests: Mapping[str, str]) -> None:
         """Note that the units in ``digests`` are as this version of the tool would set them."""
@@ -69,7 +67,7 @@ class Memory:
                 entry = {
                     "made": json.loads(json.dumps(asdict(change))),
                     "digest": digests[name],
-                    "text": _digest(nft_text.rendered(change)),
+                    "text": _digest(_rendered(change)),
                     "by": writer(),
                 }
                 if known.get(name) != entry:
@@ -121,8 +119,15 @@ class Memory:
 @cache
 def writer() -> str:
     """Return what tells one version of what makes the text from another."""
-    files = [*sorted((templating.DIRECTORY / "nft").glob("*.j2")), Path(nft_text.__file__), Path(affinity.__file__)]
+    modules = [Path(__file__).with_name(name) for name in ("text.py", "affinity.py")]
+    files = [*sorted((templating.DIRECTORY / "nft").glob("*.j2")), *modules]
     return _digest("".join(file.read_text() for file in files))
+
+
+def _rendered(change: Setting) -> str:
+    from portfleet.dataplane.nft.text import rendered  # not for `status`
+
+    return rendered(change)
 
 
 def _digest(text: str) -> str:

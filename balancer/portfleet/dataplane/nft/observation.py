@@ -9,15 +9,12 @@ from portfleet.core import changes as c
 from portfleet.core.access import Access
 from portfleet.core.model import Affinity
 from portfleet.dataplane.nft import listing
+from portfleet.dataplane.nft.base import FIXED
 from portfleet.dataplane.nft.book import Book
-from portfleet.dataplane.nft.elements import SideTables, side_tables
 from portfleet.dataplane.nft.lookup import Lookup
 from portfleet.dataplane.nft.memory import Memory
 from portfleet.dataplane.nft.reader import NftReader
-
-FIXED = frozenset(
-    {"prerouting", "output", "postrouting", "guard", "arriving", "admit", "midway_in", "midway_out", "lost_in", "lost"}
-)
+from portfleet.dataplane.nft.sides import SideTables, side_tables
 
 
 def observe(reader: NftReader, lookup: Lookup, memory: Memory) -> c.PlaneState:

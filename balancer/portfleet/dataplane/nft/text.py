@@ -21,18 +21,10 @@ from portfleet.core.model import Affinity, Listen
 from portfleet.dataplane.nft import access
 from portfleet.dataplane.nft import book as b
 from portfleet.dataplane.nft.affinity import expressions, sources
+from portfleet.dataplane.nft.base import SetBase
 from portfleet.dataplane.nft.book import TABLE, Book, add, delete, handle, service_of_instance
-from portfleet.dataplane.nft.elements import (
-    LOCAL_SLOTS,
-    ElementChange,
-    PointSlots,
-    SetBase,
-    SetPins,
-    SetTaking,
-    SideTables,
-    element_changes,
-    side_tables,
-)
+from portfleet.dataplane.nft.elements import ElementChange, PointSlots, SetPins, SetTaking, element_changes
+from portfleet.dataplane.nft.sides import LOCAL_SLOTS, SideTables, side_tables
 from portfleet.store.templating import fill
 
 _IDENTIFIER = re.compile(r"[a-z][a-z0-9-]{0,60}")
@@ -59,21 +51,6 @@ def rendered(change: SetBase | c.SetService | c.SetInstance) -> str:
             return access.rendered(service) + _service(service)
         case c.SetInstance(instance):
             return _instance(instance)
-
-
-def service_of(change: c.Change) -> str | None:
-    """Return the service whose numbers a change needs; None where it needs none."""
-    match change:
-        case c.SetService(service):
-            return service.name
-        case c.SetInstance(rule):
-            return service_of_instance(rule.name)
-        case c.DropInstance(name):
-            return service_of_instance(name)
-        case c.Route(rule):
-            return rule.name
-        case _:
-            return None
 
 
 def _lines(change: c.Change, book: Book) -> Iterator[str]:
