@@ -134,3 +134,18 @@ def test_what_cannot_be_is_refused_by_check_with_the_reason(box: FleetBox) -> No
         done = box.portfleet("check", check=False)
         assert done.returncode == 2 and words in done.stderr, done
     assert json.loads(box.portfleet("doctor", "--json", check=False).stdout)["findings"]
+
+
+def test_another_data_plane_takes_down_and_up(box: FleetBox) -> None:
+    text = box.boxes.host.run("cat", f"{HOME}/fleet.toml").stdout
+    more = text.replace("[fleet]", "[fleet]\nhaproxy_processes = 3")
+    box.boxes.host.run("sh", "-c", f"cat > {HOME}/fleet.toml", text=more)
+    before = haproxies(box)
+    refused = box.portfleet("apply", check=False)
+    assert refused.returncode == 2 and "the fleet is up; nothing was changed" in refused.stderr
+    assert haproxies(box) == before
+    box.portfleet("down", "--yes")
+    assert haproxies(box) == {}
+    box.portfleet("up")
+    assert len(haproxies(box)) == 6
+    assert set(box.who([client4(number) for number in range(60)]).values()) == {f"echo-blue-{n}" for n in (1, 2, 3)}

@@ -21,11 +21,9 @@ from typing import TypeVar
 
 from portfleet.apply.context import Context
 from portfleet.apply.observe import Look
-from portfleet.apply.programs import Programs
 from portfleet.core.desired import DesiredService
 from portfleet.core.errors import PortfleetError
 from portfleet.core.observed import ObservedInstance
-from portfleet.core.program import Program
 from portfleet.dataplane.interface import Hazard
 from portfleet.store.log import Log
 from portfleet.supervise import adopted
@@ -36,6 +34,7 @@ from portfleet.watch.ejector import Ejector
 from portfleet.watch.guard_drops import GuardDrops
 from portfleet.watch.judge import Judge
 from portfleet.watch.limit_monitor import LimitMonitor
+from portfleet.watch.own_programs import OwnPrograms
 from portfleet.watch.revival import Revival
 from portfleet.watch.roster import Member, Roster
 from portfleet.watch.rule_guard import RuleGuard
@@ -74,6 +73,7 @@ class Watcher:
             paths=self._paths, roster=roster, ejector=ejector, deaths=self._deaths, log=log, pool=self._pool,
             wake=self._wake.set,
         )  # fmt: skip
+        self._own = OwnPrograms(paths=self._paths, roster=roster, deaths=self._deaths, supervision=self._supervision)
         self._limits = LimitMonitor(self._paths, context.plane.connections, log)
         self._dropped = GuardDrops(context.plane.connections, self._judge.look, log)
         self._programs: dict[str, ProgramInfo] = {}
@@ -170,18 +170,20 @@ class Watcher:
                 self._revival.hung(member)
             now = time.monotonic()
             away = self._away()
-            if not away and now < self._full_at and all(self._deaths.pid(name) is not None for name in self._own):
+            if not away and now < self._full_at and self._own.watched:
                 return
             self._full_at = now + _FULL
             await self._supervision.look()
             self._find(await self._in_pool(self._supervision.supervisor.programs))
-            await self._find_own()
+            for name in self._own.find(self._programs):
+                await self._in_pool(partial(self._own.start, name))
+            self._note()
             await self._readmit()
         except PortfleetError as error:
             self._log.once("cannot-look", reason=error.message.splitlines()[0])
 
     def _take_in(self, rules: RuleGuard) -> None:
-        known = self._roster.members.keys() | self._own.keys() | {SUPERVISOR}
+        known = self._roster.members.keys() | self._own.programs.keys() | {SUPERVISOR}
         for name in self._deaths.started().keys() - known:
             self._deaths.forget(name)
         self._judge.reloaded()
@@ -210,28 +212,6 @@ class Watcher:
             if pid is None or not self._deaths.watch(name, pid):
                 self._missing(member, info)
         self._note()
-
-    @property
-    def _own(self) -> Mapping[str, Program]:
-        """The data plane's own programs."""
-        return self._roster.desired.own if self._roster.desired is not None else {}
-
-    async def _find_own(self) -> None:
-        """Watch the data plane's own processes; one that has outlived its supervisord and ended is started anew."""
-        alive = adopted.alive(self._paths.processes)
-        for name in self._own:
-            info, pid = self._programs.get(name), alive.get(name)
-            if pid is None or not self._supervision.is_lost(pid):
-                pid = info.pid if info else None
-            if pid is not None:
-                self._deaths.watch(name, pid)
-            elif info is None and (self._paths.programs / f"{name}.adopted").exists():
-                await self._in_pool(partial(self._start_own, name))
-        self._note()
-
-    def _start_own(self, name: str) -> None:
-        if (desired := self._roster.desired) is not None:
-            Programs(desired, self._supervision.supervisor, self._paths).start([name])
 
     def _adopt(self, name: str, pid: int, info: ProgramInfo | None) -> None:
         if name not in self._adopted:
@@ -268,7 +248,7 @@ class Watcher:
             return
         member = self._roster.members.get(name)
         if member is None:
-            if name in self._own:
+            if name in self._own.programs:
                 self._log("data-plane-died", program=name, pid=pid, reason="it is started again at once")
                 nudge(self._paths.supervisor_socket, self._loop)
                 self.wake()
