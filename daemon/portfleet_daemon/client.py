@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from typing import Any, Protocol
 
 from portfleet_daemon.loop import EPOLLOUT
+from portfleet_daemon.proxy import unpack_peer
 from portfleet_daemon.service import Service
 from portfleet_daemon.sockets import FourTuple, four_tuple
 
@@ -24,6 +25,7 @@ class Served(Protocol):
     closed: bool
     ending: bool
     out: bytearray
+    peer: bytes
     service: Service
 
     def close_soon(self) -> None: ...
@@ -44,6 +46,14 @@ class Client:
     def addresses(self) -> FourTuple | None:
         """Return (local address, local port, peer address, peer port); None if the connection is gone."""
         return None if self._connection.closed else four_tuple(self._connection.fd)
+
+    @property
+    def peer(self) -> tuple[str, int] | None:
+        """Return the client's address and port: what the proxy in front said, if there is one; None if it is gone."""
+        if self._connection.peer:
+            return unpack_peer(self._connection.peer)
+        addresses = self.addresses
+        return addresses[2:] if addresses else None
 
     @property
     def unsent(self) -> int:

@@ -39,6 +39,7 @@ class Connection:
         "mask",
         "memo",
         "out",
+        "peer",
         "service",
         "since",
         "table",
@@ -47,8 +48,9 @@ class Connection:
     )
     after_batch = False
 
-    def __init__(self, fd: int, *, service: Service, table: Table) -> None:
+    def __init__(self, fd: int, *, service: Service, table: Table, peer: bytes = b"") -> None:
         self.fd = fd
+        self.peer = peer  # the client, as a proxy said (proxy.PEER); b"": the peer of the socket
         self.service = service
         self.table = table
         self.buffer = bytearray()  # received, not yet answered

@@ -14,7 +14,9 @@ from portfleet_daemon.framing import Framing
 from portfleet_daemon.framing.base import Answered
 from portfleet_daemon.handler import Handler
 from portfleet_daemon.handoff.wire import LARGEST_PARCEL, NOTHING, Parcel
+from portfleet_daemon.log import log
 from portfleet_daemon.loop import EPOLLOUT, ServingSelector
+from portfleet_daemon.proxy import Greeting
 from portfleet_daemon.service import Service
 from portfleet_daemon.stats import Stats
 from portfleet_daemon.timeouts import Timeouts
@@ -24,7 +26,7 @@ class Connections:
     """The table of connections and everything that ends one.
 
     `request_timeout` (seconds, None for none) runs from the first byte of a request, `idle_timeout` from the last
-    event.
+    event. `proxied`: a proxy in front begins each connection with a header that names the client.
     """
 
     def __init__(
@@ -36,10 +38,12 @@ class Connections:
         stats: Stats,
         request_timeout: float | None,
         idle_timeout: float | None,
+        proxied: bool = False,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self.selector, self.framing, self.handler, self.stats = selector, framing, handler, stats
-        self.count = 0
+        self.count, self.proxied = 0, proxied
+        self._peers: dict[int, bytes] = {}  # of those whose client a proxy has named
         self.on_empty: Callable[[], None] = lambda: None
         self.timeouts = Timeouts(
             selector=selector,
@@ -96,8 +100,25 @@ class Connections:
     # -- coming and going
 
     def accept(self, fd: int) -> None:
-        """Serve a new, non-blocking descriptor."""
+        """Serve a new, non-blocking descriptor, behind a proxy once its header has come."""
         self.count += 1
+        if self.proxied:
+            Greeting(fd, selector=self.selector, greeted=self._greeted, refused=self._refused)
+        else:
+            self._serve(fd)
+
+    def _greeted(self, fd: int, peer: bytes) -> None:
+        if peer:
+            self._peers[fd] = peer
+        self._serve(fd)
+
+    def _refused(self, fd: int, reason: str) -> None:
+        if reason:
+            self.stats.errors += 1
+            log("proxy-header", error=reason)
+        self._end(fd)
+
+    def _serve(self, fd: int) -> None:
         self.selector.watch_plain((fd,))
         if not self.handler.stateful:
             return
@@ -114,9 +135,10 @@ class Connections:
         stateful = self.handler.stateful
         self.count += len(descriptors)
         both = list(zip(descriptors, parcels, strict=True))
-        self.selector.watch_plain([fd for fd, parcel in both if parcel is NOTHING and not stateful])
+        self._peers |= {fd: parcel.peer for fd, parcel in both if parcel.peer}
+        self.selector.watch_plain([fd for fd, parcel in both if parcel.bare and not stateful])
         for fd, parcel in both:
-            if parcel is not NOTHING or stateful:
+            if not parcel.bare or stateful:
                 self._adopt_stateful(fd, parcel)
 
     def _adopt_stateful(self, fd: int, parcel: Parcel) -> None:
@@ -147,6 +169,12 @@ class Connections:
             found += range(first, min(end, first + most - len(found)))
         return found
 
+    def parcels_of(self, plain: Sequence[int]) -> list[Parcel]:
+        """Return what goes along with plain connections."""
+        if not self._peers:
+            return [NOTHING] * len(plain)
+        return [Parcel(peer=self._peers[fd]) if fd in self._peers else NOTHING for fd in plain]
+
     def movable_stateful(self, most: int, *, without: Container[Connection] = ()) -> list[Connection]:
         """Return up to `most` stateful connections that can be released now: no reply is awaited."""
         movable = (one for one in self._each_stateful() if one.task is None and one not in without)
@@ -168,7 +196,8 @@ class Connections:
                 self._service.handler_failed(error)
                 return None
         partial = b"" if connection.ending else bytes(connection.buffer)
-        parcel = Parcel(partial, bytes(connection.out), state, connection.eof or connection.ending)
+        eof = connection.eof or connection.ending
+        parcel = Parcel(partial, bytes(connection.out), state, eof, connection.peer)
         if parcel.size() > LARGEST_PARCEL:
             return None
         connection.watch(0)
@@ -180,6 +209,8 @@ class Connections:
 
     def forget(self, descriptors: Sequence[int]) -> None:
         """Close our copies of released descriptors: they are another process's now."""
+        for fd in descriptors if self._peers else ():
+            self._peers.pop(fd, None)
         first, last = min(descriptors), max(descriptors)
         if last - first == len(descriptors) - 1:  # without a gap, as the kernel gives out the lowest numbers
             os.closerange(first, last + 1)  # close_range(2): half the cost of as many calls
@@ -213,6 +244,10 @@ class Connections:
     def close(self, fd: int) -> None:
         """End a connection, never one whose event is still to come in this turn (Connection.close_soon)."""
         connection = self.selector.objects.get(fd)
+        if isinstance(connection, Greeting):
+            connection.stop()
+            self._end(fd)
+            return
         if not isinstance(connection, Connection):
             self.selector.unwatch(fd)
             self._unlist(fd)
@@ -236,6 +271,7 @@ class Connections:
             self.selector.age[fd] = 0
 
     def _end(self, fd: int) -> None:
+        self._peers.pop(fd, None)
         os.close(fd)
         self._less(1)
 
@@ -267,10 +303,10 @@ class Connections:
         fd = -1
         while (fd := self.plain_after(fd)) >= 0:
             yield fd
-        yield from (connection.fd for connection in self._each_stateful())
+        yield from [fd for fd, one in self.selector.objects.items() if isinstance(one, Connection | Greeting)]
 
     def _make_stateful(self, fd: int) -> Connection:
-        connection = Connection(fd, service=self._service, table=self)
+        connection = Connection(fd, service=self._service, table=self, peer=self._peers.get(fd, b""))
         self.selector.plain[fd] = 0
         self.selector.objects[fd] = connection
         return connection

@@ -54,6 +54,7 @@ class Server:
             stats=stats,
             request_timeout=settings.request_timeout,
             idle_timeout=settings.idle_timeout,
+            proxied=settings.proxy_protocol,
         )
         self.port = Port(
             hosts=settings.hosts,

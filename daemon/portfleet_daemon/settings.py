@@ -34,6 +34,7 @@ class Settings:
     drain_rate: float | None
     drain_deadline: float | None
     workers: int
+    proxy_protocol: bool
     instance: str
     release: str
 
@@ -105,6 +106,8 @@ def make_parser() -> argparse.ArgumentParser:
         help="connections closed per second after SIGTERM; off: let them finish (default: %(default)s)")  # fmt: skip
     add("--drain-deadline", default="30s", type=duration, metavar="DUR",
         help="after SIGTERM, close what is left then (default: %(default)s)")  # fmt: skip
+    add("--proxy-protocol", action="store_true", help="each connection begins with a header of PROXY protocol "
+        "version 2 that names the client (HAProxy's send-proxy-v2); without one it is closed")  # fmt: skip
     add("--workers", default=0, type=_between(0, 256, "number"), metavar="N",
         help="processes that run a blocking handler; 0: it runs in the loop (default: %(default)s)")  # fmt: skip
     add("--version", action="version", version=f"portfleet-daemon {__version__}")
@@ -135,6 +138,7 @@ def read_settings(argv: Sequence[str], environ: Mapping[str, str] = os.environ) 
         drain_rate=given.drain_rate,
         drain_deadline=given.drain_deadline,
         workers=given.workers,
+        proxy_protocol=given.proxy_protocol,
         instance=environ.get("PORTFLEET_INSTANCE") or "-",
         release=environ.get("PORTFLEET_RELEASE") or "-",
     )

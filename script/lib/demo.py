@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -31,6 +32,10 @@ release   = "v1"
 instances = 4
 ports     = "7100-7199"
 """
+#: The same for a user without root: instances listen where HAProxy reaches them, and no outsider.
+BEHIND_HAPROXY = '[fleet]\ndataplane = "haproxy"\n\n' + FLEET.replace(
+    'daemon", "--port', 'daemon", "--host", "{host}", "--port'
+)
 
 
 def one_file(stage: Stage) -> None:
@@ -40,7 +45,11 @@ def one_file(stage: Stage) -> None:
         daemon here answers every line with its name. `portfleet init` would write an example with every key.""",
     )
     stage.home.mkdir()
-    (stage.home / "fleet.toml").write_text(FLEET)
+    (stage.home / "fleet.toml").write_text(BEHIND_HAPROXY if stage.haproxy else FLEET)
+    if stage.haproxy:
+        stage.home.parent.chmod(0o755)
+        shutil.chown(stage.home, "nobody")
+        stage.type("id -un; grep -E 'Cap(Eff|Bnd)' /proc/self/status")
     stage.type("cat $PORTFLEET_HOME/fleet.toml")
     stage.type("portfleet check")
     stage.type("portfleet plan", lines=14)
@@ -51,7 +60,9 @@ def one_file(stage: Stage) -> None:
 def up(stage: Stage) -> None:
     stage.scene(
         "One command brings it up",
-        "supervisord starts the daemons; when they are ready, the kernel's nftables gets its rules.",
+        "supervisord starts the daemons; when they are ready, HAProxy takes clients."
+        if stage.haproxy
+        else "supervisord starts the daemons; when they are ready, the kernel's nftables gets its rules.",
     )
     stage.type("portfleet up")
     stage.type("portfleet status")
@@ -69,9 +80,14 @@ def up(stage: Stage) -> None:
 
 def spread(stage: Stage) -> None:
     stage.scene(
-        "The kernel spreads 1,000 clients",
-        """From another network namespace, 1,000 client addresses connect to port 7000, three times each. No proxy
-        stands between: the kernel rewrites the port by a hash of the client's address.""",
+        "1,000 clients are spread",
+        """From another network namespace, 1,000 client addresses connect to port 7000, three times each. """
+        + (
+            "HAProxy looks up a hash of the client's address in its maps."
+            if stage.haproxy
+            else """No proxy
+        stands between: the kernel rewrites the port by a hash of the client's address."""
+        ),
     )
     first, *again = [stage.ask(CLIENTS) for _ in range(3)]
     counts = Counter(names(first.values()))
@@ -95,8 +111,14 @@ def crash(stage: Stage) -> None:
     stage.scene(
         "An instance is killed, and comes back",
         """200 clients keep a connection open and ask all the time; 300 new connections a second come in beside them.
-        Then one of the four processes gets a SIGKILL. A new connection that meets no listener gets no answer instead
-        of a refusal, so that its client's kernel tries again, a second later.""",
+        Then one of the four processes gets a SIGKILL. """
+        + (
+            "A new connection that meets no listener is dispatched to another instance."
+            if stage.haproxy
+            else """A new
+        connection that meets no listener gets no answer instead of a refusal, so that its client's kernel tries again,
+        a second later."""
+        ),
     )
     victim = stage.status()[1]
     before = stage.ask(CLIENTS)
@@ -206,8 +228,8 @@ def main(arguments: Sequence[str]) -> int:
     stage = None
     try:
         with tempfile.TemporaryDirectory() as folder, sandbox() as boxes:
-            stage = Stage(boxes, Path(folder) / "fleet")
-            if arguments:
+            stage = Stage(boxes, Path(folder) / "fleet", haproxy="--haproxy" in arguments)
+            if "--shell" in arguments:
                 shell(stage)
                 return 0
             for scene in SCENES:

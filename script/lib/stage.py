@@ -16,6 +16,7 @@ from typing import Any
 TOP = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(TOP / "tests"))
 
+from support.fleet_box import ORDINARY  # noqa: E402 # the line above makes it importable
 from support.sandbox import HOST4, HOST6, Sandbox, wait_for  # noqa: E402 # the line above makes it importable
 
 COLOUR = sys.stdout.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM", "dumb") != "dumb"
@@ -36,10 +37,14 @@ class NotShown(Exception):
 
 @dataclass
 class Stage:
-    """The sandbox with a fleet's home in it. ``checked`` counts the claims that were found true."""
+    """The sandbox with a fleet's home in it. ``checked`` counts the claims that were found true.
+
+    Behind ``haproxy`` whoever types has no right of root's.
+    """
 
     boxes: Sandbox
     home: Path
+    haproxy: bool = False
     checked: int = 0
     began: float = field(default_factory=time.monotonic)
 
@@ -48,6 +53,10 @@ class Stage:
         """What an operator's shell in the host's box has."""
         path = f"{TOP / '.venv/bin'}:{os.environ['PATH']}"
         return {"PATH": path, "PORTFLEET_HOME": str(self.home), "NO_COLOR": "1", "COLUMNS": str(WIDTH)}
+
+    @property
+    def _user(self) -> tuple[str, ...]:
+        return ORDINARY if self.haproxy else ()
 
     def scene(self, title: str, text: str) -> None:
         """Begin a scene: its title, and what is going to be seen."""
@@ -58,7 +67,8 @@ class Stage:
     def type(self, command: str, *, status: int = 0, lines: int | None = None) -> str:
         """Type ``command`` in the host's shell, show its output (``lines`` of it at most), and give all of it."""
         print("\n  " + paint(f"host$ {command}", "1"), flush=True)
-        done = self.boxes.host.run("sh", "-c", f"exec 2>&1; {command}", check=False, env=self.environment)
+        shell = ("sh", "-c", f"exec 2>&1; {command}")
+        done = self.boxes.host.run(*self._user, *shell, check=False, env=self.environment)
         said = done.stdout.splitlines()
         for line in said if lines is None else said[:lines]:
             print("  " + line)
@@ -70,7 +80,8 @@ class Stage:
 
     def status(self) -> list[dict[str, Any]]:
         """Return the instances of the live colour from `portfleet status --json`."""
-        said = self.boxes.host.run("portfleet", "status", "--json", check=False, env=self.environment).stdout
+        verb = (*self._user, "portfleet", "status", "--json")
+        said = self.boxes.host.run(*verb, check=False, env=self.environment).stdout
         service = json.loads(said)["services"][0]
         return [one for one in service["instances"] if one["colour"] == service["live"]]
 

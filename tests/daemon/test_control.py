@@ -45,7 +45,7 @@ def test_status_says_everything(daemons: Daemons) -> None:
     assert sum(status["latency"]["counts"]) == 10
     assert status["max_loop_lag_us"] > 0
     assert status["max_connections"] > 0
-    assert status["handoff"] == [1]
+    assert status["handoff"] == [1, 2]
     assert isinstance(status["version"], str)
 
 

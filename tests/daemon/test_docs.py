@@ -26,7 +26,7 @@ def test_every_flag_is_documented_and_no_other() -> None:
     section = text.split("## Flags")[1].split("\n## ")[0]
     flags = set(re.findall(r"--[a-z-]+", help_text()))
     assert flags == set(re.findall(r"`(--[a-z-]+)", section))
-    assert len(flags) == 15
+    assert len(flags) == 16
 
 
 def test_exit_codes_and_states_are_documented() -> None:
@@ -48,10 +48,10 @@ def test_the_protocols_example_is_what_the_code_sends_and_reads() -> None:
     lines = re.findall(r"^    ((?:[0-9a-f]{2} {1,2})*[0-9a-f]{2})\b", text, re.MULTILINE)
     sent, answer = bytes.fromhex("".join(lines[:2])), bytes.fromhex(lines[2])
     parcel = Parcel(partial=b"PIN")
-    assert sent == pack(Kind.CONNECTIONS, count=1, sequence=1, body=pack_parcels([parcel]))
+    assert sent == pack(Kind.CONNECTIONS, count=1, sequence=1, body=pack_parcels([parcel], version=1))
     assert answer == pack(Kind.ACK, count=1, sequence=1)
     (message,) = Inbox().feed(sent, [99])
-    assert (message.descriptors, unpack_parcels(message.body, 1)) == ((99,), [parcel])
+    assert (message.descriptors, unpack_parcels(message.body, 1, version=1)) == ((99,), [parcel])
 
 
 def test_the_code_in_the_page_runs(daemons: Daemons) -> None:

@@ -32,7 +32,7 @@ def respond(request):
         return later(number)
     raise KINDS[number % len(KINDS)]("asked for")
 """
-RECEIVE = b'{"command": "receive", "versions": [1], "framing": "line", "stateful": false}\n'
+RECEIVE = b'{"command": "receive", "versions": [1, 2], "framing": "line", "stateful": false}\n'
 
 
 @pytest.fixture

@@ -366,9 +366,9 @@ def test_refusals_name_their_reason_and_cost_nothing(daemons: Daemons, tmp_path:
 
 def test_versions_are_negotiated(daemons: Daemons) -> None:
     daemon = daemons.start()
-    answer = daemon.ask(command="receive", versions=[2, 1], framing="line", stateful=False, later="key")
-    assert answer["ok"] and answer["version"] == 1
-    answer = daemon.ask(command="receive", versions=[2], framing="line", stateful=False)
+    answer = daemon.ask(command="receive", versions=[3, 2, 1], framing="line", stateful=False, later="key")
+    assert answer["ok"] and answer["version"] == 2
+    answer = daemon.ask(command="receive", versions=[3], framing="line", stateful=False)
     assert not answer["ok"] and "no common version" in answer["error"]
 
 
@@ -482,7 +482,7 @@ def test_a_sender_offers_its_versions_and_takes_no_other(
     with old.connect() as client, FakeReceiver(tmp_path / "fake.sock") as fake:
         assert client.ask(b"a\n") == b"a\n"
         handing = HandingOff(old, fake.path)
-        assert fake.answer(line)["versions"] == old.status()["handoff"] == [1]
+        assert fake.answer(line)["versions"] == old.status()["handoff"] == [1, 2]
         last = handing.end()[-1]
         assert not last["ok"] and said in last["error"] and last["hint"] is not None
         assert last["remaining"] == 1

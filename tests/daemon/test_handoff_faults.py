@@ -254,7 +254,7 @@ def test_a_sender_that_gives_up_while_the_receiver_reads_nothing_owns_everything
         theirs, _ = listener.accept()
     sender = FakeSender(daemon)
     sender.sock.shutdown(socket.SHUT_RD)
-    message = pack(Kind.CONNECTIONS, count=1, sequence=1, body=pack_parcels([]) + bytes(16))
+    message = pack(Kind.CONNECTIONS, count=1, sequence=1, body=pack_parcels([], version=1) + bytes(16))
     socket.send_fds(sender.sock, [message], [theirs.fileno()])
     wait_for(lambda: "taken these connections back" in daemon.log, "the receiver notices")
     assert daemon.status()["connections"] == 0

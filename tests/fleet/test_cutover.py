@@ -11,6 +11,8 @@ from support.operated import TOLD, history, last_releases, operated, slots, sock
 from support.sandbox import wait_for
 from support.watched import Load, load
 
+pytestmark = pytest.mark.both_planes
+
 
 def unharmed(clients: Load) -> None:
     """No connect was refused or reset, no held connection ended, no reply was lost, doubled or another's."""

@@ -14,7 +14,10 @@ from support.operated import TOLD, history, in_background, operated, phase, slot
 from support.sandbox import wait_for
 from support.watched import load, wait_event
 
+pytestmark = pytest.mark.both_planes
 
+
+@pytest.mark.kernel_only
 def test_drain_has_no_new_connection_from_its_return_on() -> None:
     with operated(TOLD.replace("instances = 2", "instances = 3")) as box:
         port = box.status()["echo-blue-2"]["port"]
@@ -49,7 +52,7 @@ def test_our_daemon_evicts_at_the_rate_asked_for() -> None:
 
 
 @pytest.mark.timed
-def test_the_kernel_evicts_from_others_at_the_rate_asked_for() -> None:
+def test_the_data_plane_evicts_from_others_at_the_rate_asked_for() -> None:
     with operated(REDIS_TWO) as box, ends(box, port=6000, number=600, message="PING\r\n") as ended:
         box.portfleet("drain", "kv", "--rate", "100/s", "--force")
     check_rate(ended, 100, box)
@@ -122,10 +125,11 @@ def test_two_operators_at_once() -> None:
             for words in (("cutover", "echo", "--release", "v2"), ("restart", "echo"), ("apply",)):
                 refused = box.portfleet(*words, check=False)
                 assert refused.returncode == 5, refused
-                for told in ("root@host", "since 20", "drain echo-blue-1 (a new disk)", "portfleet cancel echo"):
+                for told in (box.operator, "since 20", "drain echo-blue-1 (a new disk)", "portfleet cancel echo"):
                     assert told in refused.stderr, refused
             assert re.search(
-                r"echo: root@host since 20\S+ drain: drain echo-blue-1 \(a new disk\)", box.portfleet("lock").stdout
+                rf"echo: {box.operator} since 20\S+ drain: drain echo-blue-1 \(a new disk\)",
+                box.portfleet("lock").stdout,
             )
             operation = json.loads(box.look("--json").stdout)["services"][0]["operation"]
             assert operation["verb"] == "drain" and phase(box)

@@ -16,6 +16,8 @@ import pytest
 from support.fleet_box import HOME, FleetBox, fleet_box
 from support.sandbox import client4
 
+pytestmark = pytest.mark.both_planes
+
 TRACE = "/run/trace"
 
 SERVICE = """

@@ -21,6 +21,8 @@ from support.fleet_box import FleetBox
 from support.operated import TOLD, operated, sockets
 from support.sandbox import HOST4, client4, wait_for
 
+pytestmark = pytest.mark.both_planes
+
 _CLIENTS = str(Path(__file__).parents[1] / "support" / "clients.py")
 #: Clients share two CPUs with the fleet: each asks every five seconds, 1,000 requests a second in all.
 _HELD, _CONNECTS, _INTERVAL, _PROCESSES = 5000, 50, 5.0, 2

@@ -12,6 +12,8 @@ from support.operated import cancelled, die_at, died, history, in_background, op
 from support.sandbox import wait_for
 from support.watched import load
 
+pytestmark = pytest.mark.both_planes
+
 #: Where the watcher is killed, and the verb that is at work there. Run in this order, each ends where the next begins.
 KILLS = (
     ("cutover begin", ("cutover", "echo", "--release", "v2")),

@@ -9,9 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from support.fleet_box import HOME, PORTFLEET, FleetBox, fleet_box
+from support.fleet_box import HOME, FleetBox, fleet_box
 from support.sandbox import HOST4, client4, wait_for
 from support.watched import NAMED, QUICK, Event, events, load, pid_of, signal, wait_event
+
+pytestmark = pytest.mark.both_planes
 
 _CLIENTS = str(Path(__file__).parents[1] / "support" / "clients.py")
 
@@ -98,8 +100,17 @@ def test_the_last_one_that_serves_is_kept_until_another_is_back() -> None:
         assert slots(box) == {"echo-blue-1": 2048, "echo-blue-2": 2048}
 
 
-@pytest.mark.parametrize("policy", ["refuse", "drop"])
-def test_with_all_out_clients_are_refused_or_dropped_where_that_is_asked_for(policy: str) -> None:
+def test_with_all_out_clients_are_refused_if_that_is_asked_for() -> None:
+    with_all_out("refuse", "ConnectionRefusedError")
+
+
+@pytest.mark.kernel_only
+def test_with_all_out_clients_are_dropped_if_that_is_asked_for() -> None:
+    with_all_out("drop", "TimeoutError")
+
+
+def with_all_out(policy: str, met: str) -> None:
+    """Have every instance hang and come back; a client meanwhile meets an error that names ``met``."""
     config = NAMED.replace("instances = 4", f'instances = 2\nwhen_empty = "{policy}"')
     with fleet_box(config + QUICK) as box:
         pids = [found["pid"] for found in box.status().values() if found["pid"]]
@@ -110,7 +121,7 @@ def test_with_all_out_clients_are_refused_or_dropped_where_that_is_asked_for(pol
         job = {"to": [HOST4, 7000], "sources": [client4(1)], "message": "who\n", "timeout": 2}
         said = box.boxes.clients.run(sys.executable, _CLIENTS, "ask", text=json.dumps(job) + "\n").stdout
         error = json.loads(said)[0]["error"]
-        assert ("ConnectionRefusedError" if policy == "refuse" else "TimeoutError") in error
+        assert met in error
         for pid in pids:
             signal(box, pid, "CONT")
         wait_for("both serve", lambda: slots(box) == {"echo-blue-1": 2048, "echo-blue-2": 2048})
@@ -206,7 +217,7 @@ def test_the_watchers_own_death_changes_nothing_and_its_successor_adopts() -> No
 
 def test_a_second_watcher_below_supervisord_waits_its_turn() -> None:
     with fleet_box(NAMED) as box:
-        waiting = box.boxes.host.popen(PORTFLEET, "--home", HOME, "watch", "--wait")
+        waiting = box.boxes.host.popen(*box.argv("watch", "--wait"))
         assert waiting.stdout is not None
         assert "waiting" in waiting.stdout.readline()
         signal(box, pid_of(box, "portfleet-watch"), "KILL")

@@ -1,4 +1,4 @@
-"""What a data plane promises, kept by nftables in a box, by the fake that other tests stand on, and by a plain one."""
+"""What a data plane promises, kept by nftables and HAProxy in a box, and by the planes in memory of other tests."""
 
 from __future__ import annotations
 
@@ -14,9 +14,11 @@ from portfleet.core import changes as c
 from portfleet.core.access import Access, Range
 from portfleet.core.errors import Exit, PortfleetError
 from portfleet.core.model import Affinity, Listen
+from portfleet.dataplane.haproxy.plane import HaproxyPlane
 from portfleet.dataplane.interface import DataPlane
 from portfleet.dataplane.nft.plane import NftPlane
 from support.fake_plane import FakePlane
+from support.haproxies import Haproxies, haproxies
 from support.netns import network_of
 from support.plain_plane import PlainPlane
 from support.sandbox import Box, make_box
@@ -98,11 +100,42 @@ def nft(box: Box, tmp_path: Path) -> Iterator[NftUnderTest]:
         yield NftUnderTest(NftPlane(tmp_path / "rules.json"), box, tmp_path / "rules.json")
 
 
-@pytest.fixture(params=["fake", "plain", "nft"])
+@dataclass
+class HaproxyUnderTest:
+    running: Haproxies
+
+    @property
+    def kernel(self) -> HaproxyPlane:
+        return self.running.plane
+
+    def edit(self, name: str) -> None:
+        folder = self.running.folder
+        if not name:
+            with (folder / "haproxy-1.cfg").open("a") as file:
+                file.write("# by hand\n")
+        elif name in ("echo", "kv"):
+            self.running.tell(1, f"disable frontend {name}")
+        else:
+            service = name.split("-", maxsplit=1)[0]
+            self.running.tell(2, f"set map {folder}/services/{service}.instances {name} p9")
+
+    def forget(self) -> None:
+        for file in (self.running.folder / "fleet.json", *self.running.folder.glob("services/*.json")):
+            file.unlink()
+
+
+@pytest.fixture
+def haproxy(box: Box) -> Iterator[HaproxyUnderTest]:
+    box.ip("addr replace 192.0.2.1/32 dev lo", "addr replace 2001:db8::1/128 dev lo")  # what is listened on is bound
+    with network_of(box), haproxies() as running:
+        yield HaproxyUnderTest(running)
+
+
+@pytest.fixture(params=["fake", "plain", "nft", "haproxy"])
 def plane(request: pytest.FixtureRequest) -> Plane:
     if request.param in ("fake", "plain"):
         return InMemoryUnderTest(FakePlane() if request.param == "fake" else PlainPlane())
-    found: NftUnderTest = request.getfixturevalue("nft")
+    found: Plane = request.getfixturevalue(request.param)
     return found
 
 

@@ -13,7 +13,7 @@ from portfleet.core.status import DaemonState, Status
 from portfleet.daemons.answers import ControlError
 from portfleet.daemons.capability import Heard
 from portfleet.daemons.handoff import HandoffFailed
-from portfleet.linux.sockdiag import Socket
+from portfleet.dataplane.interface import Hold
 from support.fake_clock import FakeClock
 
 
@@ -147,14 +147,14 @@ class FakeDaemons:
         words = [command, _short(name), *(f"{value:g}" for value in arguments.values())]
         fleet.log.append(" ".join(words))
 
-    async def sockets(self, wants: Iterable[DesiredInstance]) -> list[Socket]:
+    async def holds(self, wants: Iterable[DesiredInstance]) -> list[Hold]:
         self._alive()
         found = [(want.name, self._fleet.connections[want.name]) for want in wants]
-        return [f"{name} {number}".encode() for name, count in found for number in range(count)]
+        return [Hold(f"{name} {number}".encode()) for name, count in found for number in range(count)]
 
-    async def destroy(self, sockets: Sequence[Socket]) -> int:
+    async def end(self, holds: Sequence[Hold]) -> int:
         self._alive()
-        return sum(self._fleet.close(one.decode().split()[0], 1) for one in sockets)
+        return sum(self._fleet.close(one.name.decode().split()[0], 1) for one in holds)
 
 
 def _short(name: str) -> str:

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -47,20 +48,63 @@ class Asked:
     error: str | None
 
 
+#: A user without any right of root's, now and later.
+ORDINARY = (
+    "setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "--bounding-set=-all", "--inh-caps=-all",
+    "--no-new-privs",
+)  # fmt: skip
+#: The data planes that a fleet's proofs run on: the kernel's as root, HAProxy's as an ordinary user.
+PLANES = ("nftables", "haproxy")
+_plane: ContextVar[str] = ContextVar("plane", default=PLANES[0])
+
+
+@contextmanager
+def on_plane(name: str) -> Iterator[None]:
+    """Have fleets that are made within the block be on the data plane ``name``."""
+    token = _plane.set(name)
+    try:
+        yield
+    finally:
+        _plane.reset(token)
+
+
 @dataclass(frozen=True)
 class FleetBox:
-    """A host that runs a fleet from ``/run/pf/fleet.toml``, and its clients."""
+    """A host that runs a fleet from ``/run/pf/fleet.toml``, and its clients.
+
+    On the data plane "haproxy" every verb, and so the whole fleet, runs as an ordinary user.
+    """
 
     boxes: Sandbox
+    plane: str = "nftables"
 
     def write(self, config: str) -> None:
-        """Write fleet.toml."""
-        self.boxes.host.run("sh", "-c", f"mkdir -p {HOME} && cat > {HOME}/fleet.toml", text=config)
+        """Write fleet.toml, for this data plane."""
+        if self.plane == "haproxy" and config:
+            config = on_haproxy(config)
+        script = f"mkdir -p {HOME} && chown {self.owner} {HOME} && cat > {HOME}/fleet.toml"
+        self.boxes.host.run("sh", "-c", script, text=config)
+
+    @property
+    def owner(self) -> int:
+        """The user whose fleet it is."""
+        return 65534 if self.plane == "haproxy" else 0
+
+    def argv(self, *words: str) -> tuple[str, ...]:
+        """Return the command line of a verb, by the user whose fleet it is."""
+        return (*(ORDINARY if self.plane == "haproxy" else ()), PORTFLEET, "--home", HOME, *words)
+
+    @property
+    def operator(self) -> str:
+        """Who runs verbs, as locks tell it."""
+        return "nobody@host" if self.plane == "haproxy" else "root@host"
 
     def portfleet(
         self, *words: str, check: bool = True, env: Mapping[str, str] | None = None
     ) -> subprocess.CompletedProcess[str]:
         """Run a verb; raises BoxError with what it printed when ``check`` and it does not exit 0."""
+        if self.plane == "haproxy":
+            return self.boxes.host.run(*self.argv(*words), check=check, env=env)
         if self.boxes.host.users or "LD_LIBRARY_PATH" in (env or {}):  # neither can be had of a process that runs
             return self.boxes.host.run(PORTFLEET, "--home", HOME, *words, check=check, env=env)
         return warm.run(self.boxes.host, "portfleet.__main__", "--home", HOME, *words, check=check, env=env)
@@ -107,7 +151,13 @@ class FleetBox:
         return {one.source: int((one.reply or "").split("\n")[-1]) for one in asked}
 
     def rules(self, *what: str) -> str:
-        """Return nft's listing of ``what`` (the whole ruleset by default) with handles, without counts."""
+        """Return nft's listing of ``what`` (the whole ruleset by default) with handles, without counts.
+
+        Behind HAProxy: what its files say.
+        """
+        if self.plane == "haproxy":
+            script = f"cat {HOME}/run/haproxy/*.cfg {HOME}/run/haproxy/services/* 2>/dev/null"
+            return self.boxes.host.run("sh", "-c", script, check=False).stdout
         return self.boxes.host.run("nft", "-s", "-a", "list", *(what or ("ruleset",))).stdout
 
     def processes(self) -> dict[int, str]:
@@ -138,7 +188,8 @@ class FleetBox:
     def calm(self) -> None:
         """Wait until nothing changes by itself any more: all is as wanted, and the watcher has its keeper table."""
         self.settled()
-        wait_for("the keeper is there", lambda: "table inet portfleet-keeper" in self.rules())
+        if self.plane == "nftables":
+            wait_for("the keeper is there", lambda: "table inet portfleet-keeper" in self.rules())
 
     def wait_state(self, name: str, state: str) -> dict[str, Any]:
         """Wait until an instance is in ``state`` and give its status."""
@@ -150,11 +201,20 @@ class FleetBox:
         return wait_for(f"{name} is {state}", there)
 
 
+def on_haproxy(config: str) -> str:
+    """Return a config as it is behind HAProxy, whose instances listen on 127.0.0.1 alone."""
+    for daemon, option in (("portfleet-daemon", "--host"), ("redis-server", "--bind")):
+        config = config.replace(f'"{daemon}", ', f'"{daemon}", "{option}", "{{host}}", ')
+    if "[fleet]" in config:
+        return config.replace("[fleet]", '[fleet]\ndataplane = "haproxy"')
+    return f'[fleet]\ndataplane = "haproxy"\n{config}'
+
+
 @contextmanager
 def fleet_box(config: str = "", *, other: bool = False, users: bool = False) -> Iterator[FleetBox]:
     """Return a fleet box (see `sandbox`), with ``config`` up where it is given; all of it ends with the block."""
     with sandbox(other=other, users=users) as boxes:
-        made = FleetBox(boxes)
+        made = FleetBox(boxes, _plane.get())
         made.write(config)
         if config:
             made.portfleet("up")

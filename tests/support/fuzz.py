@@ -99,7 +99,7 @@ def handoff_messages(*, seed: int, number: int) -> Iterator[tuple[bytes, int]]:
             for _ in range(count)
         ]
         kind = chance.choice([*Kind, Kind.CONNECTIONS, Kind.CONNECTIONS, Kind.CONNECTIONS])
-        body = pack_parcels(parcels) if kind is Kind.CONNECTIONS or not chance.randrange(3) else b""
+        body = pack_parcels(parcels, version=2) if kind is Kind.CONNECTIONS or not chance.randrange(3) else b""
         data = pack(kind, count=chance.choice([count, count, count, *NUMBERS[:4:3]]), sequence=1, body=body)
         if not chance.randrange(6):
             data = data[:8] + chance.choice(NUMBERS[:2] + NUMBERS[3:]).to_bytes(4, "big") + data[12:]

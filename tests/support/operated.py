@@ -11,8 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from support.fleet_box import HOME, PORTFLEET, FleetBox
-from support.sandbox import sandbox, wait_for
+from support.fleet_box import HOME, FleetBox, fleet_box
+from support.sandbox import wait_for
 
 _TESTS = Path(__file__).parents[1]
 _FAULT = f"{HOME}/fault"
@@ -39,8 +39,7 @@ expect = "PING"
 @contextmanager
 def operated(config: str = TOLD) -> Iterator[FleetBox]:
     """Return a fleet that is up, whose watcher can be told to die at a point (``die_at``)."""
-    with sandbox() as boxes:
-        made = FleetBox(boxes)
+    with fleet_box() as made:
         made.write(config)
         made.portfleet("up", env={"PORTFLEET_FAULT_ONCE": _FAULT})
         yield made
@@ -76,7 +75,7 @@ def cancelled(box: FleetBox, words: tuple[str, ...], while_in: str) -> str:
 
 def in_background(box: FleetBox, *words: str) -> subprocess.Popen[str]:
     """Start a verb and give its process; who starts it waits for it."""
-    return box.boxes.host.popen(PORTFLEET, "--home", HOME, *words)
+    return box.boxes.host.popen(*box.argv(*words))
 
 
 def reboot(box: FleetBox) -> None:

@@ -16,6 +16,7 @@ from portfleet.core.access import Access
 from portfleet.core.errors import Exit, PortfleetError, Problem
 from portfleet.core.model import Affinity, Fleet, Listen, parse_instance
 from portfleet.core.needs import Needs
+from portfleet.core.observed import OwnProcess
 from portfleet.core.program import Program
 from portfleet.core.slots import Table
 from portfleet.dataplane.interface import Address, Done, Door, Foreign, Hazard, Hold, Room, Shortage, Traits
@@ -124,6 +125,9 @@ class InMemory:
         return []
 
     def programs(self, fleet: Fleet) -> Mapping[str, Program]:
+        return {}
+
+    def processes(self) -> Mapping[str, OwnProcess]:
         return {}
 
     def findings(self, fleet: Fleet, needs: Needs) -> list[Finding]:

@@ -118,4 +118,4 @@ def test_a_change_takes_what_it_says(tmp_path: Path, table: Table, row: Setting,
         case Effect.CUTOVER:
             assert plan.steps == () and "cutover needed" in plan.notes[0]
         case Effect.DOWN:
-            assert row.key == "ports", "every process must listen elsewhere than where the rules lead"
+            assert row.key in ("ports", "dataplane", "haproxy_processes"), "all that listens must listen elsewhere"

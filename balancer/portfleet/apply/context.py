@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -104,9 +104,42 @@ class Context:
 
     @cached_property
     def plane(self) -> DataPlane:
+        """The data plane: the config's, but as long as the one that was applied serves this fleet, that one."""
         from portfleet.dataplane.choose import choose
 
-        return choose(self.paths)
+        fleet, applied = self._config_or_applied(), self._applied_or_none()
+        if applied is not None and _planes(applied) != _planes(fleet):
+            serving = choose(self.paths, applied)
+            if serving.observe().home == self.paths.identity:
+                return serving
+        return choose(self.paths, fleet)
+
+    def refuse_other_plane(self) -> None:
+        """Raise PortfleetError (exit 2) if the config asks for another data plane than the one that serves."""
+        applied = self._applied_or_none()
+        if applied is None or _planes(applied) == _planes(self.fleet):
+            return
+        if self.plane.observe().home == self.paths.identity:
+            raise PortfleetError(
+                "fleet.dataplane or fleet.haproxy_processes has changed, and the fleet is up; nothing was changed",
+                hint="portfleet down && portfleet up",
+                code=Exit.USAGE,
+            )
+
+    def _config_or_applied(self) -> Fleet:
+        """Return the config; if it cannot be read the one applied last, or an empty one: no data plane needs more."""
+        try:
+            return self.fleet
+        except ConfigError:
+            return self._applied_or_none() or Fleet({})
+
+    def _applied_or_none(self) -> Fleet | None:
+        try:
+            if self.paths.applied.read_bytes() == self.config_text:  # nearly always: to check a config takes long
+                return self.fleet
+            return self.read_applied()
+        except (OSError, ConfigError):
+            return None
 
     @cached_property
     def store(self) -> JournalStore:
@@ -178,7 +211,7 @@ class Context:
         journal = self.journal(fleet)
         if applying and self.paths.applied.exists():
             journal = carried(fleet, journal, self.applied_fleet)
-        return make_desired(fleet, journal.up(self.raised), self.paths)
+        return replace(make_desired(fleet, journal.up(self.raised), self.paths), own=self.plane.programs(fleet))
 
     def observe(self, desired: Desired, *, probe: bool = True) -> Observed:
         """Look at what is; raises PortfleetError (exit 5) where the table belongs to another home."""
@@ -213,3 +246,8 @@ class Context:
         if text not in self._told:
             self._told.add(text)
             print(f"portfleet: {text}", file=sys.stderr)
+
+
+def _planes(fleet: Fleet) -> tuple[str, int]:
+    """Return what of a fleet its data plane cannot change while it serves."""
+    return fleet.dataplane, fleet.haproxy_processes if fleet.dataplane == "haproxy" else 0

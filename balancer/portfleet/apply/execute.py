@@ -6,7 +6,7 @@ ejection is never late. Slots are computed again under that lock: what the plan 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import assert_never
 
@@ -16,6 +16,7 @@ from portfleet.apply.programs import Ending, Programs
 from portfleet.core import steps as s
 from portfleet.core.changes import DropInstance, Transaction
 from portfleet.core.desired import Desired
+from portfleet.core.errors import Exit, PortfleetError
 from portfleet.core.journal import Journal, JournalError
 from portfleet.core.model import parse_instance
 from portfleet.daemons.instances import running
@@ -25,6 +26,8 @@ from portfleet.store.journal import JournalStore
 
 #: Seconds after a drain's deadline until an instance that stops is killed.
 _AFTER = 30.0
+#: Seconds until a program of the data plane must answer, and between two looks.
+_OWN_START, _OWN_LOOK = 20.0, 0.05
 
 
 @dataclass
@@ -72,6 +75,9 @@ class Executor:
                 if handed:
                     self._part(name)
                 self._restart(name, changes)
+            case s.StartDataPlane(found):
+                self.programs.start(found)
+                self.programs.run(self._answering(found))
             case s.WaitReady(found, seconds):
                 self.programs.run(self.programs.waiting(found, seconds))
                 learn_from(self.programs, found, plane=self.plane, store=self.store)
@@ -84,6 +90,15 @@ class Executor:
                 self._write(forget)
             case _:
                 assert_never(step)
+
+    def _answering(self, names: Iterable[str]) -> Iterator[float]:
+        """Wait until the data plane's own programs take orders; raise PortfleetError if they do not within 20 s."""
+        deadline = self.programs.clock.monotonic() + _OWN_START
+        while absent := set(names) - self.plane.processes().keys():
+            if self.programs.clock.monotonic() > deadline:
+                first = min(absent)
+                raise PortfleetError(f"{first} does not answer", hint=f"portfleet logs {first}", code=Exit.TIMEOUT)
+            yield _OWN_LOOK
 
     def _part(self, name: str) -> None:
         from portfleet.apply.handoff_before_restart import part  # asyncio is not for `status`

@@ -37,7 +37,8 @@ class Files:
         else was set aside, in words.
         """
         said = self.put_right()
-        programs = {**self._wanted}
+        # The data plane's own start when instances are ready: before that they would take clients for no instance.
+        programs = {name: program for name, program in self._wanted.items() if name not in self.desired.own}
         for name in adopted.alive(self.paths):
             programs.pop(name, None)
             adopted.set_aside(self.paths, [name])

@@ -68,6 +68,7 @@ def observe(
         claims=_claims(desired, rules) if probe else (),
         out=read_out(paths.out) if locks.held(paths.watch_lock) else {},
         watcher=WATCHER in programs and programs[WATCHER].state in RUNNING,
+        own=plane.processes(),
         at=time.time(),
     )
 
@@ -153,7 +154,7 @@ class Look:
         if others := [listener for listener in self._at_port(want) if listener not in own]:
             words, mine = self._other(want, others[0])
             return replace(seen, waiting=words) if mine else replace(seen, fault=words)
-        fault, temporary = listening_fault(want.rule.port, service.service.families, own)
+        fault, temporary = listening_fault(want.rule.port, want.families(service.service), own, inside=want.inside)
         if fault:
             return replace(seen, waiting=fault) if temporary else replace(seen, fault=fault)
         return replace(seen, ready=seen.program in ("RUNNING", "STARTING"))

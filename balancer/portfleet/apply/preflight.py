@@ -33,6 +33,7 @@ def _refuse(strangers: Mapping[str, str]) -> None:
 
 def refuse(context: Context, observed: Observed) -> None:
     """Raise PortfleetError if ports are taken, or the fleet cannot be on its data plane on this machine."""
+    context.refuse_other_plane()
     _refuse(observed.strangers)
     if problems := context.plane.problems(context.fleet):
         lines = [f"{problem.path}: {problem.message}" for problem in problems]

@@ -111,12 +111,19 @@ def _status(only: str | None, context: Context) -> Exit:
     warned = warnings.read(context.paths.warnings) if locks.held(context.paths.watch_lock) else []
     if context.json:
         overseers = {"supervisord": _overseer(below), "watcher": _overseer(above)}
-        print_json(overseers | {"services": list(entries.values()), "warnings": [vars(entry) for entry in warned]})
+        found = {
+            "data_plane": [_own(name, observed) for name in sorted(desired.own)],
+            "services": list(entries.values()),
+            "warnings": [vars(entry) for entry in warned],
+        }
+        print_json(overseers | found)
         return code
     for trouble in troubles(below, above):
         print(f"{paint(trouble.words, 'red')}\n  hint: {trouble.hint}")
     for entry in warned:
         print(f"{paint('warning:', 'red')} {entry.text} (since {entry.since})\n  hint: {entry.hint}")
+    for name in sorted(desired.own):
+        print(_own_words(name, observed))
     for number, service in enumerate(services):
         if number:
             print()
@@ -231,3 +238,18 @@ def _show(service: DesiredService, about: dict[str, Any], at: float) -> None:
     idle = other(service.live)
     if all(i.wanted is Wanted.STOPPED for i in service.instances if i.instance.colour == idle):
         print(paint(f"  {idle}: stopped ({service.service.instances} instances)", "dim"))
+
+
+def _own(name: str, observed: Observed) -> dict[str, Any]:
+    """Return what --json says of a process of the data plane's own."""
+    found = observed.own.get(name)
+    running = vars(found) if found else {"pid": None, "connections": None, "former": None}
+    return {"name": name, "state": "ready" if found else "failed"} | running
+
+
+def _own_words(name: str, observed: Observed) -> str:
+    found = observed.own.get(name)
+    if found is None:
+        return f"{paint(f'{name} does not answer', 'red')}\n  hint: portfleet logs {name}"
+    former = f"; {found.former} former workers end with their last connections" if found.former else ""
+    return f"{name}  pid {found.pid}  {found.connections:,} connections{former}"

@@ -79,9 +79,10 @@ async def _watch(context: Context, log: Log, check: SelfCheck) -> None:
     with suppress(FileNotFoundError):
         paths.watch_socket.unlink()  # of the watcher before this one
     await files.look(None)
+    own = Context(paths).plane
     world = World(
-        paths=paths, store=context.store, applied=applied, plane=Context(paths).plane, supervisor=context.supervisor,
-        daemons=MachineDaemons(context.supervisor, paths), ejector=ejector, log=log, wake=watcher.wake,
+        paths=paths, store=context.store, applied=applied, plane=own, supervisor=context.supervisor,
+        daemons=MachineDaemons(context.supervisor, paths, own.connections), ejector=ejector, log=log, wake=watcher.wake,
     )  # fmt: skip
     asyncio.get_running_loop().set_exception_handler(partial(_told, log))
     overflow = OverflowOrder(plane=plane, paths=paths, roster=roster, log=log)

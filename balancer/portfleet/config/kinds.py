@@ -102,6 +102,23 @@ class Number(Kind):
         return {"type": "integer", "minimum": self.low, "maximum": self.high}
 
 
+class Switch(Kind):
+    """On or off."""
+
+    words = "boolean"
+
+    @property
+    def bounds(self) -> str:
+        return "true or false"
+
+    def read(self, reader: Reader, key: str, *, default: Any, example: str) -> Any:
+        value = reader.get(key, bool, "true or false", example)
+        return default if value is None else value
+
+    def schema(self) -> Schema:
+        return {"type": "boolean"}
+
+
 class Choice(Kind):
     """One word of ``choices``."""
 

@@ -50,7 +50,8 @@ class ServiceRule:
     instances; ``tries``: how many instances are tried in turn when one is full, 0 without a limit; ``empty``: what a
     client of a slot that points nowhere gets (keep: what this box says itself); ``limited``: its instances have limits;
     ``filters``: it has an `Access`, which ``allows`` says names who may connect; ``per_source``: connections that one
-    source, as the affinity has it, may have at a time, 0 for any number.
+    source, as the affinity has it, may have at a time, 0 for any number; ``proxy``: instances are told who their client
+    is by a PROXY protocol header.
     """
 
     name: str
@@ -66,6 +67,7 @@ class ServiceRule:
     filters: bool = False
     allows: bool = False
     per_source: int = 0
+    proxy: bool = False
 
     @property
     def plain(self) -> bool:

@@ -63,7 +63,7 @@ def make_desired(fleet: Fleet, journal: Journal, paths: Paths) -> Desired:
     services = {}
     for configured in fleet.services.values():
         record = journal.services[configured.name]
-        want = _want(_scaled(configured, record), record, paths, _notes(configured, record))
+        want = _want(_scaled(configured, record), record, paths, _notes(configured, record), inside=fleet.inside)
         services[configured.name] = _stopped(want, record.down) if record.down else want
     return Desired(services, journal, paths.identity)
 
@@ -75,7 +75,8 @@ def learned(desired: Desired, seen: Mapping[str, ObservedInstance], paths: Paths
         counts = _counts(want, seen)
         if counts != want.record.counts:
             record = replace(want.record, counts=counts)
-            services[want.name] = _want(want.service, record, paths, want.notes)
+            inside = any(instance.inside for instance in want.instances)
+            services[want.name] = _want(want.service, record, paths, want.notes, inside=inside)
             journal = journal.with_service(want.name, record)
     return replace(desired, configured=services, journal=journal) if journal is not desired.journal else desired
 
@@ -148,8 +149,12 @@ def _instances(service: Service, record: ServiceRecord) -> Iterator[Instance]:
     yield from (Instance(service.name, None, number + 1) for number in range(len(service.remote)))
 
 
-def _want(service: Service, record: ServiceRecord, paths: Paths, notes: tuple[str, ...]) -> DesiredService:
-    wants = tuple(_instance_want(service, instance, record, paths) for instance in _instances(service, record))
+def _want(
+    service: Service, record: ServiceRecord, paths: Paths, notes: tuple[str, ...], *, inside: bool
+) -> DesiredService:
+    wants = tuple(
+        _instance_want(service, instance, record, paths, inside=inside) for instance in _instances(service, record)
+    )
     running = record.colours.get(record.live, ColourRecord())
     limited = [want for want in wants if want.rule.limit]
     rule = ServiceRule(
@@ -166,6 +171,7 @@ def _want(service: Service, record: ServiceRecord, paths: Paths, notes: tuple[st
         filters=bool(service.allow or service.deny or record.denied),
         allows=bool(service.allow),
         per_source=service.max_per_source,
+        proxy=service.send_proxy,
     )
     names = {want.name for want in wants}
     pins = {
@@ -194,7 +200,9 @@ def _sticky(service: Service) -> Sticky | None:
     return Sticky(max(1, math.ceil(service.sticky)), service.sticky_size) if service.sticky else None
 
 
-def _instance_want(service: Service, instance: Instance, record: ServiceRecord, paths: Paths) -> DesiredInstance:
+def _instance_want(
+    service: Service, instance: Instance, record: ServiceRecord, paths: Paths, *, inside: bool
+) -> DesiredInstance:
     name, number = instance.name, record.numbers[instance.name]
     weight = service.weight.get(instance.member, 1)
     asked = record.asked.get(name)
@@ -212,7 +220,7 @@ def _instance_want(service: Service, instance: Instance, record: ServiceRecord, 
     rule = replace(rule, port=port, limit=limit, spills=not limit or service.overflow == "next")
     colour = record.colours.get(instance.colour)
     if colour is None or colour.stopped:
-        return DesiredInstance(instance, Wanted.STOPPED, weight, rule, None)
+        return DesiredInstance(instance, Wanted.STOPPED, weight, rule, None, inside=inside)
     program = make_program(
         launched := service.launched(colour.launch),
         name=name,
@@ -222,8 +230,9 @@ def _instance_want(service: Service, instance: Instance, record: ServiceRecord, 
         command=colour.command or launched.command,
         control=str(paths.control(name, user=launched.user)),
         log=str(paths.log_of(name)),
+        host="127.0.0.1" if inside else "::",
     )
     # What is in maintenance stays down, live or idle.
     live = instance.colour == record.live or record.canary or serving is Wanted.MAINTENANCE
     wanted = serving if live else Wanted.IDLE
-    return DesiredInstance(instance, wanted, weight, rule, program, asked=service.control == "auto")
+    return DesiredInstance(instance, wanted, weight, rule, program, asked=service.control == "auto", inside=inside)

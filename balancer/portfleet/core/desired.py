@@ -6,6 +6,7 @@ import itertools
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Literal
 
 from portfleet.core.access import Access, access
 from portfleet.core.changes import InstanceRule, ServiceRule
@@ -22,7 +23,7 @@ from portfleet.core.status import Status
 class DesiredInstance:
     """One instance as it shall be. ``program`` is None for one on another box and for a colour that runs nothing.
 
-    ``asked``: its control socket may be used.
+    ``asked``: its control socket may be used. ``inside``: it is reached over 127.0.0.1 only.
     """
 
     instance: Instance
@@ -31,6 +32,7 @@ class DesiredInstance:
     rule: InstanceRule
     program: Program | None
     asked: bool = True
+    inside: bool = False
 
     @property
     def name(self) -> str:
@@ -40,6 +42,10 @@ class DesiredInstance:
     def control(self) -> str | None:
         """Where its control socket is, if it has one; None for an instance that must not be asked, or not here."""
         return self.program.control if self.program is not None and self.asked else None
+
+    def families(self, service: Service) -> frozenset[Literal[4, 6]]:
+        """Return the address families that it must take connections by."""
+        return frozenset({4}) if self.inside else service.families
 
     @property
     def takes(self) -> bool:
@@ -150,11 +156,15 @@ def _within(slot: int, percent: int) -> bool:
 
 @dataclass(frozen=True)
 class Desired:
-    """The whole fleet as it shall be, and the journal that goes with it. ``configured`` is every service by name."""
+    """The whole fleet as it shall be, and the journal that goes with it. ``configured`` is every service by name.
+
+    ``own`` are the data plane's own programs.
+    """
 
     configured: Mapping[str, DesiredService]
     journal: Journal
     home: str
+    own: Mapping[str, Program] = field(default_factory=dict)
 
     @cached_property
     def services(self) -> Mapping[str, DesiredService]:
@@ -164,7 +174,7 @@ class Desired:
     @property
     def programs(self) -> dict[str, Program]:
         """Every program supervisord shall have, by name."""
-        return {
+        return {**self.own} | {
             want.name: want.program
             for service in self.services.values()
             for want in service.running

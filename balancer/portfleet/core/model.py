@@ -21,6 +21,7 @@ Overflow = Literal["next", "refuse"]
 WhenEmpty = Literal["keep", "refuse", "drop"]
 ControlUse = Literal["auto", "off"]
 Drift = Literal["repair", "report"]
+DataPlaneName = Literal["nftables", "haproxy"]
 
 
 def other(colour: Colour) -> Colour:
@@ -127,6 +128,7 @@ class Service:
     deny: tuple[str, ...] = ()
     overflow: Overflow = "next"
     when_empty: WhenEmpty = "keep"
+    send_proxy: bool = False
     remote: tuple[Listen, ...] = ()
     start_timeout: float = 30.0
     min_ready: float | None = 5.0
@@ -165,6 +167,13 @@ class Fleet:
 
     services: Mapping[str, Service]
     drift: Drift = "repair"
+    dataplane: DataPlaneName = "nftables"
+    haproxy_processes: int = 2
+
+    @property
+    def inside(self) -> bool:
+        """Return whether instances are reached over 127.0.0.1 only, and not by what clients dial."""
+        return self.dataplane == "haproxy"
 
 
 @dataclass(frozen=True, order=True)

@@ -21,6 +21,18 @@ class Out:
 
 
 @dataclass(frozen=True)
+class OwnProcess:
+    """A process of the data plane's own that takes orders, and how many connections it carries.
+
+    ``former``: earlier ones of its program that end when their last connection has.
+    """
+
+    pid: int
+    connections: int
+    former: int = 0
+
+
+@dataclass(frozen=True)
 class ObservedInstance:
     """One instance as it is.
 
@@ -48,7 +60,8 @@ class Observed:
 
     ``outdated``: programs that run with another command, user or environment than wanted; ``strangers``: who else
     listens on an instance's port, by instance; ``claims``: who else serves what clients dial, in words; ``out``: who is
-    ejected, by the watcher's word; ``watcher``: supervisord runs it. Without an answer of supervisord
+    ejected, by the watcher's word; ``watcher``: supervisord runs it; ``own``: the data plane's own programs that
+    take orders. Without an answer of supervisord
     (``supervisord``) nothing is known of programs but what can be seen. ``at``: when it was looked at, as a Unix time.
     """
 
@@ -60,6 +73,7 @@ class Observed:
     claims: tuple[str, ...] = ()
     out: Mapping[str, Out] = field(default_factory=dict)
     watcher: bool = True
+    own: Mapping[str, OwnProcess] = field(default_factory=dict)
     at: float = 0.0
 
     @property

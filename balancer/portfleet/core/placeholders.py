@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 
-PLACEHOLDERS = ("port", "instance", "colour", "release", "control", "service")
+PLACEHOLDERS = ("port", "instance", "colour", "release", "control", "service", "host")
 _PLACEHOLDER = re.compile(r"\{([a-z_]+)\}")
 
 

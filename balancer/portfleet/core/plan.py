@@ -53,6 +53,8 @@ def make_plan(
     for want in wants:
         steps += _rolling(want, observed)
         steps += _slots(want, observed)
+    if observed.supervisor and (absent := sorted(desired.own.keys() - observed.own.keys())):
+        steps.append(s.StartDataPlane(tuple(absent)))
     steps += _listens(desired, observed)
     gone, notes = _gone(desired, observed)
     steps += gone

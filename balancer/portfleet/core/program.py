@@ -52,8 +52,12 @@ def make_program(
     command: tuple[str, ...],
     control: str,
     log: str,
+    host: str = "::",
 ) -> Program:
-    """Return the program of one local instance with every placeholder filled in."""
+    """Return the program of one local instance with every placeholder filled in.
+
+    ``host`` is the address that it must listen on to be reached.
+    """
     values = {
         "port": str(port),
         "instance": name,
@@ -61,6 +65,7 @@ def make_program(
         "release": release_path(service, release),
         "control": control,
         "service": service.name,
+        "host": host,
     }
     own = {
         "PORTFLEET_SERVICE": service.name,

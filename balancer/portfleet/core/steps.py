@@ -38,6 +38,16 @@ class StartInstances:
 
 
 @dataclass(frozen=True)
+class StartDataPlane:
+    """Have supervisord start the data plane's own programs and wait until they take orders."""
+
+    names: tuple[str, ...]
+
+    def describe(self) -> str:
+        return f"start {names(self.names)}"
+
+
+@dataclass(frozen=True)
 class RestartInstance:
     """Stop an instance and start it as it is wanted now; between the two its rules become what they must be."""
 
@@ -127,6 +137,7 @@ Step = (
     LoadRules
     | StartWatcher
     | StartInstances
+    | StartDataPlane
     | RestartInstance
     | WaitReady
     | PointSlots

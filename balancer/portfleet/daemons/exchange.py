@@ -10,6 +10,8 @@ import errno
 import os
 from dataclasses import dataclass
 
+#: By which a proxy says that it speaks for itself (PROXY protocol version 2, command LOCAL, no addresses).
+PROXY_LOCAL = b"\r\n\r\n\0\r\nQUIT\n\x20\0\0\0"
 #: How an exchange stands: None to go on, "" when it has ended well, otherwise what is wrong, in words that print.
 Verdict = str | None
 
@@ -30,10 +32,11 @@ class Control:
 
 @dataclass(frozen=True)
 class Port:
-    """A TCP port at an address of either family."""
+    """A TCP port at an address of either family; ``opening`` is what every connection to it begins with."""
 
     host: str
     port: int
+    opening: bytes = b""
 
     def __str__(self) -> str:
         return f"port {self.port}"

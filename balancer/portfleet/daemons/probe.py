@@ -15,7 +15,7 @@ from portfleet.core.model import Probe, Service
 from portfleet.core.status import DaemonState, Status
 from portfleet.daemons.answers import Refused, read_status
 from portfleet.daemons.control import Ask, request
-from portfleet.daemons.exchange import Control, Exchange, Port, Verdict
+from portfleet.daemons.exchange import PROXY_LOCAL, Control, Exchange, Port, Verdict
 
 _REQUESTS = {command: request(command) for command in ("state", "status")}
 
@@ -33,8 +33,9 @@ class Target:
 def target_of(service: Service, want: DesiredInstance) -> Target:
     """Return how an instance is probed; one on this box over the loopback address of a family that clients come by."""
     remote = want.rule.remote
-    host = str(remote.address) if remote else "127.0.0.1" if 4 in service.families else "::1"
-    return Target(want.name, Port(host, want.rule.port), want.control, service.probe)
+    host = str(remote.address) if remote else "127.0.0.1" if 4 in want.families(service) else "::1"
+    opening = PROXY_LOCAL if service.send_proxy else b""
+    return Target(want.name, Port(host, want.rule.port, opening), want.control, service.probe)
 
 
 def exchanges(

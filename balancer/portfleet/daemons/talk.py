@@ -41,7 +41,9 @@ class Talk:
         self.exchange = exchange
         self._connection = connection
         self._phase = _CONNECTING if connection is None else _SENDING
-        self._unsent, self._room = exchange.request, LONGEST
+        place = exchange.place
+        opening = place.opening if isinstance(place, Port) and connection is None else b""
+        self._unsent, self._room = opening + exchange.request, LONGEST
 
     def step(self) -> Verdict:
         """Go on as far as is possible now; None if it has to go on later."""

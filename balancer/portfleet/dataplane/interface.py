@@ -23,6 +23,7 @@ if TYPE_CHECKING:  # what names here stand for costs `status` nothing
     from portfleet.core.errors import Problem
     from portfleet.core.model import Affinity, Fleet, Listen
     from portfleet.core.needs import Needs
+    from portfleet.core.observed import OwnProcess
     from portfleet.core.program import Program
     from portfleet.core.slots import Table
     from portfleet.doctor.finding import Finding
@@ -257,6 +258,9 @@ class DataPlane(Protocol):
 
     def programs(self, fleet: Fleet) -> Mapping[str, Program]:
         """Return the data plane's own processes that supervisord is to run, by name."""
+
+    def processes(self) -> Mapping[str, OwnProcess]:
+        """Return those of its own `programs` that take orders now, by name."""
 
     def findings(self, fleet: Fleet, needs: Needs) -> list[Finding]:
         """Return what `doctor` has to say of the data plane."""

@@ -15,8 +15,8 @@ from portfleet.daemons.capability import Heard
 from portfleet.daemons.control import ask
 from portfleet.daemons.handoff import hand_off
 from portfleet.daemons.instances import PATIENCE, control_of
+from portfleet.dataplane.interface import Connections, Hold
 from portfleet.linux import sockdiag
-from portfleet.linux.sockdiag import Socket
 from portfleet.supervise.supervisor import Supervisor
 
 
@@ -41,18 +41,18 @@ class Daemons(Protocol):
     async def tell(self, want: DesiredInstance, *commands: str, **arguments: float) -> None:
         """Give a daemon the first of ``commands`` (docs/control.md) that it does not refuse; raises ControlError."""
 
-    async def sockets(self, wants: Iterable[DesiredInstance]) -> list[Socket]:
-        """Return the established connections on the instances' ports."""
+    async def holds(self, wants: Iterable[DesiredInstance]) -> list[Hold]:
+        """Return the established connections of the instances, by the data plane's word."""
 
-    async def destroy(self, sockets: Sequence[Socket]) -> int:
-        """Reset connections and return how many were still there; raises OSError where the kernel refuses."""
+    async def end(self, holds: Sequence[Hold]) -> int:
+        """Close connections and return how many were still there; raises PortfleetError if that is refused."""
 
 
 class MachineDaemons:
     """The daemons of this machine."""
 
-    def __init__(self, supervisor: Supervisor, paths: Paths) -> None:
-        self._supervisor, self._paths = supervisor, paths
+    def __init__(self, supervisor: Supervisor, paths: Paths, connections: Connections) -> None:
+        self._supervisor, self._paths, self._connections = supervisor, paths, connections
 
     async def pids(self) -> dict[str, int]:
         return await asyncio.to_thread(instances.running, self._supervisor, self._paths)
@@ -87,9 +87,9 @@ class MachineDaemons:
         if refused is not None:
             raise refused
 
-    async def sockets(self, wants: Iterable[DesiredInstance]) -> list[Socket]:
+    async def holds(self, wants: Iterable[DesiredInstance]) -> list[Hold]:
         found = list(wants)
-        return await asyncio.to_thread(lambda: [one for want in found for one in sockdiag.of_port(want.rule.port)])
+        return await asyncio.to_thread(lambda: [one for want in found for one in self._connections.of(want.rule)])
 
-    async def destroy(self, sockets: Sequence[Socket]) -> int:
-        return await asyncio.to_thread(sockdiag.destroy, sockets)
+    async def end(self, holds: Sequence[Hold]) -> int:
+        return await asyncio.to_thread(self._connections.end, holds)

@@ -1,8 +1,8 @@
 """Closes connections of a service at a rate, jittered so that clients do not come back in step.
 
 A daemon with a control socket is told a rate and closes connections at request boundaries by its own clock; one that
-has no `evict` is told to drain at that rate. Of other daemons the kernel destroys the sockets (SOCK_DESTROY), which
-their clients see as a reset. That goes by its own clock too, in ticks of about 20 ms: counting what is left takes
+has no `evict` is told to drain at that rate. Those of other daemons the data plane ends (the kernel by SOCK_DESTROY),
+which their clients see as a reset. That goes by its own clock too, in ticks of about 20 ms: counting what is left takes
 longer than a tick, and a slice of 100 ms is 10 % of what a second may have.
 """
 
@@ -14,8 +14,9 @@ from dataclasses import replace
 from typing import Any
 
 from portfleet.core.desired import DesiredInstance
+from portfleet.core.errors import PortfleetError
 from portfleet.daemons.answers import ControlError
-from portfleet.linux.sockdiag import Socket
+from portfleet.dataplane.interface import Hold
 from portfleet.operations.task import OperationFailed, Task
 
 _SLICE, _TICK = 0.1, 0.02
@@ -35,15 +36,15 @@ class Evictor:
         self._sides: tuple[list[DesiredInstance], list[DesiredInstance]] | None = None
         self._told: dict[str, float] = {}
         self._rate = 0.0
-        #: How many connections daemons have closed as they were told, and how many the kernel has reset.
+        #: How many connections daemons have closed as they were told, and how many the data plane has ended.
         self.closed = self.reset = 0
         self._before: Mapping[str, int] = {}
-        self._destroying: asyncio.Task[None] | None = None
+        self._ending: asyncio.Task[None] | None = None
 
     async def evict(self, counts: Mapping[str, int], rate: int) -> None:
         """Evict for a tenth of a second; ``counts`` are the connections each instance has.
 
-        Raises OperationFailed where the kernel does not destroy sockets.
+        Raises OperationFailed if the data plane does not end connections.
         """
         speaking, others = await self._split()
         total = sum(counts.values())
@@ -53,11 +54,11 @@ class Evictor:
             if counts[want.name] and apart and await self._tell(want, "evict", "drain", rate=share):
                 self._told[want.name] = share
         self._rate = rate * sum(counts[want.name] for want in others) / total
-        if others and self._destroying is None:
-            self._destroying = asyncio.create_task(self._destroy(others))
+        if others and self._ending is None:
+            self._ending = asyncio.create_task(self._end(others))
         await self._task.pause(_SLICE)
-        if self._destroying is not None and self._destroying.done():
-            self._destroying.result()
+        if self._ending is not None and self._ending.done():
+            self._ending.result()
 
     def note(self, counts: Mapping[str, int]) -> None:
         """Take in what instances have now: what a daemon that was told to evict has no more, it has closed."""
@@ -67,11 +68,11 @@ class Evictor:
     async def kill(self) -> None:
         """Close everything that is left, at once. A daemon that does not answer is ended, once, which is remembered.
 
-        Raises OperationFailed where the kernel does not destroy sockets.
+        Raises OperationFailed if the data plane does not end connections.
         """
         speaking, others = await self._split()
         if others:
-            await self._destroyed(await self._daemons.sockets(others))
+            await self._ended(await self._daemons.holds(others))
         for want in speaking:
             self._told[want.name] = 0.0
             killed = self._task.work.killed
@@ -82,8 +83,8 @@ class Evictor:
 
     async def stop(self) -> None:
         """End the eviction; daemons that were told to evict serve as before."""
-        if self._destroying is not None:
-            self._destroying.cancel()
+        if self._ending is not None:
+            self._ending.cancel()
         for want in self._instances:
             if want.name in self._told:
                 await self._tell(want, "resume")
@@ -96,26 +97,26 @@ class Evictor:
             self._sides = speaking, [want for want in self._instances if want not in speaking]
         return self._sides
 
-    async def _destroy(self, others: Sequence[DesiredInstance]) -> None:
+    async def _end(self, others: Sequence[DesiredInstance]) -> None:
         jitter = self._task.world.random
-        victims: list[Socket] = []
+        victims: list[Hold] = []
         credit, last = 0.0, self._clock.monotonic()
         while True:
             await self._task.world.pause(_TICK * jitter.uniform(0.5, 1.5))
             now = self._clock.monotonic()
             credit, last = min(credit + self._rate * (now - last), max(1.0, self._rate * _CREDIT)), now
             if not victims:  # for about a second; a dump of 20,000 sockets takes as long as a tick
-                victims = await self._daemons.sockets(others)
+                victims = await self._daemons.holds(others)
                 jitter.shuffle(victims)
             some, victims = victims[: int(credit)], victims[int(credit) :]
             if some:
-                credit -= await self._destroyed(some)
+                credit -= await self._ended(some)
 
-    async def _destroyed(self, some: Sequence[Socket]) -> int:
+    async def _ended(self, some: Sequence[Hold]) -> int:
         try:
-            reset = await self._daemons.destroy(some)
-        except OSError as error:
-            raise OperationFailed(f"the kernel does not destroy sockets: {error}") from None
+            reset = await self._daemons.end(some)
+        except PortfleetError as error:
+            raise OperationFailed(error.message) from None
         self.reset += reset
         return reset
 

@@ -11,10 +11,11 @@ from portfleet.store import faults
 _numbers = itertools.count()
 
 
-def write(path: Path, data: bytes, *, mode: int = 0o600) -> None:
+def write(path: Path, data: bytes, *, mode: int = 0o600, durable: bool = True) -> None:
     """Replace the content of ``path``: temporary file beside it, fsync, rename, fsync of the directory.
 
-    Raises OSError; then ``path`` is as it was.
+    Without ``durable`` nothing is synced: for what a boot makes anew, and clients wait for. Raises OSError; then
+    ``path`` is as it was.
     """
     faults.point(f"before write {path.name}")
     # Not by the module tempfile, which costs every verb 3 ms. A name with our pid is ours, also where one with that
@@ -26,17 +27,15 @@ def write(path: Path, data: bytes, *, mode: int = 0o600) -> None:
             file.write(data)
             file.flush()
             os.fchmod(file.fileno(), mode)
-            os.fsync(file.fileno())
+            if durable:
+                os.fsync(file.fileno())
         faults.point(f"before rename {path.name}")
         temporary.replace(path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
-    directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)
+    if durable:
+        _sync(path.parent)
     faults.point(f"after write {path.name}")
 
 
@@ -53,6 +52,12 @@ def replace(path: Path, text: str) -> None:
     except OSError:
         temporary.unlink(missing_ok=True)
         raise
+def _sync(directory: Path) -> None:
+    handle = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def version(path: Path) -> tuple[int, int] | None:

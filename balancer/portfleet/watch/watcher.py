@@ -15,6 +15,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import TypeVar
 
 from portfleet.apply.context import Context
@@ -34,6 +35,7 @@ from portfleet.watch.ejector import Ejector
 from portfleet.watch.guard_drops import GuardDrops
 from portfleet.watch.judge import Judge
 from portfleet.watch.limit_monitor import LimitMonitor
+from portfleet.watch.own_programs import OwnPrograms
 from portfleet.watch.remains import Remains
 from portfleet.watch.revival import Revival
 from portfleet.watch.roster import Member, Roster
@@ -81,6 +83,7 @@ class Watcher:
         self._remains = Remains(self._paths, roster, ejector, log, self._supervision.give_up)
         self._looked_at_all = 0.0
         self._beside = Beside(self._paths, log)
+        self._own = OwnPrograms(paths=self._paths, roster=roster, deaths=self._deaths, supervision=self._supervision)
         self._limits = LimitMonitor(self._paths, context.plane.connections, log)
         self._dropped = GuardDrops(context.plane.connections, self._judge.look, log)
         self._programs: dict[str, ProgramInfo] = {}
@@ -188,7 +191,7 @@ class Watcher:
                 self._revival.hung(member)
         now = time.monotonic()
         away = self._away()
-        if not away and now < self._full_at:
+        if not away and now < self._full_at and self._own.watched:
             return
         self._full_at = now + _FULL
         with self._log.costs(SUPERVISOR):
@@ -199,6 +202,9 @@ class Watcher:
                 supervisord = self._deaths.pid(SUPERVISOR)
                 self._remains.look(programs, await self._in_pool(lambda: self._remains.all(programs, supervisord)))
             self._find(programs)
+        with self._log.costs("the data plane's programs"):
+            for name in self._own.find(self._programs):
+                await self._in_pool(partial(self._own.start, name))
         with self._log.costs("readiness"):
             await self._readmit()
 
@@ -218,7 +224,8 @@ class Watcher:
 
     def _take_in(self, rules: RuleGuard) -> None:
         self._check.busy()
-        for name in self._deaths.started().keys() - self._roster.members.keys() - {SUPERVISOR}:
+        known = self._roster.members.keys() | self._own.programs.keys() | {SUPERVISOR}
+        for name in self._deaths.started().keys() - known:
             self._deaths.forget(name)
         self._judge.reloaded()
         rules.reloaded()
@@ -288,6 +295,10 @@ class Watcher:
             return
         member = self._roster.members.get(name)
         if member is None:
+            if name in self._own.programs:
+                self._log("data-plane-died", program=name, pid=pid, reason="it is started again at once")
+                nudge(self._paths.supervisor_socket, self._loop)
+                self.wake()
             return
         now = time.monotonic()
         with self._log.costs(name):

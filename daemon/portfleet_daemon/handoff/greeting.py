@@ -18,9 +18,10 @@ ANSWER_WITHIN = 5.0  # seconds
 
 @dataclass(frozen=True)
 class Agreed:
-    """What the receiver agreed to: the number of connections it takes; `pid` is its own."""
+    """What the receiver agreed to: the number of connections it takes, and the `version`; `pid` is its own."""
 
     room: int
+    version: int
     pid: int
 
 
@@ -34,7 +35,8 @@ async def greet(sock: socket.socket, to: str, hello: dict[str, Any]) -> Agreed:
     except OSError as error:
         raise Refused(f"hand-off to {to}: {error}", hint="is the receiver running?") from error
     try:
-        return Agreed(room=_room(line, to), pid=pid)
+        room, version = _answer(line, to)
+        return Agreed(room=room, version=version, pid=pid)
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise Refused(f"hand-off to {to}: its answer makes no sense", hint="docs/handoff.md §1") from error
 
@@ -56,7 +58,8 @@ async def _ask(sock: socket.socket, to: str, hello: bytes) -> tuple[int, bytes]:
     return pid, line
 
 
-def _room(line: bytes, to: str) -> int:
+def _answer(line: bytes, to: str) -> tuple[int, int]:
+    """Return how many connections the receiver takes, and the version it chose."""
     answer = json.loads(line)
     if answer["ok"] is not True:
         hint = str(answer.get("hint", ""))[:200]
@@ -66,4 +69,4 @@ def _room(line: bytes, to: str) -> int:
     room = answer["room"]
     if type(room) is not int or room < 0:
         raise ValueError("room")
-    return room
+    return room, answer["version"]

@@ -10,6 +10,7 @@ import os
 import select
 import socket
 from collections.abc import Callable
+from functools import partial
 
 from portfleet_daemon.commands import Receive
 from portfleet_daemon.connections import Connections
@@ -61,7 +62,7 @@ class Receiver:
         """Agree, then take messages until the sender's END or its end."""
         version = self.agree(command)
         await send(sock, {"ok": True, "version": version, "room": self._port.room()})
-        intake = Intake(sock, self._take)
+        intake = Intake(sock, partial(self._take, version=version))
         try:
             await intake.over
         except OSError as error:
@@ -72,7 +73,7 @@ class Receiver:
             gc.freeze()
             log("handoff-received", connections=intake.taken)
 
-    def _take(self, message: Message, sock: socket.socket) -> int:
+    def _take(self, message: Message, sock: socket.socket, *, version: int) -> int:
         """Own what `message` carries from its acknowledgement on; return how many connections that were."""
         parcels: list[Parcel] = []
         try:
@@ -82,7 +83,7 @@ class Receiver:
             elif message.kind is Kind.CONNECTIONS:
                 if message.count > self._port.room():
                     raise ProtocolError(f"no room: {self._port.max_connections} connections is the limit here")
-                parcels = unpack_parcels(message.body, message.count)
+                parcels = unpack_parcels(message.body, message.count, version=version)
                 for fd in message.descriptors:
                     check_connection(fd)
             elif message.kind is not Kind.END:

@@ -24,7 +24,6 @@ from portfleet_daemon.handoff.channel import Channel, Held, ReceiverEnded, Recei
 from portfleet_daemon.handoff.greeting import Agreed, greet
 from portfleet_daemon.handoff.wire import (
     BATCH_BYTES,
-    NOTHING,
     VERSIONS,
     Kind,
     Message,
@@ -76,6 +75,7 @@ class Sender:
         self._unreported = 0
         self._kept: set[Connection] = set()  # which cannot be exported
         self._sequence = 0
+        self._version = VERSIONS[0]
         self._revoked = False  # the receiver must not take what it has not acknowledged
         self.moved = 0
         self.listeners_moved = False
@@ -96,6 +96,7 @@ class Sender:
             agreed = await greet(sock, self._command.to, hello)
             self._channel = Channel(sock)
             try:
+                self._version = agreed.version
                 await self._move(agreed)
             finally:
                 self._channel.close()
@@ -155,7 +156,7 @@ class Sender:
         plain = self._connections.movable_plain(most)
         self._connections.selector.unwatch_plain(plain)
         flight = self._begin(plain=plain)
-        parcels, size = [NOTHING] * len(plain), 0
+        parcels, size = self._connections.parcels_of(plain), 0
         for connection in self._connections.movable_stateful(most - len(plain), without=self._kept):
             parcel = self._connections.release(connection)
             if parcel is None:
@@ -167,7 +168,7 @@ class Sender:
             if size > BATCH_BYTES:
                 break
         if parcels:
-            await self._send(Kind.CONNECTIONS, flight, body=pack_parcels(parcels))
+            await self._send(Kind.CONNECTIONS, flight, body=pack_parcels(parcels, version=self._version))
         else:
             self._flights.pop()
         return len(parcels)

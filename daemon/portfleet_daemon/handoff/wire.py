@@ -1,4 +1,4 @@
-"""Layout of the hand-off protocol, version 1, without I/O: docs/handoff.md §2."""
+"""Layout of the hand-off protocol, versions 1 and 2, without I/O: docs/handoff.md §2."""
 
 from __future__ import annotations
 
@@ -8,7 +8,10 @@ from enum import IntEnum
 from struct import Struct
 from typing import NamedTuple
 
-VERSIONS = (1,)
+from portfleet_daemon.proxy import PEER
+
+VERSIONS = (1, 2)
+WITH_PEERS = 2  # the first version whose records can name the client
 MOST_DESCRIPTORS = 253  # SCM_MAX_FD
 LONGEST_BODY = 1 << 25  # bytes, of a message with connections; a receiver holds so much at most
 BATCH_BYTES = 1 << 20  # the sender closes a batch whose parcels take more than this
@@ -16,7 +19,7 @@ LARGEST_PARCEL = LONGEST_BODY - 2 * BATCH_BYTES  # so it fits behind a batch tha
 LONGEST_REASON = 4096  # bytes, of a REFUSE; the others have no body
 HEADER = Struct(">BBHII")  # type, flags, count, sequence, length of body
 RECORD = Struct(">IIII")  # flags, lengths of partial, unsent, state
-HAS_STATE, END_OF_FILE = 1, 2
+HAS_STATE, END_OF_FILE, HAS_PEER = 1, 2, 4
 
 
 class ProtocolError(Exception):
@@ -40,10 +43,16 @@ class Parcel(NamedTuple):
     unsent: bytes = b""  #: replied, not accepted by the kernel
     state: bytes | None = None  #: of the handler
     eof: bool = False  #: the peer has shut down its side, and this was read
+    peer: bytes = b""  #: the client, as a proxy in front has named it (proxy.PEER)
+
+    @property
+    def bare(self) -> bool:
+        """Return whether the connection is at a request boundary, with nothing unsent and no state."""
+        return not (self.partial or self.unsent or self.eof) and self.state is None
 
     def size(self) -> int:
         """Return the bytes it takes in a message."""
-        return RECORD.size + len(self.partial) + len(self.unsent) + len(self.state or b"")
+        return RECORD.size + len(self.partial) + len(self.unsent) + len(self.state or b"") + len(self.peer)
 
 
 @dataclass(frozen=True)
@@ -67,19 +76,20 @@ def pack(kind: Kind, *, count: int, sequence: int, body: bytes = b"") -> bytes:
     return HEADER.pack(kind, 0, count, sequence, len(body)) + body
 
 
-def pack_parcels(parcels: Sequence[Parcel]) -> bytes:
-    """Return the body of a CONNECTIONS message."""
-    return b"".join(_NO_RECORD if parcel is NOTHING else _pack_parcel(parcel) for parcel in parcels)
+def pack_parcels(parcels: Sequence[Parcel], *, version: int) -> bytes:
+    """Return the body of a CONNECTIONS message; version 1 cannot name clients."""
+    return b"".join(_NO_RECORD if parcel is NOTHING else _pack_parcel(parcel, version) for parcel in parcels)
 
 
-def _pack_parcel(parcel: Parcel) -> bytes:
-    flags = (HAS_STATE if parcel.state is not None else 0) | (END_OF_FILE if parcel.eof else 0)
+def _pack_parcel(parcel: Parcel, version: int) -> bytes:
+    peer = parcel.peer if version >= WITH_PEERS else b""
+    flags = HAS_STATE * (parcel.state is not None) | END_OF_FILE * parcel.eof | HAS_PEER * bool(peer)
     state = parcel.state or b""
     header = RECORD.pack(flags, len(parcel.partial), len(parcel.unsent), len(state))
-    return header + parcel.partial + parcel.unsent + state
+    return header + parcel.partial + parcel.unsent + state + peer
 
 
-def unpack_parcels(body: bytes, count: int) -> list[Parcel]:
+def unpack_parcels(body: bytes, count: int, *, version: int) -> list[Parcel]:
     """Return the `count` records of a body; raise ProtocolError unless they fill it exactly."""
     if body == _NO_RECORD * count:
         return [NOTHING] * count
@@ -89,8 +99,9 @@ def unpack_parcels(body: bytes, count: int) -> list[Parcel]:
             raise ProtocolError("a record is cut off")
         flags, partial, unsent, state = RECORD.unpack_from(body, at)
         at += RECORD.size
+        named = PEER.size if flags & HAS_PEER and version >= WITH_PEERS else 0
         ends = (at + partial, at + partial + unsent, at + partial + unsent + state)
-        if ends[2] > len(body):
+        if ends[2] + named > len(body):
             raise ProtocolError("a record is longer than its message")
         parcels.append(
             Parcel(
@@ -98,12 +109,19 @@ def unpack_parcels(body: bytes, count: int) -> list[Parcel]:
                 unsent=body[ends[0] : ends[1]],
                 state=body[ends[1] : ends[2]] if flags & HAS_STATE else None,
                 eof=bool(flags & END_OF_FILE),
+                peer=_peer(body[ends[2] : ends[2] + named]),
             )
         )
-        at = ends[2]
+        at = ends[2] + named
     if at != len(body):
         raise ProtocolError("bytes behind the last record")
     return parcels
+
+
+def _peer(peer: bytes) -> bytes:
+    if peer and peer[0] not in (4, 6):
+        raise ProtocolError(f"a client of address family {peer[0]}")
+    return peer
 
 
 class Inbox:

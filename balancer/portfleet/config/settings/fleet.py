@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import get_args
 
-from portfleet.config.kinds import Choice
+from portfleet.config.kinds import Choice, Number
 from portfleet.config.settings.table import Effect, Setting, Table
-from portfleet.core.model import Drift, Fleet
+from portfleet.core.model import DataPlaneName, Drift, Fleet
 
 FLEET = Table(
     "fleet",
@@ -21,6 +21,21 @@ FLEET = Table(
             '"report"',
             more='With "report" the watcher only logs the change; `portfleet plan` shows it and `portfleet apply` '
             "repairs it. A table that was deleted is put back either way.",
+        ),
+        Setting(
+            "dataplane",
+            Choice(get_args(DataPlaneName)),
+            'what carries connections: "nftables" in the kernel, as root, or "haproxy", as any user',
+            Effect.DOWN,
+            '"haproxy"',
+            more="[haproxy.md](haproxy.md) says when to take which, and what differs.",
+        ),
+        Setting(
+            "haproxy_processes",
+            Number(1, 64),
+            "how many HAProxy processes share the clients; one that ends takes its share of the connections along",
+            Effect.DOWN,
+            "4",
         ),
     ),
 )

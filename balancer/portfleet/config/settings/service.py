@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import get_args
 
 from portfleet.config.containers import Addresses, Environment, Networks, Weights, Words
-from portfleet.config.kinds import Choice, Duration, Number, Parsed, Text
+from portfleet.config.kinds import Choice, Duration, Number, Parsed, Switch, Text
 from portfleet.config.reader import parse_affinity, parse_ports
 from portfleet.config.settings.table import Effect, Setting, Table
 from portfleet.core.model import ControlUse, Overflow, Service, WhenEmpty
@@ -233,6 +233,16 @@ SERVICE = Table(
             'when all instances fail their probes: "keep" the last state, "refuse" or "drop" new connections',
             Effect.AT_ONCE,
             '"refuse"',
+        ),
+        Setting(
+            "send_proxy",
+            Switch(),
+            "behind HAProxy: tell instances who their client is, by a PROXY protocol header before its first byte",
+            Effect.AT_ONCE,
+            "true",
+            more="Instances must expect it (`portfleet-daemon --proxy-protocol`), from the connection on that is made "
+            "right after the change. Probes then begin with such a header too, which names no client. On the data "
+            "plane nftables instances see their clients themselves, and `check` refuses it.",
         ),
         Setting(
             "remote",

@@ -94,6 +94,19 @@ def missing() -> list[str]:
     return found
 
 
+def unneeded(fleet: Fleet) -> list[Problem]:
+    """Return a problem for each service whose instances would be told their clients, whom they see themselves."""
+    return [
+        Problem(
+            f"service.{service.name}.send_proxy",
+            "the kernel passes connections on as they are: nothing could put a header before the client's first byte",
+            'leave it out, or set dataplane = "haproxy" in [fleet]',
+        )
+        for service in fleet.services.values()
+        if service.send_proxy
+    ]
+
+
 _FORWARDING = {4: "net.ipv4.ip_forward", 6: "net.ipv6.conf.all.forwarding"}
 
 

@@ -27,6 +27,7 @@ from portfleet.dataplane.nft.sides import local_table
 if TYPE_CHECKING:
     from portfleet.core.errors import Problem
     from portfleet.core.needs import Needs
+    from portfleet.core.observed import OwnProcess
     from portfleet.core.program import Program
     from portfleet.dataplane.interface import Address, Guardian, Traits
     from portfleet.dataplane.nft.writer import NftWriter
@@ -108,9 +109,12 @@ class NftPlane:
     def problems(self, fleet: Fleet) -> list[Problem]:
         from portfleet.dataplane.nft import capabilities
 
-        return capabilities.forwarding(fleet)
+        return [*capabilities.forwarding(fleet), *capabilities.unneeded(fleet)]
 
     def programs(self, fleet: Fleet) -> Mapping[str, Program]:  # noqa: ARG002 (the kernel needs no process)
+        return {}
+
+    def processes(self) -> Mapping[str, OwnProcess]:
         return {}
 
     def findings(self, fleet: Fleet, needs: Needs) -> list[Finding]:

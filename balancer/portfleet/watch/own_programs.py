@@ -1,0 +1,48 @@
+"""Looks after the data plane's own processes: they too outlive a supervisord, and must not be started a second time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from portfleet.apply.programs import Programs
+from portfleet.core.paths import Paths
+from portfleet.core.program import Program
+from portfleet.supervise import adopted
+from portfleet.supervise.supervisor import ProgramInfo
+from portfleet.watch.deaths import Deaths
+from portfleet.watch.roster import Roster
+from portfleet.watch.supervision import Supervision
+
+
+class OwnPrograms:
+    """The programs that the fleet's data plane asks for; none with the kernel's."""
+
+    def __init__(self, *, paths: Paths, roster: Roster, deaths: Deaths, supervision: Supervision) -> None:
+        self._paths, self._roster, self._deaths, self._supervision = paths, roster, deaths, supervision
+
+    @property
+    def programs(self) -> Mapping[str, Program]:
+        """Those programs by name."""
+        return self._roster.desired.own if self._roster.desired is not None else {}
+
+    @property
+    def watched(self) -> bool:
+        """Whether the end of each would be told."""
+        return all(self._deaths.pid(name) is not None for name in self.programs)
+
+    def find(self, known: Mapping[str, ProgramInfo]) -> Iterator[str]:
+        """Watch their processes, ``known`` to supervisord or adopted; yield those that ended after an adoption."""
+        alive = adopted.alive(self._paths.processes)
+        for name in self.programs:
+            info, pid = known.get(name), alive.get(name)
+            if pid is None or not self._supervision.is_lost(pid):
+                pid = info.pid if info else None
+            if pid is not None:
+                self._deaths.watch(name, pid)
+            elif info is None and (self._paths.programs / f"{name}.adopted").exists():
+                yield name
+
+    def start(self, name: str) -> None:
+        """Have supervisord run a program; it blocks."""
+        if (desired := self._roster.desired) is not None:
+            Programs(desired, self._supervision.supervisor, self._paths).start([name])
