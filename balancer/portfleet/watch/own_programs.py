@@ -32,7 +32,7 @@ class OwnPrograms:
 
     def find(self, known: Mapping[str, ProgramInfo]) -> Iterator[str]:
         """Watch their processes, ``known`` to supervisord or adopted; yield those that ended after an adoption."""
-        alive = adopted.alive(self._paths.processes)
+        alive = adopted.alive(self._paths)
         for name in self.programs:
             info, pid = known.get(name), alive.get(name)
             if pid is None or not self._supervision.is_lost(pid):
