@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 
 from portfleet.core.desired import DesiredService
 from portfleet.core.errors import PortfleetError
-from portfleet.core.observed import Out
+from portfleet.core.observed import ObservedInstance, Out
 from portfleet.store.locks import Locked
 from portfleet.store.log import Log
 from portfleet.watch.ejector import Ejector, fresh
@@ -34,6 +34,7 @@ class Judge:
         """``blind`` says why probes prove nothing at the moment ("": they do), ``pid_of`` an instance's process."""
         self._roster, self._ejector, self._log, self._blind = roster, ejector, log, blind
         self._loop = asyncio.get_running_loop()
+        self._pid_of = pid_of
         self._prober = Prober(self._told, time.monotonic, pid_of, log.unexpected)
         ejector.let_in = self.let_in
         self._to_point: set[str] = set()
@@ -84,6 +85,17 @@ class Judge:
         for name, member in self._roster.members.items():
             if not member.spoke:
                 self._prober.ask(name)
+
+    def looked_at(self, name: str, seen: ObservedInstance) -> None:
+        """Let a member in that was seen to be ready, and say why one cannot serve."""
+        member = self._roster.members.get(name)
+        if member is not None and seen.status is not None:
+            member.spoke = True
+        if seen.ready and member is not None and (not member.local or self._pid_of(name) == seen.pid):
+            self.admit(member, "ready")
+        elif seen.fault:
+            self._log.once("cannot-serve", about=name, instance=name, reason=seen.fault)
+            self._ejector.note(name, seen.fault)
 
     def died(self, member: Member, reason: str) -> None:
         """A member's process has ended: out in the same moment, its slots dealt right after all such moments."""

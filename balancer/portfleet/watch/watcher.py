@@ -21,12 +21,10 @@ from typing import TypeVar
 from portfleet.apply.context import Context
 from portfleet.apply.observe import Look
 from portfleet.core.desired import DesiredService
-from portfleet.core.observed import ObservedInstance
 from portfleet.dataplane.interface import Hazard
 from portfleet.linux.processes import set_nice
 from portfleet.store.locks import Locked
 from portfleet.store.log import Log
-from portfleet.supervise import adopted
 from portfleet.supervise.nudge import nudge
 from portfleet.supervise.supervisor import ProgramInfo
 from portfleet.watch.beside import Beside
@@ -36,6 +34,7 @@ from portfleet.watch.guard_drops import GuardDrops
 from portfleet.watch.judge import Judge
 from portfleet.watch.limit_monitor import LimitMonitor
 from portfleet.watch.own_programs import OwnPrograms
+from portfleet.watch.processes import Processes
 from portfleet.watch.remains import Remains
 from portfleet.watch.revival import Revival
 from portfleet.watch.roster import Member, Roster
@@ -84,11 +83,12 @@ class Watcher:
         self._looked_at_all = 0.0
         self._beside = Beside(self._paths, log)
         self._own = OwnPrograms(paths=self._paths, roster=roster, deaths=self._deaths, supervision=self._supervision)
+        self._processes = Processes(
+            paths=self._paths, roster=roster, deaths=self._deaths, supervision=self._supervision, log=log,
+            missing=self._missing,
+        )  # fmt: skip
         self._limits = LimitMonitor(self._paths, context.plane.connections, log)
         self._dropped = GuardDrops(context.plane.connections, self._judge.look, log)
-        self._programs: dict[str, ProgramInfo] = {}
-        self._adopted: set[str] = set()
-        self._noted: dict[str, tuple[int, int]] = {}
         self._full_at = self._hazards_at = 0.0
         self._hazards: list[Hazard] = []
         self._loop.add_signal_handler(signal.SIGTERM, self.stop)
@@ -135,7 +135,7 @@ class Watcher:
             "out": {name: vars(out) for name, out in self._ejector.out.items()},
             "pending": sorted(self._ejector.pending),
             "kept": sorted(self._judge.kept),
-            "adopted": sorted(self._adopted),
+            "adopted": sorted(self._processes.adopted),
             "warnings": [vars(warned) for warned in self._limits.warned.values()],
         }
 
@@ -182,7 +182,7 @@ class Watcher:
                 self._hazards_at = time.monotonic() + _HAZARDS
                 self._hazards = await self._in_pool(rules.hazards)
                 running = [m for m in self._roster.members.values() if m.local and m.name in pids]
-                await self._in_pool(lambda: self._beside.look(running, self._programs))
+                await self._in_pool(lambda: self._beside.look(running, self._processes.programs))
             self._limits.look(pids, self._judge.connections, self._hazards)
         with self._log.costs("dropped clients"):
             self._dropped.look(self._serving())
@@ -201,9 +201,9 @@ class Watcher:
                 self._looked_at_all = now + _ALL
                 supervisord = self._deaths.pid(SUPERVISOR)
                 self._remains.look(programs, await self._in_pool(lambda: self._remains.all(programs, supervisord)))
-            self._find(programs)
+            self._processes.find(programs)
         with self._log.costs("the data plane's programs"):
-            for name in self._own.find(self._programs):
+            for name in self._own.find(self._processes.programs):
                 await self._in_pool(partial(self._own.start, name))
         with self._log.costs("readiness"):
             await self._readmit()
@@ -237,34 +237,6 @@ class Watcher:
         gc.collect()
         gc.freeze()  # what is there now stays: no later collection walks it in the middle of an ejection
 
-    def _find(self, programs: dict[str, ProgramInfo]) -> None:
-        """Find each member's process and watch it; see to those that have none."""
-        self._programs = programs
-        alive = adopted.alive(self._paths)
-        for name, member in self._roster.members.items():
-            with self._log.costs(name):
-                if member.local:
-                    self._find_one(member, programs.get(name), alive.get(name))
-        self._note()
-
-    def _find_one(self, member: Member, info: ProgramInfo | None, alive: int | None) -> None:
-        """Find one member's process: supervisord has it by ``info``, and the one noted before may be ``alive``."""
-        name, pid = member.name, alive
-        if pid is not None and (info is None or info.pid != pid) and self._supervision.is_lost(pid):
-            self._adopt(name, pid, info)
-        else:
-            self._adopted.discard(name)
-            pid = info.pid if info else None
-        if pid is None or not self._deaths.watch(name, pid):
-            self._missing(member, info)
-
-    def _adopt(self, name: str, pid: int, info: ProgramInfo | None) -> None:
-        if name not in self._adopted:
-            self._adopted.add(name)
-            self._log("adopted", instance=name, pid=pid, reason="it outlived its supervisord")
-        if info is not None:
-            self._supervision.forget(name)
-
     def _missing(self, member: Member, info: ProgramInfo | None) -> None:
         """A member has no process; its end may have come while nobody watched."""
         if member.want.takes and member.name not in self._ejector.out:
@@ -272,18 +244,6 @@ class Watcher:
             self._judge.died(member, "it does not run")
         if not self._remains.holds(member.name):
             self._revival.look(member, info)
-
-    def _note(self) -> None:
-        processes = {name: seen for name, seen in self._deaths.started().items() if name != SUPERVISOR}
-        if processes == self._noted and self._paths.processes.exists():
-            return
-        try:
-            adopted.note(self._paths.processes, processes)
-        except OSError as error:
-            self._log.once("cannot-write", about="processes", file=self._paths.processes, reason=error.strerror)
-        else:
-            self._noted = processes
-            self._log.over("cannot-write", about="processes")
 
     def _died(self, name: str, pid: int) -> None:
         """A watched process has ended: eject first, everything else after."""
@@ -323,22 +283,10 @@ class Watcher:
         away = [m for m in self._away() if m.want.takes and (not m.local or self._deaths.pid(m.name) is not None)]
         if not away:
             return
-        for name, seen in (await self._in_pool(lambda: self._at(away))).items():
+        look, wants = Look(self._processes.programs, self._paths, probe=True), [(m.service, m.want) for m in away]
+        for name, seen in (await self._in_pool(lambda: look.at(wants))).items():
             with self._log.costs(name):
-                self._judge_readiness(name, seen)
-
-    def _judge_readiness(self, name: str, seen: ObservedInstance) -> None:
-        member = self._roster.members.get(name)
-        if member is not None and seen.status is not None:
-            member.spoke = True
-        if seen.ready and member is not None and (not member.local or self._deaths.pid(name) == seen.pid):
-            self._judge.admit(member, "ready")
-        elif seen.fault:
-            self._log.once("cannot-serve", about=name, instance=name, reason=seen.fault)
-            self._ejector.note(name, seen.fault)
-
-    def _at(self, away: list[Member]) -> dict[str, ObservedInstance]:
-        return Look(self._programs, self._paths, probe=True).at((member.service, member.want) for member in away)
+                self._judge.looked_at(name, seen)
 
     async def _in_pool(self, work: Callable[[], T]) -> T:
         return await self._loop.run_in_executor(self._pool, work)
