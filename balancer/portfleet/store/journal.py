@@ -80,7 +80,9 @@ class JournalStore:
             self._keep(None)
             return
         except OSError as error:
-            raise PortfleetError(f"cannot read {self._path}: {error.strerror}", hint="run as root") from None
+            raise PortfleetError(
+                f"only root may look at this fleet: {self._path}: {error.strerror}", hint="sudo portfleet status"
+            ) from None
         self._keep(file)
         with os.fdopen(file, "rb", closefd=False) as opened:
             data = opened.read()

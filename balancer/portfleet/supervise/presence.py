@@ -202,7 +202,10 @@ class WatcherQuestion:
             self._socket.send(_QUESTION)
         except PermissionError as error:
             self._socket.close()
-            raise PortfleetError(f"cannot ask the watcher: {error.strerror}", hint="run as root") from None
+            raise PortfleetError(
+                f"only root may look at this fleet: the watcher's socket: {error.strerror}",
+                hint="sudo portfleet status",
+            ) from None
         except OSError as error:
             self._full = isinstance(error, BlockingIOError)
             return False
