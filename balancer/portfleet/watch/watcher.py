@@ -211,7 +211,6 @@ class Watcher:
                 pid = info.pid if info else None
             if pid is None or not self._deaths.watch(name, pid):
                 self._missing(member, info)
-        self._note()
 
     def _adopt(self, name: str, pid: int, info: ProgramInfo | None) -> None:
         if name not in self._adopted:
