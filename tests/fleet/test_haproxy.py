@@ -148,4 +148,4 @@ def test_another_data_plane_takes_down_and_up(box: FleetBox) -> None:
     assert haproxies(box) == {}
     box.portfleet("up")
     assert len(haproxies(box)) == 6
-    assert set(box.who([client4(number) for number in range(60)]).values()) == {f"echo-blue-{n}" for n in (1, 2, 3)}
+    assert set(box.who([client4(number) for number in range(60)]).values()) == {f"echo-blue-{n}/v1" for n in (1, 2, 3)}

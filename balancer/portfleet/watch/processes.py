@@ -43,7 +43,6 @@ class Processes:
             with self._log.costs(name):
                 if member.local:
                     self._find_one(member, programs.get(name), alive.get(name))
-        self._note()
 
     def _find_one(self, member: Member, info: ProgramInfo | None, alive: int | None) -> None:
         """Find one member's process: supervisord has it by ``info``, and the one noted before may be ``alive``."""
@@ -63,7 +62,8 @@ class Processes:
         if info is not None:
             self._supervision.forget(name)
 
-    def _note(self) -> None:
+    def note(self) -> None:
+        """Note the processes that are watched, for a watcher or a command that comes when files are gone."""
         processes = {name: seen for name, seen in self._deaths.started().items() if name != SUPERVISOR}
         if processes == self._noted and self._paths.processes.exists():
             return

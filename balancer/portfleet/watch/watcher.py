@@ -205,6 +205,7 @@ class Watcher:
         with self._log.costs("the data plane's programs"):
             for name in self._own.find(self._processes.programs):
                 await self._in_pool(partial(self._own.start, name))
+            self._processes.note()  # of the data plane's too, all at once: a watcher that finds half starts it again
         with self._log.costs("readiness"):
             await self._readmit()
 
