@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Collection, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -210,7 +211,8 @@ class Context:
         """Return what shall be; ``applying`` a config that is not the one applied last, as it would be after that."""
         journal = self.journal(fleet)
         if applying and self.paths.applied.exists():
-            journal = carried(fleet, journal, self.applied_fleet)
+            with suppress(ConfigError):  # a damaged one tells nothing of how colours were started
+                journal = carried(fleet, journal, self.applied_fleet)
         return replace(make_desired(fleet, journal.up(self.raised), self.paths), own=self.plane.programs(fleet))
 
     def observe(self, desired: Desired, *, probe: bool = True) -> Observed:
