@@ -40,7 +40,7 @@ def test_drain_has_no_new_connection_from_its_return_on() -> None:
         events = [(float(at), int(number)) for at, number in re.findall(r"\[(\d+\.\d+)\s*\].* sport=(\d+)", said)]
         assert [at for at, number in events if number == port and at < returned], said[:500]
         assert [at for at, number in events if number == port and at > returned] == []
-        assert sum(at > returned for at, _ in events) > 500  # it went on elsewhere
+        assert sum(at > returned for at, _ in events) > 100  # it went on elsewhere
         assert clients.refused == 0 and clients.lost == []
 
 
