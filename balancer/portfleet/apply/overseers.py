@@ -23,10 +23,11 @@ def look_after(context: Context, *, watcher: bool, supervisord: bool, say: bool)
     answers; ``say``: what does not work and is not needed. A fleet that is down is no trouble: the verb says itself
     what that means for it.
     """
-    if watcher or supervisord:
-        await_socket(context.paths, context.say)
     question = WatcherQuestion(context.paths)
     below = ask_supervisord(context.paths, seconds=_PATIENCE)
+    if (watcher or supervisord) and below.presence is Presence.UNREACHABLE:  # or it has just ended
+        await_socket(context.paths, context.say)
+        below = ask_supervisord(context.paths, seconds=_PATIENCE)
     above = question.answer(seconds=_PATIENCE)
     if watcher and not above.works:
         _refuse(above)
