@@ -3,8 +3,8 @@
 Two boxes of namespaces with the same fleet of four daemons, one behind nftables as root, one behind HAProxy as an
 ordinary user; beside the latter a plain HAProxy (round robin, one process) leads to the same daemons. A connect is
 timed up to the first reply; an exchange is one request on a connection that stays. Short turns alternate, and ratios
-are taken within each round. Prints a table and writes benchmarks/results/dataplane-planes.json. Needs root and
-haproxy; a minute.
+are taken within each round. Prints a table and writes benchmarks/results/dataplane-planes.json. Needs root and haproxy;
+a minute.
 """
 
 from __future__ import annotations

@@ -31,7 +31,7 @@ from portfleet.store import locks
 from portfleet.store.out import read_out
 from portfleet.supervise import adopted
 from portfleet.supervise.exit_report import Ended, last_exit, last_lines
-from portfleet.supervise.members import Members
+from portfleet.supervise.members import Members, in_background
 from portfleet.supervise.presence import is_suspended, presence_by, supervisor_pid
 from portfleet.supervise.supervisor import ProgramInfo, Supervisor, Unreadable
 
@@ -49,7 +49,7 @@ def observe(
 ) -> Observed:
     """Look at everything that a plan or `status` needs. ``probe`` False leaves out the exchange through the ports."""
     presence, programs = _ask(supervisor, paths)
-    look = Look(programs, paths, probe=probe, ports=ports_of(desired), hung=presence in _SILENT)
+    look = Look(programs, paths, probe=probe, ports=desired.local_ports(), hung=presence in _SILENT)
     instances = look.at((service, want) for service in desired.services.values() for want in service.instances)
     for name in programs:
         if name not in instances and parse_instance(name):
@@ -256,17 +256,6 @@ class Look:
                 fault, waiting = f"{waiting}, as daemons do for a broken config", ""
         since = max(info.started, info.stopped if info.pid is None else 0)
         return ObservedInstance(info.state, info.pid, since, info.exit_status, fault=fault, waiting=waiting)
-
-
-def ports_of(desired: Desired) -> dict[int, str]:
-    """Return {port: instance} of those on this box."""
-    return {want.rule.port: want.name for want in desired.instances() if want.program is not None}
-
-
-def in_background(owner: str, port: int) -> str:
-    """Say of an instance that its daemon, ``owner``, left the process that supervisord watches."""
-    name, _, pid = owner.removesuffix(")").partition(" (pid ")
-    return f"it has put itself into the background ({name}, pid {pid}, listens on {port}); run it in the foreground"
 
 
 def _carry_out(asked: Mapping[str, Exchange], targets: Mapping[str, Target]) -> dict[str, str]:

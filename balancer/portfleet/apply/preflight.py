@@ -6,7 +6,7 @@ import sys
 from collections.abc import Mapping
 
 from portfleet.apply.context import Context
-from portfleet.apply.observe import Look, ports_of
+from portfleet.apply.observe import Look
 from portfleet.core.desired import Desired
 from portfleet.core.errors import Exit, PortfleetError
 from portfleet.core.observed import Observed
@@ -16,7 +16,7 @@ from portfleet.core.steps import RestartInstance
 
 def refuse_taken(context: Context, desired: Desired, service: str) -> None:
     """Raise PortfleetError if another process has the port of an instance of ``service`` that is to be started."""
-    look = Look(context.supervisor.programs(), context.paths, probe=False, ports=ports_of(desired))
+    look = Look(context.supervisor.programs(), context.paths, probe=False, ports=desired.local_ports())
     want = desired.services[service]
     starting = {instance.name for instance in want.running if instance.startable}
     _refuse({name: words for name, words in look.strangers(desired).items() if name in starting})

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from portfleet.apply.files import Files
-from portfleet.apply.observe import Look, ports_of
+from portfleet.apply.observe import Look
 from portfleet.core.desired import Desired, DesiredInstance, DesiredService
 from portfleet.core.errors import PortfleetError
 from portfleet.core.observed import ObservedInstance
@@ -185,7 +185,7 @@ class Programs:
         programs = {} if alone else self.supervisor.programs()
         leaders = {name: info.pid for name, info in programs.items() if info.pid is not None}
         manager = None if alone else self.supervisor.pid()
-        return adopted.members(self.paths, leaders, supervisor=manager, ports=ports_of(self.desired))
+        return adopted.members(self.paths, leaders, supervisor=manager, ports=self.desired.local_ports())
 
     def running(self) -> set[str]:
         """Return the programs that run, supervisord among them."""
@@ -222,9 +222,9 @@ class Programs:
 
     def _look(self, *, probe: bool = True) -> Looking:
         programs = self.supervisor.programs()
-        return (
-            self.look(programs) if self.look else Look(programs, self.paths, probe=probe, ports=ports_of(self.desired))
-        )
+        if self.look:
+            return self.look(programs)
+        return Look(programs, self.paths, probe=probe, ports=self.desired.local_ports())
 
     def _left(self, names: Iterable[str], found: dict[str, list[Process]], *, alone: bool) -> list[str]:
         """Return those of which a process is there yet; supervisord is to forget the others, once it has reaped them.

@@ -186,6 +186,10 @@ class Desired:
         """Every range of instance ports to guard; of a service that is down too, for its last process may live yet."""
         return frozenset(want.service.ports for want in self.configured.values())
 
+    def local_ports(self) -> dict[int, str]:
+        """Return {port: instance} of those on this box."""
+        return {want.rule.port: want.name for want in self.instances() if want.program is not None}
+
     def instances(self) -> Iterator[DesiredInstance]:
         """Return every instance of every service that is not down."""
         return itertools.chain.from_iterable(service.instances for service in self.services.values())

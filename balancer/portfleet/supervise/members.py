@@ -105,3 +105,9 @@ def _may_lead(noted: Process, table: Mapping[int, processes.Process]) -> bool:
     The kernel gives no pid to another process while it is the number of a group or a session.
     """
     return noted.pid not in table or table[noted.pid].started == noted.started
+
+
+def in_background(owner: str, port: int) -> str:
+    """Say of an instance that its daemon, ``owner``, left the process that supervisord watches."""
+    name, _, pid = owner.removesuffix(")").partition(" (pid ")
+    return f"it has put itself into the background ({name}, pid {pid}, listens on {port}); run it in the foreground"

@@ -12,14 +12,13 @@ import signal
 import time
 from collections.abc import Callable, Mapping
 
-from portfleet.apply.observe import in_background
 from portfleet.core.paths import Paths
 from portfleet.core.states import RUNNING
 from portfleet.linux import processes, sockdiag
 from portfleet.store.log import Log
 from portfleet.supervise import adopted
 from portfleet.supervise.exit_report import Ended, last_exit
-from portfleet.supervise.members import Members, Process, send
+from portfleet.supervise.members import Members, Process, in_background, send
 from portfleet.supervise.supervisor import ProgramInfo
 from portfleet.watch.ejector import Ejector
 from portfleet.watch.roster import Member, Roster
