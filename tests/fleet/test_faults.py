@@ -27,6 +27,8 @@ command = ["redis-server", "--port", "{{port}}", "--save", "", "--protected-mode
 ports = "{low}-{high}"
 instances = {instances}
 slots = 256
+[service.{name}.drain]
+rate = 500
 [service.{name}.probe]
 send = "PING\\r\\n"
 expect = "PONG"
