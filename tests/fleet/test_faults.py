@@ -47,8 +47,7 @@ AFTER = service("kept", instances=1, listen=6002, low=6100, timeout=300) + servi
 )
 #: By config: each service port with the instance ports behind it.
 SERVED = {ALONE: {6000: {6100, 6101}}, BEFORE: {6000: {6100, 6101}, 6001: {6110}}, AFTER: {6002: {6100}, 6001: {6120}}}
-#: Each of these tests takes every fourth point, and two of the four are slow proofs: what is killed in between is there
-#: in the fleets in memory of tests/unit, at every point.
+#: Each of these tests takes every fourth point; two of the four are slow proofs.
 QUARTERS = (0, 1, pytest.param(2, marks=pytest.mark.full), pytest.param(3, marks=pytest.mark.full))
 
 

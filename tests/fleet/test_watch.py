@@ -162,7 +162,8 @@ def test_a_broken_config_stays_down() -> None:
         box.portfleet("up")
         # By then the watcher has heard the daemon itself: what is known of exit status 2 goes for ours alone.
         signal(box, box.status()["echo-blue-1"]["pid"], "KILL")
-        back = wait_event(box, "serving", instance="echo-blue-1")
+        ejected = wait_event(box, "ejected", instance="echo-blue-1")
+        back = wait_event(box, "serving", instance="echo-blue-1", after=ejected)
         box.boxes.host.run("touch", f"{HOME}/bad")
         signal(box, box.status()["echo-blue-1"]["pid"], "KILL")
         said = wait_event(box, "stays-down", instance="echo-blue-1")

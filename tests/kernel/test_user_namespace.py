@@ -28,15 +28,22 @@ nft("delete table inet x")
 assert select.select([watch], [], [], 10)[0]
 print(json.dumps([watch.shortage, [change.lost for change in found], sorted(watch.read()[-1].deleted)]))
 """
-#: 20,000 slots: as one message longer than any that the kernel takes here.
+#: 20,000 slots: with nft 1.0 as one message longer than any that the kernel takes here.
 POINTING = """
 import json, sys
 from pathlib import Path
 from portfleet.core import changes as c
 from portfleet.core.model import Affinity
+from portfleet.dataplane.nft.context import NftContext, TooLong
 from portfleet.dataplane.nft.events import Generation
 from portfleet.dataplane.nft.plane import NftPlane
 
+elements = ", ".join(f"{slot} : 1" for slot in range(20_000))
+try:
+    NftContext().do("table inet x { map m { typeof meta cpu : ct mark; elements = { %s }; }; }" % elements)
+    whole = True
+except TooLong:
+    whole = False
 plane, generation = NftPlane(Path(sys.argv[1])), Generation()
 names = ("echo-blue-1", "echo-blue-2")
 rules = [c.SetInstance(c.InstanceRule(name, mark, 7100 + mark)) for mark, name in enumerate(names, 1)]
@@ -47,7 +54,7 @@ plane.run((c.Route(service, names * 10_000),))
 parts = generation() - before
 first = plane.read_slots("echo")
 plane.run((c.Route(service, (names[1],) * 20_000),))
-print(json.dumps([parts, first == names * 10_000, set(plane.read_slots("echo")) == {names[1]}]))
+print(json.dumps([whole, parts, first == names * 10_000, set(plane.read_slots("echo")) == {names[1]}]))
 """
 
 
@@ -65,6 +72,6 @@ def test_notifications_that_did_not_fit_are_told_of_as_lost_and_later_ones_come(
 
 
 def test_a_transaction_that_is_too_long_for_one_message_is_done_in_parts(tmp_path: object) -> None:
-    parts, first, second = alone(POINTING, f"{tmp_path}/rules.json")
-    assert parts > 1
+    whole, parts, first, second = alone(POINTING, f"{tmp_path}/rules.json")
+    assert parts == 1 if whole else parts > 1  # nft 1.1 sends what 1.0 cannot
     assert first and second

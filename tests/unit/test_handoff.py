@@ -8,7 +8,6 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -45,7 +44,7 @@ def handed(tmp_path: Path, *said: bytes, count: int = 10, then: str = "goes") ->
                     connection.sendall(part)
                 while then == "repeats":
                     connection.sendall(said[-1])
-                    time.sleep(0.02)
+                    time.sleep(0.02)  # the pace of its lines; nothing waits for it
                 if then == "stays":
                     connection.recv(1)
 
@@ -107,13 +106,13 @@ def test_silence_ends_it_and_so_does_talking_for_too_long(tmp_path: Path, monkey
 
 def test_who_does_not_run_or_whose_socket_is_another_process_is_not_asked(tmp_path: Path) -> None:
     sender, receiver = instances(tmp_path)
-    told: Callable[[dict[str, int]], str] = lambda pids: _failure(sender, receiver, pids)  # noqa: E731
-    assert "does not run" in told({})
-    assert "ENOENT" in told({sender.name: os.getpid()}) or "No such file" in told({sender.name: os.getpid()})
+    ours = {sender.name: os.getpid()}
+    assert "does not run" in _failure(sender, receiver, {})
+    assert "ENOENT" in (said := _failure(sender, receiver, ours)) or "No such file" in said
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(sender.control))
         listener.listen()
-        assert f"process {os.getpid()} has it" in told({sender.name: 1 << 22})
+        assert f"process {os.getpid()} has it" in _failure(sender, receiver, {sender.name: 1 << 22})
 
 
 def _failure(sender: DesiredInstance, receiver: DesiredInstance, pids: dict[str, int]) -> str:

@@ -73,9 +73,16 @@ async def _progress(place: Control, receiver: DesiredInstance, count: int) -> As
         request = {"command": "handoff", "to": str(receiver.control), "count": count, "listener": False, "names": False}
         writer.write(json.dumps(request | {"deadline": _IN_FLIGHT}).encode() + b"\n")
         await writer.drain()
-        while line := await asyncio.wait_for(reader.readline(), _SILENT):
+        while line := await _line(reader):
             yield read_progress(line)
     except TimeoutError:
         raise ControlError(f"no word for {_SILENT} s, one of them hangs") from None
     finally:
         writer.close()
+
+
+async def _line(reader: asyncio.StreamReader) -> bytes:
+    # Not by wait_for: up to Python 3.11 it swallows a cancellation that comes in the same turn as a line, here that of
+    # the deadline of the whole (python/cpython#86296).
+    async with asyncio.timeout(_SILENT):
+        return await reader.readline()

@@ -46,7 +46,7 @@ def hear(
 
 
 def hear_at(places: Mapping[str, Control], *, seconds: float) -> dict[str, Heard]:
-    """Ask at control sockets for the status, side by side."""
+    """Return what the instances at these control sockets say of themselves; all are asked side by side."""
     asked = {name: Ask(place, request("status"), read_status) for name, place in places.items()}
     troubles = carry_out([(one, seconds) for one in asked.values()])
     return {
