@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from datetime import UTC, datetime
 
 
 class Clock:
@@ -28,6 +29,11 @@ class Clock:
 def now() -> str:
     """Return the time now, as in ``2026-01-31T12:03:10Z``."""
     return stamp(time.time())
+
+
+def now_exactly() -> str:
+    """Return the time now with milliseconds, as in ``2026-01-31T12:03:10.519Z``."""
+    return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def stamp(seconds: float) -> str:
