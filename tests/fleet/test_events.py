@@ -31,3 +31,38 @@ def test_a_death_is_told_by_file_and_socket_with_the_same_numbers() -> None:
         assert (ejected["service"], ejected["instance"]) == ("echo", "echo-blue-2") and "ended" in ejected["reason"]
         assert events == in_file(box)[-len(events) :]
         box.settled()
+
+
+def test_what_operators_do_is_told_with_their_names_to_those_who_follow() -> None:
+    with fleet_box(NAMED + QUICK) as box:
+        following = box.boxes.host.popen(*box.argv("events", "-f", "--json", "-n", "1"))
+        assert following.stdout is not None
+        following.stdout.readline()  # from here on it misses nothing
+        box.portfleet("pin", "echo", "198.18.0.7", "1")
+        box.portfleet("deny", "echo", "198.18.0.9", "--why", "scans us")
+        box.portfleet("undeny", "echo", "198.18.0.9")
+        box.portfleet("drain", "echo/echo-blue-2", env={"PORTFLEET_WHO": "ann"})
+        box.write(NAMED.replace("instances = 4", "instances = 3") + QUICK)
+        box.portfleet("apply", "--yes")
+        box.portfleet("down", "echo", "--yes")
+        events: list[dict[str, Any]] = []
+        while not events or events[-1]["kind"] != "down":
+            events.append(json.loads(following.stdout.readline()))
+        following.terminate()
+        following.wait(timeout=10)
+        kinds = in_order([event["kind"] for event in events])
+        assert kinds == [
+            "pinned", "denied", "undenied", "operation-begun", "operation-ended", "apply-begun", "applied",
+            "down-begun", "down",
+        ]  # fmt: skip
+        assert {event["operator"] for event in events if event["kind"] in ("pinned", "down")} == {box.operator}
+        ended = next(event for event in events if event["kind"] == "operation-ended")
+        assert (ended["verb"], ended["service"], ended["operator"]) == ("drain", "echo", "ann@host")
+        numbers = [event["number"] for event in in_file(box)]
+        assert numbers == list(range(1, len(numbers) + 1))
+
+
+def in_order(kinds: list[str]) -> list[str]:
+    """Return what operators did, in order."""
+    told = ("pinned", "denied", "undenied", "operation-begun", "operation-ended", "apply-begun", "applied")
+    return [kind for kind in kinds if kind in (*told, "apply-failed", "down-begun", "down")]

@@ -10,6 +10,7 @@ import signal
 import string
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,11 +18,14 @@ from pathlib import Path
 import pytest
 
 import portfleet
+from portfleet.__main__ import main
 from portfleet.core.events import Event, from_json, make
 from portfleet.core.kinds import KINDS
+from portfleet.store.clock import stamp_exactly
 from portfleet.store.events import EventFile
 from portfleet.store.log import Log
 from portfleet.watch.recorder import Recorder
+from support.fleets import ECHO
 from support.sandbox import wait_for
 
 PACKAGE = Path(str(portfleet.__file__)).parent
@@ -41,8 +45,10 @@ def kinds_in(source: str) -> Iterator[tuple[str, set[str] | None]]:
         given = node.args
         if name == "partial" and ast.unparse(given[0]).endswith("log"):
             name, given = "log", given[1:]
-        if name in ("log", "_log", "once", "Done", "make"):
-            names = {word.arg for word in node.keywords}
+        if name == "record":
+            given = given[1:]
+        if name in ("log", "_log", "once", "Done", "make", "record"):
+            names = {word.arg for word in node.keywords} | ({"operator"} if name == "record" else set())
             told = None not in names and name not in ("Done", "make") and function != "partial"
             for one in _choices(given[0]) if given else ():
                 yield one, {str(word) for word in names} if told else None
@@ -180,3 +186,30 @@ def test_the_recorder_gives_events_since_a_number_also_those_of_others(tmp_path:
     log("stopped", reason="asked to")
     recorder.close()
     assert EventFile(path).read()[-1].kind == "stopped"
+
+
+def test_the_verb_shows_the_last_or_those_since_of_one_service(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "lib").mkdir()
+    (tmp_path / "fleet.toml").write_text(ECHO)
+    now = stamp_exactly(time.time())
+    events = [named(), make("blind", now, {"reason": "full"}), make("ejected", now, {"instance": "echo-blue-2"})]
+    EventFile(tmp_path / "lib/events.jsonl").exchange(events)
+
+    def shown(*words: str) -> list[str]:
+        assert main(["--home", str(tmp_path), "events", *words]) == 0
+        return capsys.readouterr().out.splitlines()
+
+    assert [line.split()[0] for line in shown()] == ["1", "2", "3"]
+    assert "ejected" in shown()[0] and "echo-blue-1 gets no new connections: it died" in shown()[0]
+    assert [line.split()[0] for line in shown("echo")] == ["1", "3"]
+    assert [line.split()[0] for line in shown("-n", "1")] == ["3"] and shown("-n", "0") == []
+    assert [line.split()[0] for line in shown("--since", "1h")] == ["2", "3"]
+    assert [json.loads(line)["number"] for line in shown("--json", "echo")] == [1, 3]
+    assert main(["--home", str(tmp_path), "events", "no-such"]) == 2
+
+
+def test_a_fleet_without_events_has_none_to_show(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--home", str(tmp_path), "events"]) == 0
+    assert capsys.readouterr().out == ""

@@ -104,6 +104,22 @@ _OPERATIONS = {
     "stopped-idle-colour": Kind("info", "{colour} of {service} is stopped: {reason}", "an idle colour's time was up"),
 }
 
+_COMMANDS = {
+    "apply-begun": Kind("info", "{operator} has begun {verb}: {changes} steps", "`apply` or `up` changes something"),
+    "applied": Kind("info", "{verb} by {operator}: {serving} instances serve", "the fleet is as the config asks"),
+    "apply-failed": Kind("error", "{verb} by {operator} is incomplete: {reason}", "refused, or not ready in time"),
+    "down-begun": Kind(
+        "warning", "{operator} takes {what} down; {connections} established connections end", "`down` has begun"
+    ),
+    "down": Kind("info", "{what} is down by {operator}", "`down` has ended"),
+    "pinned": Kind("info", "{service}, by {operator}: {outcome}", "`pin` or `unpin`; `operation` as in the history"),
+    "denied": Kind("info", "{operator}: {service} refuses {network}", "`deny`; `until` is null for good"),
+    "undenied": Kind("info", "{operator}: {service} refuses {network} no longer", "`undeny`"),
+    "cancel-asked": Kind(
+        "info", "{operator} cancels operation {operation} on {service}", "its end tells what came of it"
+    ),
+}
+
 _RULES = {
     "table-deleted": Kind("warning", "the rules were removed by {by} (pid {pid})", "another process did it"),
     "healed": Kind("warning", "the {lost} was put back: {did}", "rules that others had changed or removed"),
@@ -147,4 +163,4 @@ _WATCHER = {
     ),
 }
 
-KINDS: dict[str, Kind] = _INSTANCES | _OPERATIONS | _RULES | _WATCHER
+KINDS: dict[str, Kind] = _INSTANCES | _OPERATIONS | _COMMANDS | _RULES | _WATCHER

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from datetime import UTC, datetime
 
 
 class Clock:
@@ -33,7 +32,12 @@ def now() -> str:
 
 def now_exactly() -> str:
     """Return the time now with milliseconds, as in ``2026-01-31T12:03:10.519Z``."""
-    return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    return stamp_exactly(time.time())
+
+
+def stamp_exactly(seconds: float) -> str:
+    """Return a Unix time as RFC 3339 in UTC with milliseconds."""
+    return f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(seconds))}.{int(seconds * 1000) % 1000:03}Z"
 
 
 def stamp(seconds: float) -> str:

@@ -14,13 +14,22 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
-from portfleet.core.events import Event, from_json
+from portfleet.core.errors import PortfleetError
+from portfleet.core.events import Event, from_json, make
 from portfleet.store import locks
+from portfleet.store.clock import now_exactly
 
 #: Bytes at which the file becomes the older one, which replaces the one before that.
 MOST = 4 * 1024 * 1024
 #: Digits of the number in the lock file: always as many, so that a full disk does not keep it from being written.
 _DIGITS = 20
+
+
+def record(path: Path, kind: str, **fields: object) -> None:
+    """Append an event of a command's, with its operator; what keeps it from being written costs the event alone."""
+    event = make(kind, now_exactly(), {"operator": locks.operator(), **fields})
+    with suppress(OSError, PortfleetError):
+        EventFile(path).exchange([event])
 
 
 class EventFile:
