@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import sys
 from typing import Any
 
 from support.fleet_box import HOME, FleetBox, fleet_box
+from support.rights import needs_another_user
 from support.sandbox import wait_for
-from support.watched import NAMED, QUICK, ask_watcher, signal
+from support.watched import NAMED, QUICK, ask_watcher, signal, wait_event
 
 
 def in_file(box: FleetBox) -> list[dict[str, Any]]:
@@ -66,3 +68,36 @@ def in_order(kinds: list[str]) -> list[str]:
     """Return what operators did, in order."""
     told = ("pinned", "denied", "undenied", "operation-begun", "operation-ended", "apply-begun", "applied")
     return [kind for kind in kinds if kind in (*told, "apply-failed", "down-begun", "down")]
+
+
+@needs_another_user
+def test_a_command_that_hangs_and_floods_is_not_in_the_way_of_an_ejection() -> None:
+    with fleet_box() as box:
+        script = f"#!/bin/sh\ncat >> {HOME}/told/got\nexec yes >&2\n"
+        made = f"mkdir -p {HOME}/told && chmod 777 {HOME}/told && cat > {HOME}/told/hang && chmod 755 {HOME}/told/hang"
+        box.write("")
+        box.boxes.host.run("sh", "-c", made, text=script)
+        box.write(f'[fleet]\non_event = ["{HOME}/told/hang"]\n' + NAMED + QUICK)
+        box.portfleet("up")
+        got = box.boxes.host.path(f"{HOME}/told/got")
+        wait_for("the command has begun to hang", got.exists)
+        flood(box, 3000)
+        for number in (1, 2, 3):
+            signal(box, box.status()[f"echo-blue-{number}"]["pid"], "KILL")
+            after = wait_event(box, "ejected", instance=f"echo-blue-{number}")
+            wait_event(box, "serving", instance=f"echo-blue-{number}", after=after)
+        wait_event(box, "event-command-failed", seconds=40)
+        first = {event["kind"]: event["number"] for event in reversed(in_file(box))}
+        # The first command was killed after ten seconds, and a death had been dealt with before that.
+        assert first["ejected"] < first["event-command-failed"] and got.stat().st_uid == 65534
+        box.settled()
+
+
+def flood(box: FleetBox, count: int) -> None:
+    """Write many events at once, as another process does."""
+    script = (
+        "import sys; from pathlib import Path; from portfleet.store.events import EventFile\n"
+        "from portfleet.core.events import make\n"
+        "EventFile(Path(sys.argv[1])).exchange([make('blind', 'now', {'reason': 'a flood'})] * int(sys.argv[2]))"
+    )
+    box.boxes.host.run(sys.executable, "-c", script, f"{HOME}/lib/events.jsonl", str(count))

@@ -24,6 +24,7 @@ from portfleet.core.kinds import KINDS
 from portfleet.store.clock import stamp_exactly
 from portfleet.store.events import EventFile
 from portfleet.store.log import Log
+from portfleet.watch.event_command import EventCommand
 from portfleet.watch.recorder import Recorder
 from support.fleets import ECHO
 from support.sandbox import wait_for
@@ -171,7 +172,7 @@ def test_the_recorder_gives_events_since_a_number_also_those_of_others(tmp_path:
     EventFile(path).exchange([named() for _ in range(300)])
     recorder = Recorder(path)
     log = Log(as_json=False, file=io.StringIO(), note=recorder.note)
-    recorder.start(log)
+    recorder.start(log, EventCommand(lambda: (), log))
     log("serving", instance="echo-blue-1", slots=7, reason="ready")
     wait_for("its own is kept", lambda: recorder.since({})["last"] == 301)
     EventFile(path).exchange([named("blind")])

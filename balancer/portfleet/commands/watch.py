@@ -48,7 +48,6 @@ def run(options: argparse.Namespace, context: Context) -> Exit:
         check = SelfCheck(context.paths.watch_stacks, log)
         check.tell_before()
         load_all()
-        recorder.start(log)
         asyncio.run(_watch(context, log, check, recorder))
         recorder.close()
     return Exit.DONE
@@ -60,6 +59,7 @@ async def _watch(context: Context, log: Log, check: SelfCheck, recorder: Recorde
     from portfleet.operations.engine import Engine
     from portfleet.operations.world import World
     from portfleet.watch.ejector import Ejector
+    from portfleet.watch.event_command import EventCommand
     from portfleet.watch.forget import Forgetter
     from portfleet.watch.healer import Healer
     from portfleet.watch.overflow_order import OverflowOrder
@@ -74,6 +74,7 @@ async def _watch(context: Context, log: Log, check: SelfCheck, recorder: Recorde
     if lacking := guardian.shortage:
         log("unprivileged", refused=lacking.refused, costs=lacking.costs)
     roster, forgetter = Roster(paths, applied), Forgetter(plane.connections, log)
+    recorder.start(log, EventCommand(lambda: roster.on_event, log))
     ejector = Ejector(plane=plane, paths=paths, latest=roster.latest, forget_unanswered=forgetter.begin, log=log)
     healer = Healer(plane=plane, paths=paths, roster=roster, ejector=ejector, log=log)
     rules = RuleGuard(roster=roster, healer=healer, guardian=guardian, log=log, busy=check.busy)

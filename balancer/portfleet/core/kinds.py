@@ -157,6 +157,11 @@ _WATCHER = {
     "warning-over": Kind("info", "no longer near its limit: {about}", "after `warning`"),
     "cannot-look": Kind("error", "{at}: {reason}", "something could not be read; tried again"),
     "cannot-write": Kind("error", "{file} cannot be written: {reason}", "a full disk, say; tried again"),
+    "event-command-failed": Kind("warning", "{command}: {reason}", "the command of `on_event`; it is not given to it"),
+    "event-command-works": Kind("info", "{command} works again", "after `event-command-failed`"),
+    "events-missed": Kind(
+        "warning", "{count} events found no room before the command", "the command of `on_event` did not get them"
+    ),
     "events-lost": Kind("warning", "{count} events could not be kept", "more came than the disk took"),
     "unexpected-error": Kind(
         "error", "unexpected error about {at}: {error}", "a defect, with its traceback; it cost what is `at`"

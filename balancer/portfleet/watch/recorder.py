@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from portfleet.core.events import Event, make
 from portfleet.store.clock import now_exactly
 from portfleet.store.events import EventFile
 from portfleet.store.log import Log
+from portfleet.watch.event_command import EventCommand
 
 #: Events kept in memory; those of one answer; and those that wait for the file, of which more are lost.
 _MEMORY, _ANSWER, _WAITING = 2000, 200, 10_000
@@ -39,9 +41,9 @@ class Recorder:
         self._last = 0
         self._thread: threading.Thread | None = None
 
-    def start(self, log: Log) -> None:
-        """Begin to keep what is noted; ``log`` hears of a file that cannot be written."""
-        self._thread = threading.Thread(target=self._run, args=(log,), name="events", daemon=True)
+    def start(self, log: Log, command: EventCommand) -> None:
+        """Begin to keep what is noted and give it to ``command``; ``log`` hears of a file that cannot be written."""
+        self._thread = threading.Thread(target=self._run, args=(log, command), name="events", daemon=True)
         self._thread.start()
 
     def note(self, event: Event) -> None:
@@ -67,16 +69,16 @@ class Recorder:
         self._stopping = True
         self._wake.set()
         if self._thread is not None:
-            self._thread.join(_CLOSE)
+            self._thread.join(2 * _CLOSE)
 
-    def _run(self, log: Log) -> None:
+    def _run(self, log: Log, command: EventCommand) -> None:
         with suppress(OSError):  # which writing meets too
-            self._keep(self._file.read(most=_MEMORY))
+            self._keep(self._file.read(most=_MEMORY), lambda _: None)
         while True:
             stopping = self._stopping
             self._wake.clear()
             try:
-                trouble = self._exchange()
+                trouble = self._exchange(command)
             except PortfleetError as error:
                 trouble = error.message.splitlines()[0]
             except OSError as error:
@@ -85,11 +87,14 @@ class Recorder:
                 log.once("cannot-write", about="events", file=self._path, reason=trouble)
             else:
                 log.over("cannot-write", about="events")
+            with log.costs("on_event"):
+                command.go_on()
             if stopping:
+                command.close(_CLOSE)
                 return
             self._wake.wait(_LOOK)
 
-    def _exchange(self) -> str:
+    def _exchange(self, command: EventCommand) -> str:
         """Write what waits, and take in what others have written; return why the file took nothing, or "".
 
         Raise PortfleetError if that has to be tried again, OSError if the file cannot be read.
@@ -97,16 +102,18 @@ class Recorder:
         if not self._batch:
             self._batch = [self._waiting.popleft() for _ in range(len(self._waiting))]
         if not self._batch:
-            self._keep(self._file.news())
+            self._keep(self._file.news(), command.take)
             return ""
         if self._lost:
             lost, self._lost = self._lost, 0
             self._batch.append(make("events-lost", now_exactly(), {"count": lost}))
         kept, trouble = self._file.exchange(self._batch)
         self._batch = []
-        self._keep(kept)
+        self._keep(kept, command.take)
         return trouble.strerror or repr(trouble) if trouble else ""
 
-    def _keep(self, events: list[Event]) -> None:
+    def _keep(self, events: list[Event], give: Callable[[Event], None]) -> None:
+        for event in events:
+            give(event)
         self._kept.extend(events)
         self._last = max([self._last, *(event.number for event in events)])

@@ -73,6 +73,8 @@ class Roster:
         #: What ``changed`` has taken in; not what is desired after it raised: then the next look tries again.
         self._taken_in: Desired | None = None
         self.repair = True
+        #: The command on events; None until the config is read.
+        self.on_event: tuple[str, ...] | None = None
 
     def latest(self) -> Desired | None:
         """Return what shall be as of this moment: to be asked under the table lock by whoever is about to change slots.
@@ -89,7 +91,8 @@ class Roster:
         desired = self._applied.desired()
         if desired is self._taken_in:
             return
-        self.desired, self.repair = desired, self._applied.fleet().drift == "repair"
+        fleet = self._applied.fleet()
+        self.desired, self.repair, self.on_event = desired, fleet.drift == "repair", fleet.on_event
         known, self.members = self.members, {}
         owned = {name for operation in desired.journal.operations for name in operation.owned}
         for service in desired.services.values():
