@@ -60,6 +60,8 @@ def test_what_operators_do_is_told_with_their_names_to_those_who_follow() -> Non
         assert {event["operator"] for event in events if event["kind"] in ("pinned", "down")} == {box.operator}
         ended = next(event for event in events if event["kind"] == "operation-ended")
         assert (ended["verb"], ended["service"], ended["operator"]) == ("drain", "echo", "ann@host")
+        asked = [event["wanted"] for event in events if event["kind"] == "desired-state"]
+        assert asked[0] == "drained" and {event["instance"] for event in events if "wanted" in event} >= {"echo-blue-2"}
         numbers = [event["number"] for event in in_file(box)]
         assert numbers == list(range(1, len(numbers) + 1))
 

@@ -29,6 +29,12 @@ _INSTANCES = {
     "process-ended": Kind(
         "warning", "the process of {instance} ended: {reason}", "a process ended that had no slots at that moment"
     ),
+    "desired-state": Kind(
+        "info",
+        "{instance} is to be {wanted}; it was to be {before}",
+        "an operator, an operation or the config asks something else of it: `serving`, `idle`, `drained`, "
+        "`maintenance`, `stopped`",
+    ),
     "kept": Kind(
         "error",
         "{instance} fails its probes and keeps its slots: {reason}",
