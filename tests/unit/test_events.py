@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,8 @@ import pytest
 import portfleet
 from portfleet.__main__ import main
 from portfleet.core.events import Event, from_json, make
+from portfleet.core.history import fields_of, whole
+from portfleet.core.journal import HistoryEntry
 from portfleet.core.kinds import KINDS
 from portfleet.store.clock import stamp_exactly
 from portfleet.store.events import EventFile
@@ -209,6 +212,22 @@ def test_the_verb_shows_the_last_or_those_since_of_one_service(
     assert [line.split()[0] for line in shown("--since", "1h")] == ["2", "3"]
     assert [json.loads(line)["number"] for line in shown("--json", "echo")] == [1, 3]
     assert main(["--home", str(tmp_path), "events", "no-such"]) == 2
+
+
+def test_the_history_goes_on_where_the_journal_has_forgotten_it() -> None:
+    entries = [
+        HistoryEntry(number, f"2026-01-31T12:00:0{number}Z", "ann@box", "echo", "drain", "drain echo-blue-2",
+                     "cancelled", ok=number != 2, code=0 if number != 2 else 1, release="v1", stays=number == 2)
+        for number in (1, 2, 3)
+    ]  # fmt: skip
+    kinds = ["operation-ended", "operation-failed", "operation-ended"]
+    told = [make(kind, "now", fields_of(entry)) for kind, entry in zip(kinds, entries, strict=True)]
+    kept = [from_json(json.loads(json.dumps(event.to_json()))) for event in [named(), *told]]
+    assert whole(kept, ()) == entries
+    assert whole(kept, entries[2:]) == entries and whole([], entries[2:]) == entries[2:]
+    damaged = replace(kept[1], more={**kept[1].more, "outcome": 7})
+    assert whole([damaged, kept[2]], ()) == [entries[1]]
+    assert told[0].words == "drain of echo: cancelled (operation 1)"
 
 
 def test_a_fleet_without_events_has_none_to_show(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
