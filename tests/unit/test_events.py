@@ -7,6 +7,7 @@ import io
 import json
 import resource
 import signal
+import socket
 import string
 import subprocess
 import sys
@@ -26,6 +27,7 @@ from portfleet.core.journal import HistoryEntry
 from portfleet.core.kinds import KINDS
 from portfleet.store.clock import stamp_exactly
 from portfleet.store.events import EventFile
+from portfleet.store.journald import sender
 from portfleet.store.log import Log
 from portfleet.watch.event_command import EventCommand
 from portfleet.watch.recorder import Recorder
@@ -228,6 +230,28 @@ def test_the_history_goes_on_where_the_journal_has_forgotten_it() -> None:
     damaged = replace(kept[1], more={**kept[1].more, "outcome": 7})
     assert whole([damaged, kept[2]], ()) == [entries[1]]
     assert told[0].words == "drain of echo: cancelled (operation 1)"
+
+
+def test_systemd_s_journal_gets_it_with_its_fields_if_systemd_started_us(tmp_path: Path) -> None:
+    path = str(tmp_path / "journal")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as journal:
+        journal.bind(path)
+        journal.settimeout(5)
+        sender(path, {})(named())
+        sender(path, {"INVOCATION_ID": "1"})(replace(named(reason="two\nlines"), number=7))
+        data, fields = journal.recv(65536), dict[str, str]()
+        while data:
+            name, _, rest = data.partition(b"\n")
+            size = int.from_bytes(rest[:8], "little")
+            fields[name.decode()], data = rest[8 : 8 + size].decode(), rest[9 + size :]
+        assert fields == {
+            "MESSAGE": "echo-blue-1 gets no new connections: two?lines", "PRIORITY": "4", "PORTFLEET_NUMBER": "7",
+            "SYSLOG_IDENTIFIER": "portfleet", "PORTFLEET_KIND": "ejected", "PORTFLEET_SERVICE": "echo",
+            "PORTFLEET_INSTANCE": "echo-blue-1", "PORTFLEET_REASON": "two\nlines",
+        }  # fmt: skip
+        for _ in range(10_000):  # nobody reads it, and no call waits
+            sender(path, {"INVOCATION_ID": "1"})(named())
+    sender(str(tmp_path / "none"), {"INVOCATION_ID": "1"})(named())
 
 
 def test_a_fleet_without_events_has_none_to_show(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
