@@ -25,6 +25,7 @@ from portfleet.core.events import Event, from_json, make
 from portfleet.core.history import fields_of, whole
 from portfleet.core.journal import HistoryEntry
 from portfleet.core.kinds import KINDS
+from portfleet.store import locks
 from portfleet.store.clock import stamp_exactly
 from portfleet.store.events import EventFile
 from portfleet.store.journald import sender
@@ -192,6 +193,21 @@ def test_the_recorder_gives_events_since_a_number_also_those_of_others(tmp_path:
     log("stopped", reason="asked to")
     recorder.close()
     assert EventFile(path).read()[-1].kind == "stopped"
+
+
+def test_a_lock_that_another_process_holds_delays_events_and_nothing_else(tmp_path: Path) -> None:
+    recorder, file = Recorder(tmp_path / "events.jsonl"), io.StringIO()
+    log = Log(as_json=False, file=file, note=recorder.note)
+    with locks.events(tmp_path / "events.lock", seconds=1):
+        recorder.start(log, EventCommand(lambda: (), log))
+        began = time.monotonic()
+        for _ in range(1000):
+            log("blind", reason="full")
+        assert time.monotonic() - began < 1
+        assert recorder.since({}) == {"events": [], "last": 0}
+        wait_for("it is told", lambda: "events lock" in file.getvalue())
+    wait_for("all are kept, with what kept them", lambda: recorder.since({})["last"] == 1001)
+    recorder.close()
 
 
 def test_the_verb_shows_the_last_or_those_since_of_one_service(

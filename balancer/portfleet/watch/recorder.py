@@ -78,16 +78,11 @@ class Recorder:
         while True:
             stopping = self._stopping
             self._wake.clear()
-            try:
-                trouble = self._exchange(command)
-            except PortfleetError as error:
-                trouble = error.message.splitlines()[0]
-            except OSError as error:
-                trouble = error.strerror or repr(error)
-            if trouble:
-                log.once("cannot-write", about="events", file=self._path, reason=trouble)
-            else:
-                log.over("cannot-write", about="events")
+            with log.costs("events"):
+                if trouble := self._keep_up(command):
+                    log.once("cannot-write", about="events", file=self._path, reason=trouble)
+                else:
+                    log.over("cannot-write", about="events")
             with log.costs("on_event"):
                 command.go_on()
             if stopping:
@@ -95,21 +90,20 @@ class Recorder:
                 return
             self._wake.wait(_LOOK)
 
-    def _exchange(self, command: EventCommand) -> str:
-        """Write what waits, and take in what others have written; return why the file took nothing, or "".
-
-        Raise PortfleetError if that has to be tried again, OSError if the file cannot be read.
-        """
-        if not self._batch:
-            self._batch = [self._waiting.popleft() for _ in range(len(self._waiting))]
-        if not self._batch:
-            self._tell(self._file.news(), command)
-            return ""
-        if self._lost:
+    def _keep_up(self, command: EventCommand) -> str:
+        """Write what waits, and take in what others have written; return why the file took nothing, or ""."""
+        batch, self._batch = self._batch, []
+        batch += [self._waiting.popleft() for _ in range(len(self._waiting))] if not batch else []
+        if batch and self._lost:
             lost, self._lost = self._lost, 0
-            self._batch.append(make("events-lost", now_exactly(), {"count": lost}))
-        kept, trouble = self._file.exchange(self._batch)
-        self._batch = []
+            batch.append(make("events-lost", now_exactly(), {"count": lost}))
+        try:
+            kept, trouble = self._file.exchange(batch) if batch else (self._file.news(), None)
+        except PortfleetError as error:
+            self._batch = batch  # which is tried again
+            return error.message.splitlines()[0]
+        except OSError as error:
+            trouble, kept = error, []
         self._tell(kept, command)
         return trouble.strerror or repr(trouble) if trouble else ""
 
