@@ -55,6 +55,7 @@ def test_a_local_user_can_open_no_lock_and_read_no_state() -> None:
 
 def test_a_process_that_hangs_with_the_table_lock_delays_no_ejection() -> None:
     with fleet_box(NAMED + QUICK) as box:
+        box.settled()
         pids = watched(box)
         with held(box, f"{HOME}/run/table.lock"):
             began = time.monotonic()
