@@ -1,7 +1,7 @@
 """What tables in the code are written out as, run by script/docs.
 
 The table of settings: docs/configuration.md and examples/fleet.toml. The table of conntrack's settings: a part of
-docs/network.md and the sysctls that the package and the role share.
+docs/network.md and the sysctls that the package and the role share. The table of kinds: a part of docs/events.md.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from pathlib import Path
 from portfleet.config.example import example
 from portfleet.config.settings import TABLES
 from portfleet.config.settings.table import Effect, Setting, Table
+from portfleet.core.kinds import KINDS
 from portfleet.dataplane.nft.tracking import PREFIX, ROWS, Row
 
 TOP = Path(__file__).resolve().parents[2]
@@ -100,10 +101,21 @@ _TRACKING = "templates/system/sysctl.conf"
 
 def network() -> str:
     """Return docs/network.md with the table of conntrack's settings as the code has it."""
-    before, _, rest = (TOP / "docs/network.md").read_text().partition(_BEGIN)
-    _, _, after = rest.partition(_STOP)
     head = f"| `{PREFIX}…` | role | kernel | counts while | must outlast |\n|---|---|---|---|---|\n"
-    return before + _BEGIN + head + "".join(map(_tracked, ROWS)) + _STOP + after
+    return _with_table("docs/network.md", head + "".join(map(_tracked, ROWS)))
+
+
+def events() -> str:
+    """Return docs/events.md with the table of kinds as the code has it."""
+    rows = [f"| `{name}` | {kind.level} | {kind.meaning} |\n" for name, kind in KINDS.items()]
+    return _with_table("docs/events.md", "| kind | level | |\n|---|---|---|\n" + "".join(rows))
+
+
+def _with_table(page: str, table: str) -> str:
+    """Return a page with ``table`` in the place of the one that was written before."""
+    before, _, rest = (TOP / page).read_text().partition(_BEGIN)
+    _, _, after = rest.partition(_STOP)
+    return before + _BEGIN + table + _STOP + after
 
 
 def _tracked(row: Row) -> str:
@@ -125,6 +137,7 @@ FILES = {
     "docs/configuration.md": reference,
     "examples/fleet.toml": example,
     "docs/network.md": network,
+    "docs/events.md": events,
     _TRACKING: tracking,
 }
 

@@ -169,6 +169,7 @@ class Fleet:
     drift: Drift = "repair"
     dataplane: DataPlaneName = "nftables"
     haproxy_processes: int = 2
+    on_event: tuple[str, ...] = ()
 
     @property
     def inside(self) -> bool:
