@@ -1,7 +1,7 @@
 """What tables in the code are written out as, run by script/docs.
 
 The table of settings: docs/configuration.md and examples/fleet.toml. The table of conntrack's settings: a part of
-docs/network.md and the sysctls that the package and the role share.
+docs/network.md and the sysctls that the package and the role share. The table of metrics: a part of docs/metrics.md.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from portfleet.config.example import example
 from portfleet.config.settings import TABLES
 from portfleet.config.settings.table import Effect, Setting, Table
 from portfleet.dataplane.nft.tracking import PREFIX, ROWS, Row
+from portfleet.metrics.table import TABLE, Metric
 
 TOP = Path(__file__).resolve().parents[2]
 
@@ -100,10 +101,28 @@ _TRACKING = "templates/system/sysctl.conf"
 
 def network() -> str:
     """Return docs/network.md with the table of conntrack's settings as the code has it."""
-    before, _, rest = (TOP / "docs/network.md").read_text().partition(_BEGIN)
-    _, _, after = rest.partition(_STOP)
     head = f"| `{PREFIX}…` | role | kernel | counts while | must outlast |\n|---|---|---|---|---|\n"
-    return before + _BEGIN + head + "".join(map(_tracked, ROWS)) + _STOP + after
+    return _filled("docs/network.md", head + "".join(map(_tracked, ROWS)))
+
+
+def metrics() -> str:
+    """Return docs/metrics.md with the table of metrics as the code has it."""
+    head = "| metric | type | labels | what it is |\n|---|---|---|---|\n"
+    parts = (f"### {about}\n\n{head}{''.join(map(_metric, found))}" for about, found in TABLE.items())
+    return _filled("docs/metrics.md", "\n".join(parts))
+
+
+def _metric(metric: Metric) -> str:
+    labels = ", ".join(f"`{label}`" for label in metric.labels) or "–"
+    when = f" (if {metric.when})" if metric.when and metric.when != "always" else ""
+    return f"| `{metric.name}` | {metric.kind} | {labels} | {metric.words}{when} |\n"
+
+
+def _filled(page: str, text: str) -> str:
+    """Return a page with ``text`` as its generated part."""
+    before, _, rest = (TOP / page).read_text().partition(_BEGIN)
+    _, _, after = rest.partition(_STOP)
+    return before + _BEGIN + text + _STOP + after
 
 
 def _tracked(row: Row) -> str:
@@ -125,6 +144,7 @@ FILES = {
     "docs/configuration.md": reference,
     "examples/fleet.toml": example,
     "docs/network.md": network,
+    "docs/metrics.md": metrics,
     _TRACKING: tracking,
 }
 
