@@ -24,6 +24,7 @@ GROUPS = {
         "metrics": "print the metrics for Prometheus' node_exporter",
         "logs": "show the logs of a service or an instance",
         "explain": "say which slot and instance a client's address gets",
+        "events": "show what happened to the fleet, and go on showing it",
         "history": "show what was done, by whom, and how it ended",
         "lock": "show who is working on a service, since when and why",
     },

@@ -21,6 +21,7 @@ from portfleet.store import locks
 from portfleet.store.directories import make_directories
 from portfleet.store.log import Log
 from portfleet.watch.preload import load_all
+from portfleet.watch.recorder import Recorder
 from portfleet.watch.self_check import SelfCheck
 
 EXAMPLES = ("portfleet logs -f portfleet-watch",)
@@ -39,7 +40,8 @@ def run(options: argparse.Namespace, context: Context) -> Exit:
     gc.enable()  # unlike other verbs this one lives for months
     make_directories(context.paths)
     as_json = options.json_logs or os.environ.get("PORTFLEET_JSON_LOGS") == "1"
-    log = Log(as_json=as_json, fallback=context.paths.log_of(WATCHER))
+    recorder = Recorder(context.paths.events)
+    log = Log(as_json=as_json, fallback=context.paths.log_of(WATCHER), note=recorder.note)
     context.patience = 0.0
     # Waiting, as supervisord's does: one that ended instead would be started again every second.
     wait = partial(log, "waiting", then="this one takes over when that one ends") if options.wait else None
@@ -47,16 +49,18 @@ def run(options: argparse.Namespace, context: Context) -> Exit:
         check = SelfCheck(context.paths.watch_stacks, log)
         check.tell_before()
         load_all()
-        asyncio.run(_watch(context, log, check))
+        asyncio.run(_watch(context, log, check, recorder))
+        recorder.close()
     return Exit.DONE
 
 
-async def _watch(context: Context, log: Log, check: SelfCheck) -> None:
+async def _watch(context: Context, log: Log, check: SelfCheck, recorder: Recorder) -> None:
     from portfleet.apply.applied import Applied
     from portfleet.operations.daemons import MachineDaemons
     from portfleet.operations.engine import Engine
     from portfleet.operations.world import World
     from portfleet.watch.ejector import Ejector
+    from portfleet.watch.event_command import EventCommand
     from portfleet.watch.forget import Forgetter
     from portfleet.watch.healer import Healer
     from portfleet.watch.overflow_order import OverflowOrder
@@ -71,6 +75,7 @@ async def _watch(context: Context, log: Log, check: SelfCheck) -> None:
     if lacking := guardian.shortage:
         log("unprivileged", refused=lacking.refused, costs=lacking.costs)
     roster, forgetter = Roster(paths, applied), Forgetter(plane.connections, log)
+    recorder.start(log, EventCommand(lambda: roster.on_event, log))
     ejector = Ejector(plane=plane, paths=paths, latest=roster.latest, forget_unanswered=forgetter.begin, log=log)
     healer = Healer(plane=plane, paths=paths, roster=roster, ejector=ejector, log=log)
     rules = RuleGuard(roster=roster, healer=healer, guardian=guardian, log=log, busy=check.busy)
@@ -80,6 +85,7 @@ async def _watch(context: Context, log: Log, check: SelfCheck) -> None:
         "status": lambda _: snapshot.status(),
         "fleet": lambda _: snapshot.fleet(),
         "instances": lambda request: snapshot.instances(request.get("after")),
+        "events": recorder.since,
     }
     orders = {**answers, "reload": lambda _: watcher.wake()}
     files = RunFiles(

@@ -22,6 +22,7 @@ def cross_check(fleet: Fleet, machine: Machine, *, broken: set[str]) -> list[Pro
     problems += _ports(fleet, machine)
     problems += _listens(fleet)
     problems += _metrics(fleet, machine)
+    problems += _on_event(fleet, machine)
     return [p for p in problems if p.path.split("[")[0] not in broken]
 
 
@@ -93,6 +94,18 @@ def _command(service: Service, path: str, machine: Machine) -> Iterator[Problem]
         yield Problem(f"{path}.user", f'this user namespace has no user "{service.user}" (/proc/self/uid_map)', hint)
     if service.directory and not placeholders((service.directory,)) and not machine.has_path(service.directory):
         yield Problem(f"{path}.directory", f"{service.directory} does not exist", f"mkdir -p {service.directory}")
+
+
+def _on_event(fleet: Fleet, machine: Machine) -> Iterator[Problem]:
+    if not fleet.on_event:
+        return
+    path, command = "fleet.on_event", fleet.on_event[0]
+    if not machine.find(command):
+        hint = "give its absolute path; searched: portfleet's own venv, then PATH"
+        yield Problem(path, f'"{command}" is not found', hint)
+    if machine.is_root and not (machine.has_user("nobody") and machine.maps_user("nobody")):
+        hint = "run the fleet as the machine's root, or enter by: unshare --map-root-user --map-auto (uidmap)"
+        yield Problem(path, 'there is no user "nobody" to run it as', hint)
 
 
 def _families(service: Service, path: str, machine: Machine) -> Iterator[Problem]:

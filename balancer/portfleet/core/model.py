@@ -181,6 +181,7 @@ class Fleet:
     dataplane: DataPlaneName = "nftables"
     haproxy_processes: int = 2
     metrics: Metrics = field(default_factory=Metrics)
+    on_event: tuple[str, ...] = ()
 
     @property
     def inside(self) -> bool:

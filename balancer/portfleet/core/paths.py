@@ -77,6 +77,11 @@ class Paths:
         return self.lib / "processes.json"
 
     @property
+    def events(self) -> Path:
+        """What happened: the watcher and commands append to it."""
+        return self.lib / "events.jsonl"
+
+    @property
     def out(self) -> Path:
         """Who is ejected; owned by the watcher."""
         return self.run / "out.json"

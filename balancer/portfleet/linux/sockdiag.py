@@ -105,6 +105,15 @@ def connections() -> Iterator[Ends]:
             yield Ends(message[8:24], port, message[24:40], peer_port)
 
 
+def of_peer(address: bytes) -> Iterator[tuple[Ends, int]]:
+    """Return each established connection to ``address`` (4 or 16 bytes), with its inode."""
+    wanted = address if len(address) == 16 else address + bytes(12)
+    for _, message in _dump(_ESTABLISHED | _CLOSE_WAIT):
+        if message[24:40] in (wanted, _MAPPED + address):
+            port, peer_port = _PORTS.unpack_from(message, 4)
+            yield Ends(b"", port, address, peer_port), _MESSAGE.unpack_from(message)[14]
+
+
 def waiting() -> Counter[int]:
     """Return how many connections no process has accepted yet, by local port: in accept queues and in SYN_RECV."""
     found = Counter(int.from_bytes(message[4:6], "big") for _, message in _dump(_SYN_RECV))

@@ -80,9 +80,9 @@ class Engine:
 
     def _begin(self, operation: Operation) -> None:
         resumed = operation.begun
-        fields = {"number": operation.number, "verb": operation.verb, "service": operation.service}
+        fields = {"operation": operation.number, "verb": operation.verb, "service": operation.service}
         phase = "undoing" if operation.failed or operation.cancelled else operation.phase
-        self._log("resumed" if resumed else "begins", **fields, who=operation.who, phase=phase)
+        self._log("operation-resumed" if resumed else "operation-begun", **fields, operator=operation.who, phase=phase)
         noted = replace(operation, begun=True, resumed=phase if resumed else operation.resumed)
         self._running[operation.number] = asyncio.create_task(self._guarded(noted))
 
@@ -143,7 +143,12 @@ class Engine:
                 again = _LOCKED
             except PortfleetError as error:
                 tries += 1
-                self._log("tries-again", number=task.operation.number, reason=error.message.splitlines()[0])
+                self._log(
+                    "tries-again",
+                    operation=task.operation.number,
+                    service=task.operation.service,
+                    reason=error.message.splitlines()[0],
+                )
                 if tries == _TRIES:
                     raise
                 again = _AGAIN
@@ -158,7 +163,13 @@ class Engine:
                 await self._world.pause(_LOCKED)
 
     def _wait_for(self, operation: Operation, error: Locked) -> None:
-        self._log.once("waits-for-lock", about=str(operation.number), number=operation.number, reason=error.message)
+        self._log.once(
+            "waits-for-lock",
+            about=str(operation.number),
+            operation=operation.number,
+            service=operation.service,
+            reason=error.message,
+        )
 
     async def _give_up(self, verb: Verb, task: Task[Work], reason: str, code: Exit | None = None) -> Outcome:
         """Undo the operation for ``reason``; without a ``code`` the way that went decides it."""
@@ -189,7 +200,12 @@ class Engine:
                 refused += error.code is Exit.KERNEL
                 if refused == _TRIES:
                     raise OperationFailed(str(error)) from None
-                self._log.once("cannot-undo", number=task.operation.number, reason=error.message.splitlines()[0])
+                self._log.once(
+                    "cannot-undo",
+                    operation=task.operation.number,
+                    service=task.operation.service,
+                    reason=error.message.splitlines()[0],
+                )
                 await self._world.pause(_AGAIN)
             except Exception as error:
                 self._log.unexpected(f"operation {task.operation.number}", error)
@@ -215,7 +231,7 @@ class Engine:
             )
             return journal.noting(entry)
 
-        fields = {"number": operation.number, "verb": operation.verb, "service": operation.service}
+        fields = {"operation": operation.number, "verb": operation.verb, "service": operation.service}
         while True:
             try:
                 self._world.store.update(ended)
@@ -224,7 +240,15 @@ class Engine:
                 self._wait_for(operation, error)
                 await self._world.pause(_LOCKED)
             except PortfleetError as error:  # a full disk: it is told as soon as it can be
-                self._log.once("cannot-write-journal", number=operation.number, reason=error.message.splitlines()[0])
+                self._log.once(
+                    "cannot-write-journal",
+                    operation=operation.number,
+                    service=operation.service,
+                    reason=error.message.splitlines()[0],
+                )
                 await self._world.pause(_AGAIN)
-        self._log("ended" if outcome.code is Exit.DONE else "failed", **fields, outcome=outcome.words)
+        done = outcome.code is Exit.DONE
+        self._log(
+            "operation-ended" if done else "operation-failed", **fields, operator=operation.who, outcome=outcome.words
+        )
         self._world.wake()

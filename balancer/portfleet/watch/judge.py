@@ -121,7 +121,7 @@ class Judge:
         self.kept.discard(name)
         if not member.want.takes or self._waits(member):
             # Once for each end: one that never came up is looked at many times a second.
-            self._log.once("ended", about=name, instance=name, wanted=member.want.wanted, reason=reason)
+            self._log.once("process-ended", about=name, instance=name, wanted=member.want.wanted, reason=reason)
             return
         known = self._ejector.out.get(name)
         if known is not None and known.kind == "died":

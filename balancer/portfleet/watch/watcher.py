@@ -229,6 +229,8 @@ class Watcher:
 
     def _take_in(self, rules: RuleGuard) -> None:
         self._check.busy()
+        for name, before, wanted in self._roster.changes:
+            self._log("desired-state", instance=name, before=before, wanted=wanted)
         known = self._roster.members.keys() | self._own.programs.keys() | {SUPERVISOR}
         for name in self._deaths.started().keys() - known:
             self._deaths.forget(name)
