@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 import threading
@@ -21,6 +22,7 @@ from portfleet.metrics.look import Look, Looks
 from portfleet.metrics.table import METRICS
 from support.seen import answering, fleet_told, instance_told, service_told
 
+TOP = Path(__file__).parents[2]
 #: What a release can be called on a command line, and what would end a label, a line or a page.
 HOSTILE = 'v1"} 1\\n<script>alert(1)</script>\u202e'
 
@@ -136,3 +138,26 @@ def test_no_other_verb_loads_the_libraries_of_the_metrics() -> None:
     )
     found = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout.split()
     assert {"prometheus_client", "starlette", "uvicorn", "h11", "anyio", "portfleet.metrics.look"}.isdisjoint(found)
+
+
+@pytest.mark.parametrize("page", ["docs/grafana/portfleet.json", "docs/alerts.yml", "tests/full/alerts.test.yml"])
+def test_the_dashboard_and_the_alerts_name_only_metrics_that_are_there(page: str) -> None:
+    named = set(re.findall(r"\bportfleet_[a-z_]+", (TOP / page).read_text()))
+    histograms = {f"{name}_bucket" for name, metric in METRICS.items() if metric.kind == "histogram"}
+    assert len(named) > 10 and named <= METRICS.keys() | histograms
+
+
+def test_the_dashboard_needs_no_edit_to_be_imported() -> None:
+    dashboard = json.loads((TOP / "docs/grafana/portfleet.json").read_text())
+    panels = [panel for panel in dashboard["panels"] if panel["type"] != "row"]
+    assert {panel["datasource"]["uid"] for panel in panels} == {"${datasource}"}
+    assert "datasource" in {variable["name"] for variable in dashboard["templating"]["list"]}
+    assert len({panel["id"] for panel in dashboard["panels"]}) == len(dashboard["panels"])
+    asked = " ".join(target["expr"] for panel in panels for target in panel["targets"])
+    assert sum(name in asked for name in METRICS) > len(METRICS) // 2
+
+
+def test_each_alert_is_in_the_docs() -> None:
+    alerts = re.findall(r"alert: (\w+)", (TOP / "docs/alerts.yml").read_text())
+    documented = re.findall(r"^\| (Portfleet\w+) \|", (TOP / "docs/metrics.md").read_text(), re.MULTILINE)
+    assert sorted(alerts) == sorted(documented)
