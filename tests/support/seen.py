@@ -50,14 +50,22 @@ def fleet_told(*services: Entry, **changes: Any) -> Entry:
 
 
 @contextmanager
-def answering(path: Path, fleet: Entry, instances: Sequence[Entry]) -> Iterator[None]:
+def answering(path: Path, fleet: Entry, instances: Sequence[Entry], events: Sequence[Entry] = ()) -> Iterator[None]:
     """Answer on the socket ``path`` as a watcher does, with what ``fleet`` and ``instances`` are at that moment."""
 
     class Talk(socketserver.StreamRequestHandler):
         def handle(self) -> None:
             for line in self.rfile:
                 request = json.loads(line)
-                answer = fleet if request["command"] == "fleet" else page(request["after"])
+                match request["command"]:
+                    case "fleet":
+                        answer = fleet
+                    case "events":
+                        since = request.get("since", 0)
+                        last = events[-1]["number"] if events else 0
+                        answer = {"ok": True, "events": [e for e in events if e["number"] > since], "last": last}
+                    case _:
+                        answer = page(request["after"])
                 self.wfile.write(json.dumps(answer).encode() + b"\n")
 
     def page(first: int) -> Entry:

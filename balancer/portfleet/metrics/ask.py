@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import json
 import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,30 +32,59 @@ class Told:
 
 def ask(path: Path, *, seconds: float = _PATIENCE) -> Told:
     """Return what the watcher knows; raise PortfleetError if it does not answer within ``seconds``."""
+    with _connected(path, seconds) as stream:
+        fleet = _answer(stream, {"command": "fleet"})
+        instances: list[Entry] = []
+        after: int | None = 0
+        while after is not None:
+            part = _answer(stream, {"command": "instances", "after": after})
+            instances += part["instances"]
+            after = part["next"]
+        return Told(stream.pid, fleet, tuple(instances))
+
+
+@dataclass(frozen=True)
+class _Stream:
+    """A connection to the process ``pid``."""
+
+    file: io.BufferedRWPair
+    pid: int
+
+
+@contextmanager
+def _connected(path: Path, seconds: float) -> Iterator[_Stream]:
+    """Return a connection to the watcher; whatever goes wrong in the block is PortfleetError."""
     try:
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
             connection.settimeout(seconds)
             connection.connect(str(path))
-            with connection.makefile("rwb") as stream:
-                fleet = _answer(stream, {"command": "fleet"})
-                instances: list[Entry] = []
-                after: int | None = 0
-                while after is not None:
-                    part = _answer(stream, {"command": "instances", "after": after})
-                    instances += part["instances"]
-                    after = part["next"]
-                return Told(unix_socket.peer(connection), fleet, tuple(instances))
+            with connection.makefile("rwb") as file:
+                yield _Stream(file, unix_socket.peer(connection))
     except (OSError, ValueError, KeyError) as error:
-        words = error.strerror if isinstance(error, OSError) and error.strerror else repr(error)
+        words = error.strerror if isinstance(error, OSError) and error.strerror else str(error) or repr(error)
         raise PortfleetError(
             f"the watcher does not answer on {path}: {words}", hint="see: portfleet status; [metrics] in fleet.toml"
         ) from None
 
 
-def _answer(stream: Any, request: Entry) -> Entry:
-    stream.write(json.dumps(request).encode() + b"\n")
-    stream.flush()
-    answer = json.loads(_encodable(stream.readline()))
+def ask_events(path: Path, since: int | None, *, seconds: float = _PATIENCE) -> tuple[list[Entry], int]:
+    """Return the events after number ``since`` (None: the newest ones), and the number to ask from the next time.
+
+    Raise PortfleetError if the watcher does not answer.
+    """
+    with _connected(path, seconds) as stream:
+        request = {"command": "events"} | ({} if since is None else {"since": since})
+        answer = _answer(stream, request)
+        found: list[Entry] = answer["events"]
+        # One that numbers anew has lost its file: begin anew as well.
+        last = found[-1]["number"] if found else min(since or 0, answer["last"])
+        return found, last
+
+
+def _answer(stream: _Stream, request: Entry) -> Entry:
+    stream.file.write(json.dumps(request).encode() + b"\n")
+    stream.file.flush()
+    answer = json.loads(_encodable(stream.file.readline()))
     if not answer.get("ok"):
         raise ValueError(answer.get("error"))
     return dict(answer)

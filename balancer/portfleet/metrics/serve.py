@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import ipaddress
 import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
 
 import uvicorn
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
@@ -12,7 +16,7 @@ from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.middleware import Middleware
 from starlette.requests import Request
-from starlette.responses import PlainTextResponse, Response
+from starlette.responses import HTMLResponse, PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -20,7 +24,9 @@ from portfleet.core.errors import PortfleetError
 from portfleet.core.model import Listen
 from portfleet.core.paths import Paths
 from portfleet.metrics.families import text
+from portfleet.metrics.live import Live, shown
 from portfleet.metrics.look import Looks
+from portfleet.metrics.page import FILES, HEADERS, asset, html
 
 #: Connections at a time; further ones get 503.
 _AT_ONCE = 200
@@ -44,26 +50,51 @@ class OwnNames:
         await self._app(scope, receive, send)
 
 
-def application(looks: Looks) -> Starlette:
-    """Return the application; ``looks`` are what it tells."""
+def application(looks: Looks, socket_path: Path) -> Starlette:
+    """Return the application; ``looks`` are what it tells, ``socket_path`` is where the watcher gives events."""
+    live = Live(looks, socket_path)
 
     async def metrics(_: Request) -> Response:
         body = await run_in_threadpool(lambda: text(looks.now()))
         return Response(body, media_type=CONTENT_TYPE_PLAIN_0_0_4)
 
-    return Starlette(routes=[Route("/metrics", metrics)], middleware=[Middleware(OwnNames)])
+    async def page(_: Request) -> Response:
+        view, events = live.view, [shown(event) for event in reversed(live.events)]
+        body = await run_in_threadpool(lambda: html(view, events, socket.gethostname()))
+        return HTMLResponse(body, headers=HEADERS)
+
+    async def stream(_: Request) -> Response:
+        return StreamingResponse(live.stream(), media_type="text/event-stream", headers=HEADERS)
+
+    async def file(request: Request) -> Response:
+        name = request.path_params["name"]
+        if name not in FILES:
+            return PlainTextResponse("there is no such file\n", 404)
+        return Response(asset(name), media_type=FILES[name], headers=HEADERS)
+
+    @asynccontextmanager
+    async def looking(_: Starlette) -> AsyncIterator[None]:
+        task = asyncio.create_task(live.run())
+        try:
+            yield
+        finally:
+            task.cancel()
+
+    routes = [Route("/", page), Route("/metrics", metrics), Route("/stream", stream), Route("/{name}", file)]
+    return Starlette(routes=routes, middleware=[Middleware(OwnNames)], lifespan=looking)
 
 
 def serve(listen: Listen, paths: Paths) -> None:
     """Serve until SIGTERM; raise PortfleetError if ``listen`` cannot be listened on."""
     gc.enable()  # unlike verbs this one stays
-    server = uvicorn.Server(
-        uvicorn.Config(
-            application(Looks(paths.seen_socket)), log_level="warning", access_log=False, server_header=False,
-            limit_concurrency=_AT_ONCE, timeout_graceful_shutdown=1, lifespan="off",
-        )
-    )  # fmt: skip
     with _bound(listen) as bound:
+        application_ = application(Looks(paths.seen_socket), paths.seen_socket)
+        server = uvicorn.Server(
+            uvicorn.Config(
+                application_, log_level="warning", access_log=False, server_header=False, limit_concurrency=_AT_ONCE,
+                timeout_graceful_shutdown=1,
+            )
+        )  # fmt: skip
         server.run(sockets=[bound])
 
 
