@@ -18,9 +18,10 @@ from portfleet.core.journal import Journal, JournalError
 from portfleet.core.model import Fleet, Service
 from portfleet.core.observed import Observed
 from portfleet.core.paths import Paths
+from portfleet.core.program import Program, metrics_program
 from portfleet.daemons import instances
 from portfleet.daemons.capability import Heard
-from portfleet.linux.machine import read_machine
+from portfleet.linux.machine import read_machine, unprivileged_user
 from portfleet.store.journal import JournalStore
 from portfleet.supervise.supervisor import Supervisor
 
@@ -213,7 +214,13 @@ class Context:
         if applying and self.paths.applied.exists():
             with suppress(ConfigError):  # a damaged one tells nothing of how colours were started
                 journal = carried(fleet, journal, self.applied_fleet)
-        return replace(make_desired(fleet, journal.up(self.raised), self.paths), own=self.plane.programs(fleet))
+        desired = make_desired(fleet, journal.up(self.raised), self.paths)
+        return replace(desired, own=self.plane.programs(fleet), metrics=self._metrics(fleet))
+
+    def _metrics(self, fleet: Fleet) -> Program | None:
+        listen = fleet.metrics.listen
+        user = fleet.metrics.user or unprivileged_user()
+        return metrics_program(self.paths, sys.executable, listen, user) if listen is not None else None
 
     def observe(self, desired: Desired, *, probe: bool = True) -> Observed:
         """Look at what is; raises PortfleetError (exit 5) where the table belongs to another home."""

@@ -16,7 +16,7 @@ from pathlib import Path
 from portfleet.core.desired import Desired
 from portfleet.core.model import parse_instance
 from portfleet.core.paths import Paths
-from portfleet.core.program import WATCHER, Program, watch_program
+from portfleet.core.program import METRICS, WATCHER, Program, watch_program
 from portfleet.store import atomic
 from portfleet.store.directories import make_directories
 from portfleet.supervise import adopted
@@ -115,7 +115,7 @@ class Files:
         return wanted is not None and _text(path) == program_text(wanted)
 
     def _fault(self, path: Path) -> str:
-        if path.stem != WATCHER and parse_instance(path.stem) is None:
+        if path.stem not in (METRICS, WATCHER) and parse_instance(path.stem) is None:
             return "it is not called like an instance"
         return fault(path)
 

@@ -17,7 +17,7 @@ from portfleet.core.model import parse_instance
 from portfleet.core.observed import Observed, ObservedInstance
 from portfleet.core.paths import Paths
 from portfleet.core.printable import printable
-from portfleet.core.program import CONFIG_EXIT, WATCHER
+from portfleet.core.program import CONFIG_EXIT, METRICS, WATCHER
 from portfleet.core.slots import Table
 from portfleet.core.states import RUNNING, Presence
 from portfleet.daemons.exchange import Exchange
@@ -67,8 +67,9 @@ def observe(
         strangers=look.strangers(desired),
         claims=_claims(desired, rules) if probe else (),
         out=read_out(paths.out) if locks.held(paths.watch_lock) else {},
-        watcher=WATCHER in programs and programs[WATCHER].state in RUNNING,
+        watcher=_runs(WATCHER, programs),
         own=plane.processes(),
+        metrics=_runs(METRICS, programs) or METRICS in adopted.alive(paths),
         at=time.time(),
     )
 
@@ -81,6 +82,10 @@ def _ask(supervisor: Supervisor, paths: Paths) -> tuple[Presence, dict[str, Prog
         return Presence.RUNNING, supervisor.programs()
     except PortfleetError as error:
         return presence_by(error, paths), {}  # it may begin to shut down at any moment
+
+
+def _runs(name: str, programs: Mapping[str, ProgramInfo]) -> bool:
+    return name in programs and programs[name].state in RUNNING
 
 
 def _claims(desired: Desired, rules: PlaneState) -> tuple[str, ...]:

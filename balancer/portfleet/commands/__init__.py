@@ -21,6 +21,7 @@ GROUPS = {
     "look": {
         "status": "show the desired and actual state of each instance",
         "top": "live view of how busy each instance is",
+        "metrics": "print the metrics for Prometheus' node_exporter",
         "logs": "show the logs of a service or an instance",
         "explain": "say which slot and instance a client's address gets",
         "events": "show what happened to the fleet, and go on showing it",
@@ -90,4 +91,4 @@ SUPERVISED = frozenset({"plan", "apply", "up", "down"})
 #: Verbs that say that no watcher works, and do what they do without one. (`up` starts it, `down` ends it.)
 TOLD = OPERATIONS | {"plan", "apply", "pin", "unpin", "deny", "undeny"}
 #: Verbs that write a file, a script or a log, for which there is no JSON: they refuse --json.
-WITHOUT_JSON = frozenset({"init", "unit", "logs", "watch", "completion"})
+WITHOUT_JSON = frozenset({"init", "unit", "logs", "metrics", "watch", "completion"})

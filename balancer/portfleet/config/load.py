@@ -10,10 +10,10 @@ from typing import Any
 
 from portfleet.config.reader import Reader, key_text
 from portfleet.config.rules import cross_check
-from portfleet.config.settings import DRAIN, FLEET, PROBE, SERVICE
+from portfleet.config.settings import DRAIN, FLEET, METRICS, PROBE, SERVICE
 from portfleet.config.settings.table import Setting, Table
 from portfleet.core.errors import ConfigError, Problem
-from portfleet.core.model import Drain, Fleet, Machine, Probe, Service
+from portfleet.core.model import Drain, Fleet, Machine, Metrics, Probe, Service
 
 NAME = re.compile(r"[a-z][a-z0-9-]{0,30}")
 #: Beginnings and ends of names that would be taken for something else: rules of services, and instances.
@@ -30,6 +30,9 @@ def load(data: bytes, machine: Machine, *, source: str) -> Fleet:
     fleet_table = top.sub("fleet")
     whole = _values(FLEET, fleet_table)
     fleet_table.finish()
+    metrics_table = top.sub("metrics")
+    metrics = Metrics(**_values(METRICS, metrics_table))
+    metrics_table.finish()
     tables = top.table.get("service")
     top.known.append("service")
     top.finish()
@@ -46,7 +49,7 @@ def load(data: bytes, machine: Machine, *, source: str) -> Fleet:
             problems.append(Problem(path, "must be a table", f"write [service.{name}]"))
         else:
             services[name] = _here(_service(name, Reader(path, table, problems), machine), machine)
-    fleet = Fleet(services, **whole)
+    fleet = Fleet(services, **whole, metrics=metrics)
     problems += cross_check(fleet, machine, broken={".".join(p.path.split(".")[:3]).split("[")[0] for p in problems})
     if problems:
         raise ConfigError(problems, source=source)

@@ -21,6 +21,7 @@ def cross_check(fleet: Fleet, machine: Machine, *, broken: set[str]) -> list[Pro
             problems += check(service, path, machine)
     problems += _ports(fleet, machine)
     problems += _listens(fleet)
+    problems += _metrics(fleet, machine)
     problems += _on_event(fleet, machine)
     return [p for p in problems if p.path.split("[")[0] not in broken]
 
@@ -222,3 +223,19 @@ def _listens(fleet: Fleet) -> Iterator[Problem]:
                     )
                     break
                 seen[key] = (service.name, listen)
+
+
+def _metrics(fleet: Fleet, machine: Machine) -> Iterator[Problem]:
+    listen, user = fleet.metrics.listen, fleet.metrics.user
+    if user and not machine.has_user(user):
+        yield Problem("metrics.user", f'this machine has no user "{user}"', f"useradd --system {user}")
+    elif user and not machine.is_root:
+        hint = "leave user out, or run as root"
+        yield Problem("metrics.user", "only root can run the metrics' process as another user", hint)
+    if listen is None:
+        return
+    for service in fleet.services.values():
+        low, high = service.ports
+        if low <= listen.port <= high or any(listen.port == other.port for other in service.listen):
+            words = f"port {listen.port} is one of service {service.name}"
+            yield Problem("metrics.listen", words, "give it a port of its own")

@@ -158,13 +158,14 @@ def _within(slot: int, percent: int) -> bool:
 class Desired:
     """The whole fleet as it shall be, and the journal that goes with it. ``configured`` is every service by name.
 
-    ``own`` are the data plane's own programs.
+    ``own`` are the data plane's own programs, ``metrics`` is the one that tells of the fleet (None: there is none).
     """
 
     configured: Mapping[str, DesiredService]
     journal: Journal
     home: str
     own: Mapping[str, Program] = field(default_factory=dict)
+    metrics: Program | None = None
 
     @cached_property
     def services(self) -> Mapping[str, DesiredService]:
@@ -172,9 +173,14 @@ class Desired:
         return {name: want for name, want in self.configured.items() if not want.down}
 
     @property
+    def beside(self) -> dict[str, Program]:
+        """The programs that are no instances, by name, but for the watcher."""
+        return {**self.own} | ({self.metrics.name: self.metrics} if self.metrics else {})
+
+    @property
     def programs(self) -> dict[str, Program]:
         """Every program supervisord shall have, by name."""
-        return {**self.own} | {
+        return self.beside | {
             want.name: want.program
             for service in self.services.values()
             for want in service.running

@@ -61,7 +61,7 @@ class Observed:
     ``outdated``: programs that run with another command, user or environment than wanted; ``strangers``: who else
     listens on an instance's port, by instance; ``claims``: who else serves what clients dial, in words; ``out``: who is
     ejected, by the watcher's word; ``watcher``: supervisord runs it; ``own``: the data plane's own programs that
-    take orders. Without an answer of supervisord
+    take orders; ``metrics``: the metrics' process runs. Without an answer of supervisord
     (``supervisord``) nothing is known of programs but what can be seen. ``at``: when it was looked at, as a Unix time.
     """
 
@@ -74,6 +74,7 @@ class Observed:
     out: Mapping[str, Out] = field(default_factory=dict)
     watcher: bool = True
     own: Mapping[str, OwnProcess] = field(default_factory=dict)
+    metrics: bool = False
     at: float = 0.0
 
     @property

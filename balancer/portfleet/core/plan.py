@@ -56,6 +56,7 @@ def make_plan(
     if observed.supervisor and (absent := sorted(desired.own.keys() - observed.own.keys())):
         steps.append(s.StartDataPlane(tuple(absent)))
     steps += _listens(desired, observed)
+    steps += _metrics(desired, observed)
     gone, notes = _gone(desired, observed)
     steps += gone
     notes += [*observed.claims]
@@ -78,6 +79,15 @@ def transactions(steps: Iterable[s.Step], desired: Desired, plane: c.PlaneState)
                 yield step.describe(), (change,)
             case _:
                 pass
+
+
+def _metrics(desired: Desired, observed: Observed) -> Iterator[s.Step]:
+    if not observed.supervisor:
+        return
+    if desired.metrics is None:
+        yield from [s.StopMetrics()] if observed.metrics else []
+    elif not observed.metrics or desired.metrics.name in observed.outdated:
+        yield s.StartMetrics()
 
 
 def _base(desired: Desired, observed: Observed) -> Iterator[s.Step]:
