@@ -21,6 +21,8 @@ from portfleet.store import atomic
 from portfleet.store.directories import make_directories
 from portfleet.supervise import adopted
 from portfleet.supervise.ini import fault, program_text, write_config
+from portfleet.supervise.program_digest import digest
+from portfleet.supervise.supervisor import ProgramInfo
 
 
 @dataclass(frozen=True)
@@ -81,16 +83,19 @@ class Files:
             self._make_control_directory(Path(program.control), program.user)
             atomic.write(self.paths.programs / f"{name}.conf", program_text(program).encode())
 
-    def outdated(self, name: str, *, known: bool) -> bool:
-        """Return whether a program's file is another than is desired; ``known``: supervisord has the program.
+    def outdated(self, name: str, known: ProgramInfo | None) -> bool:
+        """Return whether a program runs otherwise than is desired, or its file is another; ``known`` by supervisord.
 
         Of an adopted instance supervisord knows nothing; its file, set aside, tells how it was started. A damaged file
         tells nothing.
         """
-        file = self.paths.programs / f"{name}.{'conf' if known else 'adopted'}"
-        if not file.exists():
-            return known
-        return _text(file) != program_text(self.desired.programs[name]) and not fault(file)
+        desired = program_text(self.desired.programs[name])
+        if known is not None and known.runs_by not in (None, digest(desired.encode())):
+            return True
+        text = _text(file := self.paths.programs / f"{name}.{'conf' if known else 'adopted'}")
+        if text is None and not file.exists():
+            return known is not None
+        return text != desired and not fault(file)
 
     def make_control_directories(self) -> None:
         """Make the directories of the control sockets of instances of other users."""

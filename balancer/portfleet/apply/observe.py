@@ -33,7 +33,7 @@ from portfleet.supervise import adopted
 from portfleet.supervise.exit_report import Ended, last_exit, last_lines
 from portfleet.supervise.members import Members, in_background
 from portfleet.supervise.presence import is_suspended, presence_by, supervisor_pid
-from portfleet.supervise.supervisor import ProgramInfo, Supervisor, Unreadable
+from portfleet.supervise.supervisor import ProgramInfo, Supervisor
 
 if TYPE_CHECKING:
     from portfleet.dataplane.interface import DataPlane
@@ -61,9 +61,7 @@ def observe(
         plane=rules,
         supervisord=presence,
         instances=instances,
-        outdated=_outdated(desired, supervisor, paths, programs)
-        if presence is Presence.RUNNING and probe
-        else frozenset(),
+        outdated=_outdated(desired, paths, programs) if presence is Presence.RUNNING and probe else frozenset(),
         strangers=look.strangers(desired),
         claims=_claims(desired, rules) if probe else (),
         out=read_out(paths.out) if locks.held(paths.watch_lock) else {},
@@ -283,14 +281,7 @@ def _elsewhere(
     return found
 
 
-def _outdated(
-    desired: Desired, supervisor: Supervisor, paths: Paths, programs: dict[str, ProgramInfo]
-) -> frozenset[str]:
-    """Return the programs that run otherwise than wanted: another file is wanted, or supervisord runs an older one."""
-    try:
-        _, changed, _ = supervisor.reload()
-    except Unreadable:
-        changed = set()  # `apply` puts the files right before it looks; `plan` says what it will do
+def _outdated(desired: Desired, paths: Paths, programs: Mapping[str, ProgramInfo]) -> frozenset[str]:
+    """Return the programs that run otherwise than desired: by another text, or supervisord has an older one."""
     files = Files(desired, paths)
-    changed |= {name for name in desired.programs if files.outdated(name, known=name in programs)}
-    return frozenset(changed & desired.programs.keys())
+    return frozenset(name for name in desired.programs if files.outdated(name, programs.get(name)))

@@ -118,14 +118,14 @@ class DesiredService:
         if not weights:
             return current if any(w.takes for w in self.instances) else (None,) * len(current)
         members = {name: _member(name) for name in set(current)}
-        before = [members[name] for name in current[: len(self.home)]]
+        before = list(map(members.get, current[: len(self.home)]))
         before += [None] * (len(self.home) - len(before))
         table = effective(before if any(before) else (), self.home, weights)
         if self.canary or self.moved:
             return tuple(self._owner(slot, member, serving) if member else None for slot, member in enumerate(table))
         # Nearly always; the watcher computes it while clients wait, so not by an instance's name per slot.
-        names = {member: member_instance(self.name, member, self.live).name for member in weights}
-        return tuple(names[member] if member else None for member in table)
+        names: dict[str | None, str] = {one: member_instance(self.name, one, self.live).name for one in weights}
+        return tuple(map(names.get, table))
 
     def _owner(self, slot: int, member: str, serving: set[str]) -> str:
         """Return the instance that serves ``member``'s ``slot``: of the other colour in a canary, or a stand-in."""
@@ -171,8 +171,8 @@ class Desired:
         """The services that are not down."""
         return {name: want for name, want in self.configured.items() if not want.down}
 
-    @property
-    def programs(self) -> dict[str, Program]:
+    @cached_property
+    def programs(self) -> Mapping[str, Program]:
         """Every program supervisord shall have, by name."""
         return {**self.own} | {
             want.name: want.program
