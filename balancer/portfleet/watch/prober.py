@@ -23,6 +23,9 @@ from portfleet.daemons.talk import Talk
 _STEP = 0.01
 #: The longest wait of a tick that has nothing to do, so that new targets are never far away.
 _IDLE = 0.1
+#: Of so many probes of an instance that answers well on its control socket, by the loop that serves its port, one goes
+#: through the port too: the entry that it leaves in conntrack's table stays for two minutes.
+_PORT_EVERY = 10
 
 
 @dataclass
@@ -61,6 +64,7 @@ class Prober:
         #: By instance: what it said last on its control socket; its process that said so, and on which command.
         self.said: dict[str, Status] = {}
         self._spoke: dict[str, tuple[int | None, str]] = {}
+        self._left: dict[str, int] = {}  # by instance: how many probes may leave out its port
 
     def aim(self, targets: Iterable[Target]) -> None:
         """Probe exactly ``targets`` from now on; new ones are spread over their interval."""
@@ -102,7 +106,8 @@ class Prober:
         name, pid = target.name, self._pid_of(target.name)
         spoke, command = self._spoke.get(name, (None, ""))
         known = pid is not None and spoke == pid
-        steps = exchanges(target, pid, commands=(command,) if known else ("state", "status"), spoke=known)
+        commands = (command,) if known else ("state", "status")
+        steps = exchanges(target, pid, commands=commands, spoke=known, port=not (known and self._left.get(name)))
         return _Probe(target, now + target.probe.timeout, steps, self._talk(name, next(steps)))
 
     def _talk(self, name: str, exchange: Exchange) -> Talk:
@@ -115,7 +120,9 @@ class Prober:
         if verdict is not None:
             probe.talk.close()
             del self._probes[name]
-            self._result(name, verdict, bool(verdict) and isinstance(probe.talk.exchange.place, Port))
+            by_port = isinstance(probe.talk.exchange.place, Port)
+            self._left[name] = 0 if verdict else _PORT_EVERY - 1 if by_port else max(0, self._left.get(name, 0) - 1)
+            self._result(name, verdict, bool(verdict) and by_port)
 
     def _step(self, name: str, probe: _Probe) -> Verdict:
         try:
@@ -144,3 +151,4 @@ class Prober:
         if (connection := self._kept.pop(name, None)) is not None:
             connection.close()
         self.said.pop(name, None)
+        self._left.pop(name, None)
