@@ -9,7 +9,7 @@ from __future__ import annotations
 import shutil
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
@@ -31,6 +31,7 @@ class Files:
 
     desired: Desired
     paths: Paths
+    _texts: dict[str, str] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def lay_out(self) -> list[str]:
         """Write the file of every program that is to run and of no other, for a supervisord that is about to start.
@@ -89,7 +90,7 @@ class Files:
         Of an adopted instance supervisord knows nothing; its file, set aside, tells how it was started. A damaged file
         tells nothing.
         """
-        desired = program_text(self.desired.programs[name])
+        desired = self._right(name, self.desired.programs[name])
         if known is not None and known.runs_by not in (None, digest(desired.encode())):
             return True
         text = _text(file := self.paths.programs / f"{name}.{'conf' if known else 'adopted'}")
@@ -117,7 +118,13 @@ class Files:
 
     def _current(self, path: Path) -> bool:
         wanted = self._wanted.get(path.stem)
-        return wanted is not None and _text(path) == program_text(wanted)
+        return wanted is not None and _text(path) == self._right(path.stem, wanted)
+
+    def _right(self, name: str, program: Program) -> str:
+        """Return the text of a program's file as it is to be."""
+        if name not in self._texts:
+            self._texts[name] = program_text(program)
+        return self._texts[name]
 
     def _fault(self, path: Path) -> str:
         if path.stem != WATCHER and parse_instance(path.stem) is None:

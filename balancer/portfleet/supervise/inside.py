@@ -20,7 +20,8 @@ from typing import Any
 
 from supervisor import events
 from supervisor.http import make_http_servers
-from supervisor.rpcinterface import SupervisorNamespaceRPCInterface
+from supervisor.states import SupervisorStates, getProcessStateDescription
+from supervisor.xmlrpc import Faults, RPCError
 
 from portfleet.supervise.program_digest import digest
 
@@ -45,9 +46,11 @@ class Inside:
         events.subscribe(events.Tick5Event, lambda _: self._keep())
 
     def programs(self) -> str:
-        """Return what getAllProcessInfo says, as JSON, with ``runs_by`` in each; raise RPCError while it shuts down."""
-        found = SupervisorNamespaceRPCInterface(self._supervisord).getAllProcessInfo()
-        return json.dumps([one | {"runs_by": _runs_by.get(one["name"])} for one in found])
+        """Return what `ProgramInfo` has of each program, as JSON; raise RPCError while supervisord shuts down."""
+        if self._supervisord.options.mood < SupervisorStates.RUNNING:
+            raise RPCError(Faults.SHUTDOWN_STATE)
+        groups = self._supervisord.process_groups.values()
+        return json.dumps([_told(process) for group in groups for process in group.processes.values()])
 
     def _begin(self) -> None:
         adopt_orphans()
@@ -93,6 +96,21 @@ class Inside:
         running = [process for group in groups for process in group.processes.values() if process.pid]
         names = [self._supervisord.options.logfile, *(process.config.stdout_logfile for process in running)]
         return [Path(name) for name in names if name]
+
+
+def _told(process: Any) -> dict[str, Any]:
+    """Return what is told of a program, by the names that getAllProcessInfo has."""
+    name = process.config.name
+    return {
+        "name": name,
+        "statename": getProcessStateDescription(process.get_state()),
+        "pid": process.pid,
+        "start": int(process.laststart),
+        "stop": int(process.laststop),
+        "exitstatus": process.exitstatus or 0,
+        "spawnerr": process.spawnerr or "",
+        "runs_by": _runs_by.get(name),
+    }
 
 
 def adopt_orphans() -> None:

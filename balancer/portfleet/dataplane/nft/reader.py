@@ -163,7 +163,9 @@ class NftReader:
         for chosen in chosen_chains:
             for found in self._dump(_GET_RULE, chosen):
                 if (name := _text(found[_NAME])) in rules:
-                    expressions = _COUNTER.sub(_NOTHING_COUNTED, found.get(_RULE_EXPRESSIONS, b""))
+                    expressions = found.get(_RULE_EXPRESSIONS, b"")
+                    if b"counter\0" in expressions:
+                        expressions = _COUNTER.sub(_NOTHING_COUNTED, expressions)
                     rules[name].append(expressions + found.get(_RULE_USERDATA, b""))
         return {name: Chain(hook, tuple(rules[name])) for name, hook in hooks.items()}
 
