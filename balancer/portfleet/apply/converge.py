@@ -10,7 +10,6 @@ from dataclasses import replace
 from portfleet.apply import preflight
 from portfleet.apply.busy import refuse_busy
 from portfleet.apply.context import Context
-from portfleet.apply.files import Files
 from portfleet.apply.overseers import await_watcher
 from portfleet.core.derive import learned
 from portfleet.core.desired import Desired
@@ -42,8 +41,7 @@ def look(context: Context) -> tuple[Desired, Observed, Plan]:
         journal_differs=_journal_differs(context, desired),
         services_at_once=context.plane.traits.services_at_once,
     )
-    damaged = Files(desired, context.paths).damaged()
-    notes = [f"{path}: {why}; apply writes it anew or sets it aside" for path, why in damaged.items()]
+    notes = [f"{path}: {why}; apply writes it anew or sets it aside" for path, why in observed.damaged.items()]
     return desired, observed, replace(plan, notes=(*plan.notes, *notes))
 
 

@@ -9,7 +9,6 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from portfleet.apply.claims import claims
-from portfleet.apply.files import Files
 from portfleet.core.changes import PlaneState
 from portfleet.core.desired import Desired, DesiredInstance, DesiredService
 from portfleet.core.errors import PortfleetError
@@ -33,7 +32,7 @@ from portfleet.supervise import adopted
 from portfleet.supervise.exit_report import Ended, last_exit, last_lines
 from portfleet.supervise.members import Members, in_background
 from portfleet.supervise.presence import is_suspended, presence_by, supervisor_pid
-from portfleet.supervise.supervisor import ProgramInfo, Supervisor, Unreadable
+from portfleet.supervise.supervisor import ProgramInfo, Supervisor
 
 if TYPE_CHECKING:
     from portfleet.dataplane.interface import DataPlane
@@ -57,13 +56,14 @@ def observe(
     rules = plane.observe()
     for service in desired.services.values():
         instances |= _elsewhere(service, instances, rules.slots.get(service.name, ()), plane, probed=probe)
+    known = programs if presence is Presence.RUNNING else None
+    outdated, damaged = _files(desired, paths, known) if probe else (frozenset(), {})
     return Observed(
         plane=rules,
         supervisord=presence,
         instances=instances,
-        outdated=_outdated(desired, supervisor, paths, programs)
-        if presence is Presence.RUNNING and probe
-        else frozenset(),
+        outdated=outdated,
+        damaged=damaged,
         strangers=look.strangers(desired),
         claims=_claims(desired, rules) if probe else (),
         out=read_out(paths.out) if locks.held(paths.watch_lock) else {},
@@ -288,14 +288,14 @@ def _elsewhere(
     return found
 
 
-def _outdated(
-    desired: Desired, supervisor: Supervisor, paths: Paths, programs: dict[str, ProgramInfo]
-) -> frozenset[str]:
-    """Return the programs that run otherwise than wanted: another file is wanted, or supervisord runs an older one."""
-    try:
-        _, changed, _ = supervisor.reload()
-    except Unreadable:
-        changed = set()  # `apply` puts the files right before it looks; `plan` says what it will do
+def _files(
+    desired: Desired, paths: Paths, known: Mapping[str, ProgramInfo] | None
+) -> tuple[frozenset[str], dict[str, str]]:
+    """Return the programs that run otherwise than desired, if they are ``known``, and the damaged files with why."""
+    from portfleet.apply.files import Files  # not for `status`: it costs a tenth of its imports
+
     files = Files(desired, paths)
-    changed |= {name for name in desired.programs if files.outdated(name, known=name in programs)}
-    return frozenset(changed & desired.programs.keys())
+    outdated = frozenset[str]()
+    if known is not None:
+        outdated = frozenset(name for name in desired.programs if files.outdated(name, known.get(name)))
+    return outdated, {str(path): why for path, why in files.damaged().items()}

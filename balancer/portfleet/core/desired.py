@@ -117,15 +117,30 @@ class DesiredService:
         }
         if not weights:
             return current if any(w.takes for w in self.instances) else (None,) * len(current)
+        if not (self.canary or self.moved) and all(weights.get(member, 0) > 0 for member in self._members_at_home):
+            return self._at_home  # nearly always
         members = {name: _member(name) for name in set(current)}
-        before = [members[name] for name in current[: len(self.home)]]
+        before = list(map(members.get, current[: len(self.home)]))
         before += [None] * (len(self.home) - len(before))
         table = effective(before if any(before) else (), self.home, weights)
         if self.canary or self.moved:
             return tuple(self._owner(slot, member, serving) if member else None for slot, member in enumerate(table))
-        # Nearly always; the watcher computes it while clients wait, so not by an instance's name per slot.
-        names = {member: member_instance(self.name, member, self.live).name for member in weights}
-        return tuple(names[member] if member else None for member in table)
+        return self._named(table)
+
+    @cached_property
+    def _members_at_home(self) -> frozenset[str]:
+        return frozenset(member for member in set(self.home) if member)
+
+    @cached_property
+    def _at_home(self) -> Table:
+        """The table while nobody is out."""
+        return self._named(self.home)
+
+    def _named(self, table: Table) -> Table:
+        """Return the live instances of a table of members; the watcher computes it while clients wait."""
+        members = (member for member in set(table) if member)
+        names: dict[str | None, str] = {one: member_instance(self.name, one, self.live).name for one in members}
+        return tuple(map(names.get, table))
 
     def _owner(self, slot: int, member: str, serving: set[str]) -> str:
         """Return the instance that serves ``member``'s ``slot``: of the other colour in a canary, or a stand-in."""
@@ -177,8 +192,8 @@ class Desired:
         """The programs that are no instances, by name, but for the watcher."""
         return {**self.own} | ({self.metrics.name: self.metrics} if self.metrics else {})
 
-    @property
-    def programs(self) -> dict[str, Program]:
+    @cached_property
+    def programs(self) -> Mapping[str, Program]:
         """Every program supervisord shall have, by name."""
         return self.beside | {
             want.name: want.program

@@ -58,7 +58,7 @@ def effective(current: Sequence[str | None], home: Sequence[str | None], weights
     ``current`` is what the kernel has now; empty for a first table. With all of the home's members in it the result
     is ``home`` itself.
     """
-    if all(member is None or weights.get(member, 0) > 0 for member in home):
+    if all(member is None or weights.get(member, 0) > 0 for member in set(home)):
         return tuple(home)
     return assign(current or home, weights, home)
 
@@ -81,7 +81,8 @@ def moves(before: Sequence[str | None], after: Sequence[str | None]) -> dict[int
 
 def count(table: Iterable[str | None]) -> Counter[str]:
     """Return how many slots each owner holds."""
-    return Counter(owner for owner in table if owner is not None)
+    found = Counter(table)  # None too: to leave it out before takes twice as long
+    return Counter({owner: number for owner, number in found.items() if owner is not None})
 
 
 def _by_turns(slots: Collection[int], origin: Sequence[str | None], owner: str) -> list[int]:

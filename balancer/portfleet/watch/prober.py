@@ -25,6 +25,9 @@ _STEP = 0.01
 _IDLE = 0.1
 #: Seconds between two questions for what an instance counts, and for how long it is asked after the last who wants it.
 _COUNT, _WANTED = 3.5, 150.0
+#: Of so many probes of an instance that answers well on its control socket, by the loop that serves its port, one goes
+#: through the port too: the entry that it leaves in conntrack's table stays for two minutes.
+_PORT_EVERY = 10
 
 
 @dataclass
@@ -70,6 +73,7 @@ class Prober:
         self._count_until = 0.0
         #: By instance: the seconds of its last probe that succeeded, as finely as a tick looks.
         self.took: dict[str, float] = {}
+        self._left: dict[str, int] = {}  # by instance: how many probes may leave out its port
 
     def aim(self, targets: Iterable[Target]) -> None:
         """Probe exactly ``targets`` from now on; new ones are spread over their interval."""
@@ -120,7 +124,8 @@ class Prober:
         known = pid is not None and spoke == pid
         if known and now < self._count_until and now - self._asked.get(name, 0.0) >= _COUNT:
             command, self._asked[name] = "status", now
-        steps = exchanges(target, pid, commands=(command,) if known else ("state", "status"), spoke=known)
+        commands = (command,) if known else ("state", "status")
+        steps = exchanges(target, pid, commands=commands, spoke=known, port=not (known and self._left.get(name)))
         return _Probe(target, now + target.probe.timeout, now, steps, self._talk(name, next(steps)))
 
     def _talk(self, name: str, exchange: Exchange) -> Talk:
@@ -133,9 +138,11 @@ class Prober:
         if verdict is not None:
             probe.talk.close()
             del self._probes[name]
+            by_port = isinstance(probe.talk.exchange.place, Port)
             if not verdict:
                 self.took[name] = self._clock() - probe.began
-            self._result(name, verdict, bool(verdict) and isinstance(probe.talk.exchange.place, Port))
+            self._left[name] = 0 if verdict else _PORT_EVERY - 1 if by_port else max(0, self._left.get(name, 0) - 1)
+            self._result(name, verdict, bool(verdict) and by_port)
 
     def _step(self, name: str, probe: _Probe) -> Verdict:
         try:
@@ -171,5 +178,5 @@ class Prober:
             probe.talk.close()
         if (connection := self._kept.pop(name, None)) is not None:
             connection.close()
-        for kept in (self.said, self.counted, self._asked, self.took):
+        for kept in (self.said, self.counted, self._asked, self.took, self._left):
             kept.pop(name, None)

@@ -14,7 +14,6 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import TypeVar
 
@@ -36,6 +35,7 @@ from portfleet.watch.healer import Healer
 from portfleet.watch.judge import Judge
 from portfleet.watch.limit_monitor import LimitMonitor
 from portfleet.watch.own_programs import OwnPrograms
+from portfleet.watch.priority import URGENT, helpers
 from portfleet.watch.processes import Processes
 from portfleet.watch.remains import Remains
 from portfleet.watch.revival import Revival
@@ -48,9 +48,6 @@ from portfleet.watch.supervision import SUPERVISOR, Supervision
 
 T = TypeVar("T")
 
-#: The nice value of the loop: when instances keep all processors busy, an ejection must not queue behind them.
-_PRIORITY = -20
-
 #: Seconds between looks: at config and journal; at somebody on the way back, for the first half minute; at everything.
 _CALM, _HURRY, _FULL = 0.5, 0.03, 10.0
 #: Seconds between two looks at what others have set up that costs clients.
@@ -60,6 +57,8 @@ _HURRIED_FOR = 30.0
 _ALL = 0.2
 #: Seconds the interpreter lets a thread run before the loop may go on (default 5 ms): an ejection waits that long.
 _SWITCH = 0.0005
+#: Threads for what operations, repairs and orders of overflow wait for.
+_HELPERS = 6
 
 
 class Watcher:
@@ -71,7 +70,8 @@ class Watcher:
         self._paths, self._log, self._ejector, self._roster = context.paths, log, ejector, roster
         self._check = check
         self._loop = asyncio.get_running_loop()
-        self._pool = ThreadPoolExecutor(1, "helper", initializer=set_nice, initargs=(0,))
+        self._pool = helpers("helper", 1)
+        self._loop.set_default_executor(helpers("work", _HELPERS))
         self._wake, self._stop = asyncio.Event(), asyncio.Event()
         self._deaths = Deaths(self._loop, self._died)
         self._judge = Judge(
@@ -108,8 +108,8 @@ class Watcher:
     async def run(self, rules: RuleGuard, files: RunFiles) -> None:
         """Watch until told to stop."""
         sys.setswitchinterval(_SWITCH)
-        if not set_nice(_PRIORITY):
-            self._log("unprivileged", refused=f"nice {_PRIORITY}", costs="ejections may queue behind busy instances")
+        if not set_nice(URGENT):
+            self._log("unprivileged", refused=f"nice {URGENT}", costs="ejections may queue behind busy instances")
         self._roster.changed = lambda: self._take_in(rules)
         try:
             while not self._stop.is_set():
