@@ -46,6 +46,10 @@ GROUPS = {
         "deny": "refuse a source's new connections, for a time or for good",
         "undeny": "let a denied source connect again",
     },
+    "more boxes": {
+        "export": "print what another box needs to point its slots as this one does",
+        "import": "take that over from another box",
+    },
     "internal": {
         "watch": "eject, re-admit and heal; run by supervisord",
     },
@@ -87,6 +91,6 @@ OPERATIONS = frozenset(
 #: Verbs that wait for answers of supervisord: refused while it hangs.
 SUPERVISED = frozenset({"plan", "apply", "up", "down"})
 #: Verbs that say that no watcher works, and do what they do without one. (`up` starts it, `down` ends it.)
-TOLD = OPERATIONS | {"plan", "apply", "pin", "unpin", "deny", "undeny"}
+TOLD = OPERATIONS | {"plan", "apply", "pin", "unpin", "deny", "undeny", "import"}
 #: Verbs that write a file, a script or a log, for which there is no JSON: they refuse --json.
 WITHOUT_JSON = frozenset({"init", "unit", "logs", "watch", "completion"})
