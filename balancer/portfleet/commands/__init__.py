@@ -52,6 +52,7 @@ GROUPS = {
     },
     "internal": {
         "watch": "eject, re-admit and heal; run by supervisord",
+        "relocate": "move connections between boxes; run by migrate --live",
     },
 }
 VERBS = {verb: words for verbs in GROUPS.values() for verb, words in verbs.items()}
@@ -93,4 +94,4 @@ SUPERVISED = frozenset({"plan", "apply", "up", "down"})
 #: Verbs that say that no watcher works, and do what they do without one. (`up` starts it, `down` ends it.)
 TOLD = OPERATIONS | {"plan", "apply", "pin", "unpin", "deny", "undeny", "import"}
 #: Verbs that write a file, a script or a log, for which there is no JSON: they refuse --json.
-WITHOUT_JSON = frozenset({"init", "unit", "logs", "watch", "completion"})
+WITHOUT_JSON = frozenset({"init", "unit", "logs", "watch", "completion", "relocate"})

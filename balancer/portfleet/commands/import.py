@@ -25,7 +25,7 @@ from portfleet.submit.operation import add_change_options
 
 EXAMPLES = (
     "portfleet import echo.json",
-    "portfleet import - < echo.json",
+    "portfleet import - --dry-run",
 )
 
 #: Seconds for which the watcher is waited for; it takes less than half of one.
