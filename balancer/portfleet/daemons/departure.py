@@ -9,7 +9,7 @@ To the daemon this is the receiver of a hand-off (docs/handoff.md), so it needs 
 
 Until then whatever fails leaves them with the daemon here, which did not get its acknowledgement; packets that are held
 pass again after `_HELD` seconds if this process is gone. Silenced copies that come back to the daemon by such an end
-after that word are closed by it without a word (EPERM), as the other box may serve them.
+after that word are the other box's: the daemon's next reading of one fails (EPERM), and a later departure closes it.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ class Departed:
 
 @dataclass
 class _Batch:
-    """Connections of one message, by their place in it; those in ``frozen`` can move."""
+    """Connections of one message, by their place in it; those in ``frozen`` can move, ``others`` have before."""
 
     message: Message
     sockets: list[socket.socket]
@@ -73,6 +73,7 @@ class _Batch:
     frozen: dict[int, Frozen] = field(default_factory=dict)
     positions: dict[int, _Position] = field(default_factory=dict)
     staying: Counter[str] = field(default_factory=Counter)
+    others: set[int] = field(default_factory=set)
 
 
 class Departure:
@@ -169,11 +170,14 @@ class Departure:
         finally:
             for sock in batch.sockets:
                 sock.close()
-        self.result.moved += len(batch.frozen)
+        self.result.moved += len(batch.frozen) + len(batch.others)
         self.result.stayed = batch.staying + self.result.stayed
 
     def _look(self, batch: _Batch) -> None:
         for place, sock in enumerate(batch.sockets):
+            if tcp_repair.is_silent(sock):  # by an earlier departure, which died behind its word
+                batch.others.add(place)
+                continue
             try:
                 why = tcp_repair.state_problem(sock)
                 flow = None if why else self._relocation.flow(*tcp_repair.ends(sock))
@@ -253,7 +257,7 @@ class Departure:
 
     def _give_back(self, batch: _Batch) -> None:
         """Give the daemon those that cannot move, as a sender does: it has them twice until its message is answered."""
-        places = [place for place in range(batch.message.count) if place not in batch.frozen]
+        places = [place for place in range(batch.message.count) if place not in {*batch.frozen, *batch.others}]
         if not places:
             return
         found = records(batch.message.body, batch.message.count)

@@ -63,6 +63,11 @@ def state_problem(sock: socket.socket) -> str:
     return ""
 
 
+def is_silent(sock: socket.socket) -> bool:
+    """Return whether a connection is in repair mode."""
+    return bool(sock.getsockopt(_TCP, _REPAIR))
+
+
 def silence(sock: socket.socket) -> None:
     """Enter repair mode. Raises OSError: ENOPROTOOPT for MPTCP, EPERM without CAP_NET_ADMIN."""
     sock.setsockopt(_TCP, _REPAIR, _ON)
