@@ -11,7 +11,7 @@ from typing import Literal
 from portfleet.core.access import Access, access
 from portfleet.core.changes import InstanceRule, ServiceRule
 from portfleet.core.journal import Journal
-from portfleet.core.model import Colour, Instance, Service, member_instance, other, parse_instance
+from portfleet.core.model import Colour, Instance, Service, member_instance, other
 from portfleet.core.program import Program
 from portfleet.core.records import Moved, ServiceRecord
 from portfleet.core.slots import Table, effective
@@ -110,19 +110,15 @@ class DesiredService:
         result is ``current``: the last state is kept; but where nobody is even to serve, the slots point nowhere.
         """
         serving = {w.name for w in self.instances if w.takes and w.name not in out}
-        weights = {
-            w.instance.member: w.weight
-            for w in self.instances
-            if w.instance.colour in (self.live, None) and (w.name in serving or self._stand_in(w.instance, serving))
-        }
-        if not weights:
+        members = {w.instance.member: w for w in self.instances if w.instance.colour in (self.live, None)}
+        able = [
+            m for m, w in members.items() if w.weight and (w.name in serving or self._stand_in(w.instance, serving))
+        ]
+        if not able:
             return current if any(w.takes for w in self.instances) else (None,) * len(current)
-        if not (self.canary or self.moved) and all(weights.get(member, 0) > 0 for member in self._members_at_home):
+        if not (self.canary or self.moved) and self._members_at_home.issubset(able):
             return self._at_home  # nearly always
-        members = {name: _member(name) for name in set(current)}
-        before = list(map(members.get, current[: len(self.home)]))
-        before += [None] * (len(self.home) - len(before))
-        table = effective(before if any(before) else (), self.home, weights)
+        table = effective(self.home, {member: w.weight for member, w in members.items()}, able)
         if self.canary or self.moved:
             return tuple(self._owner(slot, member, serving) if member else None for slot, member in enumerate(table))
         return self._named(table)
@@ -133,7 +129,7 @@ class DesiredService:
 
     @cached_property
     def _at_home(self) -> Table:
-        """The table while nobody is out."""
+        """The table while no member is out."""
         return self._named(self.home)
 
     def _named(self, table: Table) -> Table:
@@ -214,8 +210,3 @@ class Desired:
     def instances(self) -> Iterator[DesiredInstance]:
         """Return every instance of every service that is not down."""
         return itertools.chain.from_iterable(service.instances for service in self.services.values())
-
-
-def _member(name: str | None) -> str | None:
-    instance = parse_instance(name) if name else None
-    return instance.member if instance else None
