@@ -75,6 +75,7 @@ def converge(
         desired, observed, plan = look(context)
         preflight.refuse(context, observed)
         preflight.refuse_moved(desired, observed)
+        preflight.prove(context, desired, plan)
         preflight.ask(desired, plan, yes=yes)
         # Before the first step, so that the watcher's idea of what shall be is the new one while it is being made.
         # The text that was checked: somebody may write the file anew in this moment.

@@ -13,6 +13,7 @@ from typing import assert_never
 from portfleet.apply.learn import learn_from
 from portfleet.apply.pointer import Pointer
 from portfleet.apply.programs import Ending, Programs
+from portfleet.apply.proof import faults_of
 from portfleet.core import steps as s
 from portfleet.core.changes import DropInstance, Transaction
 from portfleet.core.desired import Desired
@@ -124,6 +125,9 @@ class Executor:
     def _restart(self, name: str, changes: Transaction) -> None:
         if peer := self._halted(name):
             self.notes.append(f"{name} was not restarted and serves on as it runs: {peer} did not become ready")
+            return
+        if words := faults_of([self.desired.programs[name]], self.programs.paths).get(name):
+            self.notes.append(f"{name} was not restarted and serves on as it runs: {words}")
             return
         self._restarted.add(name)
         self._end([name], seconds=self._patience(name))

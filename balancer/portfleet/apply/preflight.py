@@ -11,7 +11,7 @@ from portfleet.core.desired import Desired
 from portfleet.core.errors import Exit, PortfleetError
 from portfleet.core.observed import Observed
 from portfleet.core.plan import Plan
-from portfleet.core.steps import RestartInstance
+from portfleet.core.steps import RestartInstance, StartInstances
 
 
 def refuse_taken(context: Context, desired: Desired, service: str) -> None:
@@ -43,6 +43,33 @@ def refuse(context: Context, observed: Observed) -> None:
             f"this machine lacks what {context.plane.traits.name} needs; nothing was changed\n  " + "\n  ".join(lacks),
             hint=f"{context.plane.traits.requires}; portfleet doctor looks again",
             code=Exit.KERNEL,
+        )
+
+
+def prove(context: Context, desired: Desired, plan: Plan) -> None:
+    """Raise PortfleetError if the plan would end an instance whose successor, or start one, that cannot be executed.
+
+    Of a config that was applied before only restarts are refused: what else cannot be started is left out, as at boot.
+    """
+    names: list[str] = []
+    for step in plan.steps:
+        if isinstance(step, RestartInstance):
+            names.append(step.name)
+        elif isinstance(step, StartInstances) and not context.unchanged:
+            names += step.names
+    refuse_unproven(context.prove(desired.programs[name] for name in names if name in desired.programs))
+
+
+def refuse_unproven(found: Mapping[str, str]) -> None:
+    """Raise PortfleetError if programs could not be started: ``found`` by `faults_of`."""
+    if found:
+        by_words: dict[str, list[str]] = {}
+        for name, words in found.items():
+            by_words.setdefault(words, []).append(name)
+        lines = [f"{', '.join(names)}: {words}" for words, names in by_words.items()]
+        raise PortfleetError(
+            "instances could not be started; nothing was changed\n  " + "\n  ".join(lines),
+            hint="install it where that user can run it, or choose another command, user or release",
         )
 
 

@@ -26,7 +26,7 @@ from portfleet.store.out import left_out
 from portfleet.supervise import adopted
 from portfleet.supervise.members import Members, Process, send
 from portfleet.supervise.presence import supervisor_pid
-from portfleet.supervise.supervisor import ProgramInfo, Supervisor, Unreadable
+from portfleet.supervise.supervisor import ProgramInfo, Supervisor, Unreadable, Unstartable
 
 #: Seconds for which a running process must listen wrongly to be given up: it binds its addresses one after the other.
 _CERTAIN = 1.0
@@ -117,7 +117,7 @@ class Programs:
         """Wait until instances are ready; who is not within ``seconds``, or cannot be, is noted in ``failed``."""
         deadline = self.clock.monotonic() + seconds
         wanted = {want.name: (service, want) for service in self.desired.services.values() for want in service.running}
-        waiting = dict.fromkeys(names, "")
+        waiting = dict.fromkeys((name for name in names if name not in self.failed), "")
         self._ready.difference_update(names)
         faulty: dict[str, tuple[str, float]] = {}
         while waiting:
@@ -209,8 +209,13 @@ class Programs:
             self.run(self.ending(outdated, EMPTIED))
             self.files.write(outdated)
             self._reload()
-        for name in programs:
-            self.supervisor.start(name)
+        # A running one it would look at again, and find that its command is away, which is nothing to it.
+        running = {name for name, info in self.supervisor.programs().items() if info.state in ("STARTING", "RUNNING")}
+        for name in programs.keys() - running:
+            try:
+                self.supervisor.start(name)
+            except Unstartable as error:  # the others are to be started all the same
+                self.failed[name] = error.message
 
     def _reload(self) -> set[str]:
         """Have supervisord read its files again, put right if it cannot; return the programs it runs otherwise."""

@@ -45,6 +45,8 @@ async def undo(task: Task[Restart]) -> str:
 
 
 async def _one_batch(task: Task[Restart], names: list[str]) -> None:
+    if unproven := await task.unproven(names):
+        raise OperationFailed(f"stopped rolling before anything was stopped: {'; '.join(unproven)}")
     asked = Asked(
         "drained",
         since=task.world.clock.now(),

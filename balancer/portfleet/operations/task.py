@@ -180,6 +180,12 @@ class Task(Generic[W]):
             self.undone = Exit.TIMEOUT
         return programs.failed
 
+    async def unproven(self, names: Collection[str]) -> list[str]:
+        """Return, in words, which of ``names`` could not be started, and why."""
+        programs = [i.program for i in self.instances(names) if i.program is not None]
+        found = await self.world.in_thread(self.world.prove, programs)
+        return [f"{name}: {words}" for name, words in found.items()]
+
     def programs(self) -> Programs:
         """Return what starts and ends processes, as they are wanted now."""
         return self.world.programs(self.desired())

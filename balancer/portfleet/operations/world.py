@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from random import Random
 from typing import ParamSpec, TypeVar
@@ -11,9 +11,11 @@ from typing import ParamSpec, TypeVar
 from portfleet.apply.applied import Applied
 from portfleet.apply.observe import observe
 from portfleet.apply.programs import Programs
+from portfleet.apply.proof import faults_of
 from portfleet.core.desired import Desired
 from portfleet.core.observed import Observed
 from portfleet.core.paths import Paths
+from portfleet.core.program import Program
 from portfleet.dataplane.interface import DataPlane
 from portfleet.operations.daemons import Daemons
 from portfleet.store.clock import Clock
@@ -48,6 +50,10 @@ class World:
     def programs(self, desired: Desired) -> Programs:
         """Return what starts and ends the processes of ``desired``; it blocks."""
         return Programs(desired, self.supervisor, self.paths, self.clock)
+
+    def prove(self, programs: Iterable[Program]) -> dict[str, str]:
+        """Return why programs could not be started, by name; it blocks."""
+        return faults_of(programs, self.paths)
 
     def observe(self, desired: Desired) -> Observed:
         """Look at everything that a plan needs; it blocks."""

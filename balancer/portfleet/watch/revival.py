@@ -96,9 +96,10 @@ class Revival:
 
     def _start(self, member: Member, desired: Desired) -> None:
         """Have supervisord start the member as it is wanted now; in the helper thread."""
-        trouble = ""
+        programs = Programs(desired, Supervisor(self._paths.supervisor_socket), self._paths)
         try:
-            Programs(desired, Supervisor(self._paths.supervisor_socket), self._paths).start([member.name])
+            programs.start([member.name])
+            trouble = programs.failed.get(member.name, "")
         except (PortfleetError, OSError) as error:
             trouble = str(error).splitlines()[0]
         except Exception as error:  # noqa: BLE001 (it is tried again later, like what supervisord refuses)
