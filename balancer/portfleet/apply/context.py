@@ -20,6 +20,7 @@ from portfleet.core.program import Program
 from portfleet.daemons import instances
 from portfleet.daemons.capability import Heard
 from portfleet.store.journal import JournalStore
+from portfleet.supervise.ini import started_ports
 from portfleet.supervise.supervisor import Supervisor
 
 if TYPE_CHECKING:
@@ -157,7 +158,12 @@ class Context(Configs):
         if applying and self.paths.applied.exists():
             with suppress(ConfigError):  # a damaged one tells nothing of how colours were started
                 journal = carried(fleet, journal, self.applied_fleet)
-        return replace(make_desired(fleet, journal.up(self.raised), self.paths), own=self.plane.programs(fleet))
+        desired = make_desired(fleet, journal.up(self.raised), self.paths).standing(self.ports())
+        return replace(desired, own=self.plane.programs(fleet))
+
+    def ports(self) -> dict[str, int]:
+        """Return {instance: port} of the last start of each."""
+        return started_ports(self.paths.programs)
 
     def observe(self, desired: Desired, *, probe: bool = True) -> Observed:
         """Look at what is; raises PortfleetError (exit 5) where the table belongs to another home."""

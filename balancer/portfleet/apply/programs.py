@@ -198,6 +198,7 @@ class Programs:
         known, members = self.supervisor.programs(), self.members()
         idle = [name for name in programs if name not in known or known[name].pid is None]
         self.run(self.ending([name for name in idle if members.of(name)], EMPTIED))  # what an earlier start has left
+        self.desired = self.desired.moved(programs.keys())
         strangers = self._look(probe=False).strangers(self.desired)
         if taken := [f"{name} is not started: {strangers[name]}" for name in programs if name in strangers]:
             raise PortfleetError("; ".join(taken), hint="end what listens there, or choose other ports in fleet.toml")

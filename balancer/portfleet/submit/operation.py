@@ -71,6 +71,9 @@ def submit(
     operation starts and stops itself, ``starts`` those that it starts for certain. Raises PortfleetError: locked
     (exit 5), refused by the kernel (then nothing of it is left), an instance that cannot be started.
     """
+    if any(i.moves for i in want.instances):
+        words = f"ports of {want.name} are being changed: some of its instances run on their old ones"
+        raise PortfleetError(words, hint="portfleet apply, then again")
     then = _then(context, want, becomes or change)
     preflight.refuse_unproven(context.prove(program for name, program in then.programs.items() if name in {*starts}))
     if options.dry_run:

@@ -126,7 +126,7 @@ SERVICE = Table(
             "ports",
             _PORTS,
             "the instances' ports: blue takes the lower half, green the upper",
-            Effect.DOWN,
+            Effect.RESTART,
             '"7100-7199"',
             more="Twice `instances` ports at least. They must not overlap those of other services, any `listen` "
             "port, or net.ipv4.ip_local_port_range unless reserved in net.ipv4.ip_local_reserved_ports.",
