@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 
@@ -107,6 +108,37 @@ def test_a_release_that_is_added_later_stops_nothing_and_can_be_rolled_back() ->
         assert set(box.redis_ports(_SOURCES).values()) <= {6100, 6101} and before <= serving(box)
         box.portfleet("apply")
         assert before <= serving(box)
+
+
+def test_a_release_that_is_reached_by_a_link_is_known_by_where_it_led() -> None:
+    config = _BY_SCRIPT.replace("/srv/kv/start.sh", "{release}/start.sh")
+    config = config.replace("instances", f'release = "{_HOME}/current"\ninstances')
+
+    def link(box: FleetBox, name: str) -> None:
+        box.boxes.host.run("ln", "-sfn", f"{_HOME}/{name}", f"{_HOME}/current")
+
+    def release(box: FleetBox) -> str:
+        return str(json.loads(box.look("--json").stdout)["services"][0]["release"])
+
+    with fleet_box() as box:
+        for name in ("v1", "v2"):
+            ship(box, f"{_HOME}/{name}/start.sh")
+        link(box, "v1")
+        box.write(config)
+        box.portfleet("up")
+        assert release(box) == f"{_HOME}/v1"
+        link(box, "v2")
+        assert f"{_HOME}/v1 runs, {_HOME}/v2 is configured: cutover needed" in box.portfleet("plan").stdout
+        box.portfleet("restart", "kv")
+        assert release(box) == f"{_HOME}/v1"
+        box.portfleet("cutover", "kv")
+        assert release(box) == f"{_HOME}/v2" and f"release {_HOME}/v2" in box.portfleet("history").stdout
+        box.portfleet("rollback", "kv")
+        assert release(box) == f"{_HOME}/v1"
+        box.write(config.replace("instances = 2", "instances = 3"))
+        for verb in (("status",), ("explain", "kv", _SOURCES[0])):
+            said = box.portfleet(*verb, check=False).stderr
+            assert "differs from what was applied, which is shown: instances of kv" in said, said
 
 
 def test_what_was_applied_is_not_judged_by_the_machine_as_it_is_now() -> None:

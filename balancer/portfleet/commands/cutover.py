@@ -18,10 +18,10 @@ from portfleet.core.desired import DesiredService
 from portfleet.core.errors import Exit, PortfleetError
 from portfleet.core.model import Colour, Service, differing, other
 from portfleet.core.placeholders import placeholders
-from portfleet.core.program import refuse_unusable, release_path
+from portfleet.core.program import real_release, refuse_unusable, release_path
 from portfleet.core.records import ColourRecord, ServiceRecord
 from portfleet.core.work.cutover import Cutover, Rollback
-from portfleet.linux.machine import has_path
+from portfleet.linux.machine import has_path, real_path
 from portfleet.store.clock import now
 from portfleet.submit import options as read
 from portfleet.submit.follow import already
@@ -84,7 +84,7 @@ def run(options: argparse.Namespace, context: Context) -> Exit:
     want = service_want(context, options.service)
     service, record = want.service, want.record
     configured = _one_config(context, want, options)
-    release = options.release or configured.release
+    release = real_release(configured, options.release or configured.release, real_path)
     command = _split(options.command) if options.command else None
     live = record.colours.get(want.live, ColourRecord())
     launch = None if configured.launch == service.launch else configured.launch

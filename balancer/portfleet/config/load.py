@@ -15,6 +15,7 @@ from portfleet.config.settings import DRAIN, FLEET, PROBE, SERVICE
 from portfleet.config.settings.table import Setting, Table
 from portfleet.core.errors import ConfigError, Problem
 from portfleet.core.model import Drain, Fleet, Machine, Probe, Service
+from portfleet.core.program import real_release
 
 NAME = re.compile(r"[a-z][a-z0-9-]{0,30}")
 #: Beginnings and ends of names that would be taken for something else: rules of services, and instances.
@@ -104,7 +105,11 @@ def _service(name: str, read: Reader, machine: Machine) -> Service:
 
 
 def _here(service: Service, machine: Machine) -> Service:
-    """Return the service as it can be on this machine: without IPv6 ":PORT", every local address, is IPv4 alone."""
+    """Return the service as it is on this machine: its release by its real path.
+
+    Without IPv6 ":PORT", every local address, is IPv4 alone.
+    """
+    service = replace(service, release=real_release(service, service.release, machine.real))
     if machine.ipv6:
         return service
     listens = (replace(listen, families=(4,)) if 4 in listen.families else listen for listen in service.listen)
