@@ -41,6 +41,7 @@ class Executor:
     say: Callable[[str], None]
     notes: list[str] = field(default_factory=list)
     _restarted: set[str] = field(default_factory=set)
+    _started: list[str] = field(default_factory=list)
 
     @property
     def desired(self) -> Desired:
@@ -60,6 +61,8 @@ class Executor:
             self.say(words)
             self._do(step)
             faults.point(f"after {words}")
+        started, self._started = self._started, []
+        self.programs.run(self.programs.living(started))
 
     def _do(self, step: s.Step) -> None:
         match step:
@@ -72,6 +75,7 @@ class Executor:
                 self.programs.start_watcher()
             case s.StartInstances(found):
                 self.programs.start(found)
+                self._started += found
             case s.RestartInstance(name, _, changes, handed):
                 if handed:
                     self._part(name)
@@ -82,6 +86,8 @@ class Executor:
             case s.WaitReady(found, seconds):
                 self.programs.run(self.programs.waiting(found, seconds))
                 learn_from(self.programs, found, plane=self.plane, store=self.store)
+                # The next one is restarted for the same config only if this one lives on.
+                self.programs.run(self.programs.living(self._restarted.intersection(found)))
             case s.PointSlots(service, out):
                 self._look_at_new(service)
                 self.point(service, out)

@@ -30,7 +30,8 @@ T = TypeVar("T")
 
 @dataclass
 class World:
-    """The parts. ``plane`` is for other threads than the loop, which has its own; ``wake`` has the watcher look now.
+    """The parts. ``plane`` is for other threads than the loop, which has its own; ``wake`` has the watcher look now,
+    ``unsteady`` names the instances that have ended soon after each of their last starts.
 
     ``random`` jitters evictions, so that clients do not come back in step.
     """
@@ -44,6 +45,7 @@ class World:
     ejector: Ejector
     log: Log
     wake: Callable[[], object]
+    unsteady: Callable[[], Iterable[str]] = tuple
     clock: Clock = field(default_factory=Clock)
     random: Random = field(default_factory=Random)
 

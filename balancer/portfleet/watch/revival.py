@@ -57,7 +57,8 @@ class Revival:
                 self._log.once("stays-down", about=name, instance=name, last_exit=str(ended), reason=reason)
                 self._ejector.note(name, reason)
                 return
-            if info.state == "EXITED":  # which supervisord leaves to us; after any other end it starts it again itself
+            # Which supervisord leaves to us; after any other end it starts it again itself.
+            if info.state == "EXITED" and not member.backoff.looping:
                 self._begin(member, f"ended with {ended}")
                 return
             wait = member.backoff.schedule(now)

@@ -265,10 +265,11 @@ SERVICE = Table(
         Setting(
             "min_ready",
             Duration(off=True),
-            'how long a new release must live, once it is ready, until a cutover sends it clients; or "off"',
+            'how long an instance must live, once it is ready, for a verb to count it as started; or "off"',
             Effect.AT_ONCE,
             '"20s"',
-            more="A release that listens and dies after seconds is found out before a client meets it.",
+            more="A release that listens and dies after seconds is found out before a client meets it: a cutover, "
+            "`scale` and a rolling restart wait for it before they go on, `up` before it says that all is well.",
         ),
         Setting(
             "keep_releases",
