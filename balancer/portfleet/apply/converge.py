@@ -34,7 +34,7 @@ def look(context: Context) -> tuple[Desired, Observed, Plan]:
     context.supervisor.refuse_ending()
     desired = context.desired(context.fleet, applying=True)
     observed = context.observe(desired)
-    desired = learned(desired, observed.instances, context.paths)
+    desired = learned(desired, observed.instances, context.paths).standing(context.ports())
     plan = make_plan(
         desired,
         observed,
@@ -74,7 +74,8 @@ def converge(
             pass  # a repair of the watcher's that began before our locks has ended: what we look at now stays so
         desired, observed, plan = look(context)
         preflight.refuse(context, observed)
-        preflight.refuse_moved(desired, observed)
+        preflight.refuse_blocked(context, desired)
+        preflight.prove(context, desired, plan)
         preflight.ask(desired, plan, yes=yes)
         # Before the first step, so that the watcher's idea of what shall be is the new one while it is being made.
         # The text that was checked: somebody may write the file anew in this moment.

@@ -232,6 +232,10 @@ class Look:
                 found[want.name] = words
         return found
 
+    def holder(self, port: int) -> str | None:
+        """Return who listens on ``port``, in words; None if it is free."""
+        return next((processes.owner_of(one.inode) for one in self._listeners if one.port == port), None)
+
     def beside(self, wanted: Iterable[DesiredInstance]) -> dict[str, str]:
         """Return, by instance that has a process, who listens on its port without being of it, as another's fault."""
         found: dict[str, str] = {}

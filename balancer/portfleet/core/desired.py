@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Literal
 
@@ -23,6 +23,7 @@ from portfleet.core.status import Status
 class DesiredInstance:
     """One instance as it shall be. ``program`` is None for one on another box and for a colour that runs nothing.
 
+    ``moves``: it runs on an earlier port, which ``rule`` has, and this is its rule from its next start on.
     ``asked``: its control socket may be used. ``inside``: it is reached over 127.0.0.1 only.
     """
 
@@ -33,10 +34,16 @@ class DesiredInstance:
     program: Program | None
     asked: bool = True
     inside: bool = False
+    moves: InstanceRule | None = None
 
     @property
     def name(self) -> str:
         return self.instance.name
+
+    @property
+    def next_rule(self) -> InstanceRule:
+        """Return the rule that it has once it was started anew."""
+        return self.moves or self.rule
 
     @property
     def control(self) -> str | None:
@@ -201,7 +208,28 @@ class Desired:
     @property
     def ports(self) -> frozenset[tuple[int, int]]:
         """Every range of instance ports to guard; of a service that is down too, for its last process may live yet."""
+        earlier = {want.rule.port for want in self.instances() if want.moves}
+        return self.next_ports | {(p, p) for p in earlier if not any(low <= p <= high for low, high in self.next_ports)}
+
+    @property
+    def next_ports(self) -> frozenset[tuple[int, int]]:
+        """The ranges to guard once every instance runs on the port that it is to have."""
         return frozenset(want.service.ports for want in self.configured.values())
+
+    def standing(self, ports: Mapping[str, int]) -> Desired:
+        """Return what shall be while instances run on ``ports`` ({instance: port}) and others than they are to have."""
+        return self._with(lambda want: _standing(want, ports.get(want.name)))
+
+    def moved(self, names: Collection[str]) -> Desired:
+        """Return what shall be when ``names`` were started anew, on the ports that they are to have."""
+        return self._with(lambda want: replace(want, rule=want.next_rule, moves=None) if want.name in names else want)
+
+    def _with(self, change: Callable[[DesiredInstance], DesiredInstance]) -> Desired:
+        found = {}
+        for name, want in self.configured.items():
+            instances = tuple(map(change, want.instances))
+            found[name] = want if instances == want.instances else replace(want, instances=instances)
+        return replace(self, configured=found)
 
     def local_ports(self) -> dict[int, str]:
         """Return {port: instance} of those on this box."""
@@ -210,3 +238,9 @@ class Desired:
     def instances(self) -> Iterator[DesiredInstance]:
         """Return every instance of every service that is not down."""
         return itertools.chain.from_iterable(service.instances for service in self.services.values())
+
+
+def _standing(want: DesiredInstance, port: int | None) -> DesiredInstance:
+    if want.program is None or port in (None, want.next_rule.port):
+        return want
+    return replace(want, rule=replace(want.rule, port=port), moves=want.next_rule)

@@ -84,6 +84,11 @@ _OPERATIONS = {
     "operation-begun": Kind(
         "info", "{verb} of {service} has begun (operation {operation}, by {operator})", "the watcher works on it"
     ),
+    "rolls-back": Kind(
+        "error",
+        "{service} goes back to {to}: {reason}",
+        "a release that a cutover made live ends soon after every start; the old colour is still kept",
+    ),
     "operation-resumed": Kind(
         "info", "{verb} of {service} goes on at {phase} (operation {operation})", "after the watcher was away"
     ),

@@ -243,6 +243,7 @@ class Machine:
     """What the config's checks need to know of this machine, read once by the caller.
 
     ``find`` gives a command's absolute path or None; ``has_user`` and ``has_path`` tell whether one exists;
+    ``real`` gives a path without symbolic links;
     ``maps_user`` tells of a user that exists whether processes of this user namespace can become it;
     ``local_ports`` is net.ipv4.ip_local_port_range, ``reserved`` net.ipv4.ip_local_reserved_ports, both inclusive;
     ``descriptors`` is the hard limit of RLIMIT_NOFILE; ``ipv6``: its kernel has IPv6, if only switched off by sysctl.
@@ -258,3 +259,4 @@ class Machine:
     has_path: Callable[[str], bool]
     is_root: bool
     ipv6: bool = True
+    real: Callable[[str], str] = str

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from portfleet.core.errors import Exit, PortfleetError
@@ -125,6 +125,13 @@ def release_path(service: Service, release: str | None) -> str:
     if release and service.releases and not release.startswith("/"):
         return f"{service.releases.rstrip('/')}/{release}"
     return release or ""
+
+
+def real_release(service: Service, release: str | None, real: Callable[[str], str]) -> str | None:
+    """Return a release by its real path if it is reached by a symbolic link, which may lead elsewhere tomorrow."""
+    path = release_path(service, release)
+    found = real(path) if path.startswith("/") else path
+    return release if found == path.rstrip("/") else found
 
 
 def refuse_unusable(service: Service, *, release: str | None, command: tuple[str, ...]) -> None:

@@ -71,11 +71,13 @@ class RestartInstance:
     connections: int
     changes: Transaction = ()
     handed: bool = False
+    port: int | None = None
 
     def describe(self) -> str:
         what = "go to its siblings" if self.handed else "end"
         end = f"; {self.connections:,} connections {what}" if self.connections else ""
-        return f"restart {self.name} (its command, user or environment changed{end})"
+        why = f"its port becomes {self.port}" if self.port else "its command, user or environment changed"
+        return f"restart {self.name} ({why}{end})"
 
 
 @dataclass(frozen=True)

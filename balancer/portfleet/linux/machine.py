@@ -30,6 +30,7 @@ def read_machine() -> Machine:
         has_path=has_path,
         is_root=os.geteuid() == 0,
         ipv6=_has_ipv6(),
+        real=real_path,
     )
 
 
@@ -84,6 +85,11 @@ def has_path(path: str) -> bool:
         return Path(path).exists()
     except OSError:
         return False
+
+
+def real_path(path: str) -> str:
+    """Return a path without symbolic links, also of what is not there."""
+    return str(Path(path).resolve())
 
 
 def _has_ipv6() -> bool:

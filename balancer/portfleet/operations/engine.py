@@ -15,6 +15,7 @@ from portfleet.core.history import fields_of
 from portfleet.core.journal import HistoryEntry, Journal
 from portfleet.core.operations import Operation, Unreadable, Work
 from portfleet.core.records import ColourRecord
+from portfleet.operations.automatic import begin_rollbacks
 from portfleet.operations.expire import end_expired
 from portfleet.operations.task import Cancelled, CannotUndo, OperationFailed, Task
 from portfleet.operations.verbs import VERBS, Verb
@@ -60,6 +61,8 @@ class Engine:
                     self._look()
                 if rounds % 10 == 0:
                     await yielding(self._expire())
+                    with self._log.costs("rollbacks"):
+                        begin_rollbacks(self._world)
                 rounds += 1
                 await self._world.pause(_LOOK)
         finally:

@@ -17,6 +17,7 @@ from portfleet.supervise import rpc
 
 #: Fault codes of supervisor/xmlrpc.py. While it shuts down, every call gets SHUTDOWN_STATE, getState too.
 UNKNOWN_METHOD, SHUTDOWN_STATE = 1, 6
+NO_FILE, NOT_EXECUTABLE = 20, 21
 BAD_NAME, ALREADY_STARTED, NOT_RUNNING, ALREADY_ADDED, STILL_RUNNING = 10, 60, 70, 90, 91
 
 
@@ -46,6 +47,10 @@ class ShuttingDown(PortfleetError):
 
 class Unreadable(PortfleetError):
     """supervisord cannot read its config, or the file of some program: it is asked about none then."""
+
+
+class Unstartable(PortfleetError):
+    """supervisord finds that a program's command is not there, or cannot be executed."""
 
 
 class Unanswered(PortfleetError):
@@ -151,9 +156,18 @@ class Supervisor:
         return set(added), set(changed), set(removed)
 
     def start(self, name: str) -> None:
-        """Start ``name``, adding it where supervisord does not know it yet; "already" is success."""
+        """Start ``name``, adding it where supervisord does not know it yet; "already" is success.
+
+        Raise Unstartable if its command cannot be executed.
+        """
         self._tolerate("addProcessGroup", name, accept={ALREADY_ADDED})
-        self._tolerate("startProcess", name, False, accept={ALREADY_STARTED})
+        try:
+            self._ask("startProcess", name, False)
+        except rpc.RpcFault as fault:
+            if fault.code in (NO_FILE, NOT_EXECUTABLE):
+                raise Unstartable(f"supervisord: {name}: {fault.words}") from None
+            if fault.code != ALREADY_STARTED:
+                raise PortfleetError(f"supervisord: {name}: {fault.words}") from None
 
     def stop(self, name: str) -> None:
         """Ask ``name`` to stop, without waiting; "already" is success."""
