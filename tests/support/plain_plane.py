@@ -147,6 +147,9 @@ class InMemory:
     def findings(self, fleet: Fleet, needs: Needs) -> list[Finding]:
         return []
 
+    def relocation(self) -> None:
+        return None
+
     def guardian(self) -> NoGuardian:
         return NoGuardian()
 

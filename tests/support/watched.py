@@ -27,6 +27,7 @@ command = ["portfleet-daemon", "--port", "{{port}}", "--handler", "support.named
 environment = {{ PYTHONPATH = "{_TESTS}:{_TESTS.parent / "daemon"}" }}
 ports = "7100-7107"
 instances = 4
+min_ready = "off"
 """
 #: Probes five times as quick as by default: what is shown does not depend on it, only how long it takes.
 QUICK = """

@@ -303,6 +303,43 @@ def test_probes_by_connect(listener: socket.socket) -> None:
     assert "ECONNREFUSED" in probe_once(Target("a", Port("127.0.0.1", port), None, Probe()))
 
 
+def test_a_probe_of_a_port_ends_with_a_reset(listener: socket.socket) -> None:
+    assert probe_once(Target("a", Port("127.0.0.1", listener.getsockname()[1]), None, Probe())) == ""
+    with listener.accept()[0] as asked, pytest.raises(ConnectionResetError):
+        asked.recv(1)
+
+
+def test_one_in_ten_probes_of_a_daemon_with_a_control_socket_goes_through_its_port(
+    listener: socket.socket, tmp_path: Path
+) -> None:
+    def answer() -> None:
+        with control.accept()[0] as asked:
+            while asked.recv(100):
+                asked.sendall(b'{"state": "ready", "ok": true, "connections": 5, "max_connections": 7}\n')
+
+    def serve() -> None:
+        for _ in range(3):
+            accepted = listener.accept()[0]
+            served.append(len(results))
+            accepted.recv(1)
+            accepted.close()
+
+    results, served = list[str](), list[int]()
+    port, path = listener.getsockname()[1], tmp_path / "c"
+    prober = Prober(lambda _, trouble, __: results.append(trouble), time.monotonic, lambda _: os.getpid())
+    prober.aim([Target("a", Port("127.0.0.1", port), str(path), Probe(interval=3600, timeout=5))])
+    with socket.socket(socket.AF_UNIX) as control:
+        control.bind(str(path))
+        control.listen()
+        for work in (answer, serve):
+            threading.Thread(target=work, daemon=True).start()
+        for number in range(1, 22):
+            prober.ask("a")
+            ends(lambda asked=number: prober.tick() >= 0 and len(results) >= asked)  # type: ignore[misc]
+    assert results == [""] * 21 and served == [0, 10, 20]
+    prober.aim([])
+
+
 def test_a_control_socket_that_spoke_and_is_gone_is_a_failed_probe(listener: socket.socket, tmp_path: Path) -> None:
     port, path, results = listener.getsockname()[1], tmp_path / "c", list[str]()
     prober = Prober(lambda _, trouble, __: results.append(trouble), time.monotonic, lambda _: os.getpid())

@@ -10,7 +10,6 @@ from dataclasses import replace
 from portfleet.apply import preflight
 from portfleet.apply.busy import refuse_busy
 from portfleet.apply.context import Context
-from portfleet.apply.files import Files
 from portfleet.apply.overseers import await_watcher
 from portfleet.core.derive import learned
 from portfleet.core.desired import Desired
@@ -35,15 +34,14 @@ def look(context: Context) -> tuple[Desired, Observed, Plan]:
     context.supervisor.refuse_ending()
     desired = context.desired(context.fleet, applying=True)
     observed = context.observe(desired)
-    desired = learned(desired, observed.instances, context.paths)
+    desired = learned(desired, observed.instances, context.paths).standing(context.ports())
     plan = make_plan(
         desired,
         observed,
         journal_differs=_journal_differs(context, desired),
         services_at_once=context.plane.traits.services_at_once,
     )
-    damaged = Files(desired, context.paths).damaged()
-    notes = [f"{path}: {why}; apply writes it anew or sets it aside" for path, why in damaged.items()]
+    notes = [f"{path}: {why}; apply writes it anew or sets it aside" for path, why in observed.damaged.items()]
     return desired, observed, replace(plan, notes=(*plan.notes, *notes))
 
 
@@ -76,7 +74,8 @@ def converge(
             pass  # a repair of the watcher's that began before our locks has ended: what we look at now stays so
         desired, observed, plan = look(context)
         preflight.refuse(context, observed)
-        preflight.refuse_moved(desired, observed)
+        preflight.refuse_blocked(context, desired)
+        preflight.prove(context, desired, plan)
         preflight.ask(desired, plan, yes=yes)
         # Before the first step, so that the watcher's idea of what shall be is the new one while it is being made.
         # The text that was checked: somebody may write the file anew in this moment.

@@ -44,6 +44,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace, context: Context) -> Exit:
     fleet = context.serving_fleet
+    if unapplied := context.unapplied():
+        context.say(unapplied)
     want = context.service_up(fleet, options.service)
     slots, source = _slots(context, want)
     answers = [_answer(context, want, text, slots, live=options.live) | {"source": source} for text in options.address]

@@ -9,6 +9,7 @@ import argparse
 import asyncio
 import gc
 import os
+from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 from typing import Any
@@ -66,7 +67,7 @@ async def _watch(context: Context, log: Log, check: SelfCheck, recorder: Recorde
     from portfleet.watch.roster import Roster
     from portfleet.watch.rule_guard import RuleGuard
     from portfleet.watch.run_files import RunFiles
-    from portfleet.watch.server import serve
+    from portfleet.watch.server import Answer, serve
     from portfleet.watch.watcher import Watcher
 
     paths, plane, applied = context.paths, context.plane, Applied(context)
@@ -79,16 +80,28 @@ async def _watch(context: Context, log: Log, check: SelfCheck, recorder: Recorde
     ejector = Ejector(plane=plane, paths=paths, latest=roster.latest, forget_unanswered=forgetter.begin, log=log)
     healer = Healer(plane=plane, paths=paths, roster=roster, ejector=ejector, log=log)
     rules = RuleGuard(roster=roster, healer=healer, guardian=guardian, log=log, busy=check.busy)
-    watcher = Watcher(context, log, ejector=ejector, roster=roster, check=check)
-    answers = {"status": lambda _: watcher.status(), "reload": lambda _: watcher.wake(), "events": recorder.since}
-    files = RunFiles(paths, lambda: serve(paths.watch_socket, answers))
+    watcher = Watcher(context, log, ejector=ejector, roster=roster, healer=healer, check=check)
+    snapshot = watcher.snapshot
+    answers: dict[str, Callable[[Answer], Answer]] = {
+        "status": lambda _: snapshot.status(),
+        "fleet": lambda _: snapshot.fleet(),
+        "instances": lambda request: snapshot.instances(request.get("after")),
+        "events": recorder.since,
+    }
+    orders = {**answers, "reload": lambda _: watcher.wake()}
+    files = RunFiles(
+        paths, lambda: serve(paths.watch_socket, orders), lambda owner: serve(paths.seen_socket, answers, owner=owner)
+    )
     with suppress(FileNotFoundError):
         paths.watch_socket.unlink()  # of the watcher before this one
+    with suppress(FileNotFoundError):
+        paths.seen_socket.unlink()
     await files.look(None)
     own = Context(paths).plane
     world = World(
         paths=paths, store=context.store, applied=applied, plane=own, supervisor=context.supervisor,
         daemons=MachineDaemons(context.supervisor, paths, own.connections), ejector=ejector, log=log, wake=watcher.wake,
+        unsteady=watcher.unsteady,
     )  # fmt: skip
     asyncio.get_running_loop().set_exception_handler(partial(_told, log))
     overflow = OverflowOrder(plane=plane, paths=paths, roster=roster, log=log)

@@ -88,6 +88,11 @@ _OPERATIONS = {
     "operation-begun": Kind(
         "info", "{verb} of {service} has begun (operation {operation}, by {operator})", "the watcher works on it"
     ),
+    "rolls-back": Kind(
+        "error",
+        "{service} goes back to {to}: {reason}",
+        "a release that a cutover made live ends soon after every start; the old colour is still kept",
+    ),
     "operation-resumed": Kind(
         "info", "{verb} of {service} goes on at {phase} (operation {operation})", "after the watcher was away"
     ),
@@ -158,6 +163,7 @@ _WATCHER = {
     "unprivileged": Kind("warning", "{refused} was refused: {costs}", "what this machine refused the watcher"),
     "made-anew": Kind("warning", "{files} was made anew: {reason}", "files of run/ had been removed"),
     "data-plane-died": Kind("error", "{program} (pid {pid}) has ended: {reason}", "a process of the data plane itself"),
+    "metrics-died": Kind("warning", "{program} (pid {pid}) has ended: {reason}", "the process of the metrics"),
     "supervisord-died": Kind("error", "supervisord has ended: {reason}", "another one is started"),
     "supervisord-back": Kind("info", "supervisord is back: {reason}", "after `supervisord-died`"),
     "supervisord-ended": Kind("info", "supervisord has ended: {reason}", "after `portfleet down`"),

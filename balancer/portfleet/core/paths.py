@@ -52,6 +52,11 @@ class Paths:
         return self.run / "watch.sock"
 
     @property
+    def seen_socket(self) -> Path:
+        """Where the watcher answers the metrics' process, which may ask and give no order."""
+        return self.run / "seen.sock"
+
+    @property
     def table_lock(self) -> Path:
         return self.run / "table.lock"
 

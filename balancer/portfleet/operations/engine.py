@@ -15,12 +15,14 @@ from portfleet.core.history import fields_of
 from portfleet.core.journal import HistoryEntry, Journal
 from portfleet.core.operations import Operation, Unreadable, Work
 from portfleet.core.records import ColourRecord
+from portfleet.operations.automatic import begin_rollbacks
 from portfleet.operations.expire import end_expired
 from portfleet.operations.task import Cancelled, CannotUndo, OperationFailed, Task
 from portfleet.operations.verbs import VERBS, Verb
 from portfleet.operations.world import World
 from portfleet.store import locks
 from portfleet.store.locks import Locked
+from portfleet.watch.priority import yielding
 
 _LOOK = 0.1
 #: How often a phase is entered again when what it needs does not answer, and seconds between.
@@ -58,7 +60,9 @@ class Engine:
                 with self._log.costs("operations"):
                     self._look()
                 if rounds % 10 == 0:
-                    await self._expire()
+                    await yielding(self._expire())
+                    with self._log.costs("rollbacks"):
+                        begin_rollbacks(self._world)
                 rounds += 1
                 await self._world.pause(_LOOK)
         finally:
@@ -85,7 +89,7 @@ class Engine:
         phase = "undoing" if operation.failed or operation.cancelled else operation.phase
         self._log("operation-resumed" if resumed else "operation-begun", **fields, operator=operation.who, phase=phase)
         noted = replace(operation, begun=True, resumed=phase if resumed else operation.resumed)
-        self._running[operation.number] = asyncio.create_task(self._guarded(noted))
+        self._running[operation.number] = asyncio.create_task(yielding(self._guarded(noted)))
 
     async def _guarded(self, operation: Operation) -> None:
         """Advance an operation; a defect that even its undoing does not catch is met again only after a while."""

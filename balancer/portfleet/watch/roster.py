@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from random import Random
 
 from portfleet.apply.applied import Applied
@@ -36,6 +37,9 @@ class Member:
     #: When its process was last seen to end, and when it began to serve after that.
     died_at: float | None = None
     served_at: float | None = None
+    #: How often its process ended, and how often it was ejected, by kind (`Out`), since this watcher has known it.
+    ends: int = 0
+    ejected: Counter[str] = field(default_factory=Counter)
 
     @property
     def name(self) -> str:
