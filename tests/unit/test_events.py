@@ -7,12 +7,14 @@ import io
 import json
 import resource
 import signal
+import socket
 import string
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -20,9 +22,13 @@ import pytest
 import portfleet
 from portfleet.__main__ import main
 from portfleet.core.events import Event, from_json, make
+from portfleet.core.history import fields_of, whole
+from portfleet.core.journal import HistoryEntry
 from portfleet.core.kinds import KINDS
+from portfleet.store import locks
 from portfleet.store.clock import stamp_exactly
 from portfleet.store.events import EventFile
+from portfleet.store.journald import sender
 from portfleet.store.log import Log
 from portfleet.watch.event_command import EventCommand
 from portfleet.watch.recorder import Recorder
@@ -189,6 +195,21 @@ def test_the_recorder_gives_events_since_a_number_also_those_of_others(tmp_path:
     assert EventFile(path).read()[-1].kind == "stopped"
 
 
+def test_a_lock_that_another_process_holds_delays_events_and_nothing_else(tmp_path: Path) -> None:
+    recorder, file = Recorder(tmp_path / "events.jsonl"), io.StringIO()
+    log = Log(as_json=False, file=file, note=recorder.note)
+    with locks.events(tmp_path / "events.lock", seconds=1):
+        recorder.start(log, EventCommand(lambda: (), log))
+        began = time.monotonic()
+        for _ in range(1000):
+            log("blind", reason="full")
+        assert time.monotonic() - began < 1
+        assert recorder.since({}) == {"events": [], "last": 0}
+        wait_for("it is told", lambda: "events lock" in file.getvalue())
+    wait_for("all are kept, with what kept them", lambda: recorder.since({})["last"] == 1001)
+    recorder.close()
+
+
 def test_the_verb_shows_the_last_or_those_since_of_one_service(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -209,6 +230,44 @@ def test_the_verb_shows_the_last_or_those_since_of_one_service(
     assert [line.split()[0] for line in shown("--since", "1h")] == ["2", "3"]
     assert [json.loads(line)["number"] for line in shown("--json", "echo")] == [1, 3]
     assert main(["--home", str(tmp_path), "events", "no-such"]) == 2
+
+
+def test_the_history_goes_on_where_the_journal_has_forgotten_it() -> None:
+    entries = [
+        HistoryEntry(number, f"2026-01-31T12:00:0{number}Z", "ann@box", "echo", "drain", "drain echo-blue-2",
+                     "cancelled", ok=number != 2, code=0 if number != 2 else 1, release="v1", stays=number == 2)
+        for number in (1, 2, 3)
+    ]  # fmt: skip
+    kinds = ["operation-ended", "operation-failed", "operation-ended"]
+    told = [make(kind, "now", fields_of(entry)) for kind, entry in zip(kinds, entries, strict=True)]
+    kept = [from_json(json.loads(json.dumps(event.to_json()))) for event in [named(), *told]]
+    assert whole(kept, ()) == entries
+    assert whole(kept, entries[2:]) == entries and whole([], entries[2:]) == entries[2:]
+    damaged = replace(kept[1], more={**kept[1].more, "outcome": 7})
+    assert whole([damaged, kept[2]], ()) == [entries[1]]
+    assert told[0].words == "drain of echo: cancelled (operation 1)"
+
+
+def test_systemd_s_journal_gets_it_with_its_fields_if_systemd_started_us(tmp_path: Path) -> None:
+    path = str(tmp_path / "journal")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as journal:
+        journal.bind(path)
+        journal.settimeout(5)
+        sender(path, {})(named())
+        sender(path, {"INVOCATION_ID": "1"})(replace(named(reason="two\nlines"), number=7))
+        data, fields = journal.recv(65536), dict[str, str]()
+        while data:
+            name, _, rest = data.partition(b"\n")
+            size = int.from_bytes(rest[:8], "little")
+            fields[name.decode()], data = rest[8 : 8 + size].decode(), rest[9 + size :]
+        assert fields == {
+            "MESSAGE": "echo-blue-1 gets no new connections: two?lines", "PRIORITY": "4", "PORTFLEET_NUMBER": "7",
+            "SYSLOG_IDENTIFIER": "portfleet", "PORTFLEET_KIND": "ejected", "PORTFLEET_SERVICE": "echo",
+            "PORTFLEET_INSTANCE": "echo-blue-1", "PORTFLEET_REASON": "two\nlines",
+        }  # fmt: skip
+        for _ in range(10_000):  # nobody reads it, and no call waits
+            sender(path, {"INVOCATION_ID": "1"})(named())
+    sender(str(tmp_path / "none"), {"INVOCATION_ID": "1"})(named())
 
 
 def test_a_fleet_without_events_has_none_to_show(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

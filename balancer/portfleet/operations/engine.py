@@ -11,6 +11,7 @@ import asyncio
 from dataclasses import dataclass, replace
 
 from portfleet.core.errors import Exit, PortfleetError
+from portfleet.core.history import fields_of
 from portfleet.core.journal import HistoryEntry, Journal
 from portfleet.core.operations import Operation, Unreadable, Work
 from portfleet.core.records import ColourRecord
@@ -231,10 +232,9 @@ class Engine:
             )
             return journal.noting(entry)
 
-        fields = {"operation": operation.number, "verb": operation.verb, "service": operation.service}
         while True:
             try:
-                self._world.store.update(ended)
+                entry = self._world.store.update(ended).history[-1]
                 break
             except Locked as error:
                 self._wait_for(operation, error)
@@ -247,8 +247,5 @@ class Engine:
                     reason=error.message.splitlines()[0],
                 )
                 await self._world.pause(_AGAIN)
-        done = outcome.code is Exit.DONE
-        self._log(
-            "operation-ended" if done else "operation-failed", **fields, operator=operation.who, outcome=outcome.words
-        )
+        self._log("operation-ended" if entry.ok else "operation-failed", **fields_of(entry))
         self._world.wake()

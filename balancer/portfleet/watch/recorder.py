@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from portfleet.core.errors import PortfleetError
 from portfleet.core.events import Event, make
+from portfleet.store import journald
 from portfleet.store.clock import now_exactly
 from portfleet.store.events import EventFile
 from portfleet.store.log import Log
@@ -40,6 +40,7 @@ class Recorder:
         self._kept: deque[Event] = deque(maxlen=_MEMORY)
         self._last = 0
         self._thread: threading.Thread | None = None
+        self._journald = journald.sender()
 
     def start(self, log: Log, command: EventCommand) -> None:
         """Begin to keep what is noted and give it to ``command``; ``log`` hears of a file that cannot be written."""
@@ -73,20 +74,15 @@ class Recorder:
 
     def _run(self, log: Log, command: EventCommand) -> None:
         with suppress(OSError):  # which writing meets too
-            self._keep(self._file.read(most=_MEMORY), lambda _: None)
+            self._keep(self._file.read(most=_MEMORY))
         while True:
             stopping = self._stopping
             self._wake.clear()
-            try:
-                trouble = self._exchange(command)
-            except PortfleetError as error:
-                trouble = error.message.splitlines()[0]
-            except OSError as error:
-                trouble = error.strerror or repr(error)
-            if trouble:
-                log.once("cannot-write", about="events", file=self._path, reason=trouble)
-            else:
-                log.over("cannot-write", about="events")
+            with log.costs("events"):
+                if trouble := self._keep_up(command):
+                    log.once("cannot-write", about="events", file=self._path, reason=trouble)
+                else:
+                    log.over("cannot-write", about="events")
             with log.costs("on_event"):
                 command.go_on()
             if stopping:
@@ -94,26 +90,30 @@ class Recorder:
                 return
             self._wake.wait(_LOOK)
 
-    def _exchange(self, command: EventCommand) -> str:
-        """Write what waits, and take in what others have written; return why the file took nothing, or "".
-
-        Raise PortfleetError if that has to be tried again, OSError if the file cannot be read.
-        """
-        if not self._batch:
-            self._batch = [self._waiting.popleft() for _ in range(len(self._waiting))]
-        if not self._batch:
-            self._keep(self._file.news(), command.take)
-            return ""
-        if self._lost:
+    def _keep_up(self, command: EventCommand) -> str:
+        """Write what waits, and take in what others have written; return why the file took nothing, or ""."""
+        batch, self._batch = self._batch, []
+        batch += [self._waiting.popleft() for _ in range(len(self._waiting))] if not batch else []
+        if batch and self._lost:
             lost, self._lost = self._lost, 0
-            self._batch.append(make("events-lost", now_exactly(), {"count": lost}))
-        kept, trouble = self._file.exchange(self._batch)
-        self._batch = []
-        self._keep(kept, command.take)
+            batch.append(make("events-lost", now_exactly(), {"count": lost}))
+        try:
+            kept, trouble = self._file.exchange(batch) if batch else (self._file.news(), None)
+        except PortfleetError as error:
+            self._batch = batch  # which is tried again
+            return error.message.splitlines()[0]
+        except OSError as error:
+            trouble, kept = error, []
+        self._tell(kept, command)
         return trouble.strerror or repr(trouble) if trouble else ""
 
-    def _keep(self, events: list[Event], give: Callable[[Event], None]) -> None:
+    def _tell(self, events: list[Event], command: EventCommand) -> None:
+        """Keep what has just happened, and pass it on."""
+        self._keep(events)
         for event in events:
-            give(event)
+            command.take(event)
+            self._journald(event)
+
+    def _keep(self, events: list[Event]) -> None:
         self._kept.extend(events)
         self._last = max([self._last, *(event.number for event in events)])
