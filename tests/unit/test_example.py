@@ -29,7 +29,8 @@ def keys_by_table() -> dict[str, set[str]]:
 
 
 @pytest.mark.parametrize(
-    ("table", "kind"), [("service", Service), ("probe", Probe), ("drain", Drain), ("fleet", Fleet), ("metrics", Metrics)]
+    ("table", "kind"),
+    [("service", Service), ("probe", Probe), ("drain", Drain), ("fleet", Fleet), ("metrics", Metrics)],
 )
 def test_every_key_of_the_model_is_mentioned_and_no_other(table: str, kind: type) -> None:
     assert keys_by_table()[table] == {field.name for field in fields(kind)} - _MADE_UP

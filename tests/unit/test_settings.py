@@ -17,7 +17,13 @@ from reference import FILES, TOP
 from support.fake_world import World
 from support.fleets import fleet, machine
 
-_MADE_UP = {"name", "services", "probe", "drain", "metrics"}  #: of the models, but not keys of theirs: tables, and their names
+_MADE_UP = {
+    "name",
+    "services",
+    "probe",
+    "drain",
+    "metrics",
+}  #: of the models, but not keys of theirs: tables, and their names
 ROWS = [pytest.param(table, row, id=f"{table.path}.{row.key}") for table in TABLES for row in table.settings]
 
 
@@ -76,7 +82,9 @@ release = "v1"
 """
 FOREIGN = OURS.replace("portfleet-daemon", "redis-server")
 ALARM = {"/usr/local/bin/portfleet-alarm": "/usr/local/bin/portfleet-alarm"}
-HERE = machine(descriptors=30_000, users=("portfleet", "portfleet-metrics", "nobody"), paths=("/srv/echo",), commands=ALARM)
+HERE = machine(
+    descriptors=30_000, users=("portfleet", "portfleet-metrics", "nobody"), paths=("/srv/echo",), commands=ALARM
+)
 #: Where the row's own example would not do: it is what the service has already, or needs another key.
 VALUES = {
     "listen": '["0.0.0.0:7000"]',

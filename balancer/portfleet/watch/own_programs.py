@@ -33,6 +33,10 @@ class OwnPrograms:
         """Whether the end of each would be told; that of the metrics, which no client waits for, need not be."""
         return all(self._deaths.pid(name) is not None for name in self.programs if name != METRICS)
 
+    def event(self, name: str) -> str:
+        """Return the kind of event that the end of a program is."""
+        return "metrics-died" if name == METRICS else "data-plane-died"
+
     def find(self, known: Mapping[str, ProgramInfo]) -> Iterator[str]:
         """Watch their processes, ``known`` to supervisord or adopted; yield those that ended after an adoption."""
         alive = adopted.alive(self._paths)

@@ -21,7 +21,6 @@ from typing import TypeVar
 from portfleet.apply.context import Context
 from portfleet.apply.observe import Look
 from portfleet.core.desired import DesiredService
-from portfleet.core.program import METRICS
 from portfleet.dataplane.interface import Hazard
 from portfleet.linux.processes import set_nice
 from portfleet.store.locks import Locked
@@ -263,8 +262,7 @@ class Watcher:
         member = self._roster.members.get(name)
         if member is None:
             if name in self._own.programs:
-                event = "metrics-died" if name == METRICS else "data-plane-died"
-                self._log(event, program=name, pid=pid, reason="it is started again at once")
+                self._log(self._own.event(name), program=name, pid=pid, reason="it is started again at once")
                 nudge(self._paths.supervisor_socket, self._loop)
                 self.wake()
             return
