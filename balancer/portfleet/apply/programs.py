@@ -30,7 +30,7 @@ from portfleet.supervise.supervisor import ProgramInfo, Supervisor, Unreadable
 
 #: Seconds for which a running process must listen wrongly to be given up: it binds its addresses one after the other.
 _CERTAIN = 1.0
-#: Seconds between two looks at who is ready, and at who has ended.
+#: Seconds between two looks at who is ready, at least, and at who has ended.
 _READY, _ENDED = 0.05, 0.02
 #: Seconds after which the second SIGTERM is sent once more: one that comes before the process has taken in the first is
 #: lost (signal(7)), and with it ten seconds.
@@ -121,6 +121,7 @@ class Programs:
         self._ready.difference_update(names)
         faulty: dict[str, tuple[str, float]] = {}
         while waiting:
+            began = self.clock.monotonic()
             for name, seen in self._look().at([wanted[name] for name in waiting]).items():
                 self._ready |= {name} if seen.ready else set()
                 if seen.ready and name not in self.failed and name not in self.ejected():
@@ -137,8 +138,8 @@ class Programs:
             if waiting and self.clock.monotonic() > deadline:
                 self.failed |= waiting
                 return
-            if waiting:
-                yield _READY
+            if waiting:  # a look at 1,024 takes a second or more, which those that start could use
+                yield max(_READY, self.clock.monotonic() - began)
 
     def ending(self, names: Collection[str], how: Ending, *, alone: bool = False) -> Iterator[float]:
         """End the processes of ``names`` and have every supervisord forget them: only `start` starts them again.
