@@ -125,12 +125,11 @@ def test_a_mover_that_is_killed_costs_no_connection(fresh: Pair, box: str, point
 
 
 def test_a_cancelled_one_leaves_each_connection_where_it_is(fresh: Pair) -> None:
+    """However many have moved by then, which goes by how fast the box is."""
     boxes = fresh
     with talking(boxes, 1200, every=0.5) as talkers:
         there = boxes.connections(boxes.one)["echo-blue-2"]
         boxes.portfleet(boxes.one, "migrate", "echo/2", TWO, "--live", "--no-wait")
-        wait_for("the first batch has moved", lambda: boxes.connections(boxes.two)["echo-blue-2"] > 0)
-
         boxes.portfleet(boxes.one, "cancel", "echo")
 
         left, moved = boxes.connections(boxes.one)["echo-blue-2"], boxes.connections(boxes.two)["echo-blue-2"]
