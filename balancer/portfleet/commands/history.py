@@ -36,7 +36,7 @@ def run(options: argparse.Namespace, context: Context) -> Exit:
     if options.service:
         context.service(context.serving_fleet, options.service)
     journal = context.store.read() or Journal()
-    done = [entry for entry in journal.history if options.service in (None, entry.service)]
+    done = [entry for entry in journal.history if options.service in (None, entry.service) or not entry.service]
     running = [operation for operation in journal.operations if options.service in (None, operation.service)]
     if context.json:
         print_json({"history": [entry_json(entry) for entry in done], "running": [to_json(one) for one in running]})
