@@ -41,7 +41,8 @@ def test_it_loads_as_it_is() -> None:
 
 
 def test_it_loads_with_every_key_set_and_what_it_calls_defaults_are_the_defaults() -> None:
-    here = machine(paths=("/srv/echo",), users=("portfleet",))
+    alarm = "/usr/local/bin/portfleet-alarm"
+    here = machine(paths=("/srv/echo",), users=("portfleet", "nobody"), commands={alarm: alarm})
     plain = load(EXAMPLE.encode(), here, source="example").services["echo"]
     text = _COMMENTED.sub("", EXAMPLE).replace('listen      = [":7000"]', 'listen = ["0.0.0.0:7000"]')
 

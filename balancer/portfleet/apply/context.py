@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -16,9 +17,10 @@ from portfleet.core.errors import ConfigError, Exit, PortfleetError
 from portfleet.core.journal import Journal, JournalError
 from portfleet.core.model import Fleet, Service
 from portfleet.core.observed import Observed
-from portfleet.core.program import Program
+from portfleet.core.program import Program, metrics_program
 from portfleet.daemons import instances
 from portfleet.daemons.capability import Heard
+from portfleet.linux.machine import unprivileged_user
 from portfleet.store.journal import JournalStore
 from portfleet.supervise.ini import started_ports
 from portfleet.supervise.supervisor import Supervisor
@@ -159,11 +161,16 @@ class Context(Configs):
             with suppress(ConfigError):  # a damaged one tells nothing of how colours were started
                 journal = carried(fleet, journal, self.applied_fleet)
         desired = make_desired(fleet, journal.up(self.raised), self.paths).standing(self.ports())
-        return replace(desired, own=self.plane.programs(fleet))
+        return replace(desired, own=self.plane.programs(fleet), metrics=self._metrics(fleet))
 
     def ports(self) -> dict[str, int]:
         """Return {instance: port} of the last start of each."""
         return started_ports(self.paths.programs)
+
+    def _metrics(self, fleet: Fleet) -> Program | None:
+        listen = fleet.metrics.listen
+        user = fleet.metrics.user or unprivileged_user()
+        return metrics_program(self.paths, sys.executable, listen, user) if listen is not None else None
 
     def observe(self, desired: Desired, *, probe: bool = True) -> Observed:
         """Look at what is; raises PortfleetError (exit 5) where the table belongs to another home."""

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 
 from portfleet.apply import preflight
 from portfleet.apply.busy import refuse_busy
 from portfleet.apply.context import Context
 from portfleet.apply.earlier import Earlier
-from portfleet.apply.files import Files
 from portfleet.apply.noting import note_done
 from portfleet.apply.overseers import await_watcher
 from portfleet.core.derive import learned
@@ -25,6 +25,7 @@ from portfleet.screen.outcome import outcome
 from portfleet.screen.output import Steps, fit, paint, print_json
 from portfleet.store import atomic, locks
 from portfleet.store.directories import make_directories
+from portfleet.store.events import record
 from portfleet.supervise.presence import Overseer
 
 
@@ -43,8 +44,7 @@ def look(context: Context) -> tuple[Desired, Observed, Plan]:
         journal_differs=_journal_differs(context, desired),
         services_at_once=context.plane.traits.services_at_once,
     )
-    damaged = Files(desired, context.paths).damaged()
-    notes = [f"{path}: {why}; apply writes it anew or sets it aside" for path, why in damaged.items()]
+    notes = [f"{path}: {why}; apply writes it anew or sets it aside" for path, why in observed.damaged.items()]
     return desired, observed, replace(plan, notes=(*plan.notes, *notes))
 
 
@@ -91,7 +91,8 @@ def converge(
         executor = context.executor(desired, say=Steps(len(plan.steps)))
         for note in plan.notes:
             context.say(note)
-        executor.run(plan.steps)
+        with _told(context, why, plan):
+            executor.run(plan.steps)
         serving = [want.name for want in desired.instances() if want.takes and want.name not in executor.failed]
         if changed or plan.steps or done:
             words = "; ".join(changed) or "no change of the config"
@@ -102,6 +103,7 @@ def converge(
     for note in executor.notes:
         context.say(note)
     steps, failed = [*done, *plan.describe()], executor.failed
+    _tell_end(context, why, plan, serving=len(serving), failed=failed)
     watcher = await_watcher(context)
     code = Exit.DONE if watcher.works and not failed else Exit.TIMEOUT
     if context.json:
@@ -124,6 +126,26 @@ def _differences(context: Context) -> list[str]:
 
 def _left_out(failed: Mapping[str, str]) -> str:
     return "".join(f"; {name}: {reason}" for name, reason in failed.items())
+
+
+@contextmanager
+def _told(context: Context, verb: str, plan: Plan) -> Iterator[None]:
+    """Have it be an event that steps are done, and that they could not be."""
+    if plan.steps:
+        record(context.paths.events, "apply-begun", verb=verb, changes=len(plan.steps))
+    try:
+        yield
+    except PortfleetError as error:
+        record(context.paths.events, "apply-failed", verb=verb, reason=error.message.splitlines()[0])
+        raise
+
+
+def _tell_end(context: Context, verb: str, plan: Plan, *, serving: int, failed: Mapping[str, str]) -> None:
+    if failed:
+        reason = "; ".join(f"{name}: {why}" for name, why in failed.items())
+        record(context.paths.events, "apply-failed", verb=verb, reason=reason)
+    elif plan.steps:
+        record(context.paths.events, "applied", verb=verb, serving=serving)
 
 
 def _refuse_busy(context: Context, services: Iterable[str]) -> None:

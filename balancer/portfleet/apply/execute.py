@@ -20,6 +20,7 @@ from portfleet.core.desired import Desired
 from portfleet.core.errors import Exit, PortfleetError
 from portfleet.core.journal import Journal, JournalError
 from portfleet.core.model import parse_instance
+from portfleet.core.program import METRICS
 from portfleet.daemons.instances import running
 from portfleet.dataplane.interface import DataPlane
 from portfleet.store import faults, locks
@@ -83,6 +84,10 @@ class Executor:
             case s.StartDataPlane(found):
                 self.programs.start(found)
                 self.programs.run(self._answering(found))
+            case s.StartMetrics():
+                self.programs.start([METRICS])
+            case s.StopMetrics():
+                self._end([METRICS], seconds=10)
             case s.WaitReady(found, seconds):
                 self.programs.run(self.programs.waiting(found, seconds))
                 learn_from(self.programs, found, plane=self.plane, store=self.store)

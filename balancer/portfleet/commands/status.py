@@ -86,7 +86,7 @@ def _watch(only: str | None, context: Context) -> Exit:
     with suppress(KeyboardInterrupt):
         while True:
             fresh = Context(context.paths)  # the config and the journal may have changed
-            fresh.patience = _PATIENCE
+            fresh.answer = _PATIENCE
             screen = _Screen()
             with redirect_stdout(screen):
                 print(paint(f"{now()}  every {_EVERY:g} s", "dim"))

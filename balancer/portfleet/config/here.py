@@ -19,7 +19,7 @@ def misfits(fleet: Fleet, machine: Machine) -> list[Problem]:
         path = f"service.{service.name}"
         for check in (_command, _families, _limits, _local_ports):
             problems += check(service, path, machine)
-    return problems
+    return [*problems, *_metrics(fleet, machine), *_on_event(fleet, machine)]
 
 
 def _command(service: Service, path: str, machine: Machine) -> Iterator[Problem]:
@@ -60,6 +60,27 @@ def _limits(service: Service, path: str, machine: Machine) -> Iterator[Problem]:
             f"the hard limit here is {machine.descriptors}",
             f"raise LimitNOFILE (or ulimit -Hn), or set max_connections to {machine.descriptors - 64} or less",
         )
+
+
+def _metrics(fleet: Fleet, machine: Machine) -> Iterator[Problem]:
+    user = fleet.metrics.user
+    if user and not machine.has_user(user):
+        yield Problem("metrics.user", f'this machine has no user "{user}"', f"useradd --system {user}")
+    elif user and not machine.is_root:
+        hint = "leave user out, or run as root"
+        yield Problem("metrics.user", "only root can run the metrics' process as another user", hint)
+
+
+def _on_event(fleet: Fleet, machine: Machine) -> Iterator[Problem]:
+    if not fleet.on_event:
+        return
+    path, command = "fleet.on_event", fleet.on_event[0]
+    if not machine.find(command):
+        hint = "give its absolute path; searched: portfleet's own venv, then PATH"
+        yield Problem(path, f'"{command}" is not found', hint)
+    if machine.is_root and not (machine.has_user("nobody") and machine.maps_user("nobody")):
+        hint = "run the fleet as the machine's root, or enter by: unshare --map-root-user --map-auto (uidmap)"
+        yield Problem(path, 'there is no user "nobody" to run it as', hint)
 
 
 def _local_ports(service: Service, path: str, machine: Machine) -> Iterator[Problem]:

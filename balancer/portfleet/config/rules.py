@@ -19,7 +19,7 @@ def cross_check(fleet: Fleet) -> list[Problem]:
         path = f"service.{service.name}"
         for check in (_room, _placeholders, _writable, _remote, _weights):
             problems += check(service, path)
-    return [*problems, *_ports(fleet), *_listens(fleet)]
+    return [*problems, *_ports(fleet), *_listens(fleet), *_metrics(fleet)]
 
 
 def _room(service: Service, path: str) -> Iterator[Problem]:
@@ -161,3 +161,14 @@ def _listens(fleet: Fleet) -> Iterator[Problem]:
                     )
                     break
                 seen[key] = (service.name, listen)
+
+
+def _metrics(fleet: Fleet) -> Iterator[Problem]:
+    listen = fleet.metrics.listen
+    if listen is None:
+        return
+    for service in fleet.services.values():
+        low, high = service.ports
+        if low <= listen.port <= high or any(listen.port == other.port for other in service.listen):
+            words = f"port {listen.port} is one of service {service.name}"
+            yield Problem("metrics.listen", words, "give it a port of its own")

@@ -162,6 +162,17 @@ class Service:
 
 
 @dataclass(frozen=True)
+class Metrics:
+    """The process of the metrics and the page: where it listens (None: there is none) and who it runs as.
+
+    ``user`` None: an unprivileged one if the fleet is root's, otherwise the fleet's own.
+    """
+
+    listen: Listen | None = None
+    user: str | None = None
+
+
+@dataclass(frozen=True)
 class Fleet:
     """The whole fleet.toml."""
 
@@ -169,6 +180,8 @@ class Fleet:
     drift: Drift = "repair"
     dataplane: DataPlaneName = "nftables"
     haproxy_processes: int = 2
+    metrics: Metrics = field(default_factory=Metrics)
+    on_event: tuple[str, ...] = ()
 
     @property
     def inside(self) -> bool:

@@ -56,6 +56,7 @@ def make_plan(
     if observed.supervisor and (absent := sorted(desired.own.keys() - observed.own.keys())):
         steps.append(s.StartDataPlane(tuple(absent)))
     steps += _listens(desired, observed)
+    steps += _metrics(desired, observed)
     gone, notes = _gone(desired, observed)
     steps += gone
     if desired.ports != desired.next_ports:
@@ -80,6 +81,15 @@ def transactions(steps: Iterable[s.Step], desired: Desired, plane: c.PlaneState)
                 yield step.describe(), (change,)
             case _:
                 pass
+
+
+def _metrics(desired: Desired, observed: Observed) -> Iterator[s.Step]:
+    if not observed.supervisor:
+        return
+    if desired.metrics is None:
+        yield from [s.StopMetrics()] if observed.metrics else []
+    elif not observed.metrics or desired.metrics.name in observed.outdated:
+        yield s.StartMetrics()
 
 
 def _base(desired: Desired, observed: Observed) -> Iterator[s.Step]:
@@ -146,14 +156,14 @@ def _current(want: DesiredService, observed: Observed) -> Table:
 def _away(want: DesiredService, observed: Observed) -> Iterator[s.Step]:
     """Clients that are served now go on being served while others start: slots leave instances that are down."""
     current, down = _current(want, observed), _down(want, observed)
-    if any(name in down for name in current):
+    if not down.isdisjoint(current):
         yield from _point(want, observed, current, out=down | observed.ejected, named=down)
 
 
 def _left(want: DesiredService, observed: Observed) -> Table:
     """Return where the slots point once they have left the instances that are down."""
     current, down = _current(want, observed), _down(want, observed)
-    if not any(name in down for name in current):
+    if down.isdisjoint(current):
         return current
     return want.table(current, out=down | observed.ejected)
 

@@ -7,12 +7,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from portfleet.core.errors import Exit, PortfleetError
-from portfleet.core.model import Service
+from portfleet.core.model import Listen, Service
 from portfleet.core.paths import Paths
 from portfleet.core.placeholders import PLACEHOLDERS, expand, placeholders
 
 #: The watcher's name as a program of supervisord.
 WATCHER = "portfleet-watch"
+#: The name of the metrics' process as a program of supervisord.
+METRICS = "portfleet-metrics"
 #: How a daemon ends for a broken config (docs/control.md): starting it again cannot help, only another config can.
 CONFIG_EXIT = 2
 #: Seconds that supervisord itself waits for an instance that it was told to stop: who tells it counts the deadline. A
@@ -100,6 +102,21 @@ def watch_program(paths: Paths, python: str) -> Program:
         log=str(paths.log_of(WATCHER)),
         control="",
         stop_seconds=10,
+        for_ever=True,
+    )
+
+
+def metrics_program(paths: Paths, python: str, listen: Listen, user: str | None) -> Program:
+    """Return the program that serves metrics and the page at ``listen``, run by the interpreter ``python``."""
+    home = ("--home", str(paths.home)) if paths.home else ()
+    return Program(
+        name=METRICS,
+        command=(python, "-m", "portfleet", *home, "metrics", "--serve", str(listen)),
+        environment={},
+        log=str(paths.log_of(METRICS)),
+        control="",
+        stop_seconds=10,
+        user=user,
         for_ever=True,
     )
 

@@ -48,6 +48,22 @@ class StartDataPlane:
 
 
 @dataclass(frozen=True)
+class StartMetrics:
+    """Have supervisord run the metrics' process, anew if it runs otherwise than is desired."""
+
+    def describe(self) -> str:
+        return "start the metrics"
+
+
+@dataclass(frozen=True)
+class StopMetrics:
+    """Have supervisord stop the metrics' process and forget it."""
+
+    def describe(self) -> str:
+        return "stop the metrics"
+
+
+@dataclass(frozen=True)
 class RestartInstance:
     """Stop an instance and start it as it is wanted now; between the two its rules become what they must be."""
 
@@ -140,6 +156,8 @@ Step = (
     | StartWatcher
     | StartInstances
     | StartDataPlane
+    | StartMetrics
+    | StopMetrics
     | RestartInstance
     | WaitReady
     | PointSlots

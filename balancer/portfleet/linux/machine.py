@@ -34,6 +34,16 @@ def read_machine() -> Machine:
     )
 
 
+def unprivileged_user() -> str | None:
+    """Return whom root can run a process as that needs no right; None if this is not root, or cannot become another."""
+    return "nobody" if os.geteuid() == 0 and _has_user("nobody") and _maps_user("nobody") else None
+
+
+def user_id(name: str | None) -> int:
+    """Return the number of a user, this process's for None; raise KeyError if there is no such user."""
+    return os.geteuid() if name is None else pwd.getpwnam(name).pw_uid
+
+
 def in_first_user_namespace() -> bool:
     """Return whether rights count for the whole machine: those of another user namespace (unshare -U) do not."""
     return Path("/proc/self/ns/user").stat().st_ino == _FIRST_USER_NAMESPACE

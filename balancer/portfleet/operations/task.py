@@ -102,8 +102,8 @@ class Task(Generic[W]):
         """
         work = work or self.work
         self._save(replace(self.operation, phase=phase, note="", work=work, done=0, total=0, owned=tuple(owned)))
-        fields = {"number": self.operation.number, "verb": self.operation.verb, "service": self.operation.service}
-        self.world.log("operation", **fields, phase=phase)
+        fields = {"operation": self.operation.number, "verb": self.operation.verb, "service": self.operation.service}
+        self.world.log("operation-phase", **fields, phase=phase)
         faults.point(f"{self.operation.verb} {phase}")
 
     def remember(self, work: W) -> None:
