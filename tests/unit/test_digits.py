@@ -86,7 +86,7 @@ def typed_arguments() -> Iterator[tuple[str, argparse.Action]]:
 )
 def test_no_argument_of_any_verb_takes_digits_of_other_scripts(action: argparse.Action) -> None:
     assert callable(action.type)
-    taken = [text for text in ("3", "3%", "3x", "3s", "3/s") if reads(action.type, text)]
+    taken = [text for text in ("3", "3%", "3x", "3s", "3/s", "127.0.0.1:3") if reads(action.type, text)]
     assert taken
     for text in taken:
         for three in THREES:
