@@ -116,7 +116,7 @@ class DesiredService:
         ]
         if not able:
             return current if any(w.takes for w in self.instances) else (None,) * len(current)
-        table = effective(self.home, {member: w.weight for member, w in members.items()}, able)
+        table = effective(self.home, {member: w.weight for member, w in members.items()}, able, self.record.before)
         if self.canary or self.moved:
             return tuple(self._owner(slot, member, serving) if member else None for slot, member in enumerate(table))
         # Nearly always; the watcher computes it while clients wait, so not by an instance's name per slot.
