@@ -105,7 +105,7 @@ def targets(kind: str, folder: str) -> list[Target]:
 async def run(kind: str, folder: str, pid: int, seconds: float) -> dict[str, float]:
     """Probe the instances, all of process ``pid``, and give the share of a core, the probes done and the failures."""
     done: list[str] = []
-    prober = Prober(lambda _, trouble: done.append(trouble), time.monotonic, lambda _: pid)
+    prober = Prober(lambda _, trouble, __: done.append(trouble), time.monotonic, lambda _: pid)
     prober.aim(targets(kind, folder))
 
     async def go_on(until: float) -> None:

@@ -30,6 +30,8 @@ def test_all_that_were_found_ready_get_their_slots_at_once_though_the_journal_ha
         assert watched.slots() == dict.fromkeys(names("green"), 1024)
         assert len(watched.moves()) == 1
         assert watched.ejector.pending == {} and read_out(watched.paths.out) == {}
+        told = [line.split()[2] for line in watched.log.getvalue().splitlines() if " ready " in line]
+        assert told == [f"instance={name}" for name in names("green")]
 
     run(tmp_path, test)
 
@@ -45,7 +47,7 @@ def test_one_that_was_never_ready_gets_no_slots_by_anybody_and_is_ejected_where_
         assert list(watched.ejector.pending) == ["echo-blue-4"]
         for _ in range(3):
             watched.judge.died(watched.roster.members["echo-blue-4"], "it does not run")
-        assert watched.log.getvalue().count(" ended ") == 1
+        assert watched.log.getvalue().count(" process-ended ") == 1
         executor = watched.world.executor(watched.world.desired(fleet()))
         three = watched.slots()
         with paths.watch_lock.open("a") as lock:

@@ -9,18 +9,20 @@ from __future__ import annotations
 import shutil
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
 from portfleet.core.desired import Desired
 from portfleet.core.model import parse_instance
 from portfleet.core.paths import Paths
-from portfleet.core.program import WATCHER, Program, watch_program
+from portfleet.core.program import METRICS, WATCHER, Program, watch_program
 from portfleet.store import atomic
 from portfleet.store.directories import make_directories
 from portfleet.supervise import adopted
 from portfleet.supervise.ini import fault, program_text, write_config
+from portfleet.supervise.program_digest import digest
+from portfleet.supervise.supervisor import ProgramInfo
 
 
 @dataclass(frozen=True)
@@ -29,6 +31,7 @@ class Files:
 
     desired: Desired
     paths: Paths
+    _texts: dict[str, str] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def lay_out(self) -> list[str]:
         """Write the file of every program that is to run and of no other, for a supervisord that is about to start.
@@ -81,16 +84,19 @@ class Files:
             self._make_control_directory(Path(program.control), program.user)
             atomic.write(self.paths.programs / f"{name}.conf", program_text(program).encode())
 
-    def outdated(self, name: str, *, known: bool) -> bool:
-        """Return whether a program's file is another than is desired; ``known``: supervisord has the program.
+    def outdated(self, name: str, known: ProgramInfo | None) -> bool:
+        """Return whether a program runs otherwise than is desired, or its file is another; ``known`` by supervisord.
 
         Of an adopted instance supervisord knows nothing; its file, set aside, tells how it was started. A damaged file
         tells nothing.
         """
-        file = self.paths.programs / f"{name}.{'conf' if known else 'adopted'}"
-        if not file.exists():
-            return known
-        return _text(file) != program_text(self.desired.programs[name]) and not fault(file)
+        desired = self._right(name, self.desired.programs[name])
+        if known is not None and known.runs_by not in (None, digest(desired.encode())):
+            return True
+        text = _text(file := self.paths.programs / f"{name}.{'conf' if known else 'adopted'}")
+        if text is None and not file.exists():
+            return known is not None
+        return text != desired and not fault(file)
 
     def make_control_directories(self) -> None:
         """Make the directories of the control sockets of instances of other users."""
@@ -112,10 +118,16 @@ class Files:
 
     def _current(self, path: Path) -> bool:
         wanted = self._wanted.get(path.stem)
-        return wanted is not None and _text(path) == program_text(wanted)
+        return wanted is not None and _text(path) == self._right(path.stem, wanted)
+
+    def _right(self, name: str, program: Program) -> str:
+        """Return the text of a program's file as it is to be."""
+        if name not in self._texts:
+            self._texts[name] = program_text(program)
+        return self._texts[name]
 
     def _fault(self, path: Path) -> str:
-        if path.stem != WATCHER and parse_instance(path.stem) is None:
+        if path.stem not in (METRICS, WATCHER) and parse_instance(path.stem) is None:
             return "it is not called like an instance"
         return fault(path)
 

@@ -21,8 +21,10 @@ GROUPS = {
     "look": {
         "status": "show the desired and actual state of each instance",
         "top": "live view of how busy each instance is",
+        "metrics": "print the metrics for Prometheus' node_exporter",
         "logs": "show the logs of a service or an instance",
         "explain": "say which slot and instance a client's address gets",
+        "events": "show what happened to the fleet, and go on showing it",
         "history": "show what was done, by whom, and how it ended",
         "lock": "show who is working on a service, since when and why",
     },
@@ -72,7 +74,7 @@ OTHER_WORDS = {
     "release": ("cutover SERVICE --release RELEASE",),
     "upgrade": ("cutover SERVICE --release RELEASE",),
     "switch": ("cutover SERVICE --release RELEASE",),
-    "undo": ("rollback SERVICE", "cancel SERVICE"),
+    "undo": ("rollback SERVICE", "cancel SERVICE", "apply --undo"),
     "abort": ("cancel SERVICE",),
     "validate": ("check",),
     "test": ("check", "doctor"),
@@ -94,4 +96,4 @@ SUPERVISED = frozenset({"plan", "apply", "up", "down"})
 #: Verbs that say that no watcher works, and do what they do without one. (`up` starts it, `down` ends it.)
 TOLD = OPERATIONS | {"plan", "apply", "pin", "unpin", "deny", "undeny", "import"}
 #: Verbs that write a file, a script or a log, for which there is no JSON: they refuse --json.
-WITHOUT_JSON = frozenset({"init", "unit", "logs", "watch", "completion", "relocate"})
+WITHOUT_JSON = frozenset({"init", "unit", "logs", "metrics", "watch", "completion", "relocate"})

@@ -63,16 +63,16 @@ def _examine(context: Context) -> Iterator[Finding]:
     """Look at everything; a config that cannot be read is a finding, and the machine is judged without it."""
     yield from _overseers(context)
     try:
-        fleet = context.fleet
+        fleet, problems = context.configured, context.misfits
     except ConfigError as error:
-        fleet = Fleet({})
-        for problem in error.problems:
-            yield broken(
-                f"{context.paths.config} {problem.path}",
-                problem.message,
-                why="nothing can be applied from a config with errors",
-                mend=problem.hint or "portfleet check",
-            )
+        fleet, problems = Fleet({}), list(error.problems)
+    for problem in problems:
+        yield broken(
+            f"{context.paths.config} {problem.path}",
+            problem.message,
+            why="nothing can be applied from a config with errors",
+            mend=problem.hint or "portfleet check",
+        )
     limit = limits.read(context.paths)
     needs = needs_of(fleet, descriptors=limit.hard, keepalive=_keepalive(context, fleet))
     yield from limits.judge(limit, needs)

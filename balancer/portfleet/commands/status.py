@@ -100,6 +100,8 @@ def _watch(only: str | None, context: Context) -> Exit:
 def _status(only: str | None, context: Context) -> Exit:
     question = WatcherQuestion(context.paths)  # answered while everything else is looked at
     fleet = context.serving_fleet
+    if unapplied := context.unapplied():
+        context.say(unapplied)
     if only:
         context.service(fleet, only)
     desired = context.desired(fleet)

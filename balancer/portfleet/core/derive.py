@@ -50,7 +50,7 @@ def carried(fleet: Fleet, journal: Journal, before: Fleet) -> Journal:
         if old is None or record is None or old.launch == service.launch:
             continue
         live = record.colours.get(record.live, ColourRecord())
-        waits = service.release not in (old.release, live.release)
+        waits = service.release not in (record.config_release, live.release)
         for colour, ran in record.colours.items():
             if colour == record.live and not waits:
                 record = record.with_colour(colour, replace(ran, launch=None))

@@ -162,6 +162,17 @@ class Service:
 
 
 @dataclass(frozen=True)
+class Metrics:
+    """The process of the metrics and the page: where it listens (None: there is none) and who it runs as.
+
+    ``user`` None: an unprivileged one if the fleet is root's, otherwise the fleet's own.
+    """
+
+    listen: Listen | None = None
+    user: str | None = None
+
+
+@dataclass(frozen=True)
 class Fleet:
     """The whole fleet.toml."""
 
@@ -169,6 +180,8 @@ class Fleet:
     drift: Drift = "repair"
     dataplane: DataPlaneName = "nftables"
     haproxy_processes: int = 2
+    metrics: Metrics = field(default_factory=Metrics)
+    on_event: tuple[str, ...] = ()
 
     @property
     def inside(self) -> bool:
@@ -230,6 +243,7 @@ class Machine:
     """What the config's checks need to know of this machine, read once by the caller.
 
     ``find`` gives a command's absolute path or None; ``has_user`` and ``has_path`` tell whether one exists;
+    ``real`` gives a path without symbolic links;
     ``maps_user`` tells of a user that exists whether processes of this user namespace can become it;
     ``local_ports`` is net.ipv4.ip_local_port_range, ``reserved`` net.ipv4.ip_local_reserved_ports, both inclusive;
     ``descriptors`` is the hard limit of RLIMIT_NOFILE; ``ipv6``: its kernel has IPv6, if only switched off by sysctl.
@@ -245,3 +259,4 @@ class Machine:
     has_path: Callable[[str], bool]
     is_root: bool
     ipv6: bool = True
+    real: Callable[[str], str] = str

@@ -149,7 +149,8 @@ def moves(before: Sequence[str | None], after: Sequence[str | None]) -> dict[int
 
 def count(table: Iterable[str | None]) -> Counter[str]:
     """Return how many slots each owner holds."""
-    return Counter(owner for owner in table if owner is not None)
+    found = Counter(table)  # None too: to leave it out before takes twice as long
+    return Counter({owner: number for owner, number in found.items() if owner is not None})
 
 
 def _deal(lack: Mapping[str, int]) -> list[str]:

@@ -39,13 +39,14 @@ def target_of(service: Service, want: DesiredInstance) -> Target:
 
 
 def exchanges(
-    target: Target, pid: int | None, *, commands: Sequence[str] = ("status",), spoke: bool = False
+    target: Target, pid: int | None, *, commands: Sequence[str] = ("status",), spoke: bool = False, port: bool = True
 ) -> Iterator[Exchange]:
     """Yield what an instance with process ``pid`` is asked: each when the one before it has ended well.
 
     First its control socket, which it need not have unless that process ``spoke`` there earlier, by the first of
-    ``commands`` that it knows, then its port. One that is full by its own ``max_connections`` leaves connections in its
-    backlog on purpose, so its word alone counts.
+    ``commands`` that it knows, then its port, without ``port`` only if the config says what to ask there or nothing
+    else was asked. One that is full by its own ``max_connections`` leaves connections in its backlog on purpose, so its
+    word alone counts.
     """
     status = None
     for command in commands if target.control is not None and pid is not None else ():
@@ -57,8 +58,10 @@ def exchanges(
         return
     if target.probe.send is not None:
         yield Expect(target.place, target.probe.send.encode(), (target.probe.expect or "").encode())
-    else:
-        yield Connect(target.place) if status is None and not spoke else Empty(target.place)
+    elif status is None and not spoke:
+        yield Connect(target.place)
+    elif status is None or port:
+        yield Empty(target.place)
 
 
 class AskReady(Ask[Status]):

@@ -67,6 +67,20 @@ class Hold:
 
 
 @dataclass(frozen=True)
+class ClientConnection:
+    """An established connection of a client: the ``instance`` that it came by and the client's ``port``.
+
+    ``inode`` is the socket of the instance's side, if that is a process on this box that the client's packets reach;
+    ``since`` is when it began (Unix time). Both are None if they are not known.
+    """
+
+    instance: str
+    port: int
+    inode: int | None = None
+    since: float | None = None
+
+
+@dataclass(frozen=True)
 class Foreign:
     """A change that another process made to what is ours. ``process`` and ``pid``: by whom, "" and 0 if not known.
 
@@ -129,6 +143,9 @@ class Connections(Protocol):
 
     def of(self, instance: InstanceRule) -> list[Hold]:
         """Return the established connections of an instance."""
+
+    def of_client(self, instances: Iterable[InstanceRule], address: Address) -> list[ClientConnection]:
+        """Return the established connections of a client to ``instances``."""
 
     def end(self, holds: Iterable[Hold]) -> int:
         """Close connections, which their clients see as a reset; return how many were still there."""

@@ -82,10 +82,8 @@ class JournalStore:
         except OSError as error:
             words, hint = f"cannot read the journal {self._path}: {error.strerror}", "portfleet doctor"
             if isinstance(error, PermissionError):
-                words, hint = (
-                    f"only root may look at this fleet: {self._path}: {error.strerror}",
-                    "sudo portfleet status",
-                )
+                words = f"only root may look at this fleet: {self._path}: {error.strerror}"
+                hint = "sudo portfleet status"
             raise PortfleetError(words, hint=hint) from None
         self._keep(file)
         with os.fdopen(file, "rb", closefd=False) as opened:

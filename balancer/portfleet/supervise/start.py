@@ -13,7 +13,9 @@ from typing import NoReturn
 
 from portfleet.core.errors import PortfleetError
 from portfleet.core.paths import Paths
+from portfleet.linux import processes
 from portfleet.supervise import adopted
+from portfleet.supervise.presence import supervisor_pid
 from portfleet.supervise.supervisor import Supervisor
 
 UNIT = "portfleet.service"
@@ -85,6 +87,13 @@ def survives_reboot(paths: Paths) -> str:
         words += f"; to start it at boot: portfleet unit > {_UNITS[0]}/{UNIT} && systemctl enable portfleet"
         return words
     return f"{words}; to start it at boot: systemctl enable portfleet"
+
+
+def search_path(paths: Paths) -> str:
+    """Return the PATH by which supervisord finds commands: the running one's, otherwise that of one started now."""
+    pid = supervisor_pid(paths)
+    found = processes.environment(pid).get(b"PATH") if pid else None
+    return os.fsdecode(found) if found else _environment()["PATH"]
 
 
 def _by_systemd() -> str:

@@ -19,6 +19,7 @@ from typing import Literal
 from portfleet.apply.pointer import Pointer
 from portfleet.core.changes import Divert, InstanceRule, SetInstance
 from portfleet.core.desired import Desired, DesiredInstance, DesiredService
+from portfleet.core.durations import Durations
 from portfleet.core.observed import Out
 from portfleet.core.paths import Paths
 from portfleet.core.slots import Table
@@ -51,6 +52,8 @@ class Ejector:
         self._diverted: dict[str, InstanceRule] = {}
         self._unanswered: dict[str, list[InstanceRule]] = {}
         self._written: dict[str, Out] | None = None
+        #: How long transactions took that diverted an instance, and those that pointed slots, with reading them before.
+        self.diverts, self.points = Durations(), Durations()
         #: Called when commands have let in who was pending.
         self.let_in: Callable[[], None] = lambda: None
 
@@ -63,7 +66,9 @@ class Ejector:
         now = self._now(want)
         sibling = self._sibling(now, instance.name) if now else None
         if sibling is not None and instance.name in self.tables.get(want.name, ()):
+            asked = time.monotonic()
             self._plane.run((Divert(instance.name, sibling),))
+            self.diverts.add(time.monotonic() - asked)
             self._diverted[instance.name] = instance.rule
         return time.monotonic() - began
 
@@ -72,8 +77,7 @@ class Ejector:
         self._keep()
         with self._pointer.hold():
             now = self._now(want)  # first: whoever is new in it is pending from then on
-            for name in ready:
-                self.pending.pop(name, None)
+            self._tell_let_in([name for name in ready if self.pending.pop(name, None)])
             if now is not None:
                 self._point(now)
             self._keep()  # still under the lock: who reads it next must not take the slots of those that were ready
@@ -103,7 +107,9 @@ class Ejector:
         wanted = {want.name for want in desired.instances() if want.takes}
         for name in self.out.keys() - wanted:
             del self.out[name]
-        self.pending = {name: self.pending.get(name) or fresh("new", "not ready yet") for name in new}
+        before = self.pending
+        self.pending = {name: before.get(name) or fresh("new", "not ready yet") for name in new}
+        self._tell_let_in(before.keys() & wanted - self.pending.keys() - self.out.keys())
         self._keep()
         self.tables = {name: table for name, table in self.tables.items() if name in desired.services}
 
@@ -135,8 +141,13 @@ class Ejector:
         if pointed := self.pending.keys() & set(current):
             for name in pointed:
                 del self.pending[name]
+            self._tell_let_in(pointed)
             self.let_in()
         return frozenset(i.name for i in want.instances if not self.serves(i.name))
+
+    def _tell_let_in(self, names: Iterable[str]) -> None:
+        for name in sorted(names):
+            self._log("ready", instance=name, reason="a command found it ready and gave it slots")
 
     def _now(self, want: DesiredService) -> DesiredService | None:
         """Return the service as it shall be now; None where nobody wants it any more."""
@@ -145,12 +156,14 @@ class Ejector:
 
     def _point(self, want: DesiredService) -> None:
         ended = {i.name: self._diverted[i.name] for i in want.instances if i.name in self._diverted}
+        asked = time.monotonic()
         change = self._pointer.point(
             want,
             out=lambda slots: self.without(want, slots),
             probed_out=self._all_probed_out(want),
             before=[SetInstance(rule) for rule in ended.values()],
         )
+        self.points.add(time.monotonic() - asked)
         for name in ended:
             del self._diverted[name]
         self.tables[want.name] = change.table
