@@ -138,6 +138,17 @@ def test_the_table_depends_on_who_is_out_alone(out: set[str], chance: random.Ran
     )
 
 
+@pytest.mark.parametrize("new", [1, 2])
+def test_a_new_member_that_does_not_serve_moves_nothing(new: int) -> None:
+    """Its slots stay with whoever had them, until it serves, and go there again when it is out."""
+    weights = dict.fromkeys("1234", 1)
+    before, more = assign((None,) * 4096, weights), weights | dict.fromkeys("56"[:new], 1)
+    home = assign(before, more)
+
+    assert effective(home, more, "1234", before) == before
+    assert effective(home, more, [*more], before) == home
+
+
 @pytest.mark.parametrize("members", [2, 3, 4, 7, 8])
 @pytest.mark.parametrize("weighed", [False, True])
 def test_with_one_member_out_every_share_is_exact(members: int, weighed: bool) -> None:

@@ -30,7 +30,9 @@ def settle(fleet: Fleet, journal: Journal) -> Journal:
         service = _scaled(configured, record)
         unnumbered = [one.name for one in _instances(service, record) if one.name not in record.numbers]
         numbers = dict(zip(unnumbered, journal.free_numbers(), strict=False))
-        record = replace(record, numbers={**record.numbers, **numbers}, home=_home(service, record.home))
+        home = _home(service, record.home)
+        before = record.before if home == record.home else record.home
+        record = replace(record, numbers={**record.numbers, **numbers}, home=home, before=before)
         journal = journal.with_service(service.name, record)
         if numbers:
             journal = replace(journal, last_number=numbers[unnumbered[-1]])

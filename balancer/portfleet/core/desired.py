@@ -125,7 +125,8 @@ class DesiredService:
             return current if any(w.takes for w in self.instances) else (None,) * len(current)
         if not (self.canary or self.moved) and self._members_at_home.issubset(able):
             return self._at_home  # nearly always
-        table = effective(self.home, {member: w.weight for member, w in members.items()}, able)
+        weights = {member: w.weight for member, w in members.items()}
+        table = effective(self.home, weights, able, self.record.before)
         if self.canary or self.moved:
             return tuple(self._owner(slot, member, serving) if member else None for slot, member in enumerate(table))
         return self._named(table)

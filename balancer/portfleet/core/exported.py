@@ -29,7 +29,8 @@ SAME = (
 )  # fmt: skip
 #: Fields of a service's record that a box takes from another.
 SHARED = (
-    "seed", "home", "numbers", "asked", "canary", "moved", "instances", "config_instances", "leaving", "pins", "denied",
+    "seed", "home", "before", "numbers", "asked", "canary", "moved", "instances", "config_instances",
+    "leaving", "pins", "denied",
 )  # fmt: skip
 
 

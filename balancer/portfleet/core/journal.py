@@ -20,8 +20,8 @@ from portfleet.core.slots import Table
 if TYPE_CHECKING:
     from portfleet.core.operations import Operation
 
-#: 2: an entry of the history has ``stays``. 3: a colour has its ``launch``.
-VERSION = 3
+#: 2: an entry of the history has ``stays``. 3: a colour has its ``launch``. 4: a service has ``before``.
+VERSION = 4
 #: History kept in the journal; older entries are told by events.
 HISTORY = 200
 
@@ -188,6 +188,7 @@ def _service_json(record: ServiceRecord) -> dict[str, Any]:
     found["marks"] = found.pop("numbers")  # the file keeps its first words for whoever reads them
     return found | {
         "home": list(record.home),
+        "before": list(record.before),
         "asked": {name: vars(asked) for name, asked in record.asked.items()},
         "colours": {name: _colour_json(ran) for name, ran in record.colours.items()},
         "denied": {network: vars(denied) for network, denied in record.denied.items()},

@@ -98,7 +98,7 @@ class ServiceRecord:
     ``pins``: {network: member}, the longest prefix decides. ``denied``: {network: denial} beside the config's.
     ``down``: who took the whole service down and since when, "" while it is up. ``counts``: its daemons keep to
     ``max_connections`` themselves, as they said when they were last looked at, so that the data plane does not count
-    for them.
+    for them. ``before``: the home table before its last change: who has a new member's slots until it serves.
     """
 
     live: Colour
@@ -117,6 +117,7 @@ class ServiceRecord:
     denied: Mapping[str, Denied] = field(default_factory=dict)
     down: str = ""
     counts: bool = False
+    before: Table = ()
 
     def __post_init__(self) -> None:
         """Raise ValueError for a number out of its range, and for what is no network or no member."""
@@ -129,7 +130,7 @@ class ServiceRecord:
             _check_range("a number", number, 1, NUMBER_LIMIT - 1)
         for network in (*self.pins, *self.denied):
             pins.parse(network)
-        check_members([*self.moved, *self.pins.values()])
+        check_members([*self.moved, *self.pins.values(), *{member for member in self.before if member}])
 
     def asked_of(self, names: Collection[str]) -> dict[str, Asked]:
         """Return what is asked of ``names``, for an operation to remember."""

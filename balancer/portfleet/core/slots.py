@@ -51,9 +51,15 @@ def assign(previous: Sequence[str | None], weights: Mapping[str, int]) -> Table:
     return tuple(table)
 
 
-def effective(home: Sequence[str | None], weights: Mapping[str, int], serving: Collection[str]) -> Table:
+def effective(
+    home: Sequence[str | None],
+    weights: Mapping[str, int],
+    serving: Collection[str],
+    before: Sequence[str | None] = (),
+) -> Table:
     """Return the effective table of ``home`` while of the members in ``weights`` only ``serving`` serve.
 
+    Who had a slot in the home table ``before`` comes next to its home: a new member that does not serve yet moves none.
     With all of the home's members serving the result is ``home`` itself; with none it points nowhere.
     """
     known = {member: weight for member, weight in weights.items() if weight > 0}
@@ -65,7 +71,14 @@ def effective(home: Sequence[str | None], weights: Mapping[str, int], serving: C
     orders = _Orders(home, known)
     reached: dict[frozenset[str], list[int]] = {}
     for slot, owner in enumerate(home):
-        if owner in out:
+        heir = before[slot] if len(before) == len(home) else owner
+        if owner not in out:
+            continue
+        if heir != owner and heir in serving and heir in known:
+            table[slot] = heir
+        elif heir != owner and heir in known:
+            reached.setdefault(frozenset({owner, heir}), []).append(slot)
+        else:
             reached.setdefault(frozenset({owner}), []).append(slot)
     # Level by level: all slots whose first members are exactly ``gone`` meet there, in whatever order they lost them.
     while reached:
