@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from signal import Signals
 
 from portfleet.core.desired import Desired
 from portfleet.core.model import parse_instance
@@ -20,7 +21,7 @@ from portfleet.core.program import WATCHER, Program, watch_program
 from portfleet.store import atomic
 from portfleet.store.directories import make_directories
 from portfleet.supervise import adopted
-from portfleet.supervise.ini import fault, program_text, write_config
+from portfleet.supervise.ini import fault, program_text, stop_signal, write_config
 
 
 @dataclass(frozen=True)
@@ -80,6 +81,11 @@ class Files:
         for name, program in programs.items():
             self._make_control_directory(Path(program.control), program.user)
             atomic.write(self.paths.programs / f"{name}.conf", program_text(program).encode())
+
+    def stop_signal(self, name: str) -> Signals:
+        """Return the signal that ends what runs as ``name``, by the file that it was started from."""
+        files = (self.paths.programs / f"{name}.{kind}" for kind in ("conf", "adopted"))
+        return stop_signal("".join(_text(file) or "" for file in files))
 
     def outdated(self, name: str, *, known: bool) -> bool:
         """Return whether a program's file is another than is desired; ``known``: supervisord has the program.

@@ -22,6 +22,9 @@ WhenEmpty = Literal["keep", "refuse", "drop"]
 ControlUse = Literal["auto", "off"]
 Drift = Literal["repair", "report"]
 DataPlaneName = Literal["nftables", "haproxy"]
+StopSignal = Literal["TERM", "INT", "QUIT", "HUP", "USR1", "USR2", "WINCH"]
+#: What a daemon may be told while it serves; the rest ends or halts a process that does not expect it.
+LiveSignal = Literal["HUP", "USR1", "USR2", "WINCH", "INT", "QUIT", "ALRM", "CONT", "TTIN", "TTOU"]
 
 
 def other(colour: Colour) -> Colour:
@@ -101,7 +104,7 @@ class Launch:
 
 @dataclass(frozen=True)
 class Service:
-    """One service of fleet.toml, validated. Durations are in seconds, ``ports`` is inclusive.
+    """One service of fleet.toml, validated. Durations are in seconds, ``ports`` is inclusive, ``umask`` octal digits.
 
     ``control``: instances that answer on their control sockets are asked there ("auto"), or none ever is ("off").
     """
@@ -133,6 +136,10 @@ class Service:
     start_timeout: float = 30.0
     min_ready: float | None = 5.0
     keep_releases: int = 3
+    stop_signal: StopSignal = "TERM"
+    stop_timeout: float = 10.0
+    reload_signal: LiveSignal | None = None
+    umask: str = "022"
     probe: Probe = field(default_factory=Probe)
     drain: Drain = field(default_factory=Drain)
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from portfleet.core.errors import Exit, PortfleetError
-from portfleet.core.model import Service
+from portfleet.core.model import Service, StopSignal
 from portfleet.core.paths import Paths
 from portfleet.core.placeholders import PLACEHOLDERS, expand, placeholders
 
@@ -18,6 +18,8 @@ CONFIG_EXIT = 2
 #: Seconds that supervisord itself waits for an instance that it was told to stop: who tells it counts the deadline. A
 #: number of the config would restart every instance when it changes.
 _OURS_TO_STOP = 86_400
+#: Of supervisord, and of its programs that have none of their own.
+UMASK = "022"
 #: supervisord reads its ini files with inline comments, which no quoting escapes.
 _COMMENT = re.compile(r"\s[;#]")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
@@ -40,6 +42,8 @@ class Program:
     user: str | None = None
     config_exit: bool = False
     for_ever: bool = False
+    stop_signal: StopSignal = "TERM"
+    umask: str = UMASK
 
 
 def make_program(
@@ -87,6 +91,8 @@ def make_program(
         directory=expand(service.directory, values) if service.directory else None,
         user=service.user,
         config_exit=True,
+        stop_signal=service.stop_signal,
+        umask=service.umask,
     )
 
 

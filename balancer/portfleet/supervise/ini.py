@@ -8,20 +8,23 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import shlex
+import signal
 import stat
 from collections.abc import Collection
 from pathlib import Path
 
 from portfleet.core.model import Service
 from portfleet.core.paths import Paths
-from portfleet.core.program import Program
+from portfleet.core.program import UMASK, Program
 from portfleet.linux.machine import descriptor_limit
 from portfleet.store import atomic
 from portfleet.store.templating import fill
 
 #: What every program file begins with (program.conf.j2).
 _HEADER = "; Written by portfleet"
+_STOP_SIGNAL = re.compile(r"^stopsignal=([A-Z0-9]+)$", re.MULTILINE)
 
 
 def write_config(services: Collection[Service], paths: Paths) -> None:
@@ -54,8 +57,16 @@ def program_text(program: Program) -> str:
         config_exit=program.config_exit,
         for_ever=program.for_ever,
         stop_seconds=program.stop_seconds,
+        stop_signal=program.stop_signal if program.stop_signal != "TERM" else "",
+        umask=program.umask if program.umask != UMASK else "",
         log=escape(escape(program.log)),
     )
+
+
+def stop_signal(text: str) -> signal.Signals:
+    """Return the signal by which the program whose file holds ``text`` is told to end."""
+    found = _STOP_SIGNAL.search(text)
+    return signal.Signals[f"SIG{found[1]}"] if found else signal.SIGTERM
 
 
 def escape(value: str) -> str:

@@ -13,12 +13,13 @@ from typing import NoReturn
 
 from portfleet.core.errors import PortfleetError
 from portfleet.core.paths import Paths
+from portfleet.core.program import UMASK
 from portfleet.supervise import adopted
 from portfleet.supervise.supervisor import Supervisor
 
 UNIT = "portfleet.service"
-#: Of supervisord and its instances: the usual one, whatever the shell, the unit or the watcher that starts it has.
-_UMASK = 0o022
+#: The usual one, whatever the shell, the unit or the watcher that starts it has.
+_UMASK = int(UMASK, 8)
 #: Where units are: an administrator's, then those of packages (systemd.unit(5)).
 _UNITS = ("/etc/systemd/system", "/usr/lib/systemd/system", "/lib/systemd/system")
 
