@@ -103,6 +103,7 @@ def changed(base: str, table: Table, row: Setting) -> str:
 @pytest.mark.parametrize(("table", "row"), ROWS)
 def test_a_change_takes_what_it_says(tmp_path: Path, table: Table, row: Setting, base: str) -> None:
     world, after = World(tmp_path), fleet(changed(base, table, row), HERE)
+    (world.paths.config.parent / "mosquitto.conf.in").write_text("listener {port}")
     world.apply(fleet(base, HERE))
     assert after != fleet(base, HERE)
 

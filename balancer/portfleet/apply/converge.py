@@ -40,8 +40,9 @@ def look(context: Context) -> tuple[Desired, Observed, Plan]:
         journal_differs=_journal_differs(context, desired),
         services_at_once=context.plane.traits.services_at_once,
     )
-    damaged = Files(desired, context.paths).damaged()
-    notes = [f"{path}: {why}; apply writes it anew or sets it aside" for path, why in damaged.items()]
+    files = Files(desired, context.paths)
+    notes = [f"{path}: {why}; apply writes it anew or sets it aside" for path, why in files.damaged().items()]
+    notes += dict.fromkeys(error.message for error in files.faults().values())
     return desired, observed, replace(plan, notes=(*plan.notes, *notes))
 
 
@@ -74,6 +75,7 @@ def converge(
             pass  # a repair of the watcher's that began before our locks has ended: what we look at now stays so
         desired, observed, plan = look(context)
         preflight.refuse(context, observed)
+        preflight.refuse_faulty_files(context, desired)
         preflight.refuse_moved(desired, observed)
         preflight.ask(desired, plan, yes=yes)
         # Before the first step, so that the watcher's idea of what shall be is the new one while it is being made.

@@ -9,12 +9,14 @@ from __future__ import annotations
 import shutil
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from signal import Signals
 
+from portfleet.apply.rendered import Rendered
 from portfleet.core.desired import Desired
+from portfleet.core.errors import PortfleetError
 from portfleet.core.model import parse_instance
 from portfleet.core.paths import Paths
 from portfleet.core.program import WATCHER, Program, watch_program
@@ -45,9 +47,10 @@ class Files:
             adopted.set_aside(self.paths, [name])
         for old in self.paths.programs.glob("*.conf"):
             if old.stem not in programs:
-                old.unlink()
-        self.write(programs)
-        return said
+                self.forget(old.stem)
+        faults = {name: error for name, error in self.faults().items() if name in programs}
+        self.write({name: program for name, program in programs.items() if name not in faults})
+        return [*said, *(f"{name} is not started: {error.message}" for name, error in faults.items())]
 
     def put_right(self) -> list[str]:
         """Have only files in the folder of programs that supervisord can read, and its own config beside it.
@@ -79,8 +82,29 @@ class Files:
     def write(self, programs: Mapping[str, Program]) -> None:
         """Write the files of ``programs``."""
         for name, program in programs.items():
+            text = self.text_of(program)
             self._make_control_directory(Path(program.control), program.user)
-            atomic.write(self.paths.programs / f"{name}.conf", program_text(program).encode())
+            if program.files:
+                atomic.write(self._list(name), "".join(f"{path}\n" for path in program.files).encode())
+                Rendered(program, self.paths.config.parent).write()
+            atomic.write(self.paths.programs / f"{name}.conf", text.encode())
+
+    def forget(self, name: str) -> None:
+        """Remove the files of a program, so that no supervisord starts it, and those that were made for it."""
+        for path in (_text(self._list(name)) or "").splitlines():
+            Path(path).unlink(missing_ok=True)
+        for kind in ("conf", "adopted", "files"):
+            (self.paths.programs / f"{name}.{kind}").unlink(missing_ok=True)
+
+    def faults(self) -> dict[str, PortfleetError]:
+        """Return what is wrong with templates and the places of the files made of them, by instance."""
+        found = {}
+        for name, program in self.desired.programs.items():
+            try:
+                Rendered(program, self.paths.config.parent).check()
+            except PortfleetError as error:
+                found[name] = error
+        return found
 
     def stop_signal(self, name: str) -> Signals:
         """Return the signal that ends what runs as ``name``, by the file that it was started from."""
@@ -96,7 +120,11 @@ class Files:
         file = self.paths.programs / f"{name}.{'conf' if known else 'adopted'}"
         if not file.exists():
             return known
-        return _text(file) != program_text(self.desired.programs[name]) and not fault(file)
+        try:
+            text = self.text_of(self.desired.programs[name])
+        except PortfleetError:
+            return False  # `faults` tells why it cannot be known
+        return _text(file) != text and not fault(file)
 
     def make_control_directories(self) -> None:
         """Make the directories of the control sockets of instances of other users."""
@@ -118,7 +146,20 @@ class Files:
 
     def _current(self, path: Path) -> bool:
         wanted = self._wanted.get(path.stem)
-        return wanted is not None and _text(path) == program_text(wanted)
+        try:
+            return wanted is not None and _text(path) == self.text_of(wanted)
+        except PortfleetError:
+            return False
+
+    def _list(self, name: str) -> Path:
+        """Return where it is noted which files were made for a program: the config may name others by now."""
+        return self.paths.programs / f"{name}.files"
+
+    def text_of(self, program: Program) -> str:
+        """Return what supervisord is to read; it changes with what is in the program's files, as those do."""
+        digest = Rendered(program, self.paths.config.parent).digest()
+        told = {"PORTFLEET_FILES": digest} if digest else {}
+        return program_text(replace(program, environment={**program.environment, **told}))
 
     def _fault(self, path: Path) -> str:
         if path.stem != WATCHER and parse_instance(path.stem) is None:

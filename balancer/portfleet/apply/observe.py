@@ -177,8 +177,8 @@ class Look:
         owner = processes.owner_of(listener.inode)
         pids = [one.pid for one in self._members.of(want.name)]
         if listener.inode in processes.owned(pids, {listener.inode}):
-            return f"{owner}, left by an earlier start of it, listens on its port {want.rule.port} yet", True
-        return f"{owner} listens on its port {want.rule.port}", False
+            return f"{owner}, left by an earlier start of it, listens on its port {listener.port} yet", True
+        return f"{owner} listens on its port {listener.port}", False
 
     def _without_process(self, want: DesiredInstance, seen: ObservedInstance) -> ObservedInstance:
         """Return an instance that has no process of supervisord's; what listens on its port all the same is told."""
@@ -219,12 +219,12 @@ class Look:
         found: dict[str, str] = {}
         by_port = {listener.port: listener for listener in self._listeners}
         for want in desired.instances():
-            listener = by_port.get(want.rule.port)
-            if want.program is None or listener is None or self._process(want.name).pid:
+            there = [by_port[port] for port in want.ports if port in by_port]
+            if not there or self._process(want.name).pid:
                 continue
-            words, mine = self._other(want, listener)
-            if not mine:
-                found[want.name] = words
+            for words, mine in (self._other(want, listener) for listener in there):
+                if not mine:
+                    found[want.name] = words
         return found
 
     def beside(self, wanted: Iterable[DesiredInstance]) -> dict[str, str]:

@@ -149,8 +149,7 @@ class Programs:
                 )
             yield _ENDED
         for name in names:  # a supervisord that starts anew starts every program that it finds
-            for kind in ("conf", "adopted"):
-                (self.paths.programs / f"{name}.{kind}").unlink(missing_ok=True)
+            self.files.forget(name)
         if not alone:
             self._reload()
 

@@ -10,7 +10,10 @@ import argparse
 
 from portfleet.apply.claims import claims
 from portfleet.apply.context import Context
+from portfleet.apply.preflight import file_problems
+from portfleet.core.derive import make_desired
 from portfleet.core.errors import ConfigError, Exit
+from portfleet.core.journal import Journal
 from portfleet.screen.output import print_json
 
 EXAMPLES = (
@@ -32,7 +35,8 @@ def run(options: argparse.Namespace, context: Context) -> Exit:
         return Exit.DONE
     try:
         fleet = context.fleet
-        if problems := context.plane.problems(fleet):
+        made = make_desired(fleet, Journal(), context.paths)
+        if problems := [*context.plane.problems(fleet), *file_problems(made, context.paths)]:
             raise ConfigError(problems, source=str(context.paths.config))
     except ConfigError as error:
         if not context.json:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Iterator
 
+from portfleet.config import own
 from portfleet.config.reader import key_text, nearest
 from portfleet.core import program
 from portfleet.core.errors import Problem
 from portfleet.core.model import Fleet, Listen, Machine, Service
-from portfleet.core.placeholders import PLACEHOLDERS, placeholders
+from portfleet.core.placeholders import known, placeholders
 
 
 def cross_check(fleet: Fleet, machine: Machine, *, broken: set[str]) -> list[Problem]:
@@ -17,9 +18,9 @@ def cross_check(fleet: Fleet, machine: Machine, *, broken: set[str]) -> list[Pro
     problems: list[Problem] = []
     for service in fleet.services.values():
         path = f"service.{service.name}"
-        for check in (_room, _placeholders, _writable, _command, _families, _remote, _weights, _limits):
+        for check in (_room, _placeholders, _writable, _command, own.files, _families, _remote, _weights, _limits):
             problems += check(service, path, machine)
-    problems += _ports(fleet, machine)
+    problems += own.ports(fleet, machine)
     problems += _listens(fleet)
     return [p for p in problems if p.path.split("[")[0] not in broken]
 
@@ -44,12 +45,13 @@ def _room(service: Service, path: str, _: Machine) -> Iterator[Problem]:
 def _placeholders(service: Service, path: str, _: Machine) -> Iterator[Problem]:
     places = {"command": service.command, "directory": (service.directory or "",)}
     places |= {f"environment.{name}": (value,) for name, value in service.environment.items()}
+    places |= {f"files.{key_text(target)}": (target, template) for target, template in service.files.items()}
+    words = known(service.extra_ports)
     for key, texts in places.items():
         for word in sorted(placeholders(texts)):
-            if word not in PLACEHOLDERS:
-                near = nearest(word, PLACEHOLDERS)
-                known = f"known: {', '.join('{' + name + '}' for name in PLACEHOLDERS)}"
-                hint = f"did you mean {{{near}}}?" if near else known
+            if word not in words:
+                near = nearest(word, words)
+                hint = f"did you mean {{{near}}}?" if near else f"known: {', '.join(f'{{{one}}}' for one in words)}"
                 yield Problem(f"{path}.{key}", f"unknown placeholder {{{word}}}", hint)
             elif word == "release" and service.release is None:
                 yield Problem(
@@ -57,7 +59,8 @@ def _placeholders(service: Service, path: str, _: Machine) -> Iterator[Problem]:
                     "{release} is used but no release is set",
                     f'set release in [service.{service.name}], for example release = "/srv/{service.name}/v1"',
                 )
-    if service.command and "port" not in placeholders((*service.command, *service.environment.values())):
+    told = {"port"} & placeholders((*service.command, *service.environment.values()))
+    if service.command and not told and not service.files:  # what is in a template is seen where that is read
         yield Problem(
             f"{path}.command",
             "command and environment never use {port}, so instances cannot learn their port",
@@ -66,8 +69,8 @@ def _placeholders(service: Service, path: str, _: Machine) -> Iterator[Problem]:
 
 
 def _writable(service: Service, path: str, _: Machine) -> Iterator[Problem]:
-    texts = (*service.command, service.directory or "", *service.environment.values())
-    if not service.command or placeholders(texts) - set(PLACEHOLDERS):
+    texts = program.texts_of(service, service.command)
+    if not service.command or placeholders(texts) - set(known(service.extra_ports)):
         return  # which has been said
     if trouble := program.unwritable(service.releases or ""):
         yield Problem(f"{path}.releases", trouble, "choose another directory")
@@ -161,38 +164,6 @@ def _limits(service: Service, path: str, machine: Machine) -> Iterator[Problem]:
             f"the hard limit here is {machine.descriptors}",
             f"raise LimitNOFILE (or ulimit -Hn), or set max_connections to {machine.descriptors - 64} or less",
         )
-
-
-def _ports(fleet: Fleet, machine: Machine) -> Iterator[Problem]:
-    services = [service for service in fleet.services.values() if service.ports != (0, 0)]
-    for index, service in enumerate(services):
-        low, high = service.ports
-        path = f"service.{service.name}.ports"
-        for before in services[:index]:
-            if low <= before.ports[1] and before.ports[0] <= high:
-                yield Problem(
-                    path,
-                    f'"{low}-{high}" overlaps the ports of service {before.name}, '
-                    f'"{before.ports[0]}-{before.ports[1]}"',
-                    f'for example "{before.ports[1] + 1}-{before.ports[1] + 1 + high - low}"',
-                )
-        for other in fleet.services.values():
-            for listen in other.listen:
-                if low <= listen.port <= high:
-                    yield Problem(
-                        path,
-                        f'"{low}-{high}" holds port {listen.port}, which service {other.name} listens on',
-                        "keep listen ports out of instance ports",
-                    )
-        first, last = machine.local_ports
-        reserved = any(begin <= low and high <= end for begin, end in machine.reserved)
-        if low <= last and first <= high and not reserved:
-            yield Problem(
-                path,
-                f'"{low}-{high}" lies in net.ipv4.ip_local_port_range ({first}-{last}): '
-                "an outgoing connection could take an instance's port",
-                f"choose ports below {first}, or reserve them: sysctl -w net.ipv4.ip_local_reserved_ports={low}-{high}",
-            )
 
 
 def _listens(fleet: Fleet) -> Iterator[Problem]:

@@ -100,11 +100,16 @@ class Launch:
     directory: str | None
     user: str | None
     releases: str | None
+    umask: str = "022"
+    stop_signal: StopSignal = "TERM"
+    files: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Service:
     """One service of fleet.toml, validated. Durations are in seconds, ``ports`` is inclusive, ``umask`` octal digits.
+
+    ``extra_ports`` are {name: the first instance's port}; ``files`` are {path: template}, both with placeholders.
 
     ``control``: instances that answer on their control sockets are asked there ("auto"), or none ever is ("off").
     """
@@ -140,6 +145,8 @@ class Service:
     stop_timeout: float = 10.0
     reload_signal: LiveSignal | None = None
     umask: str = "022"
+    extra_ports: Mapping[str, int] = field(default_factory=dict)
+    files: Mapping[str, str] = field(default_factory=dict)
     probe: Probe = field(default_factory=Probe)
     drain: Drain = field(default_factory=Drain)
 
@@ -159,9 +166,21 @@ class Service:
         return low + (number - 1) + (0 if colour == "blue" else (high - low + 1) // 2)
 
     @property
+    def ranges(self) -> Mapping[str, tuple[int, int]]:
+        """Every range of ports that instances listen on, by key; both ends belong to it."""
+        low, high = self.ports
+        return {"ports": self.ports} | {
+            f"extra_ports.{name}": (first, first + high - low) for name, first in self.extra_ports.items()
+        }
+
+    def extra_of(self, port: int) -> dict[str, int]:
+        """Return the other ports of the instance that listens on ``port``, by name."""
+        return {name: first + port - self.ports[0] for name, first in self.extra_ports.items()}
+
+    @property
     def launch(self) -> Launch:
         """How its instances are started."""
-        return Launch(self.command, self.environment, self.directory, self.user, self.releases)
+        return Launch(**{key.name: getattr(self, key.name) for key in fields(Launch)})
 
     def launched(self, launch: Launch | None) -> Service:
         """Return the service with instances that are started by ``launch``; None: as they are."""

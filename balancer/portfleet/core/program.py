@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from portfleet.core.errors import Exit, PortfleetError
 from portfleet.core.model import Service, StopSignal
 from portfleet.core.paths import Paths
-from portfleet.core.placeholders import PLACEHOLDERS, expand, placeholders
+from portfleet.core.placeholders import expand, known, placeholders
 
 #: The watcher's name as a program of supervisord.
 WATCHER = "portfleet-watch"
@@ -29,7 +29,8 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 class Program:
     """One program of supervisord. ``config_exit``: after an end with CONFIG_EXIT the watcher says how it goes on.
 
-    ``for_ever``: it is started again however often and soon it ends.
+    ``for_ever``: it is started again however often and soon it ends. ``files`` are {path: template}; ``values`` are
+    what the placeholders of the templates stand for.
     """
 
     name: str
@@ -44,6 +45,8 @@ class Program:
     for_ever: bool = False
     stop_signal: StopSignal = "TERM"
     umask: str = UMASK
+    files: Mapping[str, str] = field(default_factory=dict)
+    values: Mapping[str, str] = field(default_factory=dict)
 
 
 def make_program(
@@ -71,6 +74,8 @@ def make_program(
         "service": service.name,
         "host": host,
     }
+    extra = service.extra_of(port)
+    values |= {f"port_{word}": str(number) for word, number in extra.items()}
     own = {
         "PORTFLEET_SERVICE": service.name,
         "PORTFLEET_INSTANCE": name,
@@ -79,6 +84,7 @@ def make_program(
         "PORTFLEET_PORT": str(port),
         "PORTFLEET_CONTROL": control,
     }
+    own |= {f"PORTFLEET_PORT_{word.upper()}": str(number) for word, number in extra.items()}
     if service.max_connections:
         own["PORTFLEET_MAX_CONNECTIONS"] = str(service.max_connections)
     return Program(
@@ -93,6 +99,8 @@ def make_program(
         config_exit=True,
         stop_signal=service.stop_signal,
         umask=service.umask,
+        files={expand(path, values): expand(template, values) for path, template in service.files.items()},
+        values=values,
     )
 
 
@@ -116,14 +124,21 @@ def release_path(service: Service, release: str | None) -> str:
     return release or ""
 
 
+def texts_of(service: Service, command: tuple[str, ...]) -> tuple[str, ...]:
+    """Return every text of a service's config in which placeholders may stand."""
+    files = (text for pair in service.files.items() for text in pair)
+    return (*command, service.directory or "", *service.environment.values(), *files)
+
+
 def refuse_unusable(service: Service, *, release: str | None, command: tuple[str, ...]) -> None:
     """Raise PortfleetError (exit 2) where no instance can be given this release and command."""
-    texts = (*command, service.directory or "", *service.environment.values())
-    if unknown := sorted(placeholders(texts) - set(PLACEHOLDERS)):
-        known = ", ".join(f"{{{word}}}" for word in PLACEHOLDERS)
-        raise PortfleetError(f"unknown placeholder {{{unknown[0]}}}", hint=f"known: {known}", code=Exit.USAGE)
-    for place, words in troubles(service, release=release, command=command).items():
-        raise PortfleetError(f"{place}: {words}", hint="put it into a file or a script of your own", code=Exit.USAGE)
+    texts = texts_of(service, command)
+    words = known(service.extra_ports)
+    if unknown := sorted(placeholders(texts) - set(words)):
+        hint = f"known: {', '.join(f'{{{word}}}' for word in words)}"
+        raise PortfleetError(f"unknown placeholder {{{unknown[0]}}}", hint=hint, code=Exit.USAGE)
+    for place, trouble in troubles(service, release=release, command=command).items():
+        raise PortfleetError(f"{place}: {trouble}", hint="put it into a file or a script of your own", code=Exit.USAGE)
 
 
 def troubles(service: Service, *, release: str | None, command: tuple[str, ...]) -> dict[str, str]:

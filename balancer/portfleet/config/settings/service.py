@@ -6,9 +6,10 @@ from typing import get_args
 
 from portfleet.config.containers import Addresses, Environment, Networks, Weights, Words
 from portfleet.config.kinds import Choice, Duration, Number, Parsed, Switch, Text
-from portfleet.config.reader import parse_affinity, parse_ports, parse_umask
+from portfleet.config.reader import parse_affinity, parse_ports
+from portfleet.config.settings.process import PROCESS
 from portfleet.config.settings.table import Effect, Setting, Table
-from portfleet.core.model import ControlUse, LiveSignal, Overflow, Service, StopSignal, WhenEmpty
+from portfleet.core.model import ControlUse, Overflow, Service, WhenEmpty
 from portfleet.core.placeholders import PLACEHOLDERS
 
 _FILLED = " ".join(f"{{{name}}}" for name in PLACEHOLDERS)
@@ -25,8 +26,6 @@ _PORTS = Parsed(
     says='"LOW-HIGH" within 1-65535',
     hint='for example ports = "7100-7199"',
 )
-_UMASK = Parsed(parse_umask, pattern="0?[0-7]{3}", says="three octal digits", hint='write "022", "027" or "077"')
-
 SERVICE = Table(
     "service.NAME",
     Service,
@@ -279,40 +278,6 @@ SERVICE = Table(
             "5",
             more="`portfleet cutover` names them; nothing is deleted.",
         ),
-        Setting(
-            "stop_signal",
-            Choice(get_args(StopSignal)),
-            "the signal that ends an instance",
-            Effect.RESTART,
-            '"QUIT"',
-            more="Every process of the instance gets it, so that workers end as their parent does: nginx and php-fpm "
-            'finish their requests at "QUIT". An instance ends by the signal that it was started with.',
-        ),
-        Setting(
-            "stop_timeout",
-            Duration(),
-            "how long an instance may take to end, until it gets SIGKILL",
-            Effect.AT_ONCE,
-            '"1m"',
-            more="It counts from the stop signal, for instances without connections and for `portfleet down`; where "
-            "connections may finish first, from the deadline of their drain. A daemon that saves its data at its end "
-            "needs as long as that takes. At half of it SIGTERM is sent once more, which ends the draining of a "
-            "daemon of ours; with another `stop_signal` nothing is.",
-        ),
-        Setting(
-            "reload_signal",
-            Choice(get_args(LiveSignal)),
-            "what `portfleet signal SERVICE` sends if it is given no signal",
-            Effect.AT_ONCE,
-            '"HUP"',
-            unset="none; `portfleet signal` has to be told",
-        ),
-        Setting(
-            "umask",
-            _UMASK,
-            "the umask of instances, octal: what they take away from the rights of files that they make",
-            Effect.RESTART,
-            '"027"',
-        ),
+        *PROCESS,
     ),
 )
