@@ -8,18 +8,20 @@ from __future__ import annotations
 
 import shutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from signal import Signals
 
+from portfleet.apply import secrets
 from portfleet.apply.rendered import Rendered
 from portfleet.core.desired import Desired
-from portfleet.core.errors import PortfleetError
+from portfleet.core.errors import PortfleetError, Problem
 from portfleet.core.model import parse_instance
 from portfleet.core.paths import Paths
 from portfleet.core.program import WATCHER, Program, watch_program
+from portfleet.linux.machine import environment_of
 from portfleet.store import atomic
 from portfleet.store.directories import make_directories
 from portfleet.supervise import adopted
@@ -86,7 +88,7 @@ class Files:
             self._make_control_directory(Path(program.control), program.user)
             if program.files:
                 atomic.write(self._list(name), "".join(f"{path}\n" for path in program.files).encode())
-                Rendered(program, self.paths.config.parent).write()
+                self._rendered(program).write()
             atomic.write(self.paths.programs / f"{name}.conf", text.encode())
 
     def forget(self, name: str) -> None:
@@ -96,14 +98,15 @@ class Files:
         for kind in ("conf", "adopted", "files"):
             (self.paths.programs / f"{name}.{kind}").unlink(missing_ok=True)
 
-    def faults(self) -> dict[str, PortfleetError]:
-        """Return what is wrong with templates and the places of the files made of them, by instance."""
+    def faults(self) -> dict[str, Problem]:
+        """Return what is wrong with templates, the places of the files made of them and secrets, by instance."""
         found = {}
         for name, program in self.desired.programs.items():
-            try:
-                Rendered(program, self.paths.config.parent).check()
-            except PortfleetError as error:
-                found[name] = error
+            for key, check in (("files", self._rendered(program).check), ("environment_file", self._secrets(program))):
+                try:
+                    check()
+                except PortfleetError as error:
+                    found[name] = Problem(f"service.{program.values['service']}.{key}", error.message, error.hint)
         return found
 
     def stop_signal(self, name: str) -> Signals:
@@ -156,10 +159,24 @@ class Files:
         return self.paths.programs / f"{name}.files"
 
     def text_of(self, program: Program) -> str:
-        """Return what supervisord is to read; it changes with what is in the program's files, as those do."""
-        digest = Rendered(program, self.paths.config.parent).digest()
-        told = {"PORTFLEET_FILES": digest} if digest else {}
-        return program_text(replace(program, environment={**program.environment, **told}))
+        """Return what supervisord is to read; it changes with what is in the program's files, as those do.
+
+        Raise PortfleetError for templates and secrets that cannot be read.
+        """
+        given = self._secrets(program)()
+        if program.user:
+            given = environment_of(program.user) | given
+        if digest := self._rendered(program).digest():
+            given["PORTFLEET_FILES"] = digest
+        return program_text(replace(program, environment={**given, **program.environment}))
+
+    def _rendered(self, program: Program) -> Rendered:
+        return Rendered(program, self.paths.config.parent)
+
+    def _secrets(self, program: Program) -> Callable[[], dict[str, str]]:
+        """Return what reads a program's environment file."""
+        name = program.environment_file
+        return (lambda: secrets.read(self.paths.config.parent / name)) if name else dict
 
     def _fault(self, path: Path) -> str:
         if path.stem != WATCHER and parse_instance(path.stem) is None:

@@ -10,7 +10,6 @@ from portfleet.apply.files import Files
 from portfleet.apply.observe import Look
 from portfleet.core.desired import Desired
 from portfleet.core.errors import Exit, PortfleetError, Problem
-from portfleet.core.model import parse_instance
 from portfleet.core.observed import Observed
 from portfleet.core.paths import Paths
 from portfleet.core.plan import Plan
@@ -50,14 +49,12 @@ def refuse(context: Context, observed: Observed) -> None:
 
 
 def file_problems(desired: Desired, paths: Paths) -> list[Problem]:
-    """Return what is wrong with the templates of files and with where those are to lie, each once."""
-    faults = Files(desired, paths).faults()
-    found = [(parse_instance(name), error) for name, error in faults.items()]
-    return list(dict.fromkeys(Problem(f"service.{i.service}.files", e.message, e.hint) for i, e in found if i))
+    """Return what is wrong with the files that instances are given, each once."""
+    return list(dict.fromkeys(Files(desired, paths).faults().values()))
 
 
 def refuse_faulty_files(context: Context, desired: Desired) -> None:
-    """Raise PortfleetError (exit 2) if files of instances cannot be made of their templates."""
+    """Raise PortfleetError (exit 2) if files or secrets of instances are not as they must be."""
     if problems := file_problems(desired, context.paths):
         lines = [f"{problem.path}: {problem.message}" for problem in problems]
         raise PortfleetError("\n".join([*lines, "nothing was changed"]), hint=problems[0].hint, code=Exit.USAGE)

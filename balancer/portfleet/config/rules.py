@@ -44,6 +44,7 @@ def _room(service: Service, path: str, _: Machine) -> Iterator[Problem]:
 
 def _placeholders(service: Service, path: str, _: Machine) -> Iterator[Problem]:
     places = {"command": service.command, "directory": (service.directory or "",)}
+    places["environment_file"] = (service.environment_file or "",)
     places |= {f"environment.{name}": (value,) for name, value in service.environment.items()}
     places |= {f"files.{key_text(target)}": (target, template) for target, template in service.files.items()}
     words = known(service.extra_ports)
@@ -83,7 +84,7 @@ def _writable(service: Service, path: str, _: Machine) -> Iterator[Problem]:
 
 def _command(service: Service, path: str, machine: Machine) -> Iterator[Problem]:
     if service.command and not placeholders(service.command[:1]) and not machine.find(service.command[0]):
-        hint = "install it, or give its absolute path; searched: portfleet's own venv, then PATH"
+        hint = "install it, or give its absolute path; searched: portfleet's own venv, then /usr/local/bin, /usr/bin, …"
         yield Problem(f"{path}.command", f'"{service.command[0]}" is not found', hint)
     if service.user and not machine.has_user(service.user):
         hint = f"useradd --system {service.user}"

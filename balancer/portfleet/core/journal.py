@@ -20,7 +20,8 @@ from portfleet.core.slots import Table
 if TYPE_CHECKING:
     from portfleet.core.operations import Operation
 
-#: 2: an entry of the history has ``stays``. 3: a colour has its ``launch``. 4: that has files, umask and stop signal.
+#: 2: an entry of the history has ``stays``. 3: a colour has its ``launch``. 4: that has what a process is given beside
+#: its command, as its files.
 VERSION = 4
 #: History kept in the journal; older entries are in the log.
 HISTORY = 200

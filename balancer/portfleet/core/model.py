@@ -103,6 +103,7 @@ class Launch:
     umask: str = "022"
     stop_signal: StopSignal = "TERM"
     files: Mapping[str, str] = field(default_factory=dict)
+    environment_file: str | None = None
 
 
 @dataclass(frozen=True)
@@ -147,6 +148,7 @@ class Service:
     umask: str = "022"
     extra_ports: Mapping[str, int] = field(default_factory=dict)
     files: Mapping[str, str] = field(default_factory=dict)
+    environment_file: str | None = None
     probe: Probe = field(default_factory=Probe)
     drain: Drain = field(default_factory=Drain)
 

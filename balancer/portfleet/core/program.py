@@ -30,7 +30,7 @@ class Program:
     """One program of supervisord. ``config_exit``: after an end with CONFIG_EXIT the watcher says how it goes on.
 
     ``for_ever``: it is started again however often and soon it ends. ``files`` are {path: template}; ``values`` are
-    what the placeholders of the templates stand for.
+    what the placeholders of the templates stand for. ``environment_file`` holds more of its environment, in secret.
     """
 
     name: str
@@ -47,6 +47,7 @@ class Program:
     umask: str = UMASK
     files: Mapping[str, str] = field(default_factory=dict)
     values: Mapping[str, str] = field(default_factory=dict)
+    environment_file: str | None = None
 
 
 def make_program(
@@ -101,6 +102,7 @@ def make_program(
         umask=service.umask,
         files={expand(path, values): expand(template, values) for path, template in service.files.items()},
         values=values,
+        environment_file=expand(service.environment_file, values) if service.environment_file else None,
     )
 
 
@@ -127,7 +129,7 @@ def release_path(service: Service, release: str | None) -> str:
 def texts_of(service: Service, command: tuple[str, ...]) -> tuple[str, ...]:
     """Return every text of a service's config in which placeholders may stand."""
     files = (text for pair in service.files.items() for text in pair)
-    return (*command, service.directory or "", *service.environment.values(), *files)
+    return (*command, service.directory or "", service.environment_file or "", *service.environment.values(), *files)
 
 
 def refuse_unusable(service: Service, *, release: str | None, command: tuple[str, ...]) -> None:

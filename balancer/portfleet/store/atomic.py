@@ -28,9 +28,9 @@ def write(
         with os.fdopen(handle, "wb") as file:
             file.write(data)
             file.flush()
+            os.fchmod(file.fileno(), mode)  # while it is the caller's, who may lack CAP_FOWNER as under the unit
             if owner is not None:
                 os.fchown(file.fileno(), *owner)
-            os.fchmod(file.fileno(), mode)
             if durable:
                 os.fsync(file.fileno())
         faults.point(f"before rename {path.name}")

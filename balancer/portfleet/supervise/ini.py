@@ -98,7 +98,8 @@ def fault(path: Path) -> str:
         groups = options.read_config(io.StringIO(f"[supervisord]\n[include]\nfiles=\n{text}")).process_group_configs
         names = [program.name for group in groups for program in group.process_configs]
     except Exception as error:  # noqa: BLE001 (whatever its parser raises, supervisord would too)
-        return f"supervisord cannot read it ({str(error) or repr(error)})".replace("\n", " ")
+        words = (str(error) or repr(error)).partition(" in value")[0]  # behind it comes the environment, with secrets
+        return f"supervisord cannot read it ({words})".replace("\n", " ")
     return "" if names == [path.stem] else f"it is not the file of {path.stem} alone"
 
 

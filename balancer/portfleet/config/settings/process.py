@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import get_args
 
 from portfleet.config.containers import ExtraPorts, Templates
-from portfleet.config.kinds import Choice, Duration, Parsed
+from portfleet.config.kinds import Choice, Duration, Parsed, Text
 from portfleet.config.reader import parse_umask
 from portfleet.config.settings.table import Effect, Setting
 from portfleet.core.model import LiveSignal, StopSignal
@@ -57,6 +57,18 @@ PROCESS = (
         more="The number is that of the first of `ports`; the second has the next, and so on, so that as many are "
         "taken as `ports` has. An instance finds its own in PORTFLEET_PORT_NAME too. They are neither balanced nor "
         "guarded: who may reach them is up to the daemon and a firewall. They must not overlap any other ports.",
+        unset="none",
+    ),
+    Setting(
+        "environment_file",
+        Text(),
+        "a file of NAME=value lines, for secrets: environment variables that stand in no config, plan or journal",
+        Effect.RESTART,
+        '"/etc/portfleet/echo.env"',
+        more="A relative name is looked for beside fleet.toml; {release} and its like are filled in. Lines that begin "
+        "with # are left out, quotes around a value too. It must belong to root, or to whoever runs the fleet, and be "
+        "readable for no other user (0600). Its variables come before those of `environment`.",
+        change="a value that has changed counts as a change too",
         unset="none",
     ),
     Setting(

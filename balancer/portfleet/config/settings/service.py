@@ -103,7 +103,7 @@ SERVICE = Table(
         Setting(
             "environment",
             Environment(),
-            "environment variables, added to what instances inherit",
+            "environment variables of instances",
             Effect.RESTART,
             '{ PYTHONPATH = "{release}" }',
             more=f"{_FILLED} are filled in. supervisord cannot hold a value with both kinds of quotes, with a quote "
