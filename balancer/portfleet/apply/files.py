@@ -26,6 +26,7 @@ from portfleet.store import atomic
 from portfleet.store.directories import make_directories
 from portfleet.supervise import adopted
 from portfleet.supervise.ini import fault, program_text, stop_signal, write_config
+from portfleet.supervise.supervisor import ProgramInfo, Supervisor, Unreadable
 
 
 @dataclass(frozen=True)
@@ -189,6 +190,19 @@ class Files:
             return
         control.parent.mkdir(mode=0o700, exist_ok=True)
         shutil.chown(control.parent, user)
+
+
+def outdated_programs(
+    desired: Desired, supervisor: Supervisor, paths: Paths, programs: dict[str, ProgramInfo]
+) -> frozenset[str]:
+    """Return the programs that run otherwise than wanted: another file is wanted, or supervisord runs an older one."""
+    try:
+        _, changed, _ = supervisor.reload()
+    except Unreadable:
+        changed = set()  # `apply` puts the files right before it looks; `plan` says what it will do
+    files = Files(desired, paths)
+    changed |= {name for name in desired.programs if files.outdated(name, known=name in programs)}
+    return frozenset(changed & desired.programs.keys())
 
 
 def _text(path: Path) -> str | None:

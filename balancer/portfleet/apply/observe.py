@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
 from portfleet.apply.claims import claims
-from portfleet.apply.files import Files
+from portfleet.apply.files import outdated_programs
 from portfleet.core.changes import PlaneState
 from portfleet.core.desired import Desired, DesiredInstance, DesiredService
 from portfleet.core.errors import PortfleetError
@@ -33,7 +33,7 @@ from portfleet.supervise import adopted
 from portfleet.supervise.exit_report import Ended, last_exit, last_lines
 from portfleet.supervise.members import Members, in_background
 from portfleet.supervise.presence import is_suspended, presence_by, supervisor_pid
-from portfleet.supervise.supervisor import ProgramInfo, Supervisor, Unreadable
+from portfleet.supervise.supervisor import ProgramInfo, Supervisor
 
 if TYPE_CHECKING:
     from portfleet.dataplane.interface import DataPlane
@@ -49,19 +49,21 @@ def observe(
 ) -> Observed:
     """Look at everything that a plan or `status` needs. ``probe`` False leaves out the exchange through the ports."""
     presence, programs = _ask(supervisor, paths)
-    look = Look(programs, paths, probe=probe, ports=desired.local_ports(), hung=presence in _SILENT)
+    rules = plane.observe()
+    served = {name for table in rules.slots.values() for name in table if name}
+    hung = presence in _SILENT
+    look = Look(programs, paths, probe=probe, ports=desired.local_ports(), hung=hung, served=served)
     instances = look.at((service, want) for service in desired.services.values() for want in service.instances)
     for name in programs:
         if name not in instances and parse_instance(name):
             instances[name] = look.at_surplus(name)
-    rules = plane.observe()
     for service in desired.services.values():
         instances |= _elsewhere(service, instances, rules.slots.get(service.name, ()), plane, probed=probe)
     return Observed(
         plane=rules,
         supervisord=presence,
         instances=instances,
-        outdated=_outdated(desired, supervisor, paths, programs)
+        outdated=outdated_programs(desired, supervisor, paths, programs)
         if presence is Presence.RUNNING and probe
         else frozenset(),
         strangers=look.strangers(desired),
@@ -93,13 +95,15 @@ class Look:
     """One look at the machine: sockets are listed once and shared by all instances.
 
     ``ports``: the instances' by port; ``hung``: supervisord says nothing of its programs, and has not lost them for
-    that.
+    that. Without ``probe`` only those are asked that have none of the slots (``served`` are those with some): the
+    watcher has found the others well, and one that loads its data listens as they do.
     """
 
     def __init__(
         self, programs: dict[str, ProgramInfo], paths: Paths, *, probe: bool, ports: Mapping[int, str] | None = None,
-        hung: bool = False,
+        hung: bool = False, served: Collection[str] | None = None,
     ) -> None:  # fmt: skip
+        self._served = served
         self._ports = ports or {}
         self._programs, self._paths, self._probe, self._hung = programs, paths, probe, hung
         self._listeners = sockdiag.listeners()
@@ -125,12 +129,19 @@ class Look:
             want.name: self._unprobed(service, want, seen[want.name], asked.get(want.name), troubles.get(want.name, ""))
             for service, want in wanted
         }
-        ready = [name for name, seen in found.items() if seen.ready and self._probe]
+        ready = [want.name for service, want in wanted if found[want.name].ready and self._asks(service, want)]
         ports = {name: one for name in ready if (one := next(steps[name], None) if name in asked else first[name])}
         for name, trouble in _carry_out(ports, targets).items():
             if trouble:
                 found[name] = replace(found[name], ready=False, waiting=trouble)
         return found
+
+    def _asks(self, service: DesiredService, want: DesiredInstance) -> bool:
+        """Return whether an instance that listens is asked whether it answers; a command is run for few only."""
+        if self._probe or self._served is None:
+            return self._probe
+        probe = service.service.probe
+        return want.name not in self._served and probe.asks and (want.takes or not probe.exec)
 
     def _unprobed(
         self, service: DesiredService, want: DesiredInstance, seen: ObservedInstance, ask: AskReady | None, trouble: str
@@ -281,16 +292,3 @@ def _elsewhere(
             seen = replace(seen, ready=False, waiting="has not answered the watcher's probes yet")
         found[want.name] = seen
     return found
-
-
-def _outdated(
-    desired: Desired, supervisor: Supervisor, paths: Paths, programs: dict[str, ProgramInfo]
-) -> frozenset[str]:
-    """Return the programs that run otherwise than wanted: another file is wanted, or supervisord runs an older one."""
-    try:
-        _, changed, _ = supervisor.reload()
-    except Unreadable:
-        changed = set()  # `apply` puts the files right before it looks; `plan` says what it will do
-    files = Files(desired, paths)
-    changed |= {name for name in desired.programs if files.outdated(name, known=name in programs)}
-    return frozenset(changed & desired.programs.keys())

@@ -14,6 +14,7 @@ from portfleet.apply.preflight import file_problems
 from portfleet.core.derive import make_desired
 from portfleet.core.errors import ConfigError, Exit
 from portfleet.core.journal import Journal
+from portfleet.doctor.probes import unasked
 from portfleet.screen.output import print_json
 
 EXAMPLES = (
@@ -45,8 +46,9 @@ def run(options: argparse.Namespace, context: Context) -> Exit:
         return error.code
     # What the fleet serves itself no other process holds a socket for.
     present = claims(listen for service in fleet.services.values() for listen in service.listen)
+    notes = [*present, *(f"{name}: {words}" for name, words in unasked(fleet).items())]
     if context.json:
-        print_json({"problems": [], "notes": list(present)})
+        print_json({"problems": [], "notes": notes})
         return Exit.DONE
     for service in fleet.services.values():
         listen = " ".join(map(str, service.listen))
@@ -54,7 +56,7 @@ def run(options: argparse.Namespace, context: Context) -> Exit:
             f"service {service.name}: {service.instances} instances per colour on ports "
             f"{service.ports[0]}-{service.ports[1]}, {service.slots:,} slots, listens on {listen}"
         )
-    for note in present:
+    for note in notes:
         print(f"note: {note}")
     print(f"{context.paths.config}: no problem found")
     return Exit.DONE

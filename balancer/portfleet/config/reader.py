@@ -18,6 +18,7 @@ _DURATION = re.compile(r"([0-9]+(?:\.[0-9]+)?)(ms|s|m|h|d)")
 _LISTEN = re.compile(r"(?:\[(?P<v6>[^\]]*)\]|(?P<v4>[^:\[\]]*)):(?P<port>[0-9]{1,5})")
 _AFFINITY = re.compile(r"(source)(?:/([0-9]{1,3})(?:/([0-9]{1,3}))?)?|(connection)|(round-robin)|(random)")
 _PORTS = re.compile(r"([0-9]{1,5})-([0-9]{1,5})")
+_PATH = re.compile(r"/[!-~]*")
 _UMASK = re.compile(r"0?[0-7]{3}")
 _BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
 #: Control characters would break rules, supervisor's ini files and every terminal that shows them.
@@ -88,6 +89,13 @@ def parse_affinity(text: str) -> Affinity:
     if match[1]:
         return Affinity("source", prefix4, prefix6)
     return Affinity("connection" if match[4] else "round-robin" if match[5] else "random")
+
+
+def parse_path(text: str) -> str:
+    """Read the path of an HTTP request, with a query if it has one (RFC 9112, 3.2.1); raises ValueError."""
+    if not _PATH.fullmatch(text):
+        raise ValueError(f'"{text[:80]}" is not a path that begins with / and has no blank')
+    return text
 
 
 def parse_umask(text: str) -> str:

@@ -45,6 +45,7 @@ def _room(service: Service, path: str, _: Machine) -> Iterator[Problem]:
 def _placeholders(service: Service, path: str, _: Machine) -> Iterator[Problem]:
     places = {"command": service.command, "directory": (service.directory or "",)}
     places["environment_file"] = (service.environment_file or "",)
+    places["probe.exec"] = service.probe.exec
     places |= {f"environment.{name}": (value,) for name, value in service.environment.items()}
     places |= {f"files.{key_text(target)}": (target, template) for target, template in service.files.items()}
     words = known(service.extra_ports)
@@ -86,6 +87,9 @@ def _command(service: Service, path: str, machine: Machine) -> Iterator[Problem]
     if service.command and not placeholders(service.command[:1]) and not machine.find(service.command[0]):
         hint = "install it, or give its absolute path; searched: portfleet's own venv, then /usr/local/bin, /usr/bin, …"
         yield Problem(f"{path}.command", f'"{service.command[0]}" is not found', hint)
+    probe = service.probe.exec
+    if probe and not placeholders(probe[:1]) and not machine.find(probe[0]):
+        yield Problem(f"{path}.probe.exec", f'"{probe[0]}" is not found', "install it, or give its absolute path")
     if service.user and not machine.has_user(service.user):
         hint = f"useradd --system {service.user}"
         yield Problem(f"{path}.user", f'this machine has no user "{service.user}"', hint)

@@ -68,15 +68,27 @@ class Affinity:
 
 @dataclass(frozen=True)
 class Probe:
-    """How an instance's health is asked. Times are in seconds; ``send`` None means the default of the daemon."""
+    """How an instance's health is asked. Times are in seconds.
+
+    At most one of ``send``, ``http`` (a path) and ``exec`` (a command) is set; without one it is the daemon's default.
+    ``status``: of HTTP, None for 200 to 399; the exit status of a command, None for 0.
+    """
 
     send: str | None = None
     expect: str | None = None
+    http: str | None = None
+    exec: tuple[str, ...] = ()
+    status: int | None = None
     interval: float = 1.0
     timeout: float = 0.5
     fall: int = 3
     rise: int = 2
     restart_after: float | None = None
+
+    @property
+    def asks(self) -> bool:
+        """Return whether a daemon that hangs fails it: the kernel accepts connections for any process that listens."""
+        return self.send is not None or self.http is not None or bool(self.exec)
 
 
 @dataclass(frozen=True)

@@ -15,14 +15,17 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 from portfleet.core.status import Status
-from portfleet.daemons.exchange import Exchange, Port, Verdict
+from portfleet.daemons.exchange import Control, Exchange, Verdict
 from portfleet.daemons.probe import AskReady, Target, exchanges
-from portfleet.daemons.talk import Talk
+from portfleet.daemons.run import Run
+from portfleet.daemons.talk import Talk, begin
 
 #: Seconds between two looks at probes under way. Coarser costs less and delays a verdict by as much.
 _STEP = 0.01
 #: The longest wait of a tick that has nothing to do, so that new targets are never far away.
 _IDLE = 0.1
+#: Probes that run a command, at a time: to start one takes this process a millisecond, and the machine more.
+_COMMANDS = 4
 
 
 @dataclass
@@ -32,7 +35,7 @@ class _Probe:
     target: Target
     deadline: float
     steps: Iterator[Exchange]
-    talk: Talk
+    talk: Talk | Run
 
 
 class Prober:
@@ -87,6 +90,9 @@ class Prober:
             if target is None:
                 self._queued.discard(name)
                 continue
+            if target.command is not None and self._commands() >= _COMMANDS:
+                heapq.heappush(self._queue, (now + _STEP, name))  # its time begins when it does
+                continue
             # Late ticks are not made up for: probing is per interval, not per catch-up.
             heapq.heappush(self._queue, (max(due + target.probe.interval, now + target.probe.interval / 2), name))
             if name not in self._probes:
@@ -98,6 +104,9 @@ class Prober:
             return _STEP if self._probes else _IDLE
         return min(_IDLE, max(_STEP, self._queue[0][0] - now))
 
+    def _commands(self) -> int:
+        return sum(probe.target.command is not None for probe in self._probes.values())
+
     def _begin(self, target: Target, now: float) -> _Probe:
         name, pid = target.name, self._pid_of(target.name)
         spoke, command = self._spoke.get(name, (None, ""))
@@ -105,8 +114,8 @@ class Prober:
         steps = exchanges(target, pid, commands=(command,) if known else ("state", "status"), spoke=known)
         return _Probe(target, now + target.probe.timeout, steps, self._talk(name, next(steps)))
 
-    def _talk(self, name: str, exchange: Exchange) -> Talk:
-        return Talk(exchange, self._kept.pop(name, None) if isinstance(exchange, AskReady) else None)
+    def _talk(self, name: str, exchange: Exchange) -> Talk | Run:
+        return begin(exchange, self._kept.pop(name, None) if isinstance(exchange, AskReady) else None)
 
     def _go_on(self, name: str, probe: _Probe, now: float) -> None:
         verdict = self._step(name, probe)
@@ -115,7 +124,7 @@ class Prober:
         if verdict is not None:
             probe.talk.close()
             del self._probes[name]
-            self._result(name, verdict, bool(verdict) and isinstance(probe.talk.exchange.place, Port))
+            self._result(name, verdict, bool(verdict) and not isinstance(probe.talk.exchange.place, Control))
 
     def _step(self, name: str, probe: _Probe) -> Verdict:
         try:
@@ -130,7 +139,7 @@ class Prober:
         exchange = probe.talk.exchange
         if isinstance(exchange, AskReady) and exchange.answer is not None:
             self.said[name], self._spoke[name] = exchange.answer, (exchange.place.pid, exchange.command)
-            if not verdict and (connection := probe.talk.leave()) is not None:
+            if not verdict and isinstance(probe.talk, Talk) and (connection := probe.talk.leave()) is not None:
                 self._kept[name] = connection
         if verdict or (after := next(probe.steps, None)) is None:
             return verdict
