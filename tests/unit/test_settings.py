@@ -85,6 +85,8 @@ VALUES = {
     "remote": '["203.0.113.2:7101"]',
     "weight": "{ 1 = 2 }",
     "environment_file": '"echo.env"',
+    "exec": '["redis-server", "{port}"]',
+    "status": '204\nhttp = "/"',
     "expect": '"PONG"\nsend = "PING"',
 }
 
