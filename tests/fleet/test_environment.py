@@ -74,3 +74,18 @@ instances = 1
         assert found["PATH"].endswith("/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")
         named = {name for name in found if not name.startswith(("PORTFLEET_", "SUPERVISOR_"))}
         assert named == {"A", "HOME", "LANG", "LOGNAME", "PATH", "PYTHONUNBUFFERED", "SHELL", "USER"}
+
+
+def test_processors_and_memory_are_limited_and_the_daemon_is_the_process_that_supervisord_started() -> None:
+    with fleet_box() as box:
+        box.write(REDIS.replace("instances = 4", 'instances = 1\ncpus = "0"\nmemory_max = "128M"'))
+        box.portfleet("up")
+        pid = box.status()["kv-blue-1"]["pid"]
+        host = box.boxes.host
+        assert "redis-server" in host.run("cat", f"/proc/{pid}/comm").stdout
+        assert "Cpus_allowed_list:\t0\n" in host.run("cat", f"/proc/{pid}/status").stdout
+        assert "Max data size             134217728" in host.run("cat", f"/proc/{pid}/limits").stdout
+        fill = "for i = 1, 300 do redis.call('SET', i, string.rep('x', 1000000)) end"
+        host.run("redis-cli", "-p", "6100", "EVAL", fill, "0", check=False)
+        assert host.run("redis-cli", "-p", "6100", "GET", "300", check=False).stdout.strip() == ""
+        box.wait_state("kv-blue-1", "ready")

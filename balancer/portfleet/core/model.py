@@ -116,6 +116,8 @@ class Launch:
     stop_signal: StopSignal = "TERM"
     files: Mapping[str, str] = field(default_factory=dict)
     environment_file: str | None = None
+    cpus: str | None = None
+    memory_max: int | None = None
 
 
 @dataclass(frozen=True)
@@ -123,6 +125,7 @@ class Service:
     """One service of fleet.toml, validated. Durations are in seconds, ``ports`` is inclusive, ``umask`` octal digits.
 
     ``extra_ports`` are {name: the first instance's port}; ``files`` are {path: template}, both with placeholders.
+    ``memory_max`` is in bytes.
 
     ``control``: instances that answer on their control sockets are asked there ("auto"), or none ever is ("off").
     """
@@ -161,6 +164,8 @@ class Service:
     extra_ports: Mapping[str, int] = field(default_factory=dict)
     files: Mapping[str, str] = field(default_factory=dict)
     environment_file: str | None = None
+    cpus: str | None = None
+    memory_max: int | None = None
     probe: Probe = field(default_factory=Probe)
     drain: Drain = field(default_factory=Drain)
 

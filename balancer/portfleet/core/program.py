@@ -48,6 +48,8 @@ class Program:
     files: Mapping[str, str] = field(default_factory=dict)
     values: Mapping[str, str] = field(default_factory=dict)
     environment_file: str | None = None
+    cpus: str | None = None
+    memory_max: int | None = None
 
 
 def make_program(
@@ -102,6 +104,8 @@ def make_program(
         umask=service.umask,
         files={expand(path, values): expand(template, values) for path, template in service.files.items()},
         values=values,
+        cpus=service.cpus,
+        memory_max=service.memory_max,
         environment_file=expand(service.environment_file, values) if service.environment_file else None,
     )
 

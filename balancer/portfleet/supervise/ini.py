@@ -12,7 +12,7 @@ import re
 import shlex
 import signal
 import stat
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from portfleet.core.model import Service
@@ -50,7 +50,7 @@ def program_text(program: Program) -> str:
     return fill(
         "supervisor/program.conf.j2",
         name=program.name,
-        command=escape(shlex.join(program.command)),
+        command=escape(shlex.join((*_limits(program), *program.command))),
         directory=escape(program.directory or ""),
         user=program.user,
         environment=",".join(f"{key}={_quoted(value)}" for key, value in program.environment.items()),
@@ -61,6 +61,14 @@ def program_text(program: Program) -> str:
         umask=program.umask if program.umask != UMASK else "",
         log=escape(escape(program.log)),
     )
+
+
+def _limits(program: Program) -> Iterator[str]:
+    """Yield the words before a command that limit it; each of these programs becomes the next one (execve(2))."""
+    if program.cpus is not None:
+        yield from ("taskset", "--cpu-list", program.cpus)
+    if program.memory_max is not None:
+        yield from ("prlimit", f"--data={program.memory_max}")
 
 
 def stop_signal(text: str) -> signal.Signals:

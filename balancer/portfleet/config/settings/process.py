@@ -6,7 +6,7 @@ from typing import get_args
 
 from portfleet.config.containers import ExtraPorts, Templates
 from portfleet.config.kinds import Choice, Duration, Parsed, Text
-from portfleet.config.reader import parse_umask
+from portfleet.config.reader import parse_cpus, parse_size, parse_umask
 from portfleet.config.settings.table import Effect, Setting
 from portfleet.core.model import LiveSignal, StopSignal
 
@@ -47,6 +47,31 @@ PROCESS = (
         "the umask of instances, octal: what they take away from the rights of files that they make",
         Effect.RESTART,
         '"027"',
+    ),
+    Setting(
+        "cpus",
+        Parsed(
+            parse_cpus,
+            pattern="[0-9]{1,4}(-[0-9]{1,4})?(,[0-9]{1,4}(-[0-9]{1,4})?)*",
+            says="numbers and ranges, with commas between",
+            hint='write "2", "0-3" or "0-3,8"',
+        ),
+        "the processors that instances may use",
+        Effect.RESTART,
+        '"0-3"',
+        more="By taskset(1). All instances of the service share them.",
+        unset="all of them",
+    ),
+    Setting(
+        "memory_max",
+        Parsed(parse_size, pattern="[1-9][0-9]{0,5}[MG]", says='"512M" or "2G"', hint='write "512M" or "2G"'),
+        "the data that each process of an instance may have: more is refused to it",
+        Effect.RESTART,
+        '"512M"',
+        more="By prlimit(1), RLIMIT_DATA: heap and private mappings, stacks of threads included, and no shared memory "
+        "or files. It needs no right and no cgroup, and holds for a process, not for the sum of a tree; for the whole "
+        "fleet there is MemoryMax= in the unit.",
+        unset="no limit of its own",
     ),
     Setting(
         "extra_ports",
