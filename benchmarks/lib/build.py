@@ -6,7 +6,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 CACHE = ROOT / ".cache" / "bench"
-FLAGS = ["-std=gnu11", "-O2", "-Wall", "-Wextra", "-Werror"]
+FLAGS = ["-std=gnu11", "-O2", "-pthread", "-Wall", "-Wextra", "-Werror"]
 
 
 def compile_c(name: str, *sources: str) -> Path:

@@ -23,7 +23,7 @@ from multiprocessing.connection import Connection
 
 from benchmarks.lib.measure import save
 
-from portfleet.core.model import Probe
+from portfleet.core.policies import Probe
 from portfleet.daemons.exchange import Port
 from portfleet.daemons.probe import Target
 from portfleet.watch.prober import Prober
@@ -105,7 +105,7 @@ def targets(kind: str, folder: str) -> list[Target]:
 async def run(kind: str, folder: str, pid: int, seconds: float) -> dict[str, float]:
     """Probe the instances, all of process ``pid``, and give the share of a core, the probes done and the failures."""
     done: list[str] = []
-    prober = Prober(lambda _, trouble: done.append(trouble), time.monotonic, lambda _: pid)
+    prober = Prober(lambda _, trouble, __: done.append(trouble), time.monotonic, lambda _: pid)
     prober.aim(targets(kind, folder))
 
     async def go_on(until: float) -> None:

@@ -1,7 +1,8 @@
 """What tables in the code are written out as, run by script/docs.
 
 The table of settings: docs/configuration.md and examples/fleet.toml. The table of conntrack's settings: a part of
-docs/network.md and the sysctls that the package and the role share.
+docs/network.md and the sysctls that the package and the role share. The tables of metrics and of kinds of
+events: parts of docs/metrics.md and docs/events.md.
 """
 
 from __future__ import annotations
@@ -13,7 +14,9 @@ from pathlib import Path
 from portfleet.config.example import example
 from portfleet.config.settings import TABLES
 from portfleet.config.settings.table import Effect, Setting, Table
+from portfleet.core.kinds import KINDS
 from portfleet.dataplane.nft.tracking import PREFIX, ROWS, Row
+from portfleet.metrics.table import TABLE, Metric
 
 TOP = Path(__file__).resolve().parents[2]
 
@@ -100,10 +103,34 @@ _TRACKING = "templates/system/sysctl.conf"
 
 def network() -> str:
     """Return docs/network.md with the table of conntrack's settings as the code has it."""
-    before, _, rest = (TOP / "docs/network.md").read_text().partition(_BEGIN)
-    _, _, after = rest.partition(_STOP)
     head = f"| `{PREFIX}…` | role | kernel | counts while | must outlast |\n|---|---|---|---|---|\n"
-    return before + _BEGIN + head + "".join(map(_tracked, ROWS)) + _STOP + after
+    return _with_table("docs/network.md", head + "".join(map(_tracked, ROWS)))
+
+
+def metrics() -> str:
+    """Return docs/metrics.md with the table of metrics as the code has it."""
+    head = "| metric | type | labels | what it is |\n|---|---|---|---|\n"
+    parts = (f"### {about}\n\n{head}{''.join(map(_metric, found))}" for about, found in TABLE.items())
+    return _with_table("docs/metrics.md", "\n".join(parts))
+
+
+def _metric(metric: Metric) -> str:
+    labels = ", ".join(f"`{label}`" for label in metric.labels) or "–"
+    when = f" (if {metric.when})" if metric.when and metric.when != "always" else ""
+    return f"| `{metric.name}` | {metric.kind} | {labels} | {metric.words}{when} |\n"
+
+
+def events() -> str:
+    """Return docs/events.md with the table of kinds as the code has it."""
+    rows = [f"| `{name}` | {kind.level} | {kind.meaning} |\n" for name, kind in KINDS.items()]
+    return _with_table("docs/events.md", "| kind | level | |\n|---|---|---|\n" + "".join(rows))
+
+
+def _with_table(page: str, table: str) -> str:
+    """Return a page with ``table`` in the place of the one that was written before."""
+    before, _, rest = (TOP / page).read_text().partition(_BEGIN)
+    _, _, after = rest.partition(_STOP)
+    return before + _BEGIN + table + _STOP + after
 
 
 def _tracked(row: Row) -> str:
@@ -125,6 +152,8 @@ FILES = {
     "docs/configuration.md": reference,
     "examples/fleet.toml": example,
     "docs/network.md": network,
+    "docs/metrics.md": metrics,
+    "docs/events.md": events,
     _TRACKING: tracking,
 }
 

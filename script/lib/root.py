@@ -204,7 +204,7 @@ def main(arguments: list[str]) -> int:
         if os.geteuid() != 0:
             raise RootError("making a Debian root needs root\nhint: run it with sudo")
         if not shutil.which("debootstrap"):
-            raise RootError("debootstrap is not installed\nhint: script/setup --full")
+            raise RootError("debootstrap is not installed\nhint: script/setup --roots")
         return {"bare": run_bare, "warm": run_warm}[kind](suite, command, network=network)
     except RootError as error:
         print(error, file=sys.stderr)

@@ -27,6 +27,7 @@ class Case:
     says: str
     severity: str = "broken"
     command: str = "nft "
+    tool: str = "nft -f -"
 
 
 def filter_chain(hook: str, priority: str, *rules: str, policy: str = "accept") -> str:
@@ -77,6 +78,42 @@ table ip filter {
   }
 }
 """
+IPTABLES_UFW = """
+*filter
+:INPUT DROP [0:0]
+:ufw-before-input - [0:0]
+:ufw-not-local - [0:0]
+:ufw-logging-deny - [0:0]
+:ufw-user-input - [0:0]
+-A INPUT -j ufw-before-input
+-A ufw-before-input -i lo -j ACCEPT
+-A ufw-before-input -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT
+-A ufw-before-input -m conntrack --ctstate INVALID -j DROP
+-A ufw-before-input -p icmp -m icmp --icmp-type 8 -j ACCEPT
+-A ufw-before-input -j ufw-not-local
+-A ufw-before-input -j ufw-user-input
+-A ufw-logging-deny -m limit --limit 3/min --limit-burst 10 -j LOG --log-prefix "[UFW BLOCK] "
+-A ufw-not-local -m addrtype --dst-type LOCAL -j RETURN
+-A ufw-not-local -m addrtype --dst-type MULTICAST -j RETURN
+-A ufw-not-local -m limit --limit 3/min --limit-burst 10 -j ufw-logging-deny
+-A ufw-not-local -j DROP
+-A ufw-user-input -p tcp -m tcp --dport 22 -m comment --comment "an admin's way in" -j ACCEPT
+-A ufw-user-input -p tcp -m multiport --dports 7000,8000:8010 -j ACCEPT
+COMMIT
+"""
+IPTABLES_REJECT = """
+*filter
+-A INPUT -i lo -j ACCEPT
+-A INPUT -m state --state RELATED,ESTABLISHED -j ACCEPT
+-A INPUT -p tcp -m tcp --dport 7000 -j ACCEPT
+-A INPUT -p tcp -m tcp --tcp-flags FIN,SYN,RST,ACK SYN -m comment --comment "the rest" -j REJECT
+COMMIT
+"""
+IPTABLES_NOTRACK = """
+*raw
+-A PREROUTING -p tcp -m multiport --dports 7000 -j CT --notrack
+COMMIT
+"""
 DOCKER = """
 table ip nat {
   chain DOCKER {
@@ -113,6 +150,24 @@ CASES = {
     "ufw": Case(
         UFW, "outside", "chain ip filter INPUT", "its policy drops clients from outside",
         command="ufw allow 7100:7107/tcp"
+    ),
+    "ufw, as iptables sets it": Case(
+        IPTABLES_UFW, "outside", "chain ip filter INPUT", "its policy drops clients from outside",
+        command="ufw allow 7100:7107/tcp", tool="iptables-nft-restore",
+    ),
+    "iptables, ends in reject": Case(
+        IPTABLES_REJECT, "outside", "in ip filter INPUT", '-m comment --comment "the rest" -j REJECT',
+        command="iptables -t filter -I INPUT -m conntrack --ctstate DNAT -j ACCEPT", tool="iptables-nft-restore",
+    ),
+    "iptables-legacy, ends in reject": Case(
+        IPTABLES_REJECT, "outside", "rule 4 in ip filter (legacy) INPUT", "rejects clients from outside",
+        command="iptables-legacy -t filter -I INPUT -m conntrack --ctstate DNAT -j ACCEPT",
+        tool="iptables-legacy-restore",
+    ),
+    "iptables, notrack": Case(
+        IPTABLES_NOTRACK, "outside", "in ip raw PREROUTING", "keeps clients from outside by :7000 from being tracked",
+        command="iptables -t raw -D PREROUTING -p tcp -m multiport --dports 7000 -j CT --notrack",
+        tool="iptables-nft-restore",
     ),
     "a port that Docker publishes": Case(
         DOCKER, "outside", "in ip nat DOCKER", "dnat to 192.0.2.77:80` leads clients from outside by :7000 elsewhere",
@@ -169,8 +224,9 @@ def box() -> Iterator[FleetBox]:
 @pytest.fixture(autouse=True)
 def no_rules_left(box: FleetBox) -> Iterator[None]:
     yield
-    for table in ("inet site", "inet firewalld", "ip filter", "ip nat"):
+    for table in ("inet site", "inet firewalld", "ip filter", "ip nat", "ip raw"):
         box.boxes.host.run("nft", "delete", "table", *table.split(), check=False)
+    box.boxes.host.run("iptables-legacy", "-F", check=False)
 
 
 def kept_out(box: FleetBox) -> str:
@@ -197,14 +253,14 @@ def found(box: FleetBox) -> list[dict[str, str]]:
 @pytest.mark.parametrize("name", CASES)
 def test_what_keeps_clients_out_is_found_and_its_command_lets_them_in(box: FleetBox, name: str) -> None:
     case = CASES[name]
-    box.boxes.host.run("nft", "-f", "-", text=case.rules)
+    box.boxes.host.run(*case.tool.split(), text=case.rules)
     assert kept_out(box) == case.kept_out
     about = [f for f in found(box) if f["severity"] != "fine"]
     assert about, "doctor finds nothing"
     assert case.about in about[0]["about"] and case.says in about[0]["what"], about
     assert (about[0]["severity"], case.command in about[0]["mend"]) == (case.severity, True), about
     assert about[0]["why"]
-    if case.severity == "broken" and about[0]["mend"].startswith("nft"):
+    if case.severity == "broken" and about[0]["mend"].startswith(("nft", "iptables")):
         for finding in about:
             box.boxes.host.run("sh", "-ec", finding["mend"])
         assert kept_out(box) == "none"

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import socket
+import time
 from collections.abc import Sequence
 
 from support.fleet_box import REDIS, FleetBox, fleet_box
 from support.held import dialled
-from support.sandbox import HOST4
+from support.sandbox import HOST4, wait_for
+from support.watched import events, wait_event
 
 _HELD = 40
+_SOURCES = [f"198.18.4.{number}" for number in range(1, 9)]
 #: Redis in twos, whose operations wait for a second.
 _TWO = REDIS.replace("instances = 4", "instances = 2") + '[service.kv.drain]\ndeadline = "1s"\n'
 
@@ -43,7 +46,7 @@ def test_redis_keeps_every_connection_until_somebody_asks_to_close_some() -> Non
         said = refused(box, "apply")
         assert "40 connections that cannot be handed off would be closed by restarts" in said, said
         box.write(_TWO.replace("6100-6107", "6200-6207"))
-        assert "ports of kv change while 2 of its instances run" in refused(box, "apply")
+        assert "40 connections that cannot be handed off would be closed by restarts" in refused(box, "apply")
         assert answer(held) == _HELD
         box.write(_TWO)
         done = box.portfleet("cutover", "kv", "--force", "--keep", "0")
@@ -75,7 +78,7 @@ def limits(box: FleetBox) -> set[str]:
 
 
 def test_a_release_that_dies_after_two_seconds_never_meets_a_client() -> None:
-    with fleet_box(_TWO) as box:
+    with fleet_box(_TWO.replace('min_ready = "off"', 'min_ready = "5s"')) as box:
         done = box.portfleet(
             "cutover",
             "kv",
@@ -86,3 +89,53 @@ def test_a_release_that_dies_after_two_seconds_never_meets_a_client() -> None:
         assert done.returncode == 4 and "nothing changed for clients" in done.stderr, done
         assert set(box.redis_ports([f"198.18.2.{n}" for n in range(1, 9)]).values()) <= {6100, 6101}
         assert box.status()["kv-green-1"]["pid"] is None
+
+
+def dying(seconds: float) -> str:
+    """Return the command of a redis that ends by itself."""
+    return f"timeout {seconds:g} redis-server --port {{port}} --save '' --protected-mode no"
+
+
+def test_what_does_not_live_on_is_no_success_of_any_verb() -> None:
+    steady = _TWO.replace('min_ready = "off"', 'min_ready = "3s"')
+    bad = steady.replace('"redis-server", ', '"timeout", "1.5", "redis-server", ')
+    with fleet_box() as box:
+        box.write(bad)
+        done = box.portfleet("up", check=False)
+        assert done.returncode == 4 and "ended within 3 s of being ready (min_ready)" in done.stdout, done
+        box.portfleet("down")
+        box.write(steady)
+        box.portfleet("up")
+        box.write(bad)
+        done = box.portfleet("apply", check=False)
+        assert done.returncode == 4 and "kv-blue-1: ended within 3 s" in done.stdout, done
+        assert "kv-blue-2 was not restarted and serves on as it runs" in done.stderr, done
+        box.write(steady)
+        box.portfleet("apply")
+        began = time.monotonic()
+        box.portfleet("restart", "kv/1")
+        box.portfleet("scale", "kv", "3")
+        assert time.monotonic() - began > 6
+
+
+def test_a_release_that_does_not_stay_up_is_rolled_back_by_the_watcher() -> None:
+    with fleet_box(_TWO) as box:
+        before = set(box.redis_ports(_SOURCES).values())
+        box.portfleet("cutover", "kv", "--command", dying(2))
+        came = wait_event(box, "rolls-back", service="kv")
+        assert "ends soon after every start" in came.fields["reason"]
+        wait_for("blue serves", lambda: "rollback: roll kv back to blue" in box.portfleet("history").stdout)
+        assert set(box.redis_ports(_SOURCES).values()) == before
+        assert box.status()["kv-green-1"]["pid"] is None
+        assert len(events(box, "rolls-back")) == 1
+
+
+def test_a_crash_loop_slower_than_a_failed_start_waits_longer_each_time() -> None:
+    with fleet_box() as box:
+        box.write(_TWO.replace('"redis-server", ', '"timeout", "1.5", "redis-server", '))
+        box.portfleet("up", check=False)
+        wait_event(box, "given-up", instance="kv-blue-1", try_number="3")
+        given_up = events(box, "given-up", instance="kv-blue-1")
+        assert [one.fields["try_number"] for one in given_up] == ["1", "2", "3"]
+        assert all(one.fields["last_log"] for one in given_up)
+        assert "crash loop" in box.status()["kv-blue-1"]["why"]

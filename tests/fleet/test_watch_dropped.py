@@ -29,7 +29,7 @@ def test_a_lost_listener_is_found_by_the_clients_that_were_dropped() -> None:
             signal(box, box.status()["echo-blue-2"]["pid"], "USR1")
             closed = time.time()
             told = wait_event(box, "dropped", instance="echo-blue-2")
-            assert "nobody listens on port 7101" in told.fields["reason"]
+            assert "no process listens on port 7101" in told.fields["reason"]
             ejected = wait_event(box, "ejected", instance="echo-blue-2")
             assert ejected.at - closed < 10
         assert clients.refused == 0, clients.report["connects"]

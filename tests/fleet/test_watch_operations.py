@@ -48,7 +48,7 @@ def test_an_instance_that_hung_before_it_was_drained_is_let_be() -> None:
 def test_the_deadline_counts_from_the_begin_of_the_drain_also_for_the_next_watcher() -> None:
     with operated() as box, load(box, held=20, connects=0):
         box.portfleet("drain", "echo/1", "--deadline", "4s", "--then", "kill", "--no-wait")
-        ending = wait_event(box, "operation", phase="ending")
+        ending = wait_event(box, "operation-phase", phase="ending")
         wait_for("half the time is over", lambda: time.time() > ending.at + 2)
         signal(box, pid_of(box, "portfleet-watch"), "KILL")
         assert wait_event(box, "deadline").at < ending.at + 5.5
@@ -60,10 +60,10 @@ def test_a_canary_keeps_its_time_when_the_watcher_dies() -> None:
     with operated() as box, load(box, held=40):
         words = ("cutover", "echo", "--release", "v2", "--canary", "25%", "--every", "8s", "--max-p99", "50x")
         box.portfleet(*words, "--no-wait")
-        begun = wait_event(box, "operation", phase="canary", count=2)
+        begun = wait_event(box, "operation-phase", phase="canary", count=2)
         wait_for("half the time is over", lambda: time.time() > begun.at + 4)
         signal(box, pid_of(box, "portfleet-watch"), "KILL")
-        assert wait_event(box, "operation", phase="switch").at < begun.at + 10
+        assert wait_event(box, "operation-phase", phase="switch").at < begun.at + 10
         assert "resumed at 'canary'" in box.portfleet("history", "--follow", "1").stdout
 
 
@@ -72,7 +72,7 @@ def test_a_drain_outlives_supervisord() -> None:
     with operated() as box:
         with load(box, held=40, connects=20) as clients:
             box.portfleet("drain", "echo/1", "--rate", "5/s", "--no-wait")
-            wait_event(box, "operation", phase="ending")
+            wait_event(box, "operation-phase", phase="ending")
             signal(box, pid_of(box, "supervisord"), "KILL")
             said = box.portfleet("history", "--follow", "1").stdout
             assert "echo-blue-1 drained" in said and "resumed at 'ending'" in said

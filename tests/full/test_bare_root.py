@@ -16,7 +16,7 @@ ROOTS = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "port
 pytestmark = [
     pytest.mark.full,
     pytest.mark.skipif(os.geteuid() != 0, reason="debootstrap needs root"),
-    pytest.mark.skipif(not shutil.which("debootstrap"), reason="script/setup --full installs debootstrap"),
+    pytest.mark.skipif(not shutil.which("debootstrap"), reason="script/setup --roots installs debootstrap"),
 ]
 
 

@@ -12,7 +12,7 @@ import pytest
 pytestmark = [
     pytest.mark.full,
     pytest.mark.skipif(os.geteuid() != 0, reason="needs root"),
-    pytest.mark.skipif(not shutil.which("debootstrap"), reason="script/setup --full installs debootstrap"),
+    pytest.mark.skipif(not shutil.which("debootstrap"), reason="script/setup --roots installs debootstrap"),
 ]
 
 

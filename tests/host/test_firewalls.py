@@ -52,7 +52,6 @@ def test_a_chain_that_drops_by_default(bare: Host) -> None:
     assert served(bare)
 
 
-@pytest.mark.xfail(strict=True, reason="doctor calls nothing broken there: matches of iptables count as may")
 def test_ufw(bare: Host) -> None:
     bare.run("DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends ufw")
     bare.run("ufw allow 22/tcp && ufw allow 7000/tcp && ufw --force enable")

@@ -24,6 +24,7 @@ from portfleet.core.errors import PortfleetError
 from portfleet.core.journal import HistoryEntry, Journal
 from portfleet.core.observed import Observed, Out
 from portfleet.core.operations import VERBS
+from portfleet.core.program import Program
 from portfleet.daemons.capability import Heard
 from portfleet.operations.engine import Engine
 from portfleet.operations.world import World as OperationsWorld
@@ -252,6 +253,9 @@ class OperatedWorld(OperationsWorld):
     def programs(self, desired: Desired) -> Programs:
         return self._box.fake.programs(desired)
 
+    def prove(self, programs: Iterable[Program]) -> dict[str, str]:
+        return {}
+
     def observe(self, desired: Desired) -> Observed:
         return self._box.fake.observe(desired)
 
@@ -273,6 +277,9 @@ class _CommandContext(Context):
         super().__init__(box.paths)
         self._box = box
         self.__dict__ |= {"plane": box.kernel, "supervisor": box.supervisor, "store": box.store}
+
+    def prove(self, programs: Iterable[Program]) -> dict[str, str]:
+        return {}
 
     def observe(self, desired: Desired, *, probe: bool = True) -> Observed:
         observed = self._box.fake.observe(desired)

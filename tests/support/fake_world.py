@@ -25,6 +25,7 @@ from portfleet.core.program import WATCHER
 from portfleet.core.states import RUNNING
 from portfleet.store.directories import make_directories
 from portfleet.store.journal import JournalStore
+from portfleet.supervise.program_digest import digest
 from portfleet.supervise.supervisor import ProgramInfo, Supervisor
 from support.fake_clock import FakeClock
 from support.fake_plane import FakePlane
@@ -64,7 +65,16 @@ class FakeSupervisor(Supervisor):
 
     def programs(self) -> dict[str, ProgramInfo]:
         return {
-            name: ProgramInfo(name, known.state, known.pid if known.state in RUNNING else None, 0, 0, 0, "")
+            name: ProgramInfo(
+                name,
+                known.state,
+                known.pid if known.state in RUNNING else None,
+                0,
+                0,
+                0,
+                "",
+                digest(known.text.encode()),
+            )
             for name, known in self.known.items()
         }
 

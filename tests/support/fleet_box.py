@@ -18,13 +18,14 @@ from support.sandbox import HOST4, HOST6, BoxError, Sandbox, sandbox, wait_for
 HOME = "/run/pf"
 PORTFLEET = str(Path(sys.executable).with_name("portfleet"))
 
-#: Four of our own daemon.
+#: Four of our own daemon. What is shown waits for no `min_ready`, unless it is about that.
 ECHO = """
 [service.echo]
 listen = [":7000"]
 command = ["portfleet-daemon", "--port", "{port}", "--handler", "portfleet_daemon.handlers:whoami"]
 ports = "7100-7107"
 instances = 4
+min_ready = "off"
 """
 #: Four of a single-threaded daemon that nobody here wrote. It saves nothing, and its own guard would refuse outsiders.
 REDIS = """
@@ -33,6 +34,7 @@ listen = [":6000"]
 command = ["redis-server", "--port", "{port}", "--save", "", "--protected-mode", "no"]
 ports = "6100-6107"
 instances = 4
+min_ready = "off"
 [service.kv.probe]
 send = "PING\\r\\n"
 expect = "PONG"

@@ -20,6 +20,7 @@ listen = [":7000"]
 command = ["portfleet-daemon", "--port", "{port}"]
 ports = "7100-7107"
 instances = 4
+min_ready = "off"
 """
 
 PATHS = Paths(Path("/h/fleet.toml"), Path("/h/lib"), Path("/h/run"), Path("/h/log"), home=Path("/h"))

@@ -19,7 +19,18 @@ from portfleet.core.needs import Needs
 from portfleet.core.observed import OwnProcess
 from portfleet.core.program import Program
 from portfleet.core.slots import Table
-from portfleet.dataplane.interface import Address, Done, Door, Foreign, Hazard, Hold, Room, Shortage, Traits
+from portfleet.dataplane.interface import (
+    Address,
+    ClientConnection,
+    Done,
+    Door,
+    Foreign,
+    Hazard,
+    Hold,
+    Room,
+    Shortage,
+    Traits,
+)
 from portfleet.doctor.finding import Finding
 
 TRAITS = Traits(
@@ -45,6 +56,9 @@ class NoConnections:
         return {rule.name: 0 for rule in instances}
 
     def of(self, instance: c.InstanceRule) -> list[Hold]:
+        return []
+
+    def of_client(self, instances: Iterable[c.InstanceRule], address: Address) -> list[ClientConnection]:
         return []
 
     def end(self, holds: Iterable[Hold]) -> int:
@@ -132,6 +146,9 @@ class InMemory:
 
     def findings(self, fleet: Fleet, needs: Needs) -> list[Finding]:
         return []
+
+    def relocation(self) -> None:
+        return None
 
     def guardian(self) -> NoGuardian:
         return NoGuardian()

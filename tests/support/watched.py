@@ -27,6 +27,7 @@ command = ["portfleet-daemon", "--port", "{{port}}", "--handler", "support.named
 environment = {{ PYTHONPATH = "{_TESTS}:{_TESTS.parent / "daemon"}" }}
 ports = "7100-7107"
 instances = 4
+min_ready = "off"
 """
 #: Probes five times as quick as by default: what is shown does not depend on it, only how long it takes.
 QUICK = """
@@ -83,13 +84,18 @@ def wait_event(
 
 
 def watch_status(box: FleetBox) -> dict[str, Any]:
+    """Return the watcher's own status."""
+    return ask_watcher(box, command="status")
+
+
+def ask_watcher(box: FleetBox, **request: object) -> dict[str, Any]:
     """Ask the watcher itself, by its socket; AssertionError where it does not answer or there is none soon."""
     path = box.boxes.host.path(f"{HOME}/run/watch.sock")
     wait_for("the watcher has its socket", path.exists)
     with socket.socket(socket.AF_UNIX) as connection:
         connection.settimeout(10)
         connection.connect(str(path))
-        connection.sendall(b'{"command": "status"}\n')
+        connection.sendall(json.dumps(request).encode() + b"\n")
         answer: dict[str, Any] = json.loads(connection.makefile().readline())
         assert answer["ok"], answer
         return answer

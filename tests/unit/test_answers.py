@@ -45,7 +45,18 @@ def line(answer: object) -> bytes:
 def test_a_proper_status_becomes_a_value() -> None:
     found = read_status(line(FULL))
     assert found == Status(
-        DaemonState.READY, 17310, 19936, frozenset({1}), 10**7, 10**9, 3, 420, (8, 11.3, 16), (1, 2, 3, 4)
+        DaemonState.READY,
+        17310,
+        19936,
+        frozenset({1}),
+        10**7,
+        10**9,
+        3,
+        420,
+        (8, 11.3, 16),
+        (1, 2, 3, 4),
+        10**11,
+        10**11,
     )
     assert found.counters == Counters(10**9, 3, ((8.0, 1), (11.3, 2), (16.0, 3), (math.inf, 4)))
     assert read_status(line({"ok": True, "state": "draining", "connections": MOST})) == Status(

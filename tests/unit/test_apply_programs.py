@@ -21,6 +21,9 @@ from portfleet.core.program import WATCHER
 from portfleet.core.records import Asked
 from portfleet.linux import processes
 from portfleet.supervise import adopted
+from portfleet.supervise.ini import program_text
+from portfleet.supervise.program_digest import digest
+from portfleet.supervise.supervisor import ProgramInfo
 from support.fake_world import FakeLook, World
 from support.fleets import ECHO, fleet
 
@@ -269,6 +272,16 @@ def test_an_outdated_file_that_supervisord_can_read_is_left_for_its_restart(worl
     files.lay_out()
     path = world.paths.programs / "echo-blue-1.conf"
     path.write_text(path.read_text().replace("startsecs=1", "startsecs=2"))
-    assert files.put_right() == [] and files.outdated("echo-blue-1", known=True)
+    runs = ProgramInfo("echo-blue-1", "RUNNING", 1, 0, 0, 0, "")
+    assert files.put_right() == [] and files.outdated("echo-blue-1", runs)
     path.write_bytes(DAMAGE["empty"])
-    assert not files.outdated("echo-blue-1", known=True)  # of a damaged one supervisord itself knows how it runs
+    assert not files.outdated("echo-blue-1", runs)  # of a damaged one supervisord itself knows how it runs
+
+
+def test_a_program_that_runs_by_another_text_than_its_file_is_outdated(world: World) -> None:
+    files = programs(world).files
+    files.lay_out()
+    right = program_text(world.desired(fleet()).programs["echo-blue-1"]).encode()
+    runs = ProgramInfo("echo-blue-1", "RUNNING", 1, 0, 0, 0, "", digest(right))
+    assert not files.outdated("echo-blue-1", runs)
+    assert files.outdated("echo-blue-1", replace(runs, runs_by=digest(right + b"\n")))

@@ -45,7 +45,7 @@ def test_one_that_was_never_ready_gets_no_slots_by_anybody_and_is_ejected_where_
         assert list(watched.ejector.pending) == ["echo-blue-4"]
         for _ in range(3):
             watched.judge.died(watched.roster.members["echo-blue-4"], "it does not run")
-        assert watched.log.getvalue().count(" ended ") == 1
+        assert watched.log.getvalue().count(" process-ended ") == 1
         executor = watched.world.executor(watched.world.desired(fleet()))
         three = watched.slots()
         with paths.watch_lock.open("a") as lock:

@@ -43,7 +43,7 @@ def test_an_operation_of_another_version_ends_at_once_and_frees_the_service(box:
     assert second.outcome.startswith("this version cannot read its arguments: drain lacks asked; what was done")
     for entry in (first, second):
         assert entry.stays and not entry.ok and entry.code == Exit.FAILED
-    assert box.told.getvalue().count(" failed ") == 2 and box.slots() == "blue-1 86, blue-2 85, blue-3 85"
+    assert box.told.getvalue().count(" operation-failed ") == 2 and box.slots() == "blue-1 86, blue-2 85, blue-3 85"
     assert box.operate("drain", "echo/2", "--handoff").ok, "the service is free"
 
 

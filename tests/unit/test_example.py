@@ -10,7 +10,8 @@ import pytest
 
 from portfleet.config.example import example
 from portfleet.config.load import load
-from portfleet.core.model import Drain, Fleet, Probe, Service
+from portfleet.core.model import Fleet, Service
+from portfleet.core.policies import Drain, Probe
 from support.fleets import machine
 
 EXAMPLE = example()
@@ -41,7 +42,8 @@ def test_it_loads_as_it_is() -> None:
 
 
 def test_it_loads_with_every_key_set_and_what_it_calls_defaults_are_the_defaults() -> None:
-    here = machine(paths=("/srv/echo",), users=("portfleet",))
+    alarm = "/usr/local/bin/portfleet-alarm"
+    here = machine(paths=("/srv/echo",), users=("portfleet", "nobody"), commands={alarm: alarm})
     plain = load(EXAMPLE.encode(), here, source="example").services["echo"]
     text = _COMMENTED.sub("", EXAMPLE).replace('listen      = [":7000"]', 'listen = ["0.0.0.0:7000"]')
     text = re.sub(r"^(http|exec|status) .*", "", text, flags=re.MULTILINE)  # a probe asks in one way, here by `send`

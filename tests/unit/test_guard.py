@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from portfleet.core.errors import PortfleetError
-from portfleet.core.model import Probe
+from portfleet.core.policies import Probe
 from portfleet.daemons.exchange import Exchange, Port, Verdict
 from portfleet.daemons.probe import Target
 from portfleet.daemons.run import Run
@@ -221,7 +221,7 @@ def test_a_log_that_no_process_reads_blocks_nothing(tmp_path: Path) -> None:
     script = (
         "import sys; from pathlib import Path; from portfleet.store.log import Log;"
         "log = Log(as_json=False, fallback=Path(sys.argv[1]));"
-        "[log('event', number=number, reason='x' * 200) for number in range(1000)]"
+        "[log('blind', number=number, reason='x' * 200) for number in range(1000)]"
     )
     path = tmp_path / "watch.log"
     with subprocess.Popen([sys.executable, "-c", script, str(path)], stdout=subprocess.PIPE) as process:

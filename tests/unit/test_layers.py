@@ -33,6 +33,7 @@ LAYERS: dict[str, set[str]] = {
     "screen": _2,
     "apply": _2,
     "submit": _3,
+    "metrics": _1,
     "watch": _3,
     "operations": _3 | {"watch"},
     "commands": _3 | {"submit"},
@@ -41,6 +42,7 @@ LAYERS: dict[str, set[str]] = {
 #: Modules that may import more, each with what.
 EXTRA: dict[str, set[str]] = {
     "commands.watch": {"watch", "operations"},
+    "commands.metrics": {"metrics"},
     "dataplane.choose": {"dataplane.nft"},
 }
 #: What does not follow the plan yet.

@@ -226,7 +226,6 @@ def test_what_was_asked_of_the_idle_colour_comes_back_with_it(box: Box) -> None:
         (("rollback", "echo"), "nothing to go back to"),
         (("rollback", "echo", "--to", "9"), "9"),
         (("cutover", "echo", "--release", "/srv/none"), "does not exist"),
-        (("cutover", "echo", "--command", "nothing-like-it --port {port}"), "is not found"),
         (("cutover", "echo", "--command", "sleep 1"), "{port}"),
     ],
 )
@@ -293,7 +292,8 @@ def test_without_a_rate_connections_that_cannot_be_handed_off_stay(tmp_path: Pat
 
 def test_a_release_must_live_on_before_it_gets_clients(directory: Path) -> None:
     box = Box(directory, ECHO.replace('min_ready = "off"', 'min_ready = "5s"'), blue_1=5)
-    assert box.operate(*WORDS).ok and 5 <= box.clock.slept < 7
+    before = box.clock.slept
+    assert box.operate(*WORDS).ok and 5 <= box.clock.slept - before < 7
 
 
 def test_one_that_ends_soon_after_it_was_ready_is_found_out_before_a_client_meets_it(directory: Path) -> None:

@@ -9,7 +9,7 @@ from contextlib import suppress
 
 import pytest
 
-from portfleet.core.model import Probe
+from portfleet.core.policies import Probe
 from portfleet.daemons.exchange import Control, Exchange, Port
 from portfleet.daemons.probe import AskReady, Connect, Empty, Expect, Target, exchanges, target_of
 from portfleet.daemons.talk import Talk
@@ -72,10 +72,10 @@ def test_a_kind_says_what_else_can_happen_to_it() -> None:
     assert AskReady(Control("/run/a.sock", 1), spoke=True).unreachable(errno.ENOENT) == "", "its file was removed"
 
 
-def asked(target: Target, pid: int | None, answer: bytes | int = READY) -> list[type[Exchange]]:
+def asked(target: Target, pid: int | None, answer: bytes | int = READY, *, port: bool = True) -> list[type[Exchange]]:
     """Return the kinds of what an instance is asked, which answers its control socket with bytes, or an errno."""
     found = []
-    for exchange in exchanges(target, pid):
+    for exchange in exchanges(target, pid, port=port):
         found.append(type(exchange))
         if isinstance(exchange, AskReady) and isinstance(answer, bytes):
             assert exchange.received(answer) == ""
@@ -96,6 +96,13 @@ def test_what_an_instance_is_asked() -> None:
     assert asked(speaking, 7, READY.replace(b": 3", b": 9")) == [AskReady], "it is full: its word alone counts"
     sending = Target("a", PLACE, "/run/a.sock", Probe(send="PING\n", expect="PONG"))
     assert asked(sending, 7) == [AskReady, Expect]
+
+
+def test_the_port_can_be_left_out_for_a_daemon_that_answers_on_its_control_socket() -> None:
+    speaking, sending = (Target("a", PLACE, "/run/a.sock", probe) for probe in (Probe(), Probe(send="a", expect="b")))
+    assert asked(speaking, 7, port=False) == [AskReady]
+    assert asked(sending, 7, port=False) == [AskReady, Expect], "the config says what to ask there"
+    assert asked(speaking, 7, errno.ECONNREFUSED, port=False) == [AskReady, Connect], "nothing else was asked"
 
 
 def test_the_brief_command_comes_first_and_who_does_not_know_it_is_asked_for_the_status() -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from portfleet.core.model import Probe
+from portfleet.core.policies import Probe
 from portfleet.daemons.exchange import Command, Port
 from portfleet.daemons.probe import Exec, Target
 from portfleet.daemons.talk import carry_out

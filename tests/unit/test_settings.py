@@ -75,7 +75,8 @@ instances = 3
 release = "v1"
 """
 FOREIGN = OURS.replace("portfleet-daemon", "redis-server")
-HERE = machine(descriptors=30_000, users=("portfleet",), paths=("/srv/echo",))
+ALARM = {"/usr/local/bin/portfleet-alarm": "/usr/local/bin/portfleet-alarm"}
+HERE = machine(descriptors=30_000, users=("portfleet", "nobody"), paths=("/srv/echo",), commands=ALARM)
 #: Where the row's own example would not do: it is what the service has already, or needs another key.
 VALUES = {
     "listen": '["0.0.0.0:7000"]',

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import sys
 import time
@@ -11,8 +12,12 @@ from typing import Any
 import pytest
 
 from portfleet.core.counters import Counters
+from portfleet.core.status import DaemonState, Status
 from portfleet.daemons.rates import Rates, Sample, rates, sample
-from portfleet.screen.top import show
+from portfleet.daemons.traffic import Traffic, TrafficMeter
+from portfleet.screen.keys import named
+from portfleet.screen.top import SORTS, View, chosen, remember, show, spark
+from portfleet.screen.top_controls import HELP, Controls, Wish
 
 INFINITE = float("inf")
 
@@ -69,7 +74,7 @@ def test_a_sample_is_of_a_process_and_its_children() -> None:
 
 def service(*cpus: float | None) -> dict[str, Any]:
     def instance(number: int, cpu: float | None) -> dict[str, Any]:
-        busy = None if cpu is None else vars(Rates(cpu, 21_400_000, 3.0, 12_345.6, 45.3, 1448.2))
+        busy = None if cpu is None else vars(Rates(cpu, 21_400_000, 3.0, 12_345.6, 45.3, 1448.2, 870.0, 1.46e6))
         return {"name": f"echo-blue-{number}", "state": "ready", "slots": 1024, "connections": 5000, "rates": busy}
 
     instances = [instance(number, cpu) for number, cpu in enumerate(cpus, 1)]
@@ -79,13 +84,13 @@ def service(*cpus: float | None) -> dict[str, Any]:
 def test_the_busiest_is_the_first(capsys: pytest.CaptureFixture[str]) -> None:
     show([service(12.4, None, 99.6)], 2.0, screen=False)
     first, blank, sums, head, *rows, end = capsys.readouterr().out.split("\n")[:-1]
-    assert first.endswith("  every 2 s") and (blank, end) == ("", "")
+    assert first.endswith("  every 2 s  sorted by cpu") and (blank, end) == ("", "")
     assert sums == "echo  live blue  15,000 connections  6 new/s  24,691 requests/s"
-    assert " ".join(head.split()) == "INSTANCE STATE SLOTS CONNS NEW/S REQ/S P50 P99 CPU MEMORY"
+    assert " ".join(head.split()) == "INSTANCE STATE SLOTS CONNS NEW/S REQ/S IN/S OUT/S P50 P99 CPU MEMORY"
     assert [" ".join(row.split()) for row in rows] == [
-        "echo-blue-3 ready 1,024 5,000 3 12,346 45 µs 1.4 ms 100 % 21 MB",
-        "echo-blue-1 ready 1,024 5,000 3 12,346 45 µs 1.4 ms 12 % 21 MB",
-        "echo-blue-2 ready 1,024 5,000 - - - - - -",
+        "echo-blue-3 ready 1,024 5,000 3 12,346 870 B 1.5 MB 45 µs 1.4 ms 100 % 21 MB",
+        "echo-blue-1 ready 1,024 5,000 3 12,346 870 B 1.5 MB 45 µs 1.4 ms 12 % 21 MB",
+        "echo-blue-2 ready 1,024 5,000 - - - - - - - -",
     ]
 
 
@@ -98,3 +103,110 @@ def test_a_screen_is_not_higher_than_the_terminal(
     assert out.count("\n") == 7
     assert "… 38 lines more: portfleet top SERVICE, or a higher terminal" in out
     assert "echo-blue-40" in out and "echo-blue-1 " not in out
+
+
+def test_bytes_are_those_of_the_daemon_or_of_the_kernel() -> None:
+    before, after = Sample(1.0, 1, 0.0, 9, bytes=(100, 1000)), Sample(3.0, 1, 0.0, 9, bytes=(300, 900))
+    found = rates(before, after)
+    assert found is not None and (found.bytes_in, found.bytes_out) == (100.0, 0.0)
+    taken = sample(os.getpid(), None, Traffic(5, 70, 700))
+    assert taken is not None and (taken.accepted, taken.bytes) == (5, (70, 700))
+    told = Status(DaemonState.READY, 1, accepted=9, bytes_in=1, bytes_out=2)
+    taken = sample(os.getpid(), told, Traffic(5, 70, 700))
+    assert taken is not None and (taken.accepted, taken.bytes) == (9, (1, 2))
+
+
+def test_the_kernel_tells_connects_and_bytes_of_a_port() -> None:
+    meter = TrafficMeter()
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        with socket.create_connection(("127.0.0.1", port)) as old, server.accept()[0] as serving:
+            old.sendall(b"x" * 100)
+            serving.recv(100, socket.MSG_WAITALL)
+            assert meter.look(port) == Traffic(0, 0, 0), "what was there before is old"
+            with socket.create_connection(("127.0.0.1", port)) as fresh, server.accept()[0] as other:
+                for one, size in ((fresh, 20), (old, 30)):
+                    one.sendall(b"x" * size)
+                other.recv(20, socket.MSG_WAITALL)
+                serving.recv(30, socket.MSG_WAITALL)
+                serving.sendall(b"y" * 7)
+                old.recv(7, socket.MSG_WAITALL)
+                assert meter.look(port) == Traffic(1, 50, 7)
+            assert meter.look(port).connects == 1
+
+
+def order(*, sort: str, only: str = "") -> list[str]:
+    told = service(12.4, None, 99.6)
+    for number, one in enumerate(told["instances"]):
+        one["connections"], one["name"] = number, one["name"].replace("-3", "-10")
+    return [entry["name"] for entry in chosen(told, View(sort=sort, filter=only))]
+
+
+def test_it_is_sorted_and_filtered_as_asked() -> None:
+    assert order(sort="cpu") == ["echo-blue-10", "echo-blue-1", "echo-blue-2"]
+    assert order(sort="connections") == ["echo-blue-10", "echo-blue-2", "echo-blue-1"]
+    assert order(sort="name") == ["echo-blue-1", "echo-blue-2", "echo-blue-10"]
+    assert order(sort="name", only="-2") == ["echo-blue-2"] and len(order(sort="name", only="ready")) == 3
+    for sort in SORTS:
+        assert len(order(sort=sort)) == 3
+
+
+def test_a_narrow_terminal_gets_fewer_columns(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    view = View()
+    for number in range(20):
+        remember(view.past, [service(*(float(number + one) for one in range(3)))])
+    assert {len(past) for past in view.past.values()} == {12}
+    for columns, shown in (("200", {"LAST", "P50", "IN/S"}), ("80", {"P99", "CPU"}), ("20", {"CPU", "CONNS"})):
+        monkeypatch.setenv("COLUMNS", columns)
+        show([service(1.0, 2.0)], 2.0, screen=True, view=view)
+        head = next(line for line in capsys.readouterr().out.splitlines() if "INSTANCE" in line).replace("\x1b[K", "")
+        assert shown <= set(head.split())
+        assert len(head) <= int(columns) or columns == "20"
+
+
+def test_a_sparkline_is_a_bar_a_value() -> None:
+    assert spark([0, 1, 4, 7.9, 8]) == "▁▂▅██" and spark([0, 0]) == "▁▁" and spark([]) == ""
+
+
+def press(view: View, controls: Controls, *keys: str) -> Wish | None:
+    found = None
+    for key in keys:
+        found = controls.press(key, ["a-blue-1", "a-blue-2"])
+    return found
+
+
+def test_keys_sort_select_and_filter() -> None:
+    view = View()
+    controls = Controls(view)
+    press(view, controls, "n")
+    assert view.sort == "connections"
+    press(view, controls, "down")
+    assert view.selected == "a-blue-1"
+    press(view, controls, "j", "down")
+    assert view.selected == "a-blue-2"
+    press(view, controls, "up", "k")
+    assert view.selected == "a-blue-1"
+    press(view, controls, "/", *"q2x", "backspace", "enter")
+    assert view.filter == "q2" and view.line == HELP and not controls.ended
+    press(view, controls, "/", "d", "escape", "q")
+    assert view.filter == "" and controls.ended
+
+
+def test_a_drain_is_asked_for_and_only_a_yes_does_it() -> None:
+    view = View()
+    controls = Controls(view)
+    assert press(view, controls, "d") is None and "select an instance first" in view.line
+    asked = press(view, controls, "down", "d")
+    assert asked == Wish("drain", "a-blue-1", sure=False)
+    controls.ask(asked, "would drain a-blue-1")
+    assert view.line == "would drain a-blue-1. Do it? [y/N]"
+    assert press(view, controls, "enter") is None and view.line == HELP
+    assert press(view, controls, "y") is None, "the question is over"
+    controls.ask(Wish("undrain", "a-blue-1", sure=False), "would undrain a-blue-1")
+    assert press(view, controls, "y") == Wish("undrain", "a-blue-1", sure=True)
+
+
+def test_keys_that_are_no_characters_have_names() -> None:
+    assert named("a\x1b[A\x1b[B\x1b[15~\x1bOP\r\x7f\x1bä") == ["a", "up", "down", "enter", "backspace", "escape", "ä"]

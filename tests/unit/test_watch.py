@@ -19,8 +19,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from portfleet.core.model import Probe
 from portfleet.core.paths import Paths, resolve
+from portfleet.core.policies import Probe
 from portfleet.core.slots import Table
 from portfleet.daemons.exchange import Port
 from portfleet.daemons.probe import Target
@@ -124,7 +124,8 @@ def test_the_log_is_a_line_an_event_in_words_or_json() -> None:
 def test_the_log_goes_to_the_file_itself_when_nobody_reads_the_pipe(tmp_path: Path) -> None:
     script = (
         "import sys; from pathlib import Path; from portfleet.store.log import Log\n"
-        "log = Log(as_json=False, fallback=Path(sys.argv[1])); sys.stdin.readline(); log('a', n=1); log('b')\n"
+        "log = Log(as_json=False, fallback=Path(sys.argv[1])); sys.stdin.readline()\n"
+        "log('watching', instances=1); log('guardian')\n"
     )
     child = subprocess.Popen(
         [sys.executable, "-c", script, str(tmp_path / "log")], stdin=subprocess.PIPE, stdout=subprocess.PIPE
@@ -134,16 +135,19 @@ def test_the_log_goes_to_the_file_itself_when_nobody_reads_the_pipe(tmp_path: Pa
     child.stdin.write(b"\n")
     child.stdin.close()
     child.wait(timeout=20)
-    assert [line.split(" ", 1)[1] for line in (tmp_path / "log").read_text().splitlines()] == ["a n=1", "b"]
+    assert [line.split(" ", 1)[1] for line in (tmp_path / "log").read_text().splitlines()] == [
+        "watching instances=1",
+        "guardian",
+    ]
 
 
 def test_a_lasting_trouble_is_logged_once_until_it_changes_or_is_over() -> None:
     file = io.StringIO()
     log = Log(as_json=False, file=file)
     for reason in ("x", "x", "y", "y"):
-        log.once("cannot", reason=reason)
-    assert log.over("cannot") and not log.over("cannot")
-    log.once("cannot", reason="y")
+        log.once("blind", reason=reason)
+    assert log.over("blind") and not log.over("blind")
+    log.once("blind", reason="y")
     assert file.getvalue().count("\n") == 3
 
 
@@ -297,6 +301,43 @@ def test_probes_by_connect(listener: socket.socket) -> None:
     assert probe_once(Target("a", Port("127.0.0.1", port), None, Probe())) == ""
     listener.close()
     assert "ECONNREFUSED" in probe_once(Target("a", Port("127.0.0.1", port), None, Probe()))
+
+
+def test_a_probe_of_a_port_ends_with_a_reset(listener: socket.socket) -> None:
+    assert probe_once(Target("a", Port("127.0.0.1", listener.getsockname()[1]), None, Probe())) == ""
+    with listener.accept()[0] as asked, pytest.raises(ConnectionResetError):
+        asked.recv(1)
+
+
+def test_one_in_ten_probes_of_a_daemon_with_a_control_socket_goes_through_its_port(
+    listener: socket.socket, tmp_path: Path
+) -> None:
+    def answer() -> None:
+        with control.accept()[0] as asked:
+            while asked.recv(100):
+                asked.sendall(b'{"state": "ready", "ok": true, "connections": 5, "max_connections": 7}\n')
+
+    def serve() -> None:
+        for _ in range(3):
+            accepted = listener.accept()[0]
+            served.append(len(results))
+            accepted.recv(1)
+            accepted.close()
+
+    results, served = list[str](), list[int]()
+    port, path = listener.getsockname()[1], tmp_path / "c"
+    prober = Prober(lambda _, trouble, __: results.append(trouble), time.monotonic, lambda _: os.getpid())
+    prober.aim([Target("a", Port("127.0.0.1", port), str(path), Probe(interval=3600, timeout=5))])
+    with socket.socket(socket.AF_UNIX) as control:
+        control.bind(str(path))
+        control.listen()
+        for work in (answer, serve):
+            threading.Thread(target=work, daemon=True).start()
+        for number in range(1, 22):
+            prober.ask("a")
+            ends(lambda asked=number: prober.tick() >= 0 and len(results) >= asked)  # type: ignore[misc]
+    assert results == [""] * 21 and served == [0, 10, 20]
+    prober.aim([])
 
 
 def test_a_control_socket_that_spoke_and_is_gone_is_a_failed_probe(listener: socket.socket, tmp_path: Path) -> None:

@@ -16,8 +16,10 @@ class Applied:
         self._context = context
         self._version: object = None
         self._fleet: Fleet | None = None
-        #: The config and the journal that ``_desired`` was made of.
-        self._basis: tuple[Fleet, Journal | JournalError | None] | None = None
+        #: The config, the journal and the instances' ports that ``_desired`` was made of.
+        self._basis: tuple[Fleet, Journal | JournalError | None, dict[str, int]] | None = None
+        self._ports: dict[str, int] = {}
+        self._ports_version: object = None
         self._desired: Desired | None = None
 
     def fleet(self) -> Fleet:
@@ -29,10 +31,21 @@ class Applied:
 
     def desired(self) -> Desired:
         """Return what shall be; as long as nothing has changed it is the same object."""
-        fleet, found = self.fleet(), self._found()
-        if self._desired is None or self._basis is None or self._basis[0] is not fleet or self._basis[1] is not found:
-            self._desired, self._basis = self._context.desired(fleet), (fleet, found)
+        fleet, found, ports = self.fleet(), self._found(), self._moved()
+        before = self._basis
+        if self._desired is None or before is None or before[0] is not fleet or before[1] is not found or (
+            before[2] is not ports and before[2] != ports
+        ):  # fmt: skip
+            self._desired, self._basis = self._context.desired(fleet), (fleet, found, ports)
         return self._desired
+
+    def _moved(self) -> dict[str, int]:
+        """Return the ports of the instances' last starts, read again when one was started: its file is a new one."""
+        folder = self._context.paths.programs
+        version = folder.stat().st_mtime_ns if folder.exists() else None
+        if version != self._ports_version:
+            self._ports, self._ports_version = self._context.ports(), version
+        return self._ports
 
     def _found(self) -> Journal | JournalError | None:
         try:

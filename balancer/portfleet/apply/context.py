@@ -5,23 +5,24 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
+from portfleet.apply.configs import Configs
 from portfleet.apply.observe import observe
-from portfleet.config.load import load
 from portfleet.core.derive import carried, make_desired
 from portfleet.core.desired import Desired, DesiredInstance, DesiredService
-from portfleet.core.errors import ConfigError, Exit, PortfleetError, Problem
+from portfleet.core.errors import ConfigError, Exit, PortfleetError
 from portfleet.core.journal import Journal, JournalError
 from portfleet.core.model import Fleet, Service
 from portfleet.core.observed import Observed
-from portfleet.core.paths import Paths
+from portfleet.core.program import Program, metrics_program
 from portfleet.daemons import instances
 from portfleet.daemons.capability import Heard
-from portfleet.linux.machine import read_machine
+from portfleet.linux.machine import unprivileged_user
 from portfleet.store.journal import JournalStore
+from portfleet.supervise.ini import started_ports
 from portfleet.supervise.supervisor import Supervisor
 
 if TYPE_CHECKING:
@@ -31,77 +32,17 @@ if TYPE_CHECKING:
 
 
 @dataclass
-class Context:
+class Context(Configs):
     """One run of one verb. ``raised``: services that come up although they were taken down, as by the verb `up`.
 
     ``patience``: seconds to wait for the journal's lock, 0 in the watcher, whose loop must not block; ``answer``: for
-    supervisord. ``config_given``: the config, if it is not the file's.
+    supervisord.
     """
 
-    paths: Paths
     json: bool = False
     raised: Collection[str] = ()
     patience: float = 10.0
     answer: float = 30.0
-    config_given: bytes | None = None
-    _told: set[str] = field(default_factory=set, init=False)
-
-    @cached_property
-    def fleet(self) -> Fleet:
-        """The checked config; raises ConfigError with every problem."""
-        return self._load(self.config_text, str(self.paths.config))
-
-    @cached_property
-    def config_text(self) -> bytes:
-        """The config as it was read; raises ConfigError where it cannot be."""
-        if self.config_given is not None:
-            return self.config_given
-        try:
-            return self.paths.config.read_bytes()
-        except OSError as error:
-            hint = "write one with: portfleet init"
-            if isinstance(error, PermissionError):
-                hint = "run as root"
-            problem = Problem("file", f"cannot be read: {error.strerror}", hint)
-            raise ConfigError([problem], source=str(self.paths.config)) from None
-
-    @cached_property
-    def serving_fleet(self) -> Fleet:
-        """The config; where it is broken at the moment, the one that was applied last, saying so."""
-        try:
-            return self.fleet
-        except ConfigError as error:
-            try:
-                data = self.paths.applied.read_bytes()
-            except OSError:
-                raise error from None
-            first = error.message.splitlines()[0]
-            self.say(f"{first}; going by the config applied last (portfleet check tells what is wrong)")
-            return self._load(data, str(self.paths.applied))
-
-    @cached_property
-    def applied_fleet(self) -> Fleet:
-        """The config that was applied last; raises ConfigError where there is none."""
-        return self.read_applied()
-
-    def read_applied(self) -> Fleet:
-        """Read the config that was applied last, as it is now; raises ConfigError where there is none."""
-        return self._load(self.applied_text, str(self.paths.applied))
-
-    @property
-    def applied_text(self) -> bytes:
-        """The config that was applied last, as text; raises ConfigError where there is none."""
-        try:
-            return self.paths.applied.read_bytes()
-        except OSError as error:
-            problem = Problem("file", f"cannot be read: {error.strerror}", "portfleet up")
-            raise ConfigError([problem], source=str(self.paths.applied)) from None
-
-    def _load(self, data: bytes, source: str) -> Fleet:
-        fleet = load(data, read_machine(), source=source)
-        sockets = [self.paths.control(f"{s.name}-green-1000", user=s.user) for s in fleet.services.values()]
-        self.paths.check_socket(max(sockets, key=lambda path: len(bytes(path))))
-        return fleet
 
     @cached_property
     def plane(self) -> DataPlane:
@@ -118,7 +59,7 @@ class Context:
     def refuse_other_plane(self) -> None:
         """Raise PortfleetError (exit 2) if the config asks for another data plane than the one that serves."""
         applied = self._applied_or_none()
-        if applied is None or _planes(applied) == _planes(self.fleet):
+        if applied is None or _planes(applied) == _planes(self.configured):
             return
         if self.plane.observe().home == self.paths.identity:
             raise PortfleetError(
@@ -130,14 +71,14 @@ class Context:
     def _config_or_applied(self) -> Fleet:
         """Return the config; if it cannot be read the one applied last, or an empty one: no data plane needs more."""
         try:
-            return self.fleet
+            return self.configured
         except ConfigError:
             return self._applied_or_none() or Fleet({})
 
     def _applied_or_none(self) -> Fleet | None:
         try:
             if self.paths.applied.read_bytes() == self.config_text:  # nearly always: to check a config takes long
-                return self.fleet
+                return self.configured
             return self.read_applied()
         except (OSError, ConfigError):
             return None
@@ -163,6 +104,12 @@ class Context:
         from portfleet.apply.programs import Programs  # not for `status`
 
         return Programs(desired, self.supervisor, self.paths)
+
+    def prove(self, programs: Iterable[Program]) -> dict[str, str]:
+        """Return why programs could not be started by their users, by name; those that can be are left out."""
+        from portfleet.apply.proof import faults_of  # not for `status`
+
+        return faults_of(programs, self.paths)
 
     def put_right(self) -> list[str]:
         """Have supervisord's files be such that it can read them; say and return what was done about any."""
@@ -213,7 +160,17 @@ class Context:
         if applying and self.paths.applied.exists():
             with suppress(ConfigError):  # a damaged one tells nothing of how colours were started
                 journal = carried(fleet, journal, self.applied_fleet)
-        return replace(make_desired(fleet, journal.up(self.raised), self.paths), own=self.plane.programs(fleet))
+        desired = make_desired(fleet, journal.up(self.raised), self.paths).standing(self.ports())
+        return replace(desired, own=self.plane.programs(fleet), metrics=self._metrics(fleet))
+
+    def ports(self) -> dict[str, int]:
+        """Return {instance: port} of the last start of each."""
+        return started_ports(self.paths.programs)
+
+    def _metrics(self, fleet: Fleet) -> Program | None:
+        listen = fleet.metrics.listen
+        user = fleet.metrics.user or unprivileged_user()
+        return metrics_program(self.paths, sys.executable, listen, user) if listen is not None else None
 
     def observe(self, desired: Desired, *, probe: bool = True) -> Observed:
         """Look at what is; raises PortfleetError (exit 5) where the table belongs to another home."""
@@ -242,12 +199,6 @@ class Context:
         if down := desired.configured[name].down:
             raise PortfleetError(f"{name} is down by {down}", hint="portfleet up")
         return desired.services[name]
-
-    def say(self, text: str) -> None:
-        """Tell the operator something, once; progress and remarks go to stderr, data to stdout."""
-        if text not in self._told:
-            self._told.add(text)
-            print(f"portfleet: {text}", file=sys.stderr)
 
 
 def _planes(fleet: Fleet) -> tuple[str, int]:

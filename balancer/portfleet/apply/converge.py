@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 
 from portfleet.apply import preflight
@@ -22,6 +23,7 @@ from portfleet.screen.outcome import outcome
 from portfleet.screen.output import Steps, fit, paint, print_json
 from portfleet.store import atomic, locks
 from portfleet.store.directories import make_directories
+from portfleet.store.events import record
 from portfleet.supervise.presence import Overseer
 
 
@@ -33,16 +35,15 @@ def look(context: Context) -> tuple[Desired, Observed, Plan]:
     context.supervisor.refuse_ending()
     desired = context.desired(context.fleet, applying=True)
     observed = context.observe(desired)
-    desired = learned(desired, observed.instances, context.paths)
+    desired = learned(desired, observed.instances, context.paths).standing(context.ports())
     plan = make_plan(
         desired,
         observed,
         journal_differs=_journal_differs(context, desired),
         services_at_once=context.plane.traits.services_at_once,
     )
-    files = Files(desired, context.paths)
-    notes = [f"{path}: {why}; apply writes it anew or sets it aside" for path, why in files.damaged().items()]
-    notes += dict.fromkeys(error.message for error in files.faults().values())
+    notes = [f"{path}: {why}; apply writes it anew or sets it aside" for path, why in observed.damaged.items()]
+    notes += dict.fromkeys(problem.message for problem in Files(desired, context.paths).faults().values())
     return desired, observed, replace(plan, notes=(*plan.notes, *notes))
 
 
@@ -76,7 +77,8 @@ def converge(
         desired, observed, plan = look(context)
         preflight.refuse(context, observed)
         preflight.refuse_faulty_files(context, desired)
-        preflight.refuse_moved(desired, observed)
+        preflight.refuse_blocked(context, desired)
+        preflight.prove(context, desired, plan)
         preflight.ask(desired, plan, yes=yes)
         # Before the first step, so that the watcher's idea of what shall be is the new one while it is being made.
         # The text that was checked: somebody may write the file anew in this moment.
@@ -84,12 +86,14 @@ def converge(
         executor = context.executor(desired, say=Steps(len(plan.steps)))
         for note in plan.notes:
             context.say(note)
-        executor.run(plan.steps)
+        with _told(context, why, plan):
+            executor.run(plan.steps)
     notes = (*plan.notes, *executor.notes)
     for note in executor.notes:
         context.say(note)
     steps, failed = [*done, *plan.describe()], executor.failed
     serving = [want.name for want in desired.instances() if want.takes and want.name not in failed]
+    _tell_end(context, why, plan, serving=len(serving), failed=failed)
     watcher = await_watcher(context)
     code = Exit.DONE if watcher.works and not failed else Exit.TIMEOUT
     if context.json:
@@ -98,6 +102,26 @@ def converge(
     else:
         _report(desired, len(serving), failed, watcher, changed=bool(plan.steps), undo=undo)
     return code
+
+
+@contextmanager
+def _told(context: Context, verb: str, plan: Plan) -> Iterator[None]:
+    """Have it be an event that steps are done, and that they could not be."""
+    if plan.steps:
+        record(context.paths.events, "apply-begun", verb=verb, changes=len(plan.steps))
+    try:
+        yield
+    except PortfleetError as error:
+        record(context.paths.events, "apply-failed", verb=verb, reason=error.message.splitlines()[0])
+        raise
+
+
+def _tell_end(context: Context, verb: str, plan: Plan, *, serving: int, failed: Mapping[str, str]) -> None:
+    if failed:
+        reason = "; ".join(f"{name}: {why}" for name, why in failed.items())
+        record(context.paths.events, "apply-failed", verb=verb, reason=reason)
+    elif plan.steps:
+        record(context.paths.events, "applied", verb=verb, serving=serving)
 
 
 def _refuse_busy(context: Context, services: Iterable[str]) -> None:

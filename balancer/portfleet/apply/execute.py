@@ -14,12 +14,14 @@ from portfleet.apply.endings import Ending
 from portfleet.apply.learn import learn_from
 from portfleet.apply.pointer import Pointer
 from portfleet.apply.programs import Programs
+from portfleet.apply.proof import faults_of
 from portfleet.core import steps as s
 from portfleet.core.changes import DropInstance, Transaction
 from portfleet.core.desired import Desired
 from portfleet.core.errors import Exit, PortfleetError
 from portfleet.core.journal import Journal, JournalError
 from portfleet.core.model import parse_instance
+from portfleet.core.program import METRICS
 from portfleet.daemons.instances import running
 from portfleet.dataplane.interface import DataPlane
 from portfleet.store import faults, locks
@@ -41,6 +43,7 @@ class Executor:
     say: Callable[[str], None]
     notes: list[str] = field(default_factory=list)
     _restarted: set[str] = field(default_factory=set)
+    _started: list[str] = field(default_factory=list)
 
     @property
     def desired(self) -> Desired:
@@ -60,6 +63,8 @@ class Executor:
             self.say(words)
             self._do(step)
             faults.point(f"after {words}")
+        started, self._started = self._started, []
+        self.programs.run(self.programs.living(started))
 
     def _do(self, step: s.Step) -> None:
         match step:
@@ -72,6 +77,7 @@ class Executor:
                 self.programs.start_watcher()
             case s.StartInstances(found):
                 self.programs.start(found)
+                self._started += found
             case s.RestartInstance(name, _, changes, handed):
                 if handed:
                     self._part(name)
@@ -79,9 +85,15 @@ class Executor:
             case s.StartDataPlane(found):
                 self.programs.start(found)
                 self.programs.run(self._answering(found))
+            case s.StartMetrics():
+                self.programs.start([METRICS])
+            case s.StopMetrics():
+                self._end([METRICS], seconds=10)
             case s.WaitReady(found, seconds):
                 self.programs.run(self.programs.waiting(found, seconds))
                 learn_from(self.programs, found, plane=self.plane, store=self.store)
+                # The next one is restarted for the same config only if this one lives on.
+                self.programs.run(self.programs.living(self._restarted.intersection(found)))
             case s.PointSlots(service, out):
                 self._look_at_new(service)
                 self.point(service, out)
@@ -125,6 +137,9 @@ class Executor:
     def _restart(self, name: str, changes: Transaction) -> None:
         if peer := self._halted(name):
             self.notes.append(f"{name} was not restarted and serves on as it runs: {peer} did not become ready")
+            return
+        if words := faults_of([self.desired.programs[name]], self.programs.paths).get(name):
+            self.notes.append(f"{name} was not restarted and serves on as it runs: {words}")
             return
         self._restarted.add(name)
         self._end([name], seconds=self._patience(name))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import shutil
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from signal import Signals
@@ -20,13 +20,14 @@ from portfleet.core.desired import Desired
 from portfleet.core.errors import PortfleetError, Problem
 from portfleet.core.model import parse_instance
 from portfleet.core.paths import Paths
-from portfleet.core.program import WATCHER, Program, watch_program
+from portfleet.core.program import METRICS, WATCHER, Program, watch_program
 from portfleet.linux.machine import environment_of
 from portfleet.store import atomic
 from portfleet.store.directories import make_directories
 from portfleet.supervise import adopted
 from portfleet.supervise.ini import fault, program_text, stop_signal, write_config
-from portfleet.supervise.supervisor import ProgramInfo, Supervisor, Unreadable
+from portfleet.supervise.program_digest import digest
+from portfleet.supervise.supervisor import ProgramInfo
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,7 @@ class Files:
 
     desired: Desired
     paths: Paths
+    _texts: dict[str, str] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def lay_out(self) -> list[str]:
         """Write the file of every program that is to run and of no other, for a supervisord that is about to start.
@@ -115,20 +117,22 @@ class Files:
         files = (self.paths.programs / f"{name}.{kind}" for kind in ("conf", "adopted"))
         return stop_signal("".join(_text(file) or "" for file in files))
 
-    def outdated(self, name: str, *, known: bool) -> bool:
-        """Return whether a program's file is another than is desired; ``known``: supervisord has the program.
+    def outdated(self, name: str, known: ProgramInfo | None) -> bool:
+        """Return whether a program runs otherwise than is desired, or its file is another; ``known`` by supervisord.
 
         Of an adopted instance supervisord knows nothing; its file, set aside, tells how it was started. A damaged file
         tells nothing.
         """
-        file = self.paths.programs / f"{name}.{'conf' if known else 'adopted'}"
-        if not file.exists():
-            return known
         try:
-            text = self.text_of(self.desired.programs[name])
+            desired = self._right(name, self.desired.programs[name])
         except PortfleetError:
             return False  # `faults` tells why it cannot be known
-        return _text(file) != text and not fault(file)
+        if known is not None and known.runs_by not in (None, digest(desired.encode())):
+            return True
+        text = _text(file := self.paths.programs / f"{name}.{'conf' if known else 'adopted'}")
+        if text is None and not file.exists():
+            return known is not None
+        return text != desired and not fault(file)
 
     def make_control_directories(self) -> None:
         """Make the directories of the control sockets of instances of other users."""
@@ -151,9 +155,15 @@ class Files:
     def _current(self, path: Path) -> bool:
         wanted = self._wanted.get(path.stem)
         try:
-            return wanted is not None and _text(path) == self.text_of(wanted)
+            return wanted is not None and _text(path) == self._right(path.stem, wanted)
         except PortfleetError:
             return False
+
+    def _right(self, name: str, program: Program) -> str:
+        """Return the text of a program's file as it is to be; raise PortfleetError as `text_of` does."""
+        if name not in self._texts:
+            self._texts[name] = self.text_of(program)
+        return self._texts[name]
 
     def _list(self, name: str) -> Path:
         """Return where it is noted which files were made for a program: the config may name others by now."""
@@ -167,8 +177,8 @@ class Files:
         given = self._secrets(program)()
         if program.user:
             given = environment_of(program.user) | given
-        if digest := self._rendered(program).digest():
-            given["PORTFLEET_FILES"] = digest
+        if content := self._rendered(program).digest():
+            given["PORTFLEET_FILES"] = content
         return program_text(replace(program, environment={**given, **program.environment}))
 
     def _rendered(self, program: Program) -> Rendered:
@@ -180,7 +190,7 @@ class Files:
         return (lambda: secrets.read(self.paths.config.parent / name)) if name else dict
 
     def _fault(self, path: Path) -> str:
-        if path.stem != WATCHER and parse_instance(path.stem) is None:
+        if path.stem not in (METRICS, WATCHER) and parse_instance(path.stem) is None:
             return "it is not called like an instance"
         return fault(path)
 
@@ -190,19 +200,6 @@ class Files:
             return
         control.parent.mkdir(mode=0o700, exist_ok=True)
         shutil.chown(control.parent, user)
-
-
-def outdated_programs(
-    desired: Desired, supervisor: Supervisor, paths: Paths, programs: dict[str, ProgramInfo]
-) -> frozenset[str]:
-    """Return the programs that run otherwise than wanted: another file is wanted, or supervisord runs an older one."""
-    try:
-        _, changed, _ = supervisor.reload()
-    except Unreadable:
-        changed = set()  # `apply` puts the files right before it looks; `plan` says what it will do
-    files = Files(desired, paths)
-    changed |= {name for name in desired.programs if files.outdated(name, known=name in programs)}
-    return frozenset(changed & desired.programs.keys())
 
 
 def _text(path: Path) -> str | None:

@@ -9,7 +9,6 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from portfleet.apply.claims import claims
-from portfleet.apply.files import outdated_programs
 from portfleet.core.changes import PlaneState
 from portfleet.core.desired import Desired, DesiredInstance, DesiredService
 from portfleet.core.errors import PortfleetError
@@ -17,7 +16,7 @@ from portfleet.core.model import parse_instance
 from portfleet.core.observed import Observed, ObservedInstance
 from portfleet.core.paths import Paths
 from portfleet.core.printable import printable
-from portfleet.core.program import CONFIG_EXIT, WATCHER
+from portfleet.core.program import CONFIG_EXIT, METRICS, WATCHER
 from portfleet.core.slots import Table
 from portfleet.core.states import RUNNING, Presence
 from portfleet.daemons.exchange import Exchange
@@ -59,18 +58,20 @@ def observe(
             instances[name] = look.at_surplus(name)
     for service in desired.services.values():
         instances |= _elsewhere(service, instances, rules.slots.get(service.name, ()), plane, probed=probe)
+    known = programs if presence is Presence.RUNNING else None
+    outdated, damaged = _files(desired, paths, known) if probe else (frozenset(), {})
     return Observed(
         plane=rules,
         supervisord=presence,
         instances=instances,
-        outdated=outdated_programs(desired, supervisor, paths, programs)
-        if presence is Presence.RUNNING and probe
-        else frozenset(),
+        outdated=outdated,
+        damaged=damaged,
         strangers=look.strangers(desired),
         claims=_claims(desired, rules) if probe else (),
         out=read_out(paths.out) if locks.held(paths.watch_lock) else {},
-        watcher=WATCHER in programs and programs[WATCHER].state in RUNNING,
+        watcher=_runs(WATCHER, programs),
         own=plane.processes(),
+        metrics=_runs(METRICS, programs) or METRICS in adopted.alive(paths),
         at=time.time(),
     )
 
@@ -83,6 +84,10 @@ def _ask(supervisor: Supervisor, paths: Paths) -> tuple[Presence, dict[str, Prog
         return Presence.RUNNING, supervisor.programs()
     except PortfleetError as error:
         return presence_by(error, paths), {}  # it may begin to shut down at any moment
+
+
+def _runs(name: str, programs: Mapping[str, ProgramInfo]) -> bool:
+    return name in programs and programs[name].state in RUNNING
 
 
 def _claims(desired: Desired, rules: PlaneState) -> tuple[str, ...]:
@@ -238,6 +243,10 @@ class Look:
                     found[want.name] = words
         return found
 
+    def holder(self, port: int) -> str | None:
+        """Return who listens on ``port``, in words; None if it is free."""
+        return next((processes.owner_of(one.inode) for one in self._listeners if one.port == port), None)
+
     def beside(self, wanted: Iterable[DesiredInstance]) -> dict[str, str]:
         """Return, by instance that has a process, who listens on its port without being of it, as another's fault."""
         found: dict[str, str] = {}
@@ -292,3 +301,16 @@ def _elsewhere(
             seen = replace(seen, ready=False, waiting="has not answered the watcher's probes yet")
         found[want.name] = seen
     return found
+
+
+def _files(
+    desired: Desired, paths: Paths, known: Mapping[str, ProgramInfo] | None
+) -> tuple[frozenset[str], dict[str, str]]:
+    """Return the programs that run otherwise than desired, if they are ``known``, and the damaged files with why."""
+    from portfleet.apply.files import Files  # not for `status`: it costs a tenth of its imports
+
+    files = Files(desired, paths)
+    outdated = frozenset[str]()
+    if known is not None:
+        outdated = frozenset(name for name in desired.programs if files.outdated(name, known.get(name)))
+    return outdated, {str(path): why for path, why in files.damaged().items()}

@@ -27,7 +27,7 @@ class Pointer:
     def __init__(self, plane: DataPlane, lock: Path, *, patience: float = 10.0) -> None:
         self.plane, self._lock, self._patience = plane, lock, patience
 
-    def hold(self) -> AbstractContextManager[None]:
+    def hold(self) -> AbstractContextManager[object]:
         """Hold the table lock; raise Locked if another process has it for longer than is to be waited for."""
         return locks.table(self._lock, seconds=self._patience)
 

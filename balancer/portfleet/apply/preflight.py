@@ -12,8 +12,8 @@ from portfleet.core.desired import Desired
 from portfleet.core.errors import Exit, PortfleetError, Problem
 from portfleet.core.observed import Observed
 from portfleet.core.paths import Paths
-from portfleet.core.plan import Plan
-from portfleet.core.steps import RestartInstance
+from portfleet.core.plan import Plan, in_order
+from portfleet.core.steps import RestartInstance, StartInstances
 
 
 def refuse_taken(context: Context, desired: Desired, service: str) -> None:
@@ -48,6 +48,33 @@ def refuse(context: Context, observed: Observed) -> None:
         )
 
 
+def prove(context: Context, desired: Desired, plan: Plan) -> None:
+    """Raise PortfleetError if the plan would end an instance whose successor, or start one, that cannot be executed.
+
+    Of a config that was applied before only restarts are refused: what else cannot be started is left out, as at boot.
+    """
+    names: list[str] = []
+    for step in plan.steps:
+        if isinstance(step, RestartInstance):
+            names.append(step.name)
+        elif isinstance(step, StartInstances) and not context.unchanged:
+            names += step.names
+    refuse_unproven(context.prove(desired.programs[name] for name in names if name in desired.programs))
+
+
+def refuse_unproven(found: Mapping[str, str]) -> None:
+    """Raise PortfleetError if programs could not be started: ``found`` by `faults_of`."""
+    if found:
+        by_words: dict[str, list[str]] = {}
+        for name, words in found.items():
+            by_words.setdefault(words, []).append(name)
+        lines = [f"{', '.join(names)}: {words}" for words, names in by_words.items()]
+        raise PortfleetError(
+            "instances could not be started; nothing was changed\n  " + "\n  ".join(lines),
+            hint="install it where that user can run it, or choose another command, user or release",
+        )
+
+
 def file_problems(desired: Desired, paths: Paths) -> list[Problem]:
     """Return what is wrong with the files that instances are given, each once."""
     return list(dict.fromkeys(Files(desired, paths).faults().values()))
@@ -60,17 +87,22 @@ def refuse_faulty_files(context: Context, desired: Desired) -> None:
         raise PortfleetError("\n".join([*lines, "nothing was changed"]), hint=problems[0].hint, code=Exit.USAGE)
 
 
-def refuse_moved(desired: Desired, observed: Observed) -> None:
-    """Raise PortfleetError if instances that run are to have other ports: clients are sent to the new ones at once."""
-    rules = observed.plane.instances
+def refuse_blocked(context: Context, desired: Desired) -> None:
+    """Raise PortfleetError if an instance that is to have another port would find it taken when its turn comes."""
+    look = Look(context.supervisor.programs(), context.paths, probe=False, ports=desired.local_ports())
     for want in desired.services.values():
-        local = [i for i in want.instances if i.program is not None and observed.seen(i.name).pid is not None]
-        moved = [i for i in local if (rule := rules.get(i.name)) is not None and rule.port != i.rule.port]
-        if moved:
-            raise PortfleetError(
-                f"ports of {want.name} change while {len(moved)} of its instances run; nothing was changed",
-                hint=f"portfleet down {want.name}, then portfleet up; or keep its ports",
-            )
+        left = in_order(i for i in want.instances if i.program is not None)
+        while left:
+            instance = left.pop(0)
+            later = {i.rule.port for i in left}
+            port = instance.next_rule.port
+            holder = look.holder(port) if instance.moves else None
+            ours = {i.rule.port for i in want.instances if i.program is not None and i is not instance}
+            if holder and (port in later or port not in ours):
+                raise PortfleetError(
+                    f"{instance.name} cannot move to port {port}, on which {holder} listens; nothing was changed",
+                    hint=f"choose ports for {want.name} that are free now; another apply can move it once more",
+                )
 
 
 def ask(desired: Desired, plan: Plan, *, yes: bool) -> None:

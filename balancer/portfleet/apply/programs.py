@@ -26,14 +26,17 @@ from portfleet.core.states import AT_REST
 from portfleet.store.clock import Clock
 from portfleet.store.out import left_out
 from portfleet.supervise import adopted
+from portfleet.supervise.exit_report import ended_early
 from portfleet.supervise.members import Members, Process, send
 from portfleet.supervise.presence import supervisor_pid
-from portfleet.supervise.supervisor import ProgramInfo, Supervisor, Unreadable
+from portfleet.supervise.supervisor import ProgramInfo, Supervisor, Unreadable, Unstartable
 
 #: Seconds for which a running process must listen wrongly to be given up: it binds its addresses one after the other.
 _CERTAIN = 1.0
 #: Seconds between two looks at who is ready, and at who has ended.
 _READY, _ENDED = 0.05, 0.02
+#: Seconds between two looks at who lives on.
+_ALIVE = 0.2
 
 
 class Looking(Protocol):
@@ -97,7 +100,7 @@ class Programs:
         """Wait until instances are ready; who is not within ``seconds``, or cannot be, is noted in ``failed``."""
         deadline = self.clock.monotonic() + seconds
         wanted = {want.name: (service, want) for service in self.desired.services.values() for want in service.running}
-        waiting = dict.fromkeys(names, "")
+        waiting = dict.fromkeys((name for name in names if name not in self.failed), "")
         self._ready.difference_update(names)
         faulty: dict[str, tuple[str, float]] = {}
         while waiting:
@@ -119,6 +122,17 @@ class Programs:
                 return
             if waiting:
                 yield _READY
+
+    def living(self, names: Collection[str]) -> Iterator[float]:
+        """Wait until ``names``, which are ready, have lived for ``min_ready``; who has ended is ``failed``."""
+        lives = {i.name: s.service.min_ready or 0.0 for s in self.desired.services.values() for i in s.running}
+        watched = {name: lives[name] for name in names if name not in self.failed and name in self.desired.programs}
+        began, before = self.clock.monotonic(), self.supervisor.programs()
+        while watched := {n: s for n, s in watched.items() if self.clock.monotonic() - began < s}:
+            yield _ALIVE
+            now = self.supervisor.programs()
+            for name in [n for n in watched if n in before and (n not in now or now[n].pid != before[n].pid)]:
+                self.failed[name] = ended_early(self.paths, name, watched.pop(name))
 
     def ending(self, names: Collection[str], how: Ending, *, alone: bool = False) -> Iterator[float]:
         """End the processes of ``names`` and have every supervisord forget them: only `start` starts them again.
@@ -182,6 +196,7 @@ class Programs:
         known, members = self.supervisor.programs(), self.members()
         idle = [name for name in programs if name not in known or known[name].pid is None]
         self.run(self.ending([name for name in idle if members.of(name)], EMPTIED))  # what an earlier start has left
+        self.desired = self.desired.moved(programs.keys())
         strangers = self._look(probe=False).strangers(self.desired)
         if taken := [f"{name} is not started: {strangers[name]}" for name in programs if name in strangers]:
             raise PortfleetError("; ".join(taken), hint="end what listens there, or choose other ports in fleet.toml")
@@ -193,8 +208,13 @@ class Programs:
             self.run(self.ending(outdated, EMPTIED))
             self.files.write(outdated)
             self._reload()
-        for name in programs:
-            self.supervisor.start(name)
+        # A running one it would look at again, and find that its command is away, which is nothing to it.
+        running = {name for name, info in self.supervisor.programs().items() if info.state in ("STARTING", "RUNNING")}
+        for name in (name for name in programs if name not in running):
+            try:
+                self.supervisor.start(name)
+            except Unstartable as error:  # the others are to be started all the same
+                self.failed[name] = error.message
 
     def _reload(self) -> set[str]:
         """Have supervisord read its files again, put right if it cannot; return the programs it runs otherwise."""

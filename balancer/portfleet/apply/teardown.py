@@ -10,7 +10,7 @@ from portfleet.core.changes import Change, DropAll, DropInstance, DropService, S
 from portfleet.core.desired import Desired
 from portfleet.core.errors import PortfleetError
 from portfleet.core.model import parse_instance
-from portfleet.core.program import WATCHER
+from portfleet.core.program import METRICS, WATCHER
 from portfleet.linux import processes
 from portfleet.store import locks
 from portfleet.store.clock import Clock
@@ -31,7 +31,7 @@ def take_down(context: Context, desired: Desired, *, seconds: float = 60, clock:
     programs.run(programs.ending([WATCHER] if WATCHER in there else [], _WATCHER))
     names = dict.fromkeys([*filter(parse_instance, there), *programs.members().names()])
     programs.run(programs.ending(names, HURRIED, alone=not supervisor.running()))
-    programs.run(programs.ending([name for name in desired.own if name in there], HURRIED))
+    programs.run(programs.ending([name for name in (*desired.own, METRICS) if name in there], HURRIED))
     with locks.table(context.paths.table_lock):
         if context.plane.observe().home is not None:
             context.plane.run((DropAll(),))

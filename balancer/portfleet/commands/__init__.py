@@ -21,8 +21,10 @@ GROUPS = {
     "look": {
         "status": "show the desired and actual state of each instance",
         "top": "live view of how busy each instance is",
+        "metrics": "print the metrics for Prometheus' node_exporter",
         "logs": "show the logs of a service or an instance",
         "explain": "say which slot and instance a client's address gets",
+        "events": "show what happened to the fleet, and go on showing it",
         "history": "show what was done, by whom, and how it ended",
         "lock": "show who is working on a service, since when and why",
     },
@@ -47,8 +49,13 @@ GROUPS = {
         "deny": "refuse a source's new connections, for a time or for good",
         "undeny": "let a denied source connect again",
     },
+    "more boxes": {
+        "export": "print what another box needs to point its slots as this one does",
+        "import": "take that over from another box",
+    },
     "internal": {
         "watch": "eject, re-admit and heal; run by supervisord",
+        "relocate": "move connections between boxes; run by migrate --live",
     },
 }
 VERBS = {verb: words for verbs in GROUPS.values() for verb, words in verbs.items()}
@@ -89,6 +96,6 @@ OPERATIONS = frozenset(
 #: Verbs that wait for answers of supervisord: refused while it hangs.
 SUPERVISED = frozenset({"plan", "apply", "up", "down"})
 #: Verbs that say that no watcher works, and do what they do without one. (`up` starts it, `down` ends it.)
-TOLD = OPERATIONS | {"plan", "apply", "pin", "unpin", "deny", "undeny"}
+TOLD = OPERATIONS | {"plan", "apply", "pin", "unpin", "deny", "undeny", "import"}
 #: Verbs that write a file, a script or a log, for which there is no JSON: they refuse --json.
-WITHOUT_JSON = frozenset({"init", "unit", "logs", "watch", "completion"})
+WITHOUT_JSON = frozenset({"init", "unit", "logs", "metrics", "watch", "completion", "relocate"})

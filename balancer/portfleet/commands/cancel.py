@@ -14,6 +14,7 @@ from portfleet.apply.busy import wake
 from portfleet.apply.context import Context
 from portfleet.core.errors import Exit
 from portfleet.core.journal import HistoryEntry, Journal
+from portfleet.store.events import record
 from portfleet.submit.follow import already, follow, say
 from portfleet.submit.operation import add_dry_run, add_wait_options
 
@@ -51,7 +52,9 @@ def begin(
         running = journal.operation(number)
         return also(journal if running is None else journal.with_operation(replace(running, cancelled=True)))
 
-    context.store.update(change)
+    running = context.store.update(change).operation(number)
+    if running is not None:
+        record(context.paths.events, "cancel-asked", operation=number, service=running.service)
     wake(context)
     if not wait:
         entry = {"verb": "cancel", "number": number, "ok": True, "outcome": "begun"}

@@ -12,9 +12,13 @@ from portfleet.apply.claims import claims
 from portfleet.apply.context import Context
 from portfleet.apply.preflight import file_problems
 from portfleet.core.derive import make_desired
-from portfleet.core.errors import ConfigError, Exit
+from portfleet.core.errors import ConfigError, Exit, Problem
 from portfleet.core.journal import Journal
+from portfleet.core.model import Fleet
+from portfleet.core.placeholders import placeholders
+from portfleet.core.program import release_path
 from portfleet.doctor.probes import unasked
+from portfleet.linux.machine import has_path
 from portfleet.screen.output import print_json
 
 EXAMPLES = (
@@ -35,10 +39,12 @@ def run(options: argparse.Namespace, context: Context) -> Exit:
         print_json(schema())
         return Exit.DONE
     try:
-        fleet = context.fleet
+        fleet = context.configured
         made = make_desired(fleet, Journal(), context.paths)
-        if problems := [*context.plane.problems(fleet), *file_problems(made, context.paths)]:
+        found = (context.misfits, context.plane.problems(fleet), file_problems(made, context.paths))
+        if problems := [problem for some in found for problem in some]:
             raise ConfigError(problems, source=str(context.paths.config))
+        unshipped = _prove(context, fleet)
     except ConfigError as error:
         if not context.json:
             raise
@@ -46,7 +52,7 @@ def run(options: argparse.Namespace, context: Context) -> Exit:
         return error.code
     # What the fleet serves itself no other process holds a socket for.
     present = claims(listen for service in fleet.services.values() for listen in service.listen)
-    notes = [*present, *(f"{name}: {words}" for name, words in unasked(fleet).items())]
+    notes = [*present, *unshipped, *(f"{name}: {words}" for name, words in unasked(fleet).items())]
     if context.json:
         print_json({"problems": [], "notes": notes})
         return Exit.DONE
@@ -60,3 +66,25 @@ def run(options: argparse.Namespace, context: Context) -> Exit:
         print(f"note: {note}")
     print(f"{context.paths.config}: no problem found")
     return Exit.DONE
+
+
+def _prove(context: Context, fleet: Fleet) -> list[str]:
+    """Prove that each service's command can be executed by its user; return what must be shipped before that is known.
+
+    Raises ConfigError with every command that cannot be.
+    """
+    desired, notes, programs = make_desired(fleet, Journal(), context.paths), [], []
+    for name, service in fleet.services.items():
+        path = release_path(service, service.release)
+        in_use = "release" in placeholders((*service.command[:1], service.directory or ""))
+        if in_use and not has_path(path):
+            notes.append(f"service.{name}.release: {path} is not there; ship it before the cutover")
+        else:
+            programs.append(desired.programs[f"{name}-blue-1"])
+    problems = [
+        Problem(f"service.{name.removesuffix('-blue-1')}.command", words, "choose a command that this user can execute")
+        for name, words in context.prove(programs).items()
+    ]
+    if problems:
+        raise ConfigError(problems, source=str(context.paths.config))
+    return notes

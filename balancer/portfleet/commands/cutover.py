@@ -18,10 +18,10 @@ from portfleet.core.desired import DesiredService
 from portfleet.core.errors import Exit, PortfleetError
 from portfleet.core.model import Colour, Service, differing, other
 from portfleet.core.placeholders import placeholders
-from portfleet.core.program import refuse_unusable, release_path
+from portfleet.core.program import real_release, refuse_unusable, release_path
 from portfleet.core.records import ColourRecord, ServiceRecord
 from portfleet.core.work.cutover import Cutover, Rollback
-from portfleet.linux.machine import find_command, has_path
+from portfleet.linux.machine import has_path, real_path
 from portfleet.store.clock import now
 from portfleet.submit import options as read
 from portfleet.submit.follow import already
@@ -84,7 +84,7 @@ def run(options: argparse.Namespace, context: Context) -> Exit:
     want = service_want(context, options.service)
     service, record = want.service, want.record
     configured = _one_config(context, want, options)
-    release = options.release or configured.release
+    release = real_release(configured, options.release or configured.release, real_path)
     command = _split(options.command) if options.command else None
     live = record.colours.get(want.live, ColourRecord())
     launch = None if configured.launch == service.launch else configured.launch
@@ -200,13 +200,14 @@ def begin(
         becomes=lambda record: replace(change(record), live=colour),
         point=False,
         owned=names,
+        starts=names if fresh else (),
         undo=f"portfleet rollback {want.name}" + " --forward" * (kind is Rollback),
     )
 
 
 def _configured(context: Context, name: str) -> Service:
     """Return a service as it is configured; a config that is broken, or lacks it, holds up nothing that was applied."""
-    return context.serving_fleet.services.get(name) or context.applied_fleet.services[name]
+    return context.file_fleet.services.get(name) or context.applied_fleet.services[name]
 
 
 def _split(command: str) -> tuple[str, ...]:
@@ -227,8 +228,6 @@ def _check(service: Service, release: str | None, command: tuple[str, ...] | Non
     path = release_path(service, release)
     if path.startswith("/") and not has_path(path):
         raise PortfleetError(f"release {path} does not exist", hint="ship it there first", code=Exit.USAGE)
-    if command is not None and not find_command(command[0]):
-        raise PortfleetError(f'"{command[0]}" is not found', hint="give its absolute path", code=Exit.USAGE)
     if command is not None and "port" not in placeholders([*command, *service.environment.values()]):
         raise PortfleetError("--command never uses {port}", hint="add --port {port}", code=Exit.USAGE)
 

@@ -2,6 +2,9 @@
 
 Problems of the watcher or supervisord of a fleet that is up come first. Exit 1 if something is broken now; a warning
 concerns what will break under load. Nothing is changed.
+
+--peer compares this box's slots, marks, pins and config with those of a box that is to point alike, by what `portfleet
+export` printed there (a file), or prints now (a host, asked by ssh).
 """
 
 from __future__ import annotations
@@ -12,23 +15,25 @@ from dataclasses import asdict
 
 from portfleet.apply.context import Context
 from portfleet.core.errors import ConfigError, Exit, PortfleetError
+from portfleet.core.exported import differences, obstacles
 from portfleet.core.model import Fleet
 from portfleet.core.needs import needs_of
 from portfleet.doctor import files, limits, overseers, ports, probes
-from portfleet.doctor.finding import Finding, Severity, broken
+from portfleet.doctor.finding import Finding, Severity, broken, fine, warning
 from portfleet.screen.output import paint, print_json
+from portfleet.submit import exported as peer
 
-EXAMPLES = ("portfleet doctor",)
+EXAMPLES = ("portfleet doctor", "portfleet doctor --peer root@box2")
 
 _COLOURS = {Severity.FINE: "green", Severity.WARNING: "yellow", Severity.BROKEN: "red"}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    pass
+    parser.add_argument("--peer", metavar="FILE|HOST", help="compare with a box that is to point its slots alike")
 
 
 def run(options: argparse.Namespace, context: Context) -> Exit:
-    found = list(_examine(context))
+    found = [*_examine(context), *(_compare(context, options.peer) if options.peer else ())]
     worst = any(finding.severity is Severity.BROKEN for finding in found)
     if context.json:
         print_json({"findings": [asdict(finding) for finding in found]})
@@ -70,16 +75,16 @@ def _examine(context: Context) -> Iterator[Finding]:
     """Look at everything; a config that cannot be read is a finding, and the machine is judged without it."""
     yield from _overseers(context)
     try:
-        fleet = context.fleet
+        fleet, problems = context.configured, context.misfits
     except ConfigError as error:
-        fleet = Fleet({})
-        for problem in error.problems:
-            yield broken(
-                f"{context.paths.config} {problem.path}",
-                problem.message,
-                why="nothing can be applied from a config with errors",
-                mend=problem.hint or "portfleet check",
-            )
+        fleet, problems = Fleet({}), list(error.problems)
+    for problem in problems:
+        yield broken(
+            f"{context.paths.config} {problem.path}",
+            problem.message,
+            why="nothing can be applied from a config with errors",
+            mend=problem.hint or "portfleet check",
+        )
     limit = limits.read(context.paths)
     needs = needs_of(fleet, descriptors=limit.hard, keepalive=_keepalive(context, fleet))
     yield from limits.judge(limit, needs)
@@ -87,6 +92,22 @@ def _examine(context: Context) -> Iterator[Finding]:
     yield from context.plane.findings(fleet, needs)
     yield from probes.judge(fleet, _speaking(context, fleet))
     yield from files.judge(files.read(context.paths, fleet))
+
+
+def _compare(context: Context, name: str) -> Iterator[Finding]:
+    """Compare this box with the peer ``name``; raise PortfleetError if either cannot be read."""
+    theirs, mine = peer.of_peer(name), peer.own(context)
+    journal = context.desired(context.applied_fleet).journal
+    found = [*obstacles(context.applied_fleet, journal, theirs), *differences(mine, theirs)]
+    for line in found:
+        yield warning(
+            f"peer {name}",
+            line,
+            why="after a switch to the other box, new connections of a client may meet another instance",
+            mend=f"ssh {name} portfleet export | portfleet import -",
+        )
+    if not found:
+        yield fine(f"peer {name}", f"{', '.join(sorted(theirs.services))}: slots, marks and pins are alike")
 
 
 def _overseers(context: Context) -> Iterator[Finding]:

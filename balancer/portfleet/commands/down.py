@@ -27,6 +27,7 @@ from portfleet.screen.output import fit, print_json
 from portfleet.store import locks
 from portfleet.store.clock import now
 from portfleet.store.directories import make_directories
+from portfleet.store.events import record
 
 EXAMPLES = (
     "portfleet down",
@@ -60,14 +61,18 @@ def run(options: argparse.Namespace, context: Context) -> Exit:
         ending = sum(observed.seen(name).connections or 0 for name in _there(observed, service))
         if ending and not options.yes:
             _ask(ending)
+        what = {"what": service or "the fleet", "service": service}
         if service:
             refuse_busy(context, service)
+        record(context.paths.events, "down-begun", connections=ending, **what)
+        if service:
             _note(context, desired, service)
             take_down_service(context, context.desired(fleet), service)
             wake(context)
             await_free(desired.services[service].service.listen)
         else:
             take_down(context, desired)
+        record(context.paths.events, "down", **what)
     steps, serving = _steps(observed, service), _serving(desired, observed, service)
     done = outcome(Exit.DONE, steps=steps, serving=serving, undo=_UNDO, ended=ending)
     return _say(context, f"{', '.join(services)}: down; {ending:,} established connections ended", done)

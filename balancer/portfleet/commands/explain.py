@@ -1,8 +1,10 @@
 """Say which slot and instance a client's address gets, computed as the kernel does.
 
 Slots are read from the kernel; without the right to do so they come from the journal, and the answer says so. A client
-on this box gets a local instance even if the service has remote ones. If clients are sticky, --live looks up where the
-kernel remembers each, which comes before its slot.
+on this box gets a local instance even if the service has remote ones.
+
+With --live: where the client's present connections are, since when if that is kept, and by which event they came to be
+elsewhere than new ones go. If clients are sticky, also where the kernel remembers each, which comes before its slot.
 """
 
 from __future__ import annotations
@@ -10,34 +12,45 @@ from __future__ import annotations
 import argparse
 import ipaddress
 import re
+from contextlib import suppress
 
 from portfleet.apply.context import Context
-from portfleet.core import pins
+from portfleet.core import moves, pins
 from portfleet.core.desired import DesiredService
 from portfleet.core.errors import Exit, PortfleetError
+from portfleet.core.events import Event
 from portfleet.core.slots import Table
+from portfleet.daemons.clients import held
 from portfleet.dataplane.interface import Address
 from portfleet.linux.routes import is_local
+from portfleet.screen.clients import connection_entry, lines
 from portfleet.screen.output import print_json
+from portfleet.store.events import EventFile
 
 EXAMPLES = (
     "portfleet explain echo 198.18.0.7 2001:db8::7",
     "portfleet explain kv 198.18.0.7:40000     # affinity by connection",
     "portfleet explain kv [2001:db8::7]:40000",
+    "portfleet explain echo 198.18.0.7 --live  # and where its connections are",
 )
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("service", metavar="SERVICE", help="a service of the config")
     parser.add_argument("address", metavar="ADDRESS[:PORT]", nargs="+", help="clients' addresses, IPv4 or IPv6")
-    parser.add_argument("--live", action="store_true", help="look up sticky clients in the kernel")
+    words = "look up the client's present connections, and where the kernel remembers a sticky one"
+    parser.add_argument("--live", action="store_true", help=words)
 
 
 def run(options: argparse.Namespace, context: Context) -> Exit:
     fleet = context.serving_fleet
+    if unapplied := context.unapplied():
+        context.say(unapplied)
     want = context.service_up(fleet, options.service)
     slots, source = _slots(context, want)
     answers = [_answer(context, want, text, slots, live=options.live) | {"source": source} for text in options.address]
+    if options.live:
+        answers = _live(context, want, answers)
     if context.json:
         print_json(answers if len(answers) > 1 else answers[0])
         return Exit.DONE
@@ -46,8 +59,26 @@ def run(options: argparse.Namespace, context: Context) -> Exit:
     if want.rule.sticky and not options.live:
         context.say(f"clients of {want.name} are sticky: who came lately is where --live says")
     for answer in answers:
-        print(_line(want, answer))
+        print("\n".join([_line(want, answer), *(lines(answer) if options.live else ())]))
     return Exit.DONE
+
+
+def _live(context: Context, want: DesiredService, answers: list[dict[str, object]]) -> list[dict[str, object]]:
+    """Return the answers with each client's connections, and the events that explain them."""
+    pids: dict[str, int] = {}
+    events: list[Event] = []
+    with suppress(PortfleetError):  # without supervisord, connections are those of the instances they came by
+        pids = context.pids()
+    with suppress(OSError):
+        events = EventFile(context.paths.events).read()
+    found = []
+    for answer in answers:
+        address, _ = parse_client(str(answer["address"]))
+        there = held(context.plane.connections, want, pids, address)
+        moved = moves.of_slots(events, want.name)
+        shown = [connection_entry(one, want.name, answer["instance"], events) for one in there]
+        found.append(answer | {"moved_by": moved.to_json() if moved else None, "connections": shown})
+    return found
 
 
 def parse_client(text: str) -> tuple[Address, int | None]:

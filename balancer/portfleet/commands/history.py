@@ -1,18 +1,24 @@
 """Show what was done, by whom, and how it ended; running operations come last.
 
+The journal keeps the last 200; older ones come from the events, as far as those go back.
+
 With --follow N: wait for operation N and show its progress.
 """
 
 from __future__ import annotations
 
 import argparse
+from contextlib import suppress
 
 from portfleet.apply.context import Context
 from portfleet.core.errors import Exit
+from portfleet.core.events import Event
+from portfleet.core.history import whole
 from portfleet.core.journal import Journal, entry_json
 from portfleet.core.operations import to_json
 from portfleet.screen.bar import line
 from portfleet.screen.output import paint, print_json
+from portfleet.store.events import EventFile
 from portfleet.submit import options as read
 from portfleet.submit.follow import ended
 
@@ -36,7 +42,10 @@ def run(options: argparse.Namespace, context: Context) -> Exit:
     if options.service:
         context.service(context.serving_fleet, options.service)
     journal = context.store.read() or Journal()
-    done = [entry for entry in journal.history if options.service in (None, entry.service)]
+    events: list[Event] = []
+    with suppress(OSError):  # without them there is what the journal keeps
+        events = EventFile(context.paths.events).read()
+    done = [entry for entry in whole(events, journal.history) if options.service in (None, entry.service)]
     running = [operation for operation in journal.operations if options.service in (None, operation.service)]
     if context.json:
         print_json({"history": [entry_json(entry) for entry in done], "running": [to_json(one) for one in running]})

@@ -102,7 +102,7 @@ def _programs(text: str, context: Context) -> list[str]:
     """Return the programs that are meant; raises PortfleetError (exit 2) if there is none on this box."""
     if text in (WATCHER, "supervisord"):
         return [text]
-    if text.startswith("portfleet-") and text in context.plane.programs(context.serving_fleet):
+    if text.startswith("portfleet-") and text in context.desired(context.serving_fleet).beside:
         return [text]
     service, _, name = text.rpartition("/")
     if text in _services(context):

@@ -3,6 +3,10 @@
 Established connections follow by hand-off if both are on this box and can do it; otherwise they are drained by the
 service's policy. A remote address must be in the service's `remote` list. To give the share back, migrate the instance
 to itself.
+
+With --live TO is a box, as ssh understands it, that runs the same fleet. The instance is drained, and its
+established connections go on at the instance of the same name there: no client notices. It needs the data plane
+nftables and both boxes on one network segment; docs/ha.md says what cannot move.
 """
 
 from __future__ import annotations
@@ -28,6 +32,7 @@ EXAMPLES = (
     "portfleet migrate echo/2 echo-blue-3",
     "portfleet migrate echo/2 203.0.113.2:7101 --share 25%",
     "portfleet migrate echo/2 echo-blue-2      # give the share back",
+    "portfleet migrate echo/2 root@box2 --live",
 )
 
 
@@ -35,6 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("source", metavar="SERVICE/INSTANCE", help="such as echo/echo-blue-2, or echo/2")
     parser.add_argument("to", metavar="TO", help="an instance's name or number, or ADDRESS:PORT of a remote instance")
     parser.add_argument("--share", type=percent, default=100, metavar="P%", help="only this part of the slots")
+    parser.add_argument("--live", action="store_true", help="move established connections to the box TO")
     parser.add_argument("--drain", action="store_true", help="drain the connections instead of handing them off")
     add_options(parser)
 
@@ -43,6 +49,10 @@ def run(options: argparse.Namespace, context: Context) -> Exit:
     want, found = targets(context, options.source)
     if len(found) != 1 or "/" not in options.source:
         raise PortfleetError("name one instance, as in echo/echo-blue-2", code=Exit.USAGE)
+    if options.live:
+        from portfleet.submit.live import migrate_live  # it runs processes, which takes a while to import
+
+        return migrate_live(options, context, want, found[0])
     source, target = found[0], _target(want, options.to)
     member = source.instance.member
     if source is target:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 
+from portfleet.apply import preflight
 from portfleet.apply.context import Context
 from portfleet.apply.converge import look
 from portfleet.core.errors import Exit
@@ -27,6 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace, context: Context) -> Exit:
     desired, observed, plan = look(context)
+    preflight.prove(context, desired, plan)
     waits = Exit.CHANGES if options.check and plan.steps else Exit.DONE
     if context.json:
         clients = {name: {"slots_moved": moved, "slots": total} for name, (moved, total) in plan.moved.items()}

@@ -71,6 +71,7 @@ def run(options: argparse.Namespace, context: Context) -> Exit:
         ),
         words=f"restart {', '.join(names)}, {at_once} at a time",
         point=False,
+        starts=names,
     )
 
 

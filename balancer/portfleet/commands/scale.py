@@ -57,6 +57,7 @@ def run(options: argparse.Namespace, context: Context) -> Exit:
     local = [i for i in want.instances if i.program is not None]
     handoff = not options.drain and not why_not(context, local, [i for i in local if i.takes])
     colours = [colour for colour, record in want.record.colours.items() if not record.stopped]
+    new = [f"{want.name}-{colour}-{n}" for colour in colours for n in range(before + 1, number + 1)]
     return submit(
         context,
         want,
@@ -65,6 +66,7 @@ def run(options: argparse.Namespace, context: Context) -> Exit:
         words=f"scale {want.name} from {before} to {number}",
         change=change,
         point=number < before,
-        owned=[f"{want.name}-{colour}-{n}" for colour in colours for n in range(before + 1, number + 1)],
+        owned=new,
+        starts=new,
         undo=f"portfleet scale {want.name} {before}",
     )

@@ -86,7 +86,7 @@ def _watch(only: str | None, context: Context) -> Exit:
     with suppress(KeyboardInterrupt):
         while True:
             fresh = Context(context.paths)  # the config and the journal may have changed
-            fresh.patience = _PATIENCE
+            fresh.answer = _PATIENCE
             screen = _Screen()
             with redirect_stdout(screen):
                 print(paint(f"{now()}  every {_EVERY:g} s", "dim"))
@@ -100,6 +100,8 @@ def _watch(only: str | None, context: Context) -> Exit:
 def _status(only: str | None, context: Context) -> Exit:
     question = WatcherQuestion(context.paths)  # answered while everything else is looked at
     fleet = context.serving_fleet
+    if unapplied := context.unapplied():
+        context.say(unapplied)
     if only:
         context.service(fleet, only)
     desired = context.desired(fleet)

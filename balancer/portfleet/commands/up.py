@@ -57,8 +57,11 @@ def run(options: argparse.Namespace, context: Context) -> Exit:
         # The rules are being loaded: neither looks at the data plane while the other sets it.
         wait_for_supervisord(context.paths)
     elif not context.supervisor.running():
-        _, observed, _ = look(context)  # what cannot end well is not begun: supervisord is not started for it either
+        desired, observed, plan = look(
+            context
+        )  # what cannot end well is not begun: supervisord is not started for it either
         preflight.refuse(context, observed)
+        preflight.prove(context, desired, plan)
         context.say("starting supervisord")
         start, systemd = partial(start_supervisord, context.paths), by_systemd(context.paths)
         if systemd:

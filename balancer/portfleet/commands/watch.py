@@ -9,6 +9,7 @@ import argparse
 import asyncio
 import gc
 import os
+from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 from typing import Any
@@ -20,6 +21,7 @@ from portfleet.store import locks
 from portfleet.store.directories import make_directories
 from portfleet.store.log import Log
 from portfleet.watch.preload import load_all
+from portfleet.watch.recorder import Recorder
 from portfleet.watch.self_check import SelfCheck
 
 EXAMPLES = ("portfleet logs -f portfleet-watch",)
@@ -38,7 +40,8 @@ def run(options: argparse.Namespace, context: Context) -> Exit:
     gc.enable()  # unlike other verbs this one lives for months
     make_directories(context.paths)
     as_json = options.json_logs or os.environ.get("PORTFLEET_JSON_LOGS") == "1"
-    log = Log(as_json=as_json, fallback=context.paths.log_of(WATCHER))
+    recorder = Recorder(context.paths.events)
+    log = Log(as_json=as_json, fallback=context.paths.log_of(WATCHER), note=recorder.note)
     context.patience = 0.0
     # Waiting, as supervisord's does: one that ended instead would be started again every second.
     wait = partial(log, "waiting", then="this one takes over when that one ends") if options.wait else None
@@ -46,23 +49,25 @@ def run(options: argparse.Namespace, context: Context) -> Exit:
         check = SelfCheck(context.paths.watch_stacks, log)
         check.tell_before()
         load_all()
-        asyncio.run(_watch(context, log, check))
+        asyncio.run(_watch(context, log, check, recorder))
+        recorder.close()
     return Exit.DONE
 
 
-async def _watch(context: Context, log: Log, check: SelfCheck) -> None:
+async def _watch(context: Context, log: Log, check: SelfCheck, recorder: Recorder) -> None:
     from portfleet.apply.applied import Applied
     from portfleet.operations.daemons import MachineDaemons
     from portfleet.operations.engine import Engine
     from portfleet.operations.world import World
     from portfleet.watch.ejector import Ejector
+    from portfleet.watch.event_command import EventCommand
     from portfleet.watch.forget import Forgetter
     from portfleet.watch.healer import Healer
     from portfleet.watch.overflow_order import OverflowOrder
     from portfleet.watch.roster import Roster
     from portfleet.watch.rule_guard import RuleGuard
     from portfleet.watch.run_files import RunFiles
-    from portfleet.watch.server import serve
+    from portfleet.watch.server import Answer, serve
     from portfleet.watch.watcher import Watcher
 
     paths, plane, applied = context.paths, context.plane, Applied(context)
@@ -70,19 +75,32 @@ async def _watch(context: Context, log: Log, check: SelfCheck) -> None:
     if lacking := guardian.shortage:
         log("unprivileged", refused=lacking.refused, costs=lacking.costs)
     roster, forgetter = Roster(paths, applied), Forgetter(plane.connections, log)
+    recorder.start(log, EventCommand(lambda: roster.on_event, log))
     ejector = Ejector(plane=plane, paths=paths, latest=roster.latest, forget_unanswered=forgetter.begin, log=log)
     healer = Healer(plane=plane, paths=paths, roster=roster, ejector=ejector, log=log)
     rules = RuleGuard(roster=roster, healer=healer, guardian=guardian, log=log, busy=check.busy)
-    watcher = Watcher(context, log, ejector=ejector, roster=roster, check=check)
-    answers = {"status": lambda _: watcher.status(), "reload": lambda _: watcher.wake()}
-    files = RunFiles(paths, lambda: serve(paths.watch_socket, answers))
+    watcher = Watcher(context, log, ejector=ejector, roster=roster, healer=healer, check=check)
+    snapshot = watcher.snapshot
+    answers: dict[str, Callable[[Answer], Answer]] = {
+        "status": lambda _: snapshot.status(),
+        "fleet": lambda _: snapshot.fleet(),
+        "instances": lambda request: snapshot.instances(request.get("after")),
+        "events": recorder.since,
+    }
+    orders = {**answers, "reload": lambda _: watcher.wake()}
+    files = RunFiles(
+        paths, lambda: serve(paths.watch_socket, orders), lambda owner: serve(paths.seen_socket, answers, owner=owner)
+    )
     with suppress(FileNotFoundError):
         paths.watch_socket.unlink()  # of the watcher before this one
+    with suppress(FileNotFoundError):
+        paths.seen_socket.unlink()
     await files.look(None)
     own = Context(paths).plane
     world = World(
         paths=paths, store=context.store, applied=applied, plane=own, supervisor=context.supervisor,
         daemons=MachineDaemons(context.supervisor, paths, own.connections), ejector=ejector, log=log, wake=watcher.wake,
+        unsteady=watcher.unsteady,
     )  # fmt: skip
     asyncio.get_running_loop().set_exception_handler(partial(_told, log))
     overflow = OverflowOrder(plane=plane, paths=paths, roster=roster, log=log)

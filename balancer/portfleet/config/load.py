@@ -8,12 +8,15 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+from portfleet.config.here import misfits
 from portfleet.config.reader import Reader, key_text
 from portfleet.config.rules import cross_check
-from portfleet.config.settings import DRAIN, FLEET, PROBE, SERVICE
+from portfleet.config.settings import DRAIN, FLEET, METRICS, PROBE, SERVICE
 from portfleet.config.settings.table import Setting, Table
 from portfleet.core.errors import ConfigError, Problem
-from portfleet.core.model import Drain, Fleet, Machine, Probe, Service
+from portfleet.core.model import Fleet, Machine, Metrics, Service
+from portfleet.core.policies import Drain, Probe
+from portfleet.core.program import real_release
 
 #: How a probe asks, as a hint.
 _ASKS = {"send": 'send = "PING\\n"', "http": 'http = "/healthz"'}
@@ -26,12 +29,26 @@ NAME_PATTERN = rf"^(?!{_RESERVED})(?!.*{_LIKE_INSTANCE}){NAME.pattern}$"
 
 
 def load(data: bytes, machine: Machine, *, source: str) -> Fleet:
-    """Read and check a whole config; raises ConfigError with every problem."""
+    """Read and check a whole config that is to be applied; raises ConfigError with every problem."""
+    fleet, misfit = read(data, machine, source=source)
+    if misfit:
+        raise ConfigError(misfit, source=source)
+    return fleet
+
+
+def read(data: bytes, machine: Machine, *, source: str) -> tuple[Fleet, list[Problem]]:
+    """Return the fleet of a config, and what is wrong with it on this machine.
+
+    Raises ConfigError with every problem, those of the machine too, if it is wrong on any machine.
+    """
     problems: list[Problem] = []
     top = Reader("", _parse(data, source), problems)
     fleet_table = top.sub("fleet")
     whole = _values(FLEET, fleet_table)
     fleet_table.finish()
+    metrics_table = top.sub("metrics")
+    metrics = Metrics(**_values(METRICS, metrics_table))
+    metrics_table.finish()
     tables = top.table.get("service")
     top.known.append("service")
     top.finish()
@@ -48,11 +65,13 @@ def load(data: bytes, machine: Machine, *, source: str) -> Fleet:
             problems.append(Problem(path, "must be a table", f"write [service.{name}]"))
         else:
             services[name] = _here(_service(name, Reader(path, table, problems), machine), machine)
-    fleet = Fleet(services, **whole)
-    problems += cross_check(fleet, machine, broken={".".join(p.path.split(".")[:3]).split("[")[0] for p in problems})
+    fleet = Fleet(services, **whole, metrics=metrics)
+    broken = {".".join(p.path.split(".")[:3]).split("[")[0] for p in problems}
+    problems += [p for p in cross_check(fleet) if p.path.split("[")[0] not in broken]
+    misfit = [p for p in misfits(fleet, machine) if p.path.split("[")[0] not in broken]
     if problems:
-        raise ConfigError(problems, source=source)
-    return fleet
+        raise ConfigError([*problems, *misfit], source=source)
+    return fleet, misfit
 
 
 def name_problem(name: str) -> tuple[str, str] | None:
@@ -92,7 +111,11 @@ def _service(name: str, read: Reader, machine: Machine) -> Service:
 
 
 def _here(service: Service, machine: Machine) -> Service:
-    """Return the service as it can be on this machine: without IPv6 ":PORT", every local address, is IPv4 alone."""
+    """Return the service as it is on this machine: its release by its real path.
+
+    Without IPv6 ":PORT", every local address, is IPv4 alone.
+    """
+    service = replace(service, release=real_release(service, service.release, machine.real))
     if machine.ipv6:
         return service
     listens = (replace(listen, families=(4,)) if 4 in listen.families else listen for listen in service.listen)

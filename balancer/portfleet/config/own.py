@@ -6,11 +6,11 @@ from collections.abc import Iterator
 
 from portfleet.config.reader import key_text
 from portfleet.core.errors import Problem
-from portfleet.core.model import Fleet, Machine, Service
+from portfleet.core.model import Fleet, Service
 from portfleet.core.placeholders import placeholders
 
 
-def files(service: Service, path: str, _: Machine) -> Iterator[Problem]:
+def files(service: Service, path: str) -> Iterator[Problem]:
     """Yield the files that two instances would share: each is to have its own."""
     for target in service.files:
         if not {"instance", "port"} & placeholders((target,)):
@@ -21,8 +21,8 @@ def files(service: Service, path: str, _: Machine) -> Iterator[Problem]:
             )
 
 
-def ports(fleet: Fleet, machine: Machine) -> Iterator[Problem]:
-    """Yield ranges of instances' ports that meet one another, what clients dial, or what the kernel hands out."""
+def ports(fleet: Fleet) -> Iterator[Problem]:
+    """Yield ranges of instances' ports that meet one another or what clients dial."""
     services = [service for service in fleet.services.values() if service.ports != (0, 0)]
     spans = [(service, key, *span) for service in services for key, span in service.ranges.items()]
     for index, (service, key, low, high) in enumerate(spans):
@@ -46,16 +46,3 @@ def ports(fleet: Fleet, machine: Machine) -> Iterator[Problem]:
                         f'"{low}-{high}" holds port {listen.port}, which service {other.name} listens on',
                         "keep listen ports out of instance ports",
                     )
-        yield from _handed_out(path, low, high, machine)
-
-
-def _handed_out(path: str, low: int, high: int, machine: Machine) -> Iterator[Problem]:
-    first, last = machine.local_ports
-    reserved = any(begin <= low and high <= end for begin, end in machine.reserved)
-    if low <= last and first <= high and not reserved:
-        yield Problem(
-            path,
-            f'"{low}-{high}" lies in net.ipv4.ip_local_port_range ({first}-{last}): '
-            "an outgoing connection could take an instance's port",
-            f"choose ports below {first}, or reserve them: sysctl -w net.ipv4.ip_local_reserved_ports={low}-{high}",
-        )

@@ -1,4 +1,4 @@
-"""Checks that need more than one key: ports against ports, placeholders, commands, users, remote addresses."""
+"""Checks that need more than one key: ports against ports, placeholders, remote addresses. Pure."""
 
 from __future__ import annotations
 
@@ -9,23 +9,21 @@ from portfleet.config import own
 from portfleet.config.reader import key_text, nearest
 from portfleet.core import program
 from portfleet.core.errors import Problem
-from portfleet.core.model import Fleet, Listen, Machine, Service
+from portfleet.core.model import Fleet, Listen, Service
 from portfleet.core.placeholders import known, placeholders
 
 
-def cross_check(fleet: Fleet, machine: Machine, *, broken: set[str]) -> list[Problem]:
-    """Return every problem that shows only when keys are seen together; ``broken`` are paths already reported."""
+def cross_check(fleet: Fleet) -> list[Problem]:
+    """Return every problem that shows only when keys are seen together."""
     problems: list[Problem] = []
     for service in fleet.services.values():
         path = f"service.{service.name}"
-        for check in (_room, _placeholders, _writable, _command, own.files, _families, _remote, _weights, _limits):
-            problems += check(service, path, machine)
-    problems += own.ports(fleet, machine)
-    problems += _listens(fleet)
-    return [p for p in problems if p.path.split("[")[0] not in broken]
+        for check in (_room, _placeholders, _writable, own.files, _remote, _weights):
+            problems += check(service, path)
+    return [*problems, *own.ports(fleet), *_listens(fleet), *_metrics(fleet)]
 
 
-def _room(service: Service, path: str, _: Machine) -> Iterator[Problem]:
+def _room(service: Service, path: str) -> Iterator[Problem]:
     low, high = service.ports
     have, need = high - low + 1, 2 * service.instances
     if (low, high) != (0, 0) and have < need:
@@ -42,7 +40,7 @@ def _room(service: Service, path: str, _: Machine) -> Iterator[Problem]:
         )
 
 
-def _placeholders(service: Service, path: str, _: Machine) -> Iterator[Problem]:
+def _placeholders(service: Service, path: str) -> Iterator[Problem]:
     places = {"command": service.command, "directory": (service.directory or "",)}
     places["environment_file"] = (service.environment_file or "",)
     places["probe.exec"] = service.probe.exec
@@ -70,7 +68,7 @@ def _placeholders(service: Service, path: str, _: Machine) -> Iterator[Problem]:
         )
 
 
-def _writable(service: Service, path: str, _: Machine) -> Iterator[Problem]:
+def _writable(service: Service, path: str) -> Iterator[Problem]:
     texts = program.texts_of(service, service.command)
     if not service.command or placeholders(texts) - set(known(service.extra_ports)):
         return  # which has been said
@@ -83,37 +81,7 @@ def _writable(service: Service, path: str, _: Machine) -> Iterator[Problem]:
         yield Problem(where, trouble, "put it into a file that the daemon reads, or a script of your own")
 
 
-def _command(service: Service, path: str, machine: Machine) -> Iterator[Problem]:
-    if service.command and not placeholders(service.command[:1]) and not machine.find(service.command[0]):
-        hint = "install it, or give its absolute path; searched: portfleet's own venv, then /usr/local/bin, /usr/bin, …"
-        yield Problem(f"{path}.command", f'"{service.command[0]}" is not found', hint)
-    probe = service.probe.exec
-    if probe and not placeholders(probe[:1]) and not machine.find(probe[0]):
-        yield Problem(f"{path}.probe.exec", f'"{probe[0]}" is not found', "install it, or give its absolute path")
-    if service.user and not machine.has_user(service.user):
-        hint = f"useradd --system {service.user}"
-        yield Problem(f"{path}.user", f'this machine has no user "{service.user}"', hint)
-    elif service.user and not machine.is_root:
-        yield Problem(f"{path}.user", "only root can run instances as another user", "leave user out, or run as root")
-    elif service.user and not machine.maps_user(service.user):
-        hint = "leave user out, run as the machine's root, or enter by: unshare --map-root-user --map-auto (uidmap)"
-        yield Problem(f"{path}.user", f'this user namespace has no user "{service.user}" (/proc/self/uid_map)', hint)
-    if service.directory and not placeholders((service.directory,)) and not machine.has_path(service.directory):
-        yield Problem(f"{path}.directory", f"{service.directory} does not exist", f"mkdir -p {service.directory}")
-
-
-def _families(service: Service, path: str, machine: Machine) -> Iterator[Problem]:
-    for key, listens in (("listen", service.listen), ("remote", service.remote)):
-        for number, listen in enumerate(listens):
-            if listen.families == (6,) and not machine.ipv6:
-                yield Problem(
-                    f"{path}.{key}[{number}]",
-                    f'"{listen}" is IPv6, which this kernel does not have (ipv6.disable=1, or no module ipv6)',
-                    f'write "0.0.0.0:{listen.port}"' if key == "listen" else "write the box's IPv4 address",
-                )
-
-
-def _remote(service: Service, path: str, _: Machine) -> Iterator[Problem]:
+def _remote(service: Service, path: str) -> Iterator[Problem]:
     for number, listen in enumerate(service.listen):
         if service.remote and _is_loopback(listen):
             yield Problem(
@@ -146,7 +114,7 @@ def _is_loopback(listen: Listen) -> bool:
     return listen.address is not None and ipaddress.ip_address(listen.address).is_loopback
 
 
-def _weights(service: Service, path: str, _: Machine) -> Iterator[Problem]:
+def _weights(service: Service, path: str) -> Iterator[Problem]:
     members = [str(number + 1) for number in range(service.instances)]
     members += [f"remote-{number + 1}" for number in range(len(service.remote))]
     for member in service.weight:
@@ -159,16 +127,6 @@ def _weights(service: Service, path: str, _: Machine) -> Iterator[Problem]:
     if all(service.weight.get(member, 1) == 0 for member in members):
         hint = "leave at least one instance its weight; to stop a service: portfleet down SERVICE"
         yield Problem(f"{path}.weight", "every instance has weight 0, so none would serve", hint)
-
-
-def _limits(service: Service, path: str, machine: Machine) -> Iterator[Problem]:
-    if service.max_connections > machine.descriptors - 64:
-        yield Problem(
-            f"{path}.max_connections",
-            f"{service.max_connections} connections need {service.max_connections + 64} descriptors per process, "
-            f"the hard limit here is {machine.descriptors}",
-            f"raise LimitNOFILE (or ulimit -Hn), or set max_connections to {machine.descriptors - 64} or less",
-        )
 
 
 def _listens(fleet: Fleet) -> Iterator[Problem]:
@@ -185,3 +143,14 @@ def _listens(fleet: Fleet) -> Iterator[Problem]:
                     )
                     break
                 seen[key] = (service.name, listen)
+
+
+def _metrics(fleet: Fleet) -> Iterator[Problem]:
+    listen = fleet.metrics.listen
+    if listen is None:
+        return
+    for service in fleet.services.values():
+        low, high = service.ports
+        if low <= listen.port <= high or any(listen.port == other.port for other in service.listen):
+            words = f"port {listen.port} is one of service {service.name}"
+            yield Problem("metrics.listen", words, "give it a port of its own")

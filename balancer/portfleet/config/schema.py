@@ -11,7 +11,7 @@ from typing import Any
 
 from portfleet.config.kinds import Schema
 from portfleet.config.load import NAME_PATTERN
-from portfleet.config.settings import DRAIN, FLEET, PROBE, SERVICE
+from portfleet.config.settings import DRAIN, FLEET, METRICS, PROBE, SERVICE
 from portfleet.config.settings.table import Setting, Table
 
 _DRAFT = "https://json-schema.org/draft/2020-12/schema"
@@ -33,7 +33,7 @@ def schema() -> Schema:
         "$schema": _DRAFT,
         "title": "fleet.toml of portfleet",
         "type": "object",
-        "properties": {"service": services, "fleet": _table(FLEET)},
+        "properties": {"service": services, "fleet": _table(FLEET), "metrics": _table(METRICS)},
         "required": ["service"],
         "additionalProperties": False,
         "$defs": {

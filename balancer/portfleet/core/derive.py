@@ -22,9 +22,10 @@ from portfleet.core.states import Wanted
 def settle(fleet: Fleet, journal: Journal) -> Journal:
     """Return the journal as it goes with the config: new services get a record, changed ones keep what they can.
 
-    Every instance has a number then, and every service a home table of its members. Settled again, it is the same.
+    Every instance has a number then, and every service a home table of its members. Settled again, it is the same. In
+    what order the config names the services does not matter: two boxes that begin with the same ones number alike.
     """
-    for configured in fleet.services.values():
+    for _, configured in sorted(fleet.services.items()):
         record = _record(configured, journal)
         service = _scaled(configured, record)
         unnumbered = [one.name for one in _instances(service, record) if one.name not in record.numbers]
@@ -47,7 +48,7 @@ def carried(fleet: Fleet, journal: Journal, before: Fleet) -> Journal:
         if old is None or record is None or old.launch == service.launch:
             continue
         live = record.colours.get(record.live, ColourRecord())
-        waits = service.release not in (old.release, live.release)
+        waits = service.release not in (record.config_release, live.release)
         for colour, ran in record.colours.items():
             if colour == record.live and not waits:
                 record = record.with_colour(colour, replace(ran, launch=None))

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Literal
 
 from portfleet.core.access import Access, access
 from portfleet.core.changes import InstanceRule, ServiceRule
 from portfleet.core.journal import Journal
-from portfleet.core.model import Colour, Instance, Service, member_instance, other, parse_instance
+from portfleet.core.model import Colour, Instance, Service, member_instance, other
 from portfleet.core.program import Program
 from portfleet.core.records import Moved, ServiceRecord
 from portfleet.core.slots import Table, effective
@@ -23,6 +23,7 @@ from portfleet.core.status import Status
 class DesiredInstance:
     """One instance as it shall be. ``program`` is None for one on another box and for a colour that runs nothing.
 
+    ``moves``: it runs on an earlier port, which ``rule`` has, and this is its rule from its next start on.
     ``asked``: its control socket may be used. ``inside``: it is reached over 127.0.0.1 only. ``extra_ports``: what it
     listens on beside its port, by name.
     """
@@ -34,11 +35,17 @@ class DesiredInstance:
     program: Program | None
     asked: bool = True
     inside: bool = False
+    moves: InstanceRule | None = None
     extra_ports: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
         return self.instance.name
+
+    @property
+    def next_rule(self) -> InstanceRule:
+        """Return the rule that it has once it was started anew."""
+        return self.moves or self.rule
 
     @property
     def control(self) -> str | None:
@@ -117,22 +124,33 @@ class DesiredService:
         result is ``current``: the last state is kept; but where nobody is even to serve, the slots point nowhere.
         """
         serving = {w.name for w in self.instances if w.takes and w.name not in out}
-        weights = {
-            w.instance.member: w.weight
-            for w in self.instances
-            if w.instance.colour in (self.live, None) and (w.name in serving or self._stand_in(w.instance, serving))
-        }
-        if not weights:
+        members = {w.instance.member: w for w in self.instances if w.instance.colour in (self.live, None)}
+        able = [
+            m for m, w in members.items() if w.weight and (w.name in serving or self._stand_in(w.instance, serving))
+        ]
+        if not able:
             return current if any(w.takes for w in self.instances) else (None,) * len(current)
-        members = {name: _member(name) for name in set(current)}
-        before = [members[name] for name in current[: len(self.home)]]
-        before += [None] * (len(self.home) - len(before))
-        table = effective(before if any(before) else (), self.home, weights)
+        if not (self.canary or self.moved) and self._members_at_home.issubset(able):
+            return self._at_home  # nearly always
+        table = effective(self.home, {member: w.weight for member, w in members.items()}, able)
         if self.canary or self.moved:
             return tuple(self._owner(slot, member, serving) if member else None for slot, member in enumerate(table))
-        # Nearly always; the watcher computes it while clients wait, so not by an instance's name per slot.
-        names = {member: member_instance(self.name, member, self.live).name for member in weights}
-        return tuple(names[member] if member else None for member in table)
+        return self._named(table)
+
+    @cached_property
+    def _members_at_home(self) -> frozenset[str]:
+        return frozenset(member for member in set(self.home) if member)
+
+    @cached_property
+    def _at_home(self) -> Table:
+        """The table while no member is out."""
+        return self._named(self.home)
+
+    def _named(self, table: Table) -> Table:
+        """Return the live instances of a table of members; the watcher computes it while clients wait."""
+        members = (member for member in set(table) if member)
+        names: dict[str | None, str] = {one: member_instance(self.name, one, self.live).name for one in members}
+        return tuple(map(names.get, table))
 
     def _owner(self, slot: int, member: str, serving: set[str]) -> str:
         """Return the instance that serves ``member``'s ``slot``: of the other colour in a canary, or a stand-in."""
@@ -165,13 +183,14 @@ def _within(slot: int, percent: int) -> bool:
 class Desired:
     """The whole fleet as it shall be, and the journal that goes with it. ``configured`` is every service by name.
 
-    ``own`` are the data plane's own programs.
+    ``own`` are the data plane's own programs, ``metrics`` is the one that tells of the fleet (None: there is none).
     """
 
     configured: Mapping[str, DesiredService]
     journal: Journal
     home: str
     own: Mapping[str, Program] = field(default_factory=dict)
+    metrics: Program | None = None
 
     @cached_property
     def services(self) -> Mapping[str, DesiredService]:
@@ -179,9 +198,14 @@ class Desired:
         return {name: want for name, want in self.configured.items() if not want.down}
 
     @property
-    def programs(self) -> dict[str, Program]:
+    def beside(self) -> dict[str, Program]:
+        """The programs that are no instances, by name, but for the watcher."""
+        return {**self.own} | ({self.metrics.name: self.metrics} if self.metrics else {})
+
+    @cached_property
+    def programs(self) -> Mapping[str, Program]:
         """Every program supervisord shall have, by name."""
-        return {**self.own} | {
+        return self.beside | {
             want.name: want.program
             for service in self.services.values()
             for want in service.running
@@ -191,7 +215,28 @@ class Desired:
     @property
     def ports(self) -> frozenset[tuple[int, int]]:
         """Every range of instance ports to guard; of a service that is down too, for its last process may live yet."""
+        earlier = {want.rule.port for want in self.instances() if want.moves}
+        return self.next_ports | {(p, p) for p in earlier if not any(low <= p <= high for low, high in self.next_ports)}
+
+    @property
+    def next_ports(self) -> frozenset[tuple[int, int]]:
+        """The ranges to guard once every instance runs on the port that it is to have."""
         return frozenset(want.service.ports for want in self.configured.values())
+
+    def standing(self, ports: Mapping[str, int]) -> Desired:
+        """Return what shall be while instances run on ``ports`` ({instance: port}) and others than they are to have."""
+        return self._with(lambda want: _standing(want, ports.get(want.name)))
+
+    def moved(self, names: Collection[str]) -> Desired:
+        """Return what shall be when ``names`` were started anew, on the ports that they are to have."""
+        return self._with(lambda want: replace(want, rule=want.next_rule, moves=None) if want.name in names else want)
+
+    def _with(self, change: Callable[[DesiredInstance], DesiredInstance]) -> Desired:
+        found = {}
+        for name, want in self.configured.items():
+            instances = tuple(map(change, want.instances))
+            found[name] = want if instances == want.instances else replace(want, instances=instances)
+        return replace(self, configured=found)
 
     def local_ports(self) -> dict[int, str]:
         """Return {port: instance} of those on this box."""
@@ -202,6 +247,7 @@ class Desired:
         return itertools.chain.from_iterable(service.instances for service in self.services.values())
 
 
-def _member(name: str | None) -> str | None:
-    instance = parse_instance(name) if name else None
-    return instance.member if instance else None
+def _standing(want: DesiredInstance, port: int | None) -> DesiredInstance:
+    if want.program is None or port in (None, want.next_rule.port):
+        return want
+    return replace(want, rule=replace(want.rule, port=port), moves=want.next_rule)

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 #: 2: an entry of the history has ``stays``. 3: a colour has its ``launch``. 4: that has what a process is given beside
 #: its command, as its files.
 VERSION = 4
-#: History kept in the journal; older entries are in the log.
+#: History kept in the journal; older entries are told by events.
 HISTORY = 200
 
 

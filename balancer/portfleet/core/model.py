@@ -1,4 +1,4 @@
-"""The nouns of the config: fleet, service, listen address, affinity, probe, drain policy, instance. Values only.
+"""The nouns of the config: fleet, service, listen address, affinity, instance. Values only.
 
 A key's default stands here, with its field, and nowhere else: config/settings, which has the rest of every key, takes
 it from the field.
@@ -12,11 +12,11 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Literal
 
 from portfleet.core.digits import whole
+from portfleet.core.policies import Drain, Probe
 
 Colour = Literal["blue", "green"]
 COLOURS: tuple[Colour, Colour] = ("blue", "green")
 
-Then = Literal["wait", "evict", "kill"]
 Overflow = Literal["next", "refuse"]
 WhenEmpty = Literal["keep", "refuse", "drop"]
 ControlUse = Literal["auto", "off"]
@@ -64,43 +64,6 @@ class Affinity:
         if self.kind != "source" or (self.prefix4, self.prefix6) == (32, 64):
             return self.kind
         return f"source/{self.prefix4}" + (f"/{self.prefix6}" if self.prefix6 != 64 else "")
-
-
-@dataclass(frozen=True)
-class Probe:
-    """How an instance's health is asked. Times are in seconds.
-
-    At most one of ``send``, ``http`` (a path) and ``exec`` (a command) is set; without one it is the daemon's default.
-    ``status``: of HTTP, None for 200 to 399; the exit status of a command, None for 0.
-    """
-
-    send: str | None = None
-    expect: str | None = None
-    http: str | None = None
-    exec: tuple[str, ...] = ()
-    status: int | None = None
-    interval: float = 1.0
-    timeout: float = 0.5
-    fall: int = 3
-    rise: int = 2
-    restart_after: float | None = None
-
-    @property
-    def asks(self) -> bool:
-        """Return whether a daemon that hangs fails it: the kernel accepts connections for any process that listens."""
-        return self.send is not None or self.http is not None or bool(self.exec)
-
-
-@dataclass(frozen=True)
-class Drain:
-    """What happens to established connections of a drained instance: evicted per second, and the end of patience.
-
-    ``rate`` None: none is closed before the deadline.
-    """
-
-    rate: int | None = None
-    deadline: float = 600.0
-    then: Then = "wait"
 
 
 @dataclass(frozen=True)
@@ -207,6 +170,17 @@ class Service:
 
 
 @dataclass(frozen=True)
+class Metrics:
+    """The process of the metrics and the page: where it listens (None: there is none) and who it runs as.
+
+    ``user`` None: an unprivileged one if the fleet is root's, otherwise the fleet's own.
+    """
+
+    listen: Listen | None = None
+    user: str | None = None
+
+
+@dataclass(frozen=True)
 class Fleet:
     """The whole fleet.toml."""
 
@@ -214,6 +188,8 @@ class Fleet:
     drift: Drift = "repair"
     dataplane: DataPlaneName = "nftables"
     haproxy_processes: int = 2
+    metrics: Metrics = field(default_factory=Metrics)
+    on_event: tuple[str, ...] = ()
 
     @property
     def inside(self) -> bool:
@@ -275,6 +251,7 @@ class Machine:
     """What the config's checks need to know of this machine, read once by the caller.
 
     ``find`` gives a command's absolute path or None; ``has_user`` and ``has_path`` tell whether one exists;
+    ``real`` gives a path without symbolic links;
     ``maps_user`` tells of a user that exists whether processes of this user namespace can become it;
     ``local_ports`` is net.ipv4.ip_local_port_range, ``reserved`` net.ipv4.ip_local_reserved_ports, both inclusive;
     ``descriptors`` is the hard limit of RLIMIT_NOFILE; ``ipv6``: its kernel has IPv6, if only switched off by sysctl.
@@ -290,3 +267,4 @@ class Machine:
     has_path: Callable[[str], bool]
     is_root: bool
     ipv6: bool = True
+    real: Callable[[str], str] = str

@@ -58,10 +58,11 @@ class ObservedInstance:
 class Observed:
     """The whole fleet as it is.
 
-    ``outdated``: programs that run with another command, user or environment than wanted; ``strangers``: who else
+    ``outdated``: programs that run with another command, user or environment than wanted; ``damaged``: files of
+    programs that supervisord cannot read or that are not ours, with why; ``strangers``: who else
     listens on an instance's port, by instance; ``claims``: who else serves what clients dial, in words; ``out``: who is
     ejected, by the watcher's word; ``watcher``: supervisord runs it; ``own``: the data plane's own programs that
-    take orders. Without an answer of supervisord
+    take orders; ``metrics``: the metrics' process runs. Without an answer of supervisord
     (``supervisord``) nothing is known of programs but what can be seen. ``at``: when it was looked at, as a Unix time.
     """
 
@@ -69,11 +70,13 @@ class Observed:
     supervisord: Presence = Presence.RUNNING
     instances: Mapping[str, ObservedInstance] = field(default_factory=dict)
     outdated: frozenset[str] = frozenset()
+    damaged: Mapping[str, str] = field(default_factory=dict)
     strangers: Mapping[str, str] = field(default_factory=dict)
     claims: tuple[str, ...] = ()
     out: Mapping[str, Out] = field(default_factory=dict)
     watcher: bool = True
     own: Mapping[str, OwnProcess] = field(default_factory=dict)
+    metrics: bool = False
     at: float = 0.0
 
     @property

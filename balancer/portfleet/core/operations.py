@@ -27,6 +27,7 @@ VERBS: Mapping[str, tuple[str, str]] = {
     "restart": ("restart", "Restart"),
     "rebalance": ("rebalance", "Rebalance"),
     "scale": ("scale", "Scale"),
+    "migrate-live": ("migrate_live", "MigrateLive"),
 }
 Then = Literal["wait", "evict", "kill"]
 

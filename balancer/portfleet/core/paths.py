@@ -52,6 +52,11 @@ class Paths:
         return self.run / "watch.sock"
 
     @property
+    def seen_socket(self) -> Path:
+        """Where the watcher answers the metrics' process, which may ask and give no order."""
+        return self.run / "seen.sock"
+
+    @property
     def table_lock(self) -> Path:
         return self.run / "table.lock"
 
@@ -70,6 +75,11 @@ class Paths:
         """The processes the watcher knows, to find them again when supervisord has lost them; not in run/, which is
         cleaned by others."""
         return self.lib / "processes.json"
+
+    @property
+    def events(self) -> Path:
+        """What happened: the watcher and commands append to it."""
+        return self.lib / "events.jsonl"
 
     @property
     def out(self) -> Path:

@@ -56,8 +56,11 @@ def make_plan(
     if observed.supervisor and (absent := sorted(desired.own.keys() - observed.own.keys())):
         steps.append(s.StartDataPlane(tuple(absent)))
     steps += _listens(desired, observed)
+    steps += _metrics(desired, observed)
     gone, notes = _gone(desired, observed)
     steps += gone
+    if desired.ports != desired.next_ports:
+        steps.append(s.LoadRules("the guard without the old ports", (c.SetFleet(desired.home, desired.next_ports),)))
     notes += [*observed.claims]
     notes += [f"{want.name}: {note}" for want in desired.configured.values() for note in want.notes]
     return Plan(tuple(steps), tuple(notes), {want.name: _moved(want, observed) for want in wants})
@@ -78,6 +81,15 @@ def transactions(steps: Iterable[s.Step], desired: Desired, plane: c.PlaneState)
                 yield step.describe(), (change,)
             case _:
                 pass
+
+
+def _metrics(desired: Desired, observed: Observed) -> Iterator[s.Step]:
+    if not observed.supervisor:
+        return
+    if desired.metrics is None:
+        yield from [s.StopMetrics()] if observed.metrics else []
+    elif not observed.metrics or desired.metrics.name in observed.outdated:
+        yield s.StartMetrics()
 
 
 def _base(desired: Desired, observed: Observed) -> Iterator[s.Step]:
@@ -108,9 +120,10 @@ def _rules(wants: Iterable[DesiredService], observed: Observed, at_once: int) ->
 def _rules_of(want: DesiredService, observed: Observed) -> list[c.Change]:
     plane = observed.plane
     changes: list[c.Change] = [
-        c.SetInstance(instance.rule)
+        c.SetInstance(rule)
         for instance in want.instances
-        if plane.instances.get(instance.name) != instance.rule and not _with_restart(instance, observed)
+        if plane.instances.get(instance.name) != (rule := _rule(instance, observed))
+        and not _with_restart(instance, observed)
     ]
     if plane.services.get(want.name) != want.rule:
         changes.append(c.SetService(want.rule))
@@ -118,6 +131,11 @@ def _rules_of(want: DesiredService, observed: Observed) -> list[c.Change]:
     if plane.access.get(want.name, Access()) != access:
         changes.append(c.SetAccess(want.name, access))
     return changes
+
+
+def _rule(instance: DesiredInstance, observed: Observed) -> c.InstanceRule:
+    """Return the rule that an instance has before it is restarted; one that does not serve is started anew first."""
+    return instance.rule if observed.seen(instance.name).ready else instance.next_rule
 
 
 def _with_restart(instance: DesiredInstance, observed: Observed) -> bool:
@@ -138,14 +156,14 @@ def _current(want: DesiredService, observed: Observed) -> Table:
 def _away(want: DesiredService, observed: Observed) -> Iterator[s.Step]:
     """Clients that are served now go on being served while others start: slots leave instances that are down."""
     current, down = _current(want, observed), _down(want, observed)
-    if any(name in down for name in current):
+    if not down.isdisjoint(current):
         yield from _point(want, observed, current, out=down | observed.ejected, named=down)
 
 
 def _left(want: DesiredService, observed: Observed) -> Table:
     """Return where the slots point once they have left the instances that are down."""
     current, down = _current(want, observed), _down(want, observed)
-    if not any(name in down for name in current):
+    if down.isdisjoint(current):
         return current
     return want.table(current, out=down | observed.ejected)
 
@@ -188,21 +206,33 @@ def _elsewhere(desired: Desired, observed: Observed) -> Iterator[s.Step]:
 
 def _rolling(want: DesiredService, observed: Observed) -> Iterator[s.Step]:
     """Restart changed instances one at a time, each without slots while it is away."""
-    changed = [i for i in want.running if _rolls(i, observed)]
+    changed = in_order([i for i in want.running if _rolls(i, observed)])
     current = _left(want, observed)
     for instance in changed:
         out = frozenset({instance.name})
         yield from _point(want, observed, current, out=observed.ejected | out, named=out)
-        rules = () if observed.plane.instances.get(instance.name) == instance.rule else (c.SetInstance(instance.rule),)
+        rule = instance.next_rule
+        rules = () if observed.plane.instances.get(instance.name) == rule else (c.SetInstance(rule),)
         connections, handed = (
             observed.seen(instance.name).connections or 0,
             bool(want.takers(instance.name, observed.said)),
         )
-        yield s.RestartInstance(instance.name, connections, rules, handed)
+        yield s.RestartInstance(instance.name, connections, rules, handed, rule.port if instance.moves else None)
         yield s.WaitReady((instance.name,), want.service.start_timeout)
         current = want.table(current, out=observed.ejected | out)
     if changed:
         yield from _point(want, observed, current, out=observed.ejected)
+
+
+def in_order(changed: Iterable[DesiredInstance]) -> list[DesiredInstance]:
+    """Return instances in an order in which each finds its new port free, if there is one."""
+    left, found = list(changed), list[DesiredInstance]()
+    while left:
+        held = {i.rule.port for i in left}
+        free = next((i for i in left if not i.moves or i.moves.port not in held), left[0])
+        left.remove(free)
+        found.append(free)
+    return found
 
 
 def _slots(want: DesiredService, observed: Observed) -> Iterator[s.Step]:

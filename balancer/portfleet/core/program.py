@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from portfleet.core.errors import Exit, PortfleetError
-from portfleet.core.model import Service, StopSignal
+from portfleet.core.model import Listen, Service, StopSignal
 from portfleet.core.paths import Paths
 from portfleet.core.placeholders import expand, known, placeholders
 
 #: The watcher's name as a program of supervisord.
 WATCHER = "portfleet-watch"
+#: The name of the metrics' process as a program of supervisord.
+METRICS = "portfleet-metrics"
 #: How a daemon ends for a broken config (docs/control.md): starting it again cannot help, only another config can.
 CONFIG_EXIT = 2
 #: Seconds that supervisord itself waits for an instance that it was told to stop: who tells it counts the deadline. A
@@ -124,10 +126,32 @@ def watch_program(paths: Paths, python: str) -> Program:
     )
 
 
+def metrics_program(paths: Paths, python: str, listen: Listen, user: str | None) -> Program:
+    """Return the program that serves metrics and the page at ``listen``, run by the interpreter ``python``."""
+    home = ("--home", str(paths.home)) if paths.home else ()
+    return Program(
+        name=METRICS,
+        command=(python, "-m", "portfleet", *home, "metrics", "--serve", str(listen)),
+        environment={},
+        log=str(paths.log_of(METRICS)),
+        control="",
+        stop_seconds=10,
+        user=user,
+        for_ever=True,
+    )
+
+
 def release_path(service: Service, release: str | None) -> str:
     if release and service.releases and not release.startswith("/"):
         return f"{service.releases.rstrip('/')}/{release}"
     return release or ""
+
+
+def real_release(service: Service, release: str | None, real: Callable[[str], str]) -> str | None:
+    """Return a release by its real path if it is reached by a symbolic link, which may lead elsewhere tomorrow."""
+    path = release_path(service, release)
+    found = real(path) if path.startswith("/") else path
+    return release if found == path.rstrip("/") else found
 
 
 def texts_of(service: Service, command: tuple[str, ...]) -> tuple[str, ...]:

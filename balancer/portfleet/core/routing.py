@@ -36,6 +36,8 @@ def route(
 
 def moved(before: Table, after: Table) -> int:
     """Return how many slots differ between two tables, which may differ in length (the rest points nowhere)."""
+    if before == after:
+        return 0
     pad = (None,) * max(len(before), len(after))
     return sum(map(ne, (before + pad)[: len(pad)], (after + pad)[: len(pad)]))
 

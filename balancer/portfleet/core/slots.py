@@ -5,36 +5,35 @@ a slot moves only if its owner is gone or has more than its share. The remainder
 that hold the most already, so that rounding moves nothing either. Pure; the same input always gives the same table.
 
 The *home* table changes only when members or weights do. The *effective* table follows it while some members are
-out: an out member's slots are dealt evenly to the others, origin by origin, and a member that comes back gets
-exactly its home slots back (the caches there are warm), so with nobody out the effective table is the home table.
+out. It depends on the home table, the weights and who is out, never on the order in which they went out, so that two
+boxes with the same home have the same table. Every slot has a fixed order of members, its home first, and goes to the
+first that serves: exactly the slots of a member that goes out move, and it gets exactly those back. The orders are made
+so that what is out is dealt evenly; with one member out shares are exact, with more they are off by a few slots.
 """
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+import math
+from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from hashlib import blake2b
 
 Table = tuple[str | None, ...]
 
 
-def assign(previous: Sequence[str | None], weights: Mapping[str, int], home: Sequence[str | None] = ()) -> Table:
+def assign(previous: Sequence[str | None], weights: Mapping[str, int]) -> Table:
     """Return the table nearest to ``previous`` in which every member holds its share by ``weights``.
 
     ``previous`` has one entry per slot (None: pointed nowhere yet). Members with weight 0 or absent get no slot; with
-    no weight at all the result points nowhere. Where ``home`` is given, a slot whose home member has a weight goes
-    home first.
+    no weight at all the result points nowhere.
     """
     live = {member: weight for member, weight in weights.items() if weight > 0}
     if not live:
         return (None,) * len(previous)
     now = count(previous)
-    if not home and now.total() == len(previous) and shares(len(previous), live, held=now) == now:
+    if now.total() == len(previous) and shares(len(previous), live, held=now) == now:
         return tuple(previous)  # nearly always: nothing has changed since it was assigned
-    origin = home or previous
-    table = [
-        at_home if home and (at_home := home[slot]) in live else owner if owner in live else None
-        for slot, owner in enumerate(previous)
-    ]
+    table = [owner if owner in live else None for owner in previous]
     targets = shares(len(table), live, held=Counter(owner for owner in table if owner))
     held: dict[str, list[int]] = {member: [] for member in live}
     for slot, owner in enumerate(table):
@@ -43,24 +42,80 @@ def assign(previous: Sequence[str | None], weights: Mapping[str, int], home: Seq
     for member, slots in held.items():
         surplus = len(slots) - targets[member]
         if surplus > 0:
-            for slot in _by_turns(slots, origin, member)[:surplus]:
+            for slot in slots[:surplus]:
                 table[slot] = None
     lack = {member: targets[member] - len(held[member]) for member in live if targets[member] > len(held[member])}
-    free = sorted((slot for slot, owner in enumerate(table) if owner is None), key=lambda s: (origin[s] or "", s))
+    free = sorted((slot for slot, owner in enumerate(table) if owner is None), key=lambda s: (previous[s] or "", s))
     for slot, member in zip(free, _deal(lack), strict=True):
         table[slot] = member
     return tuple(table)
 
 
-def effective(current: Sequence[str | None], home: Sequence[str | None], weights: Mapping[str, int]) -> Table:
-    """Return the effective table for the members in ``weights`` (out members left out or 0), starting at ``current``.
+def effective(home: Sequence[str | None], weights: Mapping[str, int], serving: Collection[str]) -> Table:
+    """Return the effective table of ``home`` while of the members in ``weights`` only ``serving`` serve.
 
-    ``current`` is what the kernel has now; empty for a first table. With all of the home's members in it the result
-    is ``home`` itself.
+    With all of the home's members serving the result is ``home`` itself; with none it points nowhere.
     """
-    if all(member is None or weights.get(member, 0) > 0 for member in home):
-        return tuple(home)
-    return assign(current or home, weights, home)
+    known = {member: weight for member, weight in weights.items() if weight > 0}
+    if known.keys().isdisjoint(serving):
+        return (None,) * len(home)
+    table, out = list(home), {member for member in home if member is not None} - {*serving}
+    if not out:
+        return tuple(home)  # nearly always
+    orders = _Orders(home, known)
+    reached: dict[frozenset[str], list[int]] = {}
+    for slot, owner in enumerate(home):
+        if owner in out:
+            reached.setdefault(frozenset({owner}), []).append(slot)
+    # Level by level: all slots whose first members are exactly ``gone`` meet there, in whatever order they lost them.
+    while reached:
+        level, reached = reached, {}
+        for gone in sorted(level, key=sorted):
+            for slot, member in orders.after(gone, sorted(level[gone]), serving):
+                if member in out:
+                    reached.setdefault(gone | {member}, []).append(slot)
+                else:
+                    table[slot] = member
+    return tuple(table)
+
+
+class _Orders:
+    """The orders of members by slot, made as far as they are asked for.
+
+    Slots that have lost the same members are dealt to the others so that everybody's share is exact if only those are
+    out. Too few of them to deal any go by weighted rendezvous hashing (Thaler and Ravishankar 1998; score -w / ln h).
+    """
+
+    def __init__(self, home: Sequence[str | None], weights: Mapping[str, int]) -> None:
+        self._total, self._weights, self._home = len(home), weights, count(home)
+        self._dealt: dict[frozenset[str], Counter[str]] = {}
+
+    def after(
+        self, gone: frozenset[str], slots: Sequence[int], serving: Collection[str]
+    ) -> Iterable[tuple[int, str | None]]:
+        """Yield each of ``slots`` with the member that follows in its order when ``gone`` have been passed."""
+        others = {member: weight for member, weight in sorted(self._weights.items()) if member not in gone}
+        if len(slots) < len(others):
+            left = [(member, weight) for member, weight in others.items() if member in serving]
+            return [(slot, _best(slot, left)) for slot in slots]
+        held = self._home.copy()
+        for before, dealt in self._dealt.items():
+            if before < gone:
+                held.update(dealt)
+        targets = shares(self._total, others, held=held)
+        turns = _deal({member: targets[member] - held[member] for member in others if targets[member] > held[member]})
+        self._dealt[gone] = Counter(turns[: len(slots)])
+        return zip(slots, turns, strict=False)
+
+
+def _best(slot: int, members: Sequence[tuple[str, int]]) -> str | None:
+    """Return the member with the highest score for ``slot``; None if there are none."""
+    return max(members, key=lambda one: _score(slot, *one))[0] if members else None
+
+
+def _score(slot: int, member: str, weight: int) -> float:
+    drawn = int.from_bytes(blake2b(f"{slot} {member}".encode(), digest_size=8).digest(), "big")
+    return -weight / math.log((drawn + 1) / ((1 << 64) + 2))
 
 
 def shares(total: int, weights: Mapping[str, int], *, held: Mapping[str, int]) -> dict[str, int]:
@@ -81,20 +136,8 @@ def moves(before: Sequence[str | None], after: Sequence[str | None]) -> dict[int
 
 def count(table: Iterable[str | None]) -> Counter[str]:
     """Return how many slots each owner holds."""
-    return Counter(owner for owner in table if owner is not None)
-
-
-def _by_turns(slots: Collection[int], origin: Sequence[str | None], owner: str) -> list[int]:
-    """Order ``slots`` for giving up: foreign origins first, always one from the origin that has the most left."""
-    groups: dict[str, list[int]] = defaultdict(list)
-    own = []
-    for slot in sorted(slots):
-        if origin[slot] == owner:
-            own.append(slot)
-        else:
-            groups[origin[slot] or ""].append(slot)
-    ranked = [(-rank, name, slot) for name, group in groups.items() for rank, slot in enumerate(reversed(group))]
-    return [slot for *_, slot in sorted(ranked)] + own
+    found = Counter(table)  # None too: to leave it out before takes twice as long
+    return Counter({owner: number for owner, number in found.items() if owner is not None})
 
 
 def _deal(lack: Mapping[str, int]) -> list[str]:

@@ -25,10 +25,10 @@ class Status:
     """A daemon's answer to ``status``: a claim, but each number is within 0 … 2^53.
 
     ``max_connections`` is 0 for a daemon that does not say; ``handoff`` holds the versions of the hand-off protocol it
-    speaks, none if it cannot hand off; ``accepted``, ``requests`` and ``errors`` are None for a daemon that does not
-    count them; ``keepalive`` is how many seconds a connection can be silent until its peer was asked for the last time,
-    None if it does not say. The latency histogram has ascending upper ``bounds`` in µs, and ``counts`` for each of them
-    and for what is above.
+    speaks, none if it cannot hand off; ``accepted``, ``requests``, ``errors`` and the bytes are None for a daemon that
+    does not count them; ``keepalive`` is how many seconds a connection can be silent until its peer was asked for the
+    last time, None if it does not say. The latency histogram has ascending upper ``bounds`` in µs, and ``counts`` for
+    each of them and for what is above.
     """
 
     state: DaemonState
@@ -41,6 +41,8 @@ class Status:
     keepalive: int | None = None
     bounds: tuple[float, ...] = ()
     counts: tuple[int, ...] = ()
+    bytes_in: int | None = None
+    bytes_out: int | None = None
 
     @property
     def counters(self) -> Counters | None:

@@ -48,6 +48,22 @@ class StartDataPlane:
 
 
 @dataclass(frozen=True)
+class StartMetrics:
+    """Have supervisord run the metrics' process, anew if it runs otherwise than is desired."""
+
+    def describe(self) -> str:
+        return "start the metrics"
+
+
+@dataclass(frozen=True)
+class StopMetrics:
+    """Have supervisord stop the metrics' process and forget it."""
+
+    def describe(self) -> str:
+        return "stop the metrics"
+
+
+@dataclass(frozen=True)
 class RestartInstance:
     """Stop an instance and start it as it is wanted now; between the two its rules become what they must be."""
 
@@ -55,11 +71,13 @@ class RestartInstance:
     connections: int
     changes: Transaction = ()
     handed: bool = False
+    port: int | None = None
 
     def describe(self) -> str:
         what = "go to its siblings" if self.handed else "end"
         end = f"; {self.connections:,} connections {what}" if self.connections else ""
-        return f"restart {self.name} (its command, user or environment changed{end})"
+        why = f"its port becomes {self.port}" if self.port else "its command, user or environment changed"
+        return f"restart {self.name} ({why}{end})"
 
 
 @dataclass(frozen=True)
@@ -138,6 +156,8 @@ Step = (
     | StartWatcher
     | StartInstances
     | StartDataPlane
+    | StartMetrics
+    | StopMetrics
     | RestartInstance
     | WaitReady
     | PointSlots

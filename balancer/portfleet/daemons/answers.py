@@ -66,6 +66,8 @@ def read_status(line: bytes) -> Status:
         _count(answer, "keepalive_s") if "keepalive_s" in answer else None,
         bounds,
         counts,
+        _count(answer, "bytes_in") if "bytes_in" in answer else None,
+        _count(answer, "bytes_out") if "bytes_out" in answer else None,
     )
 
 

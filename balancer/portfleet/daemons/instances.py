@@ -61,8 +61,9 @@ def _unasked(want: DesiredInstance, pids: Mapping[str, int]) -> str:
 
 def connections(service: Service, instances: Iterable[DesiredInstance], pids: Mapping[str, int]) -> dict[str, int]:
     """Return how many established connections each instance has: by its own word, otherwise by its sockets."""
-    wanted, established = list(instances), Established()
+    wanted = list(instances)
     heard = hear(wanted, pids)
+    established = Established({want.rule.port for want in wanted if heard[want.name].status is None})
 
     def count(want: DesiredInstance) -> int:
         status, pid = heard[want.name].status, pids.get(want.name)

@@ -12,8 +12,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from portfleet.core.desired import DesiredInstance
-from portfleet.core.model import Probe, Service
+from portfleet.core.model import Service
 from portfleet.core.placeholders import expand
+from portfleet.core.policies import Probe
 from portfleet.core.printable import printable
 from portfleet.core.status import DaemonState, Status
 from portfleet.daemons.answers import Refused, read_status
@@ -59,13 +60,14 @@ def _command(service: Service, want: DesiredInstance) -> Command | None:
 
 
 def exchanges(
-    target: Target, pid: int | None, *, commands: Sequence[str] = ("status",), spoke: bool = False
+    target: Target, pid: int | None, *, commands: Sequence[str] = ("status",), spoke: bool = False, port: bool = True
 ) -> Iterator[Exchange]:
     """Yield what an instance with process ``pid`` is asked: each when the one before it has ended well.
 
     First its control socket, which it need not have unless that process ``spoke`` there earlier, by the first of
-    ``commands`` that it knows, then its port. One that is full by its own ``max_connections`` leaves connections in its
-    backlog on purpose, so its word alone counts.
+    ``commands`` that it knows, then its port, without ``port`` only if the config says what to ask there or nothing
+    else was asked. One that is full by its own ``max_connections`` leaves connections in its backlog on purpose, so its
+    word alone counts.
     """
     status = None
     for command in commands if target.control is not None and pid is not None else ():
@@ -81,8 +83,10 @@ def exchanges(
         yield Http(target.place, target.probe.http, target.probe.status)
     elif target.probe.send is not None:
         yield Expect(target.place, target.probe.send.encode(), (target.probe.expect or "").encode())
-    else:
-        yield Connect(target.place) if status is None and not spoke else Empty(target.place)
+    elif status is None and not spoke:
+        yield Connect(target.place)
+    elif status is None or port:
+        yield Empty(target.place)
 
 
 class AskReady(Ask[Status]):

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from portfleet.core.counters import Counters
 from portfleet.core.status import Status
+from portfleet.daemons.traffic import Traffic
 from portfleet.linux import processes
 
 
@@ -15,7 +16,7 @@ from portfleet.linux import processes
 class Sample:
     """One moment: when (monotonic seconds), which process, its processor time (seconds) and resident memory (bytes).
 
-    Both count its children too. ``accepted`` and ``counters`` are None for a daemon that does not say.
+    Both count its children too. ``accepted``, ``counters`` and ``bytes`` (in, out) are None if nobody counts them.
     """
 
     at: float
@@ -24,6 +25,7 @@ class Sample:
     memory: int
     accepted: int | None = None
     counters: Counters | None = None
+    bytes: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True)
@@ -39,16 +41,27 @@ class Rates:
     requests: float | None = None
     p50: float | None = None
     p99: float | None = None
+    bytes_in: float | None = None
+    bytes_out: float | None = None
 
 
-def sample(pid: int, status: Status | None) -> Sample | None:
-    """Take a sample of a process, with what it counts by its ``status``; None if it has ended."""
+def sample(pid: int, status: Status | None, traffic: Traffic | None = None) -> Sample | None:
+    """Take a sample of a process, with what it counts by its ``status``; None if it has ended.
+
+    ``traffic`` is what the kernel tells of a daemon that does not count connects.
+    """
     found = [process for one in processes.tree(pid) if (process := processes.read(one))]
     if not found:
         return None
     cpu, memory = sum(process.cpu for process in found), sum(process.memory for process in found)
     accepted, counters = (status.accepted, status.counters) if status is not None else (None, None)
-    return Sample(time.monotonic(), pid, cpu, memory, accepted, counters)
+    passed = None
+    if status is not None and status.bytes_in is not None and status.bytes_out is not None:
+        passed = (status.bytes_in, status.bytes_out)
+    if traffic is not None:
+        accepted = traffic.connects if accepted is None else accepted
+        passed = passed or (traffic.bytes_in, traffic.bytes_out)
+    return Sample(time.monotonic(), pid, cpu, memory, accepted, counters, passed)
 
 
 def rates(before: Sample | None, after: Sample | None) -> Rates | None:
@@ -60,8 +73,11 @@ def rates(before: Sample | None, after: Sample | None) -> Rates | None:
     accepts = None
     if before.accepted is not None and after.accepted is not None:
         accepts = max(0, after.accepted - before.accepted) / seconds
+    bytes_in = bytes_out = None
+    if before.bytes is not None and after.bytes is not None:
+        bytes_in, bytes_out = (max(0, b - a) / seconds for a, b in zip(before.bytes, after.bytes, strict=True))
     if before.counters is None or after.counters is None:
-        return Rates(cpu, after.memory, accepts)
+        return Rates(cpu, after.memory, accepts, bytes_in=bytes_in, bytes_out=bytes_out)
     came = after.counters.since(before.counters)
     return Rates(
         cpu,
@@ -70,6 +86,8 @@ def rates(before: Sample | None, after: Sample | None) -> Rates | None:
         requests=came.requests / seconds,
         p50=_quantile(came, 0.5),
         p99=_quantile(came, 0.99),
+        bytes_in=bytes_in,
+        bytes_out=bytes_out,
     )
 
 

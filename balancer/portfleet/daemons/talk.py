@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import select
 import socket
+import struct
 import time
 from collections.abc import Callable, Mapping, Sequence
 
@@ -13,6 +14,8 @@ from portfleet.daemons.exchange import Command, Control, Exchange, Port, Verdict
 from portfleet.daemons.run import Run
 from portfleet.linux import processes, unix_socket
 
+#: struct linger of socket(7): on, for 0 seconds; then close(2) sends a reset.
+_RESET = struct.pack("=ii", 1, 0)
 _CONNECTED = (0, errno.EISCONN)
 _UNDER_WAY = (errno.EINPROGRESS, errno.EALREADY)
 
@@ -61,8 +64,10 @@ class Talk:
         return connection
 
     def close(self) -> None:
-        """End the connection, if there is one."""
+        """End the connection, if there is one; a port's by a reset, or conntrack would have it for two minutes more."""
         if self._connection is not None:
+            if isinstance(self.exchange.place, Port):
+                self._connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
             self._connection.close()
 
     def awaited(self) -> tuple[int, int]:

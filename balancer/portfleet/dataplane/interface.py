@@ -14,13 +14,14 @@ process (HAProxy); nothing outside its folder knows which. `dataplane.choose` ma
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Protocol
 
 if TYPE_CHECKING:  # what names here stand for costs `status` nothing
     from portfleet.core.changes import InstanceRule, PlaneState, ServiceRule, Transaction
     from portfleet.core.errors import Problem
+    from portfleet.core.frozen import Flow
     from portfleet.core.model import Affinity, Fleet, Listen
     from portfleet.core.needs import Needs
     from portfleet.core.observed import OwnProcess
@@ -63,6 +64,20 @@ class Hold:
     """One established connection of an instance, by a name that only its data plane understands."""
 
     name: bytes
+
+
+@dataclass(frozen=True)
+class ClientConnection:
+    """An established connection of a client: the ``instance`` that it came by and the client's ``port``.
+
+    ``inode`` is the socket of the instance's side, if that is a process on this box that the client's packets reach;
+    ``since`` is when it began (Unix time). Both are None if they are not known.
+    """
+
+    instance: str
+    port: int
+    inode: int | None = None
+    since: float | None = None
 
 
 @dataclass(frozen=True)
@@ -129,6 +144,9 @@ class Connections(Protocol):
     def of(self, instance: InstanceRule) -> list[Hold]:
         """Return the established connections of an instance."""
 
+    def of_client(self, instances: Iterable[InstanceRule], address: Address) -> list[ClientConnection]:
+        """Return the established connections of a client to ``instances``."""
+
     def end(self, holds: Iterable[Hold]) -> int:
         """Close connections, which their clients see as a reset; return how many were still there."""
 
@@ -149,6 +167,37 @@ class Connections(Protocol):
 
     def room(self) -> Room | None:
         """Return how much room for connections the data plane has; None if it has no bound of its own."""
+
+
+class Relocation(Protocol):
+    """What a data plane does while established connections move between boxes. Methods raise PortfleetError.
+
+    On the box that they leave: `flow`, `hold`, then `release` or `forward`. On the box that gets them: `admit`.
+    """
+
+    def flow(self, local: str, port: int, peer: str, peer_port: int) -> Flow | None:
+        """Return the connection of a socket with these ends; None if it did not come from outside by a service."""
+
+    def hold(self, flows: Sequence[Flow], *, seconds: float) -> None:
+        """Let no packet of ``flows`` in or out, for ``seconds`` at most."""
+
+    def release(self, flows: Sequence[Flow]) -> None:
+        """Let the packets of held ``flows`` pass again."""
+
+    def forward(self, flows: Sequence[Flow], box: str) -> None:
+        """Send the packets of held ``flows`` on to the box at the address ``box`` from now on; forget them here."""
+
+    def take_back(self, flows: Sequence[Flow]) -> None:
+        """Send packets of ``flows``, which this box has now, on to no box any more."""
+
+    def reach(self, box: str) -> str:
+        """Return why packets cannot be sent on to the address ``box``; "" if they can."""
+
+    def admit(self, flows: Sequence[Flow], addresses: Sequence[str]) -> None:
+        """Have packets of ``flows`` come to sockets at ``addresses`` of this box, one for each, and to their ports."""
+
+    def dismiss(self, flows: Sequence[Flow]) -> None:
+        """Forget ``flows``; those that are not known are none."""
 
 
 @dataclass(frozen=True)
@@ -264,6 +313,9 @@ class DataPlane(Protocol):
 
     def findings(self, fleet: Fleet, needs: Needs) -> list[Finding]:
         """Return what `doctor` has to say of the data plane."""
+
+    def relocation(self) -> Relocation | None:
+        """Return what moves connections to another box and takes them in; None if this data plane cannot."""
 
     def guardian(self) -> Guardian:
         """Return the watcher's guardian; from now on this data plane also remembers what it has read."""

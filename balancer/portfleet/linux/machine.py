@@ -32,7 +32,18 @@ def read_machine() -> Machine:
         has_path=has_path,
         is_root=os.geteuid() == 0,
         ipv6=_has_ipv6(),
+        real=real_path,
     )
+
+
+def unprivileged_user() -> str | None:
+    """Return whom root can run a process as that needs no right; None if this is not root, or cannot become another."""
+    return "nobody" if os.geteuid() == 0 and _has_user("nobody") and _maps_user("nobody") else None
+
+
+def user_id(name: str | None) -> int:
+    """Return the number of a user, this process's for None; raise KeyError if there is no such user."""
+    return os.geteuid() if name is None else pwd.getpwnam(name).pw_uid
 
 
 def in_first_user_namespace() -> bool:
@@ -89,6 +100,11 @@ def has_path(path: str) -> bool:
         return Path(path).exists()
     except OSError:
         return False
+
+
+def real_path(path: str) -> str:
+    """Return a path without symbolic links, also of what is not there."""
+    return str(Path(path).resolve())
 
 
 def _has_ipv6() -> bool:

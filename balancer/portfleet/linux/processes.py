@@ -10,6 +10,7 @@ import os
 import re
 import resource
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -146,18 +147,16 @@ def _children(pid: int) -> Iterator[int]:
 
 
 def owned(pids: Iterable[int], inodes: set[int]) -> set[int]:
-    """Return those of the socket ``inodes`` that one of ``pids`` has open.
+    """Return those of the socket ``inodes`` that one of ``pids`` has open; the look-up ends with the last of them.
 
-    Listening sockets have low descriptors, so the look-up ends early also in a process with 20,000 connections.
+    Listening sockets have low descriptors, which come first, so that it ends early also in a process with 20,000
+    connections.
     """
-    wanted = {f"socket:[{inode}]": inode for inode in inodes}
     found: set[int] = set()
-    for pid in pids:
-        for link in _links(pid):
-            if link in wanted:
-                found.add(wanted[link])
-                if len(found) == len(wanted):
-                    return found
+    open_there = sockets(pids)
+    while len(found) < len(inodes) and (inode := next(open_there, None)) is not None:
+        if inode in inodes:
+            found.add(inode)
     return found
 
 
@@ -178,7 +177,7 @@ def descriptor_limits(pid: int) -> tuple[int, int]:
 
 
 def sockets(pids: Iterable[int]) -> Iterator[int]:
-    """Return the inode of every socket that one of ``pids`` has open; 3 ms for a thousand descriptors."""
+    """Return the inode of every socket that one of ``pids`` has open, in the order of their descriptors."""
     for pid in pids:
         for link in _links(pid):
             if link.startswith("socket:["):
@@ -194,15 +193,20 @@ def owner_of(inode: int) -> str:
 
 
 def _links(pid: int) -> Iterator[str]:
+    """Return what the descriptors of a process are, ascending, as the kernel lists them (proc_readfd_common)."""
     try:
-        names = sorted(os.listdir(f"/proc/{pid}/fd"), key=int)
+        folder = os.open(f"/proc/{pid}/fd", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except OSError:
         return
-    for name in names:
-        try:
-            yield os.readlink(f"/proc/{pid}/fd/{name}")
-        except OSError:
-            continue
+    try:
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                with suppress(OSError):  # closed meanwhile
+                    yield os.readlink(entry.name, dir_fd=folder)
+    except OSError:  # the process has ended
+        return
+    finally:
+        os.close(folder)
 
 
 def set_nice(value: int) -> bool:

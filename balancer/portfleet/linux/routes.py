@@ -9,21 +9,36 @@ from __future__ import annotations
 import ipaddress
 import socket
 import struct
+import sys
 
-from portfleet.linux.netlink import REQUEST, attribute, messages
+from portfleet.linux.netlink import REQUEST, attribute, attributes, messages
 
 _GET_ROUTE, _ROUTE = 26, 24
 _DESTINATION = 1
-_LOCAL = 2  # RTN_LOCAL
+_UNICAST, _LOCAL = 1, 2  # RTN_UNICAST, RTN_LOCAL
+_DEVICE, _GATEWAY, _VIA = 4, 5, 18  # RTA_OIF, RTA_GATEWAY, RTA_VIA
 _HEADER = struct.Struct("=LHHLL")
 _MESSAGE = struct.Struct("=8BL")  # struct rtmsg: family, prefix, …; its eighth byte is the type
 
 
 def is_local(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:
     """Return whether ``address`` is this box's own; False where the kernel has no route to it."""
+    return any(body[7] == _LOCAL for body in _routes(address))
+
+
+def neighbour_by(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> str | None:
+    """Return the interface on whose segment ``address`` is; None if a router is in between, or it is this box's own."""
+    for body in _routes(address):
+        found = attributes(body[_MESSAGE.size :])
+        if body[7] == _UNICAST and _GATEWAY not in found and _VIA not in found and _DEVICE in found:
+            return socket.if_indextoname(int.from_bytes(found[_DEVICE], sys.byteorder))
+    return None
+
+
+def _routes(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> list[bytes]:
     family = socket.AF_INET if address.version == 4 else socket.AF_INET6
     body = _MESSAGE.pack(family, address.max_prefixlen, 0, 0, 0, 0, 0, 0, 0) + attribute(_DESTINATION, address.packed)
     with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.NETLINK_ROUTE) as asked:
         asked.bind((0, 0))
         asked.send(_HEADER.pack(_HEADER.size + len(body), _GET_ROUTE, REQUEST, 1, 0) + body)
-        return any(kind == _ROUTE and found[7] == _LOCAL for kind, _, found in messages(asked.recv(1 << 16)))
+        return [body for kind, _, body in messages(asked.recv(1 << 16)) if kind == _ROUTE]

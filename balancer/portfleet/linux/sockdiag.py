@@ -22,6 +22,9 @@ _SOCK_DESTROY = 21
 _NLM_F_REQUEST, _NLM_F_ACK, _NLM_F_DUMP = 0x1, 0x4, 0x300
 _NLMSG_ERROR, _NLMSG_DONE = 2, 3
 _SKV6ONLY = 11
+#: The attribute with a connection's struct tcp_info (linux/tcp.h), how it is asked for, and where that has the bytes
+#: that its peer has acknowledged and sent (Linux 4.1).
+_INFO, _WITH_INFO, _BYTES = 2, 1 << 1, struct.Struct("=120xQQ")
 _ESTABLISHED, _SYN_RECV, _CLOSE_WAIT, _LISTEN = 1 << 1, 1 << 3, 1 << 8, 1 << 10
 #: FIN_WAIT1, FIN_WAIT2, LAST_ACK and CLOSING: packets are yet to come.
 _ENDING = 1 << 4 | 1 << 5 | 1 << 9 | 1 << 11
@@ -105,6 +108,15 @@ def connections() -> Iterator[Ends]:
             yield Ends(message[8:24], port, message[24:40], peer_port)
 
 
+def of_peer(address: bytes) -> Iterator[tuple[Ends, int]]:
+    """Return each established connection to ``address`` (4 or 16 bytes), with its inode."""
+    wanted = address if len(address) == 16 else address + bytes(12)
+    for _, message in _dump(_ESTABLISHED | _CLOSE_WAIT):
+        if message[24:40] in (wanted, _MAPPED + address):
+            port, peer_port = _PORTS.unpack_from(message, 4)
+            yield Ends(b"", port, address, peer_port), _MESSAGE.unpack_from(message)[14]
+
+
 def waiting() -> Counter[int]:
     """Return how many connections no process has accepted yet, by local port: in accept queues and in SYN_RECV."""
     found = Counter(int.from_bytes(message[4:6], "big") for _, message in _dump(_SYN_RECV))
@@ -118,6 +130,17 @@ def of_port(port: int) -> list[Socket]:
     wanted = port.to_bytes(2, "big")
     established = _dump(_ESTABLISHED | _CLOSE_WAIT, port=port)
     return [message for _, message in established if message[4:6] == wanted]
+
+
+def traffic(port: int) -> Iterator[tuple[bytes, int, int]]:
+    """Return (the kernel's name of it, bytes in, bytes out) of each established connection of local port ``port``."""
+    wanted = port.to_bytes(2, "big")
+    for _, message in _dump(_ESTABLISHED | _CLOSE_WAIT, port=port, also=_WITH_INFO):
+        if message[4:6] == wanted:
+            for kind, value in _attributes(message[_MESSAGE.size :]):
+                if kind == _INFO and len(value) >= _BYTES.size:
+                    sent, received = _BYTES.unpack_from(value)
+                    yield message[44:52], received, sent
 
 
 def destroy(sockets: Iterable[Socket]) -> int:
@@ -140,12 +163,15 @@ def destroy(sockets: Iterable[Socket]) -> int:
     return done
 
 
-def _dump(states: int, *, port: int = 0) -> Iterator[tuple[Literal[4, 6], bytes]]:
-    """Dump the sockets in ``states``; with ``port`` the kernel itself picks those of that local port."""
+def _dump(states: int, *, port: int = 0, also: int = 0) -> Iterator[tuple[Literal[4, 6], bytes]]:
+    """Dump the sockets in ``states``; with ``port`` the kernel itself picks those of that local port.
+
+    ``also``: bits of the attributes that are wanted too.
+    """
     with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, _NETLINK_SOCK_DIAG) as netlink:
         netlink.bind((0, 0))
         for name, family in ((4, socket.AF_INET), (6, socket.AF_INET6)):
-            body = struct.pack("=BBBBI2s46x", family, socket.IPPROTO_TCP, 0, 0, states, port.to_bytes(2, "big"))
+            body = struct.pack("=BBBBI2s46x", family, socket.IPPROTO_TCP, also, 0, states, port.to_bytes(2, "big"))
             head = _HEADER.pack(_HEADER.size + len(body), _SOCK_DIAG_BY_FAMILY, _NLM_F_REQUEST | _NLM_F_DUMP, 1, 0)
             netlink.send(head + body)
             yield from ((name, message) for message in _replies(netlink))  # type: ignore[misc] # name is 4 or 6

@@ -29,8 +29,6 @@ from portfleet.supervise.exit_report import last_exit, last_lines
 #: How often a new release is asked whether it can hand off, and seconds between: its port may be open before its
 #: control socket is.
 _ASKED, _AGAIN = 3, 0.2
-#: Seconds between two looks whether a new release lives on.
-_ALIVE = 0.2
 #: Seconds for the first connections that were handed off to ask something.
 _TASTE = 0.3
 
@@ -42,7 +40,10 @@ async def run(task: Task[Cutover]) -> str:
         began = task.world.clock.monotonic()
         await _start(task, colour)
         if task.work.fresh:
-            await _live_on(task, colour)
+            names = [i.name for i in task.want().of(colour) if i.startable]
+            if ended := await task.live_on(names):
+                words = "; ".join(f"{name} {why}" for name, why in ended.items())
+                raise OperationFailed(f"nothing changed for clients; {words}", code=Exit.TIMEOUT)
         handoff = task.work.handoff and await _can_take(task, colour)
         phase = "canary" if task.work.canary else "switch"
         task.enter(phase, replace(_took(task, "ready", began), handoff=handoff))
@@ -140,27 +141,6 @@ async def _start(task: Task[Cutover], colour: Colour) -> None:
             f"clients; {why}",
             code=Exit.TIMEOUT,
         )
-
-
-async def _live_on(task: Task[Cutover], colour: Colour) -> None:
-    """Wait until the new instances have lived for ``min_ready``: one good connect is not health.
-
-    Raises OperationFailed if one of them ends meanwhile.
-    """
-    seconds = task.want().service.min_ready or 0.0
-    names = [i.name for i in task.want().of(colour) if i.startable]
-    began, before = task.world.clock.monotonic(), await task.world.daemons.pids()
-    while (spent := task.world.clock.monotonic() - began) < seconds:
-        task.progress(int(spent), int(seconds), f"whether {colour} lives on")
-        await task.pause(_ALIVE)
-        now = await task.world.daemons.pids()
-        if ended := [name for name in names if name in before and now.get(name) != before[name]]:
-            log = " | ".join(last_lines(task.world.paths.log_of(ended[0])))
-            words = (
-                f"{ended[0]} ended within {seconds:g} s of being ready (min_ready)"
-                + f"; its last words: {log}" * bool(log)
-            )
-            raise OperationFailed(f"nothing changed for clients; {words}", code=Exit.TIMEOUT)
 
 
 async def _can_take(task: Task[Cutover], colour: Colour) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Sequence
+from collections.abc import AsyncGenerator, Iterable, Sequence
 from typing import Protocol
 
 from portfleet.core.desired import DesiredInstance
@@ -15,6 +15,7 @@ from portfleet.daemons.capability import Heard
 from portfleet.daemons.control import ask
 from portfleet.daemons.handoff import hand_off
 from portfleet.daemons.instances import PATIENCE, control_of
+from portfleet.daemons.relocation import Relocated, relocate
 from portfleet.dataplane.interface import Connections, Hold
 from portfleet.linux import sockdiag
 from portfleet.supervise.supervisor import Supervisor
@@ -37,6 +38,9 @@ class Daemons(Protocol):
 
     async def hand_off(self, sender: DesiredInstance, receiver: DesiredInstance, *, count: int) -> int:
         """Move ``count`` connections and return how many moved; raises HandoffFailed."""
+
+    def relocate(self, sender: DesiredInstance, box: str, *, count: int, ssh: str) -> AsyncGenerator[Relocated, None]:
+        """Move ``count`` connections to another box (`daemons.relocation`); yield how far it is."""
 
     async def tell(self, want: DesiredInstance, *commands: str, **arguments: float) -> None:
         """Give a daemon the first of ``commands`` (docs/control.md) that it does not refuse; raises ControlError."""
@@ -71,6 +75,9 @@ class MachineDaemons:
 
     async def hand_off(self, sender: DesiredInstance, receiver: DesiredInstance, *, count: int) -> int:
         return await hand_off(sender, receiver, pids=await self.pids(), count=count)
+
+    def relocate(self, sender: DesiredInstance, box: str, *, count: int, ssh: str) -> AsyncGenerator[Relocated, None]:
+        return relocate(sender, box, count=count, ssh=ssh, paths=self._paths)
 
     async def tell(self, want: DesiredInstance, *commands: str, **arguments: float) -> None:
         place = control_of(want, await self.pids())

@@ -11,15 +11,18 @@ import asyncio
 from dataclasses import dataclass, replace
 
 from portfleet.core.errors import Exit, PortfleetError
+from portfleet.core.history import fields_of
 from portfleet.core.journal import HistoryEntry, Journal
 from portfleet.core.operations import Operation, Unreadable, Work
 from portfleet.core.records import ColourRecord
+from portfleet.operations.automatic import begin_rollbacks
 from portfleet.operations.expire import end_expired
 from portfleet.operations.task import Cancelled, CannotUndo, OperationFailed, Task
 from portfleet.operations.verbs import VERBS, Verb
 from portfleet.operations.world import World
 from portfleet.store import locks
 from portfleet.store.locks import Locked
+from portfleet.watch.priority import yielding
 
 _LOOK = 0.1
 #: How often a phase is entered again when what it needs does not answer, and seconds between.
@@ -57,7 +60,9 @@ class Engine:
                 with self._log.costs("operations"):
                     self._look()
                 if rounds % 10 == 0:
-                    await self._expire()
+                    await yielding(self._expire())
+                    with self._log.costs("rollbacks"):
+                        begin_rollbacks(self._world)
                 rounds += 1
                 await self._world.pause(_LOOK)
         finally:
@@ -80,11 +85,11 @@ class Engine:
 
     def _begin(self, operation: Operation) -> None:
         resumed = operation.begun
-        fields = {"number": operation.number, "verb": operation.verb, "service": operation.service}
+        fields = {"operation": operation.number, "verb": operation.verb, "service": operation.service}
         phase = "undoing" if operation.failed or operation.cancelled else operation.phase
-        self._log("resumed" if resumed else "begins", **fields, who=operation.who, phase=phase)
+        self._log("operation-resumed" if resumed else "operation-begun", **fields, operator=operation.who, phase=phase)
         noted = replace(operation, begun=True, resumed=phase if resumed else operation.resumed)
-        self._running[operation.number] = asyncio.create_task(self._guarded(noted))
+        self._running[operation.number] = asyncio.create_task(yielding(self._guarded(noted)))
 
     async def _guarded(self, operation: Operation) -> None:
         """Advance an operation; a defect that even its undoing does not catch is met again only after a while."""
@@ -143,7 +148,12 @@ class Engine:
                 again = _LOCKED
             except PortfleetError as error:
                 tries += 1
-                self._log("tries-again", number=task.operation.number, reason=error.message.splitlines()[0])
+                self._log(
+                    "tries-again",
+                    operation=task.operation.number,
+                    service=task.operation.service,
+                    reason=error.message.splitlines()[0],
+                )
                 if tries == _TRIES:
                     raise
                 again = _AGAIN
@@ -158,7 +168,13 @@ class Engine:
                 await self._world.pause(_LOCKED)
 
     def _wait_for(self, operation: Operation, error: Locked) -> None:
-        self._log.once("waits-for-lock", about=str(operation.number), number=operation.number, reason=error.message)
+        self._log.once(
+            "waits-for-lock",
+            about=str(operation.number),
+            operation=operation.number,
+            service=operation.service,
+            reason=error.message,
+        )
 
     async def _give_up(self, verb: Verb, task: Task[Work], reason: str, code: Exit | None = None) -> Outcome:
         """Undo the operation for ``reason``; without a ``code`` the way that went decides it."""
@@ -189,7 +205,12 @@ class Engine:
                 refused += error.code is Exit.KERNEL
                 if refused == _TRIES:
                     raise OperationFailed(str(error)) from None
-                self._log.once("cannot-undo", number=task.operation.number, reason=error.message.splitlines()[0])
+                self._log.once(
+                    "cannot-undo",
+                    operation=task.operation.number,
+                    service=task.operation.service,
+                    reason=error.message.splitlines()[0],
+                )
                 await self._world.pause(_AGAIN)
             except Exception as error:
                 self._log.unexpected(f"operation {task.operation.number}", error)
@@ -215,16 +236,20 @@ class Engine:
             )
             return journal.noting(entry)
 
-        fields = {"number": operation.number, "verb": operation.verb, "service": operation.service}
         while True:
             try:
-                self._world.store.update(ended)
+                entry = self._world.store.update(ended).history[-1]
                 break
             except Locked as error:
                 self._wait_for(operation, error)
                 await self._world.pause(_LOCKED)
             except PortfleetError as error:  # a full disk: it is told as soon as it can be
-                self._log.once("cannot-write-journal", number=operation.number, reason=error.message.splitlines()[0])
+                self._log.once(
+                    "cannot-write-journal",
+                    operation=operation.number,
+                    service=operation.service,
+                    reason=error.message.splitlines()[0],
+                )
                 await self._world.pause(_AGAIN)
-        self._log("ended" if outcome.code is Exit.DONE else "failed", **fields, outcome=outcome.words)
+        self._log("operation-ended" if entry.ok else "operation-failed", **fields_of(entry))
         self._world.wake()

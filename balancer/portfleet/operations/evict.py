@@ -18,6 +18,7 @@ from portfleet.core.errors import PortfleetError
 from portfleet.daemons.answers import ControlError
 from portfleet.dataplane.interface import Hold
 from portfleet.operations.task import OperationFailed, Task
+from portfleet.watch.priority import yielding
 
 _SLICE, _TICK = 0.1, 0.02
 #: A daemon is told a new rate when its share of the service's differs by more than this.
@@ -55,7 +56,7 @@ class Evictor:
                 self._told[want.name] = share
         self._rate = rate * sum(counts[want.name] for want in others) / total
         if others and self._ending is None:
-            self._ending = asyncio.create_task(self._end(others))
+            self._ending = asyncio.create_task(yielding(self._end(others)))
         await self._task.pause(_SLICE)
         if self._ending is not None and self._ending.done():
             self._ending.result()

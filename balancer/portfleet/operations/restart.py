@@ -45,6 +45,8 @@ async def undo(task: Task[Restart]) -> str:
 
 
 async def _one_batch(task: Task[Restart], names: list[str]) -> None:
+    if unproven := await task.unproven(names):
+        raise OperationFailed(f"stopped rolling before anything was stopped: {'; '.join(unproven)}")
     asked = Asked(
         "drained",
         since=task.world.clock.now(),
@@ -73,7 +75,7 @@ async def _one_batch(task: Task[Restart], names: list[str]) -> None:
             )
         task.remember(replace(task.work, closed=task.work.closed + ended.closed, reset=task.work.reset + ended.reset))
     await stop(task, names, siblings if task.work.handoff else ())
-    if failed := await task.start(names):
+    if failed := await task.start(names) or await task.live_on(names):
         words = "; ".join(f"{name}: {reason}" for name, reason in failed.items())
         raise OperationFailed(f"stopped rolling: {words}", code=Exit.TIMEOUT)
     task.change(lambda record: record.asking_again(names, task.work.asked))

@@ -46,7 +46,7 @@ async def _up(task: Task[Scale]) -> str:
     task.enter("starting", owned=names)
     await task.world.in_thread(_rules, task.world, task.desired(), steps.LoadRules)
     task.progress(0, len(names), "starting")
-    if failed := await task.start(names):
+    if failed := await task.start(names) or await task.live_on(names):
         words = "; ".join(f"{name}: {reason}" for name, reason in failed.items())
         raise OperationFailed(f"did not become ready: {words}", code=Exit.TIMEOUT)
     live = task.want().live

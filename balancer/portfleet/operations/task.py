@@ -21,11 +21,14 @@ from portfleet.daemons.capability import cannot_hand_off
 from portfleet.operations.world import World
 from portfleet.store import faults
 from portfleet.store.locks import Locked
+from portfleet.supervise.exit_report import ended_early
 
 W = TypeVar("W", bound=Work)
 
 #: How often progress is written to the journal, in seconds.
 _PROGRESS = 0.5
+#: Seconds between two looks whether new instances live on.
+_ALIVE = 0.2
 
 
 class Cancelled(Exception):
@@ -99,8 +102,8 @@ class Task(Generic[W]):
         """
         work = work or self.work
         self._save(replace(self.operation, phase=phase, note="", work=work, done=0, total=0, owned=tuple(owned)))
-        fields = {"number": self.operation.number, "verb": self.operation.verb, "service": self.operation.service}
-        self.world.log("operation", **fields, phase=phase)
+        fields = {"operation": self.operation.number, "verb": self.operation.verb, "service": self.operation.service}
+        self.world.log("operation-phase", **fields, phase=phase)
         faults.point(f"{self.operation.verb} {phase}")
 
     def remember(self, work: W) -> None:
@@ -179,6 +182,28 @@ class Task(Generic[W]):
         if programs.failed and self.undoing:
             self.undone = Exit.TIMEOUT
         return programs.failed
+
+    async def live_on(self, names: Collection[str]) -> dict[str, str]:
+        """Wait until ``names``, which are ready, have lived for ``min_ready``: one good connect is not health.
+
+        Return {name: why} of those that have ended meanwhile, as soon as there is one.
+        """
+        seconds = self.want().service.min_ready or 0.0
+        clock, before = self.world.clock, await self.world.daemons.pids()
+        began = clock.monotonic()
+        while (spent := clock.monotonic() - began) < seconds:
+            self.progress(int(spent), int(seconds), f"whether {len(names)} instances live on")
+            await self.pause(_ALIVE)
+            now = await self.world.daemons.pids()
+            if ended := [name for name in names if name in before and now.get(name) != before[name]]:
+                return {name: ended_early(self.world.paths, name, seconds) for name in ended}
+        return {}
+
+    async def unproven(self, names: Collection[str]) -> list[str]:
+        """Return, in words, which of ``names`` could not be started, and why."""
+        programs = [i.program for i in self.instances(names) if i.program is not None]
+        found = await self.world.in_thread(self.world.prove, programs)
+        return [f"{name}: {words}" for name, words in found.items()]
 
     def programs(self) -> Programs:
         """Return what starts and ends processes, as they are wanted now."""

@@ -9,11 +9,12 @@ from portfleet.core.operations import Work
 from portfleet.core.work.cutover import Cutover, Rollback
 from portfleet.core.work.drain import Drain, Maint
 from portfleet.core.work.migrate import Migrate
+from portfleet.core.work.migrate_live import MigrateLive
 from portfleet.core.work.rebalance import Rebalance
 from portfleet.core.work.restart import Restart
 from portfleet.core.work.scale import Scale
 from portfleet.core.work.undrain import Undrain
-from portfleet.operations import cutover, drain, migrate, rebalance, restart, scale, undrain
+from portfleet.operations import cutover, drain, migrate, migrate_live, rebalance, restart, scale, undrain
 from portfleet.operations.task import Task
 
 
@@ -37,4 +38,5 @@ VERBS: Mapping[type[Work], Verb] = {
     Restart: restart,
     Rebalance: rebalance,
     Scale: scale,
+    MigrateLive: migrate_live,
 }

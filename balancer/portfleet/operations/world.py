@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from random import Random
 from typing import ParamSpec, TypeVar
@@ -11,9 +11,11 @@ from typing import ParamSpec, TypeVar
 from portfleet.apply.applied import Applied
 from portfleet.apply.observe import observe
 from portfleet.apply.programs import Programs
+from portfleet.apply.proof import faults_of
 from portfleet.core.desired import Desired
 from portfleet.core.observed import Observed
 from portfleet.core.paths import Paths
+from portfleet.core.program import Program
 from portfleet.dataplane.interface import DataPlane
 from portfleet.operations.daemons import Daemons
 from portfleet.store.clock import Clock
@@ -28,7 +30,8 @@ T = TypeVar("T")
 
 @dataclass
 class World:
-    """The parts. ``plane`` is for other threads than the loop, which has its own; ``wake`` has the watcher look now.
+    """The parts. ``plane`` is for other threads than the loop, which has its own; ``wake`` has the watcher look now,
+    ``unsteady`` names the instances that have ended soon after each of their last starts.
 
     ``random`` jitters evictions, so that clients do not come back in step.
     """
@@ -42,12 +45,17 @@ class World:
     ejector: Ejector
     log: Log
     wake: Callable[[], object]
+    unsteady: Callable[[], Iterable[str]] = tuple
     clock: Clock = field(default_factory=Clock)
     random: Random = field(default_factory=Random)
 
     def programs(self, desired: Desired) -> Programs:
         """Return what starts and ends the processes of ``desired``; it blocks."""
         return Programs(desired, self.supervisor, self.paths, self.clock)
+
+    def prove(self, programs: Iterable[Program]) -> dict[str, str]:
+        """Return why programs could not be started, by name; it blocks."""
+        return faults_of(programs, self.paths)
 
     def observe(self, desired: Desired) -> Observed:
         """Look at everything that a plan needs; it blocks."""

@@ -6,7 +6,6 @@ import argparse
 import re
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
-from difflib import get_close_matches
 
 #: Columns: longer lines are hard to read.
 _WIDEST = 100
@@ -60,4 +59,6 @@ def examples(lines: Sequence[str]) -> str:
 
 def meant(word: str, words: Iterable[str]) -> str | None:
     """Return the one of ``words`` that ``word`` looks most like, None if it looks like none."""
+    from difflib import get_close_matches  # only for a mistake
+
     return next(iter(get_close_matches(word, list(words), 1, 0.6)), None)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import sys
 import textwrap
 from collections.abc import Sequence
@@ -34,7 +33,7 @@ def fit(text: str) -> str:
     """Return ``text`` in lines that fit the terminal, continued with an indent; as it is if stdout is none."""
     if not sys.stdout.isatty():
         return text
-    width = shutil.get_terminal_size().columns
+    width = _terminal().columns
     return textwrap.fill(text, width, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
 
 
@@ -53,7 +52,7 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]], *, right: Sequence
 
 def redraw(lines: Sequence[str], *, more: str) -> None:
     """Print ``lines`` over the screen before, as far as its height goes; ``more`` says how to see the others."""
-    height = shutil.get_terminal_size().lines - 1
+    height = _terminal().lines - 1
     if len(lines) > height:
         lines = [*lines[: height - 1], paint(f"… {len(lines) - height + 1} lines more: {more}", "dim")]
     print("\x1b[H" + "".join(f"{line}\x1b[K\n" for line in lines) + "\x1b[J", end="", flush=True)
@@ -75,3 +74,9 @@ class Steps:
         width = len(str(self._total))
         counted = paint(f"[{self._done:{width}}/{self._total}]", "dim", file=sys.stderr)
         print(f"{counted} {words}", file=sys.stderr, flush=True)
+
+
+def _terminal() -> os.terminal_size:
+    from shutil import get_terminal_size  # with bz2 and lzma 3 ms, which output to a pipe need not pay
+
+    return get_terminal_size()

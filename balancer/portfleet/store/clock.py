@@ -30,6 +30,16 @@ def now() -> str:
     return stamp(time.time())
 
 
+def now_exactly() -> str:
+    """Return the time now with milliseconds, as in ``2026-01-31T12:03:10.519Z``."""
+    return stamp_exactly(time.time())
+
+
+def stamp_exactly(seconds: float) -> str:
+    """Return a Unix time as RFC 3339 in UTC with milliseconds."""
+    return f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(seconds))}.{int(seconds * 1000) % 1000:03}Z"
+
+
 def stamp(seconds: float) -> str:
     """Return a Unix time as RFC 3339 in UTC."""
     return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(seconds))

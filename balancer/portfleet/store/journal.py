@@ -80,9 +80,11 @@ class JournalStore:
             self._keep(None)
             return
         except OSError as error:
-            raise PortfleetError(
-                f"only root may look at this fleet: {self._path}: {error.strerror}", hint="sudo portfleet status"
-            ) from None
+            words, hint = f"cannot read the journal {self._path}: {error.strerror}", "portfleet doctor"
+            if isinstance(error, PermissionError):
+                words = f"only root may look at this fleet: {self._path}: {error.strerror}"
+                hint = "sudo portfleet status"
+            raise PortfleetError(words, hint=hint) from None
         self._keep(file)
         with os.fdopen(file, "rb", closefd=False) as opened:
             data = opened.read()

@@ -114,14 +114,21 @@ def holder_of(path: Path) -> Holder | None:
 
 def table(
     path: Path, *, seconds: float = 10.0, clock: Callable[[], float] = time.monotonic
-) -> AbstractContextManager[None]:
+) -> AbstractContextManager[object]:
     """Hold the table lock: read, plan and one transaction; raise Locked after ``seconds`` (0: try once)."""
     return _brief(path, "table", seconds, clock)
 
 
-def journal(path: Path, *, seconds: float, clock: Callable[[], float] = time.monotonic) -> AbstractContextManager[None]:
+def journal(
+    path: Path, *, seconds: float, clock: Callable[[], float] = time.monotonic
+) -> AbstractContextManager[object]:
     """Hold the journal's lock: read, change and write it; raise Locked after ``seconds`` (0: try once)."""
     return _brief(path, "journal", seconds, clock)
+
+
+def events(path: Path, *, seconds: float, clock: Callable[[], float] = time.monotonic) -> AbstractContextManager[int]:
+    """Hold the lock of the file of events and yield its descriptor; raise Locked after ``seconds``."""
+    return _brief(path, "events", seconds, clock)
 
 
 @contextmanager
@@ -176,7 +183,7 @@ def _command(pid: int) -> str:
 
 
 @contextmanager
-def _brief(path: Path, name: str, seconds: float, clock: Callable[[], float]) -> Iterator[None]:
+def _brief(path: Path, name: str, seconds: float, clock: Callable[[], float]) -> Iterator[int]:
     with _open(path) as file:
         deadline = clock() + seconds
         while not _taken(file):
@@ -185,7 +192,7 @@ def _brief(path: Path, name: str, seconds: float, clock: Callable[[], float]) ->
                 words = f"the {name} lock {path} is held by {who}" + (f" for {seconds:.0f} s now" if seconds else "")
                 raise Locked(words, hint=f"see what it does: fuser -v {path}")
             time.sleep(_TRY)
-        yield
+        yield file.fileno()
 
 
 def held(path: Path) -> bool:

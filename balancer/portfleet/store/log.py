@@ -1,4 +1,6 @@
-"""The watcher's log: one line per change of state, key=value or JSON, with the reason; and what went wrong in it.
+"""The watcher's log: one line per event, key=value or JSON, with the reason; and what went wrong in it.
+
+What is logged is an event of a kind in core/kinds: the line is for who reads the log, and the event is handed on.
 
 The watcher survives everything that is not its own end, so an exception that was not expected costs what it is about
 (an instance, a service, a part of the watcher) and nothing else: it is logged with its traceback, counted, and told by
@@ -13,14 +15,16 @@ import stat
 import sys
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO
 
+from portfleet.core import events
 from portfleet.core.errors import PortfleetError
+from portfleet.core.events import Event
+from portfleet.store.clock import now_exactly
 
 
 @dataclass(frozen=True)
@@ -33,25 +37,34 @@ class Unexpected:
 
 
 class Log:
-    """Writes events to ``file``, a line each: time, event, then its fields in the order given.
+    """Writes events to ``file``, a line each: time, kind, then its fields in the order given; then to ``note``.
 
     supervisord reads the watcher's standard output. When it has died no process does, and a write fails with EPIPE;
     while it hangs, the pipe fills, and a write would block. Then lines go to ``fallback``, the file supervisord keeps
-    them in. A full disk costs lines, never the watcher.
+    them in. A full disk costs lines, never the watcher. ``note`` must not wait for anything.
     """
 
-    def __init__(self, *, as_json: bool, file: IO[str] | None = None, fallback: Path | None = None) -> None:
-        self._json, self._file, self._fallback = as_json, file, fallback
+    def __init__(
+        self,
+        *,
+        as_json: bool,
+        file: IO[str] | None = None,
+        fallback: Path | None = None,
+        note: Callable[[Event], None] = lambda _: None,
+    ) -> None:
+        self._json, self._file, self._fallback, self._note = as_json, file, fallback, note
         self._last: dict[str, str] = {}
         #: What went wrong unexpectedly, by what it was about.
         self.troubles: dict[str, Unexpected] = {}
 
-    def __call__(self, event: str, **fields: object) -> None:
-        at = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    def __call__(self, kind: str, **fields: object) -> None:
+        """Log an event of a ``kind`` in core/kinds; raise KeyError for another."""
+        at = now_exactly()
+        event = events.make(kind, at, fields)
         if self._json:
-            line = json.dumps({"time": at, "event": event, **fields})
+            line = json.dumps({"time": at, "event": kind, **fields}, default=str)
         else:
-            line = " ".join([at, event, *(f"{key}={_value(value)}" for key, value in fields.items())])
+            line = " ".join([at, kind, *(f"{key}={_value(value)}" for key, value in fields.items())])
         try:
             if self._file is not None:
                 print(line, file=self._file)
@@ -59,17 +72,18 @@ class Log:
                 _print(line)
         except OSError:
             self._fall_back(line)
+        self._note(event)
 
-    def once(self, event: str, *, about: str = "", **fields: object) -> None:
+    def once(self, kind: str, *, about: str = "", **fields: object) -> None:
         """Log a trouble that is found at every look only when it is new or its words have changed."""
         words = repr(fields)
-        if self._last.get(event + about) != words:
-            self._last[event + about] = words
-            self(event, **fields)
+        if self._last.get(kind + about) != words:
+            self._last[kind + about] = words
+            self(kind, **fields)
 
-    def over(self, event: str, *, about: str = "") -> bool:
+    def over(self, kind: str, *, about: str = "") -> bool:
         """Forget a trouble given to ``once``; True where there was one."""
-        return self._last.pop(event + about, None) is not None
+        return self._last.pop(kind + about, None) is not None
 
     @contextmanager
     def costs(self, about: str) -> Iterator[None]:

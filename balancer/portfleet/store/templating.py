@@ -23,6 +23,7 @@ def _environment() -> jinja2.Environment:
         loader=jinja2.FileSystemLoader(DIRECTORY),
         undefined=jinja2.StrictUndefined,
         keep_trailing_newline=True,
+        auto_reload=False,  # it would look at the file for each of 1,024 programs
         autoescape=False,  # noqa: S701 (rules and ini files are not HTML; values are validated by the config)
     )
 
@@ -30,7 +31,6 @@ def _environment() -> jinja2.Environment:
 def load_all() -> None:
     """Read and compile every template now, instead of at its first use; changes of the files have no effect then."""
     environment = _environment()
-    environment.auto_reload = False
     for name in environment.list_templates(extensions=["j2"]):
         environment.get_template(name)
 

@@ -18,6 +18,8 @@ from portfleet.core.errors import Exit
 from portfleet.core.journal import Journal
 from portfleet.core.records import Denied, ServiceRecord
 from portfleet.store import locks
+from portfleet.store.clock import stamp
+from portfleet.store.events import record
 from portfleet.submit.follow import say
 from portfleet.submit.targets import record_of
 
@@ -46,6 +48,12 @@ def change_denied(
 
     context.store.update(changed)
     _bring_up(context, want.name)
+    about = {"service": want.name, "network": network}
+    if denial is None:
+        record(context.paths.events, "undenied", **about)
+    else:
+        until = stamp(denial.until) if denial.until else None
+        record(context.paths.events, "denied", **about, until=until, reason=denial.why or None)
     return say(context, {"service": want.name, "network": network, "ok": True, **entry}, words)
 
 

@@ -61,14 +61,21 @@ def submit(
     becomes: Change | None = None,
     point: bool = True,
     owned: Iterable[str] = (),
+    starts: Iterable[str] = (),
     undo: str = "",
 ) -> Exit:
     """Begin ``work``. With ``point`` its slots have been pointed when this returns; with --wait it is followed.
 
     ``words`` say what is done, ``undo`` names the command that undoes it. ``change`` is made in the journal at once;
     ``becomes`` is what it will have come to, for --dry-run (default: the same). ``owned`` are the instances that the
-    operation starts itself. Raises PortfleetError: locked (exit 5), refused by the kernel (then nothing of it is left).
+    operation starts and stops itself, ``starts`` those that it starts for certain. Raises PortfleetError: locked
+    (exit 5), refused by the kernel (then nothing of it is left), an instance that cannot be started.
     """
+    if any(i.moves for i in want.instances):
+        words = f"ports of {want.name} are being changed: some of its instances run on their old ones"
+        raise PortfleetError(words, hint="portfleet apply, then again")
+    then = _then(context, want, becomes or change)
+    preflight.refuse_unproven(context.prove(program for name, program in then.programs.items() if name in {*starts}))
     if options.dry_run:
         return _dry_run(context, want, verb=work.verb, words=words, change=becomes or change)
     with locks.operation(context.paths.operation_lock(want.name), service=want.name, why=f"{work.verb}: {words}"):

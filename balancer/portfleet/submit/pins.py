@@ -11,10 +11,12 @@ from portfleet.apply.context import Context
 from portfleet.core.changes import SetService
 from portfleet.core.desired import DesiredService
 from portfleet.core.errors import Exit
+from portfleet.core.history import fields_of
 from portfleet.core.journal import HistoryEntry, Journal, entry_json
 from portfleet.core.records import ServiceRecord
 from portfleet.store import locks
 from portfleet.store.clock import now
+from portfleet.store.events import record
 from portfleet.submit.follow import say
 from portfleet.submit.operation import point_slots
 from portfleet.submit.targets import record_of
@@ -46,6 +48,7 @@ def change_pins(
         context.store.update(changed)
         _bring_up(context, want.name)
         done = _note(context, HistoryEntry(0, now(), locks.operator(), want.name, verb, words + reason, outcome))
+        record(context.paths.events, "pinned", **fields_of(done))
     return say(context, entry_json(done) | {"undo": undo}, f"{want.name}: {outcome}. Undo with: {undo}")
 
 

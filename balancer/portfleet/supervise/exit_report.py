@@ -21,6 +21,12 @@ def last_lines(log: Path, count: int = 3) -> list[str]:
     return [printable(line, _LINE_MAX) for line in lines if line][-count:]
 
 
+def ended_early(paths: Paths, name: str, seconds: float) -> str:
+    """Return in words that ``name`` did not live for ``seconds`` after it was ready, with its last words."""
+    log = " | ".join(last_lines(paths.log_of(name)))
+    return f"ended within {seconds:g} s of being ready (min_ready)" + f"; its last words: {log}" * bool(log)
+
+
 @dataclass(frozen=True)
 class Ended:
     """How a process ended: with an exit ``status``, or by a ``signal``, as "SIGKILL" (then ``status`` is None)."""

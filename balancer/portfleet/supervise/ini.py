@@ -15,7 +15,7 @@ import stat
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
-from portfleet.core.model import Service
+from portfleet.core.model import Service, parse_instance
 from portfleet.core.paths import Paths
 from portfleet.core.program import UMASK, Program
 from portfleet.linux.machine import descriptor_limit
@@ -25,6 +25,7 @@ from portfleet.store.templating import fill
 #: What every program file begins with (program.conf.j2).
 _HEADER = "; Written by portfleet"
 _STOP_SIGNAL = re.compile(r"^stopsignal=([A-Z0-9]+)$", re.MULTILINE)
+_PORT = re.compile(rb"""^environment=.*?\bPORTFLEET_PORT=["']([0-9]{1,5})["']""", re.MULTILINE)
 
 
 def write_config(services: Collection[Service], paths: Paths) -> None:
@@ -75,6 +76,22 @@ def stop_signal(text: str) -> signal.Signals:
     """Return the signal by which the program whose file holds ``text`` is told to end."""
     found = _STOP_SIGNAL.search(text)
     return signal.Signals[f"SIG{found[1]}"] if found else signal.SIGTERM
+
+
+def started_ports(folder: Path) -> dict[str, int]:
+    """Return {instance: port} by the files of the programs that run or ran: an instance keeps the port of its start.
+
+    Also of one that has outlived its supervisord, whose file was set aside.
+    """
+    found = {}
+    for path in [*folder.glob("*.adopted"), *folder.glob("*.conf")]:
+        try:
+            port = _PORT.search(path.read_bytes())
+        except OSError:
+            continue  # it was removed meanwhile, or is a folder
+        if port is not None and parse_instance(path.stem) is not None:
+            found[path.stem] = int(port[1])
+    return found
 
 
 def escape(value: str) -> str:

@@ -1,27 +1,37 @@
-"""What runs inside supervisord, which loads it as an RPC interface: it keeps orphans and its files.
+"""What runs inside supervisord, which loads it as an RPC interface: it keeps orphans and its files, tells of programs.
 
 supervisord becomes the parent of what its programs leave behind (PR_SET_CHILD_SUBREAPER of prctl(2), Linux 3.4), so
 that a daemon that has put itself into the background is told from a stranger, also if its environment is overwritten.
 
 Others clean directories: a socket, pid file or log that was removed is made anew. supervisord would write on to files
 without a name, and could not be asked any more until its end, with which the output of its instances is lost.
+
+Of 1,024 programs supervisord's own answer is 1 MB of XML, which costs both sides a multiple of what `programs` does.
+That also says by which text each program runs, so that no look has supervisord read 1,024 files again.
 """
 
 from __future__ import annotations
 
 import ctypes
+import json
 import os
 from pathlib import Path
 from typing import Any
 
 from supervisor import events
 from supervisor.http import make_http_servers
+from supervisor.states import SupervisorStates, getProcessStateDescription
+from supervisor.xmlrpc import Faults, RPCError
+
+from portfleet.supervise.program_digest import digest
 
 _PR_SET_CHILD_SUBREAPER = 36
+#: The text by which each program runs, as a digest. Not an object's: a socket that is made anew has another `Inside`.
+_runs_by: dict[str, str] = {}
 
 
 def make(supervisord: Any) -> Inside:
-    """Return the RPC interface `portfleet`, which has no methods. supervisord calls this for each of its servers."""
+    """Return the RPC interface `portfleet`. supervisord calls this for each of its servers."""
     return Inside(supervisord)
 
 
@@ -31,8 +41,29 @@ class Inside:
     def __init__(self, supervisord: Any) -> None:
         self._supervisord = supervisord
         events.clear()  # of the server before this one; supervisord subscribes to none itself
-        events.subscribe(events.SupervisorRunningEvent, lambda _: adopt_orphans())
+        events.subscribe(events.SupervisorRunningEvent, lambda _: self._begin())
+        events.subscribe(events.ProcessGroupAddedEvent, lambda event: self._note(event.group))
         events.subscribe(events.Tick5Event, lambda _: self._keep())
+
+    def programs(self) -> str:
+        """Return what `ProgramInfo` has of each program, as JSON; raise RPCError while supervisord shuts down."""
+        if self._supervisord.options.mood < SupervisorStates.RUNNING:
+            raise RPCError(Faults.SHUTDOWN_STATE)
+        groups = self._supervisord.process_groups.values()
+        return json.dumps([_told(process) for group in groups for process in group.processes.values()])
+
+    def _begin(self) -> None:
+        adopt_orphans()
+        for name in self._supervisord.process_groups:
+            self._note(name)
+
+    def _note(self, name: str) -> None:
+        """Note by which text a program that was just added runs: whoever writes its file has it added anew as well."""
+        file = Path(self._supervisord.options.configfile).parent / "programs" / f"{name}.conf"
+        try:
+            _runs_by[name] = digest(file.read_bytes())
+        except OSError:
+            _runs_by.pop(name, None)
 
     def _keep(self) -> None:
         options = self._supervisord.options
@@ -65,6 +96,21 @@ class Inside:
         running = [process for group in groups for process in group.processes.values() if process.pid]
         names = [self._supervisord.options.logfile, *(process.config.stdout_logfile for process in running)]
         return [Path(name) for name in names if name]
+
+
+def _told(process: Any) -> dict[str, Any]:
+    """Return what is told of a program, by the names that getAllProcessInfo has."""
+    name = process.config.name
+    return {
+        "name": name,
+        "statename": getProcessStateDescription(process.get_state()),
+        "pid": process.pid,
+        "start": int(process.laststart),
+        "stop": int(process.laststop),
+        "exitstatus": process.exitstatus or 0,
+        "spawnerr": process.spawnerr or "",
+        "runs_by": _runs_by.get(name),
+    }
 
 
 def adopt_orphans() -> None:

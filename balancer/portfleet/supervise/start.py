@@ -14,8 +14,10 @@ from typing import NoReturn
 from portfleet.core.errors import PortfleetError
 from portfleet.core.paths import Paths
 from portfleet.core.program import UMASK
-from portfleet.linux.machine import environment_of, search_path
+from portfleet.linux import machine, processes
+from portfleet.linux.machine import environment_of
 from portfleet.supervise import adopted
+from portfleet.supervise.presence import supervisor_pid
 from portfleet.supervise.supervisor import Supervisor
 
 UNIT = "portfleet.service"
@@ -89,6 +91,13 @@ def survives_reboot(paths: Paths) -> str:
     return f"{words}; to start it at boot: systemctl enable portfleet"
 
 
+def search_path(paths: Paths) -> str:
+    """Return the PATH by which supervisord finds commands: the running one's, otherwise that of one started now."""
+    pid = supervisor_pid(paths)
+    found = processes.environment(pid).get(b"PATH") if pid else None
+    return os.fsdecode(found) if found else _environment()["PATH"]
+
+
 def _by_systemd() -> str:
     done = subprocess.run(["systemctl", "start", UNIT], capture_output=True, text=True, check=False)
     return f": {done.stderr.strip()}" if done.stderr.strip() else ""
@@ -126,5 +135,5 @@ def _environment() -> dict[str, str]:
     # What tells an instance's processes, and the operator: not of a supervisord that is started by one.
     dropped = ("PORTFLEET_HOME", "PORTFLEET_FAULT", "PORTFLEET_INSTANCE", "PORTFLEET_CONTROL", "PORTFLEET_WHO")
     kept = {name: value for name, value in os.environ.items() if name[:10] == "PORTFLEET_" and name not in dropped}
-    own = {"PATH": search_path(), "LANG": "C.UTF-8", "SHELL": "/bin/sh", "PYTHONUNBUFFERED": "1"}
+    own = {"PATH": machine.search_path(), "LANG": "C.UTF-8", "SHELL": "/bin/sh", "PYTHONUNBUFFERED": "1"}
     return kept | environment_of(None) | own

@@ -6,6 +6,7 @@ and removed one by one. ``reloadConfig`` only reads the files again and says wha
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,13 +16,17 @@ from portfleet.core.errors import PortfleetError
 from portfleet.supervise import rpc
 
 #: Fault codes of supervisor/xmlrpc.py. While it shuts down, every call gets SHUTDOWN_STATE, getState too.
-SHUTDOWN_STATE = 6
+UNKNOWN_METHOD, SHUTDOWN_STATE = 1, 6
+NO_FILE, NOT_EXECUTABLE = 20, 21
 BAD_NAME, ALREADY_STARTED, NOT_RUNNING, ALREADY_ADDED, STILL_RUNNING = 10, 60, 70, 90, 91
 
 
 @dataclass(frozen=True)
 class ProgramInfo:
-    """One program as supervisord sees it. ``state`` is in its capitals; times are Unix seconds (0: never)."""
+    """One program as supervisord sees it. ``state`` is in its capitals; times are Unix seconds (0: never).
+
+    ``runs_by``: the digest of the text it was added with; None from a supervisord that an earlier version started.
+    """
 
     name: str
     state: str
@@ -30,6 +35,7 @@ class ProgramInfo:
     stopped: int
     exit_status: int
     error: str
+    runs_by: str | None = None
 
 
 class ShuttingDown(PortfleetError):
@@ -41,6 +47,10 @@ class ShuttingDown(PortfleetError):
 
 class Unreadable(PortfleetError):
     """supervisord cannot read its config, or the file of some program: it is asked about none then."""
+
+
+class Unstartable(PortfleetError):
+    """supervisord finds that a program's command is not there, or cannot be executed."""
 
 
 class Unanswered(PortfleetError):
@@ -56,10 +66,10 @@ class Supervisor:
     def __init__(self, path: Path, *, seconds: float = 30.0) -> None:
         self._path, self._seconds = path, seconds
 
-    def _ask(self, method: str, *arguments: str | int | bool) -> Any:
+    def _ask(self, method: str, *arguments: str | int | bool, interface: str = "supervisor") -> Any:
         """Call a method; raises RpcFault for what it refuses by itself."""
         try:
-            return rpc.call(self._path, f"supervisor.{method}", *arguments, seconds=self._seconds)
+            return rpc.call(self._path, f"{interface}.{method}", *arguments, seconds=self._seconds)
         except rpc.RpcTimeoutError as error:
             raise Unanswered(f"supervisord: {error}", hint="see why, and what to do: portfleet status") from None
         except rpc.RpcError as error:
@@ -120,9 +130,18 @@ class Supervisor:
                 info["stop"],
                 info["exitstatus"],
                 info["spawnerr"],
+                info.get("runs_by"),
             )
-            for info in self._call("getAllProcessInfo")
+            for info in self._all()
         }
+
+    def _all(self) -> list[dict[str, Any]]:
+        try:
+            return list(json.loads(self._ask("programs", interface="portfleet")))
+        except rpc.RpcFault as fault:
+            if fault.code != UNKNOWN_METHOD:
+                raise PortfleetError(f"supervisord: programs: {fault.words}") from None
+        return list(self._call("getAllProcessInfo"))  # it was started by an earlier version and runs on
 
     def reload(self) -> tuple[set[str], set[str], set[str]]:
         """Have it read its files again; gives (added, changed, removed) programs. Nothing is started or stopped.
@@ -139,9 +158,18 @@ class Supervisor:
         return set(added), set(changed), set(removed)
 
     def start(self, name: str) -> None:
-        """Start ``name``, adding it where supervisord does not know it yet; "already" is success."""
+        """Start ``name``, adding it where supervisord does not know it yet; "already" is success.
+
+        Raise Unstartable if its command cannot be executed.
+        """
         self._tolerate("addProcessGroup", name, accept={ALREADY_ADDED})
-        self._tolerate("startProcess", name, False, accept={ALREADY_STARTED})
+        try:
+            self._ask("startProcess", name, False)
+        except rpc.RpcFault as fault:
+            if fault.code in (NO_FILE, NOT_EXECUTABLE):
+                raise Unstartable(f"supervisord: {name}: {fault.words}") from None
+            if fault.code != ALREADY_STARTED:
+                raise PortfleetError(f"supervisord: {name}: {fault.words}") from None
 
     def stop(self, name: str) -> None:
         """Ask ``name`` to stop, without waiting; "already" is success."""

@@ -8,10 +8,14 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from portfleet.linux.processes import start_time
+
+#: Clock ticks a second, in which the kernel counts start times.
+_TICKS = os.sysconf("SC_CLK_TCK")
 
 
 @dataclass(frozen=True)
@@ -29,6 +33,8 @@ class Deaths:
     def __init__(self, loop: asyncio.AbstractEventLoop, died: Callable[[str, int], None]) -> None:
         self._loop, self._died = loop, died
         self._watched: dict[str, Watched] = {}
+        #: How long, in seconds, the process lived that ended last, by name.
+        self.lived: dict[str, float] = {}
 
     def pid(self, name: str) -> int | None:
         """Return the process watched under ``name``."""
@@ -75,5 +81,7 @@ class Deaths:
         return {name: (watched.pid, watched.started) for name, watched in self._watched.items()}
 
     def _ended(self, name: str, pid: int) -> None:
+        if watched := self._watched.get(name):
+            self.lived[name] = time.clock_gettime(time.CLOCK_BOOTTIME) - watched.started / _TICKS
         self.forget(name)
         self._died(name, pid)

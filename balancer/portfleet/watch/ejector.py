@@ -19,6 +19,7 @@ from typing import Literal
 from portfleet.apply.pointer import Pointer
 from portfleet.core.changes import Divert, InstanceRule, SetInstance
 from portfleet.core.desired import Desired, DesiredInstance, DesiredService
+from portfleet.core.durations import Durations
 from portfleet.core.observed import Out
 from portfleet.core.paths import Paths
 from portfleet.core.slots import Table
@@ -51,6 +52,8 @@ class Ejector:
         self._diverted: dict[str, InstanceRule] = {}
         self._unanswered: dict[str, list[InstanceRule]] = {}
         self._written: dict[str, Out] | None = None
+        #: How long transactions took that diverted an instance, and those that pointed slots, with reading them before.
+        self.diverts, self.points = Durations(), Durations()
         #: Called when commands have let in who was pending.
         self.let_in: Callable[[], None] = lambda: None
 
@@ -63,7 +66,9 @@ class Ejector:
         now = self._now(want)
         sibling = self._sibling(now, instance.name) if now else None
         if sibling is not None and instance.name in self.tables.get(want.name, ()):
+            asked = time.monotonic()
             self._plane.run((Divert(instance.name, sibling),))
+            self.diverts.add(time.monotonic() - asked)
             self._diverted[instance.name] = instance.rule
         return time.monotonic() - began
 
@@ -145,12 +150,14 @@ class Ejector:
 
     def _point(self, want: DesiredService) -> None:
         ended = {i.name: self._diverted[i.name] for i in want.instances if i.name in self._diverted}
+        asked = time.monotonic()
         change = self._pointer.point(
             want,
             out=lambda slots: self.without(want, slots),
             probed_out=self._all_probed_out(want),
             before=[SetInstance(rule) for rule in ended.values()],
         )
+        self.points.add(time.monotonic() - asked)
         for name in ended:
             del self._diverted[name]
         self.tables[want.name] = change.table

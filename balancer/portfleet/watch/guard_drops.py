@@ -21,6 +21,11 @@ class GuardDrops:
         self._connections, self._look, self._log = connections, look, log
         self._known: Mapping[str, int] | None = None
 
+    @property
+    def counts(self) -> Mapping[str, int]:
+        """Return how many connection attempts found no listener, by serving instance, since the rules were loaded."""
+        return self._known or {}
+
     def look(self, serving: Iterable[Member]) -> None:
         """Have those of ``serving`` probed whose clients were dropped since the last look; said when that begins."""
         try:

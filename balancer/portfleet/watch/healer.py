@@ -13,6 +13,7 @@ from dataclasses import replace
 from portfleet.core import steps as s
 from portfleet.core.changes import Change, PlaneState, Transaction
 from portfleet.core.desired import Desired
+from portfleet.core.durations import Durations
 from portfleet.core.observed import Observed, ObservedInstance, Out
 from portfleet.core.paths import Paths
 from portfleet.core.plan import make_plan
@@ -33,6 +34,14 @@ class Healer:
     def __init__(self, *, plane: DataPlane, paths: Paths, roster: Roster, ejector: Ejector, log: Log) -> None:
         self._plane, self._paths, self._roster, self._ejector, self._log = plane, paths, roster, ejector, log
         self._reported: tuple[str, ...] = ()
+        #: How often what was lost was put back: the whole table, or rules of it; and how long each time took.
+        self.healed = {"table": 0, "rules": 0}
+        self.took = Durations()
+
+    @property
+    def drift(self) -> bool:
+        """Whether the rules are not as they shall be, and are left so by the policy."""
+        return bool(self._reported)
 
     def heal(self) -> bool:
         """Look once and repair; return whether there was something to repair.
@@ -47,6 +56,7 @@ class Healer:
             state = self._plane.observe()
             lost = state.home is None
             if not lost and self._somebody_works(desired):
+                self._ejector.tables.update({name: table for name, table in state.slots.items() if any(table)})
                 return False
             steps = self._steps(desired, state)
             if not steps:
@@ -63,8 +73,11 @@ class Healer:
             for transaction in self._transactions(steps, desired, state, tables):
                 self._plane.run(transaction)
             self._ejector.tables.update(tables)
-        took = f"{(time.monotonic() - began) * 1000:.1f}"
-        self._log("healed", lost="table" if lost else "rules", did="; ".join(words), took_ms=took)
+        took, what = time.monotonic() - began, "table" if lost else "rules"
+        self.healed[what] += 1
+        self.took.add(took)
+        self._reported = ()
+        self._log("healed", lost=what, did="; ".join(words), took_ms=f"{took * 1000:.1f}")
         return True
 
     def _transactions(

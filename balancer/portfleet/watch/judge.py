@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from portfleet.core.desired import DesiredService
 from portfleet.core.errors import PortfleetError
 from portfleet.core.observed import ObservedInstance, Out
+from portfleet.core.status import Status
 from portfleet.store.locks import Locked
 from portfleet.store.log import Log
 from portfleet.watch.ejector import Ejector, fresh
@@ -48,6 +49,22 @@ class Judge:
     def look(self, name: str) -> None:
         """Probe a member now, besides its turns."""
         self._prober.ask(name)
+
+    @property
+    def said(self) -> Mapping[str, Status]:
+        """Return what daemons that tell said last of themselves, by instance."""
+        return self._prober.said
+
+    @property
+    def counted(self) -> Mapping[str, Status]:
+        """Return what daemons that count said last of that, by instance; asking for it has them asked again."""
+        self._prober.count()
+        return self._prober.counted
+
+    @property
+    def answered_in(self) -> Mapping[str, float]:
+        """Return how many seconds the last probe took that succeeded, by instance."""
+        return self._prober.took
 
     @property
     def connections(self) -> Mapping[str, tuple[int, int]]:
@@ -104,7 +121,7 @@ class Judge:
         self.kept.discard(name)
         if not member.want.takes or self._waits(member):
             # Once for each end: one that never came up is looked at many times a second.
-            self._log.once("ended", about=name, instance=name, wanted=member.want.wanted, reason=reason)
+            self._log.once("process-ended", about=name, instance=name, wanted=member.want.wanted, reason=reason)
             return
         known = self._ejector.out.get(name)
         if known is not None and known.kind == "died":
@@ -230,6 +247,7 @@ class Judge:
             self._loop.call_later(_POINT_AFTER if took is not None else 0, self.point)
         self._to_point.add(member.service.name)
         if took is not None and not known:
+            member.ejected[entry.kind] += 1
             self._log("ejected", instance=member.name, reason=entry.reason, took_ms=f"{took * 1000:.2f}")
 
 

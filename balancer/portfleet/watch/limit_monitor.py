@@ -30,6 +30,8 @@ class LimitMonitor:
         self._dropped: int | None = None
         self._lately = (0, 0.0)
         self.warned: dict[str, Warned] = {}
+        #: The data plane's room for connections at the last look.
+        self.room: Room | None = None
         warnings.write(paths.warnings, ())
 
     def look(
@@ -43,7 +45,7 @@ class LimitMonitor:
         if began < self._next:
             return
         self._next = began + _EVERY
-        room = self._connections.room()
+        room = self.room = self._connections.room()
         processes = {name: seen for name, pid in pids.items() if (seen := limits.read_descriptors(pid))}
         found = limits.judge(
             hazards=hazards,

@@ -1,4 +1,7 @@
-"""Looks after the data plane's own processes: they too outlive a supervisord, and must not be started a second time."""
+"""Looks after processes that are no instances: they too outlive a supervisord, and must not be started a second time.
+
+They are the data plane's own, and that of the metrics.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,7 @@ from collections.abc import Iterator, Mapping
 
 from portfleet.apply.programs import Programs
 from portfleet.core.paths import Paths
-from portfleet.core.program import Program
+from portfleet.core.program import METRICS, Program
 from portfleet.supervise import adopted
 from portfleet.supervise.supervisor import ProgramInfo
 from portfleet.watch.deaths import Deaths
@@ -15,7 +18,7 @@ from portfleet.watch.supervision import Supervision
 
 
 class OwnPrograms:
-    """The programs that the fleet's data plane asks for; none with the kernel's."""
+    """The programs beside the instances; with the kernel's data plane and without metrics there is none."""
 
     def __init__(self, *, paths: Paths, roster: Roster, deaths: Deaths, supervision: Supervision) -> None:
         self._paths, self._roster, self._deaths, self._supervision = paths, roster, deaths, supervision
@@ -23,12 +26,12 @@ class OwnPrograms:
     @property
     def programs(self) -> Mapping[str, Program]:
         """Those programs by name."""
-        return self._roster.desired.own if self._roster.desired is not None else {}
+        return self._roster.desired.beside if self._roster.desired is not None else {}
 
     @property
     def watched(self) -> bool:
-        """Whether the end of each would be told."""
-        return all(self._deaths.pid(name) is not None for name in self.programs)
+        """Whether the end of each would be told; that of the metrics, which no client waits for, need not be."""
+        return all(self._deaths.pid(name) is not None for name in self.programs if name != METRICS)
 
     def find(self, known: Mapping[str, ProgramInfo]) -> Iterator[str]:
         """Watch their processes, ``known`` to supervisord or adopted; yield those that ended after an adoption."""

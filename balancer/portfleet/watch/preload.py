@@ -12,12 +12,12 @@ import pkgutil
 import portfleet
 from portfleet.store import templating
 
-#: Verbs, which the watcher does not run, and the program that runs them.
-_LEFT_OUT = ("portfleet.commands", "portfleet.__main__")
+#: Verbs, which the watcher does not run, the program that runs them, and what another process does.
+_LEFT_OUT = ("portfleet.commands", "portfleet.__main__", "portfleet.metrics")
 
 
 def load_all() -> None:
-    """Import every module of this package but the verbs, and read every template."""
+    """Import every module of this package that the watcher may need, and read every template."""
     for module in pkgutil.walk_packages(portfleet.__path__, "portfleet."):
         if not module.name.startswith(_LEFT_OUT):
             importlib.import_module(module.name)

@@ -24,16 +24,22 @@ from portfleet.daemons.talk import Talk, begin
 _STEP = 0.01
 #: The longest wait of a tick that has nothing to do, so that new targets are never far away.
 _IDLE = 0.1
+#: Seconds between two questions for what an instance counts, and for how long it is asked after the last who wants it.
+_COUNT, _WANTED = 3.5, 150.0
+#: Of so many probes of an instance that answers well on its control socket, by the loop that serves its port, one goes
+#: through the port too: the entry that it leaves in conntrack's table stays for two minutes.
+_PORT_EVERY = 10
 #: Probes that run a command, at a time: to start one takes this process a millisecond, and the machine more.
 _COMMANDS = 4
 
 
 @dataclass
 class _Probe:
-    """A probe under way: what is being asked, what comes after it, and until when all of it may take."""
+    """A probe under way: what is being asked, what comes after it, when it began and until when all of it may take."""
 
     target: Target
     deadline: float
+    began: float
     steps: Iterator[Exchange]
     talk: Talk | Run
 
@@ -64,6 +70,13 @@ class Prober:
         #: By instance: what it said last on its control socket; its process that said so, and on which command.
         self.said: dict[str, Status] = {}
         self._spoke: dict[str, tuple[int | None, str]] = {}
+        #: By instance: what it counted when it was last asked, and when that was; until when it is to be asked.
+        self.counted: dict[str, Status] = {}
+        self._asked: dict[str, float] = {}
+        self._count_until = 0.0
+        #: By instance: the seconds of its last probe that succeeded, as finely as a tick looks.
+        self.took: dict[str, float] = {}
+        self._left: dict[str, int] = {}  # by instance: how many probes may leave out its port
 
     def aim(self, targets: Iterable[Target]) -> None:
         """Probe exactly ``targets`` from now on; new ones are spread over their interval."""
@@ -80,6 +93,13 @@ class Prober:
         """Probe one of the targets now, besides its turns."""
         if name in self._targets and name not in self._probes:
             self._probes[name] = self._begin(self._targets[name], self._clock())
+
+    def count(self) -> None:
+        """Have instances tell what they count, every few seconds for the next two minutes: ``counted``.
+
+        That is ten times as much to write and to read as whether they are ready, so it is not always asked.
+        """
+        self._count_until = self._clock() + _WANTED
 
     def tick(self) -> float:
         """Begin what is due and go on with what is under way; return the seconds until the next tick is of use."""
@@ -111,8 +131,11 @@ class Prober:
         name, pid = target.name, self._pid_of(target.name)
         spoke, command = self._spoke.get(name, (None, ""))
         known = pid is not None and spoke == pid
-        steps = exchanges(target, pid, commands=(command,) if known else ("state", "status"), spoke=known)
-        return _Probe(target, now + target.probe.timeout, steps, self._talk(name, next(steps)))
+        if known and now < self._count_until and now - self._asked.get(name, 0.0) >= _COUNT:
+            command, self._asked[name] = "status", now
+        commands = (command,) if known else ("state", "status")
+        steps = exchanges(target, pid, commands=commands, spoke=known, port=not (known and self._left.get(name)))
+        return _Probe(target, now + target.probe.timeout, now, steps, self._talk(name, next(steps)))
 
     def _talk(self, name: str, exchange: Exchange) -> Talk | Run:
         return begin(exchange, self._kept.pop(name, None) if isinstance(exchange, AskReady) else None)
@@ -124,7 +147,11 @@ class Prober:
         if verdict is not None:
             probe.talk.close()
             del self._probes[name]
-            self._result(name, verdict, bool(verdict) and not isinstance(probe.talk.exchange.place, Control))
+            by_port = not isinstance(probe.talk.exchange.place, Control)
+            if not verdict:
+                self.took[name] = self._clock() - probe.began
+            self._left[name] = 0 if verdict else _PORT_EVERY - 1 if by_port else max(0, self._left.get(name, 0) - 1)
+            self._result(name, verdict, bool(verdict) and by_port)
 
     def _step(self, name: str, probe: _Probe) -> Verdict:
         try:
@@ -138,7 +165,7 @@ class Prober:
         """Take in how an exchange ended, and begin the next, if there is one."""
         exchange = probe.talk.exchange
         if isinstance(exchange, AskReady) and exchange.answer is not None:
-            self.said[name], self._spoke[name] = exchange.answer, (exchange.place.pid, exchange.command)
+            self._heard(name, exchange, exchange.answer)
             if not verdict and isinstance(probe.talk, Talk) and (connection := probe.talk.leave()) is not None:
                 self._kept[name] = connection
         if verdict or (after := next(probe.steps, None)) is None:
@@ -147,9 +174,18 @@ class Prober:
         probe.talk = self._talk(name, after)
         return probe.talk.step()
 
+    def _heard(self, name: str, exchange: AskReady, answer: Status) -> None:
+        self.said[name] = answer
+        if exchange.command == "status":
+            self.counted[name] = answer
+        pid = exchange.place.pid
+        if self._spoke.get(name, (None, ""))[0] != pid:
+            self._spoke[name] = (pid, exchange.command)
+
     def _drop(self, name: str) -> None:
         if (probe := self._probes.pop(name, None)) is not None:
             probe.talk.close()
         if (connection := self._kept.pop(name, None)) is not None:
             connection.close()
-        self.said.pop(name, None)
+        for kept in (self.said, self.counted, self._asked, self.took, self._left):
+            kept.pop(name, None)

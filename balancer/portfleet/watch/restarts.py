@@ -7,6 +7,8 @@ from random import Random
 
 #: Seconds of serving after which the next crash is counted as the first again.
 _STABLE = 60.0
+#: Seconds of life that are short, and after how many short lives in a row supervisord is not left to go on at once.
+_SHORT, _LOOPING = 10.0, 3
 
 
 @dataclass
@@ -17,6 +19,7 @@ class Backoff:
     cap: float = 60.0
     tries: int = 0
     due: float | None = field(default=None)
+    short: int = 0
 
     def schedule(self, now: float) -> float:
         """Plan the next try and give the seconds until then; planned already, nothing changes."""
@@ -41,3 +44,17 @@ class Backoff:
         """Note how long the program served: long enough and the next crash is the first again."""
         if seconds >= _STABLE:
             self.tries, self.due = 0, None
+
+    def lived(self, seconds: float) -> None:
+        """Note how long a process lived that has ended by itself."""
+        self.short = self.short + 1 if seconds < _SHORT else 0
+
+    @property
+    def unsteady(self) -> bool:
+        """Return whether a second short life has followed the first."""
+        return self.short >= _LOOPING - 1
+
+    @property
+    def looping(self) -> bool:
+        """Return whether it ends soon after every start, though later than supervisord takes for a failed one."""
+        return self.short >= _LOOPING

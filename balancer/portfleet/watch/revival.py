@@ -57,7 +57,8 @@ class Revival:
                 self._log.once("stays-down", about=name, instance=name, last_exit=str(ended), reason=reason)
                 self._ejector.note(name, reason)
                 return
-            if info.state == "EXITED":  # which supervisord leaves to us; after any other end it starts it again itself
+            # Which supervisord leaves to us; after any other end it starts it again itself.
+            if info.state == "EXITED" and not member.backoff.looping:
                 self._begin(member, f"ended with {ended}")
                 return
             wait = member.backoff.schedule(now)
@@ -96,9 +97,10 @@ class Revival:
 
     def _start(self, member: Member, desired: Desired) -> None:
         """Have supervisord start the member as it is wanted now; in the helper thread."""
-        trouble = ""
+        programs = Programs(desired, Supervisor(self._paths.supervisor_socket), self._paths)
         try:
-            Programs(desired, Supervisor(self._paths.supervisor_socket), self._paths).start([member.name])
+            programs.start([member.name])
+            trouble = programs.failed.get(member.name, "")
         except (PortfleetError, OSError) as error:
             trouble = str(error).splitlines()[0]
         except Exception as error:  # noqa: BLE001 (it is tried again later, like what supervisord refuses)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from random import Random
 
 from portfleet.apply.applied import Applied
@@ -36,6 +37,9 @@ class Member:
     #: When its process was last seen to end, and when it began to serve after that.
     died_at: float | None = None
     served_at: float | None = None
+    #: How often its process ended, and how often it was ejected, by kind (`Out`), since this watcher has known it.
+    ends: int = 0
+    ejected: Counter[str] = field(default_factory=Counter)
 
     @property
     def name(self) -> str:
@@ -73,6 +77,11 @@ class Roster:
         #: What ``changed`` has taken in; not what is desired after it raised: then the next look tries again.
         self._taken_in: Desired | None = None
         self.repair = True
+        #: What is asked of each instance, and for whom it has changed with the last read: name, before, now.
+        self._wanted: dict[str, str] = {}
+        self.changes: list[tuple[str, str, str]] = []
+        #: The command on events; None until the config is read.
+        self.on_event: tuple[str, ...] | None = None
 
     def latest(self) -> Desired | None:
         """Return what shall be as of this moment: to be asked under the table lock by whoever is about to change slots.
@@ -89,7 +98,11 @@ class Roster:
         desired = self._applied.desired()
         if desired is self._taken_in:
             return
-        self.desired, self.repair = desired, self._applied.fleet().drift == "repair"
+        fleet = self._applied.fleet()
+        self.desired, self.repair, self.on_event = desired, fleet.drift == "repair", fleet.on_event
+        before, self._wanted = self._wanted, {want.name: want.wanted for want in desired.instances()}
+        changed = [name for name in before.keys() & self._wanted.keys() if before[name] != self._wanted[name]]
+        self.changes = [(name, before[name], self._wanted[name]) for name in sorted(changed)]
         known, self.members = self.members, {}
         owned = {name for operation in desired.journal.operations for name in operation.owned}
         for service in desired.services.values():

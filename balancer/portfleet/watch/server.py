@@ -1,4 +1,8 @@
-"""run/watch.sock: one JSON object a line, asked by the command line. Mode 0600; malformed input gets an error."""
+"""The watcher's sockets: one JSON object a line. Mode 0600; malformed input gets an error.
+
+run/watch.sock is the command line's and takes orders; run/seen.sock belongs to the user of the metrics' process and
+only answers.
+"""
 
 from __future__ import annotations
 
@@ -12,8 +16,13 @@ from typing import Any
 Answer = dict[str, Any]
 
 
-async def serve(path: Path, commands: dict[str, Callable[[Answer], Answer]]) -> asyncio.Server:
-    """Serve ``commands`` on ``path``; each takes the request and gives its answer (``ok`` is added)."""
+async def serve(
+    path: Path, commands: dict[str, Callable[[Answer], Answer]], *, owner: int | None = None
+) -> asyncio.Server:
+    """Serve ``commands`` on ``path``; each takes the request and gives its answer (``ok`` is added).
+
+    The socket belongs to the user ``owner``, None for this process's.
+    """
 
     async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
@@ -28,9 +37,12 @@ async def serve(path: Path, commands: dict[str, Callable[[Answer], Answer]]) -> 
     path.unlink(missing_ok=True)
     before = os.umask(0o177)
     try:
-        return await asyncio.start_unix_server(talk, str(path))
+        server = await asyncio.start_unix_server(talk, str(path))
     finally:
         os.umask(before)
+    if owner not in (None, os.geteuid()):
+        os.chown(path, owner, -1, follow_symlinks=False)
+    return server
 
 
 def _answer(line: bytes, commands: dict[str, Callable[[Answer], Answer]]) -> Answer:

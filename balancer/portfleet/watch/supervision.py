@@ -15,6 +15,7 @@ import asyncio
 import errno
 import os
 import socket
+import time
 from collections.abc import Callable
 from concurrent.futures import Executor as Pool
 from pathlib import Path
@@ -34,6 +35,8 @@ from portfleet.watch.deaths import Deaths
 SUPERVISOR = "supervisord"
 #: Seconds between two tries to start supervisord, the second number is the longest wait.
 _AGAIN, _LONGEST = 1.0, 30.0
+#: How often a program is told to stop that supervisord may just be starting again, and seconds between.
+_STOPS, _STOP = 10, 0.1
 
 
 class Supervision:
@@ -94,8 +97,15 @@ class Supervision:
         self._loop.run_in_executor(self._pool, self._stop, name)
 
     def _stop(self, name: str) -> None:
+        supervisor = Supervisor(self._paths.supervisor_socket)
         with self._log.costs(name):
-            Supervisor(self._paths.supervisor_socket).stop(name)
+            # Of one that it has just reaped supervisord says that it does not run, and starts it again right after.
+            for _ in range(_STOPS):
+                supervisor.stop(name)
+                info = supervisor.programs().get(name)
+                if info is None or info.state in ("STOPPED", "FATAL"):
+                    return
+                time.sleep(_STOP)
 
     def _forget(self, name: str) -> None:
         supervisor = Supervisor(self._paths.supervisor_socket)

@@ -14,13 +14,13 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import TypeVar
 
 from portfleet.apply.context import Context
 from portfleet.apply.observe import Look
 from portfleet.core.desired import DesiredService
+from portfleet.core.program import METRICS
 from portfleet.dataplane.interface import Hazard
 from portfleet.linux.processes import set_nice
 from portfleet.store.locks import Locked
@@ -31,9 +31,11 @@ from portfleet.watch.beside import Beside
 from portfleet.watch.deaths import Deaths
 from portfleet.watch.ejector import Ejector
 from portfleet.watch.guard_drops import GuardDrops
+from portfleet.watch.healer import Healer
 from portfleet.watch.judge import Judge
 from portfleet.watch.limit_monitor import LimitMonitor
 from portfleet.watch.own_programs import OwnPrograms
+from portfleet.watch.priority import URGENT, helpers
 from portfleet.watch.processes import Processes
 from portfleet.watch.remains import Remains
 from portfleet.watch.revival import Revival
@@ -41,12 +43,10 @@ from portfleet.watch.roster import Member, Roster
 from portfleet.watch.rule_guard import RuleGuard
 from portfleet.watch.run_files import RunFiles
 from portfleet.watch.self_check import SelfCheck
+from portfleet.watch.snapshot import Snapshot
 from portfleet.watch.supervision import SUPERVISOR, Supervision
 
 T = TypeVar("T")
-
-#: The nice value of the loop: when instances keep all processors busy, an ejection must not queue behind them.
-_PRIORITY = -20
 
 #: Seconds between looks: at config and journal; at somebody on the way back, for the first half minute; at everything.
 _CALM, _HURRY, _FULL = 0.5, 0.03, 10.0
@@ -57,16 +57,21 @@ _HURRIED_FOR = 30.0
 _ALL = 0.2
 #: Seconds the interpreter lets a thread run before the loop may go on (default 5 ms): an ejection waits that long.
 _SWITCH = 0.0005
+#: Threads for what operations, repairs and orders of overflow wait for.
+_HELPERS = 6
 
 
 class Watcher:
     """Runs until SIGTERM; ``log`` takes an event with its fields."""
 
-    def __init__(self, context: Context, log: Log, *, ejector: Ejector, roster: Roster, check: SelfCheck) -> None:
+    def __init__(
+        self, context: Context, log: Log, *, ejector: Ejector, roster: Roster, healer: Healer, check: SelfCheck
+    ) -> None:
         self._paths, self._log, self._ejector, self._roster = context.paths, log, ejector, roster
         self._check = check
         self._loop = asyncio.get_running_loop()
-        self._pool = ThreadPoolExecutor(1, "helper", initializer=set_nice, initargs=(0,))
+        self._pool = helpers("helper", 1)
+        self._loop.set_default_executor(helpers("work", _HELPERS))
         self._wake, self._stop = asyncio.Event(), asyncio.Event()
         self._deaths = Deaths(self._loop, self._died)
         self._judge = Judge(
@@ -89,6 +94,11 @@ class Watcher:
         )  # fmt: skip
         self._limits = LimitMonitor(self._paths, context.plane.connections, log)
         self._dropped = GuardDrops(context.plane.connections, self._judge.look, log)
+        #: Answers what the watcher knows.
+        self.snapshot = Snapshot(
+            roster=roster, ejector=ejector, judge=self._judge, processes=self._processes, deaths=self._deaths,
+            limits=self._limits, dropped=self._dropped, healer=healer, log=log, plane=context.plane.traits.name,
+        )  # fmt: skip
         self._full_at = self._hazards_at = 0.0
         self._hazards: list[Hazard] = []
         self._loop.add_signal_handler(signal.SIGTERM, self.stop)
@@ -98,8 +108,8 @@ class Watcher:
     async def run(self, rules: RuleGuard, files: RunFiles) -> None:
         """Watch until told to stop."""
         sys.setswitchinterval(_SWITCH)
-        if not set_nice(_PRIORITY):
-            self._log("unprivileged", refused=f"nice {_PRIORITY}", costs="ejections may queue behind busy instances")
+        if not set_nice(URGENT):
+            self._log("unprivileged", refused=f"nice {URGENT}", costs="ejections may queue behind busy instances")
         self._roster.changed = lambda: self._take_in(rules)
         try:
             while not self._stop.is_set():
@@ -116,7 +126,9 @@ class Watcher:
             with self._log.costs("probes"):
                 wait = self._judge.tick()
                 self._check.alive()
+            due = time.monotonic() + wait
             await asyncio.sleep(wait)
+            self.snapshot.lag.add(time.monotonic() - due)
 
     def wake(self) -> dict[str, object]:
         """Look at everything now; gives the answer of the command `reload`."""
@@ -128,16 +140,6 @@ class Watcher:
         """End after the present look."""
         self._stop.set()
         self._wake.set()
-
-    def status(self) -> dict[str, object]:
-        """Return what the watcher knows and nobody else, for the command `status`."""
-        return {
-            "out": {name: vars(out) for name, out in self._ejector.out.items()},
-            "pending": sorted(self._ejector.pending),
-            "kept": sorted(self._judge.kept),
-            "adopted": sorted(self._processes.adopted),
-            "warnings": [vars(warned) for warned in self._limits.warned.values()],
-        }
 
     async def _sleep(self) -> None:
         try:
@@ -172,6 +174,8 @@ class Watcher:
         """Read what is wanted, what supervisord has, and who is on the way back."""
         with self._log.costs("files"):
             await self._keep_files(files)
+        with self._log.costs("the socket of the metrics"):
+            await files.show(self._roster.desired)
         with self._log.costs("config and journal"):
             self._roster.reload()
         with self._log.costs("guardian"):
@@ -202,7 +206,7 @@ class Watcher:
                 supervisord = self._deaths.pid(SUPERVISOR)
                 self._remains.look(programs, await self._in_pool(lambda: self._remains.all(programs, supervisord)))
             self._processes.find(programs)
-        with self._log.costs("the data plane's programs"):
+        with self._log.costs("programs beside the instances"):
             for name in self._own.find(self._processes.programs):
                 await self._in_pool(partial(self._own.start, name))
             self._processes.note()  # of the data plane's too, all at once: a watcher that finds half starts it again
@@ -225,6 +229,8 @@ class Watcher:
 
     def _take_in(self, rules: RuleGuard) -> None:
         self._check.busy()
+        for name, before, wanted in self._roster.changes:
+            self._log("desired-state", instance=name, before=before, wanted=wanted)
         known = self._roster.members.keys() | self._own.programs.keys() | {SUPERVISOR}
         for name in self._deaths.started().keys() - known:
             self._deaths.forget(name)
@@ -257,7 +263,8 @@ class Watcher:
         member = self._roster.members.get(name)
         if member is None:
             if name in self._own.programs:
-                self._log("data-plane-died", program=name, pid=pid, reason="it is started again at once")
+                event = "metrics-died" if name == METRICS else "data-plane-died"
+                self._log(event, program=name, pid=pid, reason="it is started again at once")
                 nudge(self._paths.supervisor_socket, self._loop)
                 self.wake()
             return
@@ -266,11 +273,25 @@ class Watcher:
             if member.served_at is not None:
                 member.backoff.ran(now - member.served_at)
             member.died_at, member.served_at = now, None
+            member.ends += 1
+            self._count(member)
             self._looked_at_all = 0.0
             self._remains.ended(name, pid)
             self._judge.died(member, f"process {pid} ended" + self._while_somebody_works(member))
         nudge(self._paths.supervisor_socket, self._loop)
         self._wake.set()
+
+    def _count(self, member: Member) -> None:
+        """Take in how long a member lived whose end was not asked for; in a crash loop each start waits longer."""
+        if not member.startable or self._roster.busy(member.service.name):
+            return
+        member.backoff.lived(self._deaths.lived.get(member.name, 0.0))
+        if member.backoff.looping:
+            self._supervision.give_up(member.name)
+
+    def unsteady(self) -> list[str]:
+        """Return the members that have ended soon after each of their last starts."""
+        return [name for name, member in self._roster.members.items() if member.backoff.unsteady]
 
     def _while_somebody_works(self, member: Member) -> str:
         """Return whose work may be why a member ended; "" if that cannot be told."""

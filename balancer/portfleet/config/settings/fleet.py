@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import get_args
 
+from portfleet.config.containers import Words
 from portfleet.config.kinds import Choice, Number
 from portfleet.config.settings.table import Effect, Setting, Table
 from portfleet.core.model import DataPlaneName, Drift, Fleet
@@ -36,6 +37,16 @@ FLEET = Table(
             "how many HAProxy processes share the clients; one that ends takes its share of the connections along",
             Effect.DOWN,
             "4",
+        ),
+        Setting(
+            "on_event",
+            Words(),
+            "a command that gets each event as JSON on its standard input, for mails and alarms",
+            Effect.AT_ONCE,
+            '["/usr/local/bin/portfleet-alarm"]',
+            more="Run by the user nobody if the fleet is root's, otherwise by the fleet's user; one at a time, for ten "
+            "seconds at most. [events.md](events.md#a-command-for-each-event) has examples.",
+            unset="none; nothing is run",
         ),
     ),
 )

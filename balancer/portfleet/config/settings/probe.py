@@ -6,7 +6,7 @@ from portfleet.config.containers import Words
 from portfleet.config.kinds import Duration, Number, Parsed, Raw
 from portfleet.config.reader import parse_path
 from portfleet.config.settings.table import Effect, Setting, Table
-from portfleet.core.model import Probe
+from portfleet.core.policies import Probe
 
 PROBE = Table(
     "service.NAME.probe",

@@ -126,7 +126,7 @@ SERVICE = Table(
             "ports",
             _PORTS,
             "the instances' ports: blue takes the lower half, green the upper",
-            Effect.DOWN,
+            Effect.RESTART,
             '"7100-7199"',
             more="Twice `instances` ports at least. They must not overlap those of other services, any `listen` "
             "port, or net.ipv4.ip_local_port_range unless reserved in net.ipv4.ip_local_reserved_ports.",
@@ -265,10 +265,11 @@ SERVICE = Table(
         Setting(
             "min_ready",
             Duration(off=True),
-            'how long a new release must live, once it is ready, until a cutover sends it clients; or "off"',
+            'how long an instance must live, once it is ready, for a verb to count it as started; or "off"',
             Effect.AT_ONCE,
             '"20s"',
-            more="A release that listens and dies after seconds is found out before a client meets it.",
+            more="A release that listens and dies after seconds is found out before a client meets it: a cutover, "
+            "`scale` and a rolling restart wait for it before they go on, `up` before it says that all is well.",
         ),
         Setting(
             "keep_releases",

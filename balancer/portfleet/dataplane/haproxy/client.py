@@ -25,7 +25,7 @@ _PATIENCE, _RELOAD = 5.0, 20.0
 
 
 class Absent(PortfleetError):
-    """No process listens on the socket."""
+    """No process listens on the socket, or it ended before it answered."""
 
     def __init__(self, path: Path) -> None:
         super().__init__(f"no HAProxy answers at {path}", hint="portfleet up", code=Exit.KERNEL)
@@ -42,7 +42,7 @@ def ask(path: Path, command: str) -> str:
             while part := connection.recv(1 << 18):
                 found += part
             return found.decode(errors="replace")
-    except (FileNotFoundError, ConnectionRefusedError):
+    except (FileNotFoundError, ConnectionError):
         raise Absent(path) from None
     except OSError as error:
         words = "not within 5 s" if isinstance(error, TimeoutError) else error.strerror

@@ -6,6 +6,8 @@ asked themselves. HAProxy's books keep the server that a connection was first ma
 
 from __future__ import annotations
 
+import ipaddress
+import re
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
@@ -16,7 +18,7 @@ from portfleet.dataplane.haproxy.client import Client, ask
 from portfleet.dataplane.haproxy.running import clients
 from portfleet.dataplane.haproxy.state import service_of
 from portfleet.dataplane.haproxy.text import Place, server_of
-from portfleet.dataplane.interface import Hold, Room
+from portfleet.dataplane.interface import Address, ClientConnection, Hold, Room
 from portfleet.linux import sockdiag
 
 #: Sessions that one line of commands ends.
@@ -45,6 +47,18 @@ class HaproxyConnections:
             for client in clients(self._place)
             for session in _sessions(client, service, server)
         ]
+
+    def of_client(self, instances: Iterable[InstanceRule], address: Address) -> list[ClientConnection]:
+        names = {_key(rule): rule.name for rule in instances}
+        found = []
+        for client in clients(self._place):
+            for line in ask(client.socket, "show sess").splitlines():
+                told = dict(word.split("=", 1) for word in line.split() if "=" in word)
+                source, _, port = told.get("src", "").rpartition(":")
+                name = names.get((told.get("be", ""), told.get("srv", "")))
+                if name is not None and _same(source, address):
+                    found.append(ClientConnection(name, int(port), since=time.time() - _age(told.get("age", ""))))
+        return found
 
     def end(self, holds: Iterable[Hold]) -> int:
         ended = 0
@@ -102,6 +116,21 @@ class HaproxyConnections:
 
 def _key(rule: InstanceRule) -> tuple[str, str]:
     return service_of(rule.name), server_of(rule)
+
+
+def _same(text: str, address: Address) -> bool:
+    """Return whether HAProxy means ``address`` by ``text``, which may be in brackets and IPv4 mapped."""
+    try:
+        found = ipaddress.ip_address(text.strip("[]"))
+    except ValueError:
+        return False
+    return address in (found, getattr(found, "ipv4_mapped", None))
+
+
+def _age(text: str) -> int:
+    """Return seconds of a session's age as HAProxy writes it: 5s, 1m3s, 2h7m, 1d4h."""
+    units = {"d": 86400, "h": 3600, "m": 60, "s": 1}
+    return sum(int(number) * units[unit] for number, unit in re.findall(r"(\d+)([dhms])", text))
 
 
 def _sessions(client: Client, service: str, server: str) -> Iterator[str]:

@@ -170,6 +170,9 @@ class HaproxyPlane:
 
         return list(machine.findings(fleet, needs))
 
+    def relocation(self) -> None:
+        return None  # its clients' connections end at its own processes
+
     def guardian(self) -> Guardian:
         from portfleet.dataplane.haproxy.guardian import HaproxyGuardian
 

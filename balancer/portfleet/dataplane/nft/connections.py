@@ -6,6 +6,7 @@ asked themselves.
 
 from __future__ import annotations
 
+import ipaddress
 import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -18,7 +19,7 @@ from portfleet.dataplane.nft.reader import NftReader
 from portfleet.linux import sockdiag
 
 if TYPE_CHECKING:
-    from portfleet.dataplane.interface import Hold, Room
+    from portfleet.dataplane.interface import Address, ClientConnection, Hold, Room
 
 #: Seconds for which a connection that conntrack dropped is a reason to distrust probes. That its table is full is none:
 #: half-open entries make room (early_drop), so that a flood of SYNs fills it and clients get in nonetheless.
@@ -48,6 +49,29 @@ class NftConnections:
         from portfleet.dataplane.interface import Hold  # not for `status`
 
         return [Hold(name) for name in sockdiag.of_port(instance.port)] if instance.remote is None else []
+
+    def of_client(self, instances: Iterable[InstanceRule], address: Address) -> list[ClientConnection]:
+        from portfleet.dataplane.interface import ClientConnection  # not for `status`
+
+        rules = list(instances)
+        tracked = _tracked(address.packed)
+        began = {(one.port, one.replies_from): one.since for one in tracked}
+        here = {rule.port: rule.name for rule in rules if rule.remote is None}
+        found = [
+            ClientConnection(here[ends.port], ends.peer_port, inode, began.get((ends.peer_port, ends.port)))
+            for ends, inode in sockdiag.of_peer(address.packed)
+            if ends.port in here
+        ]
+        elsewhere = {
+            (ipaddress.ip_address(rule.remote.address or "").packed, rule.remote.port): rule.name
+            for rule in rules
+            if rule.remote is not None
+        }
+        return found + [
+            ClientConnection(elsewhere[one.address, one.replies_from], one.port, since=one.since)
+            for one in tracked
+            if (one.address, one.replies_from) in elsewhere
+        ]
 
     def end(self, holds: Iterable[Hold]) -> int:
         try:
@@ -94,6 +118,14 @@ class NftConnections:
             words=f"conntrack holds {entries:,} of {limit:,} entries",
             hint=f"sysctl -w net.netfilter.nf_conntrack_max={2 * limit}",
         )
+
+
+def _tracked(address: bytes) -> list[conntrack.Tracked]:
+    """Return a client's entries; none without the right to look, or if they changed while they were read."""
+    try:
+        return list(conntrack.of_client(address))
+    except PortfleetError:
+        return []
 
 
 def _established(instance: InstanceRule) -> int | None:

@@ -15,6 +15,7 @@ import os
 import socket
 import struct
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 
 from portfleet.core.changes import InstanceRule
 from portfleet.core.errors import Exit, PortfleetError
@@ -22,6 +23,8 @@ from portfleet.linux.netlink import Netfilter, attribute, attributes, nested
 
 _GET, _DELETE = 0x101, 0x102  # subsystem 1 (ctnetlink), messages 1 and 2
 _TUPLE_ORIG, _TUPLE_REPLY, _STATUS, _PROTOCOL, _ID, _FILTER = 1, 2, 3, 4, 12, 25
+_TIMESTAMP, _START = 20, 1
+_FILTER_ORIG = 1
 _FILTER_REPLY, _BY_SOURCE, _BY_PROTOCOL, _BY_SOURCE_PORT = 2, 1 << 0, 1 << 3, 1 << 4
 _TUPLE_IP, _TUPLE_PROTO = 1, 2
 _IP_V4_SRC, _IP_V6_SRC = 1, 3
@@ -38,6 +41,46 @@ def established(instance: InstanceRule) -> int:
     """
     with _netfilter() as netfilter:
         return sum(_state(entry) == _ESTABLISHED for _, entry in _dump(netfilter, instance))
+
+
+@dataclass(frozen=True)
+class Tracked:
+    """An established connection of a client by its entry: the client's port, and where its replies come from.
+
+    ``since``: when it began (Unix time); None unless net.netfilter.nf_conntrack_timestamp is on.
+    """
+
+    port: int
+    address: bytes
+    replies_from: int
+    since: float | None
+
+
+def of_client(address: bytes) -> Iterator[Tracked]:
+    """Return the established, translated connections of a client. Raise PortfleetError if the kernel refuses."""
+    family = socket.AF_INET if len(address) == 4 else socket.AF_INET6
+    source = _IP_V4_SRC if len(address) == 4 else _IP_V6_SRC
+    chosen = (
+        nested(_TUPLE_ORIG, nested(_TUPLE_IP, attribute(source, address))),
+        nested(_FILTER, attribute(_FILTER_ORIG, struct.pack("=I", _BY_SOURCE))),
+    )
+    with _netfilter() as netfilter:
+        try:
+            for _, entry in netfilter.dump(_GET, family, *chosen):
+                original, port = _source(entry[_TUPLE_ORIG])
+                if original == address and _status(entry) & _DESTINATION_NAT and _state(entry) == _ESTABLISHED:
+                    began = attributes(entry.get(_TIMESTAMP, b"")).get(_START)
+                    since = int.from_bytes(began, "big") / 1e9 if began else None
+                    yield Tracked(port, *_source(entry[_TUPLE_REPLY]), since)
+        except OSError as error:
+            raise _refused(error) from None
+
+
+def _source(packed: bytes) -> tuple[bytes, int]:
+    """Return the source address and port of one direction of an entry."""
+    parts = attributes(packed)
+    ip, protocol = attributes(parts[_TUPLE_IP]), attributes(parts[_TUPLE_PROTO])
+    return ip.get(_IP_V4_SRC) or ip.get(_IP_V6_SRC, b""), int.from_bytes(protocol.get(_PROTO_SRC_PORT, b""), "big")
 
 
 def forget_half_open(instance: InstanceRule) -> int:

@@ -92,8 +92,9 @@ class Lookup:
 
     def table(self, which: Which, service: str, numbers: dict[int, str]) -> Table:
         """Return one of a service's tables, by the instances to which ``numbers`` lead."""
-        slots = {slot: named(number, numbers) for slot, number in self._reader.registers(f"{which}-{service}").items()}
-        return tuple(slots.get(slot) for slot in range(max(slots) + 1)) if slots else ()
+        slots = self._reader.registers(f"{which}-{service}")
+        names: dict[int | None, str | None] = {number: named(number, numbers) for number in set(slots.values())}
+        return tuple(map(names.get, map(slots.get, range(max(slots) + 1)))) if slots else ()
 
     def _sides(self, service: str, maps: Iterable[str], numbers: dict[int, str]) -> SideTables:
         there = {name.partition("-")[0] for name in maps if name.partition("-")[2] == service}

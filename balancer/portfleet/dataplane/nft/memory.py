@@ -35,6 +35,7 @@ class Memory:
         self.path = path
         self._read: tuple[int, int] | None = None
         self._entries: dict[str, dict[str, Any]] = {}
+        self._made: dict[str, Setting] = {}
         self._lines = 0
 
     def same(self, name: str, digest: str) -> bool:
@@ -47,7 +48,7 @@ class Memory:
         if entry is None:
             return False
         try:
-            return bool(entry["by"] == writer() or entry["text"] == _digest(_rendered(_change(name, entry))))
+            return bool(entry["by"] == writer() or entry["text"] == _digest(_rendered(self._made[name])))
         except ValueError:  # a damaged file: no rule can have such a name
             return False
 
@@ -59,8 +60,7 @@ class Memory:
 
     def rule(self, name: str) -> c.ServiceRule | c.InstanceRule | None:
         """Return the rule that was set last for a unit; None where there is none."""
-        entry = self._recall().get(name)
-        change = _change(name, entry) if entry else None
+        change = self._made[name] if name in self._recall() else None
         return None if change is None or isinstance(change, SetBase) else change.rule
 
     def note(self, made: Mapping[str, Setting], digests: Mapping[str, str]) -> None:
@@ -89,6 +89,7 @@ class Memory:
     def _append(self, fresh: Mapping[str, dict[str, Any]]) -> None:
         """Write entries down. The kernel has the change already: what a full disk does not take is set once more."""
         self._entries |= fresh
+        self._made |= {name: _change(name, entry) for name, entry in fresh.items()}
         with suppress(OSError):
             self._write(fresh)
             self._read = self._stamp()
@@ -107,14 +108,15 @@ class Memory:
         stamp = self._stamp()
         if stamp == self._read:
             return self._entries
-        self._entries, self._lines, self._read = {}, 0, stamp
+        self._entries, self._made, self._lines, self._read = {}, {}, 0, stamp
         try:
             text = self.path.read_text()
         except (OSError, UnicodeDecodeError):
             return self._entries
         for line in text.splitlines():
-            found = _entries(line)
+            found, made = _entries(line)
             self._entries |= found
+            self._made |= made
             self._lines += len(found)
         return self._entries
 
@@ -144,17 +146,16 @@ def _digest(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
-def _entries(line: str) -> dict[str, dict[str, Any]]:
-    """Read one line; nothing of one that is torn, or that another version wrote."""
+def _entries(line: str) -> tuple[dict[str, dict[str, Any]], dict[str, Setting]]:
+    """Read one line, and the changes that its entries tell; nothing of one that is torn, or another version's."""
     try:
         found = state_file.parse(line)
-        for name, entry in found.items():
-            _change(name, entry)
-            if not all(isinstance(entry[key], str) for key in ("digest", "text", "by")):
-                return {}
+        made = {name: _change(name, entry) for name, entry in found.items()}
+        if not all(isinstance(entry[key], str) for entry in found.values() for key in ("digest", "text", "by")):
+            return {}, {}
     except (ValueError, TypeError, KeyError, AttributeError):
-        return {}
-    return dict(found)
+        return {}, {}
+    return dict(found), made
 
 
 def _change(name: str, entry: Mapping[str, Any]) -> Setting:

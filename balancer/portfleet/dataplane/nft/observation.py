@@ -77,15 +77,18 @@ def _astray(
     An instance is astray too if it is counted, or masqueraded, otherwise than its rule says.
     """
     leading: dict[str, list[int]] = {}
+    limits: dict[str, list[int]] = {}
+    for port, name in book.limits.items():
+        limits.setdefault(name, []).append(port)
     for leads in book.numbers.values():
         for number, name in leads.items():
             leading.setdefault(name, []).append(number)
     found = {service for service in services if any(name not in instances for name in book.numbers[service].values())}
     for name, rule in instances.items():
         if rule is not None:
-            limited = [port for port, instance in book.limits.items() if instance == name]
+            limited = limits.get(name, []) == [rule.port] * bool(rule.limit)
             masqueraded = rule.remote is None or rule.remote in book.remotes
-            if leading.get(name) != [rule.number] or limited != [rule.port] * bool(rule.limit) or not masqueraded:
+            if leading.get(name) != [rule.number] or not limited or not masqueraded:
                 found.add(name)
     return found
 

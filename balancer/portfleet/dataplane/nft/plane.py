@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from portfleet.core.needs import Needs
     from portfleet.core.observed import OwnProcess
     from portfleet.core.program import Program
-    from portfleet.dataplane.interface import Address, Guardian, Traits
+    from portfleet.dataplane.interface import Address, Guardian, Relocation, Traits
     from portfleet.dataplane.nft.writer import NftWriter
     from portfleet.doctor.finding import Finding
 
@@ -121,6 +121,11 @@ class NftPlane:
         from portfleet.dataplane.nft.doctor import examine
 
         return list(examine(fleet, needs))
+
+    def relocation(self) -> Relocation:
+        from portfleet.dataplane.nft.relocation import NftRelocation
+
+        return NftRelocation()
 
     def guardian(self) -> Guardian:
         from portfleet.dataplane.nft.guardian import NftGuardian

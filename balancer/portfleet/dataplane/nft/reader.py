@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import itertools
 import os
 import re
 import socket
-import struct
 import sys
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TypeVar
@@ -39,8 +39,9 @@ _VALUE, _VERDICT = 1, 2
 _LIST_ELEMENT = 1
 _VERDICT_CHAIN = 2
 _INTERVAL_END = 1
-#: An element whose key and data are one 32-bit register each: three headers, key, two headers, data.
-_REGISTERS = struct.Struct("=HHHHHHIHHHHI")
+#: Words of 32 bits of an element whose key and data are one register each: three headers, key, two headers, data. A
+#: header begins with the length, 28 bytes for the element and 12 for its data.
+_WORDS, _KEY_WORD, _DATA_HEADER, _DATA_WORD = 7, 3, 4, 6
 #: A counter's name, the head of its data and two counts of eight bytes.
 _COUNTER = re.compile(rb"(counter\0.{4})(.{4}).{8}(.{4}).{8}", re.DOTALL)
 _COUNTED = re.compile(rb"counter\0.{4}(.{12})(.{12})", re.DOTALL)
@@ -129,7 +130,7 @@ class NftReader:
         """Return a map of 32-bit numbers to 32-bit numbers; of 4,096 elements within 3 ms."""
 
         def read() -> dict[int, int]:
-            found = [pair for data in self._element_lists(name) for pair in _pairs(data)]
+            found = list(itertools.chain.from_iterable(map(_pairs, self._element_lists(name))))
             return dict(_once(found, dict(found)))
 
         return self._ask(read) or {}
@@ -162,7 +163,9 @@ class NftReader:
         for chosen in chosen_chains:
             for found in self._dump(_GET_RULE, chosen):
                 if (name := _text(found[_NAME])) in rules:
-                    expressions = _COUNTER.sub(_NOTHING_COUNTED, found.get(_RULE_EXPRESSIONS, b""))
+                    expressions = found.get(_RULE_EXPRESSIONS, b"")
+                    if b"counter\0" in expressions:
+                        expressions = _COUNTER.sub(_NOTHING_COUNTED, expressions)
                     rules[name].append(expressions + found.get(_RULE_USERDATA, b""))
         return {name: Chain(hook, tuple(rules[name])) for name, hook in hooks.items()}
 
@@ -244,15 +247,14 @@ def _comment(userdata: bytes) -> str:
     return _text(userdata[2 : 2 + userdata[1]]) if len(userdata) > 2 and userdata[0] == 0 else ""
 
 
-def _pairs(data: bytes) -> Iterator[tuple[int, int]]:
-    if len(data) % _REGISTERS.size == 0:
-        rows = list(_REGISTERS.iter_unpack(data))
-        if all(row[0] == _REGISTERS.size and row[7] == 12 for row in rows):
-            yield from ((row[6], row[11]) for row in rows)
-            return
-    for element in _elements(data):
-        if element.data is not None:
-            yield int.from_bytes(element.key, sys.byteorder), int.from_bytes(element.data, sys.byteorder)
+def _pairs(data: bytes) -> Iterable[tuple[int, int]]:
+    if len(data) % (4 * _WORDS) == 0:
+        halves, words = memoryview(data).cast("H"), memoryview(data).cast("I")
+        lengths = set(halves[:: 2 * _WORDS].tolist()), set(halves[2 * _DATA_HEADER :: 2 * _WORDS].tolist())
+        if lengths == ({4 * _WORDS}, {12}):
+            return zip(words[_KEY_WORD::_WORDS].tolist(), words[_DATA_WORD::_WORDS].tolist(), strict=True)
+    found = ((element.key, element.data) for element in _elements(data) if element.data is not None)
+    return ((int.from_bytes(key, sys.byteorder), int.from_bytes(value, sys.byteorder)) for key, value in found)
 
 
 def _counts(data: bytes) -> Iterator[tuple[int, int]]:

@@ -35,7 +35,7 @@ class SideTables:
 def side_tables(change: Route, now: SideTables) -> SideTables:
     """Return what is to stand beside the slots of ``change`` when ``now`` stands there."""
     rule = change.rule
-    names = list(dict.fromkeys(name for name in change.table if name))
+    names = [name for name in dict.fromkeys(change.table) if name]
     local = [name for name in names if is_local(name)]
     order = now.overflow if change.overflow is None else change.overflow
     tried = dict.fromkeys(name for name in (*order, *local) if name in local)

@@ -15,7 +15,8 @@ from pathlib import Path
 
 from portfleet.core.model import Fleet, Listen
 from portfleet.core.needs import Needs
-from portfleet.dataplane.nft.doctor import ruleset
+from portfleet.dataplane.nft.doctor import iptables, ruleset
+from portfleet.dataplane.nft.doctor.nft_command import nft
 from portfleet.dataplane.nft.doctor.packets import Truth
 from portfleet.dataplane.nft.doctor.ruleset import Rule, Ruleset
 from portfleet.dataplane.nft.doctor.walk import Hit, Walk
@@ -47,9 +48,16 @@ def read() -> FirewallFacts:
         flushes=bool(_FLUSH.search(_text("/etc/nftables.conf"))),
         at_boot=_systemd("is-enabled", "nftables.service"),
         interfaces=tuple(ruleset.interfaces()),
-        rules=ruleset.read(),
+        rules=_rules(),
         saved=tuple(SavedRules().with_ours()),
     )
+
+
+def _rules() -> Ruleset:
+    """Return the rules of this network namespace."""
+    found = ruleset.parse(nft("-j", "-t", "list", "ruleset"), ask=nft)
+    iptables.complete(found, iptables.save)
+    return found
 
 
 def judge(facts: FirewallFacts, fleet: Fleet, needs: Needs) -> Iterator[Finding]:
@@ -145,8 +153,7 @@ def _finding(hit: Hit, at: Pass, way: Way, rules: Ruleset, needs: Needs) -> Find
                 about,
                 f"{text} is by port {way.listen.port}, which no packet of {service} has any more there",
                 why="it denies nothing: packets are translated to the instance's port before they come to it",
-                mend=f"portfleet deny {service} ADDRESS, or: nft insert rule {hit.chain.table} {hit.chain.name} "
-                f"meta l4proto tcp ct original proto-dst {way.listen.port} … drop",
+                mend=f"portfleet deny {service} ADDRESS, or: {_by_dialled(hit, way.listen.port)}",
             )
         case "dnat":
             docker = f"docker ps --filter publish={way.listen.port}, or: " if hit.rule.chain == "DOCKER" else ""
@@ -174,7 +181,16 @@ def _why(at: Pass, way: Way) -> str:
     return f"it judges after the translation: a rule for port {way.listen.port} never matches there"
 
 
+def _by_dialled(hit: Hit, port: int) -> str:
+    table, chain = hit.chain.table, hit.chain.name
+    if hit.chain.tool:
+        return f"{hit.chain.tool} -t {table.split()[1]} -I {chain} -p tcp -m conntrack --ctorigdstport {port} … -j DROP"
+    return f"nft insert rule {table} {chain} meta l4proto tcp ct original proto-dst {port} … drop"
+
+
 def _delete(rule: Rule) -> str:
+    if rule.added:
+        return f"{rule.added.replace(' -A ', ' -D ', 1)}   # and in its owner's own file"
     return f"nft delete rule {rule.table} {rule.chain} handle {rule.handle}   # and in its owner's own file"
 
 
@@ -187,6 +203,12 @@ def _let_in(hit: Hit, at: Pass, way: Way, ports: tuple[int, int]) -> str:
     inside = [one.name for one in _reached(hit)]
     if any(name.startswith("ufw") for name in inside) and at.dialled is not None:
         return f"ufw allow {low}:{high}/tcp"
+    if hit.chain.tool:
+        match = "-m conntrack --ctstate DNAT"
+        if at.dialled is None and "tcp.dport" in at.packet.facts:
+            match = f"-p tcp --dport {way.listen.port}"
+        of = table.split()[1]
+        return f"{hit.chain.tool} -t {of} -I {chain} {match} -j ACCEPT   # and in that firewall's own file"
     match = (
         f"tcp dport {way.listen.port}" if at.dialled is None and "tcp.dport" in at.packet.facts else "ct status dnat"
     )

@@ -1,8 +1,8 @@
 """Others' rules as values: chains of every table but ours, read by `nft -j list ruleset` (nft 1.0.6 and 1.1).
 
 Rules that iptables-nft wrote are there too: their ports and verdicts in nft's own form, its matches and targets as
-``xt`` with a name. Elements of named sets are left out of the listing, which may be huge, and asked for when a rule
-that matters looks into one.
+``xt`` with a name (`iptables` tells the rest). Elements of named sets are left out of the listing, which may be huge,
+and asked for when a rule that matters looks into one.
 """
 
 from __future__ import annotations
@@ -25,17 +25,25 @@ _MOST_INTERFACES = 16
 
 @dataclass(frozen=True)
 class Rule:
-    """One rule; ``table`` is its family and table, ``body`` its statements as nft's JSON has them."""
+    """One rule; ``table`` is its family and table, ``body`` its statements as nft's JSON has them.
+
+    ``handle``: nft's, or the number that iptables-legacy shows; ``added``: the command of iptables that adds it, "" for
+    one that nft tells by itself.
+    """
 
     table: str
     chain: str
     handle: int
     body: tuple[Mapping[str, Any], ...]
+    added: str = ""
 
 
 @dataclass
 class Chain:
-    """One chain; ``hook`` is "" for one that is jumped to, ``priority`` and ``policy`` count for others."""
+    """One chain; ``hook`` is "" for one that is jumped to, ``priority`` and ``policy`` count for others.
+
+    ``tool``: iptables' command if it manages the chain, "" for nft.
+    """
 
     table: str
     name: str
@@ -44,6 +52,7 @@ class Chain:
     priority: int = 0
     policy: str = "accept"
     rules: list[Rule] = field(default_factory=list)
+    tool: str = ""
 
     @property
     def family(self) -> str:
@@ -80,18 +89,15 @@ class Ruleset:
         return None
 
     def text(self, rule: Rule) -> str:
-        """Return a rule as nft prints it, which knows iptables' matches too if it was built so; "" if it is gone."""
+        """Return a rule as its tool prints it; "" if it is gone."""
+        if rule.added:
+            return rule.added
         key = (rule.table, rule.chain)
         if key not in self._texts:
             listing = self.ask("-a", "-s", "list", "chain", *rule.table.split(), rule.chain)
             found = re.finditer(r"^\s*(.*\S)\s*# handle (\d+)$", listing, re.MULTILINE)
             self._texts[key] = {int(line[2]): line[1] for line in found}
         return self._texts[key].get(rule.handle, "")
-
-
-def read() -> Ruleset:
-    """Read the rules of this network namespace."""
-    return parse(nft("-j", "-t", "list", "ruleset"), ask=nft)
 
 
 def read_translations() -> Ruleset:

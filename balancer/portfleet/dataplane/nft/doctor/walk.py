@@ -92,8 +92,6 @@ class Walk:
         what = _STOPS.get(kind) or _LEADS.get(kind)
         if kind == "xt":
             what = _TARGETS.get((value or {}).get("name", ""))
-            if (value or {}).get("name") == "CT":
-                what = "notrack" if "notrack" in self.ruleset.text(rule) else None
         elif kind == "notrack":
             what = "notrack"
         if what is None:

@@ -1,0 +1,102 @@
+"""Move established connections of an instance to another box, or take them in there; `migrate --live` runs it.
+
+Two of these talk over ssh: `send` on the box that connections leave, which runs `receive` on the other. `check` says
+whether this box can take connections of the instance. All print JSON, a line each.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import asdict
+from typing import IO, Any, cast
+
+from portfleet.apply.context import Context
+from portfleet.core.desired import DesiredInstance
+from portfleet.core.errors import Exit, PortfleetError
+from portfleet.daemons.exchange import Control
+from portfleet.daemons.instances import control_of
+from portfleet.dataplane.interface import Relocation
+from portfleet.linux import other_box
+from portfleet.linux.lines import Lines
+from portfleet.submit import options as read
+from portfleet.submit.targets import targets
+
+EXAMPLES = ("portfleet relocate check echo/2",)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("role", choices=("send", "receive", "check"), metavar="ROLE", help="send, receive or check")
+    parser.add_argument("instance", metavar="SERVICE/INSTANCE", help="such as echo/echo-blue-2")
+    parser.add_argument("--box", default="", metavar="HOST", help="send: the box, as ssh understands it")
+    parser.add_argument("--count", type=read.number, default=0, metavar="N", help="send: how many connections")
+
+
+def run(options: argparse.Namespace, context: Context) -> Exit:
+    want, place, relocation = _found(options, context)
+    if options.role == "check":
+        status = context.hear([want], context.pids())[want.name].status
+        _print({"ok": True, "handoff": sorted(status.handoff) if status else []})
+        return Exit.DONE
+    if options.role == "receive":
+        from portfleet.daemons.arrival import Arrival
+
+        why = Arrival(place, want.rule.port, Lines(sys.stdin.fileno(), sys.stdout.fileno()), relocation).run()
+        if why:
+            print(f"portfleet: {why}", file=sys.stderr)
+        return Exit.FAILED if why else Exit.DONE
+    return _send(options, context, want, place, relocation)
+
+
+def _found(options: argparse.Namespace, context: Context) -> tuple[DesiredInstance, Control, Relocation]:
+    """Return the instance, its control socket and what moves connections; raise PortfleetError if one lacks."""
+    _, found = targets(context, options.instance)
+    relocation = context.plane.relocation()
+    if relocation is None:
+        words = f"{context.plane.traits.words} cannot move established connections to another box"
+        raise PortfleetError(words, hint="drain instead", code=Exit.USAGE)
+    if len(found) != 1:
+        raise PortfleetError("name one instance, as in echo/echo-blue-2", code=Exit.USAGE)
+    place = control_of(found[0], context.pids())
+    if place is None:
+        raise PortfleetError(f"{found[0].name} does not run on this box", hint="portfleet status")
+    return found[0], place, relocation
+
+
+def _send(
+    options: argparse.Namespace, context: Context, want: DesiredInstance, place: Control, relocation: Relocation
+) -> Exit:
+    from portfleet.daemons.departure import Departed, Departure
+
+    stopped = False
+
+    def stop(*_: object) -> None:
+        nonlocal stopped
+        stopped = True
+
+    signal.signal(signal.SIGTERM, stop)  # the batch that is under way is finished
+    line = other_box.command(options.box, ["portfleet", "relocate", "receive", f"{want.instance.service}/{want.name}"])
+    other = subprocess.Popen(line, stdin=subprocess.PIPE, stdout=subprocess.PIPE, process_group=0)
+    reads, writes = cast(IO[bytes], other.stdout), cast(IO[bytes], other.stdin)
+    stream = Lines(reads.fileno(), writes.fileno())
+    meeting = context.paths.run / f"relocate-{os.getpid()}.sock"
+    departure = Departure(place, stream, relocation, meeting=meeting, stopped=lambda: stopped)
+
+    def report(found: Departed) -> None:
+        _print({"moved": found.moved})
+
+    try:
+        result = departure.run(options.count, report)
+    finally:
+        writes.close()
+    other.wait()
+    _print({"done": True, **asdict(result)})
+    return Exit.FAILED if result.why else Exit.DONE
+
+
+def _print(line: dict[str, Any]) -> None:
+    print(json.dumps(line), flush=True)

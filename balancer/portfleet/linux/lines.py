@@ -1,0 +1,58 @@
+"""JSON lines between two processes, over a pair of descriptors such as ssh's standard streams; for those that block."""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import time
+from collections.abc import Mapping
+from typing import Any
+
+#: Bytes of one line: a batch of connections with all that is unread and unsent.
+_LONGEST = 1 << 28
+
+
+class StreamEnded(Exception):
+    """The other process ended, fell silent, or speaks something else; the text says which."""
+
+
+class Lines:
+    """One end of the stream."""
+
+    def __init__(self, reads: int, writes: int) -> None:
+        self._reads, self._writes, self._got = reads, writes, bytearray()
+
+    def say(self, line: Mapping[str, Any]) -> None:
+        """Send a line. Raises StreamEnded."""
+        data = memoryview(json.dumps(line, separators=(",", ":")).encode() + b"\n")
+        try:
+            while data:
+                data = data[os.write(self._writes, data) :]
+        except OSError as error:
+            raise StreamEnded(f"the other box is gone: {error.strerror}") from None
+
+    def hear(self, *, seconds: float | None) -> dict[str, Any]:
+        """Return the next line, which has to come within ``seconds`` (None: for ever). Raises StreamEnded."""
+        deadline = None if seconds is None else time.monotonic() + seconds
+        searched = 0
+        while (end := self._got.find(b"\n", searched)) < 0:
+            searched = len(self._got)
+            left = None if deadline is None else max(0.0, deadline - time.monotonic())
+            if not select.select([self._reads], [], [], left)[0]:
+                raise StreamEnded(f"no word from the other box for {seconds:g} s")
+            data = os.read(self._reads, 1 << 16)
+            if not data:
+                raise StreamEnded("the other box has ended the connection")
+            self._got += data
+            if len(self._got) > _LONGEST:
+                raise StreamEnded("the other box sends a line without end")
+        line = bytes(self._got[:end])
+        del self._got[: end + 1]
+        try:
+            found = json.loads(line)
+        except (ValueError, RecursionError):
+            found = None
+        if not isinstance(found, dict):
+            raise StreamEnded(f"the other box says what is no object: {line[:80]!r}")
+        return found

@@ -1,0 +1,118 @@
+"""Looks again and again, keeps the history, and tells open pages what has changed (server-sent events)."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections import deque
+from collections.abc import AsyncIterator
+from contextlib import suppress
+from pathlib import Path
+
+from starlette.concurrency import run_in_threadpool
+
+from portfleet.core.errors import PortfleetError
+from portfleet.metrics.ask import Entry, ask_events
+from portfleet.metrics.history import EVERY, History
+from portfleet.metrics.look import Looks
+from portfleet.metrics.view import View, differing, view
+
+#: Seconds between two looks while somebody watches.
+_WATCHED = 2.0
+#: Events that a page shows; sparklines sent with one update, so that a thousand instances stay within 20 KB a second.
+_EVENTS, _LINES = 50, 24
+#: Updates that a page may be behind; one that reads none of so many is told to load anew.
+_BEHIND = 8
+_STREAM = "event: {}\ndata: {}\n\n"
+
+
+class Live:
+    """The latest view, for whoever opens the page, and streams of what changes."""
+
+    def __init__(self, looks: Looks, socket: Path) -> None:
+        self._looks, self._socket = looks, socket
+        self._history = History()
+        self._noted = 0.0
+        self._last, self._turn = 0, 0
+        self._sent: dict[str, str] = {}
+        self._viewers: set[asyncio.Queue[str]] = set()
+        self._wake = asyncio.Event()
+        self.view = View(trouble="the first look is under way")
+        self.events: deque[Entry] = deque(maxlen=_EVENTS)
+
+    async def run(self) -> None:
+        """Look for ever."""
+        while True:
+            await self.look()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_WATCHED if self._viewers else EVERY):
+                    await self._wake.wait()
+            self._wake.clear()
+
+    async def look(self) -> None:
+        """Look once, and tell all viewers what has changed."""
+        look = await run_in_threadpool(self._looks.now)
+        if time.monotonic() - self._noted >= EVERY - 1:
+            self._noted = time.monotonic()
+            self._history.note(look)
+        before, self.view = self.view, view(look, self._history)
+        news = await run_in_threadpool(self._news)
+        self.events.extend(news)
+        if not self._viewers:
+            return
+        if before.structure != self.view.structure:
+            self._tell(_STREAM.format("structure", "{}"))
+        if patch := self._patch(before):
+            self._tell(_STREAM.format("patch", json.dumps(patch, separators=(",", ":"))))
+        for event in news:
+            self._tell(_STREAM.format("news", json.dumps(shown(event), separators=(",", ":"))))
+
+    async def stream(self) -> AsyncIterator[str]:
+        """Yield what changes from now on, as server-sent events; first all there is, in case the page is older."""
+        queue: asyncio.Queue[str] = asyncio.Queue(_BEHIND)
+        self._viewers.add(queue)
+        self._wake.set()
+        try:
+            yield _STREAM.format("patch", json.dumps({"cells": self.view.cells}, separators=(",", ":")))
+            while True:
+                yield await queue.get()
+        finally:
+            self._viewers.discard(queue)
+
+    def _patch(self, before: View) -> dict[str, dict[str, str]]:
+        """Return the cells that have changed, and some of the sparklines in turn."""
+        cells = differing(before.cells, self.view.cells)
+        names = list(self.view.lines)
+        turn = [names[(self._turn + number) % len(names)] for number in range(min(_LINES, len(names)))]
+        self._turn = (self._turn + len(turn)) % max(1, len(names))
+        lines = differing(self._sent, {name: self.view.lines[name] for name in turn})
+        self._sent = {name: line for name, line in (self._sent | lines).items() if name in self.view.lines}
+        return {kind: found for kind, found in (("cells", cells), ("lines", lines)) if found}
+
+    def _tell(self, text: str) -> None:
+        for queue in self._viewers:
+            if not queue.full():
+                queue.put_nowait(text)
+                continue
+            while not queue.empty():  # a reader this slow gets the page anew instead of what it has missed
+                queue.get_nowait()
+            queue.put_nowait(_STREAM.format("structure", "{}"))
+
+    def _news(self) -> list[Entry]:
+        """Return the events that came since the last time; the newest few at first."""
+        try:
+            found, self._last = ask_events(self._socket, self._last or None)
+        except PortfleetError:
+            return []
+        return found[-_EVENTS:]
+
+
+def shown(event: Entry) -> dict[str, str]:
+    """Return what the page shows of an event."""
+    return {
+        "time": event["time"][:19].replace("T", " "),
+        "level": event.get("level", "info"),
+        "words": event["words"],
+        "service": event.get("service") or "",
+    }

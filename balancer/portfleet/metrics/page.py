@@ -1,0 +1,46 @@
+"""Writes the page: HTML by a template that escapes every value, and headers that keep it from loading anything else."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cache
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from portfleet.metrics.ask import Entry
+from portfleet.metrics.view import HEIGHT, WIDTH, View
+from portfleet.store.templating import DIRECTORY
+
+_FOLDER = DIRECTORY / "page"
+#: Everything of the page comes from this server, no script stands in it, and no other page may hold it.
+HEADERS = {
+    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
+    "img-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Cache-Control": "no-store",
+}
+#: The files beside it, with their types.
+FILES = {"page.css": "text/css", "page.js": "text/javascript", "icon.svg": "image/svg+xml"}
+
+
+def html(view: View, events: Sequence[Entry], host: str) -> str:
+    """Return the page of a view and the latest events, the newest first; ``host`` is this box's name."""
+    template = _templates().get_template("page.html.j2")
+    known = {"view": view, "cells": view.cells, "lines": view.lines, "events": events}
+    return template.render(known, host=host, size=(WIDTH, HEIGHT))
+
+
+@cache
+def asset(name: str) -> bytes:
+    """Return one of `FILES`."""
+    return (_FOLDER / name).read_bytes()
+
+
+@cache
+def _templates() -> Environment:
+    loader = FileSystemLoader(_FOLDER)
+    return Environment(
+        loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )  # fmt: skip

@@ -1,0 +1,124 @@
+"""Serves /metrics and the page: an ASGI application and the socket that it listens on."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import ipaddress
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import uvicorn
+from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
+from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, PlainTextResponse, Response, StreamingResponse
+from starlette.routing import Route
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from portfleet.core.errors import PortfleetError
+from portfleet.core.model import Listen
+from portfleet.core.paths import Paths
+from portfleet.metrics.families import text
+from portfleet.metrics.live import Live, shown
+from portfleet.metrics.look import Looks
+from portfleet.metrics.page import FILES, HEADERS, asset, html
+
+#: Connections at a time; further ones get 503.
+_AT_ONCE = 200
+
+
+class OwnNames:
+    """Answers only those who ask for this box by an address or its own name.
+
+    A page of somebody else's in an operator's browser could otherwise read all of this through a name of its own that
+    leads to 127.0.0.1 (DNS rebinding).
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and not _own(Request(scope).headers.get("host", "")):
+            answer = PlainTextResponse("ask for this box by its address, localhost or its own name\n", 421)
+            await answer(scope, receive, send)
+            return
+        await self._app(scope, receive, send)
+
+
+def application(looks: Looks, socket_path: Path) -> Starlette:
+    """Return the application; ``looks`` are what it tells, ``socket_path`` is where the watcher gives events."""
+    live = Live(looks, socket_path)
+
+    async def metrics(_: Request) -> Response:
+        body = await run_in_threadpool(lambda: text(looks.now()))
+        return Response(body, media_type=CONTENT_TYPE_PLAIN_0_0_4)
+
+    async def page(_: Request) -> Response:
+        view, events = live.view, [shown(event) for event in reversed(live.events)]
+        body = await run_in_threadpool(lambda: html(view, events, socket.gethostname()))
+        return HTMLResponse(body, headers=HEADERS)
+
+    async def stream(_: Request) -> Response:
+        return StreamingResponse(live.stream(), media_type="text/event-stream", headers=HEADERS)
+
+    async def file(request: Request) -> Response:
+        name = request.path_params["name"]
+        if name not in FILES:
+            return PlainTextResponse("there is no such file\n", 404)
+        return Response(asset(name), media_type=FILES[name], headers=HEADERS)
+
+    @asynccontextmanager
+    async def looking(_: Starlette) -> AsyncIterator[None]:
+        task = asyncio.create_task(live.run())
+        try:
+            yield
+        finally:
+            task.cancel()
+
+    routes = [Route("/", page), Route("/metrics", metrics), Route("/stream", stream), Route("/{name}", file)]
+    return Starlette(routes=routes, middleware=[Middleware(OwnNames)], lifespan=looking)
+
+
+def serve(listen: Listen, paths: Paths) -> None:
+    """Serve until SIGTERM; raise PortfleetError if ``listen`` cannot be listened on."""
+    gc.enable()  # unlike verbs this one stays
+    with _bound(listen) as bound:
+        application_ = application(Looks(paths.seen_socket), paths.seen_socket)
+        server = uvicorn.Server(
+            uvicorn.Config(
+                application_, log_level="warning", access_log=False, server_header=False, limit_concurrency=_AT_ONCE,
+                timeout_graceful_shutdown=1,
+            )
+        )  # fmt: skip
+        server.run(sockets=[bound])
+
+
+def _bound(listen: Listen) -> socket.socket:
+    family = socket.AF_INET6 if 6 in listen.families else socket.AF_INET
+    bound = socket.socket(family, socket.SOCK_STREAM)
+    bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    if family == socket.AF_INET6:
+        bound.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 4 not in listen.families)
+    try:
+        bound.bind((listen.address or ("::" if family == socket.AF_INET6 else "0.0.0.0"), listen.port))
+    except OSError as error:
+        bound.close()
+        hint = "choose another address or port for [metrics] listen in fleet.toml, then: portfleet apply"
+        raise PortfleetError(f"cannot listen on {listen}: {error.strerror}", hint=hint) from None
+    return bound
+
+
+def _own(host: str) -> bool:
+    name = host.rpartition(":")[0] if host.rpartition(":")[2].isdigit() and not host.endswith("]") else host
+    name = name.strip("[]").lower()
+    try:
+        ipaddress.ip_address(name)
+    except ValueError:
+        mine = socket.gethostname().lower()
+        return name in ("localhost", mine, mine.partition(".")[0]) or name.startswith(f"{mine}.")
+    return True

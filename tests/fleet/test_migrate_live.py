@@ -1,0 +1,204 @@
+"""Established connections go on at another box: real packets, two fleets, clients that talk all the time."""
+
+from __future__ import annotations
+
+import json
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from support.held import dialled
+from support.sandbox import wait_for
+from support.two_boxes import ONE, SERVICE4, SERVICE6, TWO, Pair, Talkers, pair, sources
+
+ECHO = """
+[service.echo]
+listen = [":7000"]
+command = ["portfleet-daemon", "--port", "{port}", "--handler", "portfleet_daemon.handlers:echo"]
+ports = "7100-7107"
+instances = 2
+"""
+
+
+FOUR = [f"198.18.1.{number}" for number in range(1, 41)]
+#: Counts the requests of each connection and says the number with each answer: a state that has to move along.
+COUNTING = """
+class Counting:
+    def connected(self, conn):
+        conn.state = 0
+
+    def request(self, conn, data):
+        conn.state += 1
+        return b"%d %s" % (conn.state, data)
+
+    def export_state(self, conn):
+        return str(conn.state).encode()
+
+    def import_state(self, conn, blob):
+        conn.state = int(blob)
+"""
+#: Where a process is killed, on which box.
+KILLED = [
+    ("one", "relocation held"),
+    ("one", "relocation dumped"),
+    ("one", "relocation prepared"),
+    ("one", "relocation committed"),
+    ("two", "relocation restored"),
+]
+
+
+@pytest.fixture(scope="module")
+def boxes() -> Iterator[Pair]:
+    with pair(ECHO) as made:
+        yield made
+
+
+@pytest.fixture
+def fresh(boxes: Pair) -> Iterator[Pair]:
+    """Return the boxes; the instance that a test has drained serves again afterwards."""
+    yield boxes
+    boxes.portfleet(boxes.one, "undrain", "echo/2", check=False)
+
+
+@contextmanager
+def talking(boxes: Pair, count: int, **job: Any) -> Iterator[Talkers]:
+    talkers = Talkers(boxes.clients, **({"sources": sources(count), "port": 7000, "every": 0.4} | job))
+    try:
+        yield talkers
+    finally:
+        talkers.close()
+
+
+def check(found: dict[str, Any], count: int) -> None:
+    print(json.dumps(found))
+    assert found["connected"] == count and found["failed"] == 0, found
+    assert found["lost"] == found["wrong"] == 0, found
+
+
+def test_established_connections_of_both_families_go_on_at_the_other_box(fresh: Pair) -> None:
+    boxes = fresh
+    with talking(boxes, 400) as talkers:
+        here = boxes.connections(boxes.one)
+        assert here["echo-blue-1"] + here["echo-blue-2"] == 400
+
+        said = boxes.portfleet(boxes.one, "migrate", "echo/2", TWO, "--live").stdout
+
+        assert f"{here['echo-blue-2']:,} connections were moved to {TWO}; none is left here" in said, said
+        assert boxes.connections(boxes.one)["echo-blue-2"] == 0
+        assert boxes.connections(boxes.two)["echo-blue-2"] == here["echo-blue-2"]
+        check(talkers.stop(), 400)
+
+
+def test_what_is_unread_and_unsent_moves_along(fresh: Pair) -> None:
+    """Clients that do not read until the end: their questions wait unread, the replies unsent, byte for byte."""
+    boxes = fresh
+    with talking(boxes, 80, mute=40, sizes=[3, 700, 9000]) as talkers:
+        wait_for("queues fill", lambda: _queued(boxes) > 500_000)
+
+        said = boxes.portfleet(boxes.one, "migrate", "echo/2", TWO, "--live").stdout
+
+        assert "none is left here" in said
+        check(talkers.stop(), 80)
+
+
+def _queued(boxes: Pair) -> int:
+    """Return how many bytes wait in the queues of the instance's sockets on box one."""
+    lines = boxes.one.run("ss", "-tnH", "sport", "=", ":7101").stdout.splitlines()
+    return sum(int(line.split()[1]) + int(line.split()[2]) for line in lines)
+
+
+@pytest.mark.parametrize(("box", "point"), KILLED)
+def test_a_mover_that_is_killed_costs_no_connection(fresh: Pair, box: str, point: str) -> None:
+    boxes = fresh
+    with talking(boxes, 300) as talkers:
+        boxes.kill_at(getattr(boxes, box), point)
+
+        said = boxes.portfleet(boxes.one, "migrate", "echo/2", TWO, "--live", check=False)
+
+        assert not getattr(boxes, box).path("/run/fault").exists(), "it was killed"
+        assert boxes.connections(boxes.one)["echo-blue-2"] == 0, said
+        check(talkers.stop(), 300)
+
+
+def test_a_cancelled_one_leaves_each_connection_where_it_is(fresh: Pair) -> None:
+    boxes = fresh
+    with talking(boxes, 1200, every=0.5) as talkers:
+        there = boxes.connections(boxes.one)["echo-blue-2"]
+        boxes.portfleet(boxes.one, "migrate", "echo/2", TWO, "--live", "--no-wait")
+        wait_for("the first batch has moved", lambda: boxes.connections(boxes.two)["echo-blue-2"] > 0)
+
+        boxes.portfleet(boxes.one, "cancel", "echo")
+
+        left, moved = boxes.connections(boxes.one)["echo-blue-2"], boxes.connections(boxes.two)["echo-blue-2"]
+        assert left + moved == there
+        status = json.loads(boxes.portfleet(boxes.one, "status", "--json").stdout)["services"][0]
+        assert status["instances"][1]["wanted"] == "serving"
+        check(talkers.stop(), 1200)
+
+
+def test_they_come_back_by_the_same_way(fresh: Pair) -> None:
+    """From the first box to the second and back: the entries of both boxes are right each time."""
+    boxes = fresh
+    with talking(boxes, 100) as talkers:
+        boxes.portfleet(boxes.one, "migrate", "echo/2", TWO, "--live")
+        boxes.portfleet(boxes.one, "undrain", "echo/2")
+        there = boxes.connections(boxes.two)["echo-blue-2"]
+
+        said = boxes.portfleet(boxes.two, "migrate", "echo/2", ONE, "--live").stdout
+
+        assert f"{there:,} connections were moved to {ONE}" in said
+        boxes.portfleet(boxes.two, "undrain", "echo/2")
+        check(talkers.stop(), 100)
+
+
+@pytest.mark.parametrize(
+    ("words", "why"),
+    [
+        (("echo/2", "192.0.2.77"), "192.0.2.77 cannot be asked"),
+        (("echo/2", TWO, "--share", "25%"), "--live moves all connections"),
+        (("echo/9", TWO), "has no instance '9'"),
+    ],
+)
+def test_what_cannot_be_is_refused_before_anything_moves(boxes: Pair, words: tuple[str, ...], why: str) -> None:
+    done = boxes.portfleet(boxes.one, "migrate", *words, "--live", check=False)
+
+    assert done.returncode != 0 and why in done.stderr
+    assert boxes.portfleet(boxes.one, "plan").stdout.startswith("nothing to do")
+
+
+def test_the_state_of_a_handler_moves_along(tmp_path: Path) -> None:
+    (tmp_path / "counting.py").write_text(COUNTING)
+    tmp_path.chmod(0o755)
+    config = ECHO.replace("portfleet_daemon.handlers:echo", "counting:Counting")
+    with pair(config, modules=str(tmp_path)) as boxes, dialled(boxes.clients, (SERVICE4, 7000), FOUR) as connections:
+        ask(connections, 1)
+        ask(connections, 2)
+        boxes.portfleet(boxes.one, "migrate", "echo/2", TWO, "--live")
+        ask(connections, 3)
+        assert boxes.connections(boxes.two)["echo-blue-2"] > 0
+
+
+def ask(connections: list[socket.socket], number: int) -> None:
+    """Ask each once, and find its request the ``number``-th of its connection."""
+    for connection in connections:
+        connection.sendall(b"x\n")
+    assert {connection.recv(100) for connection in connections} == {b"%d x\n" % number}
+
+
+def test_with_the_first_box_unplugged_they_go_on_once_the_address_has_moved(boxes: Pair) -> None:
+    """Last, as box one is gone then. Only clients of the instance that moves talk."""
+    everyone = [address for _, address in sources(200)]
+    said = json.loads(boxes.portfleet(boxes.one, "explain", "echo", "--json", *everyone).stdout)
+    moved = {answer["address"] for answer in said if answer["instance"] == "echo-blue-2"}
+    chosen = [one for one in sources(200) if one[1] in moved]
+    with talking(boxes, 0, sources=chosen) as talkers:
+        boxes.portfleet(boxes.one, "migrate", "echo/2", TWO, "--live")
+        boxes.one.ip("link set eth0 down")
+        boxes.two.ip(f"addr add {SERVICE4}/24 dev eth0", f"addr add {SERVICE6}/64 dev eth0 nodad")
+        boxes.clients.run("ip", "neigh", "flush", "dev", "br0")
+
+        check(talkers.stop(), len(chosen))

@@ -1,0 +1,37 @@
+"""Established connections of an instance, by its port or by what its processes have open."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Iterator
+
+import pytest
+
+from portfleet.linux import established
+from portfleet.linux.established import Established
+
+
+@pytest.fixture
+def port() -> Iterator[int]:
+    """A port of this process with three connections, whose clients are this process's too."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        address = listener.getsockname()
+        clients = [socket.create_connection(address) for _ in range(3)]
+        served = [listener.accept()[0] for _ in clients]
+        yield address[1]
+        for one in (*clients, *served):
+            one.close()
+
+
+@pytest.mark.parametrize("few", [0, 8])
+def test_a_few_ports_are_counted_as_all_are(port: int, few: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(established, "_FEW", few)
+    look = Established({port})
+    assert look.of(os.getpid(), port, (port, port)) == 3
+    assert look.owned(os.getpid(), lambda one: one == port) == 3
+
+
+def test_connections_that_came_by_another_port_of_the_service_are_an_instances_own(port: int) -> None:
+    assert Established({1}).of(os.getpid(), 1, (port, port)) == 3, "handed off to it"
+    assert Established({1}).of(1 << 23, 1, (port, port)) == 0, "another process's"
