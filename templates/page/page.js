@@ -3,6 +3,7 @@
 const GOOD = ["ready"], BAD = ["failed", "ejected"], MOST = 50;
 const live = document.getElementById("live");
 let loading = false;
+live.textContent = "connecting; as of";
 
 function patch({ cells = {}, lines = {} }) {
   for (const [id, text] of Object.entries(cells)) {

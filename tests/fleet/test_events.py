@@ -62,6 +62,8 @@ def test_what_operators_do_is_told_with_their_names_to_those_who_follow() -> Non
         assert (ended["verb"], ended["service"], ended["operator"]) == ("drain", "echo", "ann@host")
         asked = [event["wanted"] for event in events if event["kind"] == "desired-state"]
         assert asked[0] == "drained" and {event["instance"] for event in events if "wanted" in event} >= {"echo-blue-2"}
+        kinds_of_all = {event["kind"] for event in in_file(box)}
+        assert "started" in kinds_of_all and "watching" not in kinds_of_all, "what is for the log alone is no event"
         numbers = [event["number"] for event in in_file(box)]
         assert numbers == list(range(1, len(numbers) + 1))
 

@@ -49,7 +49,7 @@ def test_a_programs_view_of_up_apply_and_down() -> None:
         assert "start deaf-blue-1" in failed["steps"]
 
         down = outcome(fleet, "down", "deaf")
-        assert down["serving"] == ECHOES and down["undo"] == "portfleet up"
+        assert down["serving"] == ECHOES and down["undo"] == "portfleet up deaf"
         assert down["steps"] == ["close deaf to clients", "stop deaf-blue-1", "remove the rules of deaf"]
         already = outcome(fleet, "down", "deaf")
         assert already["steps"] == [] and already["serving"] == ECHOES

@@ -39,6 +39,10 @@ def refused(box: FleetBox, *words: str) -> str:
 def test_redis_keeps_every_connection_until_somebody_asks_to_close_some() -> None:
     sources = [f"198.18.0.{number + 1}" for number in range(_HELD)]
     with fleet_box(_TWO) as box, dialled(box.boxes.clients, (HOST4, 6000), sources) as held:
+        said = box.portfleet("restart", "kv", "--dry-run", "--rate", "20").stderr
+        assert "40 connections cannot be handed off" in said and "closed, 20 a second, which takes 2 s" in said, said
+        said = box.portfleet("cutover", "kv", "--force", "--dry-run").stderr
+        assert "40 connections cannot be handed off" in said and "they stay with blue until they end" in said, said
         said = refused(box, "restart", "kv")
         assert "40 connections cannot be handed off" in said and "no connection was closed" in said, said
         assert answer(held) == _HELD

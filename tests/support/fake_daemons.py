@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
 
 from portfleet.core.counters import Counters
 from portfleet.core.desired import DesiredInstance
@@ -13,6 +13,7 @@ from portfleet.core.status import DaemonState, Status
 from portfleet.daemons.answers import ControlError
 from portfleet.daemons.capability import Heard
 from portfleet.daemons.handoff import HandoffFailed
+from portfleet.daemons.relocation import Relocated
 from portfleet.dataplane.interface import Hold
 from support.fake_clock import FakeClock
 
@@ -25,7 +26,7 @@ class Fleet:
     hangs; ``lying``: {who lies: how many connections it says it has}; ``refusing``: {receiver: why it takes none};
     ``busy``: {sender: hand-offs until an earlier one has ended}. ``counted``: what instances count; left empty, each is
     asked ten times a second. ``ended``: connections that were evicted or closed; ``lost``: those that ended with their
-    process. ``plain``: none has a control socket.
+    process. ``plain``: none has a control socket. ``rounds``: what comes of each relocation; all move if none is left.
     """
 
     clock: FakeClock
@@ -42,6 +43,7 @@ class Fleet:
     ended: int = 0
     plain: bool = False
     lost: Counter[str] = field(default_factory=Counter)
+    rounds: list[Relocated] = field(default_factory=list)
     _paced: float = 0.0
     _due: dict[str, float] = field(default_factory=dict)
 
@@ -110,6 +112,17 @@ class FakeDaemons:
     async def waiting(self, wants: Iterable[DesiredInstance]) -> int:
         self._alive()
         return sum(self._fleet.arriving[want.name] for want in wants)
+
+    async def relocate(
+        self, sender: DesiredInstance, box: str, *, count: int, ssh: str
+    ) -> AsyncGenerator[Relocated, None]:
+        self._alive()
+        fleet = self._fleet
+        last = fleet.rounds.pop(0) if fleet.rounds else Relocated(count)
+        fleet.connections[sender.name] -= last.moved
+        fleet.log.append(f"{last.moved} from {sender.name.partition('-')[2]} to {box}{ssh}")
+        yield Relocated(last.moved)
+        yield replace(last, done=True)
 
     async def hand_off(self, sender: DesiredInstance, receiver: DesiredInstance, *, count: int) -> int:
         self._alive()

@@ -93,12 +93,14 @@ def main() -> None:
                 key.data.read(now := time.monotonic())
                 if key.data.error:
                     selector.unregister(key.data.sock)
-            elif sys.stdin.readline().strip() == "stop":
+            elif sys.stdin.readline():
                 stopping, deadline = True, time.monotonic() + 15
                 selector.unregister(sys.stdin)
                 for talker in talkers:
                     if talker.mute:
                         selector.register(talker.sock, selectors.EVENT_READ, talker)
+            else:
+                return  # the test has ended
         for talker in talkers:
             if talker.unsent and not talker.error:
                 talker.push()

@@ -70,9 +70,9 @@ class Talkers:
         return found
 
     def close(self) -> None:
-        """End them in any case."""
-        self._process.kill()
-        self._process.communicate()
+        """End them in any case, which the end of their input does."""
+        if self._process.poll() is None:
+            self._process.communicate(timeout=60)
 
 
 @contextmanager

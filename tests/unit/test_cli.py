@@ -118,7 +118,7 @@ def test_verbs_in_the_docs_are_verbs() -> None:
 def test_every_verb_that_changes_says_first_that_no_watcher_works() -> None:
     """But for `up`, which starts it, and `down`, which ends it."""
     dry = {verb for verb in VERBS if "--dry-run" in run(verb, "--help")[1]}
-    assert dry | {"cancel"} == OPERATIONS | {"pin", "unpin", "deny", "undeny", "import"}
+    assert dry | {"cancel"} == OPERATIONS | {"apply", "pin", "unpin", "deny", "undeny", "import"}
     assert OPERATIONS < TOLD < VERBS.keys() and VERBS.keys() > SUPERVISED == {"plan", "apply", "up", "down"}
 
 

@@ -30,6 +30,8 @@ def test_all_that_were_found_ready_get_their_slots_at_once_though_the_journal_ha
         assert watched.slots() == dict.fromkeys(names("green"), 1024)
         assert len(watched.moves()) == 1
         assert watched.ejector.pending == {} and read_out(watched.paths.out) == {}
+        told = [line.split()[2] for line in watched.log.getvalue().splitlines() if " ready " in line]
+        assert told == [f"instance={name}" for name in names("green")]
 
     run(tmp_path, test)
 

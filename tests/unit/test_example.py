@@ -10,14 +10,14 @@ import pytest
 
 from portfleet.config.example import example
 from portfleet.config.load import load
-from portfleet.core.model import Fleet, Service
+from portfleet.core.model import Fleet, Metrics, Service
 from portfleet.core.policies import Drain, Probe
 from support.fleets import machine
 
 EXAMPLE = example()
 #: Keys in a comment, as in "# sticky    = "off"  # words".
 _COMMENTED = re.compile(r"^# (?=[a-z_]+ *= )", re.MULTILINE)
-_MADE_UP = {"name", "services"}  #: of the model, but not keys: the tables' names
+_MADE_UP = {"name", "services", "metrics"}  #: of the model, but not keys: the tables' names
 
 
 def keys_by_table() -> dict[str, set[str]]:
@@ -25,11 +25,13 @@ def keys_by_table() -> dict[str, set[str]]:
     document = tomllib.loads(_COMMENTED.sub("", EXAMPLE))
     echo = document["service"]["echo"]
     tables = {"service": echo, "probe": echo["probe"], "drain": echo["drain"], "fleet": document["fleet"]}
+    tables["metrics"] = document["metrics"]
     return {name: set(table) for name, table in tables.items()}
 
 
 @pytest.mark.parametrize(
-    ("table", "kind"), [("service", Service), ("probe", Probe), ("drain", Drain), ("fleet", Fleet)]
+    ("table", "kind"),
+    [("service", Service), ("probe", Probe), ("drain", Drain), ("fleet", Fleet), ("metrics", Metrics)],
 )
 def test_every_key_of_the_model_is_mentioned_and_no_other(table: str, kind: type) -> None:
     assert keys_by_table()[table] == {field.name for field in fields(kind)} - _MADE_UP
@@ -43,7 +45,7 @@ def test_it_loads_as_it_is() -> None:
 
 def test_it_loads_with_every_key_set_and_what_it_calls_defaults_are_the_defaults() -> None:
     alarm = "/usr/local/bin/portfleet-alarm"
-    here = machine(paths=("/srv/echo",), users=("portfleet", "nobody"), commands={alarm: alarm})
+    here = machine(paths=("/srv/echo",), users=("portfleet", "portfleet-metrics", "nobody"), commands={alarm: alarm})
     plain = load(EXAMPLE.encode(), here, source="example").services["echo"]
     text = _COMMENTED.sub("", EXAMPLE).replace('listen      = [":7000"]', 'listen = ["0.0.0.0:7000"]')
     text = re.sub(r"^(http|exec|status) .*", "", text, flags=re.MULTILINE)  # a probe asks in one way, here by `send`

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import http.server
 import io
 import json
 import os
+import re
+import shutil
 import stat
+import textwrap
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, ClassVar
 
 import pytest
 
@@ -74,7 +80,7 @@ class Told:
     def __init__(self, words: tuple[str, ...] | None) -> None:
         self.words, self.events = words, list[Event]()
         log = Log(as_json=False, file=io.StringIO(), note=self.events.append)
-        self.command = EventCommand(lambda: self.words, log)
+        self.command = EventCommand(lambda: self.words, log, most=50)
 
     def kinds(self) -> list[str]:
         self.command.go_on()
@@ -132,15 +138,13 @@ def test_one_that_fails_is_told_once_and_again_when_it_works(open_path: Path) ->
 
 def test_what_a_flood_costs_is_counted_and_told_afterwards(open_path: Path) -> None:
     with told(shell(f"echo >> {open_path}/got; while [ ! -e {open_path}/go ]; do sleep 0.01; done")) as one:
-        began = time.monotonic()
-        one.give(4000)
-        assert time.monotonic() - began < 5, "it is not waited for"
+        one.give(1000)
+        assert one.kinds() == [], "it is not waited for: the first has not come to its time-out"
         (open_path / "go").touch()
         wait_for("it is told", lambda: "events-missed" in one.kinds(), seconds=60)
-        missed = one.events[-1].more["count"]
-        got = open_path / "got"
-        wait_for("the rest is given", lambda: one.kinds() and len(got.read_text()) == 4000 - missed, seconds=60)  # type: ignore[operator] # a number
-        assert isinstance(missed, int) and 2000 < missed < 3000
+        missed, got = one.events[-1].more["count"], open_path / "got"
+        assert isinstance(missed, int) and 300 < missed < 950
+        wait_for("the rest is given", lambda: one.kinds() and len(got.read_text()) == 1000 - missed, seconds=60)
 
 
 def test_another_command_takes_the_place_of_one_that_hangs(open_path: Path) -> None:
@@ -163,3 +167,42 @@ def test_a_command_that_is_not_there_or_cannot_be_run_unprivileged_is_a_problem_
     found = problems(config.replace("/no/such", "redis-server"), machine(mapped=False))
     assert [p.message for p in found] == ['there is no user "nobody" to run it as']
     assert problems(config.replace("/no/such", "redis-server"), machine(mapped=False, is_root=False)) == ()
+
+
+class Server(http.server.BaseHTTPRequestHandler):
+    """Takes what is posted."""
+
+    got: ClassVar[list[dict[str, Any]]] = []
+
+    def do_POST(self) -> None:
+        self.got.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+        self.send_response(202)
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None:
+        """Say nothing."""
+
+
+@pytest.mark.skipif(not (shutil.which("jq") and shutil.which("curl")), reason="the recipes need jq and curl")
+def test_the_recipes_of_the_docs_send_what_they_say() -> None:
+    page = (Path(__file__).parents[2] / "docs/events.md").read_text()
+    blocks = [
+        textwrap.dedent(block) for block in re.findall(r"(?:^    .*\n|^\n)+", page, re.MULTILINE) if "curl" in block
+    ]
+    lines = [
+        json.dumps(make(kind, "now", {"instance": "echo-blue-1", "reason": 'it "died"'}).to_json()).encode() + b"\n"
+        for kind in ("ejected", "starting", "serving")
+    ]
+    with http.server.HTTPServer(("127.0.0.1", 0), Server) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        try:
+            for block in blocks:
+                script = re.sub(r"https://\S+", f"http://127.0.0.1:{server.server_port}/", block)
+                assert [run(shell(script), line) for line in lines] == ["", "", ""]
+        finally:
+            server.shutdown()
+    chat, alarms = Server.got[:3], Server.got[3:]
+    assert chat[0] == {"text": 'now ejected: echo-blue-1 gets no new connections: it "died"'}
+    assert [alarm["event_action"] for alarm in alarms] == ["trigger", "resolve"]
+    assert {alarm["dedup_key"] for alarm in alarms} == {"portfleet-echo-blue-1"}
+    assert alarms[0]["payload"]["severity"] == "warning" and len(blocks) == 2

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from portfleet.config.reader import Reader
-from portfleet.config.settings import SERVICE, TABLES
+from portfleet.config.settings import METRICS, SERVICE, TABLES
 from portfleet.config.settings.table import Effect, Setting, Table
 from portfleet.core import steps as s
 from portfleet.core.errors import Problem
@@ -17,7 +17,13 @@ from reference import FILES, TOP
 from support.fake_world import World
 from support.fleets import fleet, machine
 
-_MADE_UP = {"name", "services", "probe", "drain"}  #: of the models, but not keys of theirs: tables, and their names
+_MADE_UP = {
+    "name",
+    "services",
+    "probe",
+    "drain",
+    "metrics",
+}  #: of the models, but not keys of theirs: tables, and their names
 ROWS = [pytest.param(table, row, id=f"{table.path}.{row.key}") for table in TABLES for row in table.settings]
 
 
@@ -76,7 +82,9 @@ release = "v1"
 """
 FOREIGN = OURS.replace("portfleet-daemon", "redis-server")
 ALARM = {"/usr/local/bin/portfleet-alarm": "/usr/local/bin/portfleet-alarm"}
-HERE = machine(descriptors=30_000, users=("portfleet", "nobody"), paths=("/srv/echo",), commands=ALARM)
+HERE = machine(
+    descriptors=30_000, users=("portfleet", "portfleet-metrics", "nobody"), paths=("/srv/echo",), commands=ALARM
+)
 #: Where the row's own example would not do: it is what the service has already, or needs another key.
 VALUES = {
     "listen": '["0.0.0.0:7000"]',
@@ -94,7 +102,7 @@ VALUES = {
 
 def changed(base: str, table: Table, row: Setting) -> str:
     """Return the config ``base`` with another value for one key."""
-    line = f"{row.key} = {VALUES.get(row.key, row.example)}\n"
+    line = f"{row.key} = {VALUES.get(row.key if table is not METRICS else '', row.example)}\n"
     if table is SERVICE:
         lines = [line for line in base.splitlines() if not line.startswith(f"{row.key} =")]
         if row.key == "remote":  # which takes IPv4 only

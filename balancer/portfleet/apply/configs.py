@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 from portfleet.config.load import read
+from portfleet.core.difference import differences
 from portfleet.core.errors import ConfigError, Problem
-from portfleet.core.model import Fleet, differing
+from portfleet.core.model import Fleet
 from portfleet.core.paths import Paths
 from portfleet.linux.machine import read_machine
 
@@ -91,17 +92,12 @@ class Configs:
         try:
             if self.unchanged or not self.paths.applied.exists():
                 return ""
-            configured, applied = self.configured.services, self.applied_fleet.services
+            words = differences(self.applied_fleet, self.configured)
         except ConfigError as error:
             return _broken(error)
-        words = [f"{name} is new" for name in configured.keys() - applied.keys()]
-        words += [f"{name} is not in it" for name in applied.keys() - configured.keys()]
-        for name in configured.keys() & applied.keys():
-            if keys := differing(applied[name], configured[name]):
-                words.append(f"{', '.join(keys)} of {name}")
         if not words:
-            return ""  # comments, or what concerns the fleet as a whole
-        return f"{self.paths.config} differs from what was applied, which is shown: {'; '.join(sorted(words))}"
+            return ""  # comments, say
+        return f"{self.paths.config} differs from what was applied, which is shown: {'; '.join(words)}"
 
     @cached_property
     def applied_fleet(self) -> Fleet:

@@ -10,11 +10,14 @@ from dataclasses import replace
 from portfleet.apply import preflight
 from portfleet.apply.busy import refuse_busy
 from portfleet.apply.context import Context
+from portfleet.apply.earlier import Earlier
 from portfleet.apply.files import Files
+from portfleet.apply.noting import note_done
 from portfleet.apply.overseers import await_watcher
 from portfleet.core.derive import learned
 from portfleet.core.desired import Desired
-from portfleet.core.errors import Exit, PortfleetError
+from portfleet.core.difference import differences
+from portfleet.core.errors import ConfigError, Exit, PortfleetError
 from portfleet.core.journal import JournalError
 from portfleet.core.observed import Observed
 from portfleet.core.plan import Plan, make_plan
@@ -55,12 +58,13 @@ def converge(
     done: Sequence[str] = (),
     undo: str | None = None,
     yes: bool = False,
+    returns: bool = False,
 ) -> Exit:
     """Make what is into what shall be; gives DONE, or TIMEOUT if instances or the watcher are not ready in time.
 
     ``start`` starts supervisord, under the locks: its watcher would else begin to advance operations meanwhile.
-    ``yes``: connections may be closed by restarts. ``done`` are steps that the verb has done itself, or does by
-    ``start``; ``undo`` undoes them and what is done here.
+    ``yes``: connections may be closed by restarts; ``returns``: to an earlier config. ``done`` are steps that the verb
+    has done itself, or does by ``start``; ``undo`` undoes them and what is done here.
     """
     fleet = context.fleet
     make_directories(context.paths)
@@ -82,17 +86,26 @@ def converge(
         preflight.ask(desired, plan, yes=yes)
         # Before the first step, so that the watcher's idea of what shall be is the new one while it is being made.
         # The text that was checked: somebody may write the file anew in this moment.
+        changed = _differences(context)
+        if changed and not returns and context.paths.applied.exists():
+            Earlier(context.paths).keep(context.applied_text)
+            undo = None if done else "portfleet apply --undo"
         atomic.write(context.paths.applied, context.config_text)
         executor = context.executor(desired, say=Steps(len(plan.steps)))
         for note in plan.notes:
             context.say(note)
         with _told(context, why, plan):
             executor.run(plan.steps)
+        serving = [want.name for want in desired.instances() if want.takes and want.name not in executor.failed]
+        if changed or plan.steps or done:
+            words = "; ".join(changed) or "no change of the config"
+            outcome_words = f"{len(serving)} instances serving" + _left_out(executor.failed)
+            words = f"return to the config before: {words}" if returns else words
+            note_done(context, why, words, outcome_words, ok=not executor.failed)
     notes = (*plan.notes, *executor.notes)
     for note in executor.notes:
         context.say(note)
     steps, failed = [*done, *plan.describe()], executor.failed
-    serving = [want.name for want in desired.instances() if want.takes and want.name not in failed]
     _tell_end(context, why, plan, serving=len(serving), failed=failed)
     watcher = await_watcher(context)
     code = Exit.DONE if watcher.works and not failed else Exit.TIMEOUT
@@ -102,6 +115,20 @@ def converge(
     else:
         _report(desired, len(serving), failed, watcher, changed=bool(plan.steps), undo=undo)
     return code
+
+
+def _differences(context: Context) -> list[str]:
+    """Return in words what is applied anew; nothing of a config that was damaged can be told."""
+    if context.unchanged:
+        return []
+    try:
+        return differences(context.read_applied(), context.fleet) or ["comments"]
+    except ConfigError:
+        return ["the first config"]
+
+
+def _left_out(failed: Mapping[str, str]) -> str:
+    return "".join(f"; {name}: {reason}" for name, reason in failed.items())
 
 
 @contextmanager

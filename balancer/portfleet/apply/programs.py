@@ -33,7 +33,7 @@ from portfleet.supervise.supervisor import ProgramInfo, Supervisor, Unreadable, 
 
 #: Seconds for which a running process must listen wrongly to be given up: it binds its addresses one after the other.
 _CERTAIN = 1.0
-#: Seconds between two looks at who is ready, and at who has ended.
+#: Seconds between two looks at who is ready, at least, and at who has ended.
 _READY, _ENDED = 0.05, 0.02
 #: Seconds between two looks at who lives on.
 _ALIVE = 0.2
@@ -104,6 +104,7 @@ class Programs:
         self._ready.difference_update(names)
         faulty: dict[str, tuple[str, float]] = {}
         while waiting:
+            began = self.clock.monotonic()
             for name, seen in self._look().at([wanted[name] for name in waiting]).items():
                 self._ready |= {name} if seen.ready else set()
                 if seen.ready and name not in self.failed and name not in self.ejected():
@@ -120,8 +121,8 @@ class Programs:
             if waiting and self.clock.monotonic() > deadline:
                 self.failed |= waiting
                 return
-            if waiting:
-                yield _READY
+            if waiting:  # a look at 1,024 takes a second or more, which those that start could use
+                yield max(_READY, self.clock.monotonic() - began)
 
     def living(self, names: Collection[str]) -> Iterator[float]:
         """Wait until ``names``, which are ready, have lived for ``min_ready``; who has ended is ``failed``."""

@@ -76,7 +76,7 @@ OTHER_WORDS = {
     "release": ("cutover SERVICE --release RELEASE",),
     "upgrade": ("cutover SERVICE --release RELEASE",),
     "switch": ("cutover SERVICE --release RELEASE",),
-    "undo": ("rollback SERVICE", "cancel SERVICE"),
+    "undo": ("rollback SERVICE", "cancel SERVICE", "apply --undo"),
     "abort": ("cancel SERVICE",),
     "validate": ("check",),
     "test": ("check", "doctor"),

@@ -17,6 +17,7 @@ from portfleet.core.canary import ENOUGH, PATIENCE, Canary
 from portfleet.core.desired import DesiredService
 from portfleet.core.errors import Exit, PortfleetError
 from portfleet.core.model import Colour, Service, differing, other
+from portfleet.core.operations import policy_of
 from portfleet.core.placeholders import placeholders
 from portfleet.core.program import real_release, refuse_unusable, release_path
 from portfleet.core.records import ColourRecord, ServiceRecord
@@ -24,6 +25,7 @@ from portfleet.core.work.cutover import Cutover, Rollback
 from portfleet.linux.machine import has_path, real_path
 from portfleet.store.clock import now
 from portfleet.submit import options as read
+from portfleet.submit.closing import tell
 from portfleet.submit.follow import already
 from portfleet.submit.handoff import why_not
 from portfleet.submit.operation import add_options, submit
@@ -178,6 +180,12 @@ def begin(
     if options.handoff and why:
         raise PortfleetError(why, hint=f"portfleet {kind.verb} {want.name} --drain", code=Exit.USAGE)
     handoff = not why if options.handoff is None else options.handoff
+    if not handoff:
+        drain = want.service.drain
+        waits = f"they stay with {want.live} until they end"
+        if policy_of(drain).closes:
+            waits = f"they may finish for {drain.deadline:g} s, then they are closed"
+        tell(context, [i.name for i in live], why or "--drain", rate=drain.rate, waits=waits)
     work = kind(
         colour=colour,
         before=before,

@@ -14,6 +14,7 @@ from typing import Any
 
 from portfleet.apply.busy import refuse_busy, wake
 from portfleet.apply.context import Context
+from portfleet.apply.noting import note_done
 from portfleet.apply.teardown import take_down, take_down_service
 from portfleet.core.desired import Desired
 from portfleet.core.errors import Exit, PortfleetError
@@ -74,7 +75,9 @@ def run(options: argparse.Namespace, context: Context) -> Exit:
             take_down(context, desired)
         record(context.paths.events, "down", **what)
     steps, serving = _steps(observed, service), _serving(desired, observed, service)
-    done = outcome(Exit.DONE, steps=steps, serving=serving, undo=_UNDO, ended=ending)
+    note_done(context, "down", f"take down {', '.join(services)}", f"{ending:,} established connections ended")
+    undo = f"{_UNDO} {service}" if service else _UNDO
+    done = outcome(Exit.DONE, steps=steps, serving=serving, undo=undo, ended=ending)
     return _say(context, f"{', '.join(services)}: down; {ending:,} established connections ended", done)
 
 

@@ -45,7 +45,8 @@ def run(options: argparse.Namespace, context: Context) -> Exit:
     events: list[Event] = []
     with suppress(OSError):  # without them there is what the journal keeps
         events = EventFile(context.paths.events).read()
-    done = [entry for entry in whole(events, journal.history) if options.service in (None, entry.service)]
+    kept = whole(events, journal.history)
+    done = [entry for entry in kept if options.service in (None, entry.service) or not entry.service]
     running = [operation for operation in journal.operations if options.service in (None, operation.service)]
     if context.json:
         print_json({"history": [entry_json(entry) for entry in done], "running": [to_json(one) for one in running]})

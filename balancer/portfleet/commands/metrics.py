@@ -14,8 +14,8 @@ from portfleet.core.errors import Exit, PortfleetError
 from portfleet.core.model import Listen
 
 EXAMPLES = (
-    "portfleet metrics > /var/lib/prometheus/node-exporter/portfleet.prom.new && "
-    "mv /var/lib/prometheus/node-exporter/portfleet.prom.new /var/lib/prometheus/node-exporter/portfleet.prom",
+    "portfleet metrics",
+    "portfleet metrics | sponge /var/lib/prometheus/node-exporter/portfleet.prom",
 )
 
 

@@ -27,18 +27,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace, context: Context) -> Exit:
+    return show(context, check=options.check, text=options.text)
+
+
+def show(context: Context, *, check: bool = False, text: bool = False) -> Exit:
+    """Print the plan, or with ``text`` its transactions; with ``check`` the exit code says whether changes wait."""
     desired, observed, plan = look(context)
     preflight.prove(context, desired, plan)
-    waits = Exit.CHANGES if options.check and plan.steps else Exit.DONE
+    waits = Exit.CHANGES if check and plan.steps else Exit.DONE
     if context.json:
         clients = {name: {"slots_moved": moved, "slots": total} for name, (moved, total) in plan.moved.items()}
         found: dict[str, object] = {"steps": plan.describe(), "notes": list(plan.notes), "clients": clients}
-        if options.text:
+        if text:
             texts = transactions(plan.steps, desired, observed.plane)
             found["transactions"] = [{"step": words, "text": context.plane.text(changes)} for words, changes in texts]
         print_json(found)
         return waits
-    if options.text:
+    if text:
         for words, transaction in transactions(plan.steps, desired, observed.plane):
             print(f"# {words}\n{context.plane.text(transaction)}", end="")
         return waits

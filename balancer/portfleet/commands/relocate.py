@@ -12,7 +12,6 @@ import os
 import signal
 import subprocess
 import sys
-from dataclasses import asdict
 from typing import IO, Any, cast
 
 from portfleet.apply.context import Context
@@ -94,7 +93,7 @@ def _send(
     finally:
         writes.close()
     other.wait()
-    _print({"done": True, **asdict(result)})
+    _print({"done": True, "moved": result.moved, "stayed": dict(result.stayed), "why": result.why})
     return Exit.FAILED if result.why else Exit.DONE
 
 

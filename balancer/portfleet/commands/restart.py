@@ -10,11 +10,11 @@ import argparse
 
 from portfleet.apply.busy import refuse_busy
 from portfleet.apply.context import Context
-from portfleet.core.desired import DesiredService
 from portfleet.core.errors import Exit, PortfleetError
 from portfleet.core.states import Wanted
 from portfleet.core.work.restart import Restart
 from portfleet.submit import options as read
+from portfleet.submit.closing import tell
 from portfleet.submit.handoff import why_not
 from portfleet.submit.operation import add_options, submit
 from portfleet.submit.targets import serving, targets
@@ -57,7 +57,10 @@ def run(options: argparse.Namespace, context: Context) -> Exit:
         )
     why = why_not(context, instances, siblings)
     if why:
-        _tell(context, want, names, why, rate=options.rate or want.service.drain.rate)
+        drain = want.service.drain
+        end = {"wait": "then it stops", "evict": "then they are closed", "kill": "then all are closed at once"}
+        waits = f"they may finish for {drain.deadline:g} s, {end[drain.then]}"
+        tell(context, names, why, rate=options.rate or drain.rate, waits=waits)
     return submit(
         context,
         want,
@@ -73,14 +76,3 @@ def run(options: argparse.Namespace, context: Context) -> Exit:
         point=False,
         starts=names,
     )
-
-
-def _tell(context: Context, want: DesiredService, names: list[str], why: str, *, rate: int | None) -> None:
-    """Say what becomes of connections that cannot be handed off, before anything does."""
-    observed = context.observe(context.desired(context.applied_fleet), probe=False)
-    if not (there := sum(observed.seen(name).connections or 0 for name in names)):
-        return
-    drain = want.service.drain
-    end = {"wait": "then it stops", "evict": "then they are closed", "kill": "then all are closed at once"}[drain.then]
-    how = f"they are closed, {rate:,} a second" if rate else f"they may finish for {drain.deadline:g} s, {end}"
-    context.say(f"{there:,} connections cannot be handed off ({why}): {how}")

@@ -76,6 +76,7 @@ async def _watch(context: Context, log: Log, check: SelfCheck, recorder: Recorde
         log("unprivileged", refused=lacking.refused, costs=lacking.costs)
     roster, forgetter = Roster(paths, applied), Forgetter(plane.connections, log)
     recorder.start(log, EventCommand(lambda: roster.on_event, log))
+    log("started", pid=os.getpid())
     ejector = Ejector(plane=plane, paths=paths, latest=roster.latest, forget_unanswered=forgetter.begin, log=log)
     healer = Healer(plane=plane, paths=paths, roster=roster, ejector=ejector, log=log)
     rules = RuleGuard(roster=roster, healer=healer, guardian=guardian, log=log, busy=check.busy)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Literal, NamedTuple
 
-Level = Literal["info", "warning", "error"]
+#: "debug" is for who reads the log, and no event.
+Level = Literal["debug", "info", "warning", "error"]
 
 
 class Kind(NamedTuple):
@@ -25,6 +26,9 @@ _INSTANCES = {
         "info",
         "{instance} serves with {slots} slots: {reason}",
         "an instance takes new connections, for the first time or again; `away`: how long it was out",
+    ),
+    "ready": Kind(
+        "info", "{instance} takes new connections: {reason}", "a command or an operation found a new one ready"
     ),
     "process-ended": Kind(
         "warning", "the process of {instance} ended: {reason}", "a process ended that had no slots at that moment"
@@ -149,7 +153,8 @@ _RULES = {
 }
 
 _WATCHER = {
-    "watching": Kind("info", "{instances} instances are watched", "config and journal were read, or read again"),
+    "started": Kind("info", "the watcher has started as process {pid}", "it adopts what runs"),
+    "watching": Kind("debug", "{instances} instances are watched", "config and journal were read, or read again"),
     "waiting": Kind("info", "the watcher waits: {reason}", "another watcher works"),
     "stopped": Kind("info", "the watcher has ended: {reason}", "it was told to"),
     "replaced": Kind("warning", "the watcher ends: {reason}", "another one has taken its lock"),

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from portfleet.core.events import Event
 
 #: What moves slots of a service, and what has new connections of an instance go elsewhere.
-_SLOTS = frozenset({"ejected", "serving", "desired-state", "pinned", "operation-ended", "operation-failed"})
+_SLOTS = frozenset({"ejected", "serving", "ready", "desired-state", "pinned", "operation-ended", "operation-failed"})
 _AWAY = frozenset({"ejected", "desired-state"})
 
 

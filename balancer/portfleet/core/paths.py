@@ -35,6 +35,11 @@ class Paths:
         return self.lib / "applied.toml"
 
     @property
+    def earlier(self) -> Path:
+        """The directory of the configs that were applied before."""
+        return self.lib / "earlier"
+
+    @property
     def supervisor_config(self) -> Path:
         return self.lib / "supervisord.conf"
 

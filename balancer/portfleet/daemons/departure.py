@@ -196,6 +196,8 @@ class Departure:
             time.sleep(_UNDER_WAY)
             self._dump(batch)
             faults.point("relocation dumped")
+            if not batch.frozen:
+                raise Stays(", ".join(batch.staying))
             boxes = self._prepared(batch)
             faults.point("relocation prepared")
             self._commit(batch, boxes, began)

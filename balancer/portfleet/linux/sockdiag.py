@@ -7,7 +7,6 @@ importing a netlink library costs more (0.13 s) than all of `status` may (0.15 s
 from __future__ import annotations
 
 import errno
-import ipaddress
 import os
 import socket
 import struct
@@ -77,9 +76,11 @@ def listeners() -> list[Listener]:
     found = []
     for family, message in _dump(_LISTEN):
         fields = _MESSAGE.unpack_from(message)
-        size = 4 if family == 4 else 16
-        address = str(ipaddress.ip_address(fields[6][:size]))
-        v6only = any(kind == _SKV6ONLY and value[0] for kind, value in _attributes(message[_MESSAGE.size :]))
+        if family == 4:
+            address, v6only = socket.inet_ntop(socket.AF_INET, fields[6][:4]), False
+        else:
+            address = socket.inet_ntop(socket.AF_INET6, fields[6])
+            v6only = any(kind == _SKV6ONLY and value[0] for kind, value in _attributes(message[_MESSAGE.size :]))
         port = socket.ntohs(fields[4])
         found.append(Listener(family, address, port, fields[14], v6only, fields[11], fields[12]))
     return found

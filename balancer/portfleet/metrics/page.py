@@ -27,7 +27,7 @@ FILES = {"page.css": "text/css", "page.js": "text/javascript", "icon.svg": "imag
 
 def html(view: View, events: Sequence[Entry], host: str) -> str:
     """Return the page of a view and the latest events, the newest first; ``host`` is this box's name."""
-    template = _templates().get_template("page.html.j2")
+    template = _templates().get_template("page.html")
     known = {"view": view, "cells": view.cells, "lines": view.lines, "events": events}
     return template.render(known, host=host, size=(WIDTH, HEIGHT))
 

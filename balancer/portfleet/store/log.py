@@ -1,6 +1,7 @@
 """The watcher's log: one line per event, key=value or JSON, with the reason; and what went wrong in it.
 
-What is logged is an event of a kind in core/kinds: the line is for who reads the log, and the event is handed on.
+What is logged is of a kind in core/kinds: the line is for who reads the log, and the event, unless the kind's level is
+"debug", is handed on.
 
 The watcher survives everything that is not its own end, so an exception that was not expected costs what it is about
 (an instance, a service, a part of the watcher) and nothing else: it is logged with its traceback, counted, and told by
@@ -24,6 +25,7 @@ from typing import IO
 from portfleet.core import events
 from portfleet.core.errors import PortfleetError
 from portfleet.core.events import Event
+from portfleet.core.kinds import KINDS
 from portfleet.store.clock import now_exactly
 
 
@@ -72,7 +74,8 @@ class Log:
                 _print(line)
         except OSError:
             self._fall_back(line)
-        self._note(event)
+        if KINDS[kind].level != "debug":
+            self._note(event)
 
     def once(self, kind: str, *, about: str = "", **fields: object) -> None:
         """Log a trouble that is found at every look only when it is new or its words have changed."""

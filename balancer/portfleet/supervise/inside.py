@@ -24,6 +24,7 @@ from supervisor.states import SupervisorStates, getProcessStateDescription
 from supervisor.xmlrpc import Faults, RPCError
 
 from portfleet.supervise.program_digest import digest
+from portfleet.supervise.program_files import read_each_once
 
 _PR_SET_CHILD_SUBREAPER = 36
 #: The text by which each program runs, as a digest. Not an object's: a socket that is made anew has another `Inside`.
@@ -40,6 +41,7 @@ class Inside:
 
     def __init__(self, supervisord: Any) -> None:
         self._supervisord = supervisord
+        read_each_once()
         events.clear()  # of the server before this one; supervisord subscribes to none itself
         events.subscribe(events.SupervisorRunningEvent, lambda _: self._begin())
         events.subscribe(events.ProcessGroupAddedEvent, lambda event: self._note(event.group))

@@ -77,8 +77,7 @@ class Ejector:
         self._keep()
         with self._pointer.hold():
             now = self._now(want)  # first: whoever is new in it is pending from then on
-            for name in ready:
-                self.pending.pop(name, None)
+            self._tell_let_in([name for name in ready if self.pending.pop(name, None)])
             if now is not None:
                 self._point(now)
             self._keep()  # still under the lock: who reads it next must not take the slots of those that were ready
@@ -108,7 +107,9 @@ class Ejector:
         wanted = {want.name for want in desired.instances() if want.takes}
         for name in self.out.keys() - wanted:
             del self.out[name]
-        self.pending = {name: self.pending.get(name) or fresh("new", "not ready yet") for name in new}
+        before = self.pending
+        self.pending = {name: before.get(name) or fresh("new", "not ready yet") for name in new}
+        self._tell_let_in(before.keys() & wanted - self.pending.keys() - self.out.keys())
         self._keep()
         self.tables = {name: table for name, table in self.tables.items() if name in desired.services}
 
@@ -140,8 +141,13 @@ class Ejector:
         if pointed := self.pending.keys() & set(current):
             for name in pointed:
                 del self.pending[name]
+            self._tell_let_in(pointed)
             self.let_in()
         return frozenset(i.name for i in want.instances if not self.serves(i.name))
+
+    def _tell_let_in(self, names: Iterable[str]) -> None:
+        for name in sorted(names):
+            self._log("ready", instance=name, reason="a command found it ready and gave it slots")
 
     def _now(self, want: DesiredService) -> DesiredService | None:
         """Return the service as it shall be now; None where nobody wants it any more."""

@@ -30,9 +30,12 @@ _OF_ITSELF = frozenset({"event-command-failed", "event-command-works"})
 class EventCommand:
     """The queue before the command, and the process that runs it. Used by one thread; it waits for nothing."""
 
-    def __init__(self, command: Callable[[], tuple[str, ...] | None], log: Log) -> None:
-        """``command`` gives the words of the command, () if there is none, None as long as that is not known."""
-        self._command, self._log = command, log
+    def __init__(self, command: Callable[[], tuple[str, ...] | None], log: Log, *, most: int = _WAITING) -> None:
+        """``command`` gives the words of the command, () if there is none, None as long as that is not known.
+
+        ``most``: how many events wait for it.
+        """
+        self._command, self._log, self._most = command, log, most
         self._waiting: deque[bytes] = deque()
         #: What the pipe had no room for of a line; how many lines the process has not told about yet.
         self._rest, self._given = b"", 0
@@ -47,7 +50,7 @@ class EventCommand:
         """Have the command get ``event`` when its turn comes."""
         if self._command() == () or event.kind in _OF_ITSELF:
             return
-        if len(self._waiting) >= _WAITING:
+        if len(self._waiting) >= self._most:
             self._missed += 1
         else:
             self._waiting.append(json.dumps(event.to_json()).encode() + b"\n")

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from portfleet.apply.programs import Programs
 from portfleet.core.paths import Paths
 from portfleet.core.program import METRICS, Program
+from portfleet.store.log import Log
 from portfleet.supervise import adopted
 from portfleet.supervise.supervisor import ProgramInfo
 from portfleet.watch.deaths import Deaths
@@ -20,8 +21,11 @@ from portfleet.watch.supervision import Supervision
 class OwnPrograms:
     """The programs beside the instances; with the kernel's data plane and without metrics there is none."""
 
-    def __init__(self, *, paths: Paths, roster: Roster, deaths: Deaths, supervision: Supervision) -> None:
+    def __init__(
+        self, *, paths: Paths, roster: Roster, deaths: Deaths, supervision: Supervision, log: Log
+    ) -> None:  # fmt: skip
         self._paths, self._roster, self._deaths, self._supervision = paths, roster, deaths, supervision
+        self._log = log
 
     @property
     def programs(self) -> Mapping[str, Program]:
@@ -32,6 +36,11 @@ class OwnPrograms:
     def watched(self) -> bool:
         """Whether the end of each would be told; that of the metrics, which no client waits for, need not be."""
         return all(self._deaths.pid(name) is not None for name in self.programs if name != METRICS)
+
+    def ended(self, name: str, pid: int) -> None:
+        """Tell of the end of a program, which supervisord starts again."""
+        reason = "it is started again at once"
+        self._log("metrics-died" if name == METRICS else "data-plane-died", program=name, pid=pid, reason=reason)
 
     def find(self, known: Mapping[str, ProgramInfo]) -> Iterator[str]:
         """Watch their processes, ``known`` to supervisord or adopted; yield those that ended after an adoption."""

@@ -20,7 +20,6 @@ from typing import TypeVar
 from portfleet.apply.context import Context
 from portfleet.apply.observe import Look
 from portfleet.core.desired import DesiredService
-from portfleet.core.program import METRICS
 from portfleet.dataplane.interface import Hazard
 from portfleet.linux.processes import set_nice
 from portfleet.store.locks import Locked
@@ -85,9 +84,10 @@ class Watcher:
             wake=self._wake.set,
         )  # fmt: skip
         self._remains = Remains(self._paths, roster, ejector, log, self._supervision.give_up)
-        self._looked_at_all = 0.0
         self._beside = Beside(self._paths, log)
-        self._own = OwnPrograms(paths=self._paths, roster=roster, deaths=self._deaths, supervision=self._supervision)
+        self._own = OwnPrograms(
+            paths=self._paths, roster=roster, deaths=self._deaths, supervision=self._supervision, log=log
+        )
         self._processes = Processes(
             paths=self._paths, roster=roster, deaths=self._deaths, supervision=self._supervision, log=log,
             missing=self._missing,
@@ -99,7 +99,7 @@ class Watcher:
             roster=roster, ejector=ejector, judge=self._judge, processes=self._processes, deaths=self._deaths,
             limits=self._limits, dropped=self._dropped, healer=healer, log=log, plane=context.plane.traits.name,
         )  # fmt: skip
-        self._full_at = self._hazards_at = 0.0
+        self._full_at = self._hazards_at = self._looked_at_all = 0.0
         self._hazards: list[Hazard] = []
         self._loop.add_signal_handler(signal.SIGTERM, self.stop)
         self._loop.add_signal_handler(signal.SIGINT, self.stop)
@@ -263,8 +263,7 @@ class Watcher:
         member = self._roster.members.get(name)
         if member is None:
             if name in self._own.programs:
-                event = "metrics-died" if name == METRICS else "data-plane-died"
-                self._log(event, program=name, pid=pid, reason="it is started again at once")
+                self._own.ended(name, pid)
                 nudge(self._paths.supervisor_socket, self._loop)
                 self.wake()
             return

@@ -44,8 +44,8 @@ FLEET = Table(
             "a command that gets each event as JSON on its standard input, for mails and alarms",
             Effect.AT_ONCE,
             '["/usr/local/bin/portfleet-alarm"]',
-            more="Run by the user nobody if the fleet is root's, otherwise by the fleet's user; one at a time, for ten "
-            "seconds at most. [events.md](events.md#a-command-for-each-event) has examples.",
+            more="Run by the user `nobody` if the fleet is root's, otherwise by the fleet's user; one at a time, for "
+            "ten seconds at most. [events.md](events.md#a-command-for-each-event) has examples.",
             unset="none; nothing is run",
         ),
     ),

@@ -35,7 +35,7 @@ METRICS = Table(
             Effect.AT_ONCE,
             '"portfleet-metrics"',
             change="the process of the metrics is started again",
-            unset="nobody, or the user whose fleet it is if that is not root",
+            unset="the user `nobody`, or the one whose fleet it is if that is not root",
         ),
     ),
 )

@@ -67,31 +67,22 @@ class NftRelocation:
 
     def hold(self, flows: Sequence[Flow], *, seconds: float) -> None:
         self._lay()
-        timeout = f"timeout {seconds:g}s"
-        lines = []
-        for flow in flows:
-            lines.append(f"add element {_MOVED} held{flow.family} {{ {_key(flow, flow.dialled_port)} {timeout} }}")
-            lines.append(f"add element {_HELD} silent{flow.family} {{ {_key(flow, flow.port)} {timeout} }}")
-        self._nft.do("\n".join(lines) + "\n")
+        self._do(_elements("add", flows, timeout=f" timeout {seconds:g}s"))
 
     def release(self, flows: Sequence[Flow]) -> None:
-        # What has timed out is no more: adding it first lets all of them be deleted.
-        lines = [line for flow in flows for line in _released(flow)]
-        self._nft.do("\n".join(lines) + "\n")
+        self._do(_released(flows))
 
     def forward(self, flows: Sequence[Flow], box: str) -> None:
-        name = self._way_to(box)
-        lines = [f"add element {_MOVED} {name} {{ {_key(flow, flow.dialled_port)} }}" for flow in flows]
-        lines += [line for flow in flows for line in _released(flow)]
-        self._nft.do("\n".join(lines) + "\n")
+        name, keys = self._way_to(box), [_key(flow, flow.dialled_port) for flow in flows]
+        self._do([f"add element {_MOVED} {name} {{ {', '.join(keys)} }}", *_released(flows)])
         self.dismiss(flows)
 
     def take_back(self, flows: Sequence[Flow]) -> None:
         for listed in self._sets():
-            for flow in flows:
-                if listed.startswith(f"to{flow.family}-"):
-                    line = f"element {_MOVED} {listed} {{ {_key(flow, flow.dialled_port)} }}\n"
-                    self._nft.do(f"add {line}delete {line}")
+            keys = [_key(flow, flow.dialled_port) for flow in flows if listed.startswith(f"to{flow.family}-")]
+            if keys:
+                element = f"element {_MOVED} {listed} {{ {', '.join(keys)} }}"
+                self._do([f"add {element}", f"delete {element}"])
 
     def reach(self, box: str) -> str:
         address = ipaddress.ip_address(box)
@@ -120,6 +111,9 @@ class NftRelocation:
                 return netfilter.change(kind, wanted, flags=flags)
         except OSError as error:
             raise _refused(error) from None
+
+    def _do(self, lines: Iterable[str]) -> None:
+        self._nft.do("\n".join(lines) + "\n")
 
     def _lay(self) -> None:
         """Load the tables if they are not there."""
@@ -177,10 +171,21 @@ def _sent_on(name: str, address: ipaddress.IPv4Address | ipaddress.IPv6Address, 
     )
 
 
-def _released(flow: Flow) -> list[str]:
-    held = f"element {_MOVED} held{flow.family} {{ {_key(flow, flow.dialled_port)} }}"
-    silent = f"element {_HELD} silent{flow.family} {{ {_key(flow, flow.port)} }}"
-    return [f"add {held}", f"delete {held}", f"add {silent}", f"delete {silent}"]
+def _released(flows: Sequence[Flow]) -> list[str]:
+    # What has timed out is no more: adding it first lets all of them be deleted.
+    return [*_elements("add", flows), *_elements("delete", flows)]
+
+
+def _elements(verb: str, flows: Sequence[Flow], *, timeout: str = "") -> list[str]:
+    """Return the commands that add or delete ``flows`` as held ones: one a set, as each costs a look at all sets."""
+    lines = []
+    for family in {flow.family for flow in flows}:
+        some = [flow for flow in flows if flow.family == family]
+        held = ", ".join(_key(flow, flow.dialled_port) + timeout for flow in some)
+        silent = ", ".join(_key(flow, flow.port) + timeout for flow in some)
+        lines.append(f"{verb} element {_MOVED} held{family} {{ {held} }}")
+        lines.append(f"{verb} element {_HELD} silent{family} {{ {silent} }}")
+    return lines
 
 
 def _key(flow: Flow, port: int) -> str:
