@@ -23,7 +23,7 @@ from multiprocessing.connection import Connection
 
 from benchmarks.lib.measure import save
 
-from portfleet.core.model import Probe
+from portfleet.core.policies import Probe
 from portfleet.daemons.exchange import Port
 from portfleet.daemons.probe import Target
 from portfleet.watch.prober import Prober

@@ -98,7 +98,10 @@ def chaos_box(config: str = CONFIG) -> Iterator[FleetBox]:
         host.run(compiler, "-O1", "-shared", "-fPIC", "-o", _SHIM, str(_HERE / "clock.c"), "-ldl")
         set_clock(box, 0)
         box.write(config)
-        box.portfleet("up", env={"LD_PRELOAD": _SHIM, "PORTFLEET_CLOCK": _CLOCK})
+        # For every program of the box: supervisord takes only PORTFLEET_… over of the environment of its starter.
+        host.run("sh", "-c", f"cp -a /etc {HOME}/etc && echo {_SHIM} > {HOME}/etc/ld.so.preload")
+        host.run("mount", "--bind", f"{HOME}/etc", "/etc")
+        box.portfleet("up", env={"PORTFLEET_CLOCK": _CLOCK})
         yield box
 
 

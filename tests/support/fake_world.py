@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from portfleet.apply.execute import Executor
+from portfleet.apply.files import Files
 from portfleet.apply.programs import Programs
 from portfleet.core import steps as s
 from portfleet.core.derive import make_desired
@@ -24,7 +25,6 @@ from portfleet.core.program import WATCHER
 from portfleet.core.states import RUNNING
 from portfleet.store.directories import make_directories
 from portfleet.store.journal import JournalStore
-from portfleet.supervise.ini import program_text
 from portfleet.supervise.program_digest import digest
 from portfleet.supervise.supervisor import ProgramInfo, Supervisor
 from support.fake_clock import FakeClock
@@ -183,10 +183,11 @@ class World:
     def observe(self, desired: Desired) -> Observed:
         names = {*self.supervisor.known, *(want.name for want in desired.instances())} - {WATCHER}
         seen = {name: self.seen(name) for name in names}
+        files = Files(desired, self.paths)
         outdated = {
             name
             for name, program in desired.programs.items()
-            if name in self.supervisor.known and self.supervisor.known[name].text != program_text(program)
+            if name in self.supervisor.known and self.supervisor.known[name].text != files.text_of(program)
         }
         return Observed(
             plane=self.kernel.observe(),

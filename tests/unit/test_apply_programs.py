@@ -14,7 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from portfleet.apply.programs import EMPTIED, HURRIED, Ending, Programs
+from portfleet.apply.endings import EMPTIED, HURRIED, Ending
+from portfleet.apply.programs import Programs
 from portfleet.core.errors import PortfleetError
 from portfleet.core.program import WATCHER
 from portfleet.core.records import Asked
@@ -93,7 +94,7 @@ def test_one_that_is_ended_is_forgotten_and_others_are_left_alone(world: World) 
         (HURRIED, 1, "TERM TERM", 0),
         (HURRIED, 2, "TERM TERM TERM", 0.2),
         (HURRIED, 999, "TERM( TERM)+ KILL", 10),
-        (Ending(again=None, kill=60), 999, "TERM KILL", 60),
+        (Ending(again=None, kill=50), 999, "TERM KILL", 60),
     ],
 )
 def test_how_a_process_is_told_again_and_killed(

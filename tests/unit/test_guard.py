@@ -15,9 +15,10 @@ from pathlib import Path
 import pytest
 
 from portfleet.core.errors import PortfleetError
-from portfleet.core.model import Probe
+from portfleet.core.policies import Probe
 from portfleet.daemons.exchange import Exchange, Port, Verdict
 from portfleet.daemons.probe import Target
+from portfleet.daemons.run import Run
 from portfleet.daemons.talk import Talk
 from portfleet.store.log import Log
 from portfleet.watch.prober import Prober
@@ -52,7 +53,7 @@ class OddTalk(Talk):
 class Odd(Prober):
     """Cannot probe one of its targets, in a way that nobody thought of."""
 
-    def _talk(self, name: str, exchange: Exchange) -> Talk:
+    def _talk(self, name: str, exchange: Exchange) -> Talk | Run:
         return OddTalk(exchange) if name == "odd" else super()._talk(name, exchange)
 
 

@@ -12,10 +12,10 @@ import pytest
 from portfleet.core import typed
 from portfleet.core.canary import Canary, CanaryStart, Counted
 from portfleet.core.journal import from_json, to_json
-from portfleet.core.model import Drain as DrainPolicy
 from portfleet.core.operations import VERBS, Operation, Policy, Unreadable, Work, kind_of, policy_of, read_work
 from portfleet.core.operations import from_json as operation_from_json
 from portfleet.core.operations import to_json as operation_to_json
+from portfleet.core.policies import Drain as DrainPolicy
 from portfleet.core.records import Asked, ColourRecord, Moved
 from portfleet.core.work.cutover import Cutover, Rollback
 from portfleet.core.work.drain import Drain, Maint

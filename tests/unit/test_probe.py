@@ -9,7 +9,7 @@ from contextlib import suppress
 
 import pytest
 
-from portfleet.core.model import Probe
+from portfleet.core.policies import Probe
 from portfleet.daemons.exchange import Control, Exchange, Port
 from portfleet.daemons.probe import AskReady, Connect, Empty, Expect, Target, exchanges, target_of
 from portfleet.daemons.talk import Talk

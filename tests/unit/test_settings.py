@@ -93,6 +93,9 @@ VALUES = {
     "ports": '"7200-7299"',
     "remote": '["203.0.113.2:7101"]',
     "weight": "{ 1 = 2 }",
+    "environment_file": '"echo.env"',
+    "exec": '["redis-server", "{port}"]',
+    "status": '204\nhttp = "/"',
     "expect": '"PONG"\nsend = "PING"',
 }
 
@@ -112,6 +115,10 @@ def changed(base: str, table: Table, row: Setting) -> str:
 @pytest.mark.parametrize(("table", "row"), ROWS)
 def test_a_change_takes_what_it_says(tmp_path: Path, table: Table, row: Setting, base: str) -> None:
     world, after = World(tmp_path), fleet(changed(base, table, row), HERE)
+    (world.paths.config.parent / "mosquitto.conf.in").write_text("listener {port}")
+    secret = world.paths.config.parent / "echo.env"
+    secret.write_text("TOKEN=abc")
+    secret.chmod(0o600)
     world.apply(fleet(base, HERE))
     assert after != fleet(base, HERE)
 

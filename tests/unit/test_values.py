@@ -134,6 +134,8 @@ def test_expand_leaves_all_but_placeholders_alone(text: str) -> None:
 def test_expand() -> None:
     assert expand('{"a": {port}} {instance}', {"port": "7100", "instance": "e-1"}) == '{"a": 7100} e-1'
     assert placeholders(["{port} {X} {}", "{a_b}"]) == {"port", "a_b"}
+    assert placeholders(["{{port}} {{x}}"]) == set()
+    assert expand("{{message}} {{port}} {port}", {"port": "1"}) == "{message} {port} 1"
     assert expand("{port}", {"port": "{release}", "release": "no"}) == "{release}", "values are not expanded again"
 
 

@@ -19,8 +19,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from portfleet.core.model import Probe
 from portfleet.core.paths import Paths, resolve
+from portfleet.core.policies import Probe
 from portfleet.core.slots import Table
 from portfleet.daemons.exchange import Port
 from portfleet.daemons.probe import Target

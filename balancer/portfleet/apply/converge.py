@@ -11,6 +11,7 @@ from portfleet.apply import preflight
 from portfleet.apply.busy import refuse_busy
 from portfleet.apply.context import Context
 from portfleet.apply.earlier import Earlier
+from portfleet.apply.files import Files
 from portfleet.apply.noting import note_done
 from portfleet.apply.overseers import await_watcher
 from portfleet.core.derive import learned
@@ -45,6 +46,7 @@ def look(context: Context) -> tuple[Desired, Observed, Plan]:
         services_at_once=context.plane.traits.services_at_once,
     )
     notes = [f"{path}: {why}; apply writes it anew or sets it aside" for path, why in observed.damaged.items()]
+    notes += dict.fromkeys(problem.message for problem in Files(desired, context.paths).faults().values())
     return desired, observed, replace(plan, notes=(*plan.notes, *notes))
 
 
@@ -78,6 +80,7 @@ def converge(
             pass  # a repair of the watcher's that began before our locks has ended: what we look at now stays so
         desired, observed, plan = look(context)
         preflight.refuse(context, observed)
+        preflight.refuse_faulty_files(context, desired)
         preflight.refuse_blocked(context, desired)
         preflight.prove(context, desired, plan)
         preflight.ask(desired, plan, yes=yes)

@@ -10,9 +10,10 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import assert_never
 
+from portfleet.apply.endings import Ending
 from portfleet.apply.learn import learn_from
 from portfleet.apply.pointer import Pointer
-from portfleet.apply.programs import Ending, Programs
+from portfleet.apply.programs import Programs
 from portfleet.apply.proof import faults_of
 from portfleet.core import steps as s
 from portfleet.core.changes import DropInstance, Transaction
@@ -26,8 +27,8 @@ from portfleet.dataplane.interface import DataPlane
 from portfleet.store import faults, locks
 from portfleet.store.journal import JournalStore
 
-#: Seconds after a drain's deadline until an instance that stops is killed.
-_AFTER = 30.0
+#: Seconds after a drain's deadline, beside `stop_timeout`, until an instance that stops is killed.
+_AFTER = 20.0
 #: Seconds until a program of the data plane must answer, and between two looks.
 _OWN_START, _OWN_LOOK = 20.0, 0.05
 

@@ -8,19 +8,24 @@ from __future__ import annotations
 
 import shutil
 import sys
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
+from signal import Signals
 
+from portfleet.apply import secrets
+from portfleet.apply.rendered import Rendered
 from portfleet.core.desired import Desired
+from portfleet.core.errors import PortfleetError, Problem
 from portfleet.core.model import parse_instance
 from portfleet.core.paths import Paths
 from portfleet.core.program import METRICS, WATCHER, Program, watch_program
+from portfleet.linux.machine import environment_of
 from portfleet.store import atomic
 from portfleet.store.directories import make_directories
 from portfleet.supervise import adopted
-from portfleet.supervise.ini import fault, program_text, write_config
+from portfleet.supervise.ini import fault, program_text, stop_signal, write_config
 from portfleet.supervise.program_digest import digest
 from portfleet.supervise.supervisor import ProgramInfo
 
@@ -47,9 +52,10 @@ class Files:
             adopted.set_aside(self.paths, [name])
         for old in self.paths.programs.glob("*.conf"):
             if old.stem not in programs:
-                old.unlink()
-        self.write(programs)
-        return said
+                self.forget(old.stem)
+        faults = {name: error for name, error in self.faults().items() if name in programs}
+        self.write({name: program for name, program in programs.items() if name not in faults})
+        return [*said, *(f"{name} is not started: {error.message}" for name, error in faults.items())]
 
     def put_right(self) -> list[str]:
         """Have only files in the folder of programs that supervisord can read, and its own config beside it.
@@ -81,8 +87,35 @@ class Files:
     def write(self, programs: Mapping[str, Program]) -> None:
         """Write the files of ``programs``."""
         for name, program in programs.items():
+            text = self.text_of(program)
             self._make_control_directory(Path(program.control), program.user)
-            atomic.write(self.paths.programs / f"{name}.conf", program_text(program).encode())
+            if program.files:
+                atomic.write(self._list(name), "".join(f"{path}\n" for path in program.files).encode())
+                self._rendered(program).write()
+            atomic.write(self.paths.programs / f"{name}.conf", text.encode())
+
+    def forget(self, name: str) -> None:
+        """Remove the files of a program, so that no supervisord starts it, and those that were made for it."""
+        for path in (_text(self._list(name)) or "").splitlines():
+            Path(path).unlink(missing_ok=True)
+        for kind in ("conf", "adopted", "files"):
+            (self.paths.programs / f"{name}.{kind}").unlink(missing_ok=True)
+
+    def faults(self) -> dict[str, Problem]:
+        """Return what is wrong with templates, the places of the files made of them and secrets, by instance."""
+        found = {}
+        for name, program in self.desired.programs.items():
+            for key, check in (("files", self._rendered(program).check), ("environment_file", self._secrets(program))):
+                try:
+                    check()
+                except PortfleetError as error:
+                    found[name] = Problem(f"service.{program.values['service']}.{key}", error.message, error.hint)
+        return found
+
+    def stop_signal(self, name: str) -> Signals:
+        """Return the signal that ends what runs as ``name``, by the file that it was started from."""
+        files = (self.paths.programs / f"{name}.{kind}" for kind in ("conf", "adopted"))
+        return stop_signal("".join(_text(file) or "" for file in files))
 
     def outdated(self, name: str, known: ProgramInfo | None) -> bool:
         """Return whether a program runs otherwise than is desired, or its file is another; ``known`` by supervisord.
@@ -90,7 +123,10 @@ class Files:
         Of an adopted instance supervisord knows nothing; its file, set aside, tells how it was started. A damaged file
         tells nothing.
         """
-        desired = self._right(name, self.desired.programs[name])
+        try:
+            desired = self._right(name, self.desired.programs[name])
+        except PortfleetError:
+            return False  # `faults` tells why it cannot be known
         if known is not None and known.runs_by not in (None, digest(desired.encode())):
             return True
         text = _text(file := self.paths.programs / f"{name}.{'conf' if known else 'adopted'}")
@@ -118,13 +154,40 @@ class Files:
 
     def _current(self, path: Path) -> bool:
         wanted = self._wanted.get(path.stem)
-        return wanted is not None and _text(path) == self._right(path.stem, wanted)
+        try:
+            return wanted is not None and _text(path) == self._right(path.stem, wanted)
+        except PortfleetError:
+            return False
 
     def _right(self, name: str, program: Program) -> str:
-        """Return the text of a program's file as it is to be."""
+        """Return the text of a program's file as it is to be; raise PortfleetError as `text_of` does."""
         if name not in self._texts:
-            self._texts[name] = program_text(program)
+            self._texts[name] = self.text_of(program)
         return self._texts[name]
+
+    def _list(self, name: str) -> Path:
+        """Return where it is noted which files were made for a program: the config may name others by now."""
+        return self.paths.programs / f"{name}.files"
+
+    def text_of(self, program: Program) -> str:
+        """Return what supervisord is to read; it changes with what is in the program's files, as those do.
+
+        Raise PortfleetError for templates and secrets that cannot be read.
+        """
+        given = self._secrets(program)()
+        if program.user:
+            given = environment_of(program.user) | given
+        if content := self._rendered(program).digest():
+            given["PORTFLEET_FILES"] = content
+        return program_text(replace(program, environment={**given, **program.environment}))
+
+    def _rendered(self, program: Program) -> Rendered:
+        return Rendered(program, self.paths.config.parent)
+
+    def _secrets(self, program: Program) -> Callable[[], dict[str, str]]:
+        """Return what reads a program's environment file."""
+        name = program.environment_file
+        return (lambda: secrets.read(self.paths.config.parent / name)) if name else dict
 
     def _fault(self, path: Path) -> str:
         if path.stem not in (METRICS, WATCHER) and parse_instance(path.stem) is None:

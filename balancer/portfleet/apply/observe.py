@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -48,12 +48,14 @@ def observe(
 ) -> Observed:
     """Look at everything that a plan or `status` needs. ``probe`` False leaves out the exchange through the ports."""
     presence, programs = _ask(supervisor, paths)
-    look = Look(programs, paths, probe=probe, ports=desired.local_ports(), hung=presence in _SILENT)
+    rules = plane.observe()
+    served = {name for table in rules.slots.values() for name in table if name}
+    hung = presence in _SILENT
+    look = Look(programs, paths, probe=probe, ports=desired.local_ports(), hung=hung, served=served)
     instances = look.at((service, want) for service in desired.services.values() for want in service.instances)
     for name in programs:
         if name not in instances and parse_instance(name):
             instances[name] = look.at_surplus(name)
-    rules = plane.observe()
     for service in desired.services.values():
         instances |= _elsewhere(service, instances, rules.slots.get(service.name, ()), plane, probed=probe)
     known = programs if presence is Presence.RUNNING else None
@@ -98,13 +100,15 @@ class Look:
     """One look at the machine: sockets are listed once and shared by all instances.
 
     ``ports``: the instances' by port; ``hung``: supervisord says nothing of its programs, and has not lost them for
-    that.
+    that. Without ``probe`` only those are asked that have none of the slots (``served`` are those with some): the
+    watcher has found the others well, and one that loads its data listens as they do.
     """
 
     def __init__(
         self, programs: dict[str, ProgramInfo], paths: Paths, *, probe: bool, ports: Mapping[int, str] | None = None,
-        hung: bool = False,
+        hung: bool = False, served: Collection[str] | None = None,
     ) -> None:  # fmt: skip
+        self._served = served
         self._ports = ports or {}
         self._programs, self._paths, self._probe, self._hung = programs, paths, probe, hung
         self._listeners = sockdiag.listeners()
@@ -130,12 +134,19 @@ class Look:
             want.name: self._unprobed(service, want, seen[want.name], asked.get(want.name), troubles.get(want.name, ""))
             for service, want in wanted
         }
-        ready = [name for name, seen in found.items() if seen.ready and self._probe]
+        ready = [want.name for service, want in wanted if found[want.name].ready and self._asks(service, want)]
         ports = {name: one for name in ready if (one := next(steps[name], None) if name in asked else first[name])}
         for name, trouble in _carry_out(ports, targets).items():
             if trouble:
                 found[name] = replace(found[name], ready=False, waiting=trouble)
         return found
+
+    def _asks(self, service: DesiredService, want: DesiredInstance) -> bool:
+        """Return whether an instance that listens is asked whether it answers; a command is run for few only."""
+        if self._probe or self._served is None:
+            return self._probe
+        probe = service.service.probe
+        return want.name not in self._served and probe.asks and (want.takes or not probe.exec)
 
     def _unprobed(
         self, service: DesiredService, want: DesiredInstance, seen: ObservedInstance, ask: AskReady | None, trouble: str
@@ -182,8 +193,8 @@ class Look:
         owner = processes.owner_of(listener.inode)
         pids = [one.pid for one in self._members.of(want.name)]
         if listener.inode in processes.owned(pids, {listener.inode}):
-            return f"{owner}, left by an earlier start of it, listens on its port {want.rule.port} yet", True
-        return f"{owner} listens on its port {want.rule.port}", False
+            return f"{owner}, left by an earlier start of it, listens on its port {listener.port} yet", True
+        return f"{owner} listens on its port {listener.port}", False
 
     def _without_process(self, want: DesiredInstance, seen: ObservedInstance) -> ObservedInstance:
         """Return an instance that has no process of supervisord's; what listens on its port all the same is told."""
@@ -224,12 +235,12 @@ class Look:
         found: dict[str, str] = {}
         by_port = {listener.port: listener for listener in self._listeners}
         for want in desired.instances():
-            listener = by_port.get(want.rule.port)
-            if want.program is None or listener is None or self._process(want.name).pid:
+            there = [by_port[port] for port in want.ports if port in by_port]
+            if not there or self._process(want.name).pid:
                 continue
-            words, mine = self._other(want, listener)
-            if not mine:
-                found[want.name] = words
+            for words, mine in (self._other(want, listener) for listener in there):
+                if not mine:
+                    found[want.name] = words
         return found
 
     def holder(self, port: int) -> str | None:

@@ -6,10 +6,12 @@ import sys
 from collections.abc import Mapping
 
 from portfleet.apply.context import Context
+from portfleet.apply.files import Files
 from portfleet.apply.observe import Look
 from portfleet.core.desired import Desired
-from portfleet.core.errors import Exit, PortfleetError
+from portfleet.core.errors import Exit, PortfleetError, Problem
 from portfleet.core.observed import Observed
+from portfleet.core.paths import Paths
 from portfleet.core.plan import Plan, in_order
 from portfleet.core.steps import RestartInstance, StartInstances
 
@@ -71,6 +73,18 @@ def refuse_unproven(found: Mapping[str, str]) -> None:
             "instances could not be started; nothing was changed\n  " + "\n  ".join(lines),
             hint="install it where that user can run it, or choose another command, user or release",
         )
+
+
+def file_problems(desired: Desired, paths: Paths) -> list[Problem]:
+    """Return what is wrong with the files that instances are given, each once."""
+    return list(dict.fromkeys(Files(desired, paths).faults().values()))
+
+
+def refuse_faulty_files(context: Context, desired: Desired) -> None:
+    """Raise PortfleetError (exit 2) if files or secrets of instances are not as they must be."""
+    if problems := file_problems(desired, context.paths):
+        lines = [f"{problem.path}: {problem.message}" for problem in problems]
+        raise PortfleetError("\n".join([*lines, "nothing was changed"]), hint=problems[0].hint, code=Exit.USAGE)
 
 
 def refuse_blocked(context: Context, desired: Desired) -> None:

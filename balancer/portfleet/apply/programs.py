@@ -12,10 +12,12 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from portfleet.apply.endings import EMPTIED, Ending, Order
 from portfleet.apply.files import Files
 from portfleet.apply.observe import Look
 from portfleet.core.desired import Desired, DesiredInstance, DesiredService
 from portfleet.core.errors import PortfleetError
+from portfleet.core.model import Service, parse_instance
 from portfleet.core.observed import ObservedInstance
 from portfleet.core.paths import Paths
 from portfleet.core.program import WATCHER, Program
@@ -35,28 +37,6 @@ _CERTAIN = 1.0
 _READY, _ENDED = 0.05, 0.02
 #: Seconds between two looks at who lives on.
 _ALIVE = 0.2
-#: Seconds after which the second SIGTERM is sent once more: one that comes before the process has taken in the first is
-#: lost (signal(7)), and with it ten seconds.
-_REPEATED = 0.2
-#: Seconds that a process may outlive SIGKILL, as one that waits for a disk does.
-_GRACE = 30.0
-
-
-@dataclass(frozen=True)
-class Ending:
-    """How processes end, in seconds from their SIGTERM: others from ``again`` on (None: none), SIGKILL at ``kill``.
-
-    Our daemon finishes after the first SIGTERM what is on its way and drains its connections; the second ends that.
-    """
-
-    again: float | None
-    kill: float
-
-
-#: For those with slots or connections no more: what is on its way is finished.
-EMPTIED = Ending(again=5.0, kill=10.0)
-#: For a fleet or a service that is taken down: time to save something, not to let connections finish.
-HURRIED = Ending(again=0.0, kill=10.0)
 
 
 class Looking(Protocol):
@@ -165,28 +145,26 @@ class Programs:
         alone = alone or not self.supervisor.running()
         members = self.members()
         found = {name: members.of(name) for name in names}
+        orders = {name: Order(how, self.files.stop_signal(name), self._stop_timeout(name)) for name in names}
         for name in names:
             if not alone:
                 self.supervisor.stop(name)
-        self._tell_others(found, signal.SIGTERM)
-        began, again, kill = self.clock.monotonic(), how.again, how.kill
+        for number in {order.signal for order in orders.values()}:
+            self._tell_others({name: there for name, there in found.items() if orders[name].signal is number}, number)
+        began = self.clock.monotonic()
         while left := self._left(names, found, alone=alone):
             spent = self.clock.monotonic() - began
-            if again is not None and spent >= again:
-                self._signal(left, found, signal.SIGTERM, alone=alone)
-                again = spent + _REPEATED
-            if spent >= kill:
-                self._signal(left, found, signal.SIGKILL, alone=alone)
-                kill = spent + _REPEATED  # for what it has started meanwhile
-            if spent > how.kill + _GRACE:
+            due = [(name, number) for name in left for number in orders[name].due(spent)]
+            for number in (signal.SIGTERM, signal.SIGKILL):
+                self._signal([name for name, sent in due if sent is number], found, number, alone=alone)
+            if lasting := [name for name in left if orders[name].given_up(spent)]:
                 raise PortfleetError(
-                    f"{', '.join(left)} has not ended by SIGKILL",
-                    hint=f"see what it waits for: portfleet logs {left[0]}",
+                    f"{', '.join(lasting)} has not ended by SIGKILL",
+                    hint=f"see what it waits for: portfleet logs {lasting[0]}",
                 )
             yield _ENDED
         for name in names:  # a supervisord that starts anew starts every program that it finds
-            for kind in ("conf", "adopted"):
-                (self.paths.programs / f"{name}.{kind}").unlink(missing_ok=True)
+            self.files.forget(name)
         if not alone:
             self._reload()
 
@@ -208,6 +186,12 @@ class Programs:
         known = self.supervisor.programs() if self.supervisor.running() else {}
         found = {name for name, info in known.items() if info.pid is not None}
         return found | set(adopted.alive(self.paths)) | ({"supervisord"} if supervisord else set())
+
+    def _stop_timeout(self, name: str) -> float:
+        """Return how many seconds a program has from its stop signal to SIGKILL."""
+        instance = parse_instance(name)
+        want = self.desired.configured.get(instance.service) if instance else None
+        return want.service.stop_timeout if want else Service.stop_timeout
 
     def _start(self, programs: Mapping[str, Program]) -> None:
         known, members = self.supervisor.programs(), self.members()
@@ -266,8 +250,10 @@ class Programs:
         return left
 
     def _signal(
-        self, names: Iterable[str], found: Mapping[str, list[Process]], number: signal.Signals, *, alone: bool = False
+        self, names: Collection[str], found: Mapping[str, list[Process]], number: signal.Signals, *, alone: bool = False
     ) -> None:
+        if not names:
+            return
         for name in names:
             if not alone:
                 self.supervisor.signal(name, number.name.removeprefix("SIG"))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from portfleet.apply.context import Context
-from portfleet.apply.programs import HURRIED, Ending
+from portfleet.apply.endings import HURRIED, Ending
 from portfleet.core.changes import Change, DropAll, DropInstance, DropService, SetListens
 from portfleet.core.desired import Desired
 from portfleet.core.errors import PortfleetError
@@ -18,7 +18,7 @@ from portfleet.supervise.members import Process
 from portfleet.supervise.supervisor import Supervisor
 
 #: The watcher has nothing to save: told once, it ends.
-_WATCHER = Ending(again=None, kill=10.0)
+_WATCHER = Ending(again=None)
 
 
 def take_down(context: Context, desired: Desired, *, seconds: float = 60, clock: Clock | None = None) -> None:

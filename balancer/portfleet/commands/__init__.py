@@ -32,6 +32,7 @@ GROUPS = {
         "cutover": "make the other colour live with a new release",
         "rollback": "return to the previous release",
         "restart": "restart instances one after the other, connections handed off first",
+        "signal": "send the daemons of a service a signal, as to read their files again",
         "cancel": "cancel the operation that runs on a service",
     },
     "move connections": {
@@ -60,7 +61,8 @@ GROUPS = {
 VERBS = {verb: words for verbs in GROUPS.values() for verb, words in verbs.items()}
 #: What people try instead, with the commands that do it.
 OTHER_WORDS = {
-    "reload": ("apply",),
+    "reload": ("apply", "signal SERVICE"),
+    "kill": ("signal SERVICE HUP", "restart SERVICE/INSTANCE"),
     "start": ("up", "undrain SERVICE/INSTANCE"),
     "stop": ("down", "maint SERVICE/INSTANCE"),
     "ps": ("status",),

@@ -10,12 +10,14 @@ import argparse
 
 from portfleet.apply.claims import claims
 from portfleet.apply.context import Context
+from portfleet.apply.preflight import file_problems
 from portfleet.core.derive import make_desired
 from portfleet.core.errors import ConfigError, Exit, Problem
 from portfleet.core.journal import Journal
 from portfleet.core.model import Fleet
 from portfleet.core.placeholders import placeholders
 from portfleet.core.program import release_path
+from portfleet.doctor.probes import unasked
 from portfleet.linux.machine import has_path
 from portfleet.screen.output import print_json
 
@@ -38,7 +40,9 @@ def run(options: argparse.Namespace, context: Context) -> Exit:
         return Exit.DONE
     try:
         fleet = context.configured
-        if problems := [*context.misfits, *context.plane.problems(fleet)]:
+        made = make_desired(fleet, Journal(), context.paths)
+        found = (context.misfits, context.plane.problems(fleet), file_problems(made, context.paths))
+        if problems := [problem for some in found for problem in some]:
             raise ConfigError(problems, source=str(context.paths.config))
         unshipped = _prove(context, fleet)
     except ConfigError as error:
@@ -48,7 +52,7 @@ def run(options: argparse.Namespace, context: Context) -> Exit:
         return error.code
     # What the fleet serves itself no other process holds a socket for.
     present = claims(listen for service in fleet.services.values() for listen in service.listen)
-    notes = [*present, *unshipped]
+    notes = [*present, *unshipped, *(f"{name}: {words}" for name, words in unasked(fleet).items())]
     if context.json:
         print_json({"problems": [], "notes": notes})
         return Exit.DONE

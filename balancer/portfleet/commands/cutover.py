@@ -34,7 +34,7 @@ from portfleet.submit.targets import service_want
 #: What a canary is asked, as options' names, and what holds where they are left out.
 _CANARY_DEFAULTS: dict[str, Any] = {"every": 600.0, "max_errors": 1.0, "max_p99": 2.0, "min_requests": ENOUGH}
 #: Keys that a colour's programs depend on and cannot have for itself.
-_SHARED = ("ports", "instances", "max_connections", "control")
+_SHARED = ("ports", "extra_ports", "instances", "max_connections", "control")
 _CANARY = ("then", *_CANARY_DEFAULTS)
 EXAMPLES = (
     "portfleet cutover echo --release v2",

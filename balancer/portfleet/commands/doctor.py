@@ -18,7 +18,7 @@ from portfleet.core.errors import ConfigError, Exit, PortfleetError
 from portfleet.core.exported import differences, obstacles
 from portfleet.core.model import Fleet
 from portfleet.core.needs import needs_of
-from portfleet.doctor import files, limits, overseers, ports
+from portfleet.doctor import files, limits, overseers, ports, probes
 from portfleet.doctor.finding import Finding, Severity, broken, fine, warning
 from portfleet.screen.output import paint, print_json
 from portfleet.submit import exported as peer
@@ -59,6 +59,18 @@ def _keepalive(context: Context, fleet: Fleet) -> int | None:
     return max(known) if known and len(known) == len(said) else None
 
 
+def _speaking(context: Context, fleet: Fleet) -> dict[str, bool]:
+    """Return of each service that runs whether all its running instances answer on their control sockets."""
+    try:
+        pids = context.pids()
+        services = context.desired(fleet).services
+    except PortfleetError:
+        return {}
+    there = {name: [one for one in want.instances if one.name in pids] for name, want in services.items()}
+    heard = context.hear([one for some in there.values() for one in some], pids)
+    return {name: all(heard[one.name].speaks for one in some) for name, some in there.items() if some}
+
+
 def _examine(context: Context) -> Iterator[Finding]:
     """Look at everything; a config that cannot be read is a finding, and the machine is judged without it."""
     yield from _overseers(context)
@@ -78,6 +90,7 @@ def _examine(context: Context) -> Iterator[Finding]:
     yield from limits.judge(limit, needs)
     yield from ports.judge(ports.read(context.paths, needs), needs)
     yield from context.plane.findings(fleet, needs)
+    yield from probes.judge(fleet, _speaking(context, fleet))
     yield from files.judge(files.read(context.paths, fleet))
 
 

@@ -129,7 +129,7 @@ def _answer(context: Context, want: DesiredService, text: str, slots: Table, *, 
         serving = sorted({name for name in slots if name})
         return {"address": text, "slot": None, "instance": None, "any": serving, "by": str(want.service.affinity)}
     name = slots[slot] if slot < len(slots) else None
-    return {"address": text, "slot": None if own else slot, "instance": name, "port": _port(want, name), "by": by}
+    return {"address": text, "slot": None if own else slot, "instance": name, **_ports(want, name), "by": by}
 
 
 def _local(want: DesiredService) -> set[str]:
@@ -145,7 +145,7 @@ def _preferred(
         ("sticky", _remembered(context, want, address, live=live)),
     ):
         if name is not None and name in slots:  # else it takes no connections now, and the slot decides
-            return {"instance": name, "port": _port(want, name), "by": by}
+            return {"instance": name, **_ports(want, name), "by": by}
     return None
 
 
@@ -155,8 +155,10 @@ def _remembered(context: Context, want: DesiredService, address: Address, *, liv
     return context.plane.remembered(want.rule, address)
 
 
-def _port(want: DesiredService, name: str | None) -> int | None:
-    return next((instance.rule.port for instance in want.instances if instance.name == name), None)
+def _ports(want: DesiredService, name: str | None) -> dict[str, object]:
+    """Return the ports of an instance by the keys of an answer."""
+    found = next((instance for instance in want.instances if instance.name == name), None)
+    return {"port": found.rule.port if found else None, "extra_ports": dict(found.extra_ports) if found else {}}
 
 
 def _line(want: DesiredService, answer: dict[str, object]) -> str:

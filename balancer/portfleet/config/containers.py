@@ -11,6 +11,7 @@ from portfleet.config.reader import Reader, key_text, parse_listen, short, show
 from portfleet.core import pins
 from portfleet.core.model import Listen
 
+_PORT_NAME = re.compile(r"[a-z_]{1,30}")
 _ENVIRONMENT_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
@@ -146,6 +147,45 @@ class Environment(_Mapping):
             "propertyNames": names,
             "additionalProperties": {"type": "string", "pattern": PRINTABLE},
         }
+
+
+class ExtraPorts(_Mapping):
+    """Ports by name: the one of the first instance."""
+
+    words = "table of whole numbers"
+    bounds = "1 … 65535, by a name of lower-case letters and _"
+    kind = int
+    word = "a whole number"
+
+    def trouble(self, name: str, item: Any, hint: str) -> tuple[str, str] | None:
+        if not _PORT_NAME.fullmatch(name):
+            return "is not a name that a placeholder can have", "use lower-case letters and _, as in metrics"
+        return None if 1 <= item <= 65535 else (f"{short(item)} is not within 1 … 65535", hint)
+
+    def schema(self) -> Schema:
+        names = {"pattern": f"^{_PORT_NAME.pattern}$"}
+        return {"type": "object", "propertyNames": names, "additionalProperties": Number(1, 65535).schema()}
+
+
+class Templates(_Mapping):
+    """Files by their path, each with the template that it is made of."""
+
+    words = "table of strings"
+    bounds = "absolute paths with {instance} or {port}; templates relative to the folder of fleet.toml"
+    kind = str
+    word = "a template's path"
+
+    def trouble(self, name: str, item: Any, hint: str) -> tuple[str, str] | None:
+        if not name.startswith("/") or ".." in name.split("/") or name.endswith("/") or not name.isprintable():
+            return "is not the absolute path of a file, without .. in it", hint
+        if not item or not item.isprintable():
+            return "names no template", hint
+        return None
+
+    def schema(self) -> Schema:
+        paths = {"pattern": r"^/(?!(.*/)?\.\.(/|$)).*[^/]$"}
+        texts = {"type": "string", "minLength": 1, "pattern": PRINTABLE}
+        return {"type": "object", "propertyNames": paths, "additionalProperties": texts}
 
 
 class Weights(_Mapping):

@@ -27,8 +27,11 @@ def _command(service: Service, path: str, machine: Machine) -> Iterator[Problem]
     # Of a file that is there and cannot be executed linux.executable says why.
     known = placeholders((command,)) or ("/" in command and machine.has_path(command)) or machine.find(command)
     if service.command and not known:
-        hint = "install it, or give its absolute path; searched: portfleet's own venv, then PATH"
+        hint = "install it, or give its absolute path; searched: portfleet's own venv, then /usr/local/bin, /usr/bin, …"
         yield Problem(f"{path}.command", f'"{command}" is not found', hint)
+    probe = service.probe.exec
+    if probe and not placeholders(probe[:1]) and not machine.find(probe[0]):
+        yield Problem(f"{path}.probe.exec", f'"{probe[0]}" is not found', "install it, or give its absolute path")
     if service.user and not machine.has_user(service.user):
         hint = f"useradd --system {service.user}"
         yield Problem(f"{path}.user", f'this machine has no user "{service.user}"', hint)
@@ -84,12 +87,13 @@ def _on_event(fleet: Fleet, machine: Machine) -> Iterator[Problem]:
 
 
 def _local_ports(service: Service, path: str, machine: Machine) -> Iterator[Problem]:
-    (low, high), (first, last) = service.ports, machine.local_ports
-    reserved = any(begin <= low and high <= end for begin, end in machine.reserved)
-    if service.ports != (0, 0) and low <= last and first <= high and not reserved:
-        yield Problem(
-            f"{path}.ports",
-            f'"{low}-{high}" lies in net.ipv4.ip_local_port_range ({first}-{last}): '
-            "an outgoing connection could take an instance's port",
-            f"choose ports below {first}, or reserve them: sysctl -w net.ipv4.ip_local_reserved_ports={low}-{high}",
-        )
+    first, last = machine.local_ports
+    for key, (low, high) in service.ranges.items() if service.ports != (0, 0) else ():
+        reserved = any(begin <= low and high <= end for begin, end in machine.reserved)
+        if low <= last and first <= high and not reserved:
+            yield Problem(
+                f"{path}.{key}",
+                f'"{low}-{high}" lies in net.ipv4.ip_local_port_range ({first}-{last}): '
+                "an outgoing connection could take an instance's port",
+                f"choose ports below {first}, or reserve them: sysctl -w net.ipv4.ip_local_reserved_ports={low}-{high}",
+            )

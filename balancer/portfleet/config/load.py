@@ -14,9 +14,12 @@ from portfleet.config.rules import cross_check
 from portfleet.config.settings import DRAIN, FLEET, METRICS, PROBE, SERVICE
 from portfleet.config.settings.table import Setting, Table
 from portfleet.core.errors import ConfigError, Problem
-from portfleet.core.model import Drain, Fleet, Machine, Metrics, Probe, Service
+from portfleet.core.model import Fleet, Machine, Metrics, Service
+from portfleet.core.policies import Drain, Probe
 from portfleet.core.program import real_release
 
+#: How a probe asks, as a hint.
+_ASKS = {"send": 'send = "PING\\n"', "http": 'http = "/healthz"'}
 NAME = re.compile(r"[a-z][a-z0-9-]{0,30}")
 #: Beginnings and ends of names that would be taken for something else: rules of services, and instances.
 _RESERVED = "service-"
@@ -141,8 +144,13 @@ def _ask(setting: Setting, read: Reader) -> None:
 def _probe(read: Reader) -> Probe:
     probe = Probe(**_values(PROBE, read))
     read.finish()
-    if probe.expect is not None and probe.send is None:
-        read.wrong("expect", "is set but send is not: nothing would be asked", 'set send, for example send = "PING\\n"')
+    kinds = [key for key in ("send", "http", "exec") if getattr(probe, key) not in (None, ())]
+    if len(kinds) > 1:
+        read.wrong(kinds[1], f"and {kinds[0]} are set: a probe asks in one way", f"leave {kinds[0]} or {kinds[1]} out")
+    for key, of in (("expect", ("send",)), ("status", ("http", "exec"))):
+        if getattr(probe, key) is not None and not {*kinds} & {*of}:
+            words = f"is set but {' or '.join(of)} is not: nothing would be asked"
+            read.wrong(key, words, f"set {of[0]}, for example {_ASKS[of[0]]}")
     return probe
 
 

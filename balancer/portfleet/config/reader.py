@@ -18,6 +18,11 @@ _DURATION = re.compile(r"([0-9]+(?:\.[0-9]+)?)(ms|s|m|h|d)")
 _LISTEN = re.compile(r"(?:\[(?P<v6>[^\]]*)\]|(?P<v4>[^:\[\]]*)):(?P<port>[0-9]{1,5})")
 _AFFINITY = re.compile(r"(source)(?:/([0-9]{1,3})(?:/([0-9]{1,3}))?)?|(connection)|(round-robin)|(random)")
 _PORTS = re.compile(r"([0-9]{1,5})-([0-9]{1,5})")
+_PATH = re.compile(r"/[!-~]*")
+_CPUS = re.compile(r"[0-9]{1,4}(-[0-9]{1,4})?(,[0-9]{1,4}(-[0-9]{1,4})?)*")
+_CPU_RANGE = re.compile(r"([0-9]+)-([0-9]+)")
+_SIZE = re.compile(r"([1-9][0-9]{0,5})([MG])")
+_UMASK = re.compile(r"0?[0-7]{3}")
 _BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
 #: Control characters would break rules, supervisor's ini files and every terminal that shows them.
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
@@ -87,6 +92,35 @@ def parse_affinity(text: str) -> Affinity:
     if match[1]:
         return Affinity("source", prefix4, prefix6)
     return Affinity("connection" if match[4] else "round-robin" if match[5] else "random")
+
+
+def parse_path(text: str) -> str:
+    """Read the path of an HTTP request, with a query if it has one (RFC 9112, 3.2.1); raises ValueError."""
+    if not _PATH.fullmatch(text):
+        raise ValueError(f'"{text[:80]}" is not a path that begins with / and has no blank')
+    return text
+
+
+def parse_cpus(text: str) -> str:
+    """Read numbers of processors and ranges of them, as taskset(1) does; raises ValueError."""
+    if not _CPUS.fullmatch(text) or any(int(low) > int(high) for low, high in _CPU_RANGE.findall(text)):
+        raise ValueError(f'"{text[:80]}" is not a list of processors')
+    return text
+
+
+def parse_size(text: str) -> int:
+    """Return the bytes of ``512M`` or ``2G``; raises ValueError."""
+    match = _SIZE.fullmatch(text)
+    if not match:
+        raise ValueError(f'"{text[:80]}" is not a size')
+    return int(match[1]) << {"M": 20, "G": 30}[match[2]]
+
+
+def parse_umask(text: str) -> str:
+    """Read three octal digits, with or without a 0 before them; raises ValueError."""
+    if not _UMASK.fullmatch(text):
+        raise ValueError(f'"{text[:80]}" is not a umask of three octal digits')
+    return text[-3:]
 
 
 def parse_ports(text: str) -> tuple[int, int]:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Iterator
 
+from portfleet.config import own
 from portfleet.config.reader import key_text, nearest
 from portfleet.core import program
 from portfleet.core.errors import Problem
 from portfleet.core.model import Fleet, Listen, Service
-from portfleet.core.placeholders import PLACEHOLDERS, placeholders
+from portfleet.core.placeholders import known, placeholders
 
 
 def cross_check(fleet: Fleet) -> list[Problem]:
@@ -17,9 +18,9 @@ def cross_check(fleet: Fleet) -> list[Problem]:
     problems: list[Problem] = []
     for service in fleet.services.values():
         path = f"service.{service.name}"
-        for check in (_room, _placeholders, _writable, _remote, _weights):
+        for check in (_room, _placeholders, _writable, own.files, _remote, _weights):
             problems += check(service, path)
-    return [*problems, *_ports(fleet), *_listens(fleet), *_metrics(fleet)]
+    return [*problems, *own.ports(fleet), *_listens(fleet), *_metrics(fleet)]
 
 
 def _room(service: Service, path: str) -> Iterator[Problem]:
@@ -41,13 +42,16 @@ def _room(service: Service, path: str) -> Iterator[Problem]:
 
 def _placeholders(service: Service, path: str) -> Iterator[Problem]:
     places = {"command": service.command, "directory": (service.directory or "",)}
+    places["environment_file"] = (service.environment_file or "",)
+    places["probe.exec"] = service.probe.exec
     places |= {f"environment.{name}": (value,) for name, value in service.environment.items()}
+    places |= {f"files.{key_text(target)}": (target, template) for target, template in service.files.items()}
+    words = known(service.extra_ports)
     for key, texts in places.items():
         for word in sorted(placeholders(texts)):
-            if word not in PLACEHOLDERS:
-                near = nearest(word, PLACEHOLDERS)
-                known = f"known: {', '.join('{' + name + '}' for name in PLACEHOLDERS)}"
-                hint = f"did you mean {{{near}}}?" if near else known
+            if word not in words:
+                near = nearest(word, words)
+                hint = f"did you mean {{{near}}}?" if near else f"known: {', '.join(f'{{{one}}}' for one in words)}"
                 yield Problem(f"{path}.{key}", f"unknown placeholder {{{word}}}", hint)
             elif word == "release" and service.release is None:
                 yield Problem(
@@ -55,7 +59,8 @@ def _placeholders(service: Service, path: str) -> Iterator[Problem]:
                     "{release} is used but no release is set",
                     f'set release in [service.{service.name}], for example release = "/srv/{service.name}/v1"',
                 )
-    if service.command and "port" not in placeholders((*service.command, *service.environment.values())):
+    told = {"port"} & placeholders((*service.command, *service.environment.values()))
+    if service.command and not told and not service.files:  # what is in a template is seen where that is read
         yield Problem(
             f"{path}.command",
             "command and environment never use {port}, so instances cannot learn their port",
@@ -64,8 +69,8 @@ def _placeholders(service: Service, path: str) -> Iterator[Problem]:
 
 
 def _writable(service: Service, path: str) -> Iterator[Problem]:
-    texts = (*service.command, service.directory or "", *service.environment.values())
-    if not service.command or placeholders(texts) - set(PLACEHOLDERS):
+    texts = program.texts_of(service, service.command)
+    if not service.command or placeholders(texts) - set(known(service.extra_ports)):
         return  # which has been said
     if trouble := program.unwritable(service.releases or ""):
         yield Problem(f"{path}.releases", trouble, "choose another directory")
@@ -122,29 +127,6 @@ def _weights(service: Service, path: str) -> Iterator[Problem]:
     if all(service.weight.get(member, 1) == 0 for member in members):
         hint = "leave at least one instance its weight; to stop a service: portfleet down SERVICE"
         yield Problem(f"{path}.weight", "every instance has weight 0, so none would serve", hint)
-
-
-def _ports(fleet: Fleet) -> Iterator[Problem]:
-    services = [service for service in fleet.services.values() if service.ports != (0, 0)]
-    for index, service in enumerate(services):
-        low, high = service.ports
-        path = f"service.{service.name}.ports"
-        for before in services[:index]:
-            if low <= before.ports[1] and before.ports[0] <= high:
-                yield Problem(
-                    path,
-                    f'"{low}-{high}" overlaps the ports of service {before.name}, '
-                    f'"{before.ports[0]}-{before.ports[1]}"',
-                    f'for example "{before.ports[1] + 1}-{before.ports[1] + 1 + high - low}"',
-                )
-        for other in fleet.services.values():
-            for listen in other.listen:
-                if low <= listen.port <= high:
-                    yield Problem(
-                        path,
-                        f'"{low}-{high}" holds port {listen.port}, which service {other.name} listens on',
-                        "keep listen ports out of instance ports",
-                    )
 
 
 def _listens(fleet: Fleet) -> Iterator[Problem]:

@@ -221,9 +221,10 @@ def _instance_want(
     # A daemon that counts for itself does it better: a connection that was handed off keeps the number it came by.
     limit = 0 if record.counts else service.max_connections
     rule = replace(rule, port=port, limit=limit, spills=not limit or service.overflow == "next")
+    extra = service.extra_of(port)
     colour = record.colours.get(instance.colour)
     if colour is None or colour.stopped:
-        return DesiredInstance(instance, Wanted.STOPPED, weight, rule, None, inside=inside)
+        return DesiredInstance(instance, Wanted.STOPPED, weight, rule, None, inside=inside, extra_ports=extra)
     program = make_program(
         launched := service.launched(colour.launch),
         name=name,
@@ -238,4 +239,5 @@ def _instance_want(
     # What is in maintenance stays down, live or idle.
     live = instance.colour == record.live or record.canary or serving is Wanted.MAINTENANCE
     wanted = serving if live else Wanted.IDLE
-    return DesiredInstance(instance, wanted, weight, rule, program, asked=service.control == "auto", inside=inside)
+    asks = service.control == "auto"
+    return DesiredInstance(instance, wanted, weight, rule, program, asked=asks, inside=inside, extra_ports=extra)

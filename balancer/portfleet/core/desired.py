@@ -24,7 +24,8 @@ class DesiredInstance:
     """One instance as it shall be. ``program`` is None for one on another box and for a colour that runs nothing.
 
     ``moves``: it runs on an earlier port, which ``rule`` has, and this is its rule from its next start on.
-    ``asked``: its control socket may be used. ``inside``: it is reached over 127.0.0.1 only.
+    ``asked``: its control socket may be used. ``inside``: it is reached over 127.0.0.1 only. ``extra_ports``: what it
+    listens on beside its port, by name.
     """
 
     instance: Instance
@@ -35,6 +36,7 @@ class DesiredInstance:
     asked: bool = True
     inside: bool = False
     moves: InstanceRule | None = None
+    extra_ports: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -53,6 +55,11 @@ class DesiredInstance:
     def families(self, service: Service) -> frozenset[Literal[4, 6]]:
         """Return the address families that it must take connections by."""
         return frozenset({4}) if self.inside else service.families
+
+    @property
+    def ports(self) -> list[int]:
+        """Every port that it listens on here; none for an instance on another box."""
+        return [self.rule.port, *self.extra_ports.values()] if self.program is not None else []
 
     @property
     def takes(self) -> bool:

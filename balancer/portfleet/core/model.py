@@ -1,4 +1,4 @@
-"""The nouns of the config: fleet, service, listen address, affinity, probe, drain policy, instance. Values only.
+"""The nouns of the config: fleet, service, listen address, affinity, instance. Values only.
 
 A key's default stands here, with its field, and nowhere else: config/settings, which has the rest of every key, takes
 it from the field.
@@ -12,16 +12,19 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Literal
 
 from portfleet.core.digits import whole
+from portfleet.core.policies import Drain, Probe
 
 Colour = Literal["blue", "green"]
 COLOURS: tuple[Colour, Colour] = ("blue", "green")
 
-Then = Literal["wait", "evict", "kill"]
 Overflow = Literal["next", "refuse"]
 WhenEmpty = Literal["keep", "refuse", "drop"]
 ControlUse = Literal["auto", "off"]
 Drift = Literal["repair", "report"]
 DataPlaneName = Literal["nftables", "haproxy"]
+StopSignal = Literal["TERM", "INT", "QUIT", "HUP", "USR1", "USR2", "WINCH"]
+#: What a daemon may be told while it serves; the rest ends or halts a process that does not expect it.
+LiveSignal = Literal["HUP", "USR1", "USR2", "WINCH", "INT", "QUIT", "ALRM", "CONT", "TTIN", "TTOU"]
 
 
 def other(colour: Colour) -> Colour:
@@ -64,31 +67,6 @@ class Affinity:
 
 
 @dataclass(frozen=True)
-class Probe:
-    """How an instance's health is asked. Times are in seconds; ``send`` None means the default of the daemon."""
-
-    send: str | None = None
-    expect: str | None = None
-    interval: float = 1.0
-    timeout: float = 0.5
-    fall: int = 3
-    rise: int = 2
-    restart_after: float | None = None
-
-
-@dataclass(frozen=True)
-class Drain:
-    """What happens to established connections of a drained instance: evicted per second, and the end of patience.
-
-    ``rate`` None: none is closed before the deadline.
-    """
-
-    rate: int | None = None
-    deadline: float = 600.0
-    then: Then = "wait"
-
-
-@dataclass(frozen=True)
 class Launch:
     """How instances are started, but for their release: what two colours of a service can have differently."""
 
@@ -97,11 +75,20 @@ class Launch:
     directory: str | None
     user: str | None
     releases: str | None
+    umask: str = "022"
+    stop_signal: StopSignal = "TERM"
+    files: Mapping[str, str] = field(default_factory=dict)
+    environment_file: str | None = None
+    cpus: str | None = None
+    memory_max: int | None = None
 
 
 @dataclass(frozen=True)
 class Service:
-    """One service of fleet.toml, validated. Durations are in seconds, ``ports`` is inclusive.
+    """One service of fleet.toml, validated. Durations are in seconds, ``ports`` is inclusive, ``umask`` octal digits.
+
+    ``extra_ports`` are {name: the first instance's port}; ``files`` are {path: template}, both with placeholders.
+    ``memory_max`` is in bytes.
 
     ``control``: instances that answer on their control sockets are asked there ("auto"), or none ever is ("off").
     """
@@ -133,6 +120,15 @@ class Service:
     start_timeout: float = 30.0
     min_ready: float | None = 5.0
     keep_releases: int = 3
+    stop_signal: StopSignal = "TERM"
+    stop_timeout: float = 10.0
+    reload_signal: LiveSignal | None = None
+    umask: str = "022"
+    extra_ports: Mapping[str, int] = field(default_factory=dict)
+    files: Mapping[str, str] = field(default_factory=dict)
+    environment_file: str | None = None
+    cpus: str | None = None
+    memory_max: int | None = None
     probe: Probe = field(default_factory=Probe)
     drain: Drain = field(default_factory=Drain)
 
@@ -152,9 +148,21 @@ class Service:
         return low + (number - 1) + (0 if colour == "blue" else (high - low + 1) // 2)
 
     @property
+    def ranges(self) -> Mapping[str, tuple[int, int]]:
+        """Every range of ports that instances listen on, by key; both ends belong to it."""
+        low, high = self.ports
+        return {"ports": self.ports} | {
+            f"extra_ports.{name}": (first, first + high - low) for name, first in self.extra_ports.items()
+        }
+
+    def extra_of(self, port: int) -> dict[str, int]:
+        """Return the other ports of the instance that listens on ``port``, by name."""
+        return {name: first + port - self.ports[0] for name, first in self.extra_ports.items()}
+
+    @property
     def launch(self) -> Launch:
         """How its instances are started."""
-        return Launch(self.command, self.environment, self.directory, self.user, self.releases)
+        return Launch(**{key.name: getattr(self, key.name) for key in fields(Launch)})
 
     def launched(self, launch: Launch | None) -> Service:
         """Return the service with instances that are started by ``launch``; None: as they are."""

@@ -15,6 +15,7 @@ OWN_DESCRIPTORS = 64
 class Needs:
     """What is needed.
 
+    ``ports`` are those that clients are sent to, ``extra_ports`` what instances listen on beside them.
     ``connections`` is the fleet's peak, ``stated`` whether every service has ``max_connections`` (else the limit of
     descriptors bounds it);
     ``most`` the largest ``max_connections``; ``users`` whether instances run as other users; ``keepalive`` how long
@@ -30,6 +31,12 @@ class Needs:
     keepalive: int | None
     listens: Mapping[Listen, str] = field(default_factory=dict)
     ports: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    extra_ports: tuple[tuple[str, tuple[int, int]], ...] = ()
+
+    @property
+    def ranges(self) -> list[tuple[str, tuple[int, int]]]:
+        """Every range of ports that instances listen on, with the service."""
+        return [*self.ports.items(), *self.extra_ports]
 
 
 def needs_of(fleet: Fleet, *, descriptors: int, keepalive: int | None) -> Needs:
@@ -45,4 +52,5 @@ def needs_of(fleet: Fleet, *, descriptors: int, keepalive: int | None) -> Needs:
         keepalive=keepalive,
         listens={listen: service.name for service in services for listen in service.listen},
         ports={service.name: service.ports for service in services},
+        extra_ports=tuple((s.name, span) for s in services for key, span in s.ranges.items() if key != "ports"),
     )

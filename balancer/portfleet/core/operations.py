@@ -13,7 +13,7 @@ from importlib import import_module
 from typing import Any, ClassVar, Literal
 
 from portfleet.core import typed
-from portfleet.core.model import Drain as DrainPolicy
+from portfleet.core.policies import Drain as DrainPolicy
 from portfleet.core.records import check_moment
 
 #: Each verb's module in ``work`` and its class there.

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from portfleet.core.errors import Exit, PortfleetError
-from portfleet.core.model import Listen, Service
+from portfleet.core.model import Listen, Service, StopSignal
 from portfleet.core.paths import Paths
-from portfleet.core.placeholders import PLACEHOLDERS, expand, placeholders
+from portfleet.core.placeholders import expand, known, placeholders
 
 #: The watcher's name as a program of supervisord.
 WATCHER = "portfleet-watch"
@@ -20,6 +20,8 @@ CONFIG_EXIT = 2
 #: Seconds that supervisord itself waits for an instance that it was told to stop: who tells it counts the deadline. A
 #: number of the config would restart every instance when it changes.
 _OURS_TO_STOP = 86_400
+#: Of supervisord, and of its programs that have none of their own.
+UMASK = "022"
 #: supervisord reads its ini files with inline comments, which no quoting escapes.
 _COMMENT = re.compile(r"\s[;#]")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
@@ -29,7 +31,8 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 class Program:
     """One program of supervisord. ``config_exit``: after an end with CONFIG_EXIT the watcher says how it goes on.
 
-    ``for_ever``: it is started again however often and soon it ends.
+    ``for_ever``: it is started again however often and soon it ends. ``files`` are {path: template}; ``values`` are
+    what the placeholders of the templates stand for. ``environment_file`` holds more of its environment, in secret.
     """
 
     name: str
@@ -42,6 +45,13 @@ class Program:
     user: str | None = None
     config_exit: bool = False
     for_ever: bool = False
+    stop_signal: StopSignal = "TERM"
+    umask: str = UMASK
+    files: Mapping[str, str] = field(default_factory=dict)
+    values: Mapping[str, str] = field(default_factory=dict)
+    environment_file: str | None = None
+    cpus: str | None = None
+    memory_max: int | None = None
 
 
 def make_program(
@@ -69,6 +79,8 @@ def make_program(
         "service": service.name,
         "host": host,
     }
+    extra = service.extra_of(port)
+    values |= {f"port_{word}": str(number) for word, number in extra.items()}
     own = {
         "PORTFLEET_SERVICE": service.name,
         "PORTFLEET_INSTANCE": name,
@@ -77,6 +89,7 @@ def make_program(
         "PORTFLEET_PORT": str(port),
         "PORTFLEET_CONTROL": control,
     }
+    own |= {f"PORTFLEET_PORT_{word.upper()}": str(number) for word, number in extra.items()}
     if service.max_connections:
         own["PORTFLEET_MAX_CONNECTIONS"] = str(service.max_connections)
     return Program(
@@ -89,6 +102,13 @@ def make_program(
         directory=expand(service.directory, values) if service.directory else None,
         user=service.user,
         config_exit=True,
+        stop_signal=service.stop_signal,
+        umask=service.umask,
+        files={expand(path, values): expand(template, values) for path, template in service.files.items()},
+        values=values,
+        cpus=service.cpus,
+        memory_max=service.memory_max,
+        environment_file=expand(service.environment_file, values) if service.environment_file else None,
     )
 
 
@@ -134,14 +154,21 @@ def real_release(service: Service, release: str | None, real: Callable[[str], st
     return release if found == path.rstrip("/") else found
 
 
+def texts_of(service: Service, command: tuple[str, ...]) -> tuple[str, ...]:
+    """Return every text of a service's config in which placeholders may stand."""
+    files = (text for pair in service.files.items() for text in pair)
+    return (*command, service.directory or "", service.environment_file or "", *service.environment.values(), *files)
+
+
 def refuse_unusable(service: Service, *, release: str | None, command: tuple[str, ...]) -> None:
     """Raise PortfleetError (exit 2) where no instance can be given this release and command."""
-    texts = (*command, service.directory or "", *service.environment.values())
-    if unknown := sorted(placeholders(texts) - set(PLACEHOLDERS)):
-        known = ", ".join(f"{{{word}}}" for word in PLACEHOLDERS)
-        raise PortfleetError(f"unknown placeholder {{{unknown[0]}}}", hint=f"known: {known}", code=Exit.USAGE)
-    for place, words in troubles(service, release=release, command=command).items():
-        raise PortfleetError(f"{place}: {words}", hint="put it into a file or a script of your own", code=Exit.USAGE)
+    texts = texts_of(service, command)
+    words = known(service.extra_ports)
+    if unknown := sorted(placeholders(texts) - set(words)):
+        hint = f"known: {', '.join(f'{{{word}}}' for word in words)}"
+        raise PortfleetError(f"unknown placeholder {{{unknown[0]}}}", hint=hint, code=Exit.USAGE)
+    for place, trouble in troubles(service, release=release, command=command).items():
+        raise PortfleetError(f"{place}: {trouble}", hint="put it into a file or a script of your own", code=Exit.USAGE)
 
 
 def troubles(service: Service, *, release: str | None, command: tuple[str, ...]) -> dict[str, str]:

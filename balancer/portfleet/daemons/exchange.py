@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 #: By which a proxy says that it speaks for itself (PROXY protocol version 2, command LOCAL, no addresses).
@@ -42,13 +43,26 @@ class Port:
         return f"port {self.port}"
 
 
+@dataclass(frozen=True)
+class Command:
+    """A command on this box, run as ``user`` (None: this one) in ``directory``."""
+
+    words: tuple[str, ...]
+    environment: Mapping[str, str]
+    user: str | None
+    directory: str | None
+
+    def __str__(self) -> str:
+        return f"probe {self.words[0]}"
+
+
 class Exchange:
     """One conversation: connect, send ``request``, then end our side if it ``ends``, then read what comes."""
 
     request = b""
     ends = False
 
-    def __init__(self, place: Control | Port) -> None:
+    def __init__(self, place: Control | Port | Command) -> None:
         self.place = place
 
     def unreachable(self, code: int) -> Verdict:
@@ -65,6 +79,10 @@ class Exchange:
 
     def received(self, data: bytes) -> Verdict:
         """Take in what came next; b"" is the end of the other side."""
+        raise NotImplementedError
+
+    def ended(self, status: int, output: bytes) -> Verdict:
+        """Take in that the command has ended: its exit status (a signal's negative), and the begin of its output."""
         raise NotImplementedError
 
     def late(self, seconds: float) -> Verdict:

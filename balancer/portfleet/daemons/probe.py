@@ -7,16 +7,23 @@ is a class here, and a line in `exchanges` that says when it is used.
 from __future__ import annotations
 
 import errno
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from portfleet.core.desired import DesiredInstance
-from portfleet.core.model import Probe, Service
+from portfleet.core.model import Service
+from portfleet.core.placeholders import expand
+from portfleet.core.policies import Probe
+from portfleet.core.printable import printable
 from portfleet.core.status import DaemonState, Status
 from portfleet.daemons.answers import Refused, read_status
 from portfleet.daemons.control import Ask, request
-from portfleet.daemons.exchange import PROXY_LOCAL, Control, Exchange, Port, Verdict
+from portfleet.daemons.exchange import PROXY_LOCAL, Command, Control, Exchange, Port, Verdict
 
+_STATUS_LINE = re.compile(rb"HTTP/1\.[01] ([1-5][0-9]{2})[ \r\n]")
+#: Of an answer by HTTP, in bytes, within which its first line must end.
+_LINE = 1024
 _REQUESTS = {command: request(command) for command in ("state", "status")}
 
 
@@ -28,6 +35,7 @@ class Target:
     place: Port
     control: str | None
     probe: Probe
+    command: Command | None = None
 
 
 def target_of(service: Service, want: DesiredInstance) -> Target:
@@ -35,7 +43,20 @@ def target_of(service: Service, want: DesiredInstance) -> Target:
     remote = want.rule.remote
     host = str(remote.address) if remote else "127.0.0.1" if 4 in want.families(service) else "::1"
     opening = PROXY_LOCAL if service.send_proxy else b""
-    return Target(want.name, Port(host, want.rule.port, opening), want.control, service.probe)
+    return Target(want.name, Port(host, want.rule.port, opening), want.control, service.probe, _command(service, want))
+
+
+def _command(service: Service, want: DesiredInstance) -> Command | None:
+    """Return the probe's command for an instance on this box, if it has one.
+
+    Without PORTFLEET_CONTROL: it would be taken for one of the instance's processes.
+    """
+    program = want.program
+    if program is None or not service.probe.exec:
+        return None
+    words = tuple(expand(word, program.values) for word in service.probe.exec)
+    environment = {name: value for name, value in program.environment.items() if name != "PORTFLEET_CONTROL"}
+    return Command(words, environment, program.user, program.directory)
 
 
 def exchanges(
@@ -56,7 +77,11 @@ def exchanges(
             break
     if status is not None and status.full:
         return
-    if target.probe.send is not None:
+    if target.command is not None:
+        yield Exec(target.command, target.probe.status or 0)
+    elif target.probe.http is not None:
+        yield Http(target.place, target.probe.http, target.probe.status)
+    elif target.probe.send is not None:
         yield Expect(target.place, target.probe.send.encode(), (target.probe.expect or "").encode())
     elif status is None and not spoke:
         yield Connect(target.place)
@@ -127,3 +152,40 @@ class Expect(Exchange):
         if self._expected in self._got:
             return ""
         return None if data else f"{self.place}: closed after {self._got[:80]!r}, expected {self._expected!r}"
+
+
+class Http(Exchange):
+    """Ask for a path by HTTP/1.1 (RFC 9112) and look at the status of the answer; of its body nothing is read."""
+
+    def __init__(self, place: Port, path: str, status: int | None) -> None:
+        super().__init__(place)
+        host = f"[{place.host}]" if ":" in place.host else place.host
+        lines = (f"GET {path} HTTP/1.1", f"Host: {host}:{place.port}", "User-Agent: portfleet", "Connection: close")
+        self.request = "".join(f"{line}\r\n" for line in (*lines, "")).encode()
+        self._expected, self._got = status, b""
+
+    def received(self, data: bytes) -> Verdict:
+        self._got += data
+        if data and b"\n" not in self._got and len(self._got) < _LINE:
+            return None
+        found = _STATUS_LINE.match(self._got)
+        if found is None:
+            return f"{self.place}: no answer by HTTP/1: {self._got[:80]!r}"
+        status = int(found[1])
+        well = 200 <= status < 400 if self._expected is None else status == self._expected
+        return "" if well else f"{self.place}: HTTP status {status}, expected {self._expected or '200 to 399'}"
+
+
+class Exec(Exchange):
+    """Run a command and look at its exit status; the last line that it printed says why it is another."""
+
+    def __init__(self, place: Command, status: int) -> None:
+        super().__init__(place)
+        self._expected = status
+
+    def ended(self, status: int, output: bytes) -> Verdict:
+        if status == self._expected:
+            return ""
+        lines = output.decode(errors="replace").split("\n")
+        last = next((printable(line) for line in reversed(lines) if line.strip()), "")
+        return f"{self.place}: exit status {status}, expected {self._expected}" + (f": {last}" if last else "")

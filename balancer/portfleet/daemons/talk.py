@@ -10,7 +10,8 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 
 from portfleet.daemons.answers import LONGEST, ControlError
-from portfleet.daemons.exchange import Control, Exchange, Port, Verdict
+from portfleet.daemons.exchange import Command, Control, Exchange, Port, Verdict
+from portfleet.daemons.run import Run
 from portfleet.linux import processes, unix_socket
 
 #: struct linger of socket(7): on, for 0 seconds; then close(2) sends a reset.
@@ -79,7 +80,7 @@ class Talk:
         if self._connection is None:
             if isinstance(place, Control):
                 return self._dial(place)
-            family = socket.AF_INET6 if ":" in place.host else socket.AF_INET
+            family = socket.AF_INET6 if isinstance(place, Port) and ":" in place.host else socket.AF_INET
             self._connection = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
         if self._phase == _CONNECTING and isinstance(place, Port):
             return self._connect(self._connection, place)
@@ -127,13 +128,19 @@ class Talk:
         return self.exchange.received(data)
 
 
+def begin(exchange: Exchange, connection: socket.socket | None = None) -> Talk | Run:
+    """Return what carries out ``exchange``; ``connection`` as `Talk` takes it."""
+    place = exchange.place
+    return Run(exchange, place) if isinstance(place, Command) else Talk(exchange, connection)
+
+
 def carry_out(exchanges: Sequence[tuple[Exchange, float]], *, clock: Callable[[], float] = time.monotonic) -> list[str]:
     """Carry out exchanges side by side, each within its seconds from now; return how each ended, "" for well.
 
     The deadline is one for all of an exchange: no byte that comes extends it.
     """
     began, found = clock(), [""] * len(exchanges)
-    talks = {number: Talk(exchange) for number, (exchange, _) in enumerate(exchanges)}
+    talks = {number: begin(exchange) for number, (exchange, _) in enumerate(exchanges)}
     deadlines = {number: began + seconds for number, (_, seconds) in enumerate(exchanges)}
     ready = list(talks)
     while talks:
@@ -153,7 +160,7 @@ def carry_out(exchanges: Sequence[tuple[Exchange, float]], *, clock: Callable[[]
     return found
 
 
-def _ready(talks: Mapping[int, Talk], *, seconds: float) -> list[int]:
+def _ready(talks: Mapping[int, Talk | Run], *, seconds: float) -> list[int]:
     """Wait until some of ``talks`` can go on, or for ``seconds``; return those that can."""
     poll, numbers = select.poll(), dict[int, int]()
     for number, talk in talks.items():

@@ -48,7 +48,7 @@ def judge(facts: PortFacts, needs: Needs) -> Iterator[Finding]:
         for listen, service in needs.listens.items():
             if meets(listen, listener):
                 yield _covered(listener, owner, service)
-        for service, (low, high) in needs.ports.items():
+        for service, (low, high) in needs.ranges:
             if low <= listener.port <= high:
                 yield broken(
                     f"port {listener.port}",
@@ -73,7 +73,7 @@ def _covered(listener: Listener, owner: str, service: str) -> Finding:
 def _local_ports(facts: PortFacts, needs: Needs) -> Iterator[Finding]:
     first, last = facts.local_ports
     clash = False
-    for service, (low, high) in needs.ports.items():
+    for service, (low, high) in needs.ranges:
         if low > last or high < first or any(begin <= low and high <= end for begin, end in facts.reserved):
             continue
         clash = True
@@ -105,5 +105,5 @@ def _forwarding(facts: PortFacts) -> Iterator[Finding]:
 
 def _concerns(listener: Listener, needs: Needs) -> bool:
     return any(meets(listen, listener) for listen in needs.listens) or any(
-        low <= listener.port <= high for low, high in needs.ports.values()
+        low <= listener.port <= high for _, (low, high) in needs.ranges
     )

@@ -14,6 +14,8 @@ from portfleet.core.model import Machine
 
 #: PROC_USER_INIT_INO of linux/proc_ns.h.
 _FIRST_USER_NAMESPACE = 0xEFFFFFFD
+#: Where Debian and systemd look for programs (DEFAULT_PATH of systemd.exec(5)), and Debian's /sbin and /bin.
+_FOLDERS = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
 def read_machine() -> Machine:
@@ -64,10 +66,23 @@ def sysctl(name: str, default: str | None = None) -> str:
         return default
 
 
+def search_path() -> str:
+    """Return the PATH of instances: portfleet's own venv, then the system's folders, whoever starts the fleet."""
+    return f"{Path(sys.executable).parent}:{_FOLDERS}"
+
+
+def environment_of(user: str | None) -> dict[str, str]:
+    """Return what a user's environment says of the user, None: of this one."""
+    try:
+        found = pwd.getpwnam(user) if user else pwd.getpwuid(os.geteuid())
+    except KeyError:  # as in a container that is run with a number
+        return {"HOME": "/"}
+    return {"HOME": found.pw_dir, "USER": found.pw_name, "LOGNAME": found.pw_name}
+
+
 def find_command(command: str) -> str | None:
-    """Find a command by PATH, the venv of portfleet first; None where it is not found or not executable."""
-    own = str(Path(sys.executable).parent)
-    folders = [own, *os.environ.get("PATH", os.defpath).split(os.pathsep)] if "/" not in command else [""]
+    """Find a command by the PATH of instances; None if it is not found or not executable."""
+    folders = search_path().split(os.pathsep) if "/" not in command else [""]
     found = (Path(folder, command) for folder in folders)
     return next((str(path) for path in found if _is_program(path)), None)
 

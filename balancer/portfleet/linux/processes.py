@@ -106,6 +106,34 @@ def within(pid: int, root: int) -> bool:
     return one == root
 
 
+def forked(pid: int, parent: int) -> bool:
+    """Return whether a process came from ``parent`` by fork alone, as a worker does, and has run no program since.
+
+    Each execve(2) puts code and stack at random addresses anew (randomize_va_space), and a fork keeps them. False if
+    they are not to be seen: it takes the right to trace both processes (proc_pid_stat(5)).
+    """
+    image = _image(pid)
+    return image is not None and image == _image(parent)
+
+
+def _image(pid: int) -> tuple[int, int] | None:
+    """Return where a process's code and stack begin; None if there is no such process or it may not be seen."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()
+    except OSError:
+        return None
+    code, stack = int(fields[23]), int(fields[25])
+    return (code, stack) if stack else None
+
+
+def name_of(pid: int) -> str:
+    """Return what a process calls itself, for people; "" if there is none."""
+    try:
+        return printable(Path("/proc", str(pid), "comm").read_bytes().decode(errors="replace").strip())
+    except OSError:
+        return ""
+
+
 def _children(pid: int) -> Iterator[int]:
     try:
         tasks = os.listdir(f"/proc/{pid}/task")
@@ -159,12 +187,8 @@ def sockets(pids: Iterable[int]) -> Iterator[int]:
 def owner_of(inode: int) -> str:
     """Say whose a socket is, as ``redis-server (pid 123)``, for an error message."""
     for name in os.listdir("/proc"):
-        if name.isdigit() and owned([int(name)], {inode}):
-            try:
-                comm = Path("/proc", name, "comm").read_bytes()
-            except OSError:
-                continue
-            return f"{printable(comm.decode(errors='replace').strip())} (pid {name})"
+        if name.isdigit() and owned([int(name)], {inode}) and (words := name_of(int(name))):
+            return f"{words} (pid {name})"
     return "an unknown process"
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 
-from portfleet.apply.programs import EMPTIED
+from portfleet.apply.endings import EMPTIED
 from portfleet.core.desired import DesiredInstance
 from portfleet.core.journal import Journal
 from portfleet.core.model import Colour, other

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from typing import Any
 
-from portfleet.apply.programs import EMPTIED
+from portfleet.apply.endings import EMPTIED
 from portfleet.core.desired import DesiredInstance
 from portfleet.operations.empty import spread
 from portfleet.operations.task import Task

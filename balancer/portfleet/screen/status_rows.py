@@ -82,6 +82,7 @@ def instance_entry(
         "colour": want.instance.colour,
         "address": str(remote.address) if remote else "local",
         "port": want.rule.port,
+        "extra_ports": dict(want.extra_ports),
         "wanted": want.wanted,
         "state": state,
         "pid": seen.pid,

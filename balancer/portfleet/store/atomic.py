@@ -11,11 +11,13 @@ from portfleet.store import faults
 _numbers = itertools.count()
 
 
-def write(path: Path, data: bytes, *, mode: int = 0o600, durable: bool = True) -> None:
+def write(
+    path: Path, data: bytes, *, mode: int = 0o600, owner: tuple[int, int] | None = None, durable: bool = True
+) -> None:
     """Replace the content of ``path``: temporary file beside it, fsync, rename, fsync of the directory.
 
-    Without ``durable`` nothing is synced: for what a boot makes anew, and clients wait for. Raises OSError; then
-    ``path`` is as it was.
+    ``owner`` is whose it is to be, user and group; None: the caller's. Without ``durable`` nothing is synced: for what
+    a boot makes anew, and clients wait for. Raises OSError; then ``path`` is as it was.
     """
     faults.point(f"before write {path.name}")
     # Not by the module tempfile, which costs every verb 3 ms. A name with our pid is ours, also where one with that
@@ -26,7 +28,9 @@ def write(path: Path, data: bytes, *, mode: int = 0o600, durable: bool = True) -
         with os.fdopen(handle, "wb") as file:
             file.write(data)
             file.flush()
-            os.fchmod(file.fileno(), mode)
+            os.fchmod(file.fileno(), mode)  # while it is the caller's, who may lack CAP_FOWNER as under the unit
+            if owner is not None:
+                os.fchown(file.fileno(), *owner)
             if durable:
                 os.fsync(file.fileno())
         faults.point(f"before rename {path.name}")

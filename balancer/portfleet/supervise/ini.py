@@ -10,19 +10,21 @@ import io
 import os
 import re
 import shlex
+import signal
 import stat
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from portfleet.core.model import Service, parse_instance
 from portfleet.core.paths import Paths
-from portfleet.core.program import Program
+from portfleet.core.program import UMASK, Program
 from portfleet.linux.machine import descriptor_limit
 from portfleet.store import atomic
 from portfleet.store.templating import fill
 
 #: What every program file begins with (program.conf.j2).
 _HEADER = "; Written by portfleet"
+_STOP_SIGNAL = re.compile(r"^stopsignal=([A-Z0-9]+)$", re.MULTILINE)
 _PORT = re.compile(rb"""^environment=.*?\bPORTFLEET_PORT=["']([0-9]{1,5})["']""", re.MULTILINE)
 
 
@@ -49,15 +51,31 @@ def program_text(program: Program) -> str:
     return fill(
         "supervisor/program.conf.j2",
         name=program.name,
-        command=escape(shlex.join(program.command)),
+        command=escape(shlex.join((*_limits(program), *program.command))),
         directory=escape(program.directory or ""),
         user=program.user,
         environment=",".join(f"{key}={_quoted(value)}" for key, value in program.environment.items()),
         config_exit=program.config_exit,
         for_ever=program.for_ever,
         stop_seconds=program.stop_seconds,
+        stop_signal=program.stop_signal if program.stop_signal != "TERM" else "",
+        umask=program.umask if program.umask != UMASK else "",
         log=escape(escape(program.log)),
     )
+
+
+def _limits(program: Program) -> Iterator[str]:
+    """Yield the words before a command that limit it; each of these programs becomes the next one (execve(2))."""
+    if program.cpus is not None:
+        yield from ("taskset", "--cpu-list", program.cpus)
+    if program.memory_max is not None:
+        yield from ("prlimit", f"--data={program.memory_max}")
+
+
+def stop_signal(text: str) -> signal.Signals:
+    """Return the signal by which the program whose file holds ``text`` is told to end."""
+    found = _STOP_SIGNAL.search(text)
+    return signal.Signals[f"SIG{found[1]}"] if found else signal.SIGTERM
 
 
 def started_ports(folder: Path) -> dict[str, int]:
@@ -105,7 +123,8 @@ def fault(path: Path) -> str:
         groups = options.read_config(io.StringIO(f"[supervisord]\n[include]\nfiles=\n{text}")).process_group_configs
         names = [program.name for group in groups for program in group.process_configs]
     except Exception as error:  # noqa: BLE001 (whatever its parser raises, supervisord would too)
-        return f"supervisord cannot read it ({str(error) or repr(error)})".replace("\n", " ")
+        words = (str(error) or repr(error)).partition(" in value")[0]  # behind it comes the environment, with secrets
+        return f"supervisord cannot read it ({words})".replace("\n", " ")
     return "" if names == [path.stem] else f"it is not the file of {path.stem} alone"
 
 

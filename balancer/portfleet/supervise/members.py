@@ -77,6 +77,19 @@ class Members:
         began = processes.start_time(leader) if leader is not None else None
         return [one for one in self.of(name) if began is None or (one.started or 0) < began]
 
+    def daemon(self, name: str, port: int) -> Process | None:
+        """Return an instance's daemon: the eldest process that listens on ``port``, or what that was forked from.
+
+        So a master gets what its workers share with it, also one that has closed the port itself (haproxy -W), and no
+        shell that started it does. None if none listens there.
+        """
+        inodes = {one.inode for one in sockdiag.listeners() if one.port == port}
+        there = {one.pid: one for one in self.of(name)}
+        pid = next((pid for pid in there if processes.owned([pid], inodes)), None)
+        while pid is not None and (above := processes.parent(pid)) in there and processes.forked(pid, above):
+            pid = above
+        return there[pid] if pid is not None else None
+
     def _by_port(self, pid: int) -> str | None:
         inodes = {one.inode: self._ports[one.port] for one in sockdiag.listeners() if one.port in self._ports}
         return next((inodes[inode] for inode in processes.owned(processes.tree(pid), set(inodes))), None)

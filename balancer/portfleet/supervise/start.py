@@ -13,14 +13,16 @@ from typing import NoReturn
 
 from portfleet.core.errors import PortfleetError
 from portfleet.core.paths import Paths
-from portfleet.linux import processes
+from portfleet.core.program import UMASK
+from portfleet.linux import machine, processes
+from portfleet.linux.machine import environment_of
 from portfleet.supervise import adopted
 from portfleet.supervise.presence import supervisor_pid
 from portfleet.supervise.supervisor import Supervisor
 
 UNIT = "portfleet.service"
-#: Of supervisord and its instances: the usual one, whatever the shell, the unit or the watcher that starts it has.
-_UMASK = 0o022
+#: The usual one, whatever the shell, the unit or the watcher that starts it has.
+_UMASK = int(UMASK, 8)
 #: Where units are: an administrator's, then those of packages (systemd.unit(5)).
 _UNITS = ("/etc/systemd/system", "/usr/lib/systemd/system", "/lib/systemd/system")
 
@@ -125,10 +127,13 @@ def _command(paths: Paths) -> list[str]:
 
 
 def _environment() -> dict[str, str]:
-    """Instances inherit supervisord's environment: portfleet's own venv comes first on their PATH."""
-    own = str(Path(sys.executable).parent)
-    # What tells an instance's processes: not of a supervisord that is started by one.
-    dropped = ("PORTFLEET_HOME", "PORTFLEET_FAULT", "PORTFLEET_INSTANCE", "PORTFLEET_CONTROL")
-    # SUPERVISOR_*: the watcher starts another supervisord where the one above it has died.
-    kept = {name: value for name, value in os.environ.items() if name not in dropped and name[:11] != "SUPERVISOR_"}
-    return kept | {"PATH": os.pathsep.join([own, os.environ.get("PATH", os.defpath)])}
+    """Return what supervisord and all that it runs inherit: the same whoever starts it, and nothing of theirs.
+
+    A shell's environment holds keys, proxies and agents that are no instance's business, and tells programs apart by
+    who was the last to run `up`. Only PORTFLEET_… goes through, with which the watcher is told how to log.
+    """
+    # What tells an instance's processes, and the operator: not of a supervisord that is started by one.
+    dropped = ("PORTFLEET_HOME", "PORTFLEET_FAULT", "PORTFLEET_INSTANCE", "PORTFLEET_CONTROL", "PORTFLEET_WHO")
+    kept = {name: value for name, value in os.environ.items() if name[:10] == "PORTFLEET_" and name not in dropped}
+    own = {"PATH": machine.search_path(), "LANG": "C.UTF-8", "SHELL": "/bin/sh", "PYTHONUNBUFFERED": "1"}
+    return kept | environment_of(None) | own

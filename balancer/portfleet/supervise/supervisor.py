@@ -152,7 +152,9 @@ class Supervisor:
             added, changed, removed = self._ask("reloadConfig")[0]
         except rpc.RpcFault as fault:
             hint = "portfleet apply writes its files anew"
-            raise Unreadable(f"supervisord cannot read its config: {fault.words}", hint=hint) from None
+            raise Unreadable(
+                f"supervisord cannot read its config: {fault.words.partition(' in value')[0]}", hint=hint
+            ) from None
         return set(added), set(changed), set(removed)
 
     def start(self, name: str) -> None:

@@ -15,9 +15,10 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 from portfleet.core.status import Status
-from portfleet.daemons.exchange import Exchange, Port, Verdict
+from portfleet.daemons.exchange import Control, Exchange, Verdict
 from portfleet.daemons.probe import AskReady, Target, exchanges
-from portfleet.daemons.talk import Talk
+from portfleet.daemons.run import Run
+from portfleet.daemons.talk import Talk, begin
 
 #: Seconds between two looks at probes under way. Coarser costs less and delays a verdict by as much.
 _STEP = 0.01
@@ -28,6 +29,8 @@ _COUNT, _WANTED = 3.5, 150.0
 #: Of so many probes of an instance that answers well on its control socket, by the loop that serves its port, one goes
 #: through the port too: the entry that it leaves in conntrack's table stays for two minutes.
 _PORT_EVERY = 10
+#: Probes that run a command, at a time: to start one takes this process a millisecond, and the machine more.
+_COMMANDS = 4
 
 
 @dataclass
@@ -38,7 +41,7 @@ class _Probe:
     deadline: float
     began: float
     steps: Iterator[Exchange]
-    talk: Talk
+    talk: Talk | Run
 
 
 class Prober:
@@ -107,6 +110,9 @@ class Prober:
             if target is None:
                 self._queued.discard(name)
                 continue
+            if target.command is not None and self._commands() >= _COMMANDS:
+                heapq.heappush(self._queue, (now + _STEP, name))  # its time begins when it does
+                continue
             # Late ticks are not made up for: probing is per interval, not per catch-up.
             heapq.heappush(self._queue, (max(due + target.probe.interval, now + target.probe.interval / 2), name))
             if name not in self._probes:
@@ -118,6 +124,9 @@ class Prober:
             return _STEP if self._probes else _IDLE
         return min(_IDLE, max(_STEP, self._queue[0][0] - now))
 
+    def _commands(self) -> int:
+        return sum(probe.target.command is not None for probe in self._probes.values())
+
     def _begin(self, target: Target, now: float) -> _Probe:
         name, pid = target.name, self._pid_of(target.name)
         spoke, command = self._spoke.get(name, (None, ""))
@@ -128,8 +137,8 @@ class Prober:
         steps = exchanges(target, pid, commands=commands, spoke=known, port=not (known and self._left.get(name)))
         return _Probe(target, now + target.probe.timeout, now, steps, self._talk(name, next(steps)))
 
-    def _talk(self, name: str, exchange: Exchange) -> Talk:
-        return Talk(exchange, self._kept.pop(name, None) if isinstance(exchange, AskReady) else None)
+    def _talk(self, name: str, exchange: Exchange) -> Talk | Run:
+        return begin(exchange, self._kept.pop(name, None) if isinstance(exchange, AskReady) else None)
 
     def _go_on(self, name: str, probe: _Probe, now: float) -> None:
         verdict = self._step(name, probe)
@@ -138,7 +147,7 @@ class Prober:
         if verdict is not None:
             probe.talk.close()
             del self._probes[name]
-            by_port = isinstance(probe.talk.exchange.place, Port)
+            by_port = not isinstance(probe.talk.exchange.place, Control)
             if not verdict:
                 self.took[name] = self._clock() - probe.began
             self._left[name] = 0 if verdict else _PORT_EVERY - 1 if by_port else max(0, self._left.get(name, 0) - 1)
@@ -157,7 +166,7 @@ class Prober:
         exchange = probe.talk.exchange
         if isinstance(exchange, AskReady) and exchange.answer is not None:
             self._heard(name, exchange, exchange.answer)
-            if not verdict and (connection := probe.talk.leave()) is not None:
+            if not verdict and isinstance(probe.talk, Talk) and (connection := probe.talk.leave()) is not None:
                 self._kept[name] = connection
         if verdict or (after := next(probe.steps, None)) is None:
             return verdict

@@ -6,7 +6,7 @@ from typing import get_args
 
 from portfleet.config.kinds import Choice, Duration, Number
 from portfleet.config.settings.table import Effect, Setting, Table
-from portfleet.core.model import Drain, Then
+from portfleet.core.policies import Drain, Then
 
 DRAIN = Table(
     "service.NAME.drain",

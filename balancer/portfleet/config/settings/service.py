@@ -7,6 +7,7 @@ from typing import get_args
 from portfleet.config.containers import Addresses, Environment, Networks, Weights, Words
 from portfleet.config.kinds import Choice, Duration, Number, Parsed, Switch, Text
 from portfleet.config.reader import parse_affinity, parse_ports
+from portfleet.config.settings.process import PROCESS
 from portfleet.config.settings.table import Effect, Setting, Table
 from portfleet.core.model import ControlUse, Overflow, Service, WhenEmpty
 from portfleet.core.placeholders import PLACEHOLDERS
@@ -25,7 +26,6 @@ _PORTS = Parsed(
     says='"LOW-HIGH" within 1-65535',
     hint='for example ports = "7100-7199"',
 )
-
 SERVICE = Table(
     "service.NAME",
     Service,
@@ -103,7 +103,7 @@ SERVICE = Table(
         Setting(
             "environment",
             Environment(),
-            "environment variables, added to what instances inherit",
+            "environment variables of instances",
             Effect.RESTART,
             '{ PYTHONPATH = "{release}" }',
             more=f"{_FILLED} are filled in. supervisord cannot hold a value with both kinds of quotes, with a quote "
@@ -279,5 +279,6 @@ SERVICE = Table(
             "5",
             more="`portfleet cutover` names them; nothing is deleted.",
         ),
+        *PROCESS,
     ),
 )

@@ -1,0 +1,48 @@
+"""What a service asks for its instances: how their health is asked, and what happens to their connections.
+
+As in core/model a key's default stands with its field.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+Then = Literal["wait", "evict", "kill"]
+
+
+@dataclass(frozen=True)
+class Probe:
+    """How an instance's health is asked. Times are in seconds.
+
+    At most one of ``send``, ``http`` (a path) and ``exec`` (a command) is set; without one it is the daemon's default.
+    ``status``: of HTTP, None for 200 to 399; the exit status of a command, None for 0.
+    """
+
+    send: str | None = None
+    expect: str | None = None
+    http: str | None = None
+    exec: tuple[str, ...] = ()
+    status: int | None = None
+    interval: float = 1.0
+    timeout: float = 0.5
+    fall: int = 3
+    rise: int = 2
+    restart_after: float | None = None
+
+    @property
+    def asks(self) -> bool:
+        """Return whether a daemon that hangs fails it: the kernel accepts connections for any process that listens."""
+        return self.send is not None or self.http is not None or bool(self.exec)
+
+
+@dataclass(frozen=True)
+class Drain:
+    """What happens to established connections of a drained instance: evicted per second, and the end of patience.
+
+    ``rate`` None: none is closed before the deadline.
+    """
+
+    rate: int | None = None
+    deadline: float = 600.0
+    then: Then = "wait"
