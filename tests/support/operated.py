@@ -57,7 +57,8 @@ def died(box: FleetBox) -> bool:
 
 def history(box: FleetBox) -> list[dict[str, Any]]:
     """Return the operations that have ended, oldest first."""
-    return list(json.loads(box.portfleet("history", "--json").stdout)["history"])
+    done = json.loads(box.portfleet("history", "--json").stdout)["history"]
+    return [entry for entry in done if entry["verb"] not in ("apply", "up", "down")]
 
 
 def phase(box: FleetBox) -> str:
