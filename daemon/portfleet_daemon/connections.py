@@ -18,6 +18,7 @@ from portfleet_daemon.log import log
 from portfleet_daemon.loop import EPOLLOUT, ServingSelector
 from portfleet_daemon.proxy import Greeting
 from portfleet_daemon.service import Service
+from portfleet_daemon.sockets import close_all
 from portfleet_daemon.stats import Stats
 from portfleet_daemon.timeouts import Timeouts
 
@@ -160,15 +161,6 @@ class Connections:
                 return
         connection.advance()
 
-    def movable_plain(self, most: int) -> list[int]:
-        """Return up to `most` plain descriptors, ascending."""
-        table, found, end = self.selector.plain, list[int](), 0
-        while len(found) < most and (first := table.find(1, end)) >= 0:
-            end = table.find(0, first)
-            end = len(table) if end < 0 else end
-            found += range(first, min(end, first + most - len(found)))
-        return found
-
     def parcels_of(self, plain: Sequence[int]) -> list[Parcel]:
         """Return what goes along with plain connections."""
         if not self._peers:
@@ -177,7 +169,7 @@ class Connections:
 
     def movable_stateful(self, most: int, *, without: Container[Connection] = ()) -> list[Connection]:
         """Return up to `most` stateful connections that can be released now: no reply is awaited."""
-        movable = (one for one in self._each_stateful() if one.task is None and one not in without)
+        movable = (one for one in self.stateful() if one.task is None and one not in without)
         return list(islice(movable, most))
 
     def release(self, connection: Connection) -> Parcel | None:
@@ -211,12 +203,7 @@ class Connections:
         """Close our copies of released descriptors: they are another process's now."""
         for fd in descriptors if self._peers else ():
             self._peers.pop(fd, None)
-        first, last = min(descriptors), max(descriptors)
-        if last - first == len(descriptors) - 1:  # without a gap, as the kernel gives out the lowest numbers
-            os.closerange(first, last + 1)  # close_range(2): half the cost of as many calls
-        else:
-            for fd in descriptors:
-                os.close(fd)
+        close_all(descriptors)
         self._less(len(descriptors))
 
     def moved(self, connections: Sequence[Connection]) -> None:
@@ -282,10 +269,6 @@ class Connections:
 
     # -- looking through them
 
-    def plain_after(self, fd: int) -> int:
-        """Return the first plain descriptor behind `fd`, -1 if there is none."""
-        return self.selector.plain.find(1, fd + 1)
-
     def awaits_reply(self, fd: int) -> bool:
         """Return whether the handler is still at a request of `fd`."""
         connection = self.selector.objects.get(fd)
@@ -293,15 +276,12 @@ class Connections:
 
     def stateful(self) -> list[Connection]:
         """Return all connections that are stateful now."""
-        return list(self._each_stateful())
-
-    def _each_stateful(self) -> Iterator[Connection]:
-        return (one for one in self.selector.objects.values() if isinstance(one, Connection))
+        return [one for one in self.selector.objects.values() if isinstance(one, Connection)]
 
     def descriptors(self) -> Iterator[int]:
         """Yield all descriptors, plain ones first; the table must not change meanwhile."""
         fd = -1
-        while (fd := self.plain_after(fd)) >= 0:
+        while (fd := self.selector.plain_after(fd)) >= 0:
             yield fd
         yield from [fd for fd, one in self.selector.objects.items() if isinstance(one, Connection | Greeting)]
 

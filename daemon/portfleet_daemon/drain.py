@@ -57,7 +57,7 @@ def _rounds(connections: Connections) -> Iterator[int | None]:
     """Yield all descriptors, plain ones first, then None; and again for ever."""
     while True:
         fd = -1
-        while (fd := connections.plain_after(fd)) >= 0:
+        while (fd := connections.selector.plain_after(fd)) >= 0:
             yield fd
         for connection in connections.stateful():
             if connections.selector.objects.get(connection.fd) is connection:  # otherwise it has become plain, or ended

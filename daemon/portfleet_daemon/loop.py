@@ -106,6 +106,19 @@ class ServingSelector(selectors.BaseSelector):
             if age is not None:
                 age[fd] = 1
 
+    def plain_after(self, fd: int) -> int:
+        """Return the first plain descriptor behind `fd`, -1 if there is none."""
+        return self.plain.find(1, fd + 1)
+
+    def first_plain(self, most: int) -> list[int]:
+        """Return up to `most` plain descriptors, ascending."""
+        table, found, end = self.plain, list[int](), 0
+        while len(found) < most and (first := table.find(1, end)) >= 0:
+            end = table.find(0, first)
+            end = len(table) if end < 0 else end
+            found += range(first, min(end, first + most - len(found)))
+        return found
+
     def unwatch_plain(self, descriptors: Iterable[int]) -> None:
         """Take connections at a request boundary out."""
         unwatch, plain, age = self.unwatch, self.plain, self.age

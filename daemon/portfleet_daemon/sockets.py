@@ -10,7 +10,7 @@ import os
 import socket
 import struct
 import termios
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 TCP_SYN_SENT, TCP_LISTEN = 2, 10  # linux/net/tcp_states.h
 
@@ -104,3 +104,13 @@ async def writable(sock: socket.socket) -> None:
 def _set(future: asyncio.Future[None]) -> None:
     if not future.done():
         future.set_result(None)
+
+
+def close_all(descriptors: Sequence[int]) -> None:
+    """Close descriptors, at half the cost of as many calls if their numbers have no gap (close_range(2))."""
+    first, last = min(descriptors), max(descriptors)
+    if last - first == len(descriptors) - 1:  # as the kernel gives out the lowest numbers
+        os.closerange(first, last + 1)
+    else:
+        for fd in descriptors:
+            os.close(fd)

@@ -28,7 +28,7 @@ LAYERS: dict[str, set[str]] = {
     "config": {"core"},
     "supervise": _1,
     "dataplane": _1 | {"doctor.finding"},
-    "daemons": _1 | {"supervise", "dataplane.interface"},
+    "daemons": _1 | {"supervise", "dataplane.interface", "dataplane.relocation"},
     "doctor": _2,
     "screen": _2,
     "apply": _2,

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from portfleet.apply.context import Context
 from portfleet.apply.files import Files
-from portfleet.apply.observe import Look
+from portfleet.apply.look import Look
 from portfleet.core.desired import Desired
 from portfleet.core.errors import Exit, PortfleetError, Problem
 from portfleet.core.observed import Observed

@@ -14,7 +14,7 @@ from typing import Protocol
 
 from portfleet.apply.endings import EMPTIED, Ending, Order
 from portfleet.apply.files import Files
-from portfleet.apply.observe import Look
+from portfleet.apply.look import Look
 from portfleet.core.desired import Desired, DesiredInstance, DesiredService
 from portfleet.core.errors import PortfleetError
 from portfleet.core.model import Service, parse_instance

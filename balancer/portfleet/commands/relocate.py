@@ -19,7 +19,7 @@ from portfleet.core.desired import DesiredInstance
 from portfleet.core.errors import Exit, PortfleetError
 from portfleet.daemons.exchange import Control
 from portfleet.daemons.instances import control_of
-from portfleet.dataplane.interface import Relocation
+from portfleet.dataplane.relocation import Relocation
 from portfleet.linux import other_box
 from portfleet.linux.lines import Lines
 from portfleet.submit import options as read

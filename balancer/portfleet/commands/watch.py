@@ -101,7 +101,7 @@ async def _watch(context: Context, log: Log, check: SelfCheck, recorder: Recorde
     world = World(
         paths=paths, store=context.store, applied=applied, plane=own, supervisor=context.supervisor,
         daemons=MachineDaemons(context.supervisor, paths, own.connections), ejector=ejector, log=log, wake=watcher.wake,
-        unsteady=watcher.unsteady,
+        unsteady=roster.unsteady,
     )  # fmt: skip
     asyncio.get_running_loop().set_exception_handler(partial(_told, log))
     overflow = OverflowOrder(plane=plane, paths=paths, roster=roster, log=log)

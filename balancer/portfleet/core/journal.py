@@ -20,8 +20,8 @@ from portfleet.core.slots import Table
 if TYPE_CHECKING:
     from portfleet.core.operations import Operation
 
-#: 2: an entry of the history has ``stays``. 3: a colour has its ``launch``. 4: a service has ``before``, and a launch what
-#: a process is given beside its command, such as its files.
+#: 2: an entry of the history has ``stays``. 3: a colour has its ``launch``. 4: a service has ``before``, and a launch
+#: what a process is given beside its command, such as its files.
 VERSION = 4
 #: History kept in the journal; older entries are told by events.
 HISTORY = 200

@@ -17,7 +17,7 @@ from portfleet.core.errors import PortfleetError
 from portfleet.core.frozen import Frozen, unpack
 from portfleet.daemons.exchange import Control
 from portfleet.daemons.handing import Handing, HandingFailed
-from portfleet.dataplane.interface import Relocation
+from portfleet.dataplane.relocation import Relocation
 from portfleet.linux import routes, tcp_repair
 from portfleet.linux.lines import Lines, StreamEnded
 from portfleet.store import faults

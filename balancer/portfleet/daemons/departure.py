@@ -33,7 +33,7 @@ from portfleet.daemons.exchange import Control
 from portfleet.daemons.handing import Handing, HandingFailed
 from portfleet.daemons.parcels import END, Message, chosen, records
 from portfleet.daemons.talk import dial
-from portfleet.dataplane.interface import Relocation
+from portfleet.dataplane.relocation import Relocation
 from portfleet.linux import processes, tcp_repair, unix_socket
 from portfleet.linux.lines import Lines, StreamEnded
 from portfleet.store import faults

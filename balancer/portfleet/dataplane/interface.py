@@ -14,19 +14,19 @@ process (HAProxy); nothing outside its folder knows which. `dataplane.choose` ma
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Protocol
 
 if TYPE_CHECKING:  # what names here stand for costs `status` nothing
     from portfleet.core.changes import InstanceRule, PlaneState, ServiceRule, Transaction
     from portfleet.core.errors import Problem
-    from portfleet.core.frozen import Flow
     from portfleet.core.model import Affinity, Fleet, Listen
     from portfleet.core.needs import Needs
     from portfleet.core.observed import OwnProcess
     from portfleet.core.program import Program
     from portfleet.core.slots import Table
+    from portfleet.dataplane.relocation import Relocation
     from portfleet.doctor.finding import Finding
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
@@ -167,37 +167,6 @@ class Connections(Protocol):
 
     def room(self) -> Room | None:
         """Return how much room for connections the data plane has; None if it has no bound of its own."""
-
-
-class Relocation(Protocol):
-    """What a data plane does while established connections move between boxes. Methods raise PortfleetError.
-
-    On the box that they leave: `flow`, `hold`, then `release` or `forward`. On the box that gets them: `admit`.
-    """
-
-    def flow(self, local: str, port: int, peer: str, peer_port: int) -> Flow | None:
-        """Return the connection of a socket with these ends; None if it did not come from outside by a service."""
-
-    def hold(self, flows: Sequence[Flow], *, seconds: float) -> None:
-        """Let no packet of ``flows`` in or out, for ``seconds`` at most."""
-
-    def release(self, flows: Sequence[Flow]) -> None:
-        """Let the packets of held ``flows`` pass again."""
-
-    def forward(self, flows: Sequence[Flow], box: str) -> None:
-        """Send the packets of held ``flows`` on to the box at the address ``box`` from now on; forget them here."""
-
-    def take_back(self, flows: Sequence[Flow]) -> None:
-        """Send packets of ``flows``, which this box has now, on to no box any more."""
-
-    def reach(self, box: str) -> str:
-        """Return why packets cannot be sent on to the address ``box``; "" if they can."""
-
-    def admit(self, flows: Sequence[Flow], addresses: Sequence[str]) -> None:
-        """Have packets of ``flows`` come to sockets at ``addresses`` of this box, one for each, and to their ports."""
-
-    def dismiss(self, flows: Sequence[Flow]) -> None:
-        """Forget ``flows``; those that are not known are none."""
 
 
 @dataclass(frozen=True)

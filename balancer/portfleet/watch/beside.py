@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from portfleet.apply.observe import Look
+from portfleet.apply.look import Look
 from portfleet.core.paths import Paths
 from portfleet.linux import sockdiag
 from portfleet.store.log import Log

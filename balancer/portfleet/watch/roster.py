@@ -120,3 +120,12 @@ class Roster:
     def busy(self, service: str) -> locks.Holder | None:
         """Say which operator's verb works on a service at the moment."""
         return locks.holder_of(self._paths.operation_lock(service))
+
+    def work_on(self, member: Member) -> str:
+        """Return whose work may be why a member ended; "" if none is known."""
+        holder = self.busy(member.service.name)
+        return f" while {holder.who} does: {holder.why}" if holder else ""
+
+    def unsteady(self) -> list[str]:
+        """Return the members that have ended soon after each of their last starts."""
+        return [name for name, member in self.members.items() if member.backoff.unsteady]

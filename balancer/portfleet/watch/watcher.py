@@ -18,7 +18,7 @@ from functools import partial
 from typing import TypeVar
 
 from portfleet.apply.context import Context
-from portfleet.apply.observe import Look
+from portfleet.apply.look import Look
 from portfleet.core.desired import DesiredService
 from portfleet.dataplane.interface import Hazard
 from portfleet.linux.processes import set_nice
@@ -267,37 +267,27 @@ class Watcher:
                 nudge(self._paths.supervisor_socket, self._loop)
                 self.wake()
             return
-        now = time.monotonic()
+        now, work = time.monotonic(), ""
+        with self._log.costs(f"lock of {member.service.name}"):
+            work = self._roster.work_on(member)
         with self._log.costs(name):
             if member.served_at is not None:
                 member.backoff.ran(now - member.served_at)
             member.died_at, member.served_at = now, None
             member.ends += 1
-            self._count(member)
             self._looked_at_all = 0.0
             self._remains.ended(name, pid)
-            self._judge.died(member, f"process {pid} ended" + self._while_somebody_works(member))
+            self._judge.died(member, f"process {pid} ended{work}")
+            if member.startable and not work:
+                self._count(member)
         nudge(self._paths.supervisor_socket, self._loop)
         self._wake.set()
 
     def _count(self, member: Member) -> None:
         """Take in how long a member lived whose end was not asked for; in a crash loop each start waits longer."""
-        if not member.startable or self._roster.busy(member.service.name):
-            return
         member.backoff.lived(self._deaths.lived.get(member.name, 0.0))
         if member.backoff.looping:
             self._supervision.give_up(member.name)
-
-    def unsteady(self) -> list[str]:
-        """Return the members that have ended soon after each of their last starts."""
-        return [name for name, member in self._roster.members.items() if member.backoff.unsteady]
-
-    def _while_somebody_works(self, member: Member) -> str:
-        """Return whose work may be why a member ended; "" if that cannot be told."""
-        with self._log.costs(f"lock of {member.service.name}"):
-            if holder := self._roster.busy(member.service.name):
-                return f" while {holder.who} does: {holder.why}"
-        return ""
 
     async def _readmit(self) -> None:
         """Let in whoever has become ready: new instances and those that died."""

@@ -153,7 +153,7 @@ class Sender:
 
     async def _send_batch(self, most: int) -> int:
         most = min(BATCH, most)
-        plain = self._connections.movable_plain(most)
+        plain = self._connections.selector.first_plain(most)
         self._connections.selector.unwatch_plain(plain)
         flight = self._begin(plain=plain)
         parcels, size = self._connections.parcels_of(plain), 0

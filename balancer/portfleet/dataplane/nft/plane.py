@@ -29,8 +29,9 @@ if TYPE_CHECKING:
     from portfleet.core.needs import Needs
     from portfleet.core.observed import OwnProcess
     from portfleet.core.program import Program
-    from portfleet.dataplane.interface import Address, Guardian, Relocation, Traits
+    from portfleet.dataplane.interface import Address, Guardian, Traits
     from portfleet.dataplane.nft.writer import NftWriter
+    from portfleet.dataplane.relocation import Relocation
     from portfleet.doctor.finding import Finding
 
 NAME = "portfleet"
