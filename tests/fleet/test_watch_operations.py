@@ -7,7 +7,7 @@ import time
 import pytest
 
 from support.fleet_box import HOME, fleet_box
-from support.operated import TOLD, operated, slots
+from support.operated import TOLD, follow, operated, slots
 from support.sandbox import wait_for
 from support.watched import NAMED, QUICK, load, pid_of, signal, wait_event
 
@@ -39,7 +39,7 @@ def test_an_instance_that_hung_before_it_was_drained_is_let_be() -> None:
         signal(box, pid, "CONT")
         wait_for("two seconds have passed and some", lambda: time.time() > ejected.at + 3)
         assert box.status()["echo-blue-2"]["pid"] == pid
-        box.portfleet("history", "--follow", "1")
+        follow(box)
         box.portfleet("undrain", "echo/2")
         assert slots(box)["echo-blue-2"] == 1024 and box.status()["echo-blue-2"]["pid"] == pid
 
@@ -52,7 +52,7 @@ def test_the_deadline_counts_from_the_begin_of_the_drain_also_for_the_next_watch
         wait_for("half the time is over", lambda: time.time() > ending.at + 2)
         signal(box, pid_of(box, "portfleet-watch"), "KILL")
         assert wait_event(box, "deadline").at < ending.at + 5.5
-        assert "resumed at 'ending'" in box.portfleet("history", "--follow", "1").stdout
+        assert "resumed at 'ending'" in follow(box)
 
 
 @pytest.mark.full
@@ -64,7 +64,7 @@ def test_a_canary_keeps_its_time_when_the_watcher_dies() -> None:
         wait_for("half the time is over", lambda: time.time() > begun.at + 4)
         signal(box, pid_of(box, "portfleet-watch"), "KILL")
         assert wait_event(box, "operation-phase", phase="switch").at < begun.at + 10
-        assert "resumed at 'canary'" in box.portfleet("history", "--follow", "1").stdout
+        assert "resumed at 'canary'" in follow(box)
 
 
 @pytest.mark.full
@@ -74,7 +74,7 @@ def test_a_drain_outlives_supervisord() -> None:
             box.portfleet("drain", "echo/1", "--rate", "5/s", "--no-wait")
             wait_event(box, "operation-phase", phase="ending")
             signal(box, pid_of(box, "supervisord"), "KILL")
-            said = box.portfleet("history", "--follow", "1").stdout
+            said = follow(box)
             assert "echo-blue-1 drained" in said and "resumed at 'ending'" in said
         assert clients.refused == 0
         assert clients.lost_beside("echo-blue-1") == []

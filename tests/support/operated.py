@@ -61,6 +61,13 @@ def history(box: FleetBox) -> list[dict[str, Any]]:
     return [entry for entry in done if entry["verb"] not in ("apply", "up", "down")]
 
 
+def follow(box: FleetBox) -> str:
+    """Follow the operation that was begun last to its end, and return what is printed."""
+    told = json.loads(box.portfleet("history", "--json").stdout)
+    number = [*history(box), *told["running"]][-1]["number"]
+    return box.portfleet("history", "--follow", str(number)).stdout
+
+
 def phase(box: FleetBox) -> str:
     """Return the phase of the operation that runs; "" where none does."""
     running = json.loads(box.portfleet("history", "--json").stdout)["running"]
