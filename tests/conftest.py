@@ -1,4 +1,4 @@
-"""How tests share the machine: two workers for each processor, and those that measure time alone, after the others.
+"""How tests share the machine: three workers for each processor, and those that measure time alone, after the others.
 
 Most of what a test of a fleet takes is waiting: for a process to be ready, for a kernel's timer. So there are more
 workers than processors (script/lib/pytest.sh), and a test that judges how long something took is marked ``timed``.
