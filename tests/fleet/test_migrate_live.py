@@ -191,7 +191,8 @@ def test_the_state_of_a_handler_moves_along(tmp_path: Path) -> None:
     (tmp_path / "counting.py").write_text(COUNTING)
     tmp_path.chmod(0o755)
     config = ECHO.replace("portfleet_daemon.handlers:echo", "counting:Counting")
-    with pair(config, modules=str(tmp_path)) as boxes, dialled(boxes.clients, (SERVICE4, 7000), FOUR) as connections:
+    config += f'environment = {{ PYTHONPATH = "{tmp_path}" }}\n'
+    with pair(config) as boxes, dialled(boxes.clients, (SERVICE4, 7000), FOUR) as connections:
         ask(connections, 1)
         ask(connections, 2)
         boxes.portfleet(boxes.one, "migrate", "echo/2", TWO, "--live")

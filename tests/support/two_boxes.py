@@ -76,8 +76,8 @@ class Talkers:
 
 
 @contextmanager
-def pair(config: str, *, modules: str = "") -> Iterator[Pair]:
-    """Return two boxes with the fleet ``config`` up on both; ``modules``: a directory of handlers.
+def pair(config: str) -> Iterator[Pair]:
+    """Return two boxes with the fleet ``config`` up on both.
 
     A process of either box is killed at the fault point that `kill_at` names.
     """
@@ -100,7 +100,7 @@ def pair(config: str, *, modules: str = "") -> Iterator[Pair]:
             box.ip("route add 198.18.0.0/15 via 192.0.2.2", "route add 2001:db8:1::/48 via 2001:db8::2")
             box.run("sh", "-c", f"mkdir -p {HOME} && cat > {HOME}/fleet.toml", text=config)
             path = f"{Path(PORTFLEET).parent}:{os.environ['PATH']}"
-            env = {"PATH": path, "PORTFLEET_HOME": HOME, "PORTFLEET_FAULT_ONCE": FAULT, "PYTHONPATH": modules}
+            env = {"PATH": path, "PORTFLEET_HOME": HOME, "PORTFLEET_FAULT_ONCE": FAULT}
             server = box.popen("/usr/bin/python3", str(_SHELL), "serve", "2222", env=env)
             assert server.stdout is not None and server.stdout.readline() == "ready\n"
             servers.append(server)

@@ -25,6 +25,8 @@ from portfleet.submit import exported as peer
 
 EXAMPLES = ("portfleet doctor", "portfleet doctor --peer root@box2")
 
+#: Seconds that supervisord has for an answer: one that hangs is a finding.
+_PATIENCE = 2.0
 _COLOURS = {Severity.FINE: "green", Severity.WARNING: "yellow", Severity.BROKEN: "red"}
 
 
@@ -33,6 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace, context: Context) -> Exit:
+    context.answer = _PATIENCE
     found = [*_examine(context), *(_compare(context, options.peer) if options.peer else ())]
     worst = any(finding.severity is Severity.BROKEN for finding in found)
     if context.json:

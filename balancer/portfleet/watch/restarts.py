@@ -7,19 +7,24 @@ from random import Random
 
 #: Seconds of serving after which the next crash is counted as the first again.
 _STABLE = 60.0
-#: Seconds of life that are short, and after how many short lives in a row supervisord is not left to go on at once.
-_SHORT, _LOOPING = 10.0, 3
+#: Seconds of life that are short, and after how many short lives in a row supervisord is not left to go on at once. Of
+#: those that end within its startsecs it sees to itself: so many, and it gives up (FATAL).
+_SHORT, _LOOPING, _STARTSECS = 10.0, 3, 1.0
 
 
 @dataclass
 class Backoff:
-    """The waits of one program: 1, 2, 4 … ``cap`` seconds, each ± 20 % so that a fleet does not go in step."""
+    """The waits of one program: 1, 2, 4 … ``cap`` seconds, each ± 20 % so that a fleet does not go in step.
+
+    ``short``: lives in a row that were short; ``started``: those of them that supervisord takes for a start that went well.
+    """
 
     random: Random
     cap: float = 60.0
     tries: int = 0
     due: float | None = field(default=None)
     short: int = 0
+    started: int = 0
 
     def schedule(self, now: float) -> float:
         """Plan the next try and give the seconds until then; planned already, nothing changes."""
@@ -48,6 +53,7 @@ class Backoff:
     def lived(self, seconds: float) -> None:
         """Note how long a process lived that has ended by itself."""
         self.short = self.short + 1 if seconds < _SHORT else 0
+        self.started = 0 if not self.short else self.started + (seconds >= _STARTSECS)
 
     @property
     def unsteady(self) -> bool:
@@ -57,4 +63,4 @@ class Backoff:
     @property
     def looping(self) -> bool:
         """Return whether it ends soon after every start, though later than supervisord takes for a failed one."""
-        return self.short >= _LOOPING
+        return self.started >= _LOOPING
