@@ -25,7 +25,7 @@ def test_a_look_at_a_bare_host_changes_nothing(looked: tuple[Run, dict[str, str]
     assert done.code == 0, done.output
     assert before == after
     assert all(done.changed.values()), "it says what it would do"
-    assert '+listen = [":7000"]' in done.output
+    assert '+listen = [":7000"]' not in done.output, "a config may hold secrets"
     assert "skipped, since" not in done.output, "what cannot be known is not shown as what would be written"
 
 
@@ -64,8 +64,8 @@ def test_a_look_at_a_changed_config_shows_the_difference(
     before = {name: disk(host) for name, host in deployed.items()}
     done = ansible.play("site.yml", "--check", "--diff")
     assert done.code == 0, done.output
-    assert "-instances = 2\n" in done.output
-    assert "+instances = 3\n" in done.output
+    assert "start echo-blue-3" in done.output, "the plan tells it"
+    assert "+instances = 3" not in done.output, "a config may hold secrets"
     assert {name: disk(host) for name, host in deployed.items()} == before
     assert len([i for i in status(deployed["one"])["instances"] if i["state"] == "ready"]) == 2
 

@@ -16,7 +16,7 @@ _SHORT, _LOOPING, _STARTSECS = 10.0, 3, 1.0
 class Backoff:
     """The waits of one program: 1, 2, 4 … ``cap`` seconds, each ± 20 % so that a fleet does not go in step.
 
-    ``short``: lives in a row that were short; ``started``: those of them that supervisord takes for a start that went well.
+    ``short``: lives in a row that were short; ``started``: those of them that supervisord takes for a good start.
     """
 
     random: Random
