@@ -8,11 +8,14 @@ import socket
 import struct
 import time
 from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from portfleet.daemons.answers import LONGEST, ControlError
 from portfleet.daemons.exchange import Command, Control, Exchange, Port, Verdict
-from portfleet.daemons.run import Run
 from portfleet.linux import processes, unix_socket
+
+if TYPE_CHECKING:
+    from portfleet.daemons.run import Run
 
 #: struct linger of socket(7): on, for 0 seconds; then close(2) sends a reset.
 _RESET = struct.pack("=ii", 1, 0)
@@ -131,6 +134,8 @@ class Talk:
 def begin(exchange: Exchange, connection: socket.socket | None = None) -> Talk | Run:
     """Return what carries out ``exchange``; ``connection`` as `Talk` takes it."""
     place = exchange.place
+    from portfleet.daemons.run import Run  # it brings subprocess, for probes that most services do not have
+
     return Run(exchange, place) if isinstance(place, Command) else Talk(exchange, connection)
 
 
