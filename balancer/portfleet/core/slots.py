@@ -59,7 +59,8 @@ def effective(
 ) -> Table:
     """Return the effective table of ``home`` while of the members in ``weights`` only ``serving`` serve.
 
-    Who had a slot in the home table ``before`` comes next to its home: a new member that does not serve yet moves none.
+    Of a member that the home table ``before`` does not have, a slot goes next to who had it there: a new member that
+    does not serve yet moves none.
     With all of the home's members serving the result is ``home`` itself; with none it points nowhere.
     """
     known = {member: weight for member, weight in weights.items() if weight > 0}
@@ -70,8 +71,9 @@ def effective(
         return tuple(home)  # nearly always
     orders = _Orders(home, known)
     reached: dict[frozenset[str], list[int]] = {}
+    new = {*home} - {*before} if len(before) == len(home) else set[str | None]()
     for slot, owner in enumerate(home):
-        heir = before[slot] if len(before) == len(home) else owner
+        heir = before[slot] if owner in new else owner
         if owner not in out:
             continue
         if heir != owner and heir in serving and heir in known:

@@ -49,7 +49,7 @@ class Ejector:
         self.pending: dict[str, Out] = {}
         #: The last table of each service that was seen or set, to put it back as it was after a foreign flush.
         self.tables: dict[str, Table] = {}
-        self._diverted: dict[str, InstanceRule] = {}
+        self._diverted: set[str] = set()
         self._unanswered: dict[str, list[InstanceRule]] = {}
         self._written: dict[str, Out] | None = None
         #: How long transactions took that diverted an instance, and those that pointed slots, with reading them before.
@@ -69,7 +69,7 @@ class Ejector:
             asked = time.monotonic()
             self._plane.run((Divert(instance.name, sibling),))
             self.diverts.add(time.monotonic() - asked)
-            self._diverted[instance.name] = instance.rule
+            self._diverted.add(instance.name)
         return time.monotonic() - began
 
     def point(self, want: DesiredService, *, ready: Iterable[str] = ()) -> None:
@@ -92,7 +92,7 @@ class Ejector:
             self.out.pop(instance.name, None)
             self._keep()
             if now is not None:
-                self._point(now)
+                self._point(now, admitted=instance.name)
         return self.tables.get(want.name, ()).count(instance.name)
 
     def note(self, name: str, reason: str) -> None:
@@ -154,8 +154,9 @@ class Ejector:
         desired = self._latest()
         return desired.services.get(want.name) if desired else want
 
-    def _point(self, want: DesiredService) -> None:
-        ended = {i.name: self._diverted[i.name] for i in want.instances if i.name in self._diverted}
+    def _point(self, want: DesiredService, *, admitted: str = "") -> None:
+        """Deal the slots; who was diverted or is ``admitted`` gets its rule of now, as its port may be another."""
+        ended = {i.name: i.rule for i in want.instances if i.name in self._diverted or i.name == admitted}
         asked = time.monotonic()
         change = self._pointer.point(
             want,
@@ -164,8 +165,7 @@ class Ejector:
             before=[SetInstance(rule) for rule in ended.values()],
         )
         self.points.add(time.monotonic() - asked)
-        for name in ended:
-            del self._diverted[name]
+        self._diverted -= ended.keys()
         self.tables[want.name] = change.table
 
     def _all_probed_out(self, want: DesiredService) -> bool:
