@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from support.fleet_box import ECHO, HOME, REDIS, FleetBox, fleet_box
+from support.fleet_box import ECHO, HOME, PORTFLEET, REDIS, FleetBox, fleet_box
 from support.reachable import show_checkout
 from support.rights import needs_another_user
 from support.sandbox import HOST4, client4, client6, wait_for
@@ -267,3 +267,16 @@ def test_while_supervisord_shuts_down_each_verb_says_so(empty: FleetBox) -> None
     wait_for("it has ended", lambda: hung not in empty.processes())
     empty.portfleet("down", "--yes")
     assert empty.rules() == ""
+
+
+def test_a_service_manager_starts_it_in_the_foreground(empty: FleetBox) -> None:
+    """As portfleet.service does at boot: rules first, then the program becomes supervisord."""
+    empty.write(ECHO)
+    manager = empty.boxes.host.popen(PORTFLEET, "--home", HOME, "up", "--foreground")
+    try:
+        wait_for("all serve", lambda: empty.look("-q").returncode == 0)
+        assert empty.processes()[pid_of(empty, "supervisord")]
+    finally:
+        empty.portfleet("down", "--yes")
+        manager.communicate(timeout=30)
+    assert manager.returncode == 0

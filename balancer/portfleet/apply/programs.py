@@ -128,6 +128,8 @@ class Programs:
         """Wait until ``names``, which are ready, have lived for ``min_ready``; who has ended is ``failed``."""
         lives = {i.name: s.service.min_ready or 0.0 for s in self.desired.services.values() for i in s.running}
         watched = {name: lives[name] for name in names if name not in self.failed and name in self.desired.programs}
+        if not watched:  # at boot no supervisord is there to be asked
+            return
         began, before = self.clock.monotonic(), self.supervisor.programs()
         while watched := {n: s for n, s in watched.items() if self.clock.monotonic() - began < s}:
             yield _ALIVE
