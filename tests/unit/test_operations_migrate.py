@@ -17,7 +17,7 @@ REMOTE = ECHO.replace('":7000"]', '"0.0.0.0:7000"]\nremote = ["203.0.113.2:7101"
 
 def test_all_of_a_share_goes_with_its_connections(box: Box) -> None:
     done = box.operate(*WORDS)
-    assert box.log == [f"slots {MOVED}", "[moving]", "5 from blue-1 to blue-2"]
+    assert box.log == [f"slots {MOVED}", "[moving]", "5 from blue-1 to blue-2", "rules of blue-1"]
     assert done.outcome == "echo-blue-2 serves 100 % of echo-blue-1's share; 5 connections were handed off"
 
 
@@ -37,7 +37,7 @@ def test_given_back_it_takes_its_part_of_the_connections_along(box: Box) -> None
 
 def test_without_hand_off_connections_drain_by_the_services_policy(box: Box) -> None:
     done = box.operate(*WORDS, "--drain")
-    assert box.log[-2:] == ["evict blue-1 10", "resume blue-1"]
+    assert box.log[-3:] == ["evict blue-1 10", "rules of blue-1", "resume blue-1"]
     assert done.outcome.endswith("; connections of echo-blue-1: 0 ended, 5 were closed")
 
 

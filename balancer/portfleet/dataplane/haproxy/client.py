@@ -156,10 +156,12 @@ class Client:
 
     def reload(self, rules: str) -> None:
         """Have the master start a new worker and wait until that one runs the configuration ``rules``."""
-        ask(self.master, "reload")
-        deadline = time.monotonic() + _RELOAD
+        deadline, asked = time.monotonic() + _RELOAD, False
         while True:
             try:
+                if not asked:  # a master that has just started listens later than its worker
+                    ask(self.master, "reload")
+                    asked = True
                 if self.description.get("rules") == rules:
                     return
             except PortfleetError:  # the socket changes hands at this moment
