@@ -147,7 +147,10 @@ class Host:
     def _killed(self) -> bool:
         """Kill what is in the host's control groups, nspawn among it; true when nothing is."""
         files = [file for top in _hierarchies() for file in _group(self.name, top).rglob("cgroup.procs")]
-        pids = {int(pid) for file in files for pid in file.read_text().split()}
+        pids: set[int] = set()
+        for file in files:
+            with contextlib.suppress(OSError):  # the group of a session that ends at this moment
+                pids |= {int(pid) for pid in file.read_text().split()}
         for pid in pids:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)

@@ -62,10 +62,11 @@ def test_clients_of_this_box_are_refused_too(rules: Plane) -> None:
         assert (done.returncode, "ConnectionRefused" in done.stderr) == (code, bool(code))
 
 
+@pytest.mark.timed
 def test_a_denial_ends_by_itself_and_the_longest_of_several_decides(rules: Plane) -> None:
     rules.load(ECHO)
     rules.serve()
-    soon = int(time.time()) + 4
+    soon = int(time.time()) + 6
     rules.load(ECHO, denying(rules, **{"198.18.7.0/24": soon, "198.18.7.9/32": None, "2001:db8:1:7::/64": soon}))
     assert rules.is_as_wanted()
     assert refused(rules, ["198.18.7.1", "198.18.7.9", "2001:db8:1:7::1", *OTHERS]) == {
