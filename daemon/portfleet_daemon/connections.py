@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Container, Iterator, Sequence
-from itertools import islice
 from typing import Any
 
 from portfleet_daemon.client import Client
@@ -169,8 +168,7 @@ class Connections:
 
     def movable_stateful(self, most: int, *, without: Container[Connection] = ()) -> list[Connection]:
         """Return up to `most` stateful connections that can be released now: no reply is awaited."""
-        movable = (one for one in self.stateful() if one.task is None and one not in without)
-        return list(islice(movable, most))
+        return [one for one in self.stateful() if one.task is None and one not in without][:most]
 
     def release(self, connection: Connection) -> Parcel | None:
         """Stop serving a movable connection; it stays open and counted until `forget` or `restore`.

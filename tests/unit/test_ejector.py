@@ -103,7 +103,7 @@ def test_a_held_table_lock_delays_the_deal_and_not_the_detour_nor_the_loop(tmp_p
             (detour,) = watched.kernel.log
             assert isinstance(detour[0], Divert) and detour[0].name == "echo-blue-2"
             await asyncio.sleep(0.2)
-            assert time.monotonic() - began < 0.3
+            assert time.monotonic() - began < 5, "the loop waits for no lock, which it would for ten seconds"
             assert watched.slots()["echo-blue-2"] == 1024 and watched.moves() == []
         async with asyncio.timeout(10):
             while "echo-blue-2" in watched.slots():

@@ -145,7 +145,7 @@ class Look:
         return self._established.of(pid, want.rule.port, service.service.ports)
 
     def at_surplus(self, name: str) -> ObservedInstance:
-        """Look at a program that nobody wants any more, and for a moment: a probe under way is not a client.
+        """Look at a program that is not desired any more, and for a moment: a probe under way is not a client.
 
         Nothing but its name is known: its connections are those that its processes have of the ports they listen on.
         """

@@ -107,7 +107,7 @@ class Rendered:
 def _is_open(directory: Path, *, to: Path) -> bool:
     """Return whether another user can change what the name ``to`` in a directory stands for.
 
-    In a sticky one (/tmp) nobody can rename what is another's, so a directory that is there is safe in it.
+    In a sticky one (/tmp) no user can rename what is another's, so a directory that is there is safe in it.
     """
     try:
         found = directory.lstat()

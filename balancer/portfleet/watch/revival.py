@@ -30,12 +30,18 @@ class Revival:
 
     def __init__(
         self, *, paths: Paths, roster: Roster, ejector: Ejector, deaths: Deaths, log: Log, pool: Pool,
-        wake: Callable[[], None],
+        wake: Callable[[], None], give_up: Callable[[str], None],
     ) -> None:  # fmt: skip
         self._paths, self._roster, self._ejector, self._deaths = paths, roster, ejector, deaths
-        self._log, self._pool, self._wake = log, pool, wake
+        self._log, self._pool, self._wake, self._give_up = log, pool, wake, give_up
         self._loop = asyncio.get_running_loop()
         self._starting: set[str] = set()
+
+    def ended(self, member: Member) -> None:
+        """Take in how long a member lived whose end was not asked for; in a crash loop each start waits longer."""
+        member.backoff.lived(self._deaths.lived.get(member.name, 0.0))
+        if member.backoff.looping:
+            self._give_up(member.name)
 
     def look(self, member: Member, info: ProgramInfo | None) -> None:
         """See to a member without a process, as supervisord has it (None: it does not know it)."""

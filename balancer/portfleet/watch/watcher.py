@@ -81,7 +81,7 @@ class Watcher:
         )
         self._revival = Revival(
             paths=self._paths, roster=roster, ejector=ejector, deaths=self._deaths, log=log, pool=self._pool,
-            wake=self._wake.set,
+            wake=self._wake.set, give_up=self._supervision.give_up,
         )  # fmt: skip
         self._remains = Remains(self._paths, roster, ejector, log, self._supervision.give_up)
         self._beside = Beside(self._paths, log)
@@ -279,15 +279,9 @@ class Watcher:
             self._remains.ended(name, pid)
             self._judge.died(member, f"process {pid} ended{work}")
             if member.startable and not work:
-                self._count(member)
+                self._revival.ended(member)
         nudge(self._paths.supervisor_socket, self._loop)
         self._wake.set()
-
-    def _count(self, member: Member) -> None:
-        """Take in how long a member lived whose end was not asked for; in a crash loop each start waits longer."""
-        member.backoff.lived(self._deaths.lived.get(member.name, 0.0))
-        if member.backoff.looping:
-            self._supervision.give_up(member.name)
 
     async def _readmit(self) -> None:
         """Let in whoever has become ready: new instances and those that died."""
