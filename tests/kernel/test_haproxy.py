@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import ipaddress
 import socket
+import subprocess
 import threading
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 
@@ -16,8 +19,13 @@ from portfleet.core import changes as c
 from portfleet.core.access import Access, Range
 from portfleet.core.model import Affinity, Listen
 from portfleet.dataplane.haproxy.affinity import slot_for
+from portfleet.dataplane.haproxy.files import Files
+from portfleet.dataplane.haproxy.machine import binary
+from portfleet.dataplane.haproxy.state import State
+from portfleet.dataplane.haproxy.text import Place
 from portfleet.dataplane.haproxy.xxh32 import xxh32
 from support.haproxies import Haproxies, haproxies
+from support.haproxy_cases import CASES, state_of
 from support.netns import network_of
 from support.sandbox import make_box, wait_for
 
@@ -33,6 +41,19 @@ def test_the_hash_is_the_published_one() -> None:
     assert {text: xxh32(text) for text in vectors} == vectors
     assert xxh32(bytes.fromhex("c6120007"), 4_000_000_000) == 0xC3187D79
     assert xxh32(bytes.fromhex("20010db8000100000000000000000000"), 24301) == 0x4FE621A4
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_haproxy_has_nothing_to_say_about_a_configuration(name: str, directory: Path) -> None:
+    """Each of those that are in tests/unit/golden/haproxy word for word."""
+    state, place = state_of(name, directory / "world"), Place(directory, CASES[name][1])
+    files = Files(place)
+    files.write(State(), state)
+    files.write_process(state)
+    for number in place.numbers:
+        words = [binary(), "-c", "-f", str(place.config(number)), "-f", str(place.services)]
+        done = subprocess.run(words, capture_output=True, text=True, check=False)
+        assert done.returncode == 0 and done.stderr == "" and done.stdout in ("", "Configuration file is valid\n"), done
 
 
 @contextmanager
@@ -83,6 +104,13 @@ def running(request: pytest.FixtureRequest) -> Iterator[Haproxies]:
             yield found
     finally:
         box.close()
+
+
+@pytest.fixture
+def directory() -> Iterator[Path]:
+    """Return a directory with a short name: the path of a socket has 107 bytes."""
+    with TemporaryDirectory(prefix="ha-") as found:
+        yield Path(found)
 
 
 def table(*names: str) -> tuple[str, ...]:

@@ -9,10 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from portfleet.core.pins import find, flatten, parse
-from support.fleet_box import FleetBox, fleet_box
 from support.plane import ECHO, Plane
-from support.sandbox import BoxError, client4, client6
-from support.watched import NAMED
+from support.sandbox import client4, client6
 
 OFFICE = [f"198.18.7.{last}" for last in range(1, 60)] + [f"2001:db8:1:7::{last:x}" for last in range(1, 60)]
 OTHERS = [client4(40_000 + number * 7) for number in range(60)] + [client6(9000 + number) for number in range(60)]
@@ -83,34 +81,3 @@ def test_flat_pins_do_not_overlap_and_decide_the_same(pins: dict[str, str], data
         offset = data.draw(st.integers(0, network.num_addresses - 1))
         address = network.network_address + offset
         assert find(flat, address) == find(pins, address)
-
-
-def said(box: FleetBox, *words: str) -> str:
-    return box.portfleet(*words).stdout
-
-
-def test_pin_explain_status_and_unpin() -> None:
-    with fleet_box(NAMED) as box:
-        home = box.explain("echo", [client4(7), client4(8)])[client4(7)]
-        target = next(f"echo-blue-{number}" for number in range(1, 5) if f"echo-blue-{number}" != home)
-        words = said(box, "pin", "echo", client4(7), target)
-        assert words.startswith(f"echo: new connections of {client4(7)}/32 go to {target}.")
-        assert words.endswith(f"Undo with: portfleet unpin echo {client4(7)}/32\n")
-        assert "would pin" in said(box, "pin", "echo", client4(9), target, "--dry-run")
-        assert f"pin {client4(7)}/32 to {target}" in said(box, "history")
-        assert "already pinned" in said(box, "pin", "echo", client4(7), target[-1])
-        assert f"pinned to {target}" in said(box, "explain", "echo", client4(7))
-        assert box.who([client4(7)])[client4(7)] == target
-        assert f"{client4(7)}/32 → {target}" in said(box, "status")
-        assert box.portfleet("plan", "--check").returncode == 0
-        for wrong, complaint in (
-            (("echo", "198.18.0.7/24", "2"), "not an address or a network"),
-            (("echo", client4(7), "9"), "has no instance"),
-            (("echo", client4(7), "echo-green-1"), "idle colour"),
-        ):
-            with pytest.raises(BoxError, match="exit 2"):
-                box.portfleet("pin", *wrong)
-            assert complaint in box.portfleet("pin", *wrong, check=False).stderr
-        assert "goes by its slot again" in said(box, "unpin", "echo", client4(7))
-        assert "is not pinned" in said(box, "unpin", "echo", client4(7))
-        assert box.who([client4(7)])[client4(7)] == home == box.explain("echo", [client4(7), client4(8)])[client4(7)]

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import subprocess
+import sys
 from collections.abc import Iterator
 
 import pytest
 
-from support import warm
-from support.fleet_box import ECHO, HOME
+from support import own_status, warm
+from support.fleet_box import ECHO, HOME, ORDINARY
+from support.rights import needs_another_user
 from support.sandbox import Box, BoxError, make_box
 
 TOOL = "portfleet.__main__"
@@ -39,6 +41,14 @@ def test_what_lasts_too_long_is_ended(box: Box) -> None:
     with pytest.raises(subprocess.TimeoutExpired) as caught:
         warm.run(box, TOOL, "--home", home(box, ECHO), "watch", timeout=1)
     assert "cannot-look" in str(caught.value.stdout), "nothing has been applied yet"
+
+
+@needs_another_user
+def test_an_ordinary_user_has_no_right_of_roots_and_can_get_none(box: Box) -> None:
+    status = warm.run(box, "support.own_status", ordinary=True).stdout
+    for kind in ("Inh", "Prm", "Eff", "Bnd", "Amb"):
+        assert f"Cap{kind}:\t{'0' * 16}\n" in status
+    assert status == box.run(*ORDINARY, sys.executable, own_status.__file__).stdout
 
 
 def home(box: Box, config: str) -> str:

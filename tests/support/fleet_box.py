@@ -105,11 +105,12 @@ class FleetBox:
         self, *words: str, check: bool = True, env: Mapping[str, str] | None = None
     ) -> subprocess.CompletedProcess[str]:
         """Run a verb; raises BoxError with what it printed when ``check`` and it does not exit 0."""
-        if self.plane == "haproxy":
-            return self.boxes.host.run(*self.argv(*words), check=check, env=env)
         if self.boxes.host.users or "LD_LIBRARY_PATH" in (env or {}):  # neither can be had of a process that runs
-            return self.boxes.host.run(PORTFLEET, "--home", HOME, *words, check=check, env=env)
-        return warm.run(self.boxes.host, "portfleet.__main__", "--home", HOME, *words, check=check, env=env)
+            return self.boxes.host.run(*self.argv(*words), check=check, env=env)
+        return warm.run(
+            self.boxes.host, "portfleet.__main__", "--home", HOME, *words,
+            check=check, env=env, ordinary=self.plane == "haproxy",
+        )  # fmt: skip
 
     def look(self, *words: str) -> subprocess.CompletedProcess[str]:
         """Run `status`; raises BoxError if it cannot tell. An exit code from 7 on tells that not all is well."""

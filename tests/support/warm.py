@@ -34,6 +34,9 @@ _TESTS = Path(__file__).parents[1]
 #: linux/sched.h: mount, UTS, IPC, PID and network namespace.
 _NAMESPACES = 0x00020000 | 0x04000000 | 0x08000000 | 0x20000000 | 0x40000000
 _LONGEST_REQUEST = 1 << 18  # bytes
+_ORDINARY = 65534
+#: linux/prctl.h and linux/capability.h.
+_SET_DUMPABLE, _DROP_FROM_BOUNDING_SET, _NO_NEW_PRIVS, _CAPABILITY_VERSION_3 = 4, 24, 38, 0x20080522
 
 
 def run(
@@ -44,9 +47,11 @@ def run(
     text: str = "",
     timeout: float = 60,
     env: Mapping[str, str] | None = None,
+    ordinary: bool = False,
 ) -> subprocess.CompletedProcess[str]:
     """Call ``main()`` of ``module`` in the box with ``words`` as its arguments and ``text`` on its standard input.
 
+    With ``ordinary`` it is uid 65534's, without any right of root's, now and later.
     Raises BoxError on a non-zero exit when ``check``, and TimeoutExpired, as `Box.run` does.
     """
     with contextlib.ExitStack() as stack:
@@ -55,7 +60,7 @@ def run(
         streams[0].seek(0)
         ends, says = os.pipe()
         ended = stack.enter_context(os.fdopen(ends, "rb"))
-        request = {"box": box.pid, "module": module, "words": words, "timeout": timeout}
+        request = {"box": box.pid, "module": module, "words": words, "timeout": timeout, "ordinary": ordinary}
         request["environment"] = {**os.environ, **(env or {})}
         try:
             _server().send(request, [*(stream.fileno() for stream in streams), says])
@@ -158,6 +163,8 @@ def _work(request: dict[str, object], streams: list[int]) -> None:
     try:
         for number, stream in enumerate(streams):
             os.dup2(stream, number)
+        if request["ordinary"]:
+            _give_up_rights()
         environment, words = request["environment"], request["words"]
         assert isinstance(environment, dict) and isinstance(words, list)
         os.environ.clear()
@@ -176,3 +183,23 @@ def _work(request: dict[str, object], streams: list[int]) -> None:
             sys.stdout.flush()
             sys.stderr.flush()
         os._exit(code if isinstance(code, int) else 0)
+
+
+def _give_up_rights() -> None:
+    """Become an ordinary user for good, as ``setpriv`` makes one (`fleet_box.ORDINARY`)."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    last = int(Path("/proc/sys/kernel/cap_last_cap").read_text())
+    for capability in range(last + 1):
+        _demand(libc.prctl(_DROP_FROM_BOUNDING_SET, capability, 0, 0, 0))
+    os.setgroups([])
+    os.setresgid(_ORDINARY, _ORDINARY, _ORDINARY)
+    os.setresuid(_ORDINARY, _ORDINARY, _ORDINARY)
+    _demand(libc.capset((ctypes.c_uint32 * 2)(_CAPABILITY_VERSION_3, 0), (ctypes.c_uint32 * 6)()))
+    _demand(libc.prctl(_NO_NEW_PRIVS, 1, 0, 0, 0))
+    # A process that has changed its user may not read its own /proc until it executes a program.
+    _demand(libc.prctl(_SET_DUMPABLE, 1, 0, 0, 0))
+
+
+def _demand(answer: int) -> None:
+    if answer:
+        raise OSError(ctypes.get_errno(), "cannot give up rights")

@@ -5,7 +5,6 @@ After a wanted change: GOLDEN=write pytest tests/unit/test_golden.py, and read t
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import pytest
@@ -17,8 +16,7 @@ from portfleet.dataplane.nft.book import Book, by_family
 from portfleet.dataplane.nft.text import text
 from support.fake_world import World
 from support.fleets import ECHO, fleet
-
-GOLDEN = Path(__file__).with_name("golden")
+from support.golden import compare
 
 SMALL = ECHO.replace("instances = 4", "instances = 2\nslots = 256")
 KV = """
@@ -50,14 +48,6 @@ def book_of(state: PlaneState) -> Book:
         if rule and (instance := parse_instance(rule.name)):
             book.numbers.setdefault(instance.service, {})[rule.number] = rule.name
     return book
-
-
-def compare(name: str, found: str) -> None:
-    """Compare ``found`` with the golden file ``name``, or write that where the environment asks for it."""
-    path = GOLDEN / name
-    if os.environ.get("GOLDEN") == "write":
-        path.write_text(found)
-    assert found == path.read_text()
 
 
 @pytest.mark.parametrize("name", CASES)
