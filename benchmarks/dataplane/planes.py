@@ -1,23 +1,26 @@
-"""What a client waits for on each data plane, and behind a plain HAProxy, measured in turn in one run.
+"""What a client waits for and how much goes through: each data plane, a plain HAProxy and no balancer, in one run.
 
 Two boxes of namespaces with the same fleet of four daemons, one behind nftables as root, one behind HAProxy as an
-ordinary user; beside the latter a plain HAProxy (round robin, one process) leads to the same daemons. A connect is
-timed up to the first reply; an exchange is one request on a connection that stays. Short turns alternate, and ratios
-are taken within each round. Prints a table and writes benchmarks/results/dataplane-planes.json. Needs root and haproxy;
-a minute.
+ordinary user; beside the latter a plain HAProxy (round robin, one process) that leads to the same daemons, and a fifth
+daemon that clients dial directly. Everything of the boxes has one CPU and the load the other, so that a rate is what
+a processor is left to give. Short turns alternate, and ratios are taken within each round. Three kinds of load: one
+connection that asks without pause (its latency), 50 of them (requests a second), and short connections, 20 at a time
+(connects a second; the latency is from the connect to the first reply). Prints a table and writes
+benchmarks/results/dataplane-planes.json. Needs root, haproxy and a C compiler; two minutes.
 """
 
 from __future__ import annotations
 
 import argparse
-import socket
+import os
 import statistics
 import sys
-import time
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from typing import Any
 
 from benchmarks.lib.build import ROOT
-from benchmarks.lib.measure import save
+from benchmarks.lib.measure import SERVER_CPU, run_load, save
 
 sys.path.insert(0, str(ROOT / "tests"))
 
@@ -25,6 +28,7 @@ from support.fleet_box import ECHO, HOME, ORDINARY, FleetBox, fleet_box, on_plan
 from support.netns import network_of
 from support.sandbox import HOST4, client4, wait_for
 
+FLEET = ECHO.replace("handlers:whoami", "handlers:echo")
 PLAIN = """
 defaults
     mode tcp
@@ -39,35 +43,13 @@ listen plain
     server c 127.0.0.1:7102
     server d 127.0.0.1:7103
 """
-
-
-def dial(port: int, number: int) -> socket.socket:
-    connection = socket.create_connection((HOST4, port), timeout=10, source_address=(client4(number * 31 % 120_000), 0))
-    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    return connection
-
-
-def connects(port: int, count: int, first: int) -> float:
-    """Return the median of microseconds from a connect to its first reply."""
-    took = []
-    for number in range(first, first + count):
-        began = time.perf_counter()
-        with dial(port, number) as connection:
-            connection.send(b"x\n")
-            connection.recv(200)
-            took.append((time.perf_counter() - began) * 1e6)
-    return statistics.median(took)
-
-
-def exchanges(connection: socket.socket, count: int) -> float:
-    """Return the median of microseconds of a request."""
-    took = []
-    for _ in range(count):
-        began = time.perf_counter()
-        connection.send(b"x\n")
-        connection.recv(200)
-        took.append((time.perf_counter() - began) * 1e6)
-    return statistics.median(took)
+#: {what is measured: the load that shows it}
+LOADS: dict[str, Mapping[str, object]] = {
+    "latency": {"connections": 1},
+    "requests": {"connections": 50},
+    "connects": {"mode": "storm", "connections": 20, "rate": 1_000_000},
+}
+Found = dict[str, dict[str, list[dict[str, Any]]]]
 
 
 def plain_haproxy(box: FleetBox) -> None:
@@ -76,37 +58,76 @@ def plain_haproxy(box: FleetBox) -> None:
     box.boxes.host.run(*ORDINARY, "/usr/sbin/haproxy", "-D", "-f", f"{HOME}/plain.cfg")
 
 
+@contextmanager
+def ways() -> Iterator[dict[str, tuple[FleetBox, int]]]:
+    """Give {name: the box, the port that clients dial there}; all of it has the servers' CPU."""
+    allowed = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {SERVER_CPU})
+    with ExitStack() as stack:
+        kernel = stack.enter_context(fleet_box(FLEET))
+        with on_plane("haproxy"):
+            proxied = stack.enter_context(fleet_box(FLEET))
+        plain_haproxy(proxied)
+        daemon = str(ROOT / ".venv/bin/portfleet-daemon")
+        words = ("--port", "7200", "--handler", "portfleet_daemon.handlers:echo")
+        direct = proxied.boxes.host.popen(*ORDINARY, daemon, *words)
+        stack.callback(direct.wait)
+        stack.callback(direct.kill)
+        os.sched_setaffinity(0, allowed)
+        yield {
+            "direct": (proxied, 7200),
+            "nftables": (kernel, 7000),
+            "haproxy": (proxied, 7000),
+            "plain haproxy": (proxied, 7009),
+        }
+
+
+def turn(box: FleetBox, port: int, load: Mapping[str, object], *, seconds: float) -> dict[str, Any]:
+    """Return what the load generator says of one turn; raise SystemExit if anything was lost or wrong."""
+    with network_of(box.boxes.clients):
+        said = run_load(port, host=HOST4, source=client4(0), sources=250, seconds=seconds, warmup=0.1, **load)
+    if said["errors"] or said["unanswered"]:
+        raise SystemExit(f"port {port}: {said}")
+    return {"rate": said["replies"] / said["seconds"], **said["latency_us"]}
+
+
+def rows(found: Found) -> dict[str, dict[str, float]]:
+    """Return for each way the medians over the rounds, and of the ratios to nftables within each round."""
+    made: dict[str, dict[str, float]] = {}
+    for name, loads in found.items():
+        row = made[name] = {}
+        for load, value in (("latency", "p50"), ("latency", "p99"), ("requests", "rate"), ("connects", "rate"),
+                            ("connects", "p50"), ("connects", "p99")):  # fmt: skip
+            pairs = [(one[value], base[value]) for one, base in zip(loads[load], found["nftables"][load], strict=True)]
+            unit = "per_s" if value == "rate" else f"{value}_us"
+            row[f"{load}_{unit}"] = statistics.median(one for one, _ in pairs)
+            row[f"{load}_{unit}_ratio"] = statistics.median(one / base for one, base in pairs)
+    return made
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(prog="script/bench dataplane/planes", description=__doc__)
-    parser.add_argument("--rounds", type=int, default=40, help="turns of each (default: %(default)s)")
-    parser.add_argument("--quick", action="store_true", help="three rounds, to see that it runs")
+    parser.add_argument("--rounds", type=int, default=15, help="turns of each (default: %(default)s)")
+    parser.add_argument("--quick", action="store_true", help="two rounds, to see that it runs")
     options = parser.parse_args()
-    found: dict[str, list[tuple[float, float]]] = {"nftables": [], "haproxy": [], "plain haproxy": []}
-    with ExitStack() as stack:
-        kernel = stack.enter_context(fleet_box(ECHO))
-        with on_plane("haproxy"):
-            proxied = stack.enter_context(fleet_box(ECHO))
-        plain_haproxy(proxied)
-        ways = {"nftables": (kernel, 7000), "haproxy": (proxied, 7000), "plain haproxy": (proxied, 7009)}
-        for turn in range(3 if options.quick else options.rounds):
-            for name, (box, port) in ways.items():
-                with network_of(box.boxes.clients), wait_for("it listens", lambda port=port: dial(port, 1)) as held:
-                    found[name].append((exchanges(held, 200), connects(port, 50, turn * 50)))
-    rows = {
-        name: {
-            "exchange_us": statistics.median(one for one, _ in took),
-            "connect_us": statistics.median(one for _, one in took),
-            "exchange_ratio": statistics.median(a / b for (a, _), (b, _) in zip(took, found["nftables"], strict=True)),
-            "connect_ratio": statistics.median(a / b for (_, a), (_, b) in zip(took, found["nftables"], strict=True)),
-        }
-        for name, took in found.items()
-    }
-    print(f"{'':14} exchange us  connect and first reply us  (as multiples of nftables)")
-    for name, row in rows.items():
-        ratios = f"({row['exchange_ratio']:.2f}, {row['connect_ratio']:.2f})"
-        print(f"{name:14} {row['exchange_us']:11.1f}  {row['connect_us']:26.1f}  {ratios}")
+    with ways() as dialled:
+        found: Found = {name: {load: [] for load in LOADS} for name in dialled}
+        for box, port in dialled.values():
+            wait_for("it answers", lambda box=box, port=port: box.ask([client4(1)], port=port, message="x\n")[0].reply)
+        for _ in range(2 if options.quick else options.rounds):
+            for load, flags in LOADS.items():
+                for name, (box, port) in dialled.items():
+                    found[name][load].append(turn(box, port, flags, seconds=0.5))
+    table = rows(found)
+    print(f"{'':14} exchange us p50   p99   requests/s   connects/s   connect us p50   p99   (beside nftables)")
+    for name, row in table.items():
+        print(
+            f"{name:14} {row['latency_p50_us']:15.1f} {row['latency_p99_us']:5.0f} {row['requests_per_s']:12,.0f} "
+            f"{row['connects_per_s']:12,.0f} {row['connects_p50_us']:16.0f} {row['connects_p99_us']:5.0f}   "
+            f"({row['latency_p50_us_ratio']:.2f}, {row['requests_per_s_ratio']:.2f}, {row['connects_per_s_ratio']:.2f})"
+        )
     if not options.quick:
-        save("dataplane-planes", rows)
+        print(save("dataplane-planes", dict(table)))
     return 0
 
 

@@ -14,6 +14,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from portfleet.core.errors import PortfleetError
+from portfleet.supervise.supervisor import Supervisor
 from support.fleet_box import HOME, FleetBox
 from support.sandbox import HOST4, client4, wait_for
 
@@ -107,14 +109,15 @@ def signal(box: FleetBox, pid: int, name: str) -> None:
 
 
 def pid_of(box: FleetBox, program: str) -> int:
-    """Return the process of a program of supervisord, or of supervisord itself."""
+    """Return the process of a program of supervisord, 0 if none runs, or of supervisord itself."""
     if program == "supervisord":
         return int(box.boxes.host.run("cat", f"{HOME}/run/supervisord.pid").stdout)
-    answer = box.boxes.host.run(
-        str(Path(sys.executable).with_name("supervisorctl")), "-c", f"{HOME}/lib/supervisord.conf", "pid", program,
-        check=False,
-    ).stdout  # fmt: skip
-    return int(answer) if answer.strip().isdigit() else 0
+    socket_path = box.boxes.host.path(f"{HOME}/run/supervisor.sock")
+    try:
+        found = Supervisor(socket_path).programs().get(program)
+    except PortfleetError:
+        return 0
+    return found.pid or 0 if found else 0
 
 
 @dataclass
