@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -60,14 +61,15 @@ def dispatched(box: FleetBox) -> int:
 
 
 def killed(box: FleetBox, name: str) -> None:
-    """Kill an instance, and let it be started again once a hundred clients have dialled it meanwhile."""
-    victim = wait_for("it is there", lambda: pid_of(box, name))
+    """Kill an instance, let it be started again once a hundred clients have dialled it, and wait until it serves."""
+    victim = pid_of(box, name)
     overseer, before = pid_of(box, "supervisord"), dispatched(box)
     signal(box, overseer, "STOP")
     signal(box, victim, "KILL")
     wait_for("a hundred had to go elsewhere", lambda: dispatched(box) >= before + 100)
     signal(box, overseer, "CONT")
-    wait_for("it is there again", lambda: pid_of(box, name) not in (0, victim))
+    clients = [client4(number) for number in range(5000, 5030)]
+    wait_for("it serves again", lambda: len(set(box.who(clients).values())) == 3)
 
 
 @pytest.mark.parametrize("kills", [1, pytest.param(20, marks=pytest.mark.full)])
@@ -89,7 +91,8 @@ def test_a_killed_instance_refuses_no_client_with_the_watcher_dead(box: FleetBox
 def test_one_of_several_killed_takes_its_share_along_and_refuses_no_newcomer(processes: int, held: int) -> None:
     fleet = f"[fleet]\nhaproxy_processes = {processes}\n{THREE}"
     with on_plane("haproxy"), fleet_box(fleet) as box:
-        with load(box, held=held, connects=200, interval=held / 1000) as clients:
+        interval = held / 1000
+        with load(box, held=held, connects=200, interval=interval) as clients:
             before = haproxies(box)
             first = {pid for pid, words in before.items() if "haproxy-1.cfg" in words}
             signal(box, max(first), "KILL")  # the worker, which its master follows
@@ -97,6 +100,8 @@ def test_one_of_several_killed_takes_its_share_along_and_refuses_no_newcomer(pro
             wait_for("it is there again", lambda: len(haproxies(box)) == 2 * processes)
             wait_for("it takes orders", lambda: box.portfleet("plan", "--check", check=False).returncode == 0)
             assert before.keys() - haproxies(box).keys() == first
+            until = time.monotonic() + 2 * interval
+            wait_for("each client has asked again", lambda: time.monotonic() > until)
         connects, lost, share = clients.report["connects"], len(clients.lost), held / processes
         print(f"1 of {processes} killed: {lost} of {held} held were lost; connects: {connects}")
         assert abs(lost - share) < 5 * math.sqrt(share * (1 - 1 / processes))  # standard deviations of a fair choice
