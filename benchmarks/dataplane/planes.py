@@ -1,12 +1,13 @@
 """What a client waits for and how much goes through: each data plane, a plain HAProxy and no balancer, in one run.
 
-Two boxes of namespaces with the same fleet of four daemons, one behind nftables as root, one behind HAProxy as an
-ordinary user; beside the latter a plain HAProxy (round robin, one process) that leads to the same daemons, and a fifth
+Two boxes of namespaces with the same fleet of one daemon, one behind nftables as root, one behind HAProxy (one process)
+as an ordinary user; beside the latter a plain HAProxy, also of one process, that leads to the same daemon, and a second
 daemon that clients dial directly. Everything of the boxes has one CPU and the load the other, so that a rate is what
-a processor is left to give. Short turns alternate, and ratios are taken within each round. Three kinds of load: one
-connection that asks without pause (its latency), 50 of them (requests a second), and short connections, 20 at a time
-(connects a second; the latency is from the connect to the first reply). Prints a table and writes
-benchmarks/results/dataplane-planes.json. Needs root, haproxy and a C compiler; two minutes.
+a processor is left to give; more processes of one way would get more of a CPU that others use too. Short turns
+alternate, and ratios are taken within each round. Three kinds of load: one connection that asks without pause (its
+latency), 50 of them (requests a second), and short connections, 20 at a time (connects a second; the latency is from
+the connect to the first reply). Prints a table and writes benchmarks/results/dataplane-planes.json. Needs root, haproxy
+and a C compiler; two minutes.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from support.fleet_box import ECHO, HOME, ORDINARY, FleetBox, fleet_box, on_plan
 from support.netns import network_of
 from support.sandbox import HOST4, client4, wait_for
 
-FLEET = ECHO.replace("handlers:whoami", "handlers:echo")
+FLEET = "[fleet]\nhaproxy_processes = 1\n" + ECHO.replace("handlers:whoami", "handlers:echo").replace("= 4", "= 1")
 PLAIN = """
 defaults
     mode tcp
@@ -37,11 +38,7 @@ defaults
     timeout server 1h
 listen plain
     bind :7009
-    balance roundrobin
     server a 127.0.0.1:7100
-    server b 127.0.0.1:7101
-    server c 127.0.0.1:7102
-    server d 127.0.0.1:7103
 """
 #: {what is measured: the load that shows it}
 LOADS: dict[str, Mapping[str, object]] = {
