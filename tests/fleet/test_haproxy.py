@@ -137,6 +137,7 @@ def test_a_new_service_is_a_reload_that_ends_no_connection(box: FleetBox) -> Non
     assert set(box.explain("more", sources).values()) == {f"more-blue-{number}" for number in (1, 2, 3)}
 
 
+@pytest.mark.long
 def test_a_foreign_edit_is_found_and_taken_back(box: FleetBox) -> None:
     service = f"{HOME}/run/haproxy/services/echo"
     for number in range(20):
@@ -161,6 +162,7 @@ def test_clients_addresses_reach_handlers_and_probes_speak_for_themselves(box: F
     assert {found["state"] for name, found in box.status().items() if "blue" in name} == {"ready"}
 
 
+@pytest.mark.long
 def test_weights_memory_and_who_may_connect(box: FleetBox) -> None:
     box.write(THREE.replace("[service.echo]", '[service.echo]\nweight = { 1 = 3 }\nsticky = "1h"\n'
                             'allow = ["198.18.0.0/15", "2001:db8:1:4::/64"]', 1))  # fmt: skip
@@ -197,6 +199,7 @@ def test_what_cannot_be_is_refused_by_check_with_the_reason(box: FleetBox) -> No
     assert refused.returncode == 2 and "cannot move established connections to another box" in refused.stderr, refused
 
 
+@pytest.mark.long
 def test_another_data_plane_takes_down_and_up(box: FleetBox) -> None:
     text = box.boxes.host.run("cat", f"{HOME}/fleet.toml").stdout
     more = text.replace("[fleet]", "[fleet]\nhaproxy_processes = 3")

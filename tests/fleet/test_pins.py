@@ -15,6 +15,7 @@ def said(box: FleetBox, *words: str) -> str:
     return box.portfleet(*words).stdout
 
 
+@pytest.mark.long
 def test_pin_explain_status_and_unpin() -> None:
     with fleet_box(NAMED) as box:
         home = box.explain("echo", [client4(7), client4(8)])[client4(7)]

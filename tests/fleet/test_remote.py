@@ -65,6 +65,7 @@ def held(box: FleetBox) -> Iterator[int]:
         process.wait()
 
 
+@pytest.mark.long
 @pytest.mark.both_planes
 def test_a_dead_one_is_told_gets_no_clients_and_is_let_in_when_it_answers() -> None:
     with fleet_box(LOCAL, other=True) as box:

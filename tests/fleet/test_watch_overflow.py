@@ -42,6 +42,7 @@ def first_tried(box: FleetBox) -> str:
     return listing.partition(" 0 : jump try_")[2].split()[0].rstrip(",")
 
 
+@pytest.mark.long
 @pytest.mark.both_planes
 def test_the_overflow_goes_to_the_least_loaded() -> None:
     with fleet_box(FEW) as box, ExitStack() as stack:

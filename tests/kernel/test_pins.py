@@ -68,6 +68,7 @@ networks = st.one_of(
 )  # fmt: skip
 
 
+@pytest.mark.long
 @given(st.dictionaries(networks, st.sampled_from("1234"), max_size=8), st.data())
 @settings(max_examples=60)
 def test_flat_pins_do_not_overlap_and_decide_the_same(pins: dict[str, str], data: st.DataObject) -> None:
