@@ -67,7 +67,8 @@ def ways() -> Iterator[dict[str, tuple[FleetBox, int]]]:
         plain_haproxy(proxied)
         daemon = str(ROOT / ".venv/bin/portfleet-daemon")
         words = ("--port", "7200", "--handler", "portfleet_daemon.handlers:echo")
-        direct = proxied.boxes.host.popen(*ORDINARY, daemon, *words)
+        # A session of its own, as supervisord's programs have: the scheduler shares a CPU out by sessions (sched(7)).
+        direct = proxied.boxes.host.popen("setsid", *ORDINARY, daemon, *words)
         stack.callback(direct.wait)
         stack.callback(direct.kill)
         os.sched_setaffinity(0, allowed)
