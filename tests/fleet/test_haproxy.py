@@ -7,16 +7,18 @@ import math
 import re
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
-from portfleet.dataplane.haproxy.client import Client
+from portfleet.dataplane.haproxy.client import Client, ask
 from support.fleet_box import HOME, FleetBox, fleet_box, on_plane
 from support.operated import TOLD, slots
 from support.sandbox import client4, wait_for
 from support.watched import load, pid_of, signal, wait_event
 
 THREE = TOLD.replace("instances = 2", "instances = 3")
+_REMEMBERED = re.compile(r"key=(\S+) .*gpt0=(\d+)")
 #: Gives one command on a socket of HAProxy's, as another program would.
 TELL = """
 import socket, sys
@@ -56,8 +58,18 @@ def test_no_process_has_a_right_and_the_kernel_no_rule(box: FleetBox) -> None:
 
 def dispatched(box: FleetBox) -> int:
     """Return how many connections HAProxy has given to another instance, as theirs refused them."""
-    sockets = [box.boxes.host.path(f"{HOME}/run/haproxy/haproxy-{number}.sock") for number in (1, 2)]
-    return sum(int(row["wredis"] or 0) for path in sockets for row in Client(0, path, path).stat(4))
+    return sum(int(row["wredis"] or 0) for path in sockets(box) for row in Client(0, path, path).stat(4))
+
+
+def sockets(box: FleetBox) -> list[Path]:
+    """Return where both processes take commands."""
+    return [box.boxes.host.path(f"{HOME}/run/haproxy/haproxy-{number}.sock") for number in (1, 2)]
+
+
+def agreed(box: FleetBox) -> bool:
+    """Return whether both processes remember the same instance of each client: they tell each other a moment later."""
+    first, second = (dict(_REMEMBERED.findall(ask(path, "show table echo:sticky"))) for path in sockets(box))
+    return bool(first) and first == second
 
 
 def killed(box: FleetBox, name: str) -> None:
@@ -175,6 +187,7 @@ def test_weights_memory_and_who_may_connect(box: FleetBox) -> None:
     box.portfleet("drain", "echo/2", "--handoff")
     moved = box.who(sources)
     assert "echo-blue-2/v1" not in moved.values()
+    wait_for("processes have told each other", lambda: agreed(box))
     assert {source: at for source, at in moved.items() if met[source] != "echo-blue-2/v1"}.items() <= met.items()
     box.portfleet("undrain", "echo/2")
     assert box.who(sources) == moved, "each stays where it was last"
