@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
 import socket
 import time
 from collections.abc import Sequence
+
+import pytest
 
 from support.fleet_box import REDIS, FleetBox, fleet_box
 from support.held import dialled
@@ -142,4 +145,43 @@ def test_a_crash_loop_slower_than_a_failed_start_waits_longer_each_time() -> Non
         given_up = events(box, "given-up", instance="kv-blue-1")
         assert [one.fields["try_number"] for one in given_up] == ["1", "2", "3"]
         assert all(one.fields["last_log"] for one in given_up)
-        assert "crash loop" in box.status()["kv-blue-1"]["why"]
+        wait_for("both wait", lambda: [one["next_try"] for one in box.status().values() if one["state"] == "failed"])
+
+
+#: Two redis of which the second ends 1.5 s after each start while there is a file.
+_HALF = _TWO.replace(
+    '["redis-server", "--port", "{port}"', '["/run/pf/half", "{port}", "redis-server", "--port", "{port}"'
+)
+_HALF_SCRIPT = """#!/bin/sh
+port=$1; shift
+[ $port = 6101 ] && [ -e /run/pf/broken ] && exec timeout 1.5 "$@"
+exec "$@"
+"""
+
+
+@pytest.mark.parametrize("served", [True, False], ids=["after it has served", "from its first start"])
+def test_status_and_explain_say_that_an_instance_is_in_a_crash_loop_and_when_it_is_tried_again(served: bool) -> None:
+    with fleet_box() as box:
+        box.write(_HALF if served else _HALF.replace('min_ready = "off"', 'min_ready = "3s"'))
+        host = box.boxes.host
+        host.run("sh", "-c", "cat > /run/pf/half; chmod 755 /run/pf/half", text=_HALF_SCRIPT)
+        if not served:
+            host.run("touch", "/run/pf/broken")
+        assert box.portfleet("up", check=False).returncode == (0 if served else 4)
+        if served:
+            host.run("touch", "/run/pf/broken")
+            host.run("kill", str(box.status()["kv-blue-2"]["pid"]))
+        wait_event(box, "given-up", instance="kv-blue-2", try_number="3")
+        entry = box.wait_state("kv-blue-2", "failed")
+        assert entry["why"].startswith("crash loop, ended last with") and entry["next_try"] and entry["attempt"] >= 3
+        assert entry["pid"] is None and entry["last_log"], entry
+        look = box.portfleet("status", check=False)
+        assert look.returncode == 7 and re.search(r"kv-blue-2 +serving +failed", look.stdout), look
+        assert re.search(r"next try (in \d+ s|now) \(attempt \d+\)", look.stdout), look
+        said = box.portfleet("explain", "kv", *_SOURCES).stdout
+        assert "its own kv-blue-2 is out: crash loop" in said and "next try at" in said, said
+        box.portfleet("maint", "kv/2")
+        assert box.wait_state("kv-blue-2", "maintenance")["next_try"] is None
+        host.run("rm", "/run/pf/broken")
+        box.portfleet("undrain", "kv/2")
+        assert box.wait_state("kv-blue-2", "ready")["why"] is None

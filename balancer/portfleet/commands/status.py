@@ -177,15 +177,23 @@ def _access(found: dict[str, Any]) -> list[str]:
     return lines
 
 
-def _why(entry: dict[str, Any]) -> list[str]:
-    """Return the lines below an instance: why it does not serve, how it ended, its log's end; or that it is adopted."""
+def _why(entry: dict[str, Any], at: float) -> list[str]:
+    """Return the lines below an instance: why it does not serve, what follows, its log's end; or that it is adopted."""
     if entry["state"] == State.READY:
         return ["adopted: still running from an earlier supervisord; managed again after its next restart"] * entry[
             "adopted"
         ]
     words = [entry["why"]] if entry["why"] else []
+    if entry["next_try"]:
+        words.append(f"next try {_until(entry['next_try'], at)} (attempt {entry['attempt']})")
     words += [f"ended last with {entry['last_exit']}"] if entry["last_exit"] else []
     return words + [f"log: {line}" for line in entry["last_log"]]
+
+
+def _until(moment: str, at: float) -> str:
+    """Return how long after the Unix time ``at`` a ``moment`` (RFC 3339) is."""
+    seconds = datetime.fromisoformat(moment).timestamp() - at
+    return f"in {seconds:.0f} s" if seconds >= 1 else "now"
 
 
 def _age(since: str | None, at: float) -> str:
@@ -215,7 +223,7 @@ def _show(service: DesiredService, about: dict[str, Any], at: float) -> None:
         if at_rest(entry):
             continue
         states.append(entry["state"])
-        whys.append(_why(entry))
+        whys.append(_why(entry, at))
         rows.append(
             [
                 entry["name"],

@@ -96,8 +96,9 @@ class Watcher:
         self._dropped = GuardDrops(context.plane.connections, self._judge.look, log)
         #: Answers what the watcher knows.
         self.snapshot = Snapshot(
-            roster=roster, ejector=ejector, judge=self._judge, processes=self._processes, deaths=self._deaths,
-            limits=self._limits, dropped=self._dropped, healer=healer, log=log, plane=context.plane.traits.name,
+            roster=roster, ejector=ejector, judge=self._judge, processes=self._processes, deaths=self._deaths, log=log,
+            limits=self._limits, dropped=self._dropped, healer=healer, retries=self._revival.retries,
+            plane=context.plane.traits.name,
         )  # fmt: skip
         self._full_at = self._hazards_at = self._looked_at_all = 0.0
         self._hazards: list[Hazard] = []
@@ -195,6 +196,7 @@ class Watcher:
                 self._revival.hung(member)
         now = time.monotonic()
         away = self._away()
+        self._revival.retries.keep({member.name for member in away if member.startable})
         if not away and now < self._full_at and self._own.watched:
             return
         self._full_at = now + _FULL
@@ -224,6 +226,7 @@ class Watcher:
         if removed:
             self._ejector.write_again()
             self._limits.write_again()
+            self._revival.retries.write()
             self._full_at = 0.0  # with all processes at hand they are noted again
             self._log("made-anew", files=",".join(removed), reason="removed by another process")
 
