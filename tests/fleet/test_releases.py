@@ -185,3 +185,52 @@ def test_status_and_explain_say_that_an_instance_is_in_a_crash_loop_and_when_it_
         host.run("rm", "/run/pf/broken")
         box.portfleet("undrain", "kv/2")
         assert box.wait_state("kv-blue-2", "ready")["why"] is None
+
+
+_APP = """#!/bin/sh
+exec redis-server --port $1 --save '' --protected-mode no --maxclients 100
+"""
+
+
+def test_a_release_with_new_content_at_the_same_path_is_told_and_can_be_cut_over_to() -> None:
+    config = _TWO.replace(
+        '["redis-server", "--port", "{port}", "--save", "", "--protected-mode", "no"]',
+        '["{release}/bin/app", "{port}"]',
+    ).replace("instances = 2", 'instances = 2\nrelease = "/run/pf/app"')
+    with fleet_box() as box:
+        host = box.boxes.host
+        host.run(
+            "sh", "-c", "mkdir -p /run/pf/app/bin; cat > /run/pf/app/bin/app; chmod 755 /run/pf/app/bin/app", text=_APP
+        )
+        box.write(config)
+        box.portfleet("up")
+        host.run("ln", "/run/pf/app/bin/app", "/run/pf/linked")
+        host.run("mkdir", "/run/pf/app/bin/__pycache__")
+        assert "has changed" not in box.portfleet("status").stdout + box.portfleet("plan").stdout
+        assert "already runs" in box.portfleet("cutover", "kv").stdout
+        # As rsync -t and tar do: another file takes its place, with a time of modification long ago.
+        deploy = "sed s/100/200/ > /run/pf/app/new; chmod 755 /run/pf/app/new; touch -d 2020-01-01 /run/pf/app/new"
+        host.run("sh", "-c", f"{deploy}; mv /run/pf/app/new /run/pf/app/bin/app", text=_APP)
+        for verb in ("status", "plan"):
+            said = box.portfleet(verb).stdout
+            assert "/run/pf/app has changed (bin/app, " in said, said
+            assert "since kv-blue-1, kv-blue-2 started" in said and "portfleet cutover kv" in said, said
+        before = box.status()["kv-blue-1"]["pid"]
+        host.run("kill", "-9", str(before))
+        wait_for("supervisord has started it", lambda: box.status()["kv-blue-1"]["pid"] not in (None, before))
+        box.wait_state("kv-blue-1", "ready")
+        assert "since kv-blue-2 started" in box.portfleet("status").stdout
+        assert limits(box) == {"100", "200"}
+        done = box.portfleet("cutover", "kv")
+        assert "kv is live on green" in done.stdout and "Undo with: portfleet rollback kv" in done.stdout, done
+        assert limits(box) == {"200"}
+        assert "has changed" not in box.portfleet("status").stdout
+        assert "/run/pf/app has changed (" in box.portfleet("history").stdout
+        box.portfleet("rollback", "kv")
+        assert limits(box) == {"100", "200"}
+        host.run("touch", "/run/pf/app/bin/app")
+        done = box.portfleet("restart", "kv")
+        assert limits(box) == {"200"} and "has changed" not in box.portfleet("status").stdout, done
+        host.run("touch", "/run/pf/app/bin/app")
+        assert "Undo with" not in box.portfleet("cutover", "kv", "--keep", "0").stdout
+        assert "this is no way back" in box.portfleet("rollback", "kv").stderr

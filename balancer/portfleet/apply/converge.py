@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 
-from portfleet.apply import preflight
+from portfleet.apply import content, preflight
 from portfleet.apply.busy import refuse_busy
 from portfleet.apply.context import Context
 from portfleet.apply.earlier import Earlier
@@ -46,6 +46,8 @@ def look(context: Context) -> tuple[Desired, Observed, Plan]:
         services_at_once=context.plane.traits.services_at_once,
     )
     notes = [f"{path}: {why}; apply writes it anew or sets it aside" for path, why in observed.damaged.items()]
+    found = (content.changed(want, observed, context.paths) for want in desired.services.values())
+    notes += [changed.words() for changed in found if changed]
     notes += dict.fromkeys(problem.message for problem in Files(desired, context.paths).faults().values())
     return desired, observed, replace(plan, notes=(*plan.notes, *notes))
 

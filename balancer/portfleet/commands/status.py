@@ -22,6 +22,7 @@ from datetime import datetime
 from io import StringIO
 from typing import Any
 
+from portfleet.apply import content
 from portfleet.apply.context import Context
 from portfleet.core.desired import DesiredService
 from portfleet.core.errors import Exit, PortfleetError
@@ -150,6 +151,8 @@ def _show_service(service: DesiredService, observed: Observed, journal: Journal,
     _show(service, entry, observed.at)
     for line in colours.lines(service, observed, journal):
         print(f"  {line}")
+    if changed := entry["content_changed"]:
+        print(paint(f"  {content.Changed(**changed).words()}", "yellow"))
     for network, name in entry["pins"].items():
         print(f"  pinned: {network} → {name}")
     for line in _access(entry["access"]):
@@ -159,6 +162,7 @@ def _show_service(service: DesiredService, observed: Observed, journal: Journal,
 def _entry(context: Context, service: DesiredService, observed: Observed, journal: Journal) -> dict[str, Any]:
     entry = service_entry(service, observed, journal, context.paths)
     entry["access"]["refused"] = context.plane.connections.refused(service.name)
+    entry["content_changed"] = vars(found) if (found := content.changed(service, observed, context.paths)) else None
     return entry
 
 
