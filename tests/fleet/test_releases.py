@@ -52,6 +52,10 @@ def test_redis_keeps_every_connection_until_somebody_asks_to_close_some() -> Non
         box.write(_TWO.replace("instances = 2", 'instances = 2\nenvironment = { MODE = "new" }'))
         said = refused(box, "apply")
         assert "40 connections that cannot be handed off would be closed by restarts" in said, said
+        assert re.search(r"kv-blue-1: \d+ are closed at once; kv-blue-2: \d+ are closed at once", said), said
+        assert "drain.rate in the config" in said, said
+        planned = box.portfleet("plan").stdout
+        assert re.search(r"restart kv-blue-1 \(.*; \d+ connections are closed at once\)", planned), planned
         box.write(_TWO.replace("6100-6107", "6200-6207"))
         assert "40 connections that cannot be handed off would be closed by restarts" in refused(box, "apply")
         assert answer(held) == _HELD
@@ -59,6 +63,23 @@ def test_redis_keeps_every_connection_until_somebody_asks_to_close_some() -> Non
         done = box.portfleet("cutover", "kv", "--force", "--keep", "0")
         assert "40 connections stay with blue until they end" in done.stdout, done
         assert answer(held) == _HELD and set(box.redis_ports(sources[:8]).values()) <= {6104, 6105}
+
+
+def test_apply_closes_connections_at_the_rate_that_the_config_states() -> None:
+    sources = [f"198.18.0.{number + 1}" for number in range(_HELD)]
+    with fleet_box(_TWO) as box, dialled(box.boxes.clients, (HOST4, 6000), sources) as held:
+        changed = _TWO.replace('deadline = "1s"', 'deadline = "1s"\nrate = 8').replace('"off"', '"1s"')
+        box.write(changed.replace("instances = 2", 'instances = 2\nenvironment = { MODE = "new" }'))
+        planned = box.portfleet("plan").stdout
+        assert re.search(r"restart kv-blue-1 \(.*connections are closed, 8 a second, which takes [1-5] s", planned), (
+            planned
+        )
+        assert "wait 1 s to see that kv-blue-1 lives on" in planned, planned
+        began = time.monotonic()
+        box.portfleet("apply")
+        assert time.monotonic() - began > (_HELD - 8) / 8
+        assert answer(held) == 0
+        assert box.portfleet("plan", "--check").returncode == 0
 
 
 def test_a_cutover_runs_the_release_by_the_file_and_a_rollback_as_it_ran() -> None:

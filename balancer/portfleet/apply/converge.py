@@ -85,7 +85,7 @@ def converge(
         preflight.refuse_faulty_files(context, desired)
         preflight.refuse_blocked(context, desired)
         preflight.prove(context, desired, plan)
-        preflight.ask(desired, plan, yes=yes)
+        preflight.ask(plan, yes=yes)
         # Before the first step, so that the watcher's idea of what shall be is the new one while it is being made.
         # The text that was checked: somebody may write the file anew in this moment.
         changed = _differences(context)

@@ -15,6 +15,9 @@ from portfleet.core.paths import Paths
 from portfleet.core.plan import Plan, in_order
 from portfleet.core.steps import RestartInstance, StartInstances
 
+#: Instances that are named with what becomes of their connections.
+_NAMED = 4
+
 
 def refuse_taken(context: Context, desired: Desired, service: str) -> None:
     """Raise PortfleetError if another process has the port of an instance of ``service`` that is to be started."""
@@ -105,20 +108,26 @@ def refuse_blocked(context: Context, desired: Desired) -> None:
                 )
 
 
-def ask(desired: Desired, plan: Plan, *, yes: bool) -> None:
+def ask(plan: Plan, *, yes: bool) -> None:
     """Have the operator agree to connections that would be closed by restarts; raises PortfleetError if not.
 
-    Where the config states a ``drain.rate``, or with ``yes``, that has been agreed to.
+    That has been agreed to with ``yes``, and by a config that states a ``drain.rate``, at which they are closed then.
     """
-    agreed = {i.name for want in desired.services.values() if want.service.drain.rate for i in want.instances}
     restarts = [step for step in plan.steps if isinstance(step, RestartInstance)]
-    cut = {step.name: step.connections for step in restarts if step.connections and not step.handed}
-    if yes or not (cut := {name: count for name, count in cut.items() if name not in agreed}):
+    cut = [step for step in restarts if step.connections and not step.handed and not step.rate]
+    if yes or not cut:
         return
-    each = ", ".join(f"{name} {count:,}" for name, count in cut.items())
-    words = f"{sum(cut.values()):,} connections that cannot be handed off would be closed by restarts ({each})"
+    each = [f"{step.name}: {step.connections:,} {step.becomes(step.connections)}" for step in cut[:_NAMED]]
+    each += [f"and {len(cut) - _NAMED} instances more"] * (len(cut) > _NAMED)
+    words = (
+        f"{sum(step.connections for step in cut):,} connections that cannot be handed off would be closed by restarts, "
+        f"one instance after the other ({'; '.join(each)})"
+    )
     if not sys.stdin.isatty():
-        hint = "portfleet apply --yes; or a cutover, which leaves them with the old colour"
+        hint = (
+            "portfleet apply --yes; or drain.rate in the config, to close so many a second; or a cutover, which leaves "
+            "them with the old colour"
+        )
         raise PortfleetError(f"{words}; nothing was changed", hint=hint)
     print(f"{words}. Go on? [y/N] ", end="", file=sys.stderr, flush=True)
     if sys.stdin.readline().strip().lower() not in ("y", "yes"):
