@@ -12,7 +12,8 @@ from portfleet.core.desired import Desired
 from portfleet.core.errors import Exit, PortfleetError, Problem
 from portfleet.core.observed import Observed
 from portfleet.core.paths import Paths
-from portfleet.core.plan import Plan, in_order
+from portfleet.core.plan import Plan
+from portfleet.core.plan_order import instances_in_order, services_in_order
 from portfleet.core.steps import RestartInstance, StartInstances
 
 #: Instances that are named with what becomes of their connections.
@@ -93,19 +94,17 @@ def refuse_faulty_files(context: Context, desired: Desired) -> None:
 def refuse_blocked(context: Context, desired: Desired) -> None:
     """Raise PortfleetError if an instance that is to have another port would find it taken when its turn comes."""
     look = Look(context.supervisor.programs(), context.paths, probe=False, ports=desired.local_ports())
-    for want in desired.services.values():
-        left = in_order(i for i in want.instances if i.program is not None)
-        while left:
-            instance = left.pop(0)
-            later = {i.rule.port for i in left}
+    left: set[int] = set()
+    for want in services_in_order(desired.services.values()):
+        for instance in instances_in_order(i for i in want.instances if i.program is not None):
             port = instance.next_rule.port
-            holder = look.holder(port) if instance.moves else None
-            ours = {i.rule.port for i in want.instances if i.program is not None and i is not instance}
-            if holder and (port in later or port not in ours):
+            if instance.moves and port not in left and (holder := look.holder(port)):
                 raise PortfleetError(
                     f"{instance.name} cannot move to port {port}, on which {holder} listens; nothing was changed",
                     hint=f"choose ports for {want.name} that are free now; another apply can move it once more",
                 )
+            if instance.moves:
+                left.add(instance.rule.port)
 
 
 def ask(plan: Plan, *, yes: bool) -> None:

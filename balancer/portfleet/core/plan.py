@@ -14,6 +14,7 @@ from portfleet.core import steps as s
 from portfleet.core.desired import Desired, DesiredInstance, DesiredService
 from portfleet.core.model import Listen, parse_instance
 from portfleet.core.observed import Observed
+from portfleet.core.plan_order import instances_in_order, services_in_order
 from portfleet.core.plan_rules import rule_steps
 from portfleet.core.routing import moved, route, settled
 from portfleet.core.slots import Table
@@ -50,7 +51,7 @@ def make_plan(
     steps += rule_steps(wants, observed, services_at_once)
     steps += [step for want in wants for step in _away(want, observed)]
     steps += _starts(desired, observed)
-    for want in wants:
+    for want in services_in_order(wants):
         steps += _rolling(want, observed)
         steps += _slots(want, observed)
     if observed.supervisor and (absent := sorted(desired.own.keys() - observed.own.keys())):
@@ -162,7 +163,7 @@ def _elsewhere(desired: Desired, observed: Observed) -> Iterator[s.Step]:
 
 def _rolling(want: DesiredService, observed: Observed) -> Iterator[s.Step]:
     """Restart changed instances one at a time, each without slots while it is away."""
-    changed = in_order([i for i in want.running if _rolls(i, observed)])
+    changed = instances_in_order([i for i in want.running if _rolls(i, observed)])
     current = _left(want, observed)
     for instance in changed:
         out = frozenset({instance.name})
@@ -199,17 +200,6 @@ def _lives(desired: Desired, names: Collection[str]) -> Iterator[s.Step]:
     lives = {i.name: want.service.min_ready for want in desired.services.values() for i in want.instances}
     if watched := {name: seconds for name in names if (seconds := lives[name])}:
         yield s.LiveOn(tuple(watched), max(watched.values()))
-
-
-def in_order(changed: Iterable[DesiredInstance]) -> list[DesiredInstance]:
-    """Return instances in an order in which each finds its new port free, if there is one."""
-    left, found = list(changed), list[DesiredInstance]()
-    while left:
-        held = {i.rule.port for i in left}
-        free = next((i for i in left if not i.moves or i.moves.port not in held), left[0])
-        left.remove(free)
-        found.append(free)
-    return found
 
 
 def _slots(want: DesiredService, observed: Observed) -> Iterator[s.Step]:
