@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import socket
 import time
@@ -76,8 +77,10 @@ def test_apply_closes_connections_at_the_rate_that_the_config_states() -> None:
         )
         assert "wait 1 s to see that kv-blue-1 lives on" in planned, planned
         began = time.monotonic()
-        box.portfleet("apply")
+        done = box.portfleet("apply", "--json")
         assert time.monotonic() - began > (_HELD - 8) / 8
+        assert json.loads(done.stdout)["ended"] == _HELD
+        assert "40 connections were closed by restarts" in box.portfleet("history").stdout
         assert answer(held) == 0
         assert box.portfleet("plan", "--check").returncode == 0
 

@@ -101,7 +101,7 @@ def converge(
         serving = [want.name for want in desired.instances() if want.takes and want.name not in executor.failed]
         if changed or plan.steps or done:
             words = "; ".join(changed) or "no change of the config"
-            outcome_words = f"{len(serving)} instances serving" + _left_out(executor.failed)
+            outcome_words = f"{len(serving)} instances serving{_closed(executor.ended)}" + _left_out(executor.failed)
             words = f"return to the config before: {words}" if returns else words
             note_done(context, why, words, outcome_words, ok=not executor.failed)
     notes = (*plan.notes, *executor.notes)
@@ -113,9 +113,12 @@ def converge(
     code = Exit.DONE if watcher.works and not failed else Exit.TIMEOUT
     if context.json:
         notes += () if watcher.works else (watcher.trouble.words,)
-        print_json(outcome(code, steps=steps, serving=serving, failed=failed, notes=notes, undo=undo))
+        print_json(
+            outcome(code, steps=steps, serving=serving, failed=failed, notes=notes, undo=undo, ended=executor.ended)
+        )
     else:
-        _report(desired, len(serving), failed, watcher, changed=bool(plan.steps), undo=undo)
+        served = f"{len(serving)} instances serving{_closed(executor.ended)}"
+        _report(desired, served, failed, watcher, changed=bool(plan.steps), undo=undo)
     return code
 
 
@@ -127,6 +130,10 @@ def _differences(context: Context) -> list[str]:
         return differences(context.read_applied(), context.fleet) or ["comments"]
     except ConfigError:
         return ["the first config"]
+
+
+def _closed(ended: int) -> str:
+    return f", {ended:,} connections were closed by restarts" if ended else ""
 
 
 def _left_out(failed: Mapping[str, str]) -> str:
@@ -168,14 +175,14 @@ def _journal_differs(context: Context, desired: Desired) -> bool:
 
 
 def _report(
-    desired: Desired, serving: int, failed: dict[str, str], watcher: Overseer, *, changed: bool, undo: str | None
+    desired: Desired, served: str, failed: dict[str, str], watcher: Overseer, *, changed: bool, undo: str | None
 ) -> None:
     services = ", ".join(desired.services) or "every service is down"
     if not watcher.works:
         print(f"{paint(watcher.trouble.words, 'red')}\n  see: portfleet logs {WATCHER}")
     if failed:
         elsewhere = {want.name for want in desired.instances() if want.rule.remote}
-        print(paint(f"{services}: {serving} instances serving, {len(failed)} not:", "red", file=sys.stdout))
+        print(paint(f"{services}: {served}, {len(failed)} not:", "red", file=sys.stdout))
         for name, reason in failed.items():
             see = "status" if name in elsewhere else f"logs {desired_path(name)}"
             print(f"  {name}: {reason}\n    see: portfleet {see}")
@@ -184,7 +191,7 @@ def _report(
     if not watcher.works:
         done = "without a watcher."
     undoing = f" Undo with: {undo}" if undo else ""
-    print(fit(f"{services}: {serving} instances serving; {done}{undoing}"))
+    print(fit(f"{services}: {served}; {done}{undoing}"))
 
 
 def desired_path(name: str) -> str:

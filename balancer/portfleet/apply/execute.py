@@ -35,6 +35,8 @@ _OWN_START, _OWN_LOOK = 20.0, 0.05
 _TICK = 0.1
 #: Seconds that this may take longer than twice what it should.
 _PACED = 5.0
+#: How often connections of an instance that is to be stopped are looked at again.
+_LOOKS = 3
 
 
 @dataclass
@@ -46,6 +48,8 @@ class Executor:
     store: JournalStore
     say: Callable[[str], None]
     notes: list[str] = field(default_factory=list)
+    #: How many connections restarts have closed.
+    ended: int = 0
     _restarted: set[str] = field(default_factory=set)
     _started: set[str] = field(default_factory=set)
 
@@ -147,6 +151,7 @@ class Executor:
             self._part(name)
         elif step.rate and step.grace is None:
             self.programs.run(self._closing(name, step.rate))
+        self.ended += self._staying(name)
         self._end([name], seconds=self._patience(name))
         if step.changes:
             with locks.table(self.programs.paths.table_lock):
@@ -161,8 +166,18 @@ class Executor:
         while (holds := self.plane.connections.of(rule)) and now() < until:
             due = min(due + rate * _TICK, max(1.0, rate * _TICK))
             if due >= 1:
-                due -= self.plane.connections.end(holds[: int(due)])
+                ended = self.plane.connections.end(holds[: int(due)])
+                due, self.ended = due - ended, self.ended + ended
             yield _TICK
+
+    def _staying(self, name: str) -> int:
+        """Return how many connections an instance without slots has; a probe under way is none."""
+        wants = [(s, i) for s in self.desired.services.values() for i in s.instances if i.name == name]
+        found = self.programs.seen(wants)[name].connections or 0
+        for _ in range(_LOOKS if found else 0):
+            self.programs.clock.sleep(_TICK)
+            found = min(found, self.programs.seen(wants)[name].connections or 0)
+        return found
 
     def _patience(self, name: str) -> float:
         """Return how long an instance may drain after its SIGTERM, in seconds."""

@@ -120,7 +120,7 @@ def ask(plan: Plan, *, yes: bool) -> None:
     each += [f"and {len(cut) - _NAMED} instances more"] * (len(cut) > _NAMED)
     words = (
         f"{sum(step.connections for step in cut):,} connections that cannot be handed off would be closed by restarts, "
-        f"one instance after the other ({'; '.join(each)})"
+        f"one instance after the other, and who connects again may meet one whose turn comes ({'; '.join(each)})"
     )
     if not sys.stdin.isatty():
         hint = (
