@@ -40,6 +40,7 @@ def refused(box: FleetBox, *words: str) -> str:
     return done.stdout + done.stderr
 
 
+@pytest.mark.long
 def test_redis_keeps_every_connection_until_somebody_asks_to_close_some() -> None:
     sources = [f"198.18.0.{number + 1}" for number in range(_HELD)]
     with fleet_box(_TWO) as box, dialled(box.boxes.clients, (HOST4, 6000), sources) as held:
@@ -66,6 +67,7 @@ def test_redis_keeps_every_connection_until_somebody_asks_to_close_some() -> Non
         assert answer(held) == _HELD and set(box.redis_ports(sources[:8]).values()) <= {6104, 6105}
 
 
+@pytest.mark.long
 def test_apply_closes_connections_at_the_rate_that_the_config_states() -> None:
     sources = [f"198.18.0.{number + 1}" for number in range(_HELD)]
     with fleet_box(_TWO) as box, dialled(box.boxes.clients, (HOST4, 6000), sources) as held:
@@ -85,6 +87,7 @@ def test_apply_closes_connections_at_the_rate_that_the_config_states() -> None:
         assert box.portfleet("plan", "--check").returncode == 0
 
 
+@pytest.mark.long
 def test_a_cutover_runs_the_release_by_the_file_and_a_rollback_as_it_ran() -> None:
     new = _TWO.replace('"--save"', '"--maxclients", "77", "--save"')
     new = new.replace("instances = 2", 'instances = 2\nrelease = "v2"\nenvironment = { MODE = "new" }')
@@ -108,6 +111,7 @@ def limits(box: FleetBox) -> set[str]:
     return {(one.reply or "none").split("\n")[-1].strip() for one in asked}
 
 
+@pytest.mark.long
 def test_a_release_that_dies_after_two_seconds_never_meets_a_client() -> None:
     with fleet_box(_TWO.replace('min_ready = "off"', 'min_ready = "5s"')) as box:
         done = box.portfleet(
@@ -149,6 +153,7 @@ def test_what_does_not_live_on_is_no_success_of_any_verb() -> None:
         assert time.monotonic() - began > 6
 
 
+@pytest.mark.long
 def test_a_release_that_does_not_stay_up_is_rolled_back_by_the_watcher() -> None:
     with fleet_box(_TWO) as box:
         before = set(box.redis_ports(_SOURCES).values())
@@ -161,6 +166,7 @@ def test_a_release_that_does_not_stay_up_is_rolled_back_by_the_watcher() -> None
         assert len(events(box, "rolls-back")) == 1
 
 
+@pytest.mark.long
 def test_a_crash_loop_slower_than_a_failed_start_waits_longer_each_time() -> None:
     with fleet_box() as box:
         box.write(_TWO.replace('"redis-server", ', '"timeout", "1.5", "redis-server", '))
@@ -183,6 +189,7 @@ exec "$@"
 """
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("served", [True, False], ids=["after it has served", "from its first start"])
 def test_status_and_explain_say_that_an_instance_is_in_a_crash_loop_and_when_it_is_tried_again(served: bool) -> None:
     with fleet_box() as box:
@@ -216,6 +223,7 @@ exec redis-server --port $1 --save '' --protected-mode no --maxclients 100
 """
 
 
+@pytest.mark.long
 def test_a_release_with_new_content_at_the_same_path_is_told_and_can_be_cut_over_to() -> None:
     config = _TWO.replace(
         '["redis-server", "--port", "{port}", "--save", "", "--protected-mode", "no"]',

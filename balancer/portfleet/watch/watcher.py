@@ -67,7 +67,7 @@ class Watcher:
         self, context: Context, log: Log, *, ejector: Ejector, roster: Roster, healer: Healer, check: SelfCheck
     ) -> None:
         self._paths, self._log, self._ejector, self._roster = context.paths, log, ejector, roster
-        self._check = check
+        self._check, paths = check, context.paths
         self._loop = asyncio.get_running_loop()
         self._pool = helpers("helper", 1)
         self._loop.set_default_executor(helpers("work", _HELPERS))
@@ -76,18 +76,14 @@ class Watcher:
         self._judge = Judge(
             roster=roster, ejector=ejector, log=log, blind=context.plane.connections.full, pid_of=self._deaths.pid
         )
-        self._supervision = Supervision(
-            paths=self._paths, deaths=self._deaths, log=log, pool=self._pool, hand_over=self.stop
-        )
+        self._supervision = Supervision(paths=paths, deaths=self._deaths, log=log, pool=self._pool, hand_over=self.stop)
         self._revival = Revival(
             paths=self._paths, roster=roster, ejector=ejector, deaths=self._deaths, log=log, pool=self._pool,
             wake=self._wake.set, give_up=self._supervision.give_up,
         )  # fmt: skip
         self._remains = Remains(self._paths, roster, ejector, log, self._supervision.give_up)
         self._beside = Beside(self._paths, log)
-        self._own = OwnPrograms(
-            paths=self._paths, roster=roster, deaths=self._deaths, supervision=self._supervision, log=log
-        )
+        self._own = OwnPrograms(paths=paths, roster=roster, deaths=self._deaths, supervision=self._supervision, log=log)
         self._processes = Processes(
             paths=self._paths, roster=roster, deaths=self._deaths, supervision=self._supervision, log=log,
             missing=self._missing,
@@ -207,6 +203,9 @@ class Watcher:
                 self._looked_at_all = now + _ALL
                 supervisord = self._deaths.pid(SUPERVISOR)
                 self._remains.look(programs, await self._in_pool(lambda: self._remains.all(programs, supervisord)))
+            if not self._supervision.alive:
+                self._full_at = 0.0
+                return  # it has died meanwhile: whoever it does not know may live all the same
             self._processes.find(programs)
         with self._log.costs("programs beside the instances"):
             for name in self._own.find(self._processes.programs):
