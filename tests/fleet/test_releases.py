@@ -175,7 +175,11 @@ def test_a_crash_loop_slower_than_a_failed_start_waits_longer_each_time() -> Non
         given_up = events(box, "given-up", instance="kv-blue-1")
         assert [one.fields["try_number"] for one in given_up] == ["1", "2", "3"]
         assert all(one.fields["last_log"] for one in given_up)
-        wait_for("both wait", lambda: [one["next_try"] for one in box.status().values() if one["state"] == "failed"])
+        wait_for("one waits", lambda: [one["next_try"] for one in box.status().values() if one["state"] == "failed"])
+        wait_for(
+            "no instance serves",
+            lambda: "\n  which is out: crash loop" in box.portfleet("explain", "kv", *_SOURCES).stdout,
+        )
 
 
 #: Two redis of which the second ends 1.5 s after each start while there is a file.
@@ -211,6 +215,7 @@ def test_status_and_explain_say_that_an_instance_is_in_a_crash_loop_and_when_it_
         assert re.search(r"next try (in \d+ s|now) \(attempt \d+\)", look.stdout), look
         said = box.portfleet("explain", "kv", *_SOURCES).stdout
         assert "its own kv-blue-2 is out: crash loop" in said and "next try at" in said, said
+        assert look.stdout.count("ended last with") == 1, look
         box.portfleet("maint", "kv/2")
         assert box.wait_state("kv-blue-2", "maintenance")["next_try"] is None
         host.run("rm", "/run/pf/broken")

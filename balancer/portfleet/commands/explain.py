@@ -137,16 +137,17 @@ def _answer(context: Context, want: DesiredService, text: str, slots: Table, *, 
 
 
 def _away(context: Context, want: DesiredService, slot: int, name: str | None) -> dict[str, object] | None:
-    """Return the instance that a slot belongs to, and why, while that is out and ``name`` has its clients."""
+    """Return who is out, and why: the instance ``name`` that a slot points to, or else the one that it belongs to."""
     member = want.home[slot] if slot < len(want.home) else None
     if member is None or not locks.held(context.paths.watch_lock):
         return None
-    home = member_instance(want.name, member, want.live).name
-    out, retry = read_out(context.paths.out).get(home), retries.read(context.paths.retries).get(home)
-    if home == name or (out is None and retry is None):
-        return None
-    reason = retry.reason if retry else out.reason if out else ""
-    return {"instance": home, "why": reason, "next_try": retry.at if retry else None}
+    outs, loops = read_out(context.paths.out), retries.read(context.paths.retries)
+    for instance in filter(None, (name, member_instance(want.name, member, want.live).name)):
+        out, retry = outs.get(instance), loops.get(instance)
+        if out is not None or retry is not None:
+            reason = retry.reason if retry else out.reason if out else ""
+            return {"instance": instance, "why": reason, "next_try": retry.at if retry else None}
+    return None
 
 
 def _local(want: DesiredService) -> set[str]:
@@ -189,11 +190,12 @@ def _line(want: DesiredService, answer: dict[str, object]) -> str:
         return f"{address}: affinity is {want.service.affinity}; any of {', '.join(answer['any'])}"  # type: ignore[arg-type] # a list of names
     if name is None:
         return f"{address}: slot {slot}, which points nowhere: no instance serves" + _away_words(answer["away"])
-    return f"{address}: slot {slot} → {name}, port {answer['port']}" + _away_words(answer["away"])
+    return f"{address}: slot {slot} → {name}, port {answer['port']}" + _away_words(answer["away"], name)
 
 
-def _away_words(away: object) -> str:
+def _away_words(away: object, name: object = None) -> str:
     if not isinstance(away, dict):
         return ""
+    who = "which" if away["instance"] == name else f"its own {away['instance']}"
     again = f"; next try at {away['next_try']}" if away["next_try"] else ""
-    return f"\n  its own {away['instance']} is out: {away['why']}{again}"
+    return f"\n  {who} is out: {away['why']}{again}"

@@ -190,7 +190,9 @@ def _why(entry: dict[str, Any], at: float) -> list[str]:
     words = [entry["why"]] if entry["why"] else []
     if entry["next_try"]:
         words.append(f"next try {_until(entry['next_try'], at)} (attempt {entry['attempt']})")
-    words += [f"ended last with {entry['last_exit']}"] if entry["last_exit"] else []
+    ended = f"ended last with {entry['last_exit']}" if entry["last_exit"] else ""
+    if ended and ended not in (entry["why"] or ""):
+        words.append(ended)
     return words + [f"log: {line}" for line in entry["last_log"]]
 
 
