@@ -12,7 +12,7 @@ from tempfile import TemporaryDirectory
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from support import fuzz_answers, fuzz_state
+from support import fuzz_answers, fuzz_relocation, fuzz_state
 
 
 def _kinds(directory: Path) -> dict[str, Callable[[random.Random], object]]:
@@ -23,6 +23,8 @@ def _kinds(directory: Path) -> dict[str, Callable[[random.Random], object]]:
         "states": lambda chance: fuzz_state.try_states(directory, chance),
         "config": lambda chance: fuzz_state.try_config(fuzz_state.damaged_config(chance)),
         "answer": fuzz_answers.try_answer,
+        "departure": lambda chance: fuzz_relocation.try_departure(directory, chance),
+        "arrival": lambda chance: fuzz_relocation.try_arrival(directory, chance),
     }
 
 

@@ -21,7 +21,7 @@ from portfleet.core.model import Affinity, Listen
 from portfleet.core.slots import Table
 from portfleet.dataplane.haproxy import affinity, text
 from portfleet.dataplane.haproxy.state import State, Unit
-from portfleet.store import atomic
+from portfleet.store import atomic, state_file
 
 _SERVICE = re.compile(r"# service \S+ seed=(\d+) slots=(\d+)")
 _BIND = re.compile(r"    bind (?:\[(?P<six>[^\]]+)\]|(?P<four>[0-9.]+)):(?P<port>\d+)")
@@ -140,7 +140,7 @@ class Files:
 
     def _fleet(self) -> _Fleet | None:
         try:
-            return typed.read(_Fleet, json.loads(_read(self.place.folder / "fleet.json")), where="fleet.json")
+            return typed.read(_Fleet, state_file.parse(_read(self.place.folder / "fleet.json")), where="fleet.json")
         except ValueError:
             return None
 
@@ -150,7 +150,7 @@ class Files:
     def _unit(self, name: str) -> Unit:
         table = _table(self._map(name, "slots"))
         try:
-            kept = typed.read(_Kept, json.loads(_read(self._memory(name))), where=f"{name}.json")
+            kept = typed.read(_Kept, state_file.parse(_read(self._memory(name))), where=f"{name}.json")
         except ValueError:
             return replace(self._recovered(name), table=table)
         return Unit(
