@@ -48,6 +48,7 @@ def test_every_verb_is_tried() -> None:
     assert {words[0] for words in VERBS} == {*verbs.VERBS}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("how", FULL)
 def test_a_full_disk_ends_every_verb_with_words_and_down_works(how: str) -> None:
     with small_disk(how) as box:

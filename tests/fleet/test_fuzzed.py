@@ -40,6 +40,7 @@ def killed(box: FleetBox, number: int) -> float:
     return ejected.at - at
 
 
+@pytest.mark.long
 @pytest.mark.timed
 def test_damaged_answers_cost_their_service_alone() -> None:
     odd = f"""

@@ -8,6 +8,8 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import pytest
+
 from support.fleet_box import HOME, FleetBox, fleet_box, on_haproxy
 from support.reachable import show_checkout
 from support.rights import needs_another_user
@@ -43,6 +45,7 @@ def watched(box: FleetBox) -> dict[str, int]:
     return {name: pid for name, (pid, _) in json.loads(noted.read_text()).items()}
 
 
+@pytest.mark.long
 def test_a_local_user_can_open_no_lock_and_read_no_state() -> None:
     with fleet_box(NAMED + QUICK) as box:
         # As an earlier version left them: the next `apply` closes them.
@@ -61,6 +64,7 @@ def test_a_local_user_can_open_no_lock_and_read_no_state() -> None:
             assert "hint: run as root" in done.stderr or "only root may look at this fleet" in done.stderr, done
 
 
+@pytest.mark.long
 @needs_another_user
 def test_nothing_that_a_fleet_with_all_its_parts_keeps_is_open_to_others() -> None:
     own = f"{HOME}/own"
@@ -105,6 +109,7 @@ def test_a_process_that_hangs_with_the_table_lock_delays_no_ejection() -> None:
         box.settled()
 
 
+@pytest.mark.long
 def test_a_process_that_hangs_with_the_journals_lock_stops_no_loop_and_is_named() -> None:
     with fleet_box(NAMED + QUICK) as box:
         pid = watched(box)["echo-blue-1"]
@@ -119,6 +124,7 @@ def test_a_process_that_hangs_with_the_journals_lock_stops_no_loop_and_is_named(
         box.wait_state("echo-blue-4", "drained")
 
 
+@pytest.mark.long
 def test_an_operation_waits_for_the_journal_as_long_as_it_takes() -> None:
     with fleet_box(NAMED + QUICK) as box:
         box.portfleet("drain", "echo/4")
