@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, NoReturn
 from portfleet.commands import GROUPS, OPERATIONS, OTHER_WORDS, SUPERVISED, TOLD, VERBS, WITHOUT_JSON
 from portfleet.core.errors import Exit, PortfleetError
 from portfleet.core.paths import resolve
+from portfleet.core.printable import printable
 from portfleet.screen.help import HelpFormatter, examples, groups, meant
 
 if TYPE_CHECKING:
@@ -56,7 +57,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stdout.flush()  # here, where a reader that has gone away is expected
         return code
     except PortfleetError as error:
-        print(f"portfleet: {error}", file=sys.stderr)
+        # A file, an instance or another box may be quoted in it.
+        lines = [printable(line, len(line)) for line in f"portfleet: {error}".split("\n")]
+        print(*lines, sep="\n", file=sys.stderr)
         return error.code
     except KeyboardInterrupt:
         print("portfleet: interrupted; what was done stays, see: portfleet plan", file=sys.stderr)

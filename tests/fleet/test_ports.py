@@ -73,3 +73,25 @@ def test_a_port_that_is_taken_or_would_be_is_named_before_anything_is_done() -> 
         finally:
             listener.kill()
             listener.wait()
+
+
+@pytest.mark.long
+def test_two_services_that_swap_their_ports_are_refused_with_the_way_that_works() -> None:
+    low, high = _TWO.replace("instances = 2", "instances = 1"), "6100-6107"
+    other = low.replace("[service.kv", "[service.web").replace(":6000", ":6001")
+    with fleet_box(low + other.replace(high, "6200-6207")) as box:
+        swapped = low.replace(high, "6200-6207") + other
+        before = box.snapshot()
+        box.write(swapped)
+        refused = box.portfleet("apply", check=False)
+        assert refused.returncode == 1, refused
+        assert "kv-blue-1 cannot move to port 6200, on which redis-server" in refused.stderr, refused
+        assert "choose ports for kv that are free now; another apply can move it once more" in refused.stderr, refused
+        assert box.snapshot() == before
+        box.write(other + low.replace(high, "6300-6307"))  # web finds its ports free once kv has left them
+        box.portfleet("apply")
+        box.write(swapped)
+        box.portfleet("apply")
+        assert {one["name"]: one["port"] for one in box.status().values() if one["slots"]} == {
+            "kv-blue-1": 6200, "web-blue-1": 6100,
+        }  # fmt: skip

@@ -137,3 +137,25 @@ instances = 1
         found = json.loads(box.portfleet("doctor", "--json", check=False).stdout)["findings"]
         severity = {one["about"]: one["severity"] for one in found if one["about"].startswith("probe of")}
         assert severity == {"probe of kv": "fine", "probe of silent": "warning", "probe of echo": "fine"}
+
+
+@pytest.mark.long
+def test_a_command_has_the_secrets_that_its_instance_was_started_with() -> None:
+    with fleet_box() as box:
+        secrets = "cat > kv.env; chmod 600 kv.env"
+        box.boxes.host.run("sh", "-c", f"mkdir -p {HOME} && cd {HOME} && {secrets}", text='TOKEN=100% %(here)s "a" b\n')
+        put(box, "probe.sh", f'#!/bin/sh\necho "$TOKEN" > {HOME}/seen && redis-cli -p $1 ping | grep -q PONG\n')
+        ask = f'exec = ["{HOME}/probe.sh", "{{port}}"]\ninterval = "300ms"\ntimeout = "3s"\n'
+        config = REDIS.replace("instances = 4", 'instances = 1\nenvironment_file = "kv.env"')
+        box.write(config.replace('send = "PING\\r\\n"\nexpect = "PONG"\n', ask))
+        box.portfleet("up")
+        wait_for("it was run", lambda: told(box) == '100% %(here)s "a" b\n')
+        box.boxes.host.run("sh", "-c", f"cd {HOME} && {secrets}; rm seen", text="TOKEN=new\n")
+        wait_for("it is run again, as before", lambda: told(box) == '100% %(here)s "a" b\n')
+        box.portfleet("apply", "--yes")
+        wait_for("it is run as the instance is by now", lambda: told(box) == "new\n")
+
+
+def told(box: FleetBox) -> str:
+    """Return what the probe's command has written last."""
+    return box.boxes.host.run("cat", f"{HOME}/seen", check=False).stdout

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 import socket
 import time
 from collections.abc import Sequence
@@ -52,6 +54,10 @@ def test_redis_keeps_every_connection_until_somebody_asks_to_close_some() -> Non
         box.write(_TWO.replace("instances = 2", 'instances = 2\nenvironment = { MODE = "new" }'))
         said = refused(box, "apply")
         assert "40 connections that cannot be handed off would be closed by restarts" in said, said
+        assert re.search(r"kv-blue-1: \d+ are closed at once; kv-blue-2: \d+ are closed at once", said), said
+        assert "drain.rate in the config" in said, said
+        planned = box.portfleet("plan").stdout
+        assert re.search(r"restart kv-blue-1 \(.*; \d+ connections are closed at once\)", planned), planned
         box.write(_TWO.replace("6100-6107", "6200-6207"))
         assert "40 connections that cannot be handed off would be closed by restarts" in refused(box, "apply")
         assert answer(held) == _HELD
@@ -59,6 +65,26 @@ def test_redis_keeps_every_connection_until_somebody_asks_to_close_some() -> Non
         done = box.portfleet("cutover", "kv", "--force", "--keep", "0")
         assert "40 connections stay with blue until they end" in done.stdout, done
         assert answer(held) == _HELD and set(box.redis_ports(sources[:8]).values()) <= {6104, 6105}
+
+
+@pytest.mark.long
+def test_apply_closes_connections_at_the_rate_that_the_config_states() -> None:
+    sources = [f"198.18.0.{number + 1}" for number in range(_HELD)]
+    with fleet_box(_TWO) as box, dialled(box.boxes.clients, (HOST4, 6000), sources) as held:
+        changed = _TWO.replace('deadline = "1s"', 'deadline = "1s"\nrate = 8').replace('"off"', '"1s"')
+        box.write(changed.replace("instances = 2", 'instances = 2\nenvironment = { MODE = "new" }'))
+        planned = box.portfleet("plan").stdout
+        assert re.search(r"restart kv-blue-1 \(.*connections are closed, 8 a second, which takes [1-5] s", planned), (
+            planned
+        )
+        assert "wait 1 s to see that kv-blue-1 lives on" in planned, planned
+        began = time.monotonic()
+        done = box.portfleet("apply", "--json")
+        assert time.monotonic() - began > (_HELD - 8) / 8
+        assert json.loads(done.stdout)["ended"] == _HELD
+        assert "40 connections were closed by restarts" in box.portfleet("history").stdout
+        assert answer(held) == 0
+        assert box.portfleet("plan", "--check").returncode == 0
 
 
 @pytest.mark.long
@@ -149,4 +175,99 @@ def test_a_crash_loop_slower_than_a_failed_start_waits_longer_each_time() -> Non
         given_up = events(box, "given-up", instance="kv-blue-1")
         assert [one.fields["try_number"] for one in given_up] == ["1", "2", "3"]
         assert all(one.fields["last_log"] for one in given_up)
-        assert "crash loop" in box.status()["kv-blue-1"]["why"]
+        wait_for("one waits", lambda: [one["next_try"] for one in box.status().values() if one["state"] == "failed"])
+        wait_for(
+            "no instance serves",
+            lambda: "\n  which is out: crash loop" in box.portfleet("explain", "kv", *_SOURCES).stdout,
+        )
+
+
+#: Two redis of which the second ends 1.5 s after each start while there is a file.
+_HALF = _TWO.replace(
+    '["redis-server", "--port", "{port}"', '["/run/pf/half", "{port}", "redis-server", "--port", "{port}"'
+)
+_HALF_SCRIPT = """#!/bin/sh
+port=$1; shift
+[ $port = 6101 ] && [ -e /run/pf/broken ] && exec timeout 1.5 "$@"
+exec "$@"
+"""
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("served", [True, False], ids=["after it has served", "from its first start"])
+def test_status_and_explain_say_that_an_instance_is_in_a_crash_loop_and_when_it_is_tried_again(served: bool) -> None:
+    with fleet_box() as box:
+        box.write(_HALF if served else _HALF.replace('min_ready = "off"', 'min_ready = "3s"'))
+        host = box.boxes.host
+        host.run("sh", "-c", "cat > /run/pf/half; chmod 755 /run/pf/half", text=_HALF_SCRIPT)
+        if not served:
+            host.run("touch", "/run/pf/broken")
+        assert box.portfleet("up", check=False).returncode == (0 if served else 4)
+        if served:
+            host.run("touch", "/run/pf/broken")
+            host.run("kill", str(box.status()["kv-blue-2"]["pid"]))
+        wait_event(box, "given-up", instance="kv-blue-2", try_number="3")
+        entry = box.wait_state("kv-blue-2", "failed")
+        assert entry["why"].startswith("crash loop, ended last with") and entry["next_try"] and entry["attempt"] >= 3
+        assert entry["pid"] is None and entry["last_log"], entry
+        look = box.portfleet("status", check=False)
+        assert look.returncode == 7 and re.search(r"kv-blue-2 +serving +failed", look.stdout), look
+        assert re.search(r"next try (in \d+ s|now) \(attempt \d+\)", look.stdout), look
+        said = box.portfleet("explain", "kv", *_SOURCES).stdout
+        assert "its own kv-blue-2 is out: crash loop" in said and "next try at" in said, said
+        assert look.stdout.count("ended last with") == 1, look
+        box.portfleet("maint", "kv/2")
+        assert box.wait_state("kv-blue-2", "maintenance")["next_try"] is None
+        host.run("rm", "/run/pf/broken")
+        box.portfleet("undrain", "kv/2")
+        assert box.wait_state("kv-blue-2", "ready")["why"] is None
+
+
+_APP = """#!/bin/sh
+exec redis-server --port $1 --save '' --protected-mode no --maxclients 100
+"""
+
+
+@pytest.mark.long
+def test_a_release_with_new_content_at_the_same_path_is_told_and_can_be_cut_over_to() -> None:
+    config = _TWO.replace(
+        '["redis-server", "--port", "{port}", "--save", "", "--protected-mode", "no"]',
+        '["{release}/bin/app", "{port}"]',
+    ).replace("instances = 2", 'instances = 2\nrelease = "/run/pf/app"')
+    with fleet_box() as box:
+        host = box.boxes.host
+        host.run(
+            "sh", "-c", "mkdir -p /run/pf/app/bin; cat > /run/pf/app/bin/app; chmod 755 /run/pf/app/bin/app", text=_APP
+        )
+        box.write(config)
+        box.portfleet("up")
+        host.run("ln", "/run/pf/app/bin/app", "/run/pf/linked")
+        host.run("mkdir", "/run/pf/app/bin/__pycache__")
+        assert "has changed" not in box.portfleet("status").stdout + box.portfleet("plan").stdout
+        assert "already runs" in box.portfleet("cutover", "kv").stdout
+        # As rsync -t and tar do: another file takes its place, with a time of modification long ago.
+        deploy = "sed s/100/200/ > /run/pf/app/new; chmod 755 /run/pf/app/new; touch -d 2020-01-01 /run/pf/app/new"
+        host.run("sh", "-c", f"{deploy}; mv /run/pf/app/new /run/pf/app/bin/app", text=_APP)
+        for verb in ("status", "plan"):
+            said = box.portfleet(verb).stdout
+            assert "/run/pf/app has changed (bin/app, " in said, said
+            assert "since kv-blue-1, kv-blue-2 started" in said and "portfleet cutover kv" in said, said
+        before = box.status()["kv-blue-1"]["pid"]
+        host.run("kill", "-9", str(before))
+        wait_for("supervisord has started it", lambda: box.status()["kv-blue-1"]["pid"] not in (None, before))
+        box.wait_state("kv-blue-1", "ready")
+        assert "since kv-blue-2 started" in box.portfleet("status").stdout
+        assert limits(box) == {"100", "200"}
+        done = box.portfleet("cutover", "kv")
+        assert "kv is live on green" in done.stdout and "Undo with: portfleet rollback kv" in done.stdout, done
+        assert limits(box) == {"200"}
+        assert "has changed" not in box.portfleet("status").stdout
+        assert "/run/pf/app has changed (" in box.portfleet("history").stdout
+        box.portfleet("rollback", "kv")
+        assert limits(box) == {"100", "200"}
+        host.run("touch", "/run/pf/app/bin/app")
+        done = box.portfleet("restart", "kv")
+        assert limits(box) == {"200"} and "has changed" not in box.portfleet("status").stdout, done
+        host.run("touch", "/run/pf/app/bin/app")
+        assert "Undo with" not in box.portfleet("cutover", "kv", "--keep", "0").stdout
+        assert "this is no way back" in box.portfleet("rollback", "kv").stderr

@@ -66,7 +66,7 @@ class Fleet:
         if name not in self.pids():
             return Heard(None, "it does not run", speaks=False)
         if self.plain:
-            return Heard(None, "control socket: No such file or directory (ENOENT)", speaks=False)
+            return Heard(None, "it has no control socket", speaks=False)
         if name in self.silent:
             return Heard(None, "control socket: no answer within 2000 ms")
         told = self.counted.get(name, Counters()) if self.counted else Counters(int(10 * self.clock.slept))

@@ -240,7 +240,8 @@ def test_for_a_supervisord_that_is_about_to_start_there_are_files_of_all_that_is
         programs(world).files.lay_out()
         found = {path.name for path in world.paths.programs.iterdir()}
     there = {"echo-blue-1.adopted", *(f"{name}.conf" for name in [*NAMES[1:], WATCHER])}
-    assert found == there | {"echo-blue-9.conf.aside-1"}
+    noted = {f"{name}.content" for name in NAMES}  # of what each was started from
+    assert found == there | noted | {"echo-blue-9.conf.aside-1"}
 
 
 DAMAGE = {

@@ -13,7 +13,7 @@ from portfleet.core.policies import Probe
 from portfleet.daemons.exchange import Control, Exchange, Port
 from portfleet.daemons.probe import AskReady, Connect, Empty, Expect, Target, exchanges, target_of
 from portfleet.daemons.talk import Talk
-from support.fleets import ECHO, desired
+from support.fleets import ECHO, PATHS, desired
 
 PLACE = Port("127.0.0.1", 7101)
 READY = b'{"state" : "ready", "ok": true, "connections": 3, "max_connections": 9}\n'
@@ -123,19 +123,19 @@ def test_the_brief_command_comes_first_and_who_does_not_know_it_is_asked_for_the
 )
 def test_a_port_is_dialled_by_a_family_that_clients_come_by(listen: str, host: str) -> None:
     want = desired(ECHO.replace(":7000", listen)).services["echo"]
-    assert target_of(want.service, want.instances[1]).place == Port(host, 7101)
+    assert target_of(want.service, want.instances[1], PATHS.programs).place == Port(host, 7101)
 
 
 def test_a_remote_instance_is_dialled_where_it_is_and_not_asked_otherwise() -> None:
     want = desired(ECHO.replace(":7000", "[::]:7000") + 'remote = ["[2001:db8:2::2]:7101"]\n').services["echo"]
-    target = target_of(want.service, want.instances[-1])
+    target = target_of(want.service, want.instances[-1], PATHS.programs)
     assert (target.place, target.control) == (Port("2001:db8:2::2", 7101), None)
 
 
 def test_only_where_the_config_lets_it_is_a_control_socket_asked() -> None:
     for text, control in ((ECHO, "/h/run/echo-blue-1.sock"), (ECHO + 'control = "off"\n', None)):
         want = desired(text).services["echo"]
-        assert target_of(want.service, want.instances[0]).control == control
+        assert target_of(want.service, want.instances[0], PATHS.programs).control == control
         assert want.instances[0].program is not None
         assert want.instances[0].program.environment["PORTFLEET_CONTROL"] == "/h/run/echo-blue-1.sock"
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from portfleet.core.changes import PlaneState
-from portfleet.core.observed import Observed, ObservedInstance, Out
+from portfleet.core.observed import Observed, ObservedInstance, Out, Retry
 from portfleet.core.records import Asked
 from portfleet.core.states import State
 from portfleet.screen.status_rows import instance_entry
@@ -20,14 +20,15 @@ TEXT = ECHO.replace(":7000", "0.0.0.0:7000") + 'remote = ["203.0.113.2:7101"]\n'
 
 
 def entry(
-    name: str, seen: ObservedInstance, *, asked: Asked | None = None, out: Out | None = None
+    name: str, seen: ObservedInstance, *, asked: Asked | None = None, out: Out | None = None, retry: Retry | None = None
 ) -> dict[str, object]:
     """Return the entry of an instance without slots."""
     journal = desired(TEXT).journal
     record = replace(journal.services["echo"], asked={name: asked} if asked else {})
     made = desired(TEXT, journal.with_service("echo", record))
     want = next(want for want in made.instances() if want.name == name)
-    observed = Observed(PlaneState(), instances={name: seen}, out={name: out} if out else {})
+    outs, retries = {name: out} if out else {}, {name: retry} if retry else {}
+    observed = Observed(PlaneState(), instances={name: seen}, out=outs, retries=retries)
     return instance_entry(want, observed, Counter(), PATHS, record.asked)
 
 
@@ -52,3 +53,16 @@ def test_a_remote_instance_is_what_is_known_of_it() -> None:
     assert entry(REMOTE, ObservedInstance(waiting="has not answered"))["state"] is State.STARTING
     assert entry(REMOTE, ObservedInstance(ready=True), out=away)["state"] is State.EJECTED
     assert entry(REMOTE, ObservedInstance(ready=True), asked=asked)["state"] is State.DRAINED
+
+
+@pytest.mark.parametrize("out", [None, Out("died", "2026-01-01T00:00:00Z", "process 7 ended")])
+@pytest.mark.parametrize("program", ["STOPPED", "EXITED", "UNKNOWN"])
+def test_an_instance_that_waits_for_its_next_start_has_failed_and_says_when_that_is(
+    program: str, out: Out | None
+) -> None:
+    retry = Retry("crash loop", "2026-01-01T00:00:16Z", 5)
+    found = entry(NAME, ObservedInstance(program), out=out, retry=retry)
+    assert found["state"] is State.FAILED and found["why"] == "crash loop"
+    assert (found["next_try"], found["attempt"]) == ("2026-01-01T00:00:16Z", 5)
+    again = entry(NAME, replace(STARTED, ready=False), out=out, retry=retry)
+    assert again["state"] is (State.EJECTED if out else State.STARTING) and again["next_try"] is None

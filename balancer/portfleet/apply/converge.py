@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 
-from portfleet.apply import preflight
+from portfleet.apply import content, preflight
 from portfleet.apply.busy import refuse_busy
 from portfleet.apply.context import Context
 from portfleet.apply.earlier import Earlier
@@ -46,6 +46,8 @@ def look(context: Context) -> tuple[Desired, Observed, Plan]:
         services_at_once=context.plane.traits.services_at_once,
     )
     notes = [f"{path}: {why}; apply writes it anew or sets it aside" for path, why in observed.damaged.items()]
+    found = (content.changed(want, observed, context.paths) for want in desired.services.values())
+    notes += [changed.words() for changed in found if changed]
     notes += dict.fromkeys(problem.message for problem in Files(desired, context.paths).faults().values())
     return desired, observed, replace(plan, notes=(*plan.notes, *notes))
 
@@ -83,7 +85,7 @@ def converge(
         preflight.refuse_faulty_files(context, desired)
         preflight.refuse_blocked(context, desired)
         preflight.prove(context, desired, plan)
-        preflight.ask(desired, plan, yes=yes)
+        preflight.ask(plan, yes=yes)
         # Before the first step, so that the watcher's idea of what shall be is the new one while it is being made.
         # The text that was checked: somebody may write the file anew in this moment.
         changed = _differences(context)
@@ -99,7 +101,7 @@ def converge(
         serving = [want.name for want in desired.instances() if want.takes and want.name not in executor.failed]
         if changed or plan.steps or done:
             words = "; ".join(changed) or "no change of the config"
-            outcome_words = f"{len(serving)} instances serving" + _left_out(executor.failed)
+            outcome_words = f"{len(serving)} instances serving{_closed(executor.ended)}" + _left_out(executor.failed)
             words = f"return to the config before: {words}" if returns else words
             note_done(context, why, words, outcome_words, ok=not executor.failed)
     notes = (*plan.notes, *executor.notes)
@@ -111,9 +113,12 @@ def converge(
     code = Exit.DONE if watcher.works and not failed else Exit.TIMEOUT
     if context.json:
         notes += () if watcher.works else (watcher.trouble.words,)
-        print_json(outcome(code, steps=steps, serving=serving, failed=failed, notes=notes, undo=undo))
+        print_json(
+            outcome(code, steps=steps, serving=serving, failed=failed, notes=notes, undo=undo, ended=executor.ended)
+        )
     else:
-        _report(desired, len(serving), failed, watcher, changed=bool(plan.steps), undo=undo)
+        served = f"{len(serving)} instances serving{_closed(executor.ended)}"
+        _report(desired, served, failed, watcher, changed=bool(plan.steps), undo=undo)
     return code
 
 
@@ -125,6 +130,10 @@ def _differences(context: Context) -> list[str]:
         return differences(context.read_applied(), context.fleet) or ["comments"]
     except ConfigError:
         return ["the first config"]
+
+
+def _closed(ended: int) -> str:
+    return f", {ended:,} connections were closed by restarts" if ended else ""
 
 
 def _left_out(failed: Mapping[str, str]) -> str:
@@ -166,14 +175,14 @@ def _journal_differs(context: Context, desired: Desired) -> bool:
 
 
 def _report(
-    desired: Desired, serving: int, failed: dict[str, str], watcher: Overseer, *, changed: bool, undo: str | None
+    desired: Desired, served: str, failed: dict[str, str], watcher: Overseer, *, changed: bool, undo: str | None
 ) -> None:
     services = ", ".join(desired.services) or "every service is down"
     if not watcher.works:
         print(f"{paint(watcher.trouble.words, 'red')}\n  see: portfleet logs {WATCHER}")
     if failed:
         elsewhere = {want.name for want in desired.instances() if want.rule.remote}
-        print(paint(f"{services}: {serving} instances serving, {len(failed)} not:", "red", file=sys.stdout))
+        print(paint(f"{services}: {served}, {len(failed)} not:", "red", file=sys.stdout))
         for name, reason in failed.items():
             see = "status" if name in elsewhere else f"logs {desired_path(name)}"
             print(f"  {name}: {reason}\n    see: portfleet {see}")
@@ -182,7 +191,7 @@ def _report(
     if not watcher.works:
         done = "without a watcher."
     undoing = f" Undo with: {undo}" if undo else ""
-    print(fit(f"{services}: {serving} instances serving; {done}{undoing}"))
+    print(fit(f"{services}: {served}; {done}{undoing}"))
 
 
 def desired_path(name: str) -> str:

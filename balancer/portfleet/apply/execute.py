@@ -31,6 +31,12 @@ from portfleet.store.journal import JournalStore
 _AFTER = 20.0
 #: Seconds until a program of the data plane must answer, and between two looks.
 _OWN_START, _OWN_LOOK = 20.0, 0.05
+#: Seconds between two times that connections are closed at a rate.
+_TICK = 0.1
+#: Seconds that this may take longer than twice what it should.
+_PACED = 5.0
+#: How often connections of an instance that is to be stopped are looked at again.
+_LOOKS = 3
 
 
 @dataclass
@@ -42,8 +48,10 @@ class Executor:
     store: JournalStore
     say: Callable[[str], None]
     notes: list[str] = field(default_factory=list)
+    #: How many connections restarts have closed.
+    ended: int = 0
     _restarted: set[str] = field(default_factory=set)
-    _started: list[str] = field(default_factory=list)
+    _started: set[str] = field(default_factory=set)
 
     @property
     def desired(self) -> Desired:
@@ -63,8 +71,6 @@ class Executor:
             self.say(words)
             self._do(step)
             faults.point(f"after {words}")
-        started, self._started = self._started, []
-        self.programs.run(self.programs.living(started))
 
     def _do(self, step: s.Step) -> None:
         match step:
@@ -77,11 +83,9 @@ class Executor:
                 self.programs.start_watcher()
             case s.StartInstances(found):
                 self.programs.start(found)
-                self._started += found
-            case s.RestartInstance(name, _, changes, handed):
-                if handed:
-                    self._part(name)
-                self._restart(name, changes)
+                self._started.update(found)
+            case s.RestartInstance():
+                self._restart(step)
             case s.StartDataPlane(found):
                 self.programs.start(found)
                 self.programs.run(self._answering(found))
@@ -92,8 +96,8 @@ class Executor:
             case s.WaitReady(found, seconds):
                 self.programs.run(self.programs.waiting(found, seconds))
                 learn_from(self.programs, found, plane=self.plane, store=self.store)
-                # The next one is restarted for the same config only if this one lives on.
-                self.programs.run(self.programs.living(self._restarted.intersection(found)))
+            case s.LiveOn(found):
+                self.programs.run(self.programs.living(self._restarted.union(self._started).intersection(found)))
             case s.PointSlots(service, out):
                 self._look_at_new(service)
                 self.point(service, out)
@@ -134,7 +138,8 @@ class Executor:
         if new := running & (self.programs.ejected() - self.failed.keys()):
             self.programs.look_at(new)
 
-    def _restart(self, name: str, changes: Transaction) -> None:
+    def _restart(self, step: s.RestartInstance) -> None:
+        name = step.name
         if peer := self._halted(name):
             self.notes.append(f"{name} was not restarted and serves on as it runs: {peer} did not become ready")
             return
@@ -142,11 +147,37 @@ class Executor:
             self.notes.append(f"{name} was not restarted and serves on as it runs: {words}")
             return
         self._restarted.add(name)
+        if step.handed:
+            self._part(name)
+        elif step.rate and step.grace is None:
+            self.programs.run(self._closing(name, step.rate))
+        self.ended += self._staying(name)
         self._end([name], seconds=self._patience(name))
-        if changes:
+        if step.changes:
             with locks.table(self.programs.paths.table_lock):
-                self.plane.run(changes)
+                self.plane.run(step.changes)
         self.programs.start([name])
+
+    def _closing(self, name: str, rate: int) -> Iterator[float]:
+        """Close the connections of an instance without slots, ``rate`` a second; its stop closes what does not end."""
+        rule = next(want.rule for want in self.desired.instances() if want.name == name)
+        due, now = 0.0, self.programs.clock.monotonic
+        until = now() + _PACED + 2 * len(self.plane.connections.of(rule)) / rate
+        while (holds := self.plane.connections.of(rule)) and now() < until:
+            due = min(due + rate * _TICK, max(1.0, rate * _TICK))
+            if due >= 1:
+                ended = self.plane.connections.end(holds[: int(due)])
+                due, self.ended = due - ended, self.ended + ended
+            yield _TICK
+
+    def _staying(self, name: str) -> int:
+        """Return how many connections an instance without slots has; a probe under way is none."""
+        wants = [(s, i) for s in self.desired.services.values() for i in s.instances if i.name == name]
+        found = self.programs.seen(wants)[name].connections or 0
+        for _ in range(_LOOKS if found else 0):
+            self.programs.clock.sleep(_TICK)
+            found = min(found, self.programs.seen(wants)[name].connections or 0)
+        return found
 
     def _patience(self, name: str) -> float:
         """Return how long an instance may drain after its SIGTERM, in seconds."""

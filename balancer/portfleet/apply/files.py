@@ -14,7 +14,7 @@ from functools import cached_property
 from pathlib import Path
 from signal import Signals
 
-from portfleet.apply import secrets
+from portfleet.apply import content, secrets
 from portfleet.apply.rendered import Rendered
 from portfleet.core.desired import Desired
 from portfleet.core.errors import PortfleetError, Problem
@@ -54,7 +54,9 @@ class Files:
             if old.stem not in programs:
                 self.forget(old.stem)
         faults = {name: error for name, error in self.faults().items() if name in programs}
-        self.write({name: program for name, program in programs.items() if name not in faults})
+        programs = {name: program for name, program in programs.items() if name not in faults}
+        self.write(programs)
+        content.note(self.paths, programs.values())
         return [*said, *(f"{name} is not started: {error.message}" for name, error in faults.items())]
 
     def put_right(self) -> list[str]:
@@ -98,7 +100,7 @@ class Files:
         """Remove the files of a program, so that no supervisord starts it, and those that were made for it."""
         for path in (_text(self._list(name)) or "").splitlines():
             Path(path).unlink(missing_ok=True)
-        for kind in ("conf", "adopted", "files"):
+        for kind in ("conf", "adopted", "files", "content"):
             (self.paths.programs / f"{name}.{kind}").unlink(missing_ok=True)
 
     def faults(self) -> dict[str, Problem]:
@@ -177,8 +179,8 @@ class Files:
         given = self._secrets(program)()
         if program.user:
             given = environment_of(program.user) | given
-        if content := self._rendered(program).digest():
-            given["PORTFLEET_FILES"] = content
+        if made := self._rendered(program).digest():
+            given["PORTFLEET_FILES"] = made
         return program_text(replace(program, environment={**given, **program.environment}))
 
     def _rendered(self, program: Program) -> Rendered:

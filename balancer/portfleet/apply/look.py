@@ -58,7 +58,7 @@ class Look:
     def at(self, wanted: Iterable[tuple[DesiredService, DesiredInstance]]) -> dict[str, ObservedInstance]:
         """Look at wanted instances, side by side: those that hang take no longer than one of them."""
         wanted = list(wanted)
-        targets = {want.name: target_of(service.service, want) for service, want in wanted}
+        targets = {want.name: target_of(service.service, want, self._paths.programs) for service, want in wanted}
         seen = {want.name: self._process(want.name) for _, want in wanted}
         steps = {name: exchanges(target, seen[name].pid) for name, target in targets.items()}
         first = {name: next(one) for name, one in steps.items()}

@@ -18,7 +18,7 @@ from portfleet.core.paths import Paths
 from portfleet.core.program import METRICS, WATCHER
 from portfleet.core.slots import Table
 from portfleet.core.states import RUNNING, Presence
-from portfleet.store import locks
+from portfleet.store import locks, retries
 from portfleet.store.out import read_out
 from portfleet.supervise import adopted
 from portfleet.supervise.presence import is_suspended, presence_by, supervisor_pid
@@ -47,6 +47,7 @@ def observe(
     for service in desired.services.values():
         instances |= _elsewhere(service, instances, rules.slots.get(service.name, ()), plane, probed=probe)
     known = programs if presence is Presence.RUNNING else None
+    watched = locks.held(paths.watch_lock)
     outdated, damaged = _files(desired, paths, known) if probe else (frozenset(), {})
     return Observed(
         plane=rules,
@@ -56,7 +57,8 @@ def observe(
         damaged=damaged,
         strangers=look.strangers(desired),
         claims=_claims(desired, rules) if probe else (),
-        out=read_out(paths.out) if locks.held(paths.watch_lock) else {},
+        out=read_out(paths.out) if watched else {},
+        retries=retries.read(paths.retries) if watched else {},
         watcher=_runs(WATCHER, programs),
         own=plane.processes(),
         metrics=_runs(METRICS, programs) or METRICS in adopted.alive(paths),

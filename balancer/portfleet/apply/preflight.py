@@ -12,8 +12,12 @@ from portfleet.core.desired import Desired
 from portfleet.core.errors import Exit, PortfleetError, Problem
 from portfleet.core.observed import Observed
 from portfleet.core.paths import Paths
-from portfleet.core.plan import Plan, in_order
+from portfleet.core.plan import Plan
+from portfleet.core.plan_order import instances_in_order, services_in_order
 from portfleet.core.steps import RestartInstance, StartInstances
+
+#: Instances that are named with what becomes of their connections.
+_NAMED = 4
 
 
 def refuse_taken(context: Context, desired: Desired, service: str) -> None:
@@ -90,35 +94,39 @@ def refuse_faulty_files(context: Context, desired: Desired) -> None:
 def refuse_blocked(context: Context, desired: Desired) -> None:
     """Raise PortfleetError if an instance that is to have another port would find it taken when its turn comes."""
     look = Look(context.supervisor.programs(), context.paths, probe=False, ports=desired.local_ports())
-    for want in desired.services.values():
-        left = in_order(i for i in want.instances if i.program is not None)
-        while left:
-            instance = left.pop(0)
-            later = {i.rule.port for i in left}
+    left: set[int] = set()
+    for want in services_in_order(desired.services.values()):
+        for instance in instances_in_order(i for i in want.instances if i.program is not None):
             port = instance.next_rule.port
-            holder = look.holder(port) if instance.moves else None
-            ours = {i.rule.port for i in want.instances if i.program is not None and i is not instance}
-            if holder and (port in later or port not in ours):
+            if instance.moves and port not in left and (holder := look.holder(port)):
                 raise PortfleetError(
                     f"{instance.name} cannot move to port {port}, on which {holder} listens; nothing was changed",
                     hint=f"choose ports for {want.name} that are free now; another apply can move it once more",
                 )
+            if instance.moves:
+                left.add(instance.rule.port)
 
 
-def ask(desired: Desired, plan: Plan, *, yes: bool) -> None:
+def ask(plan: Plan, *, yes: bool) -> None:
     """Have the operator agree to connections that would be closed by restarts; raises PortfleetError if not.
 
-    Where the config states a ``drain.rate``, or with ``yes``, that has been agreed to.
+    That has been agreed to with ``yes``, and by a config that states a ``drain.rate``, at which they are closed then.
     """
-    agreed = {i.name for want in desired.services.values() if want.service.drain.rate for i in want.instances}
     restarts = [step for step in plan.steps if isinstance(step, RestartInstance)]
-    cut = {step.name: step.connections for step in restarts if step.connections and not step.handed}
-    if yes or not (cut := {name: count for name, count in cut.items() if name not in agreed}):
+    cut = [step for step in restarts if step.connections and not step.handed and not step.rate]
+    if yes or not cut:
         return
-    each = ", ".join(f"{name} {count:,}" for name, count in cut.items())
-    words = f"{sum(cut.values()):,} connections that cannot be handed off would be closed by restarts ({each})"
+    each = [f"{step.name}: {step.connections:,} {step.becomes(step.connections)}" for step in cut[:_NAMED]]
+    each += [f"and {len(cut) - _NAMED} instances more"] * (len(cut) > _NAMED)
+    words = (
+        f"{sum(step.connections for step in cut):,} connections that cannot be handed off would be closed by restarts, "
+        f"one instance after the other, and who connects again may meet one whose turn comes ({'; '.join(each)})"
+    )
     if not sys.stdin.isatty():
-        hint = "portfleet apply --yes; or a cutover, which leaves them with the old colour"
+        hint = (
+            "portfleet apply --yes; or drain.rate in the config, to close so many a second; or a cutover, which leaves "
+            "them with the old colour"
+        )
         raise PortfleetError(f"{words}; nothing was changed", hint=hint)
     print(f"{words}. Go on? [y/N] ", end="", file=sys.stderr, flush=True)
     if sys.stdin.readline().strip().lower() not in ("y", "yes"):

@@ -12,6 +12,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from portfleet.apply import content
 from portfleet.apply.endings import EMPTIED, Ending, Order
 from portfleet.apply.files import Files
 from portfleet.apply.look import Look
@@ -204,12 +205,14 @@ class Programs:
         if taken := [f"{name} is not started: {strangers[name]}" for name in programs if name in strangers]:
             raise PortfleetError("; ".join(taken), hint="end what listens there, or choose other ports in fleet.toml")
         self.files.write(programs)
+        content.note(self.paths, (programs[name] for name in idle))
         for name in programs:
             (self.paths.programs / f"{name}.adopted").unlink(missing_ok=True)
         changed = self._reload()
         if outdated := {name: program for name, program in programs.items() if name in changed}:
             self.run(self.ending(outdated, EMPTIED))
             self.files.write(outdated)
+            content.note(self.paths, outdated.values())
             self._reload()
         # A running one it would look at again, and find that its command is away, which is nothing to it.
         running = {name for name, info in self.supervisor.programs().items() if info.state in UP}

@@ -12,11 +12,13 @@ import shlex
 from dataclasses import replace
 from typing import Any
 
+from portfleet.apply import content
 from portfleet.apply.context import Context
 from portfleet.core.canary import ENOUGH, PATIENCE, Canary
 from portfleet.core.desired import DesiredService
 from portfleet.core.errors import Exit, PortfleetError
 from portfleet.core.model import Colour, Service, differing, other
+from portfleet.core.observed import Observed
 from portfleet.core.operations import policy_of
 from portfleet.core.placeholders import placeholders
 from portfleet.core.program import real_release, refuse_unusable, release_path
@@ -90,12 +92,16 @@ def run(options: argparse.Namespace, context: Context) -> Exit:
     command = _split(options.command) if options.command else None
     live = record.colours.get(want.live, ColourRecord())
     launch = None if configured.launch == service.launch else configured.launch
-    if (release, command, launch) == (live.release, live.command, live.launch) and not options.force:
+    same = (release, command, launch) == (live.release, live.command, live.launch)
+    new_content = content.changed(want, _observed(context), context.paths) if same else None
+    if same and not new_content and not options.force:
         words = f"{want.live} already runs {release or 'this command'} since {live.since or 'its start'}"
         return already(context, "cutover", service.name, words)
     _check(configured, release, command)
     canary = _canary(options)
     words = f"cut over {service.name} to {other(want.live)}" + (f", release {release}" if release else "")
+    if new_content:
+        words += f"; {new_content.place} has changed ({new_content.at}) since {want.live} was started from it"
     new = ColourRecord(release, command, launch=launch)
     if keys := differing(service.launched(live.launch).launch, configured.launch):
         by = f"{', '.join(keys)} of {context.paths.config}"
@@ -175,6 +181,9 @@ def begin(
             record = record.with_launch(want.live, want.service.launch)
         return replace(record.with_colour(colour, started), asked=asks)
 
+    ran = want.record.colours.get(want.live, ColourRecord())
+    # A colour that is stopped starts with what its release holds then: nothing returns to an earlier content.
+    gone = not options.keep and (new.release, new.command, new.launch) == (ran.release, ran.command, ran.launch)
     live = [i for i in want.instances if i.takes and i.program is not None]
     why = why_not(context, live, ())  # what the new release can is asked when it runs
     if options.handoff and why:
@@ -209,7 +218,7 @@ def begin(
         point=False,
         owned=names,
         starts=names if fresh else (),
-        undo=f"portfleet rollback {want.name}" + " --forward" * (kind is Rollback),
+        undo="" if gone else f"portfleet rollback {want.name}" + " --forward" * (kind is Rollback),
     )
 
 
@@ -240,15 +249,15 @@ def _check(service: Service, release: str | None, command: tuple[str, ...] | Non
         raise PortfleetError("--command never uses {port}", hint="add --port {port}", code=Exit.USAGE)
 
 
+def _observed(context: Context) -> Observed:
+    return context.observe(context.desired(context.applied_fleet), probe=False)
+
+
 def _refuse_connections(context: Context, service: str, colour: Colour) -> None:
     """Refuse to replace an idle colour that still has connections: they would be dropped."""
-    desired = context.desired(context.applied_fleet)
-    observed = context.observe(desired, probe=False)
-    busy = {
-        i.name: observed.seen(i.name).connections
-        for i in desired.services[service].instances
-        if i.instance.colour == colour and observed.seen(i.name).connections
-    }
+    observed = _observed(context)
+    instances = context.desired(context.applied_fleet).services[service].of(colour)
+    busy = {i.name: count for i in instances if (count := observed.seen(i.name).connections)}
     if busy:
         first = next(iter(busy))
         raise PortfleetError(

@@ -19,13 +19,16 @@ from portfleet.core import moves, pins
 from portfleet.core.desired import DesiredService
 from portfleet.core.errors import Exit, PortfleetError
 from portfleet.core.events import Event
+from portfleet.core.model import member_instance
 from portfleet.core.slots import Table
 from portfleet.daemons.clients import held
 from portfleet.dataplane.interface import Address
 from portfleet.linux.routes import is_local
 from portfleet.screen.clients import connection_entry, lines
 from portfleet.screen.output import print_json
+from portfleet.store import locks, retries
 from portfleet.store.events import EventFile
+from portfleet.store.out import read_out
 
 EXAMPLES = (
     "portfleet explain echo 198.18.0.7 2001:db8::7",
@@ -129,7 +132,22 @@ def _answer(context: Context, want: DesiredService, text: str, slots: Table, *, 
         serving = sorted({name for name in slots if name})
         return {"address": text, "slot": None, "instance": None, "any": serving, "by": str(want.service.affinity)}
     name = slots[slot] if slot < len(slots) else None
-    return {"address": text, "slot": None if own else slot, "instance": name, **_ports(want, name), "by": by}
+    found = {"address": text, "slot": None if own else slot, "instance": name, **_ports(want, name), "by": by}
+    return found if own else found | {"away": _away(context, want, slot, name)}
+
+
+def _away(context: Context, want: DesiredService, slot: int, name: str | None) -> dict[str, object] | None:
+    """Return who is out, and why: the instance ``name`` that a slot points to, or else the one that it belongs to."""
+    member = want.home[slot] if slot < len(want.home) else None
+    if member is None or not locks.held(context.paths.watch_lock):
+        return None
+    outs, loops = read_out(context.paths.out), retries.read(context.paths.retries)
+    for instance in filter(None, (name, member_instance(want.name, member, want.live).name)):
+        out, retry = outs.get(instance), loops.get(instance)
+        if out is not None or retry is not None:
+            reason = retry.reason if retry else out.reason if out else ""
+            return {"instance": instance, "why": reason, "next_try": retry.at if retry else None}
+    return None
 
 
 def _local(want: DesiredService) -> set[str]:
@@ -171,5 +189,13 @@ def _line(want: DesiredService, answer: dict[str, object]) -> str:
     if slot is None:
         return f"{address}: affinity is {want.service.affinity}; any of {', '.join(answer['any'])}"  # type: ignore[arg-type] # a list of names
     if name is None:
-        return f"{address}: slot {slot}, which points nowhere: no instance serves"
-    return f"{address}: slot {slot} → {name}, port {answer['port']}"
+        return f"{address}: slot {slot}, which points nowhere: no instance serves" + _away_words(answer["away"])
+    return f"{address}: slot {slot} → {name}, port {answer['port']}" + _away_words(answer["away"], name)
+
+
+def _away_words(away: object, name: object = None) -> str:
+    if not isinstance(away, dict):
+        return ""
+    who = "which" if away["instance"] == name else f"its own {away['instance']}"
+    again = f"; next try at {away['next_try']}" if away["next_try"] else ""
+    return f"\n  {who} is out: {away['why']}{again}"

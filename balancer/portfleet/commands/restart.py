@@ -58,8 +58,12 @@ def run(options: argparse.Namespace, context: Context) -> Exit:
     why = why_not(context, instances, siblings)
     if why:
         drain = want.service.drain
-        end = {"wait": "then it stops", "evict": "then they are closed", "kill": "then all are closed at once"}
-        waits = f"they may finish for {drain.deadline:g} s, {end[drain.then]}"
+        end = {
+            "wait": "if any is left then, the restart ends there and closes none",
+            "evict": "then they are closed",
+            "kill": "then all are closed at once",
+        }
+        waits = f"those of each instance may finish for {drain.deadline:g} s, {end[drain.then]}"
         tell(context, names, why, rate=options.rate or drain.rate, waits=waits)
     return submit(
         context,

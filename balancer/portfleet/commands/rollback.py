@@ -39,10 +39,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace, context: Context) -> Exit:
     want = service_want(context, options.service)
     colour, record = other(want.live), want.record
-    before = record.colours.get(colour)
+    before, live = record.colours.get(colour), record.colours.get(want.live, ColourRecord())
     if options.to is not None:
         before = _at(context, want.name, options.to)
-        live = record.colours.get(want.live, ColourRecord())
         if (before.release, before.command) == (live.release, live.command):
             words = f"{want.live} already runs what operation {options.to} left: {before.release or 'this command'}"
             return already(context, "rollback", want.name, words)
@@ -51,6 +50,10 @@ def run(options: argparse.Namespace, context: Context) -> Exit:
             f"{want.name} has nothing to go back to: {colour} has never run",
             hint="see: portfleet history",
             code=Exit.USAGE,
+        )
+    if before.stopped and before == replace(live, since=before.since, stopped=True):
+        context.say(
+            f"{colour} was stopped; it is started with what is there now, as {want.live} was: this is no way back"
         )
     forward = options.to is None and _rolled_back(context, want.name)
     if forward != options.forward:

@@ -22,6 +22,7 @@ from datetime import datetime
 from io import StringIO
 from typing import Any
 
+from portfleet.apply import content
 from portfleet.apply.context import Context
 from portfleet.core.desired import DesiredService
 from portfleet.core.errors import Exit, PortfleetError
@@ -150,6 +151,8 @@ def _show_service(service: DesiredService, observed: Observed, journal: Journal,
     _show(service, entry, observed.at)
     for line in colours.lines(service, observed, journal):
         print(f"  {line}")
+    if changed := entry["content_changed"]:
+        print(paint(f"  {content.Changed(**changed).words()}", "yellow"))
     for network, name in entry["pins"].items():
         print(f"  pinned: {network} → {name}")
     for line in _access(entry["access"]):
@@ -159,6 +162,7 @@ def _show_service(service: DesiredService, observed: Observed, journal: Journal,
 def _entry(context: Context, service: DesiredService, observed: Observed, journal: Journal) -> dict[str, Any]:
     entry = service_entry(service, observed, journal, context.paths)
     entry["access"]["refused"] = context.plane.connections.refused(service.name)
+    entry["content_changed"] = vars(found) if (found := content.changed(service, observed, context.paths)) else None
     return entry
 
 
@@ -177,15 +181,25 @@ def _access(found: dict[str, Any]) -> list[str]:
     return lines
 
 
-def _why(entry: dict[str, Any]) -> list[str]:
-    """Return the lines below an instance: why it does not serve, how it ended, its log's end; or that it is adopted."""
+def _why(entry: dict[str, Any], at: float) -> list[str]:
+    """Return the lines below an instance: why it does not serve, what follows, its log's end; or that it is adopted."""
     if entry["state"] == State.READY:
         return ["adopted: still running from an earlier supervisord; managed again after its next restart"] * entry[
             "adopted"
         ]
     words = [entry["why"]] if entry["why"] else []
-    words += [f"ended last with {entry['last_exit']}"] if entry["last_exit"] else []
+    if entry["next_try"]:
+        words.append(f"next try {_until(entry['next_try'], at)} (attempt {entry['attempt']})")
+    ended = f"ended last with {entry['last_exit']}" if entry["last_exit"] else ""
+    if ended and ended not in (entry["why"] or ""):
+        words.append(ended)
     return words + [f"log: {line}" for line in entry["last_log"]]
+
+
+def _until(moment: str, at: float) -> str:
+    """Return how long after the Unix time ``at`` a ``moment`` (RFC 3339) is."""
+    seconds = datetime.fromisoformat(moment).timestamp() - at
+    return f"in {seconds:.0f} s" if seconds >= 1 else "now"
 
 
 def _age(since: str | None, at: float) -> str:
@@ -215,7 +229,7 @@ def _show(service: DesiredService, about: dict[str, Any], at: float) -> None:
         if at_rest(entry):
             continue
         states.append(entry["state"])
-        whys.append(_why(entry))
+        whys.append(_why(entry, at))
         rows.append(
             [
                 entry["name"],

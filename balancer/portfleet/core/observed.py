@@ -21,6 +21,18 @@ class Out:
 
 
 @dataclass(frozen=True)
+class Retry:
+    """Why an instance is in a crash loop, and when it is started again, for the ``attempt``-th time since it served.
+
+    ``at`` is RFC 3339 in UTC; None if it stays down until an operator starts it.
+    """
+
+    reason: str
+    at: str | None
+    attempt: int
+
+
+@dataclass(frozen=True)
 class OwnProcess:
     """A process of the data plane's own that takes orders, and how many connections it carries.
 
@@ -59,10 +71,10 @@ class Observed:
     """The whole fleet as it is.
 
     ``outdated``: programs that run with another command, user or environment than wanted; ``damaged``: files of
-    programs that supervisord cannot read or that are not ours, with why; ``strangers``: who else
-    listens on an instance's port, by instance; ``claims``: who else serves what clients dial, in words; ``out``: who is
-    ejected, by the watcher's word; ``watcher``: supervisord runs it; ``own``: the data plane's own programs that
-    take orders; ``metrics``: the metrics' process runs. Without an answer of supervisord
+    programs that supervisord cannot read or that are not ours, with why; ``strangers``: who else listens on an
+    instance's port, by instance; ``claims``: who else serves what clients dial, in words; ``out``: who is ejected and
+    ``retries``: who is in a crash loop, by the watcher's word; ``watcher``: supervisord runs it; ``own``: the data
+    plane's own programs that take orders; ``metrics``: the metrics' process runs. Without an answer of supervisord
     (``supervisord``) nothing is known of programs but what can be seen. ``at``: when it was looked at, as a Unix time.
     """
 
@@ -74,6 +86,7 @@ class Observed:
     strangers: Mapping[str, str] = field(default_factory=dict)
     claims: tuple[str, ...] = ()
     out: Mapping[str, Out] = field(default_factory=dict)
+    retries: Mapping[str, Retry] = field(default_factory=dict)
     watcher: bool = True
     own: Mapping[str, OwnProcess] = field(default_factory=dict)
     metrics: bool = False

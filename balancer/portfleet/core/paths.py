@@ -92,6 +92,11 @@ class Paths:
         return self.run / "out.json"
 
     @property
+    def retries(self) -> Path:
+        """Who is in a crash loop and when each is started again; owned by the watcher."""
+        return self.run / "retries.json"
+
+    @property
     def warnings(self) -> Path:
         """Limits of the machine that are near; owned by the watcher."""
         return self.run / "warnings.json"

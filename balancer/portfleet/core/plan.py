@@ -6,7 +6,7 @@ ready before slots point at them, slots away before an instance stops, listen ad
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 
 from portfleet.core import changes as c
@@ -14,6 +14,7 @@ from portfleet.core import steps as s
 from portfleet.core.desired import Desired, DesiredInstance, DesiredService
 from portfleet.core.model import Listen, parse_instance
 from portfleet.core.observed import Observed
+from portfleet.core.plan_order import instances_in_order, services_in_order
 from portfleet.core.plan_rules import rule_steps
 from portfleet.core.routing import moved, route, settled
 from portfleet.core.slots import Table
@@ -50,7 +51,7 @@ def make_plan(
     steps += rule_steps(wants, observed, services_at_once)
     steps += [step for want in wants for step in _away(want, observed)]
     steps += _starts(desired, observed)
-    for want in wants:
+    for want in services_in_order(wants):
         steps += _rolling(want, observed)
         steps += _slots(want, observed)
     if observed.supervisor and (absent := sorted(desired.own.keys() - observed.own.keys())):
@@ -61,6 +62,7 @@ def make_plan(
     steps += gone
     if desired.ports != desired.next_ports:
         steps.append(s.LoadRules("the guard without the old ports", (c.SetFleet(desired.home, desired.next_ports),)))
+    steps += _lives(desired, [name for step in steps if isinstance(step, s.StartInstances) for name in step.names])
     notes += [*observed.claims]
     notes += [f"{want.name}: {note}" for want in desired.configured.values() for note in want.notes]
     return Plan(tuple(steps), tuple(notes), {want.name: _moved(want, observed) for want in wants})
@@ -161,33 +163,43 @@ def _elsewhere(desired: Desired, observed: Observed) -> Iterator[s.Step]:
 
 def _rolling(want: DesiredService, observed: Observed) -> Iterator[s.Step]:
     """Restart changed instances one at a time, each without slots while it is away."""
-    changed = in_order([i for i in want.running if _rolls(i, observed)])
+    changed = instances_in_order([i for i in want.running if _rolls(i, observed)])
     current = _left(want, observed)
     for instance in changed:
         out = frozenset({instance.name})
         yield from _point(want, observed, current, out=observed.ejected | out, named=out)
         rule = instance.next_rule
         rules = () if observed.plane.instances.get(instance.name) == rule else (c.SetInstance(rule),)
-        connections, handed = (
-            observed.seen(instance.name).connections or 0,
-            bool(want.takers(instance.name, observed.said)),
-        )
-        yield s.RestartInstance(instance.name, connections, rules, handed, rule.port if instance.moves else None)
+        yield _restart(want, instance, observed, rules)
         yield s.WaitReady((instance.name,), want.service.start_timeout)
+        # The next one is restarted for the same config only if this one lives on.
+        yield from [s.LiveOn((instance.name,), want.service.min_ready)] if want.service.min_ready else []
         current = want.table(current, out=observed.ejected | out)
     if changed:
         yield from _point(want, observed, current, out=observed.ejected)
 
 
-def in_order(changed: Iterable[DesiredInstance]) -> list[DesiredInstance]:
-    """Return instances in an order in which each finds its new port free, if there is one."""
-    left, found = list(changed), list[DesiredInstance]()
-    while left:
-        held = {i.rule.port for i in left}
-        free = next((i for i in left if not i.moves or i.moves.port not in held), left[0])
-        left.remove(free)
-        found.append(free)
-    return found
+def _restart(
+    want: DesiredService, instance: DesiredInstance, observed: Observed, rules: c.Transaction
+) -> s.RestartInstance:
+    seen, handed = observed.seen(instance.name), bool(want.takers(instance.name, observed.said))
+    speaks, drain = seen.status is not None, want.service.drain
+    return s.RestartInstance(
+        instance.name,
+        seen.connections or 0,
+        rules,
+        handed=handed,
+        rate=None if handed else drain.rate,
+        grace=drain.deadline if speaks and not handed else None,
+        port=instance.next_rule.port if instance.moves else None,
+    )
+
+
+def _lives(desired: Desired, names: Collection[str]) -> Iterator[s.Step]:
+    """See that instances that were started live on, when everything else is done."""
+    lives = {i.name: want.service.min_ready for want in desired.services.values() for i in want.instances}
+    if watched := {name: seconds for name in names if (seconds := lives[name])}:
+        yield s.LiveOn(tuple(watched), max(watched.values()))
 
 
 def _slots(want: DesiredService, observed: Observed) -> Iterator[s.Step]:

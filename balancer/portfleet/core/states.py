@@ -57,15 +57,17 @@ def state_of(
     slots: int,
     connections: int,
     ejected: bool,
+    looping: bool = False,
     remote: bool = False,
 ) -> State:
     """Derive an instance's state from what is observed.
 
     ``program`` is supervisord's state (None: it does not know the program, or the instance is ``remote``); ``ready``
     tells whether it takes connections on its port; ``fault`` is why it never will be ready as it is (None: no such
-    reason). Whether a process runs on another box cannot be told: one that is not ready is taken to be starting.
+    reason); ``looping``: the watcher has it wait for its next start. Whether a process runs on another box cannot be
+    told: one that is not ready is taken to be starting.
     """
-    if program == "FATAL" or fault:
+    if program == "FATAL" or fault or (looping and program in AT_REST):
         return State.FAILED
     if ejected:
         return State.EJECTED

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -65,19 +66,34 @@ class StopMetrics:
 
 @dataclass(frozen=True)
 class RestartInstance:
-    """Stop an instance and start it as it is wanted now; between the two its rules become what they must be."""
+    """Stop an instance and start it as it is wanted now; between the two its rules become what they must be.
+
+    Its connections are ``handed`` to its siblings. Otherwise a daemon of docs/control.md has ``grace`` seconds for them
+    once it is told to stop; those of others are closed at ``rate`` a second before, or all by the stop.
+    """
 
     name: str
     connections: int
     changes: Transaction = ()
     handed: bool = False
+    rate: int | None = None
+    grace: float | None = None
     port: int | None = None
 
     def describe(self) -> str:
-        what = "go to its siblings" if self.handed else "end"
-        end = f"; {self.connections:,} connections {what}" if self.connections else ""
+        end = f"; {self.connections:,} connections {self.becomes(self.connections)}" if self.connections else ""
         why = f"its port becomes {self.port}" if self.port else "its command, user or environment changed"
         return f"restart {self.name} ({why}{end})"
+
+    def becomes(self, count: int) -> str:
+        """Return what becomes of ``count`` connections, and in what time."""
+        if self.handed:
+            return "go to its siblings"
+        if self.grace is not None:
+            return f"may finish for {self.grace:g} s, then are closed"
+        if self.rate:
+            return f"are closed, {self.rate:,} a second, which takes {math.ceil(count / self.rate):,} s"
+        return "are closed at once"
 
 
 @dataclass(frozen=True)
@@ -89,6 +105,19 @@ class WaitReady:
 
     def describe(self) -> str:
         return f"wait until {names(self.names)} {'is' if len(self.names) == 1 else 'are'} ready"
+
+
+@dataclass(frozen=True)
+class LiveOn:
+    """See that instances that are ready live on for ``seconds``: one good connect is not health."""
+
+    names: tuple[str, ...]
+    seconds: float
+
+    def describe(self) -> str:
+        return (
+            f"wait {self.seconds:g} s to see that {names(self.names)} {'lives' if len(self.names) == 1 else 'live'} on"
+        )
 
 
 @dataclass(frozen=True)
@@ -160,6 +189,7 @@ Step = (
     | StopMetrics
     | RestartInstance
     | WaitReady
+    | LiveOn
     | PointSlots
     | OpenListens
     | StopInstances

@@ -10,6 +10,7 @@ import errno
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 #: By which a proxy says that it speaks for itself (PROXY protocol version 2, command LOCAL, no addresses).
 PROXY_LOCAL = b"\r\n\r\n\0\r\nQUIT\n\x20\0\0\0"
@@ -45,12 +46,16 @@ class Port:
 
 @dataclass(frozen=True)
 class Command:
-    """A command on this box, run as ``user`` (None: this one) in ``directory``."""
+    """A command on this box, run as ``user`` (None: this one) in ``directory``.
+
+    ``files``: the first of them that is there tells the secrets of the environment that the instance was started with.
+    """
 
     words: tuple[str, ...]
     environment: Mapping[str, str]
     user: str | None
     directory: str | None
+    files: tuple[Path, ...] = ()
 
     def __str__(self) -> str:
         return f"probe {self.words[0]}"

@@ -50,7 +50,7 @@ def hear_at(places: Mapping[str, Control], *, seconds: float) -> dict[str, Heard
     asked = {name: Ask(place, request("status"), read_status) for name, place in places.items()}
     troubles = carry_out([(one, seconds) for one in asked.values()])
     return {
-        name: Heard(one.answer, trouble, speaks=not one.absent)
+        name: Heard(one.answer, "it has no control socket" if one.absent else trouble, speaks=not one.absent)
         for (name, one), trouble in zip(asked.items(), troubles, strict=True)
     }
 

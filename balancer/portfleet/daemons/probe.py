@@ -10,6 +10,7 @@ import errno
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from portfleet.core.desired import DesiredInstance
 from portfleet.core.model import Service
@@ -38,25 +39,32 @@ class Target:
     command: Command | None = None
 
 
-def target_of(service: Service, want: DesiredInstance) -> Target:
-    """Return how an instance is probed; one on this box over the loopback address of a family that clients come by."""
+def target_of(service: Service, want: DesiredInstance, programs: Path) -> Target:
+    """Return how an instance is probed; one on this box over the loopback address of a family that clients come by.
+
+    ``programs``: the folder of supervisord's files of programs.
+    """
     remote = want.rule.remote
     host = str(remote.address) if remote else "127.0.0.1" if 4 in want.families(service) else "::1"
     opening = PROXY_LOCAL if service.send_proxy else b""
-    return Target(want.name, Port(host, want.rule.port, opening), want.control, service.probe, _command(service, want))
+    command = _command(service, want, programs)
+    return Target(want.name, Port(host, want.rule.port, opening), want.control, service.probe, command)
 
 
-def _command(service: Service, want: DesiredInstance) -> Command | None:
+def _command(service: Service, want: DesiredInstance, programs: Path) -> Command | None:
     """Return the probe's command for an instance on this box, if it has one.
 
-    Without PORTFLEET_CONTROL: it would be taken for one of the instance's processes.
+    Without PORTFLEET_CONTROL: it would be taken for one of the instance's processes. Secrets are those that the
+    instance was started with: its environment file may hold others by now.
     """
     program = want.program
     if program is None or not service.probe.exec:
         return None
     words = tuple(expand(word, program.values) for word in service.probe.exec)
     environment = {name: value for name, value in program.environment.items() if name != "PORTFLEET_CONTROL"}
-    return Command(words, environment, program.user, program.directory)
+    kinds = ("conf", "adopted") if program.environment_file else ()
+    files = tuple(programs / f"{want.name}.{kind}" for kind in kinds)
+    return Command(words, environment, program.user, program.directory, files)
 
 
 def exchanges(

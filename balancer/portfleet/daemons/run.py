@@ -18,6 +18,7 @@ from contextlib import suppress
 
 from portfleet.daemons.exchange import Command, Exchange, Verdict
 from portfleet.linux.machine import environment_of, search_path
+from portfleet.supervise.ini import started_environment
 
 #: Bytes of output that a command may write; a write beyond them fails (EPERM, memfd_create(2)).
 _OUTPUT = 65_536
@@ -72,6 +73,9 @@ class Run:
         fcntl.fcntl(self._output, fcntl.F_ADD_SEALS, fcntl.F_SEAL_GROW)
         command = self._command
         basis = {"PATH": search_path(), "LANG": "C.UTF-8", **environment_of(command.user)}
+        basis |= {
+            name: value for name, value in started_environment(command.files).items() if name != "PORTFLEET_CONTROL"
+        }
         process = subprocess.Popen(
             [*_as_user(command.user), *command.words],
             stdin=subprocess.DEVNULL, stdout=self._output, stderr=self._output, cwd=command.directory or "/",

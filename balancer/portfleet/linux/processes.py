@@ -9,6 +9,7 @@ import errno
 import os
 import re
 import resource
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -76,6 +77,12 @@ def start_time(pid: int) -> int | None:
     """Return when a process started, in clock ticks since boot; None if there is none."""
     process = read(pid)
     return process.started if process else None
+
+
+def age(pid: int) -> float | None:
+    """Return for how many seconds a process has been there; None if there is none."""
+    started = start_time(pid)
+    return None if started is None else time.clock_gettime(time.CLOCK_BOOTTIME) - started / _TICKS
 
 
 def parent(pid: int) -> int | None:

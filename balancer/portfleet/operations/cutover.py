@@ -181,7 +181,9 @@ async def _move(task: Task[Cutover], colour: Colour) -> tuple[str, int]:
     old, policy = other(colour), policy_of(want.service.drain)
     if not policy.closes:
         staying = sum((await task.connections(olds)).values())
-        return f"{staying:,} connections stay with {old} until they end", 0
+        return (
+            f"{staying:,} connections stay with {old} until they end" if staying else f"{old} had no connections"
+        ), 0
     return f"connections of {old}: {(await let_end(task, olds, policy)).words()}", 0
 
 

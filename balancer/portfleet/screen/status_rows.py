@@ -10,7 +10,7 @@ from portfleet.core.desired import DesiredInstance, DesiredService
 from portfleet.core.exported import table_checksum
 from portfleet.core.journal import Journal
 from portfleet.core.model import member_instance
-from portfleet.core.observed import Observed, ObservedInstance, Out
+from portfleet.core.observed import Observed, ObservedInstance, Out, Retry
 from portfleet.core.paths import Paths
 from portfleet.core.records import Asked
 from portfleet.core.slots import count
@@ -72,9 +72,10 @@ def instance_entry(
     want: DesiredInstance, observed: Observed, slots: Counter[str], paths: Paths, asked: Mapping[str, Asked]
 ) -> dict[str, Any]:
     """Return what `status --json` says of an instance. ``slots``: how many each one has; ``asked``: by operators."""
-    seen, out = observed.seen(want.name), observed.out.get(want.name)
+    seen, out, retry = observed.seen(want.name), observed.out.get(want.name), observed.retries.get(want.name)
     remote = want.rule.remote
-    state = _state(want, seen, slots, ejected=out is not None)
+    state = _state(want, seen, slots, ejected=out is not None, looping=retry is not None)
+    retry = retry if state is State.FAILED else None
     down = state is State.FAILED or (state is State.EJECTED and seen.pid is None)
     local = down and remote is None
     return {
@@ -89,9 +90,9 @@ def instance_entry(
         "slots": slots[want.name],
         "connections": seen.connections or 0,
         "since": _since(seen, out, asked.get(want.name) if state in _BY_REQUEST else None),
-        "why": (seen.fault if state is State.FAILED else None)
-        or (out.reason if out else seen.fault or seen.waiting)
-        or None,
+        "why": _why(state, seen, out, retry) or None,
+        "next_try": retry.at if retry else None,
+        "attempt": retry.attempt or None if retry else None,
         "adopted": seen.adopted,
         "last_exit": str(ended) if local and (ended := last_exit(paths, want.name)) else None,
         "last_log": last_lines(paths.log_of(want.name)) if local else [],
@@ -110,7 +111,16 @@ def _since(seen: ObservedInstance, out: Out | None, asked: Asked | None) -> str 
     return stamp(seen.since) if seen.since else None
 
 
-def _state(want: DesiredInstance, seen: ObservedInstance, slots: Counter[str], *, ejected: bool) -> State:
+def _why(state: State, seen: ObservedInstance, out: Out | None, retry: Retry | None) -> str:
+    """Return why an instance does not serve; of one that has failed what it is itself comes before who says so."""
+    if state is State.FAILED and (words := seen.fault or (retry.reason if retry else "")):
+        return words
+    return out.reason if out else seen.fault or seen.waiting
+
+
+def _state(
+    want: DesiredInstance, seen: ObservedInstance, slots: Counter[str], *, ejected: bool, looping: bool
+) -> State:
     return state_of(
         wanted=want.wanted,
         program=seen.program,
@@ -119,5 +129,6 @@ def _state(want: DesiredInstance, seen: ObservedInstance, slots: Counter[str], *
         slots=slots[want.name],
         connections=seen.connections or 0,
         ejected=ejected,
+        looping=looping,
         remote=want.rule.remote is not None,
     )

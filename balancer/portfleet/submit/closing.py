@@ -18,4 +18,4 @@ def tell(context: Context, names: Iterable[str], why: str, *, rate: int | None, 
     if not there:
         return
     how = f"they are closed, {rate:,} a second, which takes {math.ceil(there / rate):,} s" if rate else waits
-    context.say(f"{there:,} connections cannot be handed off ({why}): {how}")
+    context.say(f"{there:,} connections cannot be handed off: {why}; {how}")

@@ -12,7 +12,7 @@ import re
 import shlex
 import signal
 import stat
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 
 from portfleet.core.model import Service, parse_instance
@@ -25,6 +25,8 @@ from portfleet.store.templating import fill
 #: What every program file begins with (program.conf.j2).
 _HEADER = "; Written by portfleet"
 _STOP_SIGNAL = re.compile(r"^stopsignal=([A-Z0-9]+)$", re.MULTILINE)
+_ENVIRONMENT = re.compile(r"^environment=(.*)$", re.MULTILINE)
+_VARIABLE = re.compile(r"""(\w+)=("[^"]*"|'[^']*')""")
 _PORT = re.compile(rb"""^environment=.*?\bPORTFLEET_PORT=["']([0-9]{1,5})["']""", re.MULTILINE)
 
 
@@ -92,6 +94,13 @@ def started_ports(folder: Path) -> dict[str, int]:
         if port is not None and parse_instance(path.stem) is not None:
             found[path.stem] = int(port[1])
     return found
+
+
+def started_environment(files: Iterable[Path]) -> dict[str, str]:
+    """Return the environment that the first of a program's ``files`` that is there gives it; none if none is."""
+    text = next((file.read_text() for file in files if file.is_file()), "")
+    line = _ENVIRONMENT.search(text)
+    return {name: value[1:-1] % {"here": ""} for name, value in _VARIABLE.findall(line[1])} if line else {}
 
 
 def escape(value: str) -> str:

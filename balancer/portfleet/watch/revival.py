@@ -22,6 +22,7 @@ from portfleet.supervise.exit_report import Ended, last_exit, last_lines
 from portfleet.supervise.supervisor import ProgramInfo, Supervisor
 from portfleet.watch.deaths import Deaths
 from portfleet.watch.ejector import Ejector
+from portfleet.watch.retries import Retries
 from portfleet.watch.roster import Member, Roster
 
 
@@ -35,6 +36,8 @@ class Revival:
         self._paths, self._roster, self._ejector, self._deaths = paths, roster, ejector, deaths
         self._log, self._pool, self._wake, self._give_up = log, pool, wake, give_up
         self._loop = asyncio.get_running_loop()
+        #: Those that wait for their next start.
+        self.retries = Retries(paths)
         self._starting: set[str] = set()
 
     def ended(self, member: Member) -> None:
@@ -62,6 +65,7 @@ class Revival:
                 reason = "its config is broken (exit status 2); it stays down until: portfleet restart"
                 self._log.once("stays-down", about=name, instance=name, last_exit=str(ended), reason=reason)
                 self._ejector.note(name, reason)
+                self.retries.wait(name, reason)
                 return
             # Which supervisord leaves to us; after any other end it starts it again itself.
             if info.state == "EXITED" and not member.backoff.looping:
@@ -79,7 +83,8 @@ class Revival:
                 last_log=" | ".join(last_lines(self._paths.log_of(name))),
             )
             last = f", ended last with {ended}" if ended else ""
-            self._ejector.note(name, f"crash loop{last}; restart attempt {member.backoff.tries} pending")
+            self._ejector.note(name, f"crash loop{last}")
+            self.retries.wait(name, f"crash loop{last}", attempt=member.backoff.tries, seconds=wait)
         elif member.backoff.is_due(now):
             self._begin(member, f"try {member.backoff.tries} after {info.state}")
 
@@ -117,6 +122,7 @@ class Revival:
     def _started(self, member: Member, trouble: str) -> None:
         self._starting.discard(member.name)
         if trouble:
-            member.backoff.schedule(time.monotonic())
+            wait = member.backoff.schedule(time.monotonic())
             self._log("cannot-start", instance=member.name, reason=trouble)
+            self.retries.wait(member.name, f"cannot start: {trouble}", attempt=member.backoff.tries, seconds=wait)
         self._wake()

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 from random import Random
 
 from portfleet.apply.applied import Applied
@@ -26,6 +27,8 @@ class Member:
     want: DesiredInstance
     health: Health
     backoff: Backoff
+    #: The folder of supervisord's files of programs.
+    programs: Path
     #: An operation that runs starts and stops it itself.
     owned: bool = False
     #: One of its processes has answered on its control socket.
@@ -62,7 +65,7 @@ class Member:
 
     def target(self) -> Target:
         """Return how to probe it."""
-        return target_of(self.service.service, self.want)
+        return target_of(self.service.service, self.want, self.programs)
 
 
 class Roster:
@@ -110,7 +113,8 @@ class Roster:
             for want in service.running:
                 member = known.get(want.name)
                 if member is None:
-                    member = Member(service, want, Health(probe.fall, probe.rise), Backoff(self._random))
+                    health, backoff = Health(probe.fall, probe.rise), Backoff(self._random)
+                    member = Member(service, want, health, backoff, self._paths.programs)
                 member.service, member.want, member.owned = service, want, want.name in owned
                 member.health.fall, member.health.rise = probe.fall, probe.rise
                 self.members[want.name] = member

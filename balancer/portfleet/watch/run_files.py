@@ -42,7 +42,7 @@ class RunFiles:
         Raise Locked if another watcher has taken the lock meanwhile, and OSError.
         """
         paths = self._paths
-        kept = (paths.watch_lock, paths.watch_socket, paths.out, paths.warnings, paths.processes)
+        kept = (paths.watch_lock, paths.watch_socket, paths.out, paths.retries, paths.warnings, paths.processes)
         there = {path.name for path in kept if path.exists()}
         missing = [path.name for path in kept if path.name in self._seen - there]
         self._seen |= there | {paths.watch_lock.name, paths.watch_socket.name}

@@ -31,6 +31,7 @@ from portfleet.watch.healer import Healer
 from portfleet.watch.judge import Judge
 from portfleet.watch.limit_monitor import LimitMonitor
 from portfleet.watch.processes import Processes
+from portfleet.watch.retries import Retries
 from portfleet.watch.roster import Member, Roster
 from portfleet.watch.supervision import SUPERVISOR
 
@@ -51,6 +52,7 @@ class Snapshot:
     limits: LimitMonitor
     dropped: GuardDrops
     healer: Healer
+    retries: Retries
     log: Log
     plane: str
     lag: Durations = field(default_factory=Durations)
@@ -171,6 +173,7 @@ class Snapshot:
             slots=slots,
             connections=status.connections if status else 0,
             ejected=name in self.ejector.out,
+            looping=name in self.retries.known,
             remote=not member.local,
         )
 

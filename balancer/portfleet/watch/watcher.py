@@ -67,7 +67,7 @@ class Watcher:
         self, context: Context, log: Log, *, ejector: Ejector, roster: Roster, healer: Healer, check: SelfCheck
     ) -> None:
         self._paths, self._log, self._ejector, self._roster = context.paths, log, ejector, roster
-        self._check = check
+        self._check, paths = check, context.paths
         self._loop = asyncio.get_running_loop()
         self._pool = helpers("helper", 1)
         self._loop.set_default_executor(helpers("work", _HELPERS))
@@ -76,18 +76,14 @@ class Watcher:
         self._judge = Judge(
             roster=roster, ejector=ejector, log=log, blind=context.plane.connections.full, pid_of=self._deaths.pid
         )
-        self._supervision = Supervision(
-            paths=self._paths, deaths=self._deaths, log=log, pool=self._pool, hand_over=self.stop
-        )
+        self._supervision = Supervision(paths=paths, deaths=self._deaths, log=log, pool=self._pool, hand_over=self.stop)
         self._revival = Revival(
             paths=self._paths, roster=roster, ejector=ejector, deaths=self._deaths, log=log, pool=self._pool,
             wake=self._wake.set, give_up=self._supervision.give_up,
         )  # fmt: skip
         self._remains = Remains(self._paths, roster, ejector, log, self._supervision.give_up)
         self._beside = Beside(self._paths, log)
-        self._own = OwnPrograms(
-            paths=self._paths, roster=roster, deaths=self._deaths, supervision=self._supervision, log=log
-        )
+        self._own = OwnPrograms(paths=paths, roster=roster, deaths=self._deaths, supervision=self._supervision, log=log)
         self._processes = Processes(
             paths=self._paths, roster=roster, deaths=self._deaths, supervision=self._supervision, log=log,
             missing=self._missing,
@@ -96,8 +92,9 @@ class Watcher:
         self._dropped = GuardDrops(context.plane.connections, self._judge.look, log)
         #: Answers what the watcher knows.
         self.snapshot = Snapshot(
-            roster=roster, ejector=ejector, judge=self._judge, processes=self._processes, deaths=self._deaths,
-            limits=self._limits, dropped=self._dropped, healer=healer, log=log, plane=context.plane.traits.name,
+            roster=roster, ejector=ejector, judge=self._judge, processes=self._processes, deaths=self._deaths, log=log,
+            limits=self._limits, dropped=self._dropped, healer=healer, retries=self._revival.retries,
+            plane=context.plane.traits.name,
         )  # fmt: skip
         self._full_at = self._hazards_at = self._looked_at_all = 0.0
         self._hazards: list[Hazard] = []
@@ -195,6 +192,7 @@ class Watcher:
                 self._revival.hung(member)
         now = time.monotonic()
         away = self._away()
+        self._revival.retries.keep({member.name for member in away if member.startable})
         if not away and now < self._full_at and self._own.watched:
             return
         self._full_at = now + _FULL
@@ -227,6 +225,7 @@ class Watcher:
         if removed:
             self._ejector.write_again()
             self._limits.write_again()
+            self._revival.retries.write()
             self._full_at = 0.0  # with all processes at hand they are noted again
             self._log("made-anew", files=",".join(removed), reason="removed by another process")
 

@@ -47,8 +47,8 @@ PROBE = Table(
             Effect.AT_ONCE,
             '["redis-cli", "-p", "{port}", "ping"]',
             more="What is left of it after `timeout` is killed, its process group included; four run at a time. "
-            'A shell is needed for a pipe: `["sh", "-c", "…"]`. Variables of `environment_file` it does not '
-            "get. Instances of `remote` get a connect instead.",
+            'A shell is needed for a pipe: `["sh", "-c", "…"]`. Variables of `environment_file` are those that the '
+            "instance was started with. Instances of `remote` get a connect instead.",
             unset="no command is run",
         ),
         Setting(

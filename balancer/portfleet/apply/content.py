@@ -1,0 +1,101 @@
+"""Whether what instances were started from has changed since: a release of the same path with new content.
+
+With each start it is noted in lib/programs/NAME.content what the release's folder and the executable are. An instance
+that ended and was started again by supervisord alone runs what was there then: the time of its start tells.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from portfleet.core.desired import DesiredService
+from portfleet.core.model import Colour
+from portfleet.core.observed import Observed
+from portfleet.core.paths import Paths
+from portfleet.core.program import Program
+from portfleet.core.steps import names
+from portfleet.linux import processes
+from portfleet.linux.content import Content, content_of
+from portfleet.linux.machine import find_command
+from portfleet.store import atomic
+from portfleet.store.clock import stamp
+
+
+@dataclass(frozen=True)
+class Changed:
+    """``instances`` of a service run what ``place`` held before; ``newest`` changed there last, ``at`` (RFC 3339)."""
+
+    service: str
+    place: str
+    newest: str
+    at: str
+    instances: tuple[str, ...]
+
+    def words(self) -> str:
+        """Return it in words, with the command that has the new content run."""
+        what = "" if self.newest == self.place else f"{os.path.relpath(self.newest, self.place)}, "
+        return (
+            f"{self.place} has changed ({what}{self.at}) since {names(self.instances)} started: they run what it held "
+            f"before. For the new content: portfleet cutover {self.service}"
+        )
+
+
+def note(paths: Paths, programs: Iterable[Program]) -> None:
+    """Note what instances are about to be started from; raise OSError."""
+    known: dict[tuple[str, ...], Content | None] = {}
+    for program in (one for one in programs if one.values):  # the others are no instances
+        if (places := _places(program)) not in known:
+            known[places] = content_of(places)
+        digest = found.digest if (found := known[places]) else ""
+        atomic.write(_file(paths, program.name), digest.encode())
+
+
+def changed(want: DesiredService, observed: Observed, paths: Paths, colour: Colour | None = None) -> Changed | None:
+    """Return what has changed since instances of a colour, None: the live one, were started; None if nothing has."""
+    began: dict[tuple[str, ...], dict[str, str]] = {}
+    for instance in want.of(colour or want.live):
+        noted = _noted(paths, instance.name)
+        if instance.program is not None and observed.seen(instance.name).pid is not None and noted:
+            began.setdefault(_places(instance.program), {})[instance.name] = noted
+    for places, digests in began.items():
+        if (now := content_of(places)) is None:
+            continue
+        older = [name for name, was in digests.items() if was != now.digest and _older(observed.seen(name).pid, now.at)]
+        if older:
+            holds = [place for place in places if now.newest == place or now.newest.startswith(f"{place}/")]
+            return Changed(want.name, holds[0], now.newest, stamp(now.at), tuple(older))
+    return None
+
+
+def _older(pid: int | None, at: float) -> bool:
+    """Return whether a process was there at the Unix time ``at``."""
+    age = processes.age(pid) if pid is not None else None
+    return age is not None and time.time() - age <= at
+
+
+def _places(program: Program) -> tuple[str, ...]:
+    """Return what an instance is started from: its release if that is a path, its executable, and that one's script.
+
+    A script is the first argument that is no option. Files further on may be data, which change all the time.
+    """
+    release = program.values["release"].rstrip("/")
+    found = [release] if release.startswith("/") else []
+    script = next((word for word in program.command[1:] if not word.startswith("-")), "")
+    named = [Path(find_command(program.command[0]) or "/"), Path(program.directory or "/", script)]
+    files = [str(path.resolve()) for path in named if path.is_file() and str(path) not in program.files]
+    return tuple(dict.fromkeys([*found, *(file for file in files if not file.startswith(f"{release}/"))]))
+
+
+def _file(paths: Paths, name: str) -> Path:
+    return paths.programs / f"{name}.content"
+
+
+def _noted(paths: Paths, name: str) -> str:
+    try:
+        return _file(paths, name).read_text()
+    except (OSError, ValueError):
+        return ""
