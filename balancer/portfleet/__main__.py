@@ -56,7 +56,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stdout.flush()  # here, where a reader that has gone away is expected
         return code
     except PortfleetError as error:
-        print(f"portfleet: {error}", file=sys.stderr)
+        from portfleet.screen.output import fit
+
+        print(fit(f"portfleet: {error}", file=sys.stderr), file=sys.stderr)
         return error.code
     except KeyboardInterrupt:
         print("portfleet: interrupted; what was done stays, see: portfleet plan", file=sys.stderr)

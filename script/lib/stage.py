@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import sys
 import textwrap
 import time
@@ -20,7 +21,7 @@ from support.fleet_box import ORDINARY  # noqa: E402 # the line above makes it i
 from support.sandbox import HOST4, HOST6, Sandbox, wait_for  # noqa: E402 # the line above makes it importable
 
 COLOUR = sys.stdout.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM", "dumb") != "dumb"
-WIDTH = 100
+WIDTH = min(100, shutil.get_terminal_size((100, 24)).columns)
 PORT = 7000
 PYTHON = sys.executable
 CLIENTS = str(TOP / "tests/support/clients.py")
@@ -71,7 +72,7 @@ class Stage:
         done = self.boxes.host.run(*self._user, *shell, check=False, env=self.environment)
         said = done.stdout.splitlines()
         for line in said if lines is None else said[:lines]:
-            print("  " + line)
+            print(_filled(line))
         if lines is not None and len(said) > lines:
             print("  " + paint(f"… {len(said) - lines:,} more lines", "2"))
         if done.returncode != status:
@@ -129,7 +130,15 @@ class Stage:
         if not true:
             raise NotShown(claim)
         self.checked += 1
-        print(paint("  ✓ ", "32") + claim, flush=True)
+        print(paint("  ✓ ", "32") + _filled(claim, indent="    ").lstrip(), flush=True)
+
+
+def _filled(line: str, *, indent: str = "  ") -> str:
+    """Return a line as it is shown below a command, in more lines if it is wider than the terminal."""
+    if len(indent + line) <= WIDTH:
+        return indent + line
+    further = indent + " " * (len(line) - len(line.lstrip()) + 2)
+    return textwrap.fill(line, WIDTH, initial_indent=indent, subsequent_indent=further, break_long_words=False)
 
 
 def names(replies: Iterable[str]) -> list[str]:
