@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import shutil
-import subprocess
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,7 +18,6 @@ from support.sandbox import wait_for
 
 pytestmark = pytest.mark.host
 
-TOP = Path(__file__).parents[2]
 REDIS = """
 [service.cache]
 listen    = ["0.0.0.0:6379"]
@@ -40,19 +38,11 @@ def fresh() -> Iterator[Host]:
         yield hosts["three"]
 
 
-@pytest.fixture(scope="module")
-def debs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Return the package of this checkout and a newer one, in this order, by version; built without a package index."""
-    folder = tmp_path_factory.mktemp("debs")
-    environment = os.environ | {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": os.environ["PORTFLEET_WHEELS"]}
-    build = [TOP / ".venv/bin/python", TOP / "script/lib/package.py", folder]
-    found: dict[str, Path] = {}
-    for _ in range(2):
-        words = [f"{version}.1" for version in found]
-        done = subprocess.run([*build, *words], env=environment, check=True, stdout=subprocess.PIPE, text=True)
-        deb = Path(done.stdout.strip())
-        found[deb.name.split("_")[1]] = deb
-    return found
+@pytest.fixture
+def packages() -> dict[str, Path]:
+    """Return the package of this checkout and one of a newer version, in this order, by version."""
+    found = sorted(Path(os.environ["PORTFLEET_PACKAGES"]).glob("*.deb"), key=lambda deb: deb.name.split("_")[1])
+    return {deb.name.split("_")[1]: deb for deb in found}
 
 
 def serves(host: Host) -> bool:
@@ -65,8 +55,8 @@ def names(host: Host) -> set[str]:
     return set(host.run(FIND, check=False).stdout.split())
 
 
-def test_from_installation_to_purge(fresh: Host, debs: dict[str, Path], measured: Callable[[str], None]) -> None:
-    (version, old), (newer, new) = debs.items()
+def test_from_installation_to_purge(fresh: Host, packages: dict[str, Path], measured: Callable[[str], None]) -> None:
+    (version, old), (newer, new) = packages.items()
     assert newer == f"{version}.1"
     for deb in (old, new):
         shutil.copy(deb, fresh.root / "root")

@@ -84,7 +84,7 @@ def converge(
         preflight.prove(context, desired, plan)
         preflight.ask(desired, plan, yes=yes)
         # Before the first step, so that the watcher's idea of what shall be is the new one while it is being made.
-        # The text that was checked: somebody may write the file anew in this moment.
+        # The text that was checked: the file may be written anew at this moment.
         changed = _differences(context)
         if changed and not returns and context.paths.applied.exists():
             Earlier(context.paths).keep(context.applied_text)

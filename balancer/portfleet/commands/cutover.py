@@ -31,7 +31,7 @@ from portfleet.submit.handoff import why_not
 from portfleet.submit.operation import add_options, submit
 from portfleet.submit.targets import service_want
 
-#: What a canary is asked, as options' names, and what holds where they are left out.
+#: What a canary is asked, as options' names, and what holds if they are left out.
 _CANARY_DEFAULTS: dict[str, Any] = {"every": 600.0, "max_errors": 1.0, "max_p99": 2.0, "min_requests": ENOUGH}
 #: Keys that a colour's programs depend on and cannot have for itself.
 _SHARED = ("ports", "extra_ports", "instances", "max_connections", "control")

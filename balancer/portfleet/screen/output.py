@@ -28,7 +28,7 @@ _PART = re.compile(r"""(?:'[^']*'|"[^"]*"|[^'"])+?(?: (?:\||&&) |$)""")
 
 
 def paint(text: str, colour: str, *, file: IO[str] | None = None) -> str:
-    """Return ``text`` in colour where ``file`` (stdout) is a terminal and NO_COLOR is not set (no-color.org)."""
+    """Return ``text`` in colour if ``file`` (stdout) is a terminal and NO_COLOR is not set (no-color.org)."""
     file = file or sys.stdout
     if not file.isatty() or os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb":
         return text

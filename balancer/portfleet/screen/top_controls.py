@@ -25,7 +25,7 @@ class Wish:
 
 
 class Controls:
-    """Keys, one after the other. It changes the view and gives what is wanted beyond that."""
+    """Keys, one after the other. It changes the view and returns what the reader asks for beyond that."""
 
     def __init__(self, view: View) -> None:
         self._view = view
