@@ -48,7 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--release", metavar="RELEASE", help="a path, or a name below `releases` (default: the config's)"
     )
     parser.add_argument("--command", metavar="COMMAND", help="another command for the new release, as one shell word")
-    parser.add_argument("--force", action="store_true", help="even if that release is live already")
+    parser.add_argument("--force", action="store_true", help="cut over even if that release is live already")
     words = "start the release by the config that was applied last, whatever fleet.toml says now"
     parser.add_argument("--applied", action="store_true", help=words)
     add_cutover_options(parser)

@@ -79,7 +79,7 @@ def show(services: list[dict[str, Any]], every: float, *, screen: bool, view: Vi
     if not screen:
         print("\n".join([*lines, ""]), flush=True)
         return
-    said = textwrap.wrap(view.line, width or 80)
+    said = [row for line in view.line.splitlines() for row in textwrap.wrap(line, width or 80)]
     redraw([*said, *lines], more="portfleet top SERVICE, or a higher terminal")
 
 
