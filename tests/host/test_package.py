@@ -75,7 +75,10 @@ def test_from_installation_to_purge(fresh: Host, packages: dict[str, Path], meas
     fresh.run("portfleet apply")
     wait_for("redis is answered", lambda: serves(fresh))
 
-    with load(fresh) as clients, load(fresh, port=6379, message="PING\r\n", held=20, connects=10) as redis:
+    with (
+        load(fresh, message="who\n") as clients,
+        load(fresh, port=6379, message="PING\r\n", held=20, connects=10) as redis,
+    ):
         fresh.run("portfleet cutover echo --release v2")
         assert status(fresh)["release"] == "v2"
         fresh.run("portfleet rollback echo")
