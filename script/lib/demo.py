@@ -210,9 +210,10 @@ def shell(stage: Stage) -> None:
 _SHELL = """
 A shell beside that fleet, as root of its sandbox; exit ends the fleet and the sandbox. To begin with:
 
-  portfleet status --watch                          Ctrl-C ends it
-  python3 -c 'import socket; s = socket.create_connection(("127.0.0.1", 7000)); s.send(b"x\\n"); print(s.recv(99))'
-  portfleet cutover echo --release v2 && portfleet rollback echo
+  portfleet status --watch        # Ctrl-C ends it
+  exec 3<>/dev/tcp/127.0.0.1/7000; echo hello >&3; head -n 1 <&3
+  portfleet cutover echo --release v2; echo hello >&3; head -n 1 <&3
+  portfleet rollback echo
   portfleet help
 """
 _NEXT = """
