@@ -56,9 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stdout.flush()  # here, where a reader that has gone away is expected
         return code
     except PortfleetError as error:
-        from portfleet.screen.output import fit
-
-        print(fit(f"portfleet: {error}", file=sys.stderr), file=sys.stderr)
+        _refuse(str(error))
         return error.code
     except KeyboardInterrupt:
         print("portfleet: interrupted; what was done stays, see: portfleet plan", file=sys.stderr)
@@ -67,8 +65,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return Exit.FAILED
     except OSError as error:
-        print(f"portfleet: {_words(error)}", file=sys.stderr)
+        _refuse(_words(error))
         return Exit.FAILED
+
+
+def _refuse(words: str) -> None:
+    """Say why nothing, or nothing more, was done."""
+    from portfleet.screen.output import fit
+
+    print(fit(f"portfleet: {words}", file=sys.stderr), file=sys.stderr)
 
 
 def _open_streams() -> None:
