@@ -18,7 +18,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from stage import NotShown, Stage, names, paint
+from portfleet.screen.output import filled
+from stage import WIDTH, NotShown, Stage, names, paint
 from support.sandbox import BoxError, client4, client6, sandbox
 
 CLIENTS = [client4(number) for number in range(1000)]
@@ -218,14 +219,16 @@ A shell beside that fleet, as root of its sandbox; exit ends the fleet and the s
 """
 _NEXT = """
 Next: script/demo --shell leaves you in a shell beside such a fleet.
-      docs/tutorial.md goes from a bare Debian to a service of your own, its release v2 and back.
+      docs/tutorial.md goes from a bare Debian to releases of your own service.
 """
 
 
 def main(arguments: Sequence[str]) -> int:
     """Show all scenes, or with --shell leave a shell beside a fleet."""
-    print(paint("portfleet: a TCP service as a fleet of single-threaded processes, spread by the kernel", "1"))
-    print("All of this happens in private network namespaces; this machine's network and rules are not touched.")
+    title = "portfleet: a TCP service as a fleet of single-threaded processes, spread by the kernel"
+    print(paint(filled(title, WIDTH), "1"))
+    about = "All of this happens in private network namespaces; this machine's network and rules are not touched."
+    print(filled(about, WIDTH))
     stage = None
     try:
         with tempfile.TemporaryDirectory() as folder, sandbox() as boxes:

@@ -14,6 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from portfleet.screen.output import filled
+
 TOP = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(TOP / "tests"))
 
@@ -72,7 +74,7 @@ class Stage:
         done = self.boxes.host.run(*self._user, *shell, check=False, env=self.environment)
         said = done.stdout.splitlines()
         for line in said if lines is None else said[:lines]:
-            print(_filled(line))
+            print(filled("  " + line, WIDTH))
         if lines is not None and len(said) > lines:
             print("  " + paint(f"… {len(said) - lines:,} more lines", "2"))
         if done.returncode != status:
@@ -130,15 +132,7 @@ class Stage:
         if not true:
             raise NotShown(claim)
         self.checked += 1
-        print(paint("  ✓ ", "32") + _filled(claim, indent="    ").lstrip(), flush=True)
-
-
-def _filled(line: str, *, indent: str = "  ") -> str:
-    """Return a line as it is shown below a command, in more lines if it is wider than the terminal."""
-    if len(indent + line) <= WIDTH:
-        return indent + line
-    further = indent + " " * (len(line) - len(line.lstrip()) + 2)
-    return textwrap.fill(line, WIDTH, initial_indent=indent, subsequent_indent=further, break_long_words=False)
+        print(paint("  ✓ ", "32") + filled("    " + claim, WIDTH).lstrip(), flush=True)
 
 
 def names(replies: Iterable[str]) -> list[str]:

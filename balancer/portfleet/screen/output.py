@@ -42,10 +42,11 @@ def fit(text: str, *, indent: int | None = None, file: IO[str] | None = None) ->
     are not broken: those after "hint: " and "Undo with: ".
     """
     width = columns(file)
-    return text if width is None else "\n".join(_filled(line, width, indent) for line in text.splitlines())
+    return text if width is None else "\n".join(filled(line, width, indent) for line in text.splitlines())
 
 
-def _filled(line: str, width: int, indent: int | None) -> str:
+def filled(line: str, width: int, indent: int | None = None) -> str:
+    """Return a line in lines of ``width`` columns at most, as `fit` does."""
     if len(line) <= width or line.lstrip().startswith("hint: "):
         return line
     further = len(line) - len(line.lstrip()) + 2 if indent is None else min(indent, width // 2)
