@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import pytest
+
 from support.adversary import besiege
 from support.rights import needs_another_user
 
 
+@pytest.mark.long
 @needs_another_user
 def test_adversaries_get_nothing_and_cost_others_nothing() -> None:
     kinds = ("kill -9 of an instance", "kill -9 of the watcher", "nft flush ruleset")

@@ -12,7 +12,8 @@ from support.fleet_box import PLANES, on_plane
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if metafunc.definition.get_closest_marker("both_planes"):
-        planes = PLANES[:1] if metafunc.definition.get_closest_marker("kernel_only") else PLANES
+        others = [pytest.param(name, marks=pytest.mark.long) for name in PLANES[1:]]
+        planes = [PLANES[0], *([] if metafunc.definition.get_closest_marker("kernel_only") else others)]
         metafunc.parametrize("plane", planes, indirect=True, scope="module")
 
 

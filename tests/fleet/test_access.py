@@ -67,6 +67,7 @@ def test_deny_and_undeny() -> None:
             assert complaint in box.portfleet("deny", *wrong, check=False).stderr
 
 
+@pytest.mark.long
 def test_denials_outlive_everything_but_their_time() -> None:
     with fleet_box(NAMED + 'deny = ["198.18.99.0/24"]\n' + QUICK) as box:
         box.portfleet("deny", "echo", BANNED)

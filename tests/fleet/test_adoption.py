@@ -57,6 +57,7 @@ def port_of(connection: socket.socket) -> int:
     return int(got.split(b"\r\n")[4])
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("tracking", ["", TRACKING], ids=["no conntrack in use", "conntrack in use"])
 def test_its_clients_stay_while_the_fleet_comes_and_goes(tracking: str) -> None:
     with fleet_box() as box, old_redis(box):

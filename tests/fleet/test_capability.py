@@ -74,6 +74,7 @@ def unharmed_by_hand_off(box: FleetBox, *, release: str) -> None:
     assert clients.lost == []
 
 
+@pytest.mark.long
 def test_a_daemon_in_c_hands_off(c_daemon: Path) -> None:
     with operated(in_c(c_daemon)) as box:
         unharmed_by_hand_off(box, release="another")
@@ -88,6 +89,7 @@ def test_so_does_ours_behind_a_wrapper(config: object) -> None:
         unharmed_by_hand_off(box, release="v2")
 
 
+@pytest.mark.long
 def test_a_daemon_without_evict_is_drained_at_the_rate(c_daemon: Path) -> None:
     with operated(in_c(c_daemon)) as box:
         with ends(box, port=7000, number=300, message="hello\n") as ended:
@@ -152,6 +154,7 @@ def counted(box: FleetBox) -> set[str]:
     return {word.removeprefix("cap_").rstrip(",") for word in listing.split() if word.startswith("cap_")}
 
 
+@pytest.mark.long
 def test_the_kernel_counts_for_those_only_that_do_not_do_it_themselves(empty: FleetBox, c_daemon: Path) -> None:
     script = by_script(empty).partition("[service.echo.probe]")[0]
     script = script.replace("instances = 2", "instances = 2\nmax_connections = 30")

@@ -54,6 +54,7 @@ def served(box: FleetBox) -> None:
     box.who([client4(1), client6(1)])
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("how", ["reuse", "plain"])
 def test_the_port_that_clients_dial_is_taken(how: str) -> None:
     text = NAMED.replace('":7000"', '":7000", "203.0.113.9:7003"')  # the second is not on this box yet
@@ -99,6 +100,7 @@ table ip nat {
 """
 
 
+@pytest.mark.long
 def test_a_foreign_translation_of_the_port_is_told_of() -> None:
     with fleet_box(NAMED) as box:
         box.calm()

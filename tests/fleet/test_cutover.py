@@ -23,6 +23,7 @@ def unharmed(clients: Load) -> None:
     assert connects["done"] > 0
 
 
+@pytest.mark.long
 def test_cutovers_and_rollbacks_under_load() -> None:
     with operated() as box:
         with load(box, held=100) as clients:
@@ -44,6 +45,7 @@ def test_cutovers_and_rollbacks_under_load() -> None:
         assert {found["release"] for found in history(box)[-1:]} == {"v2"}
 
 
+@pytest.mark.long
 def test_after_three_cutovers_counts_are_the_sockets_and_a_fourth_release_starts_on_the_first_ports() -> None:
     with operated() as box:
         with load(box, held=60, connects=20) as clients:
@@ -61,6 +63,7 @@ def test_after_three_cutovers_counts_are_the_sockets_and_a_fourth_release_starts
         unharmed(clients)
 
 
+@pytest.mark.long
 def test_a_new_release_that_does_not_come_up_changes_nothing() -> None:
     with operated() as box:
         box.write(TOLD.replace('"8s"', '"3s"'))  # for as long are the second and the third waited for, in vain
@@ -122,6 +125,7 @@ def test_a_canary_goes_up_step_by_step() -> None:
         assert last_releases(clients.report) == {"v2": 40}
 
 
+@pytest.mark.long
 def test_an_unfit_hand_off_says_what_holds() -> None:
     other = TOLD.replace('"support.told:told"]', '"support.told:told", "--framing", "line"]')
     with operated(other) as box:
@@ -132,6 +136,7 @@ def test_an_unfit_hand_off_says_what_holds() -> None:
         assert clients.lost == []
 
 
+@pytest.mark.long
 def test_a_release_that_hangs_only_when_it_is_asked_is_rolled_back() -> None:
     unprobed = TOLD.partition("[service.echo.probe]")[0]
     with operated(unprobed) as box:
@@ -143,6 +148,7 @@ def test_a_release_that_hangs_only_when_it_is_asked_is_rolled_back() -> None:
         box.settled()
 
 
+@pytest.mark.long
 def test_a_kept_colour_ends_in_time_and_rollback_starts_it_again() -> None:
     with operated() as box:
         with load(box, held=20) as clients:

@@ -25,6 +25,7 @@ def pids(box: FleetBox) -> dict[str, int]:
     return {name: found["pid"] for name, found in box.status().items() if found["pid"]}
 
 
+@pytest.mark.long
 def test_a_damaged_file_stops_no_verb_and_restarts_nothing() -> None:
     with fleet_box(NAMED + QUICK) as box:
         before = pids(box)
@@ -41,6 +42,7 @@ def test_a_damaged_file_stops_no_verb_and_restarts_nothing() -> None:
         assert asides == ["echo-blue-1.conf.aside-1", "mine.conf.aside-1"]
 
 
+@pytest.mark.long
 def test_up_and_a_new_supervisord_come_through_damaged_files_too() -> None:
     with fleet_box(NAMED + QUICK) as box:
         wait_event(box, "watching")

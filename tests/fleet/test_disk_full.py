@@ -37,6 +37,7 @@ def small_disk(how: str) -> Iterator[FleetBox]:
         yield box
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("how", FULL)
 def test_a_full_disk_ends_every_verb_with_words_and_down_works(how: str) -> None:
     with small_disk(how) as box:

@@ -80,6 +80,7 @@ def test_redis_is_cut_over_by_draining() -> None:
         assert {name.split("-")[1] for name in slots(box)} == {"green"}
 
 
+@pytest.mark.long
 def test_restart_scale_migrate_and_rebalance_lose_nobody() -> None:
     with operated() as box:
         before = {name: found["pid"] for name, found in box.status().items() if found["pid"]}

@@ -143,6 +143,7 @@ def test_down_says_how_many_connections_end_and_asks(empty: FleetBox) -> None:
     assert empty.rules() == ""
 
 
+@pytest.mark.long
 def test_one_service_goes_down_alone_and_stays_down(empty: FleetBox) -> None:
     two = ECHO.replace("instances = 4", "instances = 1")
     empty.write(two + two.replace("echo", "also").replace("7000", "6000").replace("710", "610"))

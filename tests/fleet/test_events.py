@@ -6,6 +6,8 @@ import json
 import sys
 from typing import Any
 
+import pytest
+
 from support.fleet_box import HOME, FleetBox, fleet_box
 from support.rights import needs_another_user
 from support.sandbox import wait_for
@@ -74,6 +76,7 @@ def in_order(kinds: list[str]) -> list[str]:
     return [kind for kind in kinds if kind in (*told, "apply-failed", "down-begun", "down")]
 
 
+@pytest.mark.long
 @needs_another_user
 def test_a_command_that_hangs_and_floods_is_not_in_the_way_of_an_ejection() -> None:
     with fleet_box() as box:

@@ -35,6 +35,7 @@ def table(fleet: FleetBox) -> dict[str, object]:
     }
 
 
+@pytest.mark.long
 def test_two_homes_point_alike_after_an_import(pair: tuple[FleetBox, FleetBox]) -> None:
     one, other = pair
     assert checksums(one) == checksums(other) and table(one) == table(other), "new ones do, whatever their files' order"
@@ -69,6 +70,7 @@ def test_the_watcher_takes_an_import_in_within_half_a_second(pair: tuple[FleetBo
     assert table(one) == table(other)
 
 
+@pytest.mark.long
 def test_doctor_compares_with_a_peer(pair: tuple[FleetBox, FleetBox]) -> None:
     one, other = pair
     one.portfleet("pin", "echo", "198.18.0.10", "1")

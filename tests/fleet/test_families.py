@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from support.fleet_box import HOME, PORTFLEET, FleetBox, fleet_box
 from support.sandbox import client4, client6
 from support.watched import NAMED
@@ -16,6 +18,7 @@ def without(box: FleetBox, *words: str) -> tuple[int, str]:
     return done.returncode, done.stdout + done.stderr
 
 
+@pytest.mark.long
 def test_every_local_address_is_ipv4_alone_on_a_kernel_without_ipv6() -> None:
     with fleet_box() as box:
         box.write(NAMED)

@@ -1,6 +1,6 @@
 """SIGKILL at every point: before and after every step of a plan and every write of a file; the next apply repairs.
 
-The points are first traced, then each is killed at (half of them in the slow proofs): once on a fresh box (`up`), and
+The points are first traced, then each is killed at (most of them in the slow proofs): once on a fresh box (`up`), and
 once on a running fleet whose config changes so that every kind of step happens (scaled, another command, a service
 gone, a service new, other listens). After each kill the verb is given again, and then: nothing is left to do, and
 every client is served.
@@ -47,8 +47,8 @@ AFTER = service("kept", instances=1, listen=6002, low=6100, timeout=300) + servi
 )
 #: By config: each service port with the instance ports behind it.
 SERVED = {ALONE: {6000: {6100, 6101}}, BEFORE: {6000: {6100, 6101}, 6001: {6110}}, AFTER: {6002: {6100}, 6001: {6120}}}
-#: Each of these tests takes every fourth point; two of the four are slow proofs.
-QUARTERS = (0, 1, pytest.param(2, marks=pytest.mark.full), pytest.param(3, marks=pytest.mark.full))
+#: Each of these tests takes every fourth point; three of the four are slow proofs.
+QUARTERS = (pytest.param(0, marks=pytest.mark.long), *(pytest.param(q, marks=pytest.mark.full) for q in (1, 2, 3)))
 
 
 @pytest.fixture

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 
+import pytest
+
 from support.fleet_box import HOME, FleetBox, fleet_box
 from support.rights import needs_another_user
 from support.sandbox import wait_for
@@ -31,6 +33,7 @@ def listening(box: FleetBox) -> set[int]:
     return {int(line.split()[3].rpartition(":")[2]) for line in found}
 
 
+@pytest.mark.long
 @needs_another_user
 def test_mosquitto_has_a_file_for_each_instance_that_comes_and_goes_with_it() -> None:
     with fleet_box() as box:

@@ -283,6 +283,7 @@ def test_what_cannot_be_told_is_said_to_be_possible(box: FleetBox) -> None:
     assert all("may drop" in f["what"] for f in about)
 
 
+@pytest.mark.long
 def test_a_huge_ruleset_is_judged_within_seconds(box: FleetBox) -> None:
     rules = [f"tcp dport {1 + n % 6000} ip saddr 198.18.{n % 256}.1 drop" for n in range(30_000)]
     for first in range(0, len(rules), 400):  # more is too long a message for root of a user namespace

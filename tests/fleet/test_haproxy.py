@@ -98,6 +98,7 @@ def test_a_new_service_is_a_reload_that_ends_no_connection(box: FleetBox) -> Non
     assert set(box.explain("more", sources).values()) == {f"more-blue-{number}" for number in (1, 2, 3)}
 
 
+@pytest.mark.long
 def test_a_foreign_edit_is_found_and_taken_back(box: FleetBox) -> None:
     service = f"{HOME}/run/haproxy/services/echo"
     for number in range(20):
@@ -136,6 +137,7 @@ def test_what_cannot_be_is_refused_by_check_with_the_reason(box: FleetBox) -> No
     assert json.loads(box.portfleet("doctor", "--json", check=False).stdout)["findings"]
 
 
+@pytest.mark.long
 def test_another_data_plane_takes_down_and_up(box: FleetBox) -> None:
     text = box.boxes.host.run("cat", f"{HOME}/fleet.toml").stdout
     more = text.replace("[fleet]", "[fleet]\nhaproxy_processes = 3")

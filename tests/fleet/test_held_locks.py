@@ -8,6 +8,8 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import pytest
+
 from support.fleet_box import HOME, FleetBox, fleet_box
 from support.sandbox import client4, wait_for
 from support.watched import NAMED, QUICK, pid_of, signal, wait_event
@@ -34,6 +36,7 @@ def watched(box: FleetBox) -> dict[str, int]:
     return {name: pid for name, (pid, _) in json.loads(noted.read_text()).items()}
 
 
+@pytest.mark.long
 def test_a_local_user_can_open_no_lock_and_read_no_state() -> None:
     with fleet_box(NAMED + QUICK) as box:
         # As an earlier version left them: the next `apply` closes them.
@@ -73,6 +76,7 @@ def test_a_process_that_hangs_with_the_table_lock_delays_no_ejection() -> None:
         box.settled()
 
 
+@pytest.mark.long
 def test_a_process_that_hangs_with_the_journals_lock_stops_no_loop_and_is_named() -> None:
     with fleet_box(NAMED + QUICK) as box:
         pid = watched(box)["echo-blue-1"]
@@ -87,6 +91,7 @@ def test_a_process_that_hangs_with_the_journals_lock_stops_no_loop_and_is_named(
         box.wait_state("echo-blue-4", "drained")
 
 
+@pytest.mark.long
 def test_an_operation_waits_for_the_journal_as_long_as_it_takes() -> None:
     with fleet_box(NAMED + QUICK) as box:
         box.portfleet("drain", "echo/4")

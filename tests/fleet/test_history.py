@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from support.fleet_box import REDIS, FleetBox, fleet_box
 
 _TWO = REDIS.replace("instances = 4", "instances = 2")
@@ -14,6 +16,7 @@ def done(box: FleetBox) -> list[str]:
     return [line.split("root@host  ")[1] for line in lines]
 
 
+@pytest.mark.long
 def test_apply_up_and_down_are_in_the_history_and_an_apply_can_be_undone() -> None:
     with fleet_box(_TWO) as box:
         box.write(_TWO.replace("6100-6107", "6200-6207"))

@@ -112,6 +112,7 @@ def test_the_same_is_printed_for_node_exporter(box: FleetBox) -> None:
     assert {"portfleet_watcher_up", "portfleet_instance_slots"} <= names
 
 
+@pytest.mark.long
 def test_it_outlives_supervisord_is_told_of_a_watcher_that_is_away_and_goes_with_the_config(plane: str) -> None:
     with fleet_box(NAMED + QUICK + _METRICS) as box:
         first = wait_for("it runs", lambda: pids(box, "metrics --serve"))

@@ -79,6 +79,7 @@ def check(found: dict[str, Any], count: int) -> None:
     assert found["lost"] == found["wrong"] == 0, found
 
 
+@pytest.mark.long
 def test_established_connections_of_both_families_go_on_at_the_other_box(fresh: Pair) -> None:
     boxes = fresh
     with talking(boxes, 400) as talkers:
@@ -93,6 +94,7 @@ def test_established_connections_of_both_families_go_on_at_the_other_box(fresh: 
         check(talkers.stop(), 400)
 
 
+@pytest.mark.long
 def test_what_is_unread_and_unsent_moves_along(fresh: Pair) -> None:
     """Clients that do not read until the end: their questions wait unread, the replies unsent, byte for byte."""
     boxes = fresh
@@ -111,6 +113,7 @@ def _queued(boxes: Pair) -> int:
     return sum(int(line.split()[1]) + int(line.split()[2]) for line in lines)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("box", "point"), KILLED)
 def test_a_mover_that_is_killed_costs_no_connection(fresh: Pair, box: str, point: str) -> None:
     boxes = fresh
@@ -124,6 +127,7 @@ def test_a_mover_that_is_killed_costs_no_connection(fresh: Pair, box: str, point
         check(talkers.stop(), 300)
 
 
+@pytest.mark.long
 def test_a_cancelled_one_leaves_each_connection_where_it_is(fresh: Pair) -> None:
     """However many have moved by then, which goes by how fast the box is."""
     boxes = fresh
@@ -139,6 +143,7 @@ def test_a_cancelled_one_leaves_each_connection_where_it_is(fresh: Pair) -> None
         check(talkers.stop(), 1200)
 
 
+@pytest.mark.long
 def test_they_come_back_by_the_same_way(fresh: Pair) -> None:
     """From the first box to the second and back: the entries of both boxes are right each time."""
     boxes = fresh
@@ -154,6 +159,7 @@ def test_they_come_back_by_the_same_way(fresh: Pair) -> None:
         check(talkers.stop(), 100)
 
 
+@pytest.mark.long
 def test_what_cannot_move_stays_in_service_and_is_told(fresh: Pair) -> None:
     """Clients on the box itself, in one batch with others: the daemon gets them back, and the others go."""
     boxes = fresh
@@ -187,6 +193,7 @@ def test_what_cannot_be_is_refused_before_anything_moves(boxes: Pair, words: tup
     assert boxes.portfleet(boxes.one, "plan").stdout.startswith("nothing to do")
 
 
+@pytest.mark.long
 def test_the_state_of_a_handler_moves_along(tmp_path: Path) -> None:
     (tmp_path / "counting.py").write_text(COUNTING)
     tmp_path.chmod(0o755)
@@ -207,6 +214,7 @@ def ask(connections: list[socket.socket], number: int) -> None:
     assert {connection.recv(100) for connection in connections} == {b"%d x\n" % number}
 
 
+@pytest.mark.long
 def test_with_the_first_box_unplugged_they_go_on_once_the_address_has_moved(boxes: Pair) -> None:
     """Last, as box one is gone then. Only clients of the instance that moves talk."""
     everyone = [address for _, address in sources(200)]

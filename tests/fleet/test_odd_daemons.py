@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import pytest
+
 from support.fleet_box import HOME, FleetBox, fleet_box
 from support.odd_daemon import WAYS
 from support.reachable import show_checkout
@@ -50,6 +52,7 @@ def verbs(box: FleetBox) -> None:
         assert "\x1b" not in said.stdout + said.stderr and max(map(len, said.stdout.splitlines())) < 2000
 
 
+@pytest.mark.long
 def test_each_way_to_misbehave_harms_that_instance_alone() -> None:
     with fleet_box() as box:
         box.write(NAMED + QUICK + odd(box, *WAYS))
@@ -92,6 +95,7 @@ def held(box: FleetBox, port: int) -> Iterator[None]:
         process.communicate()
 
 
+@pytest.mark.long
 @needs_another_user
 def test_a_link_to_the_socket_of_another_service_is_of_no_use() -> None:
     with fleet_box() as box:

@@ -47,6 +47,7 @@ def drain_refused(box: FleetBox, *words: str) -> str:
     return refused.stderr
 
 
+@pytest.mark.long
 def test_no_command_gives_slots_to_one_that_has_never_been_ready() -> None:
     with with_a_mute_third() as box:
         wait_for("the watcher waits for it", lambda: watch_status(box)["pending"] == ["echo-blue-3"])
@@ -79,6 +80,7 @@ def test_a_drain_beside_those_that_are_out_is_refused() -> None:
         signal(box, pid_of(box, "echo-blue-1"), "CONT")
 
 
+@pytest.mark.long
 def test_drain_and_maintenance_are_true_to_their_word() -> None:
     with operated() as box:
         box.portfleet("maint", "echo/2")
@@ -108,6 +110,7 @@ def test_a_reboot_starts_nothing_that_is_in_maintenance() -> None:
         assert slots(box) == {"echo-blue-1": 2048, "echo-blue-2": 2048}
 
 
+@pytest.mark.long
 def test_what_was_drained_before_an_operation_is_drained_after_it() -> None:
     with operated(THREE) as box:
         with load(box, held=30, connects=50) as clients:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import pytest
+
 from support.fleet_box import ECHO, FleetBox, fleet_box
 
 TWO = ECHO.replace("instances = 4", "instances = 2")
@@ -30,6 +32,7 @@ def outcome(fleet: FleetBox, *words: str) -> dict[str, Any]:
     return found
 
 
+@pytest.mark.long
 def test_a_programs_view_of_up_apply_and_down() -> None:
     with fleet_box() as fleet:
         fleet.write(TWO)

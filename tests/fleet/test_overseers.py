@@ -74,6 +74,7 @@ def test_a_stopped_watcher_is_the_first_thing_that_is_said(box: FleetBox) -> Non
     wait_for("all serve", lambda: box.look().returncode == 0)
 
 
+@pytest.mark.long
 def test_no_operation_begins_with_a_stopped_watcher_and_others_say_so_first(box: FleetBox) -> None:
     pid = pid_of(box, "portfleet-watch")
     words = f"portfleet: the watcher (pid {pid}) was stopped by a signal: "
@@ -98,6 +99,7 @@ def test_no_operation_begins_with_a_stopped_watcher_and_others_say_so_first(box:
     box.calm()
 
 
+@pytest.mark.long
 def test_who_follows_an_operation_is_told_when_the_watcher_stops(box: FleetBox) -> None:
     pid = pid_of(box, "portfleet-watch")
     begun = json.loads(box.portfleet("restart", "echo/1", "--no-wait", "--json").stdout)
@@ -115,6 +117,7 @@ def test_who_follows_an_operation_is_told_when_the_watcher_stops(box: FleetBox) 
     wait_for("all serve", lambda: box.look().returncode == 0)
 
 
+@pytest.mark.long
 def test_no_watcher_at_all_and_up_brings_it_back(box: FleetBox) -> None:
     ctl = str(Path(PORTFLEET).with_name("supervisorctl"))
     box.boxes.host.run(ctl, "-c", f"{HOME}/lib/supervisord.conf", "stop", "portfleet-watch")
@@ -128,6 +131,7 @@ def test_no_watcher_at_all_and_up_brings_it_back(box: FleetBox) -> None:
     wait_for("all serve", lambda: box.look().returncode == 0)
 
 
+@pytest.mark.long
 def test_a_stopped_supervisord_is_told_beside_what_can_be_seen(box: FleetBox) -> None:
     pid, before = pid_of(box, "supervisord"), box.status()
     noted = ("grep", "-q", "echo-blue-4", f"{HOME}/lib/processes.json")
@@ -164,6 +168,7 @@ def pid_of_watcher(box: FleetBox) -> int:
     return next(pid for pid, words in box.processes().items() if " watch " in words and "portfleet" in words)
 
 
+@pytest.mark.long
 def test_one_that_hangs_and_a_fleet_that_is_down() -> None:
     with fleet_box(NAMED.replace("instances = 4", "instances = 2") + QUICK) as box:
         hung = box.status()["echo-blue-1"]["pid"]
@@ -180,6 +185,7 @@ def test_one_that_hangs_and_a_fleet_that_is_down() -> None:
         assert "no instance serves echo" in said.stdout
 
 
+@pytest.mark.long
 def test_up_says_that_the_watcher_does_not_start() -> None:
     with fleet_box() as box:
         box.write(NAMED)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 
+import pytest
+
 from support.fleet_box import REDIS, FleetBox, fleet_box
 from support.sandbox import wait_for
 from support.watched import NAMED, QUICK, events, load, pid_of, signal
@@ -18,6 +20,7 @@ def guarded(box: FleetBox) -> set[str]:
     return {one.strip() for one in found[1].split(",")} if found else set()
 
 
+@pytest.mark.long
 def test_ports_of_a_serving_fleet_change_without_a_refused_connection() -> None:
     with fleet_box(NAMED + QUICK) as box:
         with load(box) as clients:
@@ -37,6 +40,7 @@ def test_ports_of_a_serving_fleet_change_without_a_refused_connection() -> None:
         assert {one["port"] for one in box.status().values() if one["slots"]} == {7206, 7207, 7208, 7209}
 
 
+@pytest.mark.long
 def test_an_interrupted_change_of_ports_serves_on_and_is_finished_by_the_next_apply() -> None:
     with fleet_box(_TWO) as box:
         box.write(_TWO.replace("6100-6107", "6200-6207"))
@@ -56,6 +60,7 @@ def test_an_interrupted_change_of_ports_serves_on_and_is_finished_by_the_next_ap
         assert set(box.redis_ports(_SOURCES).values()) <= {6200, 6201}
 
 
+@pytest.mark.long
 def test_a_port_that_is_taken_or_would_be_is_named_before_anything_is_done() -> None:
     with fleet_box(_TWO) as box:
         listener = box.boxes.host.popen("redis-server", "--port", "6201", "--save", "")

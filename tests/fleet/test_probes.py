@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import sys
 
+import pytest
+
 from support.fleet_box import HOME, REDIS, FleetBox, fleet_box
 from support.rights import needs_another_user
 from support.sandbox import wait_for
@@ -28,6 +30,7 @@ def put(box: FleetBox, path: str, text: str) -> None:
     box.boxes.host.run("sh", "-c", f"cat > {HOME}/{path} && chmod 755 {HOME} {HOME}/{path}", text=text)
 
 
+@pytest.mark.long
 def test_an_http_daemon_that_hangs_or_answers_badly_is_ejected_and_comes_back() -> None:
     with fleet_box() as box:
         put(box, "server.py", SERVER)
@@ -59,6 +62,7 @@ timeout = "2s"
         wait_event(box, "serving", instance="app-blue-2", after=out)
 
 
+@pytest.mark.long
 @needs_another_user
 def test_a_command_runs_as_the_services_user_and_what_hangs_is_noticed_and_nothing_stays() -> None:
     with fleet_box() as box:
@@ -82,6 +86,7 @@ def test_a_command_runs_as_the_services_user_and_what_hangs_is_noticed_and_nothi
         wait_for("nothing is left", lambda: not [w for w in box.processes().values() if "redis-cli" in w])
 
 
+@pytest.mark.long
 def test_a_redis_that_loads_its_data_is_not_ready() -> None:
     with fleet_box() as box:
         box.boxes.host.run("mkdir", "-p", f"{HOME}/data")
@@ -108,6 +113,7 @@ def test_a_redis_that_loads_its_data_is_not_ready() -> None:
         box.wait_state("kv-blue-1", "ready")
 
 
+@pytest.mark.long
 def test_check_and_doctor_say_of_each_service_whether_a_daemon_that_hangs_is_noticed() -> None:
     with fleet_box() as box:
         connect = (

@@ -43,6 +43,7 @@ def asked(box: FleetBox, port: int, message: str) -> str:
     return box.boxes.host.run("python3", "-c", _ASK, str(port), repr(message), check=False).stdout
 
 
+@pytest.mark.long
 @needs_another_user
 @pytest.mark.parametrize(
     ("title", "ports", "message", "expected"),

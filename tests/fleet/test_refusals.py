@@ -159,6 +159,7 @@ def test_a_port_that_a_stranger_has_is_named_with_the_stranger(empty: FleetBox) 
     empty.portfleet("up")
 
 
+@pytest.mark.long
 def test_a_daemon_that_listens_on_one_address_only_is_not_ready(empty: FleetBox) -> None:
     """It would answer a local probe while all its clients time out."""
     redis = REDIS.replace("instances = 4", "instances = 1").replace('"no"]', '"no", "--bind", "127.0.0.1"]')
@@ -214,6 +215,7 @@ def _portfleet(box: Box, *prefix: str, verb: str) -> tuple[int, str]:
     return done.returncode, done.stderr
 
 
+@pytest.mark.long
 def test_an_nft_too_old_is_told_what_it_lacks(empty: FleetBox, tmp_path: Path) -> None:
     empty.write(ONE)
     real = subprocess.run(["ldconfig", "-p"], capture_output=True, text=True, check=True).stdout

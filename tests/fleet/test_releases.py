@@ -6,6 +6,8 @@ import socket
 import time
 from collections.abc import Sequence
 
+import pytest
+
 from support.fleet_box import REDIS, FleetBox, fleet_box
 from support.held import dialled
 from support.sandbox import HOST4, wait_for
@@ -36,6 +38,7 @@ def refused(box: FleetBox, *words: str) -> str:
     return done.stdout + done.stderr
 
 
+@pytest.mark.long
 def test_redis_keeps_every_connection_until_somebody_asks_to_close_some() -> None:
     sources = [f"198.18.0.{number + 1}" for number in range(_HELD)]
     with fleet_box(_TWO) as box, dialled(box.boxes.clients, (HOST4, 6000), sources) as held:
@@ -58,6 +61,7 @@ def test_redis_keeps_every_connection_until_somebody_asks_to_close_some() -> Non
         assert answer(held) == _HELD and set(box.redis_ports(sources[:8]).values()) <= {6104, 6105}
 
 
+@pytest.mark.long
 def test_a_cutover_runs_the_release_by_the_file_and_a_rollback_as_it_ran() -> None:
     new = _TWO.replace('"--save"', '"--maxclients", "77", "--save"')
     new = new.replace("instances = 2", 'instances = 2\nrelease = "v2"\nenvironment = { MODE = "new" }')
@@ -81,6 +85,7 @@ def limits(box: FleetBox) -> set[str]:
     return {(one.reply or "none").split("\n")[-1].strip() for one in asked}
 
 
+@pytest.mark.long
 def test_a_release_that_dies_after_two_seconds_never_meets_a_client() -> None:
     with fleet_box(_TWO.replace('min_ready = "off"', 'min_ready = "5s"')) as box:
         done = box.portfleet(
@@ -122,6 +127,7 @@ def test_what_does_not_live_on_is_no_success_of_any_verb() -> None:
         assert time.monotonic() - began > 6
 
 
+@pytest.mark.long
 def test_a_release_that_does_not_stay_up_is_rolled_back_by_the_watcher() -> None:
     with fleet_box(_TWO) as box:
         before = set(box.redis_ports(_SOURCES).values())
@@ -134,6 +140,7 @@ def test_a_release_that_does_not_stay_up_is_rolled_back_by_the_watcher() -> None
         assert len(events(box, "rolls-back")) == 1
 
 
+@pytest.mark.long
 def test_a_crash_loop_slower_than_a_failed_start_waits_longer_each_time() -> None:
     with fleet_box() as box:
         box.write(_TWO.replace('"redis-server", ', '"timeout", "1.5", "redis-server", '))

@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import pytest
+
 from support.fleet_box import FleetBox, fleet_box
 from support.sandbox import HOST4, client4, wait_for
 from support.watched import QUICK
@@ -63,6 +65,7 @@ def held(box: FleetBox) -> Iterator[int]:
         process.wait()
 
 
+@pytest.mark.long
 def test_a_dead_one_is_told_gets_no_clients_and_is_let_in_when_it_answers() -> None:
     with fleet_box(LOCAL, other=True) as box:
         box.boxes.host.sysctl("net.ipv4.ip_forward", "1")

@@ -22,6 +22,7 @@ def processes(box: FleetBox) -> dict[str, int]:
     return {name: seen["pid"] for name, seen in box.status().items() if seen["pid"]}
 
 
+@pytest.mark.long
 def test_a_fleet_whose_run_was_removed_goes_on_and_is_told_as_it_is() -> None:
     with fleet_box(NAMED + QUICK + _REDIS) as box:
         wait_event(box, "watching")
@@ -49,6 +50,7 @@ def test_a_fleet_whose_run_was_removed_goes_on_and_is_told_as_it_is() -> None:
         assert left == [], left
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("notes", ["there", "removed"])
 def test_up_adopts_what_runs_when_supervisord_watcher_and_run_are_gone(notes: str) -> None:
     config = NAMED + QUICK + (_REDIS if notes == "there" else "")
@@ -73,6 +75,7 @@ def test_up_adopts_what_runs_when_supervisord_watcher_and_run_are_gone(notes: st
         assert left == [], left
 
 
+@pytest.mark.long
 def test_a_log_that_was_removed_is_made_anew() -> None:
     with fleet_box(_REDIS) as box:
         log = f"{HOME}/log/kv-blue-1.log"

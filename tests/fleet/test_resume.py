@@ -74,6 +74,7 @@ def kill_and_resume(kills: Sequence[tuple[str, tuple[str, ...]]], end: dict[str,
         box.settled()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("point", ["cutover undo", "cutover stopping: changed"])
 def test_the_watcher_is_killed_while_it_undoes(point: str) -> None:
     with operated() as box:
@@ -105,6 +106,7 @@ def reboot_at(box: FleetBox, going: subprocess.Popen[str], point: str) -> None:
     reboot(box)
 
 
+@pytest.mark.long
 def test_the_machine_reboots_in_the_middle() -> None:
     with operated() as box:
         for point, words, colour in REBOOTS:
@@ -123,6 +125,7 @@ def test_the_machine_reboots_in_the_middle() -> None:
         assert slots(box) == {"echo-blue-1": 2048, "echo-blue-2": 2048}
 
 
+@pytest.mark.long
 def test_each_verb_can_be_cancelled_and_is_undone() -> None:
     with operated() as box:
         before = slots(box)
@@ -146,6 +149,7 @@ def test_each_verb_can_be_cancelled_and_is_undone() -> None:
         box.settled()
 
 
+@pytest.mark.long
 def test_a_restart_that_fails_leaves_nobody_drained() -> None:
     with operated() as box:
         script = '#!/bin/sh\ntest -e /run/pf/bad && exit 3\nexec portfleet-daemon "$@"\n'

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import sys
 
+import pytest
+
 from support.fleet_box import HOME, FleetBox, fleet_box
 from support.sandbox import HOST4, wait_for
 from support.watched import wait_event
@@ -70,6 +72,7 @@ def notes(box: FleetBox) -> list[str]:
     return [line.strip() for line in box.boxes.host.run("sh", "-c", script).stdout.splitlines()]
 
 
+@pytest.mark.long
 def test_it_ends_by_its_own_signal_and_has_the_time_it_needs_and_its_umask() -> None:
     with fleet_box() as box:
         daemon = put(box, "daemon.py", DAEMON)
@@ -91,6 +94,7 @@ def test_it_ends_by_its_own_signal_and_has_the_time_it_needs_and_its_umask() -> 
         assert notes(box)[3].startswith("umask=027 SIGTERM")
 
 
+@pytest.mark.long
 def test_a_signal_goes_to_the_daemon_itself_and_to_no_shell_and_no_worker() -> None:
     with fleet_box() as box:
         daemon = put(box, "daemon.py", DAEMON)
@@ -114,6 +118,7 @@ def test_a_signal_goes_to_the_daemon_itself_and_to_no_shell_and_no_worker() -> N
         box.settled()
 
 
+@pytest.mark.long
 def test_nginx_reads_its_file_again_and_keeps_its_master() -> None:
     with fleet_box() as box:
         put(box, "nginx.conf", NGINX.format(home=HOME, port=7100, word="one"))

@@ -66,6 +66,7 @@ def test_every_connection_of_a_prefix_meets_one_instance(case: Case) -> None:
     assert len(set(met.values())) == 1
 
 
+@pytest.mark.long
 def test_up_and_apply_again_change_nothing(case: Case) -> None:
     case.fleet.calm()
     before = case.fleet.snapshot()
@@ -77,6 +78,7 @@ def test_up_and_apply_again_change_nothing(case: Case) -> None:
     assert case.fleet.portfleet("plan").stdout == "nothing to do: the fleet matches the config\n"
 
 
+@pytest.mark.long
 def test_a_killed_instance_comes_back_and_its_clients_with_it(case: Case) -> None:
     case.fleet.settled()
     before, victim = case.met(ADDRESSES[:200]), f"{case.name}-blue-2"

@@ -11,12 +11,15 @@ import subprocess
 import termios
 from contextlib import suppress
 
+import pytest
+
 from support.fleet_box import ECHO, HOME, PORTFLEET, REDIS, fleet_box
 from support.held import dialled
 from support.sandbox import HOST4, wait_for
 from support.watched import load
 
 
+@pytest.mark.long
 def test_top_shows_what_clients_do() -> None:
     with fleet_box(ECHO.replace("whoami", "echo") + REDIS) as fleet:
         fleet.portfleet("down", "kv", "--yes")
@@ -41,6 +44,7 @@ def test_top_shows_what_clients_do() -> None:
     assert (wrong.returncode, "services are: echo, kv" in wrong.stderr) == (2, True)
 
 
+@pytest.mark.long
 def test_ctrl_c_ends_it_well() -> None:
     with fleet_box(ECHO) as fleet:
         top = fleet.boxes.host.popen(PORTFLEET, "--home", HOME, "top", "--every", "100ms")
@@ -51,6 +55,7 @@ def test_ctrl_c_ends_it_well() -> None:
         assert (top.wait(10), "Traceback" in out.read()) == (0, False)
 
 
+@pytest.mark.long
 def test_the_kernel_tells_what_a_daemon_does_not_count() -> None:
     with fleet_box(REDIS) as fleet, dialled(fleet.boxes.clients, (HOST4, 6000)) as held:
         top = fleet.boxes.host.popen(PORTFLEET, "--home", HOME, "top", "--json", "--every", "300ms")
@@ -69,6 +74,7 @@ def test_the_kernel_tells_what_a_daemon_does_not_count() -> None:
         top.wait(10)
 
 
+@pytest.mark.long
 def test_on_a_terminal_keys_select_and_drain_after_a_question() -> None:
     with fleet_box(ECHO) as fleet:
         leader, follower = pty.openpty()

@@ -41,6 +41,7 @@ def running(box: FleetBox, word: str) -> dict[int, str]:
     return {pid: words for pid, words in found.items() if words.split()[0].split(":")[0].endswith(word)}
 
 
+@pytest.mark.long
 def test_a_shell_that_does_not_exec_is_restarted_cut_over_and_taken_down_with_its_children() -> None:
     with fleet_box() as box:
         for name in ("r1", "r2"):
@@ -96,6 +97,7 @@ frontend f
 """
 
 
+@pytest.mark.long
 def test_after_releases_that_share_their_port_only_the_last_answers() -> None:
     with fleet_box() as box:
         for name in ("h1", "h2", "h3"):
@@ -156,6 +158,7 @@ time.sleep(600)
 """
 
 
+@pytest.mark.long
 def test_another_process_on_an_instances_port_is_a_fault_and_nothing_is_started_beside_it() -> None:
     with fleet_box() as box:
         put(box, "h.cfg", HAPROXY.replace("NAME", "h"))

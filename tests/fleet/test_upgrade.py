@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import pytest
+
 import portfleet
 from support.fleet_box import FleetBox, fleet_box
 from support.sandbox import wait_for
@@ -35,6 +37,7 @@ def away(box: FleetBox) -> Iterator[None]:
             box.boxes.host.run("umount", str(part))
 
 
+@pytest.mark.long
 def test_an_upgrade_costs_no_ejection_and_no_watcher() -> None:
     with fleet_box(NAMED + QUICK) as box:
         supervisord, watcher = pid_of(box, "supervisord"), pid_of(box, "portfleet-watch")

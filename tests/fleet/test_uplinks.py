@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from support.fleet_box import FleetBox
 from support.held import dialled, talk
 from support.operated import TOLD
@@ -9,6 +11,7 @@ from support.sandbox import HOST4, sandbox
 from support.uplinks import BEHIND_A, BEHIND_B, KINDS, steer
 
 
+@pytest.mark.long
 def test_clients_of_both_uplinks_stay_through_a_hand_off_and_a_drain() -> None:
     with sandbox(other=True) as boxes:
         assert boxes.other is not None

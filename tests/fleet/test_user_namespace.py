@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import pytest
+
 from support.fleet_box import fleet_box
 from support.watched import NAMED, QUICK, events, load, pid_of, signal, wait_event
 
 
+@pytest.mark.long
 def test_the_watcher_runs_ejects_and_repairs_without_a_right_of_the_machines_root() -> None:
     with fleet_box(NAMED + QUICK, users=True) as box:
         watcher = pid_of(box, "portfleet-watch")

@@ -52,6 +52,7 @@ def test_many_that_die_at_once_leave_the_slots_to_the_rest() -> None:
         box.settled()
 
 
+@pytest.mark.long
 @pytest.mark.timed
 def test_the_hung_is_ejected_its_waiting_clients_go_elsewhere_and_it_is_restarted() -> None:
     config = NAMED + QUICK + 'restart_after = "3s"\n'
@@ -83,6 +84,7 @@ def test_the_hung_is_ejected_its_waiting_clients_go_elsewhere_and_it_is_restarte
         box.settled()
 
 
+@pytest.mark.long
 def test_the_last_one_that_serves_is_kept_until_another_is_back() -> None:
     with fleet_box(NAMED.replace("instances = 4", "instances = 2") + QUICK) as box:
         status = box.status()
@@ -138,6 +140,7 @@ def wrapped(box: FleetBox, before: str, *, name: str = "wrapped", instances: int
     return config.replace("instances = 4", f"instances = {instances}")
 
 
+@pytest.mark.long
 def test_a_crash_loop_is_loud_and_mends_itself() -> None:
     with fleet_box() as box:
         box.write(wrapped(box, f"test -e {HOME}/bad && echo the data is gone && exit 3"))
@@ -180,6 +183,7 @@ def test_a_broken_config_stays_down() -> None:
         assert started() == [] and box.status()["echo-blue-1"]["pid"] is None
 
 
+@pytest.mark.long
 def test_an_operators_restart_does_not_flap() -> None:
     with fleet_box(NAMED) as box:
         with load(box, held=0, connects=100) as clients:  # held connections would be let finish first
@@ -195,6 +199,7 @@ def test_an_operators_restart_does_not_flap() -> None:
         assert slots(box) == {f"echo-blue-{number}": 1024 for number in (1, 2, 3, 4)}
 
 
+@pytest.mark.long
 def test_the_watchers_own_death_changes_nothing_and_its_successor_adopts() -> None:
     with fleet_box(NAMED + QUICK) as box, load(box) as clients:
         rules, before = box.rules("map", "inet", "portfleet", "slots-echo"), box.status()
@@ -217,6 +222,7 @@ def test_the_watchers_own_death_changes_nothing_and_its_successor_adopts() -> No
     assert clients.lost_beside("echo-blue-3") == []
 
 
+@pytest.mark.long
 def test_a_second_watcher_below_supervisord_waits_its_turn() -> None:
     with fleet_box(NAMED) as box:
         waiting = box.boxes.host.popen(*box.argv("watch", "--wait"))

@@ -5,6 +5,8 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
+import pytest
+
 from support.fleet_box import fleet_box
 from support.watched import load, signal, wait_event
 
@@ -22,6 +24,7 @@ fall = 1
 """
 
 
+@pytest.mark.long
 def test_a_lost_listener_is_found_by_the_clients_that_were_dropped() -> None:
     with fleet_box(SLOWLY) as box:
         wait_event(box, "watching")

@@ -6,6 +6,8 @@ import json
 import sys
 from pathlib import Path
 
+import pytest
+
 from support.fleet_box import FleetBox, fleet_box
 from support.sandbox import client4, wait_for
 from support.watched import NAMED, QUICK, events, load, wait_event, watch_status
@@ -19,6 +21,7 @@ def warnings(box: FleetBox) -> dict[str, dict[str, str]]:
     return {entry["name"]: entry for entry in found}
 
 
+@pytest.mark.long
 def test_a_full_connection_table_is_named_and_nobody_is_ejected_for_it() -> None:
     with fleet_box(NAMED + QUICK) as box:
         with load(box, held=50, connects=20, interval=0.2) as clients:
@@ -36,6 +39,7 @@ def test_a_full_connection_table_is_named_and_nobody_is_ejected_for_it() -> None
         assert clients.refused == 0 and clients.lost == [], (clients.report["connects"], clients.lost)
 
 
+@pytest.mark.long
 def test_an_instance_near_its_limit_of_descriptors_is_named() -> None:
     with fleet_box() as box:
         box.write(NAMED.replace("instances = 4", "instances = 1"))
@@ -51,6 +55,7 @@ def test_an_instance_near_its_limit_of_descriptors_is_named() -> None:
         wait_for("it is warned of no longer", lambda: name not in warnings(box))
 
 
+@pytest.mark.long
 def test_an_instance_that_is_full_is_named_and_stays_in() -> None:
     with fleet_box() as box:
         box.write(NAMED.replace('"{port}", ', '"{port}", "--max-connections", "30", ').replace("= 4", "= 2") + QUICK)
@@ -63,6 +68,7 @@ def test_an_instance_that_is_full_is_named_and_stays_in() -> None:
             assert watch_status(box)["out"] == {}
 
 
+@pytest.mark.long
 def test_a_full_disk_below_run_stops_no_ejection() -> None:
     with fleet_box() as box:
         host = box.boxes.host

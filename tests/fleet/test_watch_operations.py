@@ -12,6 +12,7 @@ from support.sandbox import wait_for
 from support.watched import NAMED, QUICK, load, pid_of, signal, wait_event
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("verb", "state"), [("drain", "drained"), pytest.param("maint", "maintenance", marks=pytest.mark.full)]
 )
@@ -82,6 +83,7 @@ def test_a_drain_outlives_supervisord() -> None:
         box.settled()
 
 
+@pytest.mark.long
 def test_a_cancelled_drain_of_one_that_does_not_come_back_says_so() -> None:
     own = f"{HOME}/own/portfleet-daemon"
     script = f'#!/bin/sh\ntest -e {HOME}/bad && exit 3\nexec portfleet-daemon "$@"\n'
@@ -116,6 +118,7 @@ def test_a_migrate_that_is_cancelled_leaves_what_was_migrated_before() -> None:
             wait_for("all is as before", lambda: slots(box) == before)
 
 
+@pytest.mark.long
 def test_a_share_comes_back_from_an_instance_that_was_scaled_away_and_goes_to_none_that_is_out() -> None:
     with operated(TOLD.replace("instances = 2", "instances = 3")) as box:
         box.portfleet("migrate", "echo/1", "3")

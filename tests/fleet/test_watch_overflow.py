@@ -8,6 +8,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+import pytest
+
 from support.fleet_box import REDIS, FleetBox, fleet_box
 from support.sandbox import HOST4, client4, wait_for
 
@@ -38,6 +40,7 @@ def first_tried(box: FleetBox) -> str:
     return listing.partition(" 0 : jump try_")[2].split()[0].rstrip(",")
 
 
+@pytest.mark.long
 def test_the_overflow_goes_to_the_least_loaded() -> None:
     with fleet_box(FEW) as box, ExitStack() as stack:
         homes: dict[str, list[str]] = {}

@@ -58,6 +58,7 @@ def calm(box: FleetBox) -> None:
     wait_for("nobody is pending", lambda: not watch_status(box)["pending"])
 
 
+@pytest.mark.long
 @pytest.mark.timed
 def test_a_foreign_flush_costs_no_connection_and_is_mended_at_once() -> None:
     with fleet_box(NAMED + QUICK) as box, load(box, held=200, connects=100, interval=0.2) as clients:
@@ -85,6 +86,7 @@ def without_handles(listing: str) -> str:
     return "\n".join(line.partition(" # handle")[0] for line in listing.splitlines())
 
 
+@pytest.mark.long
 def test_who_is_out_stays_out_when_the_table_is_put_back() -> None:
     with fleet_box(NAMED + QUICK) as box:
         signal(box, box.status()["echo-blue-1"]["pid"], "STOP")
@@ -115,6 +117,7 @@ def test_hand_edits_of_our_table_are_repaired() -> None:
         box.settled()
 
 
+@pytest.mark.long
 def test_other_tables_are_nobodys_business() -> None:
     with fleet_box(NAMED + QUICK) as box:
         calm(box)
@@ -125,6 +128,7 @@ def test_other_tables_are_nobodys_business() -> None:
         assert "chain input" in box.rules("table", "inet", "firewall")
 
 
+@pytest.mark.long
 def test_drift_is_only_reported_where_that_is_configured() -> None:
     with fleet_box(NAMED + '[fleet]\ndrift = "report"\n') as box:
         calm(box)
@@ -139,6 +143,7 @@ def test_drift_is_only_reported_where_that_is_configured() -> None:
         box.settled()
 
 
+@pytest.mark.long
 def test_a_port_added_later_is_kept_waiting_too() -> None:
     with fleet_box(NAMED + QUICK) as box:
         box.write((NAMED + QUICK).replace('[":7000"]', '[":7000", "192.0.2.1:7500"]'))
@@ -154,6 +159,7 @@ def keeper(box: FleetBox) -> str:
     return box.boxes.host.run("nft", "list", "table", "inet", "portfleet-keeper").stdout
 
 
+@pytest.mark.long
 def test_what_commands_changed_is_never_taken_back() -> None:
     """Many at once, so that the watcher's looks fall between journal, kernel and the end of each."""
     with fleet_box(NAMED) as box:

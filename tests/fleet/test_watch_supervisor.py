@@ -5,6 +5,8 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+import pytest
+
 from support.fleet_box import HOME, FleetBox, fleet_box
 from support.sandbox import wait_for
 from support.watched import NAMED, QUICK, load, pid_of, signal, wait_event
@@ -55,6 +57,7 @@ def test_instances_outlive_supervisord_and_come_below_the_next_one_at_their_rest
         assert [words for words in box.processes().values() if "portfleet" in words] == []
 
 
+@pytest.mark.long
 def test_a_changed_config_restarts_adopted_instances_too() -> None:
     with fleet_box(NAMED + QUICK) as box:
         before = pids(box)
@@ -66,6 +69,7 @@ def test_a_changed_config_restarts_adopted_instances_too() -> None:
         box.settled()
 
 
+@pytest.mark.long
 def test_supervisord_and_watcher_killed_together_lose_nothing_either() -> None:
     with fleet_box(NAMED + QUICK) as box:
         before = pids(box)
@@ -78,6 +82,7 @@ def test_supervisord_and_watcher_killed_together_lose_nothing_either() -> None:
         box.settled()
 
 
+@pytest.mark.long
 def test_a_supervisord_that_was_started_by_hand_over_adopted_instances_is_told() -> None:
     """Whoever starts supervisord himself has it start programs whose ports are taken: the watcher ends that."""
     with fleet_box(NAMED + QUICK) as box:

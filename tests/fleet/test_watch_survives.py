@@ -12,6 +12,7 @@ from support.sandbox import wait_for
 from support.watched import NAMED, QUICK, events, pid_of, signal, wait_event, watch_status
 
 
+@pytest.mark.long
 def test_run_that_is_away_for_four_seconds_costs_no_ejection_and_no_watcher() -> None:
     with fleet_box(NAMED + QUICK) as box:
         watcher = pid_of(box, "portfleet-watch")
@@ -35,6 +36,7 @@ def test_run_that_is_away_for_four_seconds_costs_no_ejection_and_no_watcher() ->
         assert events(box, "unexpected-error") == []
 
 
+@pytest.mark.long
 def test_the_watcher_is_started_again_however_often_it_ends() -> None:
     with fleet_box(NAMED + QUICK) as box:
         for _ in range(8):  # in a row, each right after its start: more than supervisord tries by itself
@@ -49,6 +51,7 @@ def test_the_watcher_is_started_again_however_often_it_ends() -> None:
         wait_event(box, "serving", instance=name, after=wait_event(box, "ejected", instance=name))
 
 
+@pytest.mark.long
 @pytest.mark.timed
 def test_a_stuck_watcher_is_replaced_and_status_says_so() -> None:
     with fleet_box(NAMED + QUICK) as box:
@@ -66,6 +69,7 @@ def test_a_stuck_watcher_is_replaced_and_status_says_so() -> None:
         box.settled()
 
 
+@pytest.mark.long
 def test_status_answers_though_supervisord_hangs() -> None:
     with fleet_box(NAMED + QUICK) as box:
         noted = box.boxes.host.path(f"{HOME}/lib/processes.json")

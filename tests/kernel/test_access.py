@@ -33,6 +33,7 @@ def refused(rules: Plane, sources: list[str], **job: Any) -> set[str]:
     return {r["source"] for r in reports if not r["reply"]}
 
 
+@pytest.mark.long
 def test_denied_sources_are_refused_and_nobody_else(rules: Plane) -> None:
     rules.load(ECHO)
     rules.serve()
@@ -52,6 +53,7 @@ def test_denied_sources_are_refused_and_nobody_else(rules: Plane) -> None:
     assert "deny" not in rules.boxes.host.run("nft", "list", "ruleset").stdout
 
 
+@pytest.mark.long
 def test_clients_of_this_box_are_refused_too(rules: Plane) -> None:
     rules.load(ECHO)
     rules.load(ECHO, denying(rules, **{"127.0.0.5/32": None, "::1/128": None}))
@@ -80,6 +82,7 @@ def test_a_denial_ends_by_itself_and_the_longest_of_several_decides(rules: Plane
     assert rules.is_as_wanted(), "what has ended is not missed"
 
 
+@pytest.mark.long
 def test_only_those_allowed_and_not_denied_may_connect(rules: Plane) -> None:
     text = ECHO + 'allow = ["198.18.7.0/24", "2001:db8:1:7::/64"]\ndeny = ["198.18.7.9"]\n'
     rules.load(text)
@@ -115,6 +118,7 @@ def test_an_edit_is_seen_and_mended(rules: Plane, edit: str) -> None:
     assert refused(rules, ["198.18.7.1", "198.18.8.1", "198.18.99.1", *OTHERS]) == {"198.18.7.1", "198.18.8.1"}
 
 
+@pytest.mark.long
 def test_many_denials_load_and_are_read_back(rules: Plane) -> None:
     end = int(time.time()) + 3600
     rules.load(ECHO)
@@ -143,6 +147,7 @@ def test_one_source_does_not_starve_the_others(rules: Plane, source: Any, others
         assert Counter(bool(r["reply"]) for r in reports) == {True: 15}
 
 
+@pytest.mark.long
 def test_a_source_is_what_the_affinity_takes_for_one(rules: Plane) -> None:
     rules.load(ECHO + 'affinity = "source/24/56"\nmax_per_source = 3\n')
     rules.serve()
@@ -190,6 +195,7 @@ def _net(base: int, bits: int) -> str:
     return str(ipaddress.ip_network((10 << 24 | base, bits), strict=False))
 
 
+@pytest.mark.long
 @given(
     st.dictionaries(
         st.builds(_net, st.integers(0, 1023), st.integers(22, 32)), st.one_of(st.none(), st.integers(1, 9)), max_size=12

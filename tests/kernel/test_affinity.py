@@ -19,6 +19,7 @@ def ready(rules: Plane, affinity: str) -> None:
     rules.serve()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("affinity", ["source", "source/24", "source/16/48", "source/32/128", "connection"])
 def test_packets_and_computation_agree(rules: Plane, affinity: str) -> None:
     ready(rules, affinity)
@@ -53,6 +54,7 @@ def test_one_network_meets_one_instance(rules: Plane) -> None:
     assert len(set(rules.met(six).values())) == 1
 
 
+@pytest.mark.long
 def test_round_robin_goes_through_the_slots_in_turn(rules: Plane) -> None:
     ready(rules, "round-robin")
     # One after the other: each takes the next slot, and in 4,096 of them each instance comes every fourth time or so.

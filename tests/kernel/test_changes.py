@@ -76,6 +76,7 @@ def change_under_connects(rules: Plane, host: str, *, changes: int) -> None:
     assert rules.is_as_wanted()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("host", ["v4", "v6"])
 def test_changes_under_connects(rules: Plane, host: str) -> None:
     change_under_connects(rules, host, changes=150)
@@ -98,6 +99,7 @@ def test_weight_nought_is_no_new_connections_and_the_old_ones_go_on(rules: Plane
     assert clients.lost == [] and clients.seen["echo-blue-2"] > 10
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("policy", "error"), [("refuse", "ConnectionRefused"), ("drop", "TimeoutError"), ("keep", None)]
 )

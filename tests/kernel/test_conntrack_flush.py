@@ -147,6 +147,7 @@ def test_rules_and_conntrack_flushed_at_once(rules: Plane) -> None:
         assert not after.wrong
 
 
+@pytest.mark.long
 def test_five_thousand_talking_connections_over_three_flushes(rules: Plane) -> None:
     rules.load(ECHO)
     rules.serve()

@@ -131,7 +131,7 @@ def haproxy(box: Box) -> Iterator[HaproxyUnderTest]:
         yield HaproxyUnderTest(running)
 
 
-@pytest.fixture(params=["fake", "plain", "nft", "haproxy"])
+@pytest.fixture(params=["fake", "plain", "nft", pytest.param("haproxy", marks=pytest.mark.long)])
 def plane(request: pytest.FixtureRequest) -> Plane:
     if request.param in ("fake", "plain"):
         return InMemoryUnderTest(FakePlane() if request.param == "fake" else PlainPlane())
@@ -273,6 +273,7 @@ def test_slots_point_nowhere_and_somewhere_again(plane: Plane) -> None:
     assert plane.kernel.read_slots("echo") == HALF_AND_HALF.table
 
 
+@pytest.mark.long
 def test_a_table_of_the_largest_size_moves_in_one_transaction(plane: Plane) -> None:
     plane.kernel.run((c.SetFleet(HOME, PORTS), c.SetInstance(ONE), c.SetInstance(TWO), c.SetService(ECHO)))
     plane.kernel.run((c.Route(ECHO, ("echo-blue-1",) * 65536),))

@@ -73,6 +73,7 @@ def filled(connections: NftConnections, share: float) -> Room:
     return wait_for("the table is full", there, seconds=60)
 
 
+@pytest.mark.long
 def test_a_full_table_that_makes_room_is_no_reason_to_distrust_probes(rules: Plane) -> None:
     rules.load(REDIS)
     rules.serve()
@@ -85,6 +86,7 @@ def test_a_full_table_that_makes_room_is_no_reason_to_distrust_probes(rules: Pla
     close(fill)
 
 
+@pytest.mark.long
 def test_a_full_table_that_drops_is(rules: Plane) -> None:
     rules.load(REDIS)
     rules.serve()

@@ -89,6 +89,7 @@ def table(*names: str) -> tuple[str, ...]:
     return (names * (4096 // len(names) + 1))[:4096]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("affinity", [Affinity("source"), Affinity("source", 24, 56), Affinity("connection")], ids=str)
 def test_each_client_meets_the_instance_that_is_computed_offline(running: Haproxies, affinity: Affinity) -> None:
     rule, slots = replace(ECHO, affinity=affinity), table(ONE, TWO, THREE)
@@ -101,6 +102,7 @@ def test_each_client_meets_the_instance_that_is_computed_offline(running: Haprox
             assert slot is not None and client.recv(100).decode() == slots[slot]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("changes", [60, pytest.param(1000, marks=pytest.mark.full)])
 def test_changes_of_the_whole_table_fail_no_connect_and_send_none_elsewhere(running: Haproxies, changes: int) -> None:
     running.plane.run((c.Route(ECHO, table(ONE)),))
@@ -137,6 +139,7 @@ def test_one_that_does_not_listen_refuses_no_client_with_nothing_changed(running
     assert Counter(met(source) for source in SOURCES[:100]) == {ONE: 100}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("running", [1], indirect=True)
 def test_what_is_too_much_for_an_instance_goes_to_the_next_and_then_nowhere(running: Haproxies) -> None:
     limited, rule = [replace(one, limit=4) for one in INSTANCES[:2]], replace(ECHO, limited=True, tries=2)

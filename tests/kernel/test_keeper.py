@@ -68,6 +68,7 @@ def test_nor_does_it_by_ipv6(rules: Plane) -> None:
     survive(rules, FLUSHES["flush"], held=300, interval=0.3, host=HOST6)
 
 
+@pytest.mark.long
 def test_five_thousand_connections_go_on(rules: Plane) -> None:
     survive(rules, FLUSHES["flush"], held=5000, interval=4.0)
 

@@ -71,6 +71,7 @@ def test_a_service_that_comes_back_finds_the_instance_that_stayed(rules: Plane) 
     assert set(rules.met(CLIENTS).values()) == {"echo-blue-1", "echo-blue-2", "echo-blue-3"}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("extra", [LIMIT + STICKY, LIMIT + 'overflow = "refuse"\n'])
 def test_what_goes_with_a_rolling_restart_goes_with_the_last_that_is_restarted(rules: Plane, extra: str) -> None:
     rules.load(ECHO + extra)

@@ -70,6 +70,7 @@ networks = st.one_of(
 )  # fmt: skip
 
 
+@pytest.mark.long
 @given(st.dictionaries(networks, st.sampled_from("1234"), max_size=8), st.data())
 @settings(max_examples=60)
 def test_flat_pins_do_not_overlap_and_decide_the_same(pins: dict[str, str], data: st.DataObject) -> None:
@@ -89,6 +90,7 @@ def said(box: FleetBox, *words: str) -> str:
     return box.portfleet(*words).stdout
 
 
+@pytest.mark.long
 def test_pin_explain_status_and_unpin() -> None:
     with fleet_box(NAMED) as box:
         home = box.explain("echo", [client4(7), client4(8)])[client4(7)]

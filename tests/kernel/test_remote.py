@@ -60,6 +60,7 @@ def test_clients_get_their_share_of_the_remote_one(rules: Plane, text: str, clie
     assert rules.met(clients).keys() and "echo-remote-1" not in rules.met(clients).values()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("text", "hosts"),
     [(REMOTE4, ("127.0.0.1", "192.0.2.1", "203.0.113.1")), (REMOTE6, ("::1", "2001:db8::1", "2001:db8:2::1"))],

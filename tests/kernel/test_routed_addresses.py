@@ -59,6 +59,7 @@ def who(pair: Plane, address: str, *, inside: bool = False) -> str:
     return box.run("python3", "-c", _ASK, address).stdout.strip()
 
 
+@pytest.mark.long
 def test_a_backup_routes_and_serves_when_the_address_comes(pair: Plane) -> None:
     pair.load(TEXT)
     pair.serve()

@@ -65,6 +65,7 @@ def test_a_client_that_does_not_come_for_long_goes_home(rules: Plane) -> None:
     assert "echo-blue-2" in back.values()
 
 
+@pytest.mark.long
 def test_a_full_map_serves_on_by_the_slots(rules: Plane) -> None:
     ready(rules, STICKY.replace("sticky_size = 5000", "sticky_size = 1024"))
     many = [client4(number) for number in range(1500)]

@@ -10,6 +10,8 @@ import subprocess
 import sys
 from typing import Any
 
+import pytest
+
 #: More notifications than the kernel keeps, then one change more.
 LOSING = """
 import json, select, subprocess
@@ -64,6 +66,7 @@ def alone(script: str, *arguments: str) -> Any:
     return json.loads(subprocess.run(command, stdout=subprocess.PIPE, check=True, timeout=120).stdout)
 
 
+@pytest.mark.long
 def test_notifications_that_did_not_fit_are_told_of_as_lost_and_later_ones_come() -> None:
     shortage, lost, deleted = alone(LOSING)
     assert "are lost: the rules are looked at instead" in shortage

@@ -26,6 +26,7 @@ def database() -> list[str]:
     return [Path("/etc", name).read_text() for name in ("passwd", "group")]
 
 
+@pytest.mark.long
 def test_the_command_has_a_user_without_rights_and_a_checkout_of_its_own() -> None:
     before = database()
     script = (
@@ -43,16 +44,19 @@ def test_the_command_has_a_user_without_rights_and_a_checkout_of_its_own() -> No
     assert database() == before
 
 
+@pytest.mark.long
 def test_the_exit_status_is_the_commands() -> None:
     assert subprocess.run([AS_USER, "sh", "-c", "exit 7"], check=False).returncode == 7
 
 
+@pytest.mark.long
 def test_in_a_user_namespace_of_its_own_the_user_is_root_and_finds_its_programs() -> None:
     script = "script/isolated sh -c 'id -u; nft add table inet x && nft list tables'"
     done = subprocess.run([AS_USER, "sh", "-c", script], stdout=subprocess.PIPE, text=True, check=True)
     assert done.stdout.splitlines() == ["0", "table inet x"]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_ended_it_takes_everything_along(number: signal.Signals) -> None:
     before = database()

@@ -67,6 +67,7 @@ def test_the_exit_status_is_the_commands() -> None:
     assert subprocess.run([ISOLATED], check=False).returncode == 2
 
 
+@pytest.mark.long
 def test_a_command_that_ends_at_once_is_noticed() -> None:
     for _ in range(30):
         assert subprocess.run([ISOLATED, "/bin/false"], check=False, timeout=20).returncode == 1

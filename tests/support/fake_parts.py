@@ -51,13 +51,11 @@ class LoggingSupervisor(FakeSupervisor):
             self.log.append(f"start {name.partition('-')[2]}")
 
     def signal(self, name: str, signal: str) -> None:
-        before = self.known[name].state if name in self.known else ""
+        before = self.running_names().get(name)
         super().signal(name, signal)
-        if before in RUNNING and self.known[name].state not in RUNNING:
+        if before is not None and self.running_names().get(name) != before:
             self.log.append(f"end {name.partition('-')[2]}" + (" by SIGKILL" if signal == "KILL" else ""))
             self.fleet.stopped(name)
-            if before == "RUNNING" and signal == "KILL":
-                super().start(name)  # as supervisord does with one that it was not told to stop
 
     def crash(self, name: str) -> None:
         """End a process as a defect of its own does: it is started again."""

@@ -104,7 +104,9 @@ class FakeSupervisor(Supervisor):
         if signal == "TERM" and left:
             self.stubborn[name] = left - 1
         elif known is not None and known.state in RUNNING:
-            known.state = "STOPPED"
+            told, known.state = known.state == "STOPPING", "STOPPED"
+            if not told:
+                FakeSupervisor.start(self, name)  # as supervisord does with one that it was not told to stop
 
     def remove(self, name: str) -> bool:
         if name in self.known and self.known[name].state in RUNNING:

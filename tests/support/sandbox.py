@@ -226,7 +226,7 @@ def wait_for(
     what: str,
     condition: Callable[[], T | None],
     *,
-    seconds: float = 20,
+    seconds: float = 60,
     clock: Callable[[], float] = time.monotonic,
 ) -> T:
     """Call ``condition`` until it gives something true and return that; AssertionError naming ``what`` at the end.

@@ -65,7 +65,7 @@ def events(box: FleetBox, *names: str, **fields: str) -> list[Event]:
 
 
 def wait_event(
-    box: FleetBox, name: str, *, after: Event | None = None, count: int = 1, seconds: float = 20, **fields: str
+    box: FleetBox, name: str, *, after: Event | None = None, count: int = 1, seconds: float = 60, **fields: str
 ) -> Event:
     """Wait until an event has come ``count`` times since ``after`` and give its last.
 

@@ -7,7 +7,7 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -143,6 +143,25 @@ def test_an_adopted_process_is_told_again_and_killed(world: World, ignores: int,
     with adopted_process(world, NAMES[0], ignores=ignores) as child:
         end(programs(world), NAMES[:1], EMPTIED)
         assert child.wait(10) == code
+
+
+def test_one_that_is_started_once_more_meanwhile_is_stopped_once_more(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = (world.paths.programs / f"{NAMES[0]}.conf").read_bytes()
+    with adopted_process(world, NAMES[0]) as child:
+
+        def sleep(seconds: float, real: Callable[[float], None] = world.clock.sleep) -> None:
+            if world.clock.slept == 0:  # as a watcher does that has seen the adopted process end
+                child.wait(10)
+                (world.paths.programs / f"{NAMES[0]}.conf").write_bytes(before)
+                world.supervisor.start(NAMES[0])
+            real(seconds)
+
+        monkeypatch.setattr(world.clock, "sleep", sleep)
+        end(programs(world), NAMES[:1], EMPTIED)
+    assert NAMES[0] not in world.supervisor.known and world.clock.slept < 5
+    assert not (world.paths.programs / f"{NAMES[0]}.conf").exists()
 
 
 def test_a_second_signal_that_comes_before_the_first_was_taken_in_is_sent_once_more(world: World) -> None:

@@ -12,6 +12,7 @@ from portfleet.core.observed import ObservedInstance
 from portfleet.core.paths import Paths
 from portfleet.core.printable import printable
 from portfleet.core.program import CONFIG_EXIT
+from portfleet.core.states import UP
 from portfleet.daemons.exchange import Exchange
 from portfleet.daemons.listeners import listening_fault, own_listeners
 from portfleet.daemons.probe import AskReady, Target, exchanges, target_of
@@ -106,7 +107,7 @@ class Look:
         fault, temporary = listening_fault(want.rule.port, want.families(service.service), own, inside=want.inside)
         if fault:
             return replace(seen, waiting=fault) if temporary else replace(seen, fault=fault)
-        return replace(seen, ready=seen.program in ("RUNNING", "STARTING"))
+        return replace(seen, ready=seen.program in UP)
 
     def _at_port(self, want: DesiredInstance) -> list[Listener]:
         return [listener for listener in self._listeners if listener.port == want.rule.port]

@@ -22,7 +22,7 @@ from portfleet.core.observed import ObservedInstance
 from portfleet.core.paths import Paths
 from portfleet.core.program import WATCHER, Program
 from portfleet.core.slots import Table
-from portfleet.core.states import AT_REST
+from portfleet.core.states import AT_REST, UP
 from portfleet.store.clock import Clock
 from portfleet.store.out import left_out
 from portfleet.supervise import adopted
@@ -212,7 +212,7 @@ class Programs:
             self.files.write(outdated)
             self._reload()
         # A running one it would look at again, and find that its command is away, which is nothing to it.
-        running = {name for name, info in self.supervisor.programs().items() if info.state in ("STARTING", "RUNNING")}
+        running = {name for name, info in self.supervisor.programs().items() if info.state in UP}
         for name in (name for name in programs if name not in running):
             try:
                 self.supervisor.start(name)
@@ -237,9 +237,12 @@ class Programs:
         """Return those of which a process is there yet; supervisord is to forget the others, once it has reaped them.
 
         When all of an instance has ended that was ``found``, it is looked for what that has started meanwhile, which is
-        told to end as well.
+        told to end as well. One that was started once more, as by a watcher that saw it end, is stopped once more.
         """
         programs = {} if alone else self.supervisor.programs()
+        for name in names:
+            if name in programs and programs[name].state in UP:
+                self.supervisor.stop(name)
         ended = [name for name in names if name in programs and programs[name].pid is None]
         gone = {name for name in ended if self.supervisor.remove(name)}
         left = [name for name in names if (name in programs and name not in gone) or _any_alive(found[name])]

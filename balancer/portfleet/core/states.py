@@ -42,6 +42,8 @@ class Presence(StrEnum):
 
 #: supervisord's process states (in its capitals) in which a process exists.
 RUNNING = frozenset({"STARTING", "RUNNING", "STOPPING"})
+#: … and in which it has not been told to end.
+UP = frozenset({"STARTING", "RUNNING"})
 #: … and in which supervisord will not start it again by itself.
 AT_REST = frozenset({"STOPPED", "EXITED", "FATAL", "UNKNOWN"})
 

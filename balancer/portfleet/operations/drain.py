@@ -9,7 +9,7 @@ from portfleet.core.work.drain import Drain
 from portfleet.core.work.restart import Restart
 from portfleet.operations.empty import HandoffResult, hand_over, let_end
 from portfleet.operations.stop import stop
-from portfleet.operations.task import Task
+from portfleet.operations.task import Task, not_yet
 
 
 async def run(task: Task[Drain]) -> str:
@@ -42,7 +42,7 @@ async def undo(task: Task[Drain]) -> str:
     """Go back to what was asked of the instances before."""
     failed = await put_back(task)
     if failed:
-        return "; ".join(f"{name} is to serve again, but: {reason}" for name, reason in failed.items())
+        return not_yet(failed)
     names = task.work.instances
     back = [i.name for i in task.want().instances if i.name in names and i.takes]
     words = [f"{', '.join(back)} serves again"] if back else []
@@ -54,6 +54,4 @@ async def put_back(task: Task[Drain] | Task[Restart]) -> dict[str, str]:
     names = task.work.instances
     task.change(lambda record: record.asking_again(names, task.work.asked))
     back = [i.name for i in task.want().running if i.name in names and i.wanted is not Wanted.MAINTENANCE]
-    failed = await task.start(back)
-    task.point(ready=set(back) - failed.keys())
-    return failed
+    return await task.serve(back)

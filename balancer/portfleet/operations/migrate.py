@@ -10,7 +10,7 @@ from portfleet.core.operations import policy_of
 from portfleet.core.records import Moved, ServiceRecord
 from portfleet.core.work.migrate import Migrate
 from portfleet.operations.empty import hand_over, let_end, spread
-from portfleet.operations.task import OperationFailed, Task
+from portfleet.operations.task import OperationFailed, Task, not_yet
 
 
 async def run(task: Task[Migrate]) -> str:
@@ -45,8 +45,10 @@ async def undo(task: Task[Migrate]) -> str:
     """Have the share served as it was before; connections stay where they are."""
     member, before, want = task.work.member, task.work.before, task.want()
     task.change(partial(_restored, member=member, before=before))
-    task.point()
     owner = member_instance(want.name, member, want.live).name
+    failed = await task.serve([i.name for i in task.want().instances if i.name == owner and i.takes])
+    if failed:
+        return not_yet(failed)
     if before is None:
         return f"{owner} has its share again; connections stay where they are"
     there = member_instance(want.name, before.to, want.live).name

@@ -11,7 +11,7 @@ from portfleet.core.records import Asked, ServiceRecord
 from portfleet.core.work.migrate_live import MigrateLive
 from portfleet.daemons.relocation import Relocated
 from portfleet.operations.empty import QuietCheck
-from portfleet.operations.task import OperationFailed, Task
+from portfleet.operations.task import OperationFailed, Task, not_yet
 
 #: Rounds in which nothing moves after which it is given up, and seconds between them: what a process that ended
 #: has held, passes again by then.
@@ -62,9 +62,11 @@ def _words(work: MigrateLive) -> str:
 
 async def undo(task: Task[MigrateLive]) -> str:
     """Let the instance serve new connections again; what was moved stays at the other box."""
-    task.change(partial(_served, source=task.work.source, before=task.work.asked))
-    task.point()
-    return f"{task.work.source} serves again; {task.work.moved:,} connections stay at {task.work.box}"
+    source = task.work.source
+    task.change(partial(_served, source=source, before=task.work.asked))
+    failed = await task.serve([i.name for i in task.want().instances if i.name == source and i.takes])
+    words = not_yet(failed) or f"{source} serves again"
+    return f"{words}; {task.work.moved:,} connections stay at {task.work.box}"
 
 
 def _served(record: ServiceRecord, *, source: str, before: Mapping[str, Asked]) -> ServiceRecord:

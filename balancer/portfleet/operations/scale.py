@@ -33,9 +33,7 @@ async def undo(task: Task[Scale]) -> str:
     """Go back to the number of before: what was started is drained and stopped, what was leaving serves again."""
     before, to = task.work.before, task.work.to
     task.change(lambda record: replace(record, instances=before, leaving=max(to, before)))
-    names = [i.name for i in _numbered(task, to, before)]
-    failed = await task.start(names)
-    task.point(ready=set(names) - failed.keys())
+    await task.serve([i.name for i in _numbered(task, to, before)])
     await _empty(task, before)
     await _forget(task, before)
     return f"{before} instances serve as before"

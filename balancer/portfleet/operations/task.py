@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Collection, Iterable, Iterator
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -45,6 +45,11 @@ class OperationFailed(Exception):
 
 class CannotUndo(Exception):
     """The operation cannot be undone any more, so it was finished; the text says what holds."""
+
+
+def not_yet(failed: Mapping[str, str]) -> str:
+    """Say in words which instances got their slots back and are not ready, by ``failed``, {name: why not}."""
+    return "; ".join(f"{name} is to serve again, but: {reason}" for name, reason in failed.items())
 
 
 @dataclass
@@ -182,6 +187,15 @@ class Task(Generic[W]):
         if programs.failed and self.undoing:
             self.undone = Exit.TIMEOUT
         return programs.failed
+
+    async def serve(self, names: Collection[str]) -> dict[str, str]:
+        """Start instances, and give them their slots as soon as all are ready or the time is up.
+
+        Return {name: why not} of those that did not become ready; each gets its slots when the watcher finds it ready.
+        """
+        failed = await self.start(names)
+        self.point(ready=set(names) - failed.keys())
+        return failed
 
     async def live_on(self, names: Collection[str]) -> dict[str, str]:
         """Wait until ``names``, which are ready, have lived for ``min_ready``: one good connect is not health.

@@ -17,9 +17,7 @@ async def run(task: Task[Undrain]) -> str:
     task.enter("starting", owned=names)
     await _resume(task, names)
     there = [i.name for i in task.want().running if i.name in names]
-    failed = await task.start(there)
-    task.point(ready=set(there) - failed.keys())
-    if failed:
+    if failed := await task.serve(there):
         words = "; ".join(f"{name}: {reason}" for name, reason in failed.items())
         raise OperationFailed(f"{words}; it serves as soon as it is ready", settled=True, code=Exit.TIMEOUT)
     return f"{', '.join(names)} serves"

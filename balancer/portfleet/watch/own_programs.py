@@ -43,7 +43,10 @@ class OwnPrograms:
         self._log("metrics-died" if name == METRICS else "data-plane-died", program=name, pid=pid, reason=reason)
 
     def find(self, known: Mapping[str, ProgramInfo]) -> Iterator[str]:
-        """Watch their processes, ``known`` to supervisord or adopted; yield those that ended after an adoption."""
+        """Watch their processes, ``known`` to supervisord or adopted; yield those that ended after an adoption.
+
+        While a command works on the fleet none is: it may be what has ended them.
+        """
         alive = adopted.alive(self._paths)
         for name in self.programs:
             info, pid = known.get(name), alive.get(name)
@@ -51,8 +54,12 @@ class OwnPrograms:
                 pid = info.pid if info else None
             if pid is not None:
                 self._deaths.watch(name, pid)
-            elif info is None and (self._paths.programs / f"{name}.adopted").exists():
+            elif info is None and (self._paths.programs / f"{name}.adopted").exists() and not self._busy():
                 yield name
+
+    def _busy(self) -> bool:
+        desired = self._roster.desired
+        return desired is not None and any(self._roster.busy(service) for service in desired.services)
 
     def start(self, name: str) -> None:
         """Have supervisord run a program; it blocks."""
