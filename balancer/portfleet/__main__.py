@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, NoReturn
 from portfleet.commands import GROUPS, OPERATIONS, OTHER_WORDS, SUPERVISED, TOLD, VERBS, WITHOUT_JSON
 from portfleet.core.errors import Exit, PortfleetError
 from portfleet.core.paths import resolve
+from portfleet.core.printable import printable
 from portfleet.screen.help import HelpFormatter, examples, groups, meant
 
 if TYPE_CHECKING:
@@ -70,10 +71,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _refuse(words: str) -> None:
-    """Say why nothing, or nothing more, was done."""
+    """Say why nothing, or nothing more, was done. A file, an instance or another box may be quoted in it."""
     from portfleet.screen.output import fit
 
-    print(fit(f"portfleet: {words}", file=sys.stderr), file=sys.stderr)
+    lines = (printable(line, len(line)) for line in f"portfleet: {words}".split("\n"))
+    print(fit("\n".join(lines), file=sys.stderr), file=sys.stderr)
 
 
 def _open_streams() -> None:

@@ -1,4 +1,4 @@
-"""The long form of the fuzzers: `fuzz.py NUMBER [SEED]`, so many damaged journals, state files, configs and answers."""
+"""The long form of the fuzzers of the control tool: `fuzz.py NUMBER [SEED]`, so many damaged inputs of each kind."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tempfile import TemporaryDirectory
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from support import fuzz_answers, fuzz_state
+from support import fuzz_answers, fuzz_relocation, fuzz_state
 
 
 def _kinds(directory: Path) -> dict[str, Callable[[random.Random], object]]:
@@ -23,6 +23,8 @@ def _kinds(directory: Path) -> dict[str, Callable[[random.Random], object]]:
         "states": lambda chance: fuzz_state.try_states(directory, chance),
         "config": lambda chance: fuzz_state.try_config(fuzz_state.damaged_config(chance)),
         "answer": fuzz_answers.try_answer,
+        "departure": lambda chance: fuzz_relocation.try_departure(directory, chance),
+        "arrival": lambda chance: fuzz_relocation.try_arrival(directory, chance),
     }
 
 
@@ -32,9 +34,10 @@ def main() -> int:
     parser.add_argument("seed", type=int, nargs="?", default=random.SystemRandom().randrange(1 << 32))
     options = parser.parse_args()
     print(f"seed {options.seed}", flush=True)
-    slowest, failed = 0.0, 0
+    failed = 0
     with TemporaryDirectory() as directory:
         kinds = _kinds(Path(directory))
+        slowest = dict.fromkeys(kinds, 0.0)
         for number in range(options.number):
             chance = random.Random(f"{options.seed} {number}")
             for what, attempt in kinds.items():
@@ -44,10 +47,11 @@ def main() -> int:
                 except Exception as error:  # noqa: BLE001 (whatever comes out is what is looked for)
                     failed += 1
                     print(f"{what} {number}: {error!r}", flush=True)
-                slowest = max(slowest, time.monotonic() - began)
-    inputs = len(kinds) * options.number
-    print(f"{inputs:,} inputs, {failed} with a traceback, the slowest took {slowest:.2f} s")
-    return 1 if failed or slowest > 5 else 0
+                slowest[what] = max(slowest[what], time.monotonic() - began)
+    for what, took in slowest.items():
+        print(f"{what}: {options.number:,}, the slowest took {took:.2f} s")
+    print(f"{len(kinds) * options.number:,} inputs, {failed} with a traceback", flush=True)
+    return 1 if failed or max(slowest.values()) > 5 else 0
 
 
 if __name__ == "__main__":

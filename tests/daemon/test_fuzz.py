@@ -35,6 +35,11 @@ def respond(request):
 RECEIVE = b'{"command": "receive", "versions": [1, 2], "framing": "line", "stateful": false}\n'
 
 
+def tell(what: str) -> None:
+    """Print how many of a kind the daemon was given, which did it no harm."""
+    print(f"{what}: {NUMBER:,}")
+
+
 @pytest.fixture
 def unharmed(daemons: Daemons, request: pytest.FixtureRequest) -> Iterator[Daemon]:
     """A daemon that must look afterwards as it did before."""
@@ -61,6 +66,7 @@ def test_framings(unharmed: Daemon, request: pytest.FixtureRequest) -> None:
                 pass
         if number % 50 == 0:
             assert unharmed.status()["ok"]
+    tell(f"framing {name}")
 
 
 def test_control_lines(unharmed: Daemon) -> None:
@@ -77,6 +83,7 @@ def test_control_lines(unharmed: Daemon) -> None:
             unharmed.ask(command="resume")  # also ends an eviction that was asked for
             with suppress(ConnectionError):
                 bystander.ask(b"x\n")
+    tell("control socket of a daemon")
 
 
 def test_handoff_lines(unharmed: Daemon) -> None:
@@ -100,6 +107,7 @@ def test_handoff_lines(unharmed: Daemon) -> None:
             if number % 50 == 0:
                 with unharmed.connect() as bystander:
                     assert bystander.ask(b"x\n") == b"x\n"
+    tell("hand-off lines")
 
 
 def test_handlers(daemons: Daemons) -> None:
@@ -116,6 +124,7 @@ def test_handlers(daemons: Daemons) -> None:
         if number % 50 == 0:
             assert daemon.status()["ok"]
     assert daemon.process.poll() is None and daemon.status()["errors"] >= NUMBER
+    tell("handlers' exceptions")
 
 
 def test_the_same_seed_gives_the_same_inputs() -> None:

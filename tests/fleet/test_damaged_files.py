@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from support.fleet_box import HOME, REDIS, FleetBox, fleet_box
+from support.fleet_box import HOME, REDIS, FleetBox, fleet_box, on_plane
 from support.watched import NAMED, QUICK, pid_of, signal, wait_event
 
 #: Shell commands, run in lib/, that damage what `up` has written.
@@ -87,11 +87,31 @@ def test_a_state_file_that_nests_without_end_gives_words_or_nothing(name: str) -
         watcher = pid_of(box, "portfleet-watch")
         path = box.boxes.host.path(f"{HOME}/lib/{name}")
         path.write_text("[" * 100_000)
-        for words in (["status"], ["plan"], ["explain", "echo", "198.18.0.1"], ["doctor"], ["history"], ["lock"],
-                      ["drain", "echo/4"], ["apply"]):  # fmt: skip
-            done = box.portfleet(*words, check=False)
-            assert "Traceback" not in done.stderr, (words, done.stderr)
-            assert done.returncode in (0, 1, 2) and (done.returncode == 0 or done.stderr), (words, done)
+        _look_and_change(box)
         assert pid_of(box, "portfleet-watch") == watcher
         assert {name: pid for name, pid in pids(box).items() if name != "echo-blue-4"}.items() <= before.items()
         box.portfleet("down", "--yes")
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("name", ["fleet.json", "services/echo.json"])
+def test_a_state_file_of_haproxys_plane_that_nests_without_end_is_written_anew(name: str) -> None:
+    with on_plane("haproxy"), fleet_box(NAMED + QUICK) as box:
+        before = pids(box)
+        watcher = pid_of(box, "portfleet-watch")
+        path = box.boxes.host.path(f"{HOME}/run/haproxy/{name}")
+        assert path.exists()
+        path.write_text("[" * 100_000)
+        _look_and_change(box)
+        assert pid_of(box, "portfleet-watch") == watcher
+        assert {name: pid for name, pid in pids(box).items() if name != "echo-blue-4"}.items() <= before.items()
+        assert not path.read_text().startswith("[[")
+
+
+def _look_and_change(box: FleetBox) -> None:
+    """Give commands of every kind: each does what it says or has words for it."""
+    for words in (["status"], ["plan"], ["explain", "echo", "198.18.0.1"], ["doctor"], ["history"], ["lock"],
+                  ["drain", "echo/4"], ["apply"]):  # fmt: skip
+        done = box.portfleet(*words, check=False)
+        assert "Traceback" not in done.stderr, (words, done.stderr)
+        assert done.returncode in (0, 1, 2) and (done.returncode == 0 or done.stderr), (words, done)

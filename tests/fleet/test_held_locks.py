@@ -10,10 +10,13 @@ from contextlib import contextmanager
 
 import pytest
 
-from support.fleet_box import HOME, FleetBox, fleet_box
+from support.fleet_box import HOME, FleetBox, fleet_box, on_haproxy
+from support.reachable import show_checkout
+from support.rights import needs_another_user
 from support.sandbox import client4, wait_for
 from support.watched import NAMED, QUICK, pid_of, signal, wait_event
 
+_DIAL = ("/usr/bin/python3", "-c", "import socket, sys; socket.socket(socket.AF_UNIX).connect(sys.argv[1])")
 _NOBODY = ("setpriv", "--reuid=nobody", "--regid=nogroup", "--clear-groups")
 
 
@@ -27,6 +30,12 @@ def held(box: FleetBox, path: str) -> Iterator[subprocess.Popen[str]]:
         yield holder
     finally:
         holder.communicate("")
+
+
+def _open_to_others(box: FleetBox) -> str:
+    """Return what other users may do anything with below run/ and lib/, but for what lies in a user's own directory."""
+    beside = ("!", "-type", "l", "!", "-path", f"{HOME}/run", "!", "-path", f"{HOME}/run/games/*")
+    return box.boxes.host.run("find", f"{HOME}/run", f"{HOME}/lib", *beside, "-perm", "/077", "-ls").stdout
 
 
 def watched(box: FleetBox) -> dict[str, int]:
@@ -48,12 +57,36 @@ def test_a_local_user_can_open_no_lock_and_read_no_state() -> None:
         for path in there:
             done = box.boxes.host.run(*_NOBODY, "flock", "-n", "-x", path, "true", check=False)
             assert done.returncode and "Permission denied" in done.stderr, (path, done)
-        open_to_others = ["find", f"{HOME}/run", f"{HOME}/lib", "!", "-type", "l", "!", "-path", f"{HOME}/run"]
-        assert box.boxes.host.run(*open_to_others, "-perm", "/077").stdout == ""
+        assert _open_to_others(box) == ""
         for verb in ("status", "lock", "history", "plan"):
             done = box.boxes.host.run(*_NOBODY, *_portfleet(verb), check=False)
             assert done.returncode == 1 and "Traceback" not in done.stderr, done
             assert "hint: run as root" in done.stderr or "only root may look at this fleet" in done.stderr, done
+
+
+@pytest.mark.long
+@needs_another_user
+def test_nothing_that_a_fleet_with_all_its_parts_keeps_is_open_to_others() -> None:
+    own = f"{HOME}/own"
+    parts = f'user = "games"\nenvironment_file = "{own}/env"\nfiles = {{ "{own}/{{instance}}.conf" = "{own}/conf.in" }}'
+    fleet = f'[fleet]\non_event = ["/bin/true"]\n[metrics]\nlisten = "127.0.0.1:9797"\n{NAMED}{parts}\n'
+    with fleet_box() as box:
+        host = box.boxes.host
+        show_checkout(host)
+        host.run("sh", "-ec", f"mkdir -p {own}; echo TOKEN=abc > {own}/env; chmod 600 {own}/env; echo > {own}/conf.in")
+        for config in (fleet + QUICK, on_haproxy(fleet + QUICK)):
+            box.write(config)
+            box.portfleet("up")
+            wait_for("the metrics' process asks", lambda: "seen.sock" in host.run("ls", f"{HOME}/run").stdout)
+            box.portfleet("deny", "echo", "198.18.0.9")
+            box.portfleet("restart", "echo/4")
+            assert _open_to_others(box) == ""
+            assert host.run("stat", "-c", "%a %U", f"{own}/echo-blue-1.conf").stdout == "600 games\n"
+            for user, name in (("nobody", "watch"), ("nobody", "games/echo-blue-1"), ("games", "seen")):
+                as_user = ("setpriv", f"--reuid={user}", "--clear-groups")
+                dialled = host.run(*as_user, *_DIAL, f"{HOME}/run/{name}.sock", check=False)
+                assert "PermissionError" in dialled.stderr, (user, name, dialled)
+            box.portfleet("down", "--yes")
 
 
 def test_a_process_that_hangs_with_the_table_lock_delays_no_ejection() -> None:

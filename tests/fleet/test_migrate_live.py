@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from support.held import dialled
+from support.rights import needs_another_user
 from support.sandbox import wait_for
 from support.two_boxes import ONE, SERVICE4, SERVICE6, TWO, Pair, Talkers, pair, sources
 
@@ -176,6 +177,18 @@ def test_what_cannot_move_stays_in_service_and_is_told(fresh: Pair) -> None:
         assert [connection.recv(100) for connection in own] == [b"still here\n"] * 3
         check(talkers.stop(), 100)
     boxes.portfleet(boxes.one, "unpin", "echo", ONE)
+
+
+@pytest.mark.long
+@needs_another_user
+def test_an_instance_of_another_user_is_met_in_a_directory_that_only_it_can_enter() -> None:
+    with pair(ECHO + 'user = "nobody"\n') as boxes, talking(boxes, 40) as talkers:
+        there = boxes.connections(boxes.one)["echo-blue-2"]
+
+        said = boxes.portfleet(boxes.one, "migrate", "echo/2", TWO, "--live").stdout
+
+        assert f"{there} connections were moved to {TWO}; none is left here" in said
+        check(talkers.stop(), 40)
 
 
 @pytest.mark.parametrize(

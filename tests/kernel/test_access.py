@@ -202,7 +202,7 @@ def _net(base: int, bits: int) -> str:
     ),
     st.integers(0, 1023),
 )
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=80, deadline=None)
 def test_ranges_do_not_overlap_and_say_the_same_as_the_networks(deny: dict[str, int | None], offset: int) -> None:
     address = ipaddress.ip_address(10 << 24 | offset)
     ends = [9999 if until is None else until for net, until in deny.items()

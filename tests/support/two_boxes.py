@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from support.fleet_box import HOME, PORTFLEET
+from support.reachable import show_checkout
 from support.sandbox import Box, make_box
 
 SERVICE4, SERVICE6 = "192.0.2.100", "2001:db8::100"
@@ -97,6 +98,7 @@ def pair(config: str) -> Iterator[Pair]:
         clients.sysctl("net.ipv6.ip_nonlocal_bind", "1")
         one.ip(f"addr add {SERVICE4}/24 dev eth0", f"addr add {SERVICE6}/64 dev eth0 nodad")
         for box in (one, two):
+            show_checkout(box)
             box.ip("route add 198.18.0.0/15 via 192.0.2.2", "route add 2001:db8:1::/48 via 2001:db8::2")
             box.run("sh", "-c", f"mkdir -p {HOME} && cat > {HOME}/fleet.toml", text=config)
             path = f"{Path(PORTFLEET).parent}:{os.environ['PATH']}"

@@ -164,14 +164,14 @@ JUNK = st.recursive(
 
 
 @seed(1)
-@settings(max_examples=200)
+@settings(max_examples=80)
 @given(st.dictionaries(st.sampled_from([*FULL, "event", "moved", "error", "hint"]), JUNK), st.booleans())
 def test_no_object_does_more_than_that(changed: dict[str, Any], whole: bool) -> None:
     check(line((FULL if whole else {}) | changed))
 
 
 @seed(1)
-@settings(max_examples=200)
+@settings(max_examples=80)
 @given(st.integers(0, 1 << 60), st.integers(1, 6))
 def test_nor_does_a_proper_answer_with_bytes_changed(number: int, times: int) -> None:
     source, data = random.Random(number), bytearray(line(FULL))

@@ -299,7 +299,7 @@ KEYS += [
 KEYS += ["drain"]
 
 
-@settings(max_examples=300)
+@settings(max_examples=100)
 @given(st.dictionaries(st.sampled_from(KEYS), VALUES))
 def test_no_config_ends_in_a_traceback(values: dict[str, str]) -> None:
     text = echo(*(f"{key} = {value}" for key, value in values.items()))

@@ -80,7 +80,7 @@ def check_is_as_wanted(world: World, wanted: Fleet) -> None:
         assert count(state.slots[name]).keys() == held.keys()
 
 
-@settings(max_examples=150)
+@settings(max_examples=50)
 @given(FLEETS, FLEETS, st.randoms(use_true_random=False))
 def test_applying_the_plan_gives_what_is_wanted_and_planning_again_gives_nothing(
     first: dict[str, dict[str, object]], second: dict[str, dict[str, object]], chance: random.Random
@@ -111,7 +111,7 @@ def damage(world: World, chance: random.Random) -> None:
         world.kernel.forget()
 
 
-@settings(max_examples=60)
+@settings(max_examples=25)
 @given(FLEETS, FLEETS, st.data())
 def test_some_that_never_become_ready_do_not_hold_up_the_others(
     first: dict[str, dict[str, object]], second: dict[str, dict[str, object]], data: st.DataObject

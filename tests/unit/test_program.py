@@ -50,7 +50,7 @@ def program(**changes: object) -> Program:
     return replace(made, **{"log": "/tmp/x.log", **changes})  # type: ignore[arg-type] # noqa: S108 # never written: only parsed
 
 
-@settings(max_examples=200)
+@settings(max_examples=60)
 @given(
     words=st.lists(VALUE.filter(lambda v: v and not unwritable(v)), min_size=1, max_size=4),
     values=st.dictionaries(

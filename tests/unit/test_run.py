@@ -83,4 +83,8 @@ def test_the_prober_runs_few_at_a_time_and_is_never_held_up() -> None:
     assert most == 4
     assert slowest < 0.1, "of processor time, to start four commands at once"
     prober.aim([])
-    assert not [pid for pid in processes.tree(os.getpid()) if b"sleep" in processes.command_line(pid)]
+
+    def sleeping() -> list[int]:
+        return [pid for pid in processes.tree(os.getpid()) if b"sleep" in processes.command_line(pid)]
+
+    wait_for("none sleeps any more", lambda: not sleeping())

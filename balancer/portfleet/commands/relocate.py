@@ -12,6 +12,8 @@ import os
 import signal
 import subprocess
 import sys
+from contextlib import suppress
+from pathlib import Path
 from typing import IO, Any, cast
 
 from portfleet.apply.context import Context
@@ -26,6 +28,9 @@ from portfleet.submit import options as read
 from portfleet.submit.targets import targets
 
 EXAMPLES = ("portfleet relocate check echo/2",)
+
+#: Seconds for the other box to end after the last batch.
+_ENDS = 10.0
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -82,7 +87,7 @@ def _send(
     other = subprocess.Popen(line, stdin=subprocess.PIPE, stdout=subprocess.PIPE, process_group=0)
     reads, writes = cast(IO[bytes], other.stdout), cast(IO[bytes], other.stdin)
     stream = Lines(reads.fileno(), writes.fileno())
-    meeting = context.paths.run / f"relocate-{os.getpid()}.sock"
+    meeting = Path(place.path).with_name(f"relocate-{os.getpid()}.sock")
     departure = Departure(place, stream, relocation, meeting=meeting, stopped=lambda: stopped)
 
     def report(found: Departed) -> None:
@@ -92,7 +97,11 @@ def _send(
         result = departure.run(options.count, report)
     finally:
         writes.close()
-    other.wait()
+    with suppress(subprocess.TimeoutExpired):
+        other.wait(_ENDS)
+    if other.poll() is None:
+        other.kill()
+        other.wait()
     _print({"done": True, "moved": result.moved, "stayed": dict(result.stayed), "why": result.why})
     return Exit.FAILED if result.why else Exit.DONE
 

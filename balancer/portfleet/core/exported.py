@@ -70,7 +70,8 @@ def from_json(text: str | bytes, *, source: str) -> Exported:
         journal = journals.from_json(data.get("journal"))
         config, slots = _part(data, "config", dict, journal), _part(data, "slots", str, journal)
     except (ValueError, RecursionError, JournalError) as error:
-        raise PortfleetError(f"cannot read {source}: {error}", hint="write it anew: portfleet export") from None
+        words = error.message if isinstance(error, JournalError) else str(error)
+        raise PortfleetError(f"cannot read {source}: {words}", hint="write it anew: portfleet export") from None
     return Exported(config, journal.services, slots, journal.last_number)
 
 

@@ -8,6 +8,9 @@ from dataclasses import dataclass
 
 from portfleet.core.typed import within
 
+#: The largest of an unsigned field of 32 bits, of an option's int, and of one of keep-alive (net/tcp.h).
+_U32, _INT, _KEEPALIVE = (1 << 32) - 1, (1 << 31) - 1, 32767
+
 
 @dataclass(frozen=True)
 class Flow:
@@ -20,7 +23,9 @@ class Flow:
     port: int
 
     def __post_init__(self) -> None:
-        """Raise ValueError for what is no address or no port."""
+        """Raise ValueError for what is no address or no port; a zone (RFC 4007) could be any text."""
+        if "%" in self.client + self.dialled:
+            raise ValueError("an address has a zone")
         if ipaddress.ip_address(self.client).version != ipaddress.ip_address(self.dialled).version:
             raise ValueError("the two ends have different address families")
         for port in (self.client_port, self.dialled_port, self.port):
@@ -61,6 +66,19 @@ class Frozen:
     user_timeout: int
     send_buffer: int
     receive_buffer: int
+
+    def __post_init__(self) -> None:
+        """Raise ValueError for what the kernel's fields cannot hold."""
+        for name in ("timestamp", "receive_first", "send_first"):
+            within(name, getattr(self, name), 0, _U32)
+        for number in self.window:
+            within("window", number, 0, _U32)
+        for name in ("mss", "user_timeout", "send_buffer", "receive_buffer"):
+            within(name, getattr(self, name), 0, _INT)
+        for number in self.keepalive or ():
+            within("keepalive", number, 1, _KEEPALIVE)
+        for name in ("send_scale", "receive_scale"):
+            within(name, getattr(self, name), 0, 15)
 
 
 def pack(data: bytes) -> str:

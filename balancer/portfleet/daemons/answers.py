@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any, NoReturn
 
 from portfleet.core.printable import printable
@@ -47,6 +48,14 @@ class HandoffRefused(Refused):
         self.moved, self.code = moved, code
 
 
+@dataclass(frozen=True)
+class Agreed:
+    """What a receiver agrees to: the ``version`` of the hand-off protocol, and how many connections it has room for."""
+
+    version: int
+    room: int
+
+
 def read_status(line: bytes) -> Status:
     """Read the answer to ``status``; raises ControlError."""
     answer = _accepted(_object(line))
@@ -59,7 +68,7 @@ def read_status(line: bytes) -> Status:
         state,
         _count(answer, "connections"),
         _count(answer, "max_connections", 0),
-        _versions(answer.get("handoff", [])),
+        _versions(answer, "handoff", []),
         _count(answer, "accepted") if "accepted" in answer else None,
         _count(answer, "requests") if "requests" in answer else None,
         _count(answer, "errors") if "errors" in answer else None,
@@ -85,6 +94,31 @@ def read_progress(line: bytes) -> tuple[int, bool]:
     if event not in ("progress", "done"):
         _improper("event", event)
     return _count(answer, "moved"), event == "done"
+
+
+def read_hello(line: bytes) -> dict[str, Any]:
+    """Read the line by which a sender opens a hand-off (docs/handoff.md §1), to pass it on; raises ControlError."""
+    hello = _object(line)
+    if hello.get("command") != "receive":
+        _improper("command", hello.get("command"))
+    _versions(hello, "versions")
+    return hello
+
+
+def read_agreed(line: bytes) -> Agreed:
+    """Read a receiver's answer to that line; raises ControlError."""
+    return agreed(_object(line))
+
+
+def agreed(answer: dict[str, Any]) -> Agreed:
+    """Return the same of an answer that another box has passed on; raises ControlError."""
+    answer = _accepted(answer)
+    return Agreed(_count(answer, "version"), _count(answer, "room"))
+
+
+def can_take(line: bytes) -> bool:
+    """Read what `relocate check` says on another box: whether its instance takes connections; raises ControlError."""
+    return bool(_versions(_accepted(_object(line.rstrip(b"\n"))), "handoff"))
 
 
 def _refuse_constant(word: str) -> NoReturn:
@@ -137,12 +171,13 @@ def _count(answer: Mapping[str, Any], key: str, default: int | None = None) -> i
     return value
 
 
-def _versions(value: object) -> frozenset[int]:
+def _versions(answer: Mapping[str, Any], key: str, default: list[int] | None = None) -> frozenset[int]:
+    value = answer.get(key, default)
     if not isinstance(value, list) or len(value) > _VERSIONS:
-        _improper("handoff", value)
+        _improper(key, value)
     for one in value:
         if type(one) is not int or not 0 <= one <= MOST:
-            _improper("handoff", value)
+            _improper(key, value)
     return frozenset(value)
 
 

@@ -58,7 +58,7 @@ class Arrival:
         except (HandingFailed, OSError) as error:
             self._stream.say({"ok": False, "error": str(error)})
             raise
-        self._stream.say({"ok": True, "version": handing.agreed["version"], "room": handing.agreed["room"]})
+        self._stream.say({"ok": True, "version": handing.agreed.version, "room": handing.agreed.room})
         return handing
 
     def _take(self, handing: Handing, line: Mapping[str, Any]) -> None:

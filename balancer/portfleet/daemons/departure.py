@@ -15,6 +15,7 @@ after that word are the other box's: the daemon's next reading of one fails (EPE
 from __future__ import annotations
 
 import json
+import os
 import select
 import socket
 import time
@@ -28,10 +29,11 @@ from typing import Any
 from portfleet.core import typed
 from portfleet.core.errors import PortfleetError
 from portfleet.core.frozen import Flow, Frozen, pack
-from portfleet.daemons.answers import LONGEST
+from portfleet.daemons import box_answers
+from portfleet.daemons.answers import LONGEST, ControlError, agreed, read_done, read_hello
 from portfleet.daemons.exchange import Control
 from portfleet.daemons.handing import Handing, HandingFailed
-from portfleet.daemons.parcels import END, Message, chosen, records
+from portfleet.daemons.parcels import CONNECTIONS, END, Message, chosen, records
 from portfleet.daemons.talk import dial
 from portfleet.dataplane.relocation import Relocation
 from portfleet.linux import processes, tcp_repair, unix_socket
@@ -82,7 +84,7 @@ class Departure:
     def __init__(
         self, place: Control, stream: Lines, relocation: Relocation, *, meeting: Path, stopped: Callable[[], bool]
     ) -> None:
-        """``meeting``: where a socket for the daemon can be made; ``stopped``: no further batch is to move."""
+        """``meeting``: a name for a socket, beside the daemon's own; ``stopped``: no further batch is to move."""
         self._place, self._stream, self._relocation = place, stream, relocation
         self._meeting, self._stopped = meeting, stopped
         self._hello: dict[str, Any] = {}
@@ -93,7 +95,7 @@ class Departure:
         try:
             self._meet()
             handing = self._called(count)
-        except (Stays, StreamEnded, HandingFailed, OSError) as error:
+        except (Stays, StreamEnded, HandingFailed, ControlError, OSError) as error:
             self.result.why = str(error)
             return self.result
         try:
@@ -103,6 +105,9 @@ class Departure:
                 if message.kind == END:
                     handing.acknowledge(message)
                     break
+                count -= len(descriptors)
+                if message.kind != CONNECTIONS or not descriptors or count < 0:
+                    raise HandingFailed("the daemon hands off what it was not asked for")
                 self._move(handing, message, descriptors)
                 report(self.result)
         except (Stays, StreamEnded, HandingFailed, PortfleetError, OSError) as error:
@@ -117,17 +122,14 @@ class Departure:
     def _meet(self) -> None:
         """Wait for the other box, before the daemon does: it gives up after five seconds. Raises Stays, StreamEnded."""
         if (speaks := self._stream.hear(seconds=_MEETING).get("relocate")) != VERSION:
-            raise Stays(f"the other box speaks version {speaks} of relocations, this one {VERSION}")
+            there = box_answers.shown(speaks)
+            raise Stays(f"the other box speaks version {there} of relocations, this one {VERSION}")
 
     def _called(self, count: int) -> Handing:
         """Have the daemon hand off to this process; return the socket by which it does. Raises HandingFailed."""
         command = {"command": "handoff", "to": str(self._meeting), "count": count, "listener": False, "names": False}
-        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
-            self._meeting.unlink(missing_ok=True)
-            listener.bind(str(self._meeting))
+        with self._listener() as listener:
             try:
-                self._meeting.chmod(0o666)  # the daemon's user; whose process calls is asked of the kernel
-                listener.listen(1)
                 listener.settimeout(_CALL)
                 self._control = dial(self._place)
                 self._control.settimeout(_CALL)
@@ -143,15 +145,34 @@ class Departure:
             raise HandingFailed("another process than the instance's has called")
         return Handing(called)
 
+    def _listener(self) -> socket.socket:
+        """Return what the daemon is to call: in its user's own directory (0700), otherwise for this user alone (0600).
+
+        By umask, as a chmod(2) would follow a link that the user puts there.
+        """
+        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._meeting.unlink(missing_ok=True)
+        before = os.umask(0o177 if self._meeting.parent.stat().st_mode & 0o077 else 0)
+        try:
+            listener.bind(str(self._meeting))
+            listener.listen(1)
+        except OSError:
+            listener.close()
+            raise
+        finally:
+            os.umask(before)
+        return listener
+
     def _agree(self, handing: Handing) -> None:
-        self._hello = handing.hear()
+        self._hello = handing.hear(read_hello)
         self._stream.say({"receive": self._hello})
-        answer = self._stream.hear(seconds=_CALL)
-        if answer.get("ok") is not True:
-            handing.say({"ok": False, "error": str(answer.get("error")), "hint": "see the other box"})
-            raise Stays(f"the other box refuses: {answer.get('error')}")
-        self._hello["versions"] = [answer["version"]]
-        handing.say({"ok": True, "version": answer["version"], "room": answer["room"]})
+        try:
+            found = agreed(self._stream.hear(seconds=_CALL))
+        except ControlError as error:
+            handing.say({"ok": False, "error": str(error), "hint": "see the other box"})
+            raise Stays(f"the other box refuses: {error}") from None
+        self._hello["versions"] = [found.version]
+        handing.say({"ok": True, "version": found.version, "room": found.room})
 
     def _move(self, handing: Handing, message: Message, descriptors: Sequence[int]) -> None:
         batch = _Batch(message, [tcp_repair.borrowed(descriptor) for descriptor in descriptors])
@@ -211,7 +232,7 @@ class Departure:
             self._relocation.release(stays)
         answer = self._stream.hear(seconds=_CALL)
         if answer.get("done") != len(batch.frozen):
-            self.result.why = f"the other box lost connections: {answer.get('failed', answer)}"
+            self.result.why = f"the other box lost connections: {box_answers.shown(answer.get('failed', answer))}"
 
     def _dump(self, batch: _Batch) -> None:
         for place, flow in batch.flows.items():
@@ -226,13 +247,11 @@ class Departure:
         body = pack(chosen(found, batch.frozen))
         self._stream.say({"batch": [typed.write(one) for one in batch.frozen.values()], "records": body})
         answer = self._stream.hear(seconds=_BATCH)
-        if "prepared" not in answer:
-            raise Stays(f"the other box refuses: {answer.get('refused')}")
-        boxes: dict[str, str] = answer["prepared"]
-        for box in boxes.values():
-            if why := self._relocation.reach(box):
-                self._stream.say({"abandon": why})
-                raise Stays(why)
+        boxes = box_answers.prepared(answer, {one.flow.family for one in batch.frozen.values()})
+        why = boxes if isinstance(boxes, str) else "".join(filter(None, map(self._relocation.reach, boxes.values())))
+        if isinstance(boxes, str) or why:
+            self._stream.say({"abandon": why})
+            raise Stays(why)
         return boxes
 
     def _commit(self, batch: _Batch, boxes: Mapping[str, str], began: float) -> None:
@@ -270,8 +289,8 @@ class Departure:
 
 def _refusal(control: socket.socket) -> str:
     """Return what a daemon says that does not begin a hand-off."""
-    line = control.recv(LONGEST).partition(b"\n")[0]
     try:
-        return f"the daemon refuses: {json.loads(line)['error']}"
-    except (ValueError, KeyError, TypeError):
-        return "the daemon does not hand off"
+        read_done(control.recv(LONGEST).partition(b"\n")[0])
+    except ControlError as error:
+        return f"the daemon refuses: {error}"
+    return "the daemon does not hand off"

@@ -1,17 +1,27 @@
-"""One end of a hand-off's socket (docs/handoff.md) held by this process, which blocks: as receiver, or as sender."""
+"""One end of a hand-off's socket (docs/handoff.md) held by this process, which blocks: as receiver, or as sender.
+
+The other end is an instance, whose word is a claim: lines are read by `answers`, messages by `parcels`, and each has
+one deadline, that no byte extends.
+"""
 
 from __future__ import annotations
 
 import array
 import json
 import os
+import select
 import socket
-from collections.abc import Mapping, Sequence
-from typing import Any
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
 
+from portfleet.core.printable import printable
+from portfleet.daemons.answers import LONGEST, Agreed, ControlError, read_agreed
 from portfleet.daemons.exchange import Control
-from portfleet.daemons.parcels import ACK, CONNECTIONS, END, MOST, REFUSE, Improper, Inbox, Message, pack
+from portfleet.daemons.parcels import ACK, CONNECTIONS, END, MOST, REFUSE, Improper, Inbox, Message, pack, records
 from portfleet.daemons.talk import dial
+
+T = TypeVar("T")
 
 _SPACE = socket.CMSG_SPACE(MOST * array.array("i").itemsize)
 #: Seconds for a daemon's answer: it gives up a hand-off itself after five.
@@ -36,51 +46,52 @@ class Handing:
 
         ``agreed`` of the result is the daemon's answer.
         """
-        found = cls(dial(place))
-        found.say(hello)
-        found.agreed = found.hear()
-        if found.agreed.get("ok") is not True:
+        try:
+            found = cls(dial(place))
+        except ControlError as error:
+            raise HandingFailed(str(error)) from None
+        try:
+            found.say(hello)
+            found.agreed = found.hear(read_agreed)
+        except BaseException:
             found.close()
-            raise HandingFailed(str(found.agreed.get("error", "it refused")))
+            raise
         return found
 
-    agreed: Mapping[str, Any] = {}
+    agreed = Agreed(0, 0)
 
     def say(self, line: Mapping[str, Any]) -> None:
         """Send one line of JSON."""
         self.sock.sendall(json.dumps(line).encode() + b"\n")
 
-    def hear(self) -> dict[str, Any]:
-        """Return the line of JSON with which a hand-off is opened. Raises HandingFailed."""
+    def hear(self, read: Callable[[bytes], T]) -> T:
+        """Return the line with which a hand-off is opened, as ``read`` of `answers` has it. Raises HandingFailed."""
+        deadline = time.monotonic() + PATIENCE
         while b"\n" not in self._line:
-            self._line += self._receive()
+            data = self._receive(deadline)
+            if not data or len(self._line) > LONGEST:
+                raise HandingFailed("the daemon sends a line without end" if data else "the daemon has ended it")
+            self._line += data
         line, _, rest = self._line.partition(b"\n")
         self._inbox.feed(rest)
         try:
-            found = json.loads(line)
-        except ValueError:
-            raise HandingFailed("a line that is no JSON") from None
-        if not isinstance(found, dict):
-            raise HandingFailed("a line that is no object")
-        return found
+            return read(line)
+        except ControlError as error:
+            raise HandingFailed(str(error)) from None
 
     def read(self) -> tuple[Message, list[int]] | None:
         """Return the next message and its descriptors, now the caller's; None at the end. Raises HandingFailed."""
-        while True:
-            try:
-                message = self._inbox.take()
-            except Improper as error:
-                raise HandingFailed(str(error)) from None
-            if message is not None:
-                carried = message.count if message.kind == CONNECTIONS else 0
-                if carried > len(self._descriptors):
-                    raise HandingFailed("descriptors were lost on the way")
-                taken, self._descriptors = self._descriptors[:carried], self._descriptors[carried:]
-                return message, taken
-            data = self._receive()
+        deadline = time.monotonic() + PATIENCE
+        while (message := self._take()) is None:
+            data = self._receive(deadline)
             if not data:
                 return None
             self._inbox.feed(data)
+        carried = message.count if message.kind == CONNECTIONS else 0
+        if carried > len(self._descriptors):
+            raise HandingFailed("descriptors were lost on the way")
+        taken, self._descriptors = self._descriptors[:carried], self._descriptors[carried:]
+        return message, taken
 
     def acknowledge(self, message: Message) -> None:
         """Take over what ``message`` brought."""
@@ -97,7 +108,7 @@ class Handing:
         self.sock.sendall(message[sent:])
         answer = self.read()
         if answer is None or answer[0].kind != ACK:
-            why = answer[0].body.decode(errors="replace") if answer else "it ended"
+            why = printable(answer[0].body.decode(errors="replace")) if answer else "it ended"
             raise HandingFailed(f"the daemon did not take them: {why}")
 
     def end(self) -> None:
@@ -116,7 +127,18 @@ class Handing:
         self._descriptors = []
         self.sock.close()
 
-    def _receive(self) -> bytes:
+    def _take(self) -> Message | None:
+        try:
+            message = self._inbox.take()
+            if message is not None and message.kind == CONNECTIONS:
+                records(message.body, message.count)
+        except Improper as error:
+            raise HandingFailed(f"the daemon sends {error}") from None
+        return message
+
+    def _receive(self, deadline: float) -> bytes:
+        if not select.select([self.sock], [], [], max(0.0, deadline - time.monotonic()))[0]:
+            raise HandingFailed(f"no word from the daemon within {PATIENCE:g} s")
         try:
             data, ancillary, flags, _ = self.sock.recvmsg(1 << 16, _SPACE, socket.MSG_CMSG_CLOEXEC)
         except OSError as error:
@@ -128,4 +150,6 @@ class Handing:
                 self._descriptors.extend(found)
         if flags & socket.MSG_CTRUNC:
             raise HandingFailed("descriptors were lost on the way")
+        if len(self._descriptors) > 2 * MOST:
+            raise HandingFailed("the daemon sends more descriptors than connections")
         return data

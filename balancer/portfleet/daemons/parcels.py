@@ -62,7 +62,7 @@ def records(body: bytes, count: int) -> list[bytes]:
     """Return the ``count`` records of a body, each as bytes; raise Improper unless they fill it exactly."""
     found = list(_records(body, count))
     if sum(map(len, found)) != len(body):
-        raise Improper("the records do not fill their message")
+        raise Improper("records that do not fill their message")
     return found
 
 
@@ -70,11 +70,11 @@ def _records(body: bytes, count: int) -> Iterator[bytes]:
     at = 0
     for _ in range(count):
         if len(body) - at < _RECORD.size:
-            raise Improper("a record is cut off")
+            raise Improper("a record that is cut off")
         flags, *lengths = _RECORD.unpack_from(body, at)
         end = at + _RECORD.size + sum(lengths) + _PEER * bool(flags & _HAS_PEER)
         if end > len(body):
-            raise Improper("a record is longer than its message")
+            raise Improper("a record longer than its message")
         yield body[at:end]
         at = end
 

@@ -1,4 +1,7 @@
-"""JSON lines between two processes, over a pair of descriptors such as ssh's standard streams; for those that block."""
+"""JSON lines between two processes, over a pair of descriptors such as ssh's standard streams; for those that block.
+
+What comes is another box's word: an object, within a time and a length; what it holds is for the caller to check.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,8 @@ from typing import Any
 
 #: Bytes of one line: a batch of connections with all that is unread and unsent.
 _LONGEST = 1 << 28
+#: Seconds until the other process must have taken a line: ssh and the pipes beside it hold a few MB.
+_TAKEN = 15.0
 
 
 class StreamEnded(Exception):
@@ -22,12 +27,16 @@ class Lines:
 
     def __init__(self, reads: int, writes: int) -> None:
         self._reads, self._writes, self._got = reads, writes, bytearray()
+        os.set_blocking(writes, False)
 
     def say(self, line: Mapping[str, Any]) -> None:
-        """Send a line. Raises StreamEnded."""
+        """Send a line, which has to be taken within 15 s. Raises StreamEnded."""
         data = memoryview(json.dumps(line, separators=(",", ":")).encode() + b"\n")
+        deadline = time.monotonic() + _TAKEN
         try:
             while data:
+                if not select.select([], [self._writes], [], max(0.0, deadline - time.monotonic()))[1]:
+                    raise StreamEnded(f"the other box takes nothing for {_TAKEN:g} s")
                 data = data[os.write(self._writes, data) :]
         except OSError as error:
             raise StreamEnded(f"the other box is gone: {error.strerror}") from None

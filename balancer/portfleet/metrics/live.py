@@ -41,6 +41,11 @@ class Live:
         self.view = View(trouble="the first look is under way")
         self.events: deque[Entry] = deque(maxlen=_EVENTS)
 
+    @property
+    def viewers(self) -> int:
+        """How many streams are open."""
+        return len(self._viewers)
+
     async def run(self) -> None:
         """Look for ever."""
         while True:

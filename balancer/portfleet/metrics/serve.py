@@ -27,9 +27,10 @@ from portfleet.metrics.families import text
 from portfleet.metrics.live import Live, shown
 from portfleet.metrics.look import Looks
 from portfleet.metrics.page import FILES, HEADERS, asset, html
+from portfleet.metrics.prompt import STREAM, Prompt
 
-#: Connections at a time; further ones get 503.
-_AT_ONCE = 200
+#: Connections at a time, and streams of the page among them; further ones get 503.
+_AT_ONCE, _STREAMS = 200, 50
 
 
 class OwnNames:
@@ -64,6 +65,8 @@ def application(looks: Looks, socket_path: Path) -> Starlette:
         return HTMLResponse(body, headers=HEADERS)
 
     async def stream(_: Request) -> Response:
+        if live.viewers >= _STREAMS:
+            return PlainTextResponse("too many pages are open\n", 503)
         return StreamingResponse(live.stream(), media_type="text/event-stream", headers=HEADERS)
 
     async def file(request: Request) -> Response:
@@ -80,7 +83,7 @@ def application(looks: Looks, socket_path: Path) -> Starlette:
         finally:
             task.cancel()
 
-    routes = [Route("/", page), Route("/metrics", metrics), Route("/stream", stream), Route("/{name}", file)]
+    routes = [Route("/", page), Route("/metrics", metrics), Route(STREAM, stream), Route("/{name}", file)]
     return Starlette(routes=routes, middleware=[Middleware(OwnNames)], lifespan=looking)
 
 
@@ -91,8 +94,8 @@ def serve(listen: Listen, paths: Paths) -> None:
         application_ = application(Looks(paths.seen_socket), paths.seen_socket)
         server = uvicorn.Server(
             uvicorn.Config(
-                application_, log_level="warning", access_log=False, server_header=False, limit_concurrency=_AT_ONCE,
-                timeout_graceful_shutdown=1,
+                application_, http=Prompt, log_level="warning", access_log=False, server_header=False,
+                limit_concurrency=_AT_ONCE, timeout_graceful_shutdown=1,
             )
         )  # fmt: skip
         server.run(sockets=[bound])

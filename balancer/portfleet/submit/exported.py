@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
 from portfleet.apply.context import Context
@@ -25,11 +26,15 @@ def own(context: Context, names: Sequence[str] = ()) -> Exported:
 def read(source: str) -> Exported:
     """Return what the file ``source`` says ("-": stdin); raise PortfleetError."""
     try:
-        text = sys.stdin.read() if source == "-" else Path(source).read_text()
-    except (OSError, ValueError) as error:
-        words = error.strerror if isinstance(error, OSError) else "it is not text"
-        raise PortfleetError(f"cannot read {source}: {words}", hint="portfleet export > FILE") from None
-    return from_json(text, source="stdin" if source == "-" else source)
+        with nullcontext(sys.stdin.buffer) if source == "-" else Path(source).open("rb") as file:
+            data = file.read(other_box.MOST + 1)
+    except OSError as error:
+        raise PortfleetError(f"cannot read {source}: {error.strerror}", hint="portfleet export > FILE") from None
+    if len(data) > other_box.MOST:
+        raise PortfleetError(
+            f"cannot read {source}: more than {other_box.MOST:,} bytes", hint="portfleet export > FILE"
+        )
+    return from_json(data, source="stdin" if source == "-" else source)
 
 
 def of_peer(peer: str) -> Exported:

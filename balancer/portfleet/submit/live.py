@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 
 from portfleet.apply.context import Context
@@ -11,6 +10,7 @@ from portfleet.core.desired import DesiredInstance, DesiredService
 from portfleet.core.errors import Exit, PortfleetError
 from portfleet.core.records import Asked
 from portfleet.core.work.migrate_live import MigrateLive
+from portfleet.daemons.answers import ControlError, can_take
 from portfleet.linux import other_box
 from portfleet.store import locks
 from portfleet.store.clock import now
@@ -70,10 +70,10 @@ def _ask(want: DesiredService, source: DesiredInstance, box: str) -> None:
     """Ask the other box whether it can take them; raise PortfleetError with its words if it cannot."""
     said = other_box.run(box, ["portfleet", "relocate", "check", f"{want.name}/{source.name}"])
     try:
-        handoff = json.loads(said)["handoff"]
-    except (ValueError, KeyError, TypeError):
+        takes = can_take(said.encode())
+    except ControlError:
         raise PortfleetError(f"{box} does not say whether it can take them: {said[:80]!r}") from None
-    if not handoff:
+    if not takes:
         raise PortfleetError(
             f"the daemon of {source.name} on {box} cannot take connections", hint=f"portfleet drain {source.name}"
         )

@@ -21,7 +21,7 @@ from portfleet.core.model import Affinity, Listen
 from portfleet.core.slots import Table
 from portfleet.dataplane.haproxy import affinity, text
 from portfleet.dataplane.haproxy.state import State, Unit
-from portfleet.store import atomic
+from portfleet.store import atomic, state_file
 
 _SERVICE = re.compile(r"# service \S+ seed=(\d+) slots=(\d+)")
 _BIND = re.compile(r"    bind (?:\[(?P<six>[^\]]+)\]|(?P<four>[0-9.]+)):(?P<port>\d+)")
@@ -90,7 +90,7 @@ class Files:
 
     def write(self, before: State, now: State, *, anew: Collection[str] = ()) -> None:
         """Make the files say ``now``: what differs from ``before``, and the services ``anew`` in any case."""
-        self.place.services.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._make_folders()
         for name, unit in now.units.items():
             if name in anew or before.units.get(name) is not unit:
                 self._write_unit(name, unit)
@@ -101,10 +101,15 @@ class Files:
 
     def write_process(self, state: State) -> None:
         """Make the processes' own files go with ``state``."""
-        self.place.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self.place.services.mkdir(mode=0o700, exist_ok=True)
+        self._make_folders()
         for number in self.place.numbers:
             _write(self.place.config(number), text.process_text(state, self.place, number))
+
+    def _make_folders(self) -> None:
+        """Make the folders, for this user alone, also those of an earlier version."""
+        for folder in (self.place.folder, self.place.services):
+            folder.mkdir(mode=0o700, exist_ok=True)
+            folder.chmod(0o700)
 
     def differs(self, state: State) -> frozenset[str]:
         """Return the services and instances whose files are not as they were written, "" for the processes' own."""
@@ -140,7 +145,7 @@ class Files:
 
     def _fleet(self) -> _Fleet | None:
         try:
-            return typed.read(_Fleet, json.loads(_read(self.place.folder / "fleet.json")), where="fleet.json")
+            return typed.read(_Fleet, state_file.parse(_read(self.place.folder / "fleet.json")), where="fleet.json")
         except ValueError:
             return None
 
@@ -150,7 +155,7 @@ class Files:
     def _unit(self, name: str) -> Unit:
         table = _table(self._map(name, "slots"))
         try:
-            kept = typed.read(_Kept, json.loads(_read(self._memory(name))), where=f"{name}.json")
+            kept = typed.read(_Kept, state_file.parse(_read(self._memory(name))), where=f"{name}.json")
         except ValueError:
             return replace(self._recovered(name), table=table)
         return Unit(
