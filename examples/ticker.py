@@ -63,7 +63,7 @@ class Ticker:
             self.request(conn, b"subscribe " + symbol)
 
     async def tick(self) -> None:
-        """Move the prices and tell everybody, for ever."""
+        """Move the prices and tell every client, for ever."""
         while True:
             await asyncio.sleep(EVERY)
             for symbol, price in PRICES.items():

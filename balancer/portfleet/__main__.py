@@ -57,9 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stdout.flush()  # here, where a reader that has gone away is expected
         return code
     except PortfleetError as error:
-        # A file, an instance or another box may be quoted in it.
-        lines = [printable(line, len(line)) for line in f"portfleet: {error}".split("\n")]
-        print(*lines, sep="\n", file=sys.stderr)
+        _refuse(str(error))
         return error.code
     except KeyboardInterrupt:
         print("portfleet: interrupted; what was done stays, see: portfleet plan", file=sys.stderr)
@@ -68,8 +66,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return Exit.FAILED
     except OSError as error:
-        print(f"portfleet: {_words(error)}", file=sys.stderr)
+        _refuse(_words(error))
         return Exit.FAILED
+
+
+def _refuse(words: str) -> None:
+    """Say why nothing, or nothing more, was done. A file, an instance or another box may be quoted in it."""
+    from portfleet.screen.output import fit
+
+    lines = (printable(line, len(line)) for line in f"portfleet: {words}".split("\n"))
+    print(fit("\n".join(lines), file=sys.stderr), file=sys.stderr)
 
 
 def _open_streams() -> None:

@@ -18,7 +18,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from stage import NotShown, Stage, names, paint
+from portfleet.screen.output import filled
+from stage import WIDTH, NotShown, Stage, names, paint
 from support.sandbox import BoxError, client4, client6, sandbox
 
 CLIENTS = [client4(number) for number in range(1000)]
@@ -210,21 +211,24 @@ def shell(stage: Stage) -> None:
 _SHELL = """
 A shell beside that fleet, as root of its sandbox; exit ends the fleet and the sandbox. To begin with:
 
-  portfleet status --watch                          Ctrl-C ends it
-  python3 -c 'import socket; s = socket.create_connection(("127.0.0.1", 7000)); s.send(b"x\\n"); print(s.recv(99))'
-  portfleet cutover echo --release v2 && portfleet rollback echo
+  portfleet status --watch        # Ctrl-C ends it
+  exec 3<>/dev/tcp/127.0.0.1/7000; echo hello >&3; head -n 1 <&3
+  portfleet cutover echo --release v2; echo hello >&3; head -n 1 <&3
+  portfleet rollback echo
   portfleet help
 """
 _NEXT = """
 Next: script/demo --shell leaves you in a shell beside such a fleet.
-      docs/tutorial.md goes from a bare Debian to a service of your own, its release v2 and back.
+      docs/tutorial.md goes from a bare Debian to releases of your own service.
 """
 
 
 def main(arguments: Sequence[str]) -> int:
     """Show all scenes, or with --shell leave a shell beside a fleet."""
-    print(paint("portfleet: a TCP service as a fleet of single-threaded processes, spread by the kernel", "1"))
-    print("All of this happens in private network namespaces; this machine's network and rules are not touched.")
+    title = "portfleet: a TCP service as a fleet of single-threaded processes, spread by the kernel"
+    print(paint(filled(title, WIDTH), "1"))
+    about = "All of this happens in private network namespaces; this machine's network and rules are not touched."
+    print(filled(about, WIDTH))
     stage = None
     try:
         with tempfile.TemporaryDirectory() as folder, sandbox() as boxes:

@@ -16,7 +16,7 @@ import nspawn
 
 ANSIBLE = Path(__file__).resolve().parents[2] / "ansible"
 
-#: The fleet of the test hosts: our daemon and one that nobody here wrote. Limits fit a container's 20,000 descriptors.
+#: The fleet of the test hosts: our daemon and one that is not ours. Limits fit a container's 20,000 descriptors.
 CONFIG: dict[str, Any] = {
     "service": {
         "echo": {

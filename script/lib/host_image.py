@@ -27,7 +27,7 @@ INSTALLED = [
     "procps",
     "kmod",
 ]
-#: The tests' own: a daemon that nobody here wrote, and firewalls that people have.
+#: The tests' own: a daemon that is not ours, and firewalls that people have.
 EXTRA = ["redis-server", "ufw", "firewalld"]
 
 _FILL = """
@@ -56,7 +56,7 @@ def role_packages(text: str) -> list[str]:
 
 
 def image(suite: str) -> Path:
-    """Return the image of a Debian suite, made where it is not there yet."""
+    """Return the image of a Debian suite, made if it is not there yet."""
     packages = [*role_packages(ROLE.read_text()), *EXTRA]
     recipe = " ".join([str(root.CHECKOUT), _FILL, *INSTALLED, *packages])
     base = root.bare_root(suite)

@@ -23,9 +23,11 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 
 HERE4, HERE6 = "192.0.2.1", "2001:db8::1"
+NUMBERS = {"one": 1, "two": 2, "three": 3}
 _GROUPS = Path("/sys/fs/cgroup")
 _REBOOT = 133
 _SSH = [
@@ -192,12 +194,12 @@ class Host:
 
 @contextmanager
 def hosts(image: Path, names: tuple[str, ...] = ("one", "two")) -> Iterator[dict[str, Host]]:
-    """Return booted hosts of ``image`` by name; they end with the block."""
+    """Return booted hosts of ``image`` by name; they end with the block. Others may be up beside them."""
     folder = Path(tempfile.mkdtemp(prefix="hosts-"))
     _bridge()
     key = folder / "key"
     run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", key)
-    made = {name: Host(name, number, folder / name, key) for number, name in enumerate(names, 1)}
+    made = {name: Host(name, NUMBERS[name], folder / name, key) for name in names}
     try:
         for host in made.values():
             _fill(host, image, made)
@@ -209,8 +211,9 @@ def hosts(image: Path, names: tuple[str, ...] = ("one", "two")) -> Iterator[dict
         sweep()
 
 
+@cache
 def _bridge() -> None:
-    """Make the bridge, and every client address local."""
+    """Make the bridge, and every client address local; once for all hosts."""
     Path("/run/netns").mkdir(exist_ok=True)
     run("mount", "-t", "tmpfs", "tmpfs", "/run/netns")
     run("ip", "link", "add", "hosts", "type", "bridge")

@@ -81,7 +81,7 @@ def locked(name: str) -> Iterator[None]:
 
 
 def bare_root(suite: str) -> Path:
-    """Return the kept minbase root of a Debian suite, made by debootstrap where it is not there yet."""
+    """Return the kept minbase root of a Debian suite, made by debootstrap if it is not there yet."""
     kept = cache() / f"{suite}-{platform.machine()}"
     with locked(kept.name):
         if not kept.exists():
@@ -150,7 +150,7 @@ def enter(root: Path, command: list[str], *, network: bool) -> int:
     variables = environment()
     isolated = [str(TOP / "script/isolated"), *(["--network"] if network else [])]
     shown = local_folders(variables)
-    # The variables go by env= and not on the command line, where everybody could read an index's password.
+    # The variables go by env= and not on the command line, where every user could read an index's password.
     done = subprocess.run(
         [*isolated, "sh", "-c", _ENTER, "enter", str(root), *shown, "--", *command], env=variables, check=False
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import sys
 import textwrap
 import time
@@ -13,6 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from portfleet.screen.output import filled
+
 TOP = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(TOP / "tests"))
 
@@ -20,7 +23,7 @@ from support.fleet_box import ORDINARY  # noqa: E402 # the line above makes it i
 from support.sandbox import HOST4, HOST6, Sandbox, wait_for  # noqa: E402 # the line above makes it importable
 
 COLOUR = sys.stdout.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM", "dumb") != "dumb"
-WIDTH = 100
+WIDTH = min(100, shutil.get_terminal_size((100, 24)).columns)
 PORT = 7000
 PYTHON = sys.executable
 CLIENTS = str(TOP / "tests/support/clients.py")
@@ -71,7 +74,7 @@ class Stage:
         done = self.boxes.host.run(*self._user, *shell, check=False, env=self.environment)
         said = done.stdout.splitlines()
         for line in said if lines is None else said[:lines]:
-            print("  " + line)
+            print(filled("  " + line, WIDTH))
         if lines is not None and len(said) > lines:
             print("  " + paint(f"… {len(said) - lines:,} more lines", "2"))
         if done.returncode != status:
@@ -129,7 +132,7 @@ class Stage:
         if not true:
             raise NotShown(claim)
         self.checked += 1
-        print(paint("  ✓ ", "32") + claim, flush=True)
+        print(paint("  ✓ ", "32") + filled("    " + claim, WIDTH).lstrip(), flush=True)
 
 
 def names(replies: Iterable[str]) -> list[str]:

@@ -48,6 +48,7 @@ def test_many_that_die_at_once_leave_the_slots_to_the_rest() -> None:
                 wait_event(box, "serving", instance=name, after=wait_event(box, "ejected", instance=name))
         assert clients.refused == 0, clients.report["connects"]
         assert slots(box) == {f"echo-blue-{number}": 1024 for number in (1, 2, 3, 4)}
+        assert [found["restarts"] for found in box.status().values() if found["slots"]] == [1, 1, 1, 0]
         box.settled()
 
 

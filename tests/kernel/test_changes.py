@@ -1,4 +1,4 @@
-"""Slots move while clients connect: nobody is refused, no connection is lost, everything returns home."""
+"""Slots move while clients connect: no client is refused, no connection is lost, everything returns home."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def step(rules: Plane, chance: random.Random, out: set[str]) -> None:
 
 
 def change_under_connects(rules: Plane, host: str, *, changes: int) -> None:
-    """Make random changes; nobody may be refused, no established connection lost."""
+    """Make random changes; no client may be refused, no established connection lost."""
     rules.load(ECHO.replace("instances = 4", "instances = 8"))
     rules.serve()
     rules.load(ECHO)

@@ -43,7 +43,7 @@ FLEET: c.Transaction = (
 
 
 class Plane(Protocol):
-    """A kernel, and what somebody else can do to it."""
+    """A kernel, and what another program can do to it."""
 
     @property
     def kernel(self) -> DataPlane:

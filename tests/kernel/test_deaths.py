@@ -40,7 +40,7 @@ def test_kill_9_under_connects_refuses_nobody(rules: Plane) -> None:
     print(connects)
     assert connects["refused"] == 0 and connects["done"] > 100
     assert connects["slowest"] < 3.5
-    # Who was connected to the dead, and nobody else.
+    # Who was connected to the dead, and no other.
     assert {name for one in clients.lost for name in one["seen"]} <= {"echo-blue-2", "echo-blue-3"}
 
 

@@ -1,4 +1,4 @@
-"""The table that is there is adopted: what somebody changed by hand is found and repaired, the rest is left alone."""
+"""The table that is there is adopted: what was changed by hand is found and repaired, the rest is left alone."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def listing(rules: Plane) -> str:
     return json.dumps(kept, sort_keys=True)
 
 
-#: What somebody does by hand → a word of the plan that mends it.
+#: What is done by hand → a word of the plan that repairs it.
 EDITS = {
     "insert rule inet portfleet echo-blue-1 ip saddr 198.18.0.1 drop": "echo (another program changed them)",
     "add rule inet portfleet service-echo counter": "echo (another program changed them)",

@@ -32,7 +32,7 @@ def tables(rules: Plane) -> list[str]:
 
 
 def survive(rules: Plane, flush: str, *, held: int, interval: float, host: str = "") -> None:
-    """Lose the table under load, be without it for a second, put it back; nobody may lose or be refused anything."""
+    """Lose the table under load, be without it for a second, put it back; no client may lose or be refused anything."""
     rules.load()
     rules.serve()
     keeper, watch = Keeper(), RulesWatch()

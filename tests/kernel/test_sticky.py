@@ -14,7 +14,7 @@ STICKY = ECHO + 'sticky = "1h"\nsticky_size = 5000\n'
 
 
 def ready(rules: Plane, text: str = STICKY) -> dict[str, str | None]:
-    """Load and meet everybody once."""
+    """Load and meet every client once."""
     rules.load(text)
     rules.serve()
     met = rules.met(CLIENTS)

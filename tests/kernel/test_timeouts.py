@@ -121,7 +121,7 @@ def heard(rules: Plane, case: Silence, host: str, *, patience: float = 9) -> str
 
 
 def _sent_again(rules: Plane) -> int:
-    """Return how often in a row the server's kernel has sent again what nobody acknowledged."""
+    """Return how often in a row the server's kernel has sent again what was not acknowledged."""
     return max(map(int, re.findall(r"backoff:(\d+)", _sockets(rules.boxes.host, "sport"))), default=0)
 
 

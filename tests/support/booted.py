@@ -85,8 +85,8 @@ def load(
 ) -> Iterator[Load]:
     """Hold connections with requests in flight, and make new ones, while the block runs."""
     sources = [client4(2000 * host.number + i) for i in range(held + 100)]
-    job = {"to": [host.address, 7000], "sources": sources[:held], "from": sources[held:], "connects": connects}
-    job |= {"message": "{id}\n", "timeout": 5}
+    job = {"to": [host.address, port], "sources": sources[:held], "from": sources[held:], "connects": connects}
+    job |= {"message": message, "timeout": 5}
     given = Load()
     pipe = subprocess.PIPE
     with subprocess.Popen([sys.executable, str(CLIENTS), "hold"], stdin=pipe, stdout=pipe, text=True) as process:

@@ -59,7 +59,7 @@ min_ready = "off"
 rate = 10
 deadline = "60s"
 """
-#: The same of a daemon that nobody here wrote.
+#: The same of a daemon that is not ours.
 REDIS = ECHO.replace('"portfleet-daemon"', '"redis-server"')
 
 

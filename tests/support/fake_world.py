@@ -244,7 +244,7 @@ class FakeLook:
 class Watch:
     """What clients may rely on while a plan is carried out.
 
-    A slot that led to a ready instance never leads nowhere, to one that is not ready, or to a port where nobody
+    A slot that led to a ready instance never leads nowhere, to one that is not ready, or to a port where no process
     listens, as long as another wanted instance of the service could serve it; and of a service with two or more that
     serve, one always goes on serving.
     """
@@ -273,7 +273,7 @@ class Watch:
             size = self._desired.services[service].service.slots
             lost = {slot for slot in slots if slot < size} - now.get(service, set())
             if any(want.takes and want.name in ready for want in self._desired.services[service].instances):
-                assert not lost, f'after "{step.describe()}" {len(lost)} slots of {service} lead to nobody'
+                assert not lost, f'after "{step.describe()}" {len(lost)} slots of {service} lead to no instance'
         for service in self._several:
-            assert self._serving(service), f'after "{step.describe()}" nobody of {service} serves'
+            assert self._serving(service), f'after "{step.describe()}" no instance of {service} serves'
         self._good = {service: self._good.get(service, set()) | slots for service, slots in now.items()}

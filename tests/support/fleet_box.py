@@ -27,7 +27,7 @@ ports = "7100-7107"
 instances = 4
 min_ready = "off"
 """
-#: Four of a single-threaded daemon that nobody here wrote. It saves nothing, and its own guard would refuse outsiders.
+#: Four of a single-threaded daemon that is not ours. It saves nothing, and its own guard would refuse outsiders.
 REDIS = """
 [service.kv]
 listen = [":6000"]
@@ -43,7 +43,7 @@ expect = "PONG"
 
 @dataclass(frozen=True)
 class Asked:
-    """What one client met: ``reply`` is None where there was none, ``error`` then says why."""
+    """What one client met: ``reply`` is None if there was none, ``error`` then says why."""
 
     source: str
     reply: str | None

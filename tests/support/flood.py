@@ -1,4 +1,4 @@
-"""SYNs from addresses that nobody has, as a flood sends them: each stays half-open."""
+"""SYNs from addresses that no host has, as a flood sends them: each stays half-open."""
 
 from __future__ import annotations
 

@@ -90,7 +90,7 @@ async def main(port: int, file: Path, ways: list[str]) -> None:
     with socket.create_server(("::", port), family=socket.AF_INET6, dualstack_ipv6=True) as listener:
         path.unlink(missing_ok=True)
         serving = [await asyncio.start_server(echo, sock=listener), await asyncio.start_unix_server(control, str(path))]
-        if way.startswith("/"):  # lead whoever asks to somebody else's socket
+        if way.startswith("/"):  # lead whoever asks to another process's socket
             while not file.exists():
                 await asyncio.sleep(0.05)
             path.unlink()

@@ -81,7 +81,7 @@ class NoConnections:
 
 
 class NoGuardian:
-    """Of a plane that nobody else can reach."""
+    """Of a plane that no other process can reach."""
 
     every = 3600.0
     shortage: Shortage | None = None

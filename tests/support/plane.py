@@ -49,7 +49,7 @@ class Plane:
     pids: dict[str, str] = field(default_factory=dict)
 
     def load(self, text: str = ECHO, journal: Journal | None = None, *, out: Iterable[str] = ()) -> list[str]:
-        """Make the rules what ``text`` and ``journal`` ask, everybody ready but ``out``; gives the plan's words."""
+        """Make the rules what ``text`` and ``journal`` ask, all ready but ``out``; return the plan's words."""
         from portfleet.core.derive import make_desired
 
         self.desired = make_desired(fleet(text), journal or self.journal, PATHS)
@@ -97,7 +97,7 @@ class Plane:
         return next(iter(self.desired.services.values()))
 
     def point(self, out: Iterable[str] = (), *, probed_out: bool = False) -> int:
-        """Point the only service's slots at everybody but ``out``; gives how many moved."""
+        """Point the only service's slots at every instance but ``out``; return how many moved."""
         want = self.want
         slots = self.kernel.read_slots(want.name)
         change = route(want, slots, out=frozenset(out), probed_out=probed_out)
@@ -136,7 +136,7 @@ class Plane:
         return [found[json.dumps(source)] for source in sources]
 
     def met(self, sources: Sequence[Any], **job: Any) -> dict[str, str | None]:
-        """Return {source: instance that answered}; None where nobody did."""
+        """Return {source: instance that answered}; None if none did."""
         reports = self.ask(sources, **job)
         return {address_of(r["source"]): r["reply"].split()[0] if r["reply"] else None for r in reports}
 

@@ -1,4 +1,4 @@
-"""The checkout made reachable for every user of a box, also where it lies below a home that only its owner enters."""
+"""The checkout made reachable for every user of a box, even if it lies below a home that only its owner enters."""
 
 from __future__ import annotations
 

@@ -125,7 +125,7 @@ class Box:
         return Path(f"/proc/{self.pid}/root{path}")
 
     def sysctl(self, name: str, value: str) -> None:
-        """Set a sysctl of the box and read it back: `sysctl -w` exits 0 also where nothing changed."""
+        """Set a sysctl of the box and read it back: `sysctl -w` exits 0 even if nothing changed."""
         path = "/proc/sys/" + name.replace(".", "/")
         got = self.run("sh", "-c", f"echo '{value}' > {path}; cat {path}").stdout.split()
         if got != value.split():

@@ -108,7 +108,7 @@ def test_help_names_every_verb_and_every_exit_code() -> None:
 
 
 def test_verbs_in_the_docs_are_verbs() -> None:
-    """A command line in the README that no verb answers is a promise nobody keeps."""
+    """A command line in the README that no verb answers is a broken promise."""
     readme = (Path(__file__).parents[2] / "README.md").read_text()
     named = {line.split()[0] for line in readme.split("portfleet ")[1:] if line.split()}
     shown = {word for word in named if word.isalpha() and f"    portfleet {word}" in readme}

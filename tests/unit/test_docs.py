@@ -125,6 +125,20 @@ TASKS = {
     "metrics": "recipes.md#metrics",
     "limits": "limits.md",
     "what a release costs redis": "releases.md#what-a-release-costs",
+    # what came later
+    "events": "events.md",
+    "the page": "page.md",
+    "a fleet without root": "haproxy.md",
+    "a standby pair": "ha.md#a-standby-pair",
+    "live migration": "ha.md#live-migration",
+    "environment_file": "configuration.md#environment_file",
+    "files": "configuration.md#files",
+    "signal": "operations.md#signal",
+    "http probes": "configuration.md#probehttp",
+    "exec probes": "configuration.md#probeexec",
+    "apply --undo": "operations.md#apply",
+    "export": "operations.md#export",
+    "import": "operations.md#import",
 }
 
 

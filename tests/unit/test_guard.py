@@ -44,14 +44,14 @@ def test_what_goes_wrong_costs_what_it_is_about_and_is_logged_once_and_counted()
 
 
 class OddTalk(Talk):
-    """Fails in a way that nobody thought of."""
+    """Fails in an unforeseen way."""
 
     def step(self) -> Verdict:
         raise ZeroDivisionError
 
 
 class Odd(Prober):
-    """Cannot probe one of its targets, in a way that nobody thought of."""
+    """Cannot probe one of its targets, in an unforeseen way."""
 
     def _talk(self, name: str, exchange: Exchange) -> Talk | Run:
         return OddTalk(exchange) if name == "odd" else super()._talk(name, exchange)

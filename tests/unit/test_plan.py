@@ -182,7 +182,7 @@ def test_a_new_instance_gets_slots_only_when_it_is_ready(world: World) -> None:
 
 
 def test_a_remote_instance_gets_slots_only_when_it_answers(world: World) -> None:
-    """Nobody here starts it: the others are not kept waiting for it, and a second apply moves no slot."""
+    """It is not started here: the others are not kept waiting for it, and a second apply moves no slot."""
     text = ECHO.replace(":7000", "0.0.0.0:7000")
     with_remote = text + 'remote = ["203.0.113.2:7101"]\n'
     world.apply(fleet(text))

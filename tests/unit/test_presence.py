@@ -106,7 +106,23 @@ def test_an_answer_that_came_while_something_else_was_looked_at_counts(paths: Pa
         with connection:
             assert connection.recv(100).endswith(b"\n")
             connection.sendall(b'{"ok": true}\n')
-            assert question.answer(seconds=0).works
+            assert question.answer(seconds=0).works and question.said == {"ok": True}
+
+
+def test_an_answer_of_many_parts_is_one_and_an_unfinished_one_is_none(paths: Paths) -> None:
+    with locked(paths.watch_lock), listening(paths.watch_socket) as listener:
+        question = WatcherQuestion(paths)
+        connection, _ = listener.accept()
+        with connection:
+            connection.sendall(b'{"ends": {"echo-blue-1"')
+            later = threading.Timer(0.1, connection.sendall, [b": 2}}\n"])
+            later.start()
+            assert question.answer(seconds=60).works and question.said == {"ends": {"echo-blue-1": 2}}
+            later.join()
+        question = WatcherQuestion(paths)
+        with listener.accept()[0] as connection:
+            connection.sendall(b'{"ends": {')
+            assert question.answer(seconds=0.1).presence is Presence.HUNG and question.said == {}
 
 
 def test_supervisord_that_does_not_answer_is_neither_absent_nor_running(paths: Paths) -> None:

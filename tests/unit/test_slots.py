@@ -38,7 +38,7 @@ def fewest(previous: Table, weights: Mapping[str, int]) -> int:
 
 
 def check_shares(table: Table, weights: Mapping[str, int]) -> None:
-    """Every member holds ⌊S·w⌋ or ⌈S·w⌉ slots, and nobody else holds any."""
+    """Every member holds ⌊S·w⌋ or ⌈S·w⌉ slots, and no other holds any."""
     live = {member: weight for member, weight in weights.items() if weight}
     if not live:
         assert set(table) <= {None}

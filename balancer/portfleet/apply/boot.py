@@ -17,7 +17,7 @@ _BEFORE = (steps.LoadRules, steps.PointSlots, steps.OpenListens, steps.WriteJour
 
 
 def prepare(context: Context) -> None:
-    """Lay everything out for a supervisord that is about to start; raises PortfleetError where one runs already."""
+    """Lay everything out for a supervisord that is about to start; raises PortfleetError if one runs already."""
     if context.supervisor.running():
         raise PortfleetError("supervisord is running already", hint="end it first with: portfleet down")
     desired, _, plan = look(context)

@@ -11,7 +11,7 @@ from portfleet.daemons.exchange import Control
 
 
 def refuse_busy(context: Context, service: str) -> None:
-    """Raise PortfleetError (exit 5) where an operation runs on ``service``, saying who, since when and why."""
+    """Raise PortfleetError (exit 5) if an operation runs on ``service``, saying who, since when and why."""
     try:
         journal = context.store.read()
     except JournalError:

@@ -56,7 +56,7 @@ class Configs:
 
     @cached_property
     def config_text(self) -> bytes:
-        """The config as it was read; raises ConfigError where it cannot be."""
+        """The config as it was read; raises ConfigError if it cannot be."""
         if self.config_given is not None:
             return self.config_given
         try:
@@ -107,12 +107,12 @@ class Configs:
         return fleet
 
     def read_applied(self) -> Fleet:
-        """Read the config that was applied last, as it is now; raises ConfigError where there is none."""
+        """Read the config that was applied last, as it is now; raises ConfigError if there is none."""
         return self._read(self.applied_text, str(self.paths.applied))[0]
 
     @property
     def applied_text(self) -> bytes:
-        """The config that was applied last, as text; raises ConfigError where there is none."""
+        """The config that was applied last, as text; raises ConfigError if there is none."""
         try:
             return self.paths.applied.read_bytes()
         except OSError as error:

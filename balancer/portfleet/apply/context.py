@@ -173,7 +173,7 @@ class Context(Configs):
         return metrics_program(self.paths, sys.executable, listen, user) if listen is not None else None
 
     def observe(self, desired: Desired, *, probe: bool = True) -> Observed:
-        """Look at what is; raises PortfleetError (exit 5) where the table belongs to another home."""
+        """Look at what is; raises PortfleetError (exit 5) if the table belongs to another home."""
         observed = observe(desired, plane=self.plane, supervisor=self.supervisor, paths=self.paths, probe=probe)
         home = observed.plane.home
         if home and home != desired.home:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -87,7 +86,7 @@ def converge(
         preflight.prove(context, desired, plan)
         preflight.ask(plan, yes=yes)
         # Before the first step, so that the watcher's idea of what shall be is the new one while it is being made.
-        # The text that was checked: somebody may write the file anew in this moment.
+        # The text that was checked: the file may be written anew at this moment.
         changed = _differences(context)
         if changed and not returns and context.paths.applied.exists():
             Earlier(context.paths).keep(context.applied_text)
@@ -179,13 +178,13 @@ def _report(
 ) -> None:
     services = ", ".join(desired.services) or "every service is down"
     if not watcher.works:
-        print(f"{paint(watcher.trouble.words, 'red')}\n  see: portfleet logs {WATCHER}")
+        print(f"{paint(fit(watcher.trouble.words), 'red')}\n  see: portfleet logs {WATCHER}")
     if failed:
         elsewhere = {want.name for want in desired.instances() if want.rule.remote}
-        print(paint(f"{services}: {served}, {len(failed)} not:", "red", file=sys.stdout))
+        print(paint(fit(f"{services}: {served}, {len(failed)} not:"), "red"))
         for name, reason in failed.items():
             see = "status" if name in elsewhere else f"logs {desired_path(name)}"
-            print(f"  {name}: {reason}\n    see: portfleet {see}")
+            print(f"{fit(f'  {name}: {reason}')}\n    see: portfleet {see}")
         return
     done = "the fleet matches the config." if changed else "already up to date."
     if not watcher.works:

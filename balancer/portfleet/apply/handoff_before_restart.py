@@ -17,7 +17,7 @@ _LOOKS, _SETTLE = 5, 0.2
 def part(desired: Desired, name: str, *, pids: Mapping[str, int], out: Collection[str]) -> None:
     """Hand the connections of ``name``, whose slots are gone, to its siblings; ``pids`` are processes by instance.
 
-    What nobody takes stays with it and is let finish after SIGTERM.
+    What no instance takes stays with it and may finish after SIGTERM.
     """
     service = next(want for want in desired.services.values() if any(i.name == name for i in want.instances))
     said = {one: heard.status for one, heard in hear(service.instances, pids).items() if heard.status is not None}

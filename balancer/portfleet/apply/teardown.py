@@ -24,7 +24,7 @@ _WATCHER = Ending(again=None)
 def take_down(context: Context, desired: Desired, *, seconds: float = 60, clock: Clock | None = None) -> None:
     """Stop all instances, remove the table and end supervisord; what is down already is left so.
 
-    Raises PortfleetError where a process, or supervisord after ``seconds``, does not end.
+    Raises PortfleetError if a process, or supervisord after ``seconds``, does not end.
     """
     supervisor, programs, clock = context.supervisor, context.programs(desired), clock or Clock()
     there = supervisor.programs() if supervisor.running() else {}
@@ -41,7 +41,7 @@ def take_down(context: Context, desired: Desired, *, seconds: float = 60, clock:
 def take_down_service(context: Context, desired: Desired, service: str) -> None:
     """Close a service to clients, stop its instances and remove its rules; the others are not touched.
 
-    ``desired``: without the service. Its instances are those that are there, also where the config does not know them
+    ``desired``: without the service. Its instances are those that are there, even if the config does not know them
     any more.
     """
     with locks.table(context.paths.table_lock):

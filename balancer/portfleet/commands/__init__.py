@@ -31,8 +31,8 @@ GROUPS = {
     "release": {
         "cutover": "make the other colour live with a new release",
         "rollback": "return to the previous release",
-        "restart": "restart instances one after the other, connections handed off first",
-        "signal": "send the daemons of a service a signal, as to read their files again",
+        "restart": "restart instances one by one, connections handed off first",
+        "signal": "send a service's daemons a signal, to read their files again",
         "cancel": "cancel the operation that runs on a service",
     },
     "move connections": {
@@ -51,7 +51,7 @@ GROUPS = {
     },
     "more boxes": {
         "export": "print what another box needs to point its slots as this one does",
-        "import": "take that over from another box",
+        "import": "take over what another box exported",
     },
     "internal": {
         "watch": "eject, re-admit and heal; run by supervisord",

@@ -26,7 +26,7 @@ EXAMPLES = (
 
 def add_yes(parser: argparse.ArgumentParser) -> None:
     """Add the option by which connections may be closed without a question."""
-    words = "do not ask, also where restarts close connections that cannot be handed off"
+    words = "do not ask, even if restarts close connections that cannot be handed off"
     parser.add_argument("--yes", action="store_true", help=words)
 
 

@@ -43,9 +43,9 @@ def run(options: argparse.Namespace, context: Context) -> Exit:
 def begin(
     context: Context, number: int, *, wait: bool, also: Callable[[Journal], Journal] = lambda journal: journal
 ) -> Exit:
-    """Cancel operation ``number``, with what ``also`` changes; gives DONE, also where it has ended before that came.
+    """Cancel operation ``number``, with what ``also`` changes; gives DONE, even if it has ended before that came.
 
-    FAILED where what it did stays, TIMEOUT where an instance that is to serve again is not ready in time.
+    FAILED if what it did stays, TIMEOUT where an instance that is to serve again is not ready in time.
     """
 
     def change(journal: Journal) -> Journal:

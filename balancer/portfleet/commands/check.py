@@ -19,7 +19,7 @@ from portfleet.core.placeholders import placeholders
 from portfleet.core.program import release_path
 from portfleet.doctor.probes import unasked
 from portfleet.linux.machine import has_path
-from portfleet.screen.output import print_json
+from portfleet.screen.output import fit, print_json
 
 EXAMPLES = (
     "portfleet check",
@@ -58,12 +58,13 @@ def run(options: argparse.Namespace, context: Context) -> Exit:
         return Exit.DONE
     for service in fleet.services.values():
         listen = " ".join(map(str, service.listen))
-        print(
+        words = (
             f"service {service.name}: {service.instances} instances per colour on ports "
             f"{service.ports[0]}-{service.ports[1]}, {service.slots:,} slots, listens on {listen}"
         )
+        print(fit(words))
     for note in notes:
-        print(f"note: {note}")
+        print(fit(f"note: {note}"))
     print(f"{context.paths.config}: no problem found")
     return Exit.DONE
 

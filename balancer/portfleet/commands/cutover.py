@@ -33,7 +33,7 @@ from portfleet.submit.handoff import why_not
 from portfleet.submit.operation import add_options, submit
 from portfleet.submit.targets import service_want
 
-#: What a canary is asked, as options' names, and what holds where they are left out.
+#: What a canary is asked, as options' names, and what holds if they are left out.
 _CANARY_DEFAULTS: dict[str, Any] = {"every": 600.0, "max_errors": 1.0, "max_p99": 2.0, "min_requests": ENOUGH}
 #: Keys that a colour's programs depend on and cannot have for itself.
 _SHARED = ("ports", "extra_ports", "instances", "max_connections", "control")
@@ -50,7 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--release", metavar="RELEASE", help="a path, or a name below `releases` (default: the config's)"
     )
     parser.add_argument("--command", metavar="COMMAND", help="another command for the new release, as one shell word")
-    parser.add_argument("--force", action="store_true", help="even if that release is live already")
+    parser.add_argument("--force", action="store_true", help="cut over even if that release is live already")
     words = "start the release by the config that was applied last, whatever fleet.toml says now"
     parser.add_argument("--applied", action="store_true", help=words)
     add_cutover_options(parser)

@@ -20,7 +20,7 @@ from portfleet.core.model import Fleet
 from portfleet.core.needs import needs_of
 from portfleet.doctor import files, limits, overseers, ports, probes
 from portfleet.doctor.finding import Finding, Severity, broken, fine, warning
-from portfleet.screen.output import paint, print_json
+from portfleet.screen.output import fit, fit_command, paint, print_json
 from portfleet.submit import exported as peer
 
 EXAMPLES = ("portfleet doctor", "portfleet doctor --peer root@box2")
@@ -42,9 +42,11 @@ def run(options: argparse.Namespace, context: Context) -> Exit:
         print_json({"findings": [asdict(finding) for finding in found]})
         return Exit.FAILED if worst else Exit.DONE
     for finding in found:
-        print(f"{paint(f'{finding.severity:7}', _COLOURS[finding.severity])}  {finding.about}: {finding.what}")
+        line = fit(f"{finding.severity:7}  {finding.about}: {finding.what}", indent=9)
+        print(paint(finding.severity, _COLOURS[finding.severity]) + line.removeprefix(finding.severity))
         if finding.severity is not Severity.FINE:
-            print(f"         why:  {finding.why}\n         fix:  {finding.mend}")
+            print(fit(f"    why:  {finding.why}", indent=10))
+            print(f"    fix:  {fit_command(finding.mend, indent=10)}")
     count = {severity: sum(finding.severity is severity for finding in found) for severity in Severity}
     print(f"{count[Severity.BROKEN]} broken, {count[Severity.WARNING]} warnings, {count[Severity.FINE]} fine")
     return Exit.FAILED if worst else Exit.DONE

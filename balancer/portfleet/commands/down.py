@@ -40,7 +40,7 @@ _UNDO = "portfleet up"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("service", nargs="?", metavar="SERVICE", help="only this service")
-    parser.add_argument("--yes", action="store_true", help="do not ask, also where connections end")
+    parser.add_argument("--yes", action="store_true", help="do not ask, even if connections end")
 
 
 def run(options: argparse.Namespace, context: Context) -> Exit:
@@ -55,7 +55,7 @@ def run(options: argparse.Namespace, context: Context) -> Exit:
     desired = context.desired(fleet)
     if _is_down(context, desired):
         return _say(context, "nothing is up", outcome(Exit.DONE, notes=["nothing is up"]))
-    make_directories(context.paths)  # for the locks, also if another process has removed them
+    make_directories(context.paths)  # for the locks, even if another process has removed them
     services = [service] if service else list(fleet.services)
     with locks.operations(context.paths.operation_lock, services, why="down"):
         observed = context.observe(desired, probe=False)

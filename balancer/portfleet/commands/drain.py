@@ -103,7 +103,7 @@ def _refuse_last(want: DesiredService, names: list[str], *, force: bool) -> None
     """Refuse to drain ``names``, besides whom nobody serves, unless that is asked for and nobody else shall serve."""
     takes = [i.name for i in want.instances if i.takes]
     out = [name for name in takes if name not in names]
-    if out:  # the kernel's slots are left where they are as long as somebody may come back: no drain would be one
+    if out:  # the kernel's slots are left where they are as long as an instance may come back: no drain would be one
         raise PortfleetError(
             f"this would leave {want.name} with no serving instance: out: {', '.join(out)}",
             hint=f"wait for them (portfleet status {want.name}), or drain all of {want.name} with --force",

@@ -17,7 +17,7 @@ from portfleet.apply.context import Context
 from portfleet.core.errors import Exit, PortfleetError
 from portfleet.core.events import Event
 from portfleet.core.printable import printable
-from portfleet.screen.output import paint
+from portfleet.screen.output import fit, paint
 from portfleet.store.clock import stamp_exactly
 from portfleet.store.events import EventFile
 from portfleet.submit import options as read
@@ -71,6 +71,7 @@ def _show(events: Iterable[Event], *, as_json: bool) -> None:
 
 
 def _line(event: Event) -> str:
-    kind, colour = f"{event.kind:<16}", _COLOURS.get(str(event.more.get("level")))
-    words = printable(event.words, len(event.words))
-    return f"{event.number:6}  {event.time}  {paint(kind, colour) if colour else kind}  {words}"
+    colour = _COLOURS.get(str(event.more.get("level")))
+    head = f"{event.number:6}  {event.time}  {event.kind:<16}  "
+    line = fit(head + printable(event.words, len(event.words)), indent=len(head))
+    return line.replace(event.kind, paint(event.kind, colour), 1) if colour else line

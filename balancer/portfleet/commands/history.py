@@ -17,7 +17,7 @@ from portfleet.core.history import whole
 from portfleet.core.journal import Journal, entry_json
 from portfleet.core.operations import to_json
 from portfleet.screen.bar import line
-from portfleet.screen.output import paint, print_json
+from portfleet.screen.output import fit, paint, print_json
 from portfleet.store.events import EventFile
 from portfleet.submit import options as read
 from portfleet.submit.follow import ended
@@ -52,10 +52,11 @@ def run(options: argparse.Namespace, context: Context) -> Exit:
         print_json({"history": [entry_json(entry) for entry in done], "running": [to_json(one) for one in running]})
         return Exit.DONE
     for entry in done:
-        outcome = entry.outcome if entry.ok else paint(entry.outcome, "red")
-        print(f"{entry.number:4}  {entry.at}  {entry.who}  {entry.verb}: {entry.words}\n      {outcome}")
+        print(fit(f"{entry.number:4}  {entry.at}  {entry.who}  {entry.verb}: {entry.words}", indent=8))
+        outcome = fit(f"      {entry.outcome}")
+        print(outcome if entry.ok else paint(outcome, "red"))
     for operation in running:
-        print(f"{operation.number:4}  {operation.since}  {operation.who}  {line(operation)}")
+        print(fit(f"{operation.number:4}  {operation.since}  {operation.who}  {line(operation)}", indent=8))
     if not done and not running:
         print("nothing was done yet")
     return Exit.DONE

@@ -99,7 +99,7 @@ def _back(options: argparse.Namespace, context: Context, want: DesiredService, s
     if moved is None:
         return already(context, "migrate", want.name, f"{source.name} already serves its own share")
     name = member_instance(want.name, moved.to, want.live).name
-    target = next((i for i in want.instances if i.name == name), None)  # None where it was scaled away since
+    target = next((i for i in want.instances if i.name == name), None)  # None if it was scaled away since
     handoff = target is not None and _follows(context, target, source, drain=options.drain)
     # What it serves is its own share and the migrated part of the other's: of its connections give back that part.
     own, given = want.home.count(moved.to), want.home.count(member) * moved.percent / 100

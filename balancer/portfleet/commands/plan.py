@@ -12,7 +12,7 @@ from portfleet.apply.context import Context
 from portfleet.apply.converge import look
 from portfleet.core.errors import Exit
 from portfleet.core.plan import transactions
-from portfleet.screen.output import print_json
+from portfleet.screen.output import fit, print_json
 
 EXAMPLES = (
     "portfleet plan",
@@ -48,12 +48,12 @@ def show(context: Context, *, check: bool = False, text: bool = False) -> Exit:
             print(f"# {words}\n{context.plane.text(transaction)}", end="")
         return waits
     for number, words in enumerate(plan.describe(), 1):
-        print(f"{number:3}  {words}")
+        print(fit(f"{number:3}  {words}", indent=5))
     for name, (moved, total) in plan.moved.items():
         if moved:
-            print(f"{name}: {100 * moved / total:.1f} % of the clients change instance with their next connection")
+            print(fit(f"{name}: {100 * moved / total:.1f} % of the clients change instance with their next connection"))
     for note in plan.notes:
-        print(f"note: {note}")
+        print(fit(f"note: {note}"))
     if not plan.steps:
         print("nothing to do: the fleet matches the config")
     return waits

@@ -1,8 +1,9 @@
 """Show the desired and actual state of each instance, and what is wrong with those that do not serve.
 
 Problems of the watcher or supervisord come first. --json prints the same for programs, with both colours of every
-service. CONNECTIONS are those established now; AGE is the time since the state changed. The exit code is the worst that
-holds, and all that -q leaves, for monitors:
+service. CONNECTIONS are those established now; RESTARTS counts how often the instance's process has ended since the
+watcher started, for whatever reason; AGE is the time since the state changed. A narrow terminal is shown fewer columns.
+The exit code is the worst that holds, and all that -q leaves, for monitors:
 
   0  every instance that should serve does, and the watcher and supervisord work
   7  an instance that should serve does not, or a listen address is closed
@@ -17,6 +18,7 @@ import argparse
 import gc
 import sys
 import time
+from collections.abc import Mapping
 from contextlib import redirect_stderr, redirect_stdout, suppress
 from datetime import datetime
 from io import StringIO
@@ -31,7 +33,7 @@ from portfleet.core.model import other
 from portfleet.core.observed import Observed
 from portfleet.core.states import State, Wanted
 from portfleet.screen import colours
-from portfleet.screen.output import paint, print_json, redraw, table
+from portfleet.screen.output import columns, fit, fitting, paint, print_json, redraw
 from portfleet.screen.serving import health
 from portfleet.screen.status_rows import at_rest, service_entry
 from portfleet.store import locks, warnings
@@ -50,6 +52,8 @@ _SHOWN = 8
 _COLOURS = {State.READY: "green", State.FAILED: "red", State.EJECTED: "red", State.STOPPED: "dim"}
 #: Seconds that supervisord and the watcher have for their answers, both at the same time.
 _PATIENCE = 1.0
+#: Columns that a narrow terminal goes without: PID, PORT, RESTARTS, WANTED.
+_SPARE = (3, 4, 7, 1)
 #: Seconds between two pictures of --watch.
 _EVERY = 2.0
 
@@ -108,8 +112,9 @@ def _status(only: str | None, context: Context) -> Exit:
     desired = context.desired(fleet)
     observed = context.observe(desired, probe=False)
     services = [service for name, service in desired.configured.items() if only in (None, name)]
-    entries = {service.name: _entry(context, service, observed, desired.journal) for service in services}
     below, above = supervisord(context.paths, observed.supervisord), question.answer(seconds=_PATIENCE)
+    ends = question.said.get("ends", {})
+    entries = {service.name: _entry(context, service, observed, desired.journal, ends) for service in services}
     code = health(entries.values(), watched=below.works and above.works)
     warned = warnings.read(context.paths.warnings) if locks.held(context.paths.watch_lock) else []
     if context.json:
@@ -122,9 +127,10 @@ def _status(only: str | None, context: Context) -> Exit:
         print_json(overseers | found)
         return code
     for trouble in troubles(below, above):
-        print(f"{paint(trouble.words, 'red')}\n  hint: {trouble.hint}")
+        print(f"{paint(fit(trouble.words), 'red')}\n  hint: {trouble.hint}")
     for entry in warned:
-        print(f"{paint('warning:', 'red')} {entry.text} (since {entry.since})\n  hint: {entry.hint}")
+        words = fit(f"warning: {entry.text} (since {entry.since})")
+        print(f"{paint('warning:', 'red')}{words.removeprefix('warning:')}\n  hint: {entry.hint}")
     for name in sorted(desired.own):
         print(_own_words(name, observed))
     for number, service in enumerate(services):
@@ -150,19 +156,24 @@ def _show_service(service: DesiredService, observed: Observed, journal: Journal,
         return
     _show(service, entry, observed.at)
     for line in colours.lines(service, observed, journal):
-        print(f"  {line}")
+        print(fit(f"  {line}"))
     if changed := entry["content_changed"]:
-        print(paint(f"  {content.Changed(**changed).words()}", "yellow"))
+        print(paint(fit(f"  {content.Changed(**changed).words()}"), "yellow"))
     for network, name in entry["pins"].items():
         print(f"  pinned: {network} → {name}")
     for line in _access(entry["access"]):
-        print(f"  {line}")
+        print(fit(f"  {line}"))
 
 
-def _entry(context: Context, service: DesiredService, observed: Observed, journal: Journal) -> dict[str, Any]:
+def _entry(
+    context: Context, service: DesiredService, observed: Observed, journal: Journal, ends: Mapping[str, int]
+) -> dict[str, Any]:
+    """Return what --json says of a service; ``ends``: how often each process has ended, by the watcher's word."""
     entry = service_entry(service, observed, journal, context.paths)
     entry["access"]["refused"] = context.plane.connections.refused(service.name)
     entry["content_changed"] = vars(found) if (found := content.changed(service, observed, context.paths)) else None
+    for instance in entry["instances"]:
+        instance["restarts"] = ends.get(instance["name"])
     return entry
 
 
@@ -216,10 +227,8 @@ def _age(since: str | None, at: float) -> str:
 def _show(service: DesiredService, about: dict[str, Any], at: float) -> None:
     listen = " ".join(map(str, service.service.listen))
     release = f"  release {service.release}" if service.release else ""
-    print(
-        f"{paint(service.name, 'bold')}  live {service.live}{release}  listens on {listen}  "
-        f"affinity {service.service.affinity}"
-    )
+    title = f"{service.name}  live {service.live}{release}  listens on {listen}  affinity {service.service.affinity}"
+    print(paint(service.name, "bold") + fit(title).removeprefix(service.name))
     if not about["served"]:
         print(paint(f"  no instance serves {service.name}", "red"))
     for listen in about["closed"]:
@@ -239,18 +248,21 @@ def _show(service: DesiredService, about: dict[str, Any], at: float) -> None:
                 str(entry["port"]) if entry["address"] == "local" else f"{entry['address']}:{entry['port']}",
                 f"{entry['slots']:,}",
                 f"{entry['connections']:,}",
+                "-" if entry["restarts"] is None else f"{entry['restarts']:,}",
                 _age(entry["since"], at),
             ]
         )
-    head = ["  INSTANCE", "WANTED", "STATE", "PID", "PORT", "SLOTS", "CONNECTIONS", "AGE"]
-    lines = table(head, [["  " + row[0], *row[1:]] for row in rows], right=(3, 4, 5, 6, 7))
+    head = ["  INSTANCE", "WANTED", "STATE", "PID", "PORT", "SLOTS", "CONNECTIONS", "RESTARTS", "AGE"]
+    indented = [["  " + row[0], *row[1:]] for row in rows]
+    lines = fitting(head, indented, right=range(3, len(head)), spare=_SPARE, width=columns())
     print(paint(lines[0], "dim"))
     for line, state, why in zip(lines[1:], states, whys, strict=True):
         colour = _COLOURS.get(state, "yellow")
-        print(line.replace(f" {state} ", f" {paint(state, colour)} ", 1) if state != State.READY else line)
+        before, _, after = line.rpartition(f" {state} ")  # not the first, which is what is wanted
+        print(line if state == State.READY else f"{before} {paint(state, colour)} {after}")
         if state is not State.STOPPED:
             for words in why:
-                print(f"      {words}")
+                print(fit(f"      {words}"))
     idle = other(service.live)
     if all(i.wanted is Wanted.STOPPED for i in service.instances if i.instance.colour == idle):
         print(paint(f"  {idle}: stopped ({service.service.instances} instances)", "dim"))

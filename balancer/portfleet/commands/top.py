@@ -76,7 +76,7 @@ def run(options: argparse.Namespace, context: Context) -> Exit:
 
 
 class _Top:
-    """What is on the screen, and the keys meanwhile; ``typed`` is None where there are none."""
+    """What is on the screen, and the keys meanwhile; ``typed`` is None if there are none."""
 
     def __init__(self, context: Context, every: float, view: View, typed: Keys | None) -> None:
         self._context, self._every, self._view, self._typed = context, every, view, typed
@@ -154,7 +154,7 @@ def _intervals(only: str | None, context: Context, wait: Callable[[], bool]) -> 
 
 
 def _traffic(meter: TrafficMeter, port: int) -> Traffic | None:
-    """Return what the kernel tells of a port; None where it refuses."""
+    """Return what the kernel tells of a port; None if it refuses."""
     try:
         return meter.look(port)
     except OSError:

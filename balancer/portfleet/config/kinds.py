@@ -1,6 +1,6 @@
 """The kinds of values that fleet.toml holds: how each is read, named, bounded, written, and told to other programs.
 
-``read`` gives the value, or ``default`` if the key is left out or wrong; what is wrong is noted by the reader. A schema
+``read`` returns the value, or ``default`` if the key is left out or wrong; the reader notes what is wrong. A schema
 (JSON Schema, draft 2020-12) refuses what is wrong by itself; the machine and the other keys it does not see. The kinds
 are no dataclasses: making ten of those takes longer than reading a config, and every verb would wait for it.
 """

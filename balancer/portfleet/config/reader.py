@@ -137,7 +137,7 @@ def short(number: int) -> str:
 
 
 def nearest(word: str, known: Iterable[str]) -> str | None:
-    """Return the one of ``known`` that ``word`` was probably meant to be; None where none is near."""
+    """Return the one of ``known`` that ``word`` was probably meant to be; None if none is near."""
     import difflib  # only for a mistake: it costs as much as a config takes to read
 
     return next(iter(difflib.get_close_matches(word, list(known), n=1)), None)
@@ -183,7 +183,7 @@ class Reader:
         return Reader(f"{self.path}.{key}" if self.path else key, value, self.problems)
 
     def finish(self) -> None:
-        """Note every key that nobody asked for, with the nearest known one."""
+        """Note every key that no reader asked for, with the nearest known one."""
         for key in self.table:
             if key not in self.known:
                 near = nearest(key, self.known)

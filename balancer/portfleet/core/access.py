@@ -31,7 +31,7 @@ class Range:
 
 @dataclass(frozen=True)
 class Access:
-    """``deny``: who is refused; ``allow``: who is not refused where there are any. Sorted, IPv4 first, no overlaps."""
+    """``deny``: who is refused; ``allow``: who is not refused if there are any. Sorted, IPv4 first, no overlaps."""
 
     allow: tuple[Range, ...] = ()
     deny: tuple[Range, ...] = ()

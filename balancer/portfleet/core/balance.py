@@ -12,13 +12,13 @@ def in_words(before: Mapping[str, int], after: Mapping[str, int]) -> str:
 
 
 def ratio(counts: Mapping[str, int]) -> float:
-    """Return max/mean; 1 where there are no connections."""
+    """Return max/mean; 1 if there are no connections."""
     total = sum(counts.values())
     return max(counts.values()) * len(counts) / total if total else 1.0
 
 
 def next_move(counts: Mapping[str, int], *, limit: float) -> tuple[str, str, int] | None:
-    """Return the next hand-off (sender, receiver, how many), None where the limit is kept or cannot be kept better."""
+    """Return the next hand-off (sender, receiver, how many), None if the limit is kept or cannot be kept better."""
     if len(counts) < 2 or ratio(counts) <= limit:
         return None
     mean = sum(counts.values()) / len(counts)

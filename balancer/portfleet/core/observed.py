@@ -50,7 +50,7 @@ class ObservedInstance:
 
     ``program`` is supervisord's state (None: it does not know the instance); ``ready``: it takes connections by every
     address family; ``fault``: why it never will as it is; ``waiting``: why it does not yet; ``since`` is a Unix time;
-    ``connections`` is None where nobody could tell; ``adopted``: it runs, but supervisord has lost it; ``status`` is
+    ``connections`` is None if it could not be told; ``adopted``: it runs, but supervisord has lost it; ``status`` is
     what it said of itself on its control socket, None if it has none or does not answer properly.
     """
 

@@ -50,7 +50,7 @@ class Policy:
         return self.rate is not None or (self.deadline is not None and self.then != "wait")
 
 
-#: Connections that are closed a second and service where they are to be and no rate is given.
+#: Connections that are closed a second and service if they are to be and no rate is given.
 RATE = 500
 
 

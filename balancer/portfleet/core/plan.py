@@ -150,7 +150,7 @@ def _starts(desired: Desired, observed: Observed) -> Iterator[s.Step]:
 
 
 def _elsewhere(desired: Desired, observed: Observed) -> Iterator[s.Step]:
-    """Wait for remote instances, and by themselves: nobody starts them here, so a dead one must not hold up others."""
+    """Wait for remote instances by themselves: they are not started here, so a dead one must not hold up others."""
     silent = {
         instance.name: (want.service.probe.fall + want.service.probe.rise) * want.service.probe.interval
         for want in desired.services.values()
@@ -209,7 +209,7 @@ def _slots(want: DesiredService, observed: Observed) -> Iterator[s.Step]:
 
 
 def _rolls(instance: DesiredInstance, observed: Observed) -> bool:
-    """Return whether a process serves as it was wanted earlier, and is to be restarted for that."""
+    """Return whether a process serves as it was desired earlier, and is to be restarted for that."""
     return instance.startable and instance.name in observed.outdated and observed.seen(instance.name).ready
 
 
@@ -250,7 +250,7 @@ def _by_service(listens: dict[Listen, str]) -> str:
 
 
 def _gone(desired: Desired, observed: Observed) -> tuple[list[s.Step], list[str]]:
-    """What nobody wants any more: stopped once its connections have ended, then forgotten."""
+    """What is no longer desired: stopped once its connections have ended, then forgotten."""
     wanted = {want.name for want in desired.instances()}
     running = {want.name for service in desired.services.values() for want in service.running}
     ours = [name for name in observed.instances if parse_instance(name)]

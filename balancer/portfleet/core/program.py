@@ -161,7 +161,7 @@ def texts_of(service: Service, command: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def refuse_unusable(service: Service, *, release: str | None, command: tuple[str, ...]) -> None:
-    """Raise PortfleetError (exit 2) where no instance can be given this release and command."""
+    """Raise PortfleetError (exit 2) if no instance can be given this release and command."""
     texts = texts_of(service, command)
     words = known(service.extra_ports)
     if unknown := sorted(placeholders(texts) - set(words)):
@@ -195,7 +195,7 @@ def troubles(service: Service, *, release: str | None, command: tuple[str, ...])
 
 
 def unwritable(value: str) -> str | None:
-    """Return why supervisord's ini syntax cannot hold ``value``; None where it can."""
+    """Return why supervisord's ini syntax cannot hold ``value``; None if it can."""
     if _CONTROL.search(value):
         return "holds a control character; supervisord cannot pass it"
     if _COMMENT.search(value):
@@ -204,7 +204,7 @@ def unwritable(value: str) -> str | None:
 
 
 def unquotable(value: str) -> str | None:
-    """Return why no value of supervisord's ``environment`` can be ``value``; None where one can.
+    """Return why no value of supervisord's ``environment`` can be ``value``; None if one can.
 
     supervisor/datatypes.py strips every quote from both ends of a value and knows no escapes.
     """

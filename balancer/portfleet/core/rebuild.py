@@ -1,4 +1,4 @@
-"""A journal rebuilt from what runs, where the file is lost or damaged: kernel table first, then supervisord."""
+"""A journal rebuilt from what runs, for when the file is lost or damaged: kernel table first, then supervisord."""
 
 from __future__ import annotations
 

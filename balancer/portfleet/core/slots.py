@@ -97,7 +97,7 @@ def effective(
 class _Orders:
     """The orders of members by slot, made as far as they are asked for.
 
-    Slots that have lost the same members are dealt to the others so that everybody's share is exact if only those are
+    Slots that have lost the same members are dealt to the others so that each share is exact if only those are
     out. Too few of them to deal any go by weighted rendezvous hashing (Thaler and Ravishankar 1998; score -w / ln h).
     """
 

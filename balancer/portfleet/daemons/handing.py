@@ -33,7 +33,7 @@ class HandingFailed(Exception):
 
 
 class Handing:
-    """A connected socket of a hand-off; ``close`` closes what came and nobody took."""
+    """A connected socket of a hand-off; ``close`` closes what came and was not taken."""
 
     def __init__(self, sock: socket.socket) -> None:
         sock.settimeout(PATIENCE)

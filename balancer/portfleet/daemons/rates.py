@@ -16,7 +16,7 @@ from portfleet.linux import processes
 class Sample:
     """One moment: when (monotonic seconds), which process, its processor time (seconds) and resident memory (bytes).
 
-    Both count its children too. ``accepted``, ``counters`` and ``bytes`` (in, out) are None if nobody counts them.
+    Both count its children too. ``accepted``, ``counters`` and ``bytes`` (in, out) are None if they are not counted.
     """
 
     at: float
@@ -32,7 +32,7 @@ class Sample:
 class Rates:
     """What came between two samples: ``cpu`` in per cent of one processor, the others a second; quantiles in µs.
 
-    None is what nobody counts; the quantiles are None where there was no request either.
+    What is not counted is None; the quantiles are None if there was no request either.
     """
 
     cpu: float
@@ -65,7 +65,7 @@ def sample(pid: int, status: Status | None, traffic: Traffic | None = None) -> S
 
 
 def rates(before: Sample | None, after: Sample | None) -> Rates | None:
-    """Return what came between; None where it is not the same process."""
+    """Return what came between; None if it is not the same process."""
     if before is None or after is None or before.pid != after.pid:
         return None
     seconds = max(after.at - before.at, 1e-3)

@@ -7,7 +7,7 @@ process (HAProxy); nothing outside its folder knows which. `dataplane.choose` ma
   states what is to be, not how to get there, so that doing it again changes nothing.
 - What must be read to decide (`observe`, `read_slots`) is read under the table lock, and decided and run under the same
   hold of it. `read_slots` is cheap enough for every ejection.
-- Established connections are nobody's business here but `connections`': no change ever touches one.
+- Established connections are the business of `connections` alone: no change ever touches one.
 - The watcher holds a `Guardian` for as long as it lives; everything else works without one.
 """
 
@@ -253,7 +253,7 @@ class DataPlane(Protocol):
     def recover(self) -> PlaneState:
         """Read back everything as `observe` does, with numbers, ports and seeds read out of the rules themselves.
 
-        For a lost journal: rules that somebody edited are taken at their word; affinities are not read.
+        For a lost journal: rules that were edited by hand are taken at their word; affinities are not read.
         """
 
     def check(self, transaction: Transaction) -> None:

@@ -1,4 +1,4 @@
-"""One finding: how bad, what is so, why it matters, and the command that mends it. Values only."""
+"""One finding: how bad, what is so, why it matters, and the command that fixes it. Values only."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ BACKLOG = 4096
 
 @dataclass(frozen=True)
 class LimitFacts:
-    """``hard`` is the limit of descriptors that instances inherit: supervisord's where it runs, else ours.
+    """``hard`` is the limit of descriptors that instances inherit: supervisord's if it runs, otherwise ours.
 
     ``minfds`` is what supervisord's config asks for (None: not written yet); ``file_max`` bounds the whole machine.
     """
@@ -35,7 +35,7 @@ class LimitFacts:
 
 
 def read(paths: Paths) -> LimitFacts:
-    """Read the facts of this machine and, where it runs, of supervisord."""
+    """Read the facts of this machine and, if it runs, of supervisord."""
     pid = supervisor_pid(paths)
     hard = _hard_limit(pid) if pid else None
     return LimitFacts(

@@ -170,7 +170,7 @@ def owned(pids: Iterable[int], inodes: set[int]) -> set[int]:
 def descriptor_limits(pid: int) -> tuple[int, int]:
     """Return a process's soft and hard limit of descriptors; raises OSError if there is no such process.
 
-    For a process of another user prlimit(2) takes CAP_SYS_RESOURCE; /proc/PID/limits, which everybody may read, takes
+    For a process of another user prlimit(2) takes CAP_SYS_RESOURCE; /proc/PID/limits, which every user may read, takes
     50 times as long (20 µs).
     """
     try:

@@ -38,7 +38,7 @@ Socket = bytes
 
 
 class Ends(NamedTuple):
-    """The two ends of a connection, addresses as 4 or 16 bytes; as 4 also if an IPv6 socket has IPv4."""
+    """The two ends of a connection, addresses as 4 or 16 bytes; as 4 even if an IPv6 socket has IPv4."""
 
     local: bytes
     port: int
@@ -72,7 +72,7 @@ class Listener:
 
 
 def listeners() -> list[Listener]:
-    """Return every LISTEN socket. Raises OSError where the kernel refuses."""
+    """Return every LISTEN socket. Raises OSError if the kernel refuses."""
     found = []
     for family, message in _dump(_LISTEN):
         fields = _MESSAGE.unpack_from(message)

@@ -1,4 +1,4 @@
-"""Connecting to unix sockets whose directory may belong to somebody who must not be trusted."""
+"""Connecting to unix sockets whose directory may belong to a user who must not be trusted."""
 
 from __future__ import annotations
 

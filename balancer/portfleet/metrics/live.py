@@ -18,7 +18,7 @@ from portfleet.metrics.history import EVERY, History
 from portfleet.metrics.look import Looks
 from portfleet.metrics.view import View, differing, view
 
-#: Seconds between two looks while somebody watches.
+#: Seconds between two looks while a page is open.
 _WATCHED = 2.0
 #: Events that a page shows; sparklines sent with one update, so that a thousand instances stay within 20 KB a second.
 _EVENTS, _LINES = 50, 24

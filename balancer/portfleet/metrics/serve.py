@@ -36,7 +36,7 @@ _AT_ONCE, _STREAMS = 200, 50
 class OwnNames:
     """Answers only those who ask for this box by an address or its own name.
 
-    A page of somebody else's in an operator's browser could otherwise read all of this through a name of its own that
+    Another site's page in an operator's browser could otherwise read all of this through a name of its own that
     leads to 127.0.0.1 (DNS rebinding).
     """
 

@@ -40,7 +40,7 @@ TABLE: dict[str, tuple[Metric, ...]] = {
             ("kind",),
             "How long changes of the data plane took: kind divert, point or repair",
         ),
-        Metric("portfleet_drift", "gauge", (), 'With drift = "report": 1 while the rules are not as they shall be'),
+        Metric("portfleet_drift", "gauge", (), 'With drift = "report": 1 while the rules are not as they should be'),
         Metric("portfleet_healed_total", "counter", ("lost",), "Repairs of rules that others changed: table or rules"),
         Metric(
             "portfleet_data_plane_connections",

@@ -60,7 +60,7 @@ def view(look: Look, history: History, *, now: float | None = None) -> View:
 
 
 def points(values: Sequence[float | None], most: float) -> str:
-    """Return the points of a polyline that ends at the right; where nothing is known the line lies at the bottom."""
+    """Return the points of a polyline that ends at the right; if nothing is known the line lies at the bottom."""
     first = WIDTH - len(values) + 1
     return " ".join(
         f"{first + number},{HEIGHT - 1 - round((HEIGHT - 2) * (value or 0) / (most or 1))}"

@@ -1,4 +1,4 @@
-"""A progress bar on a terminal, a line for each phase where nobody looks at one."""
+"""A progress bar on a terminal, a line for each phase otherwise."""
 
 from __future__ import annotations
 

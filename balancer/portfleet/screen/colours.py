@@ -33,7 +33,7 @@ def values(service: DesiredService, observed: Observed, journal: Journal) -> dic
 
 
 def operation(service: DesiredService, journal: Journal) -> dict[str, Any] | None:
-    """Return the operation that runs on a service, None where there is none."""
+    """Return the operation that runs on a service, None if there is none."""
     running = journal.running(service.name)
     if running is None:
         return None
@@ -43,7 +43,7 @@ def operation(service: DesiredService, journal: Journal) -> dict[str, Any] | Non
 
 
 def lines(service: DesiredService, observed: Observed, journal: Journal) -> Iterator[str]:
-    """Return a line for each colour where both run, and one for the operation that runs."""
+    """Return a line for each colour if both run, and one for the operation that runs."""
     found = {name: colour for name, colour in values(service, observed, journal).items() if colour["running"]}
     for name, colour in found.items() if len(found) > 1 else ():
         words = [name, "live" if name == service.live else "idle"]
@@ -57,5 +57,5 @@ def lines(service: DesiredService, observed: Observed, journal: Journal) -> Iter
 
 
 def _age(since: str | None) -> int | None:
-    """Return the seconds since an RFC 3339 time; None where it is not known."""
+    """Return the seconds since an RFC 3339 time; None if it is not known."""
     return int((datetime.now(UTC) - datetime.fromisoformat(since)).total_seconds()) if since else None

@@ -1,9 +1,10 @@
-"""How things look on a terminal: aligned tables, colour only where somebody sees it, progress on stderr."""
+"""How things look on a terminal: aligned tables, lines that fit, colour only on a terminal, progress on stderr."""
 
 from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 import textwrap
 from collections.abc import Sequence
@@ -19,22 +20,55 @@ _CODES = {
     "bold": "1",
     "dim": "2",
 }
+_UNDO = re.compile(r"Undo with: .*$")
+#: Takes the place of a space at which a line is not to be broken: `textwrap` knows the spaces of ASCII alone.
+_BOUND = "\xa0"
+#: A part of a command line, up to a | or && outside of quotes.
+_PART = re.compile(r"""(?:'[^']*'|"[^"]*"|[^'"])+?(?: (?:\||&&) |$)""")
 
 
 def paint(text: str, colour: str, *, file: IO[str] | None = None) -> str:
-    """Return ``text`` in colour where ``file`` (stdout) is a terminal and NO_COLOR is not set (no-color.org)."""
+    """Return ``text`` in colour if ``file`` (stdout) is a terminal and NO_COLOR is not set (no-color.org)."""
     file = file or sys.stdout
     if not file.isatty() or os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb":
         return text
     return f"\x1b[{_CODES[colour]}m{text}\x1b[0m"
 
 
-def fit(text: str) -> str:
-    """Return ``text`` in lines that fit the terminal, continued with an indent; as it is if stdout is none."""
-    if not sys.stdout.isatty():
+def fit(text: str, *, indent: int | None = None, file: IO[str] | None = None) -> str:
+    """Return lines that fit the terminal, as they are if ``file`` (stdout) is none.
+
+    What is too long continues at column ``indent``, by default two columns further in than it begins. Commands to paste
+    are not broken: those after "hint: " and "Undo with: ".
+    """
+    width = columns(file)
+    return text if width is None else "\n".join(filled(line, width, indent) for line in text.splitlines())
+
+
+def filled(line: str, width: int, indent: int | None = None) -> str:
+    """Return a line in lines of ``width`` columns at most, as `fit` does."""
+    if len(line) <= width or line.lstrip().startswith("hint: "):
+        return line
+    further = len(line) - len(line.lstrip()) + 2 if indent is None else min(indent, width // 2)
+    bound = _UNDO.sub(lambda found: found[0].replace(" ", _BOUND), line)
+    filled = textwrap.fill(
+        bound, width, subsequent_indent=" " * further, break_long_words=False, break_on_hyphens=False
+    )
+    return filled.replace(_BOUND, " ")
+
+
+def fit_command(text: str, *, indent: int) -> str:
+    """Return a shell's command line in lines that fit the terminal, broken where the shell lets one go on."""
+    width = columns()
+    if width is None or indent + len(text) <= width:
         return text
-    width = _terminal().columns
-    return textwrap.fill(text, width, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
+    lines: list[str] = []
+    for part in _PART.findall(text):
+        if lines and indent + len(lines[-1]) + len(part.rstrip()) <= width:
+            lines[-1] += part
+        else:
+            lines.append(part)
+    return ("\n" + " " * indent).join(line.rstrip() for line in lines)
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]], *, right: Sequence[int] = ()) -> list[str]:
@@ -48,6 +82,25 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]], *, right: Sequence
         ]
         lines.append("  ".join(cells).rstrip())
     return lines
+
+
+def fitting(
+    head: Sequence[str], rows: Sequence[Sequence[str]], *, right: Sequence[int], spare: Sequence[int], width: int | None
+) -> list[str]:
+    """Lay out a table; while it is wider than ``width`` columns of text, the next of the columns in ``spare`` goes."""
+    shown, left = list(range(len(head))), list(spare)
+    while True:
+        cells = [[row[column] for column in shown] for row in rows]
+        aligned = [place for place, column in enumerate(shown) if column in right]
+        lines = table([head[column] for column in shown], cells, right=aligned)
+        if width is None or not left or max(map(len, lines)) <= width:
+            return lines
+        shown.remove(left.pop(0))
+
+
+def columns(file: IO[str] | None = None) -> int | None:
+    """Return how wide the terminal is; None if ``file`` (stdout) is none."""
+    return _terminal().columns if (file or sys.stdout).isatty() else None
 
 
 def redraw(lines: Sequence[str], *, more: str) -> None:
@@ -72,8 +125,9 @@ class Steps:
     def __call__(self, words: str) -> None:
         self._done += 1
         width = len(str(self._total))
-        counted = paint(f"[{self._done:{width}}/{self._total}]", "dim", file=sys.stderr)
-        print(f"{counted} {words}", file=sys.stderr, flush=True)
+        counted = f"[{self._done:{width}}/{self._total}]"
+        line = fit(f"{counted} {words}", indent=len(counted) + 1, file=sys.stderr)
+        print(paint(counted, "dim", file=sys.stderr) + line.removeprefix(counted), file=sys.stderr, flush=True)
 
 
 def _terminal() -> os.terminal_size:

@@ -26,7 +26,7 @@ def closed(service: DesiredService, observed: Observed) -> list[Listen]:
 
 
 def served(service: DesiredService, observed: Observed, entries: Iterable[Entry]) -> bool:
-    """Return whether clients of a service reach an instance; so they do where none is to be reached."""
+    """Return whether clients of a service reach an instance; true if none is to be reached."""
     takers = sum(want.takes for want in service.instances)
     if service.down or not takers:
         return True

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from portfleet.core.states import State
-from portfleet.screen.output import paint, redraw, table
+from portfleet.screen.output import fitting, paint, redraw
 from portfleet.store.clock import now
 
 _BUSY, _FULL = 70, 90  # per cent of a processor
@@ -79,7 +79,7 @@ def show(services: list[dict[str, Any]], every: float, *, screen: bool, view: Vi
     if not screen:
         print("\n".join([*lines, ""]), flush=True)
         return
-    said = textwrap.wrap(view.line, width or 80)
+    said = [row for line in view.line.splitlines() for row in textwrap.wrap(line, width or 80)]
     redraw([*said, *lines], more="portfleet top SERVICE, or a higher terminal")
 
 
@@ -125,13 +125,10 @@ def _lines(service: dict[str, Any], view: View, width: int | None) -> list[str]:
 def _fitting(entries: Sequence[Entry], view: View, width: int | None) -> list[str]:
     """Lay out the columns that fit ``width``; the sparkline only if there is anything in it."""
     columns = [column for name, column in COLUMNS.items() if name != "past" or view.past]
-    while True:
-        rows = [[column.cell(entry, view) for column in columns] for entry in entries]
-        lines = table([column.head for column in columns], rows, right=range(2, len(columns) - bool(view.past)))
-        least = min(columns, key=lambda column: column.rank)
-        if width is None or max(map(len, lines)) <= width or least.rank == 9:
-            return lines
-        columns.remove(least)
+    rows = [[column.cell(entry, view) for column in columns] for entry in entries]
+    spare = sorted((column.rank, place) for place, column in enumerate(columns) if column.rank < 9)
+    right = range(2, len(columns) - bool(view.past))
+    return fitting([c.head for c in columns], rows, right=right, spare=[place for _, place in spare], width=width)
 
 
 def _colour(entry: Entry) -> str:

@@ -11,7 +11,8 @@ from portfleet.screen.top import View
 SORTING = {"c": "cpu", "m": "memory", "n": "connections", "w": "new", "r": "requests", "b": "in", "o": "out",
            "p": "p99", "s": "slots", "i": "name"}  # fmt: skip
 HELP = (
-    "up/down select  d drain  u undrain  / filter  q quit  sort: c m n w r b o p s i (cpu memory conns new req in out)"
+    "up/down select  d drain  u undrain  / filter  q quit\n"
+    "sort: c cpu  m memory  n conns  w new  r req  b in  o out  p p99  s slots  i name"
 )
 
 
@@ -25,7 +26,7 @@ class Wish:
 
 
 class Controls:
-    """Keys, one after the other. It changes the view and gives what is wanted beyond that."""
+    """Keys, one after the other. It changes the view and returns what the reader asks for beyond that."""
 
     def __init__(self, view: View) -> None:
         self._view = view

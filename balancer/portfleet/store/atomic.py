@@ -20,7 +20,7 @@ def write(
     a boot makes anew, and clients wait for. Raises OSError; then ``path`` is as it was.
     """
     faults.point(f"before write {path.name}")
-    # Not by the module tempfile, which costs every verb 3 ms. A name with our pid is ours, also where one with that
+    # Not by the module tempfile, which costs every verb 3 ms. A name with our pid is ours, even if one with that
     # pid was killed while it wrote.
     temporary = path.with_name(f".{path.name}.{os.getpid()}-{next(_numbers)}")
     handle = os.open(temporary, os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_WRONLY | os.O_CLOEXEC, 0o600)
@@ -67,7 +67,7 @@ def _sync(directory: Path) -> None:
 
 
 def version(path: Path) -> tuple[int, int] | None:
-    """Tell versions of a file that `write` writes apart; None where there is none.
+    """Tell versions of a file that `write` writes apart; None if there is none.
 
     Each is a new inode. Its time alone would not do: the clock of files ticks, and two writes may come in one tick.
     """

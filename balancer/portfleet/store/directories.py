@@ -12,7 +12,7 @@ from portfleet.core.paths import Paths
 
 #: run/ lets others pass, not look: a daemon of another user makes its control socket in a directory below it.
 _PASSED = 0o711
-#: What nobody but the owner has a business in: flock(2) needs no more than a file that can be opened.
+#: What only the owner has a business in: flock(2) needs no more than a file that can be opened.
 _OWN_DIRECTORY, _OWN_FILE = 0o700, 0o600
 
 

@@ -92,7 +92,7 @@ def operation(path: Path, *, service: str, why: str, clock: Callable[[], float] 
 
 @contextmanager
 def operations(paths: Callable[[str], Path], services: list[str], *, why: str) -> Iterator[None]:
-    """Hold the operation locks of many services, taken in the order of their names so that nobody waits in a ring."""
+    """Hold the operation locks of many services, in the order of their names, so that no two wait for each other."""
     with ExitStack() as stack:
         for service in sorted(services):
             stack.enter_context(operation(paths(service), service=service, why=why))
@@ -100,7 +100,7 @@ def operations(paths: Callable[[str], Path], services: list[str], *, why: str) -
 
 
 def holder_of(path: Path) -> Holder | None:
-    """Say who holds an operation lock; None where nobody does."""
+    """Return who holds an operation lock; None if it is free."""
     try:
         with path.open() as file:
             try:
@@ -196,7 +196,7 @@ def _brief(path: Path, name: str, seconds: float, clock: Callable[[], float]) ->
 
 
 def held(path: Path) -> bool:
-    """Return whether somebody holds the flock on ``path``."""
+    """Return whether a process holds the flock on ``path``."""
     try:
         with path.open() as file:
             try:

@@ -85,7 +85,7 @@ class Log:
             self(kind, **fields)
 
     def over(self, kind: str, *, about: str = "") -> bool:
-        """Forget a trouble given to ``once``; True where there was one."""
+        """Forget a trouble given to ``once``; True if there was one."""
         return self._last.pop(kind + about, None) is not None
 
     @contextmanager

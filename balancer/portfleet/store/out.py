@@ -16,7 +16,7 @@ from portfleet.store.state_file import read_named
 
 
 def read_out(path: Path) -> dict[str, Out]:
-    """Read who is ejected; empty where there is no file or none that can be read."""
+    """Read which instances are ejected; empty if no file can be read."""
     return {name: out for name, out in read_named(Out, path).items() if out.kind != "new"}
 
 

@@ -23,7 +23,7 @@ class Warned:
 
 
 def read(path: Path) -> list[Warned]:
-    """Read the warnings; none where there is no file or none that can be read."""
+    """Read the warnings; none if no file can be read."""
     return read_list(Warned, path)
 
 

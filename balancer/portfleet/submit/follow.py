@@ -28,7 +28,7 @@ def ended(context: Context, number: int, *, undo: str = "") -> Exit:
     if context.json:
         say(context, entry_json(entry), "")
     else:
-        print(f"portfleet: {entry.verb} {entry.service}: {entry.outcome}", file=sys.stderr)
+        print(fit(f"portfleet: {entry.verb} {entry.service}: {entry.outcome}", file=sys.stderr), file=sys.stderr)
     return Exit(entry.code)
 
 

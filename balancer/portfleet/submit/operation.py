@@ -1,4 +1,4 @@
-"""The command's side of an operation: change what is wanted, hand the rest to the watcher, follow it if asked to."""
+"""The command's side of an operation: change the desired state, hand the rest to the watcher, follow it if asked to."""
 
 from __future__ import annotations
 
@@ -126,7 +126,7 @@ def point_slots(context: Context, service: str) -> None:
 def _register(context: Context, want: DesiredService, wanted: Operation, change: Change | None) -> int:
     """Write ``wanted`` and its change into the journal; return its number.
 
-    Raises PortfleetError (exit 5) where the journal says of the service something else than what ``want`` was made of:
+    Raises PortfleetError (exit 5) if the journal says of the service something else than what ``want`` was made of:
     what the command decided, it decided by that.
     """
     number = 0

@@ -6,6 +6,7 @@ nothing but an answer shows that it works.
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import sys
@@ -13,6 +14,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from portfleet.core.errors import PortfleetError
 from portfleet.core.paths import Paths
@@ -158,7 +160,13 @@ class WatcherQuestion:
         self._paths, self._clock, self._asked = paths, clock, clock()
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self._full = False
+        self._read = b""
         self._sent = self._send()
+
+    @property
+    def said(self) -> dict[str, Any]:
+        """Return what the watcher answered (`Snapshot.status`), empty before it has."""
+        return dict(json.loads(self._read)) if self._read.endswith(b"\n") else {}
 
     def answer(self, *, seconds: float) -> Overseer:
         """Return the watcher as it shows itself within ``seconds`` of the question."""
@@ -183,10 +191,14 @@ class WatcherQuestion:
             self._sent = self._send()
         self._socket.settimeout(_MOMENT)
         try:
-            if self._socket.recv(1):
+            while not self._read.endswith(b"\n"):
+                if not (some := self._socket.recv(1 << 16)):
+                    break
+                self._read += some
+            else:
                 return True
             self._socket.close()  # it ended before it could answer; another one may follow
-            self._socket, self._sent = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM), False
+            self._socket, self._sent, self._read = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM), False, b""
         except TimeoutError:
             return False
         except OSError:  # not connected

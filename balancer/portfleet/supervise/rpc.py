@@ -21,7 +21,7 @@ class RpcError(Exception):
 
 
 class RpcTimeoutError(RpcError):
-    """Somebody listens and did not answer in time."""
+    """A process listens and did not answer in time."""
 
 
 class RpcFault(Exception):

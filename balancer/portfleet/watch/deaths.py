@@ -42,7 +42,7 @@ class Deaths:
         return watched.pid if watched else None
 
     def watch(self, name: str, pid: int) -> bool:
-        """Watch ``pid`` as ``name``, in place of an earlier one; False where it has ended already."""
+        """Watch ``pid`` as ``name``, in place of an earlier one; False if it has ended already."""
         if self.pid(name) == pid:
             return True
         self.forget(name)
@@ -66,7 +66,7 @@ class Deaths:
             os.close(watched.pidfd)
 
     def kill(self, name: str) -> bool:
-        """Send SIGKILL to the process watched under ``name``, and surely to no other; False where there is none."""
+        """Send SIGKILL to the process watched under ``name``, and surely to no other; False if there is none."""
         watched = self._watched.get(name)
         if watched is None:
             return False

@@ -103,7 +103,7 @@ class Ejector:
             self._keep()
 
     def settle(self, desired: Desired, *, new: Iterable[str]) -> None:
-        """Forget what is out but not wanted any more, and take ``new``, nobody else, as pending."""
+        """Forget what is out but not wanted any more, and take ``new`` alone as pending."""
         wanted = {want.name for want in desired.instances() if want.takes}
         for name in self.out.keys() - wanted:
             del self.out[name]
@@ -150,7 +150,7 @@ class Ejector:
             self._log("ready", instance=name, reason="a command found it ready and gave it slots")
 
     def _now(self, want: DesiredService) -> DesiredService | None:
-        """Return the service as it shall be now; None where nobody wants it any more."""
+        """Return the service as it shall be now; None if it is no longer desired."""
         desired = self._latest()
         return desired.services.get(want.name) if desired else want
 
@@ -169,7 +169,7 @@ class Ejector:
         self.tables[want.name] = change.table
 
     def _all_probed_out(self, want: DesiredService) -> bool:
-        """Return whether nobody serves any more and nobody died: then the policy for an empty service counts."""
+        """Return whether no instance serves any more and none died: then the policy for an empty service counts."""
         serving = [i.name for i in want.instances if i.takes]
         return all(name in self.out and self.out[name].kind == "probe" for name in serving)
 
@@ -185,7 +185,7 @@ class Ejector:
         self._keep()
 
     def _keep(self) -> None:
-        """Write the out-set down for the command line where it changed; a full disk is said, not obeyed."""
+        """Write the out-set down for the command line if it changed; a full disk is said, not obeyed."""
         if self._written == (out := self.pending | self.out):
             return
         try:
@@ -198,5 +198,5 @@ class Ejector:
 
 
 def fresh(kind: Literal["died", "probe", "new"], reason: str) -> Out:
-    """Return the entry of somebody who goes out now."""
+    """Return the entry of an instance that goes out now."""
     return Out(kind, now(), reason)

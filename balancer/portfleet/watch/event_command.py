@@ -31,7 +31,7 @@ class EventCommand:
     """The queue before the command, and the process that runs it. Used by one thread; it waits for nothing."""
 
     def __init__(self, command: Callable[[], tuple[str, ...] | None], log: Log, *, most: int = _WAITING) -> None:
-        """``command`` gives the words of the command, () if there is none, None as long as that is not known.
+        """``command`` returns the words of the command, () if there is none, None as long as that is not known.
 
         ``most``: how many events wait for it.
         """

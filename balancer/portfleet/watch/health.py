@@ -29,5 +29,5 @@ class Health:
 
 
 def all_out(serving: set[str], out: set[str], falling: str) -> bool:
-    """Return whether ``falling`` is the last of ``serving`` that is not out yet: ejecting it would leave nobody."""
+    """Return whether ``falling`` is the last of ``serving`` that is not out yet: ejecting it would leave none."""
     return not serving - out - {falling}

@@ -39,11 +39,11 @@ class Judge:
         self._prober = Prober(self._told, time.monotonic, pid_of, log.unexpected)
         ejector.let_in = self.let_in
         self._to_point: set[str] = set()
-        #: Members whose probes fail but who serve on, for without them nobody would.
+        #: Members whose probes fail but that serve on, because otherwise none would.
         self.kept: set[str] = set()
 
     def tick(self) -> float:
-        """Go on with the probes; gives the seconds until there is something to do again."""
+        """Go on with the probes; return the seconds until there is something to do again."""
         return self._prober.tick()
 
     def look(self, name: str) -> None:
@@ -129,7 +129,7 @@ class Judge:
         self._eject(member, fresh("died", reason))
 
     def _waits(self, member: Member) -> bool:
-        """True for a new member without slots; a command may have given it some where nobody else could serve."""
+        """Return whether a member is new and has no slots; a command may have given it some if no other could serve."""
         name = member.name
         return name in self._ejector.pending and name not in self._ejector.table(member.service.name, anew=True)
 
@@ -175,7 +175,7 @@ class Judge:
         self._judge_kept(member.service.name)
 
     def point(self) -> None:
-        """Point the slots of every service that lost somebody."""
+        """Point the slots of every service that lost an instance."""
         services = self._roster.desired.services if self._roster.desired else {}
         while self._to_point:
             want = services.get(self._to_point.pop())
@@ -230,7 +230,7 @@ class Judge:
         self._eject(member, fresh("probe", trouble))
 
     def _judge_kept(self, service: str) -> None:
-        """Somebody is back: those who were only kept because nobody else was left go now."""
+        """An instance is back: those that were kept only because no other was left go now."""
         for name in sorted(self.kept):
             member = self._roster.members[name]
             if member.service.name == service and not member.health.healthy:

@@ -37,7 +37,7 @@ class Near:
 
 
 def read_descriptors(pid: int) -> Descriptors | None:
-    """Read a process's descriptors; None where it is gone."""
+    """Read a process's descriptors; None if it is gone."""
     directory = f"/proc/{pid}/fd"
     try:
         used = os.stat(directory).st_size or len(os.listdir(directory))  # noqa: PTH116 (hot: once per instance)

@@ -26,7 +26,7 @@ _HALF = 0.5
 
 
 class OverflowOrder:
-    """Orders who is tried first where an instance is full."""
+    """Orders which instances are tried first when one is full."""
 
     def __init__(self, *, plane: DataPlane, paths: Paths, roster: Roster, log: Log) -> None:
         self._plane, self._paths, self._roster, self._log = plane, paths, roster, log

@@ -27,7 +27,7 @@ class Backoff:
     started: int = 0
 
     def schedule(self, now: float) -> float:
-        """Plan the next try and give the seconds until then; planned already, nothing changes."""
+        """Plan the next try and return the seconds until then; if one is planned already, nothing changes."""
         if self.due is None:
             self.tries += 1
             # The exponent has an end too: 2.0 ** 1024 is an OverflowError after some hours of crash loop.

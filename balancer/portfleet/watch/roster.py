@@ -21,7 +21,7 @@ from portfleet.watch.restarts import Backoff
 
 @dataclass
 class Member:
-    """One instance that shall run: what is wanted of it and how it has been doing. Times are monotonic seconds."""
+    """One instance that shall run: its desired state and how it has been doing. Times are monotonic seconds."""
 
     service: DesiredService
     want: DesiredInstance
@@ -55,11 +55,11 @@ class Member:
 
     @property
     def startable(self) -> bool:
-        """Return whether the watcher may start it: nobody asked for it to be down, and nobody else starts it now."""
+        """Return whether the watcher may start it: it is not to be down, and no other process starts it now."""
         return self.want.startable and not self.owned
 
     def unprobed(self) -> None:
-        """Forget what its probes told: nobody asks it any more, so that nobody would hear that it is well again."""
+        """Forget what its probes told: it is not probed any more, so a recovery would go unnoticed."""
         self.hung_since = None
         self.health.healthy, self.health.streak = True, 0
 
@@ -97,7 +97,7 @@ class Roster:
         return self.desired
 
     def reload(self) -> None:
-        """Read config and journal where they changed. Raises PortfleetError."""
+        """Read config and journal if they changed. Raises PortfleetError."""
         desired = self._applied.desired()
         if desired is self._taken_in:
             return

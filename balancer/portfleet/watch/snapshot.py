@@ -66,6 +66,7 @@ class Snapshot:
             "pending": sorted(self.ejector.pending),
             "kept": sorted(self.judge.kept),
             "adopted": sorted(self.processes.adopted),
+            "ends": {member.name: member.ends for member in self.roster.members.values() if member.local},
             "warnings": [vars(warned) for warned in self.limits.warned.values()],
         }
 

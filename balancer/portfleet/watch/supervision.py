@@ -148,6 +148,6 @@ class Supervision:
 
 
 def _deserted(path: Path) -> bool:
-    """Return whether nobody listens on a unix socket; one that only does not answer has somebody."""
+    """Return whether no process listens on a unix socket; one that merely does not answer has one."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as connection:
         return connection.connect_ex(str(path)) in (errno.ECONNREFUSED, errno.ENOENT)

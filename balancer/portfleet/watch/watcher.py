@@ -47,7 +47,7 @@ from portfleet.watch.supervision import SUPERVISOR, Supervision
 
 T = TypeVar("T")
 
-#: Seconds between looks: at config and journal; at somebody on the way back, for the first half minute; at everything.
+#: Seconds between looks: at config and journal; at one on the way back, for the first half minute; at everything.
 _CALM, _HURRY, _FULL = 0.5, 0.03, 10.0
 #: Seconds between two looks at what others have set up that costs clients.
 _HAZARDS = 1.0
@@ -128,7 +128,7 @@ class Watcher:
             self.snapshot.lag.add(time.monotonic() - due)
 
     def wake(self) -> dict[str, object]:
-        """Look at everything now; gives the answer of the command `reload`."""
+        """Look at everything now; return the answer of the command `reload`."""
         self._full_at = 0.0
         self._wake.set()
         return {}
@@ -168,7 +168,7 @@ class Watcher:
         ]
 
     async def _look(self, rules: RuleGuard, files: RunFiles) -> None:
-        """Read what is wanted, what supervisord has, and who is on the way back."""
+        """Read the desired state, what supervisord has, and who is on the way back."""
         with self._log.costs("files"):
             await self._keep_files(files)
         with self._log.costs("the socket of the metrics"):
@@ -247,7 +247,7 @@ class Watcher:
         gc.freeze()  # what is there now stays: no later collection walks it in the middle of an ejection
 
     def _missing(self, member: Member, info: ProgramInfo | None) -> None:
-        """A member has no process; its end may have come while nobody watched."""
+        """A member has no process; its end may have gone unwatched."""
         if member.want.takes and member.name not in self._ejector.out:
             member.died_at = time.monotonic()
             self._judge.died(member, "it does not run")

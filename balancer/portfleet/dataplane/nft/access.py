@@ -103,6 +103,6 @@ def _family(one: Range) -> int:
 def _ranges(kind: str, elements: Iterable[Element]) -> Iterator[Range]:
     make = ipaddress.IPv4Address if kind.endswith("4") else ipaddress.IPv6Address
     for first, last, element in intervals(elements):
-        # One that somebody else added with a time-out has none: it is never what was set.
+        # One that another program added with a time-out has none: it is never what was set.
         until = int(element.comment) if element.comment.isdecimal() else -1 if element.seconds else None
         yield Range(str(make(first)), str(make(last)), until)

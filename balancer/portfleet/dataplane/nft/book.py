@@ -56,7 +56,7 @@ def service_of_instance(name: str) -> str:
 
 
 def service_of(change: c.Change) -> str | None:
-    """Return the service whose numbers a change needs; None where it needs none."""
+    """Return the service whose numbers a change needs; None if it needs none."""
     match change:
         case c.SetService(service):
             return service.name
@@ -73,7 +73,7 @@ def service_of(change: c.Change) -> str | None:
 def handle(number: int) -> str:
     """Return an instance's number as a packet's priority is written: a traffic-control handle, in hex.
 
-    0:0, which nft prints as "none", is nobody's: numbers begin with 1.
+    0:0, which nft prints as "none", belongs to none: numbers begin with 1.
     """
     return f"{number >> 16:x}:{number & 0xFFFF:x}"
 

@@ -16,7 +16,7 @@ from portfleet.linux.machine import sysctl
 
 @dataclass(frozen=True)
 class Capability:
-    """One thing that is needed, in words, and the rules that show it. ``without`` is what happens where it lacks."""
+    """One thing that is needed, in words, and the rules that show it. ``without`` is what happens if it is missing."""
 
     words: str
     rules: str

@@ -43,7 +43,7 @@ class NftContext:
         self._nft.set_stateless_output(True)
 
     def ask(self, command: str) -> Mapping[str, Any] | None:
-        """List something as JSON; None where it does not exist."""
+        """List something as JSON; None if it does not exist."""
         self._nft.set_json_output(True)
         out = self._list(command)
         return None if out is None else json.loads(out)

@@ -47,7 +47,7 @@ class RulesChanged:
 
 
 class Generation:
-    """Gives the generation id of the rules when called; it grows with every transaction of anybody.
+    """Returns the generation id of the rules when called; it grows with every program's transaction.
 
     One socket serves all calls: closing a netfilter socket waits until the kernel has flushed its work, which took
     5 ms on a busy machine, where asking takes 0.02. Raises PortfleetError.

@@ -20,7 +20,7 @@ _SETS = ("taking-", "counts-", "full-", "allow4-", "allow6-", "deny4-", "deny6-"
 
 @dataclass(frozen=True)
 class Leftovers:
-    """What can go: chains ``emptied`` first and then, where they are in ``chains``, removed; ``maps`` are sets too."""
+    """What can go: chains ``emptied`` first and then, if they are in ``chains``, removed; ``maps`` are sets too."""
 
     maps: frozenset[str] = frozenset()
     chains: frozenset[str] = frozenset()
@@ -74,7 +74,7 @@ def by_service(maps: Iterable[str], chains: Iterable[str]) -> dict[str, tuple[se
 def of_service(
     name: str, maps: Collection[str], chains: Collection[str], rules: Iterable[c.ServiceRule | c.InstanceRule]
 ) -> Leftovers:
-    """Return what can go of a service that has ``maps`` and ``chains``, where its chains were set by ``rules``."""
+    """Return what can go of a service that has ``maps`` and ``chains``, if its chains were set by ``rules``."""
     needed = {part for rule in rules for part in parts_of(rule)}
     lives = f"service-{name}" in chains
     if lives:
@@ -83,7 +83,7 @@ def of_service(
         needed |= {f"overflow-{name}"} if f"overflow_{name}" in needed else set()
     beside = {chain for chain in chains if "_" in chain}
     going = beside - needed
-    # Without its service nobody new comes to an instance: the chain of what is over its limit need not lead anywhere.
+    # Without its service no new client comes to an instance: the chain of what is over its limit can lead nowhere.
     emptied = going if lives else going | (beside & {f"overflow_{name}"})
     return Leftovers(frozenset(maps) - needed, frozenset(going), frozenset(emptied))
 

@@ -38,7 +38,7 @@ def digests(chains: Mapping[str, Chain]) -> dict[str, str]:
 
 
 def home_of(chains: Mapping[str, Chain]) -> str:
-    """Return the identity of the fleet that made the table; "" where a table is there that does not say."""
+    """Return the identity of the fleet that made the table; "" if the table does not say."""
     for rule in chains["guard"].rules if "guard" in chains else ():
         if found := _HOME.search(rule):
             return found[1].decode()
@@ -105,7 +105,7 @@ def networks(elements: Iterable[Element], *, six: bool) -> Iterator[tuple[str, i
 
 
 def instance_rule(name: str, own: int | None, chain: Chain) -> InstanceRule | None:
-    """Read an instance's port out of its chain, for a lost journal: 0 where it is not there; None without a number."""
+    """Read an instance's port out of its chain, for a lost journal: 0 if it is not there; None without a number."""
     port = 0
     for kind, data in _expressions(chain):
         if kind == "immediate":
@@ -116,7 +116,7 @@ def instance_rule(name: str, own: int | None, chain: Chain) -> InstanceRule | No
 
 
 def seed_and_slots(chain: Chain) -> tuple[int, int] | None:
-    """Read a service's seed and number of slots out of its chain, for a lost journal; None where it hashes nothing."""
+    """Read a service's seed and number of slots out of its chain, for a lost journal; None if it hashes nothing."""
     for kind, data in _expressions(chain):
         found = attributes(data)
         if kind == "hash" and _HASH_MODULUS in found:

@@ -59,7 +59,7 @@ class Memory:
             self._append({name: known[name] | {"by": writer()} for name in old})
 
     def rule(self, name: str) -> c.ServiceRule | c.InstanceRule | None:
-        """Return the rule that was set last for a unit; None where there is none."""
+        """Return the rule that was set last for a unit; None if there is none."""
         change = self._made[name] if name in self._recall() else None
         return None if change is None or isinstance(change, SetBase) else change.rule
 

@@ -80,7 +80,7 @@ class Chain:
 
 
 class NftReader:
-    """Reads the table ``name`` of family inet. Methods raise PortfleetError (exit 3) where the kernel refuses."""
+    """Reads the table ``name`` of family inet. Methods raise PortfleetError (exit 3) if the kernel refuses."""
 
     def __init__(self, name: str) -> None:
         self._table = attribute(_TABLE, name.encode() + b"\0")
@@ -111,7 +111,7 @@ class NftReader:
         return self._ask(lambda: frozenset(_text(found[_NAME]) for found in self._dump(_GET_SET))) or frozenset()
 
     def elements(self, name: str) -> list[Element]:
-        """Return the elements of a map or set; none where it is not there."""
+        """Return the elements of a map or set; none if it is not there."""
 
         def read() -> list[Element]:
             found = [element for data in self._element_lists(name) for element in _elements(data)]
@@ -120,7 +120,7 @@ class NftReader:
         return self._ask(read) or []
 
     def element(self, name: str, key: bytes) -> Element | None:
-        """Return the element of a map with this key; None where it is not there."""
+        """Return the element of a map with this key; None if it is not there."""
         chosen = nested(_ELEMENTS, nested(_LIST_ELEMENT, nested(_KEY, attribute(_VALUE, key))))
         which = attribute(_NAME, name.encode() + b"\0")
         found = self._ask(lambda: self._netfilter.get(_GET_ELEMENTS, _INET, self._table, which, chosen))

@@ -43,7 +43,7 @@ _ORIGINAL, _REPLY, _STATUS, _PROTOCOL, _TIMEOUT, _TRANSLATION = 1, 2, 3, 4, 7, 1
 #: SEEN_REPLY, ASSURED and CONFIRMED: without the last the kernel says EBUSY.
 _KNOWN_WELL = 0x0E
 _TCP, _STATE, _FLAGS_ORIGINAL, _FLAGS_REPLY, _ESTABLISHED = 1, 1, 4, 5, 3
-#: SACK_PERM and BE_LIBERAL, as value and mask: nobody knows the window any more.
+#: SACK_PERM and BE_LIBERAL, as value and mask: the window is not known any more.
 _LIBERAL = b"\x0a\x0a"
 #: Seconds for which an established connection is remembered, if the kernel does not say.
 _REMEMBERED = "432000"

@@ -1,6 +1,6 @@
 """Changes as nft text. Rules come from templates/nft, elements are written here: they are what moves at run time.
 
-A chain is replaced by ``add chain`` (makes it where it is not), ``flush chain`` and its rules in one transaction:
+A chain is replaced by ``add chain`` (makes it if it is missing), ``flush chain`` and its rules in one transaction:
 connections see the old rules or the new ones. Established connections never pass NAT chains again.
 
 Slots hold numbers, and one small map per service leads from numbers to chains. Were chains in the slots themselves, the
@@ -28,7 +28,7 @@ from portfleet.dataplane.nft.sides import LOCAL_SLOTS, SideTables, side_tables
 from portfleet.store.templating import fill
 
 _IDENTIFIER = re.compile(r"[a-z][a-z0-9-]{0,60}")
-#: A chain that somebody else made in our table may be called anything that nft takes.
+#: A chain that another program made in our table may be called anything that nft takes.
 _FOREIGN = re.compile(r"[A-Za-z_.][A-Za-z0-9/\\_.-]{0,250}")
 _DIGEST = re.compile(r"[0-9a-f]{1,64}")
 _ADDRESS = re.compile(r"[0-9a-f:.]{2,45}(/[0-9]{1,3})?")

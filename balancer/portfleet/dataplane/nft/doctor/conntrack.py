@@ -10,7 +10,7 @@ from portfleet.dataplane.nft.tracking import ROWS, Row, advised, least
 from portfleet.doctor.finding import Finding, broken, fine, setting, warning
 from portfleet.linux.machine import sysctl
 
-#: Room for entries of closed connections, which stay up to two minutes (TIME_WAIT), and for a reconnect of everybody.
+#: Room for entries of closed connections, which stay up to two minutes (TIME_WAIT), and for all clients' reconnect.
 HEADROOM = 4
 
 

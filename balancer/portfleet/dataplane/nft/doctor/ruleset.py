@@ -101,7 +101,7 @@ class Ruleset:
 
 
 def read_translations() -> Ruleset:
-    """Read only tables with NAT chains of others: few rules even where there are very many."""
+    """Read only tables with NAT chains of others: few rules even if there are very many."""
     found = Ruleset(ask=nft)
     chains = [entry["chain"] for entry in _entries(nft("-j", "list", "chains")) if "chain" in entry]
     tables = {(c["family"], c["table"]) for c in chains if c.get("type") == "nat" and c["table"] not in OURS}

@@ -1,4 +1,4 @@
-"""How full the maps are that remember where clients were. A full one forgets nobody, but takes nobody new either."""
+"""How full the maps are that remember where clients were. A full one forgets no client, and takes no new one either."""
 
 from __future__ import annotations
 
