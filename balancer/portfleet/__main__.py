@@ -122,6 +122,11 @@ def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, ModuleType | None]:
     if word is not None and word not in VERBS:
         _unknown(word)
     parser, command = _parser(word)
+    for before, text in zip(("", *argv), argv, strict=False):
+        if text.partition("=")[2:] == ("",) * (text.startswith("--") and "=" in text) or (
+            not text and before != "--why"
+        ):
+            _verb_parser(parser).error("an argument is empty; is a variable of the shell unset?")
     options, unknown = parser.parse_known_args(argv)
     if unknown:
         known = [option for action in _verb_parser(parser)._actions for option in action.option_strings]
@@ -129,6 +134,12 @@ def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, ModuleType | None]:
         words = f"unrecognized arguments: {' '.join(unknown)}"
         _verb_parser(parser).error(f"{words}; did you mean {close}?" if close else words)
     return options, command
+
+
+def _is_empty(text: str, before: str) -> bool:
+    """Return whether an argument, or the value of an option, is "", which would widen what a verb does."""
+    option, equals, value = text.partition("=") if text.startswith("--") else (before, "=", text)
+    return bool(equals) and not value and option != "--why"
 
 
 def _verb(argv: Sequence[str]) -> tuple[str | None, list[str]]:

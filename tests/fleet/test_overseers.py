@@ -146,8 +146,8 @@ def test_a_stopped_supervisord_is_told_beside_what_can_be_seen(box: FleetBox) ->
         for name in before:
             for key in ("state", "pid", "slots", "adopted"):
                 assert found[name][key] == before[name][key], (name, key)
-        for verb in ("plan", "apply", "up", "down"):
-            refused = box.portfleet(verb, check=False)
+        for verb in (("plan",), ("apply",), ("up",), ("down",), ("restart", "echo"), ("scale", "echo", "3")):
+            refused = box.portfleet(*verb, check=False)
             assert (refused.returncode, refused.stdout) == (1, ""), verb
             assert refused.stderr == f"portfleet: {words}\nhint: kill -CONT {pid}\n", verb
         assert box.portfleet("doctor", check=False).stdout.splitlines()[1].startswith("broken   supervisord: ")

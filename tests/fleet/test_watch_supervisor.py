@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from support.fleet_box import HOME, FleetBox, fleet_box
-from support.sandbox import wait_for
-from support.watched import NAMED, QUICK, load, pid_of, signal, wait_event
+from support.fleet_box import HOME, REDIS, FleetBox, fleet_box
+from support.held import dialled
+from support.sandbox import HOST4, client4, wait_for
+from support.watched import NAMED, QUICK, events, load, pid_of, signal, wait_event
 
 _SUPERVISORD = str(Path(sys.executable).with_name("supervisord"))
 
@@ -108,3 +109,27 @@ def test_supervisord_that_dies_again_and_again_is_started_again() -> None:
             wait_event(box, "watching", after=back)
         assert pids(box) == before
     assert clients.refused == 0 and clients.lost == [], (clients.report["connects"], clients.lost)
+
+
+def test_a_fleet_that_is_taken_down_when_its_supervisord_has_died_does_not_come_back() -> None:
+    with fleet_box(NAMED + QUICK) as box:
+        signal(box, pid_of(box, "supervisord"), "KILL")
+        box.portfleet("down", "--yes")
+        assert [words for words in box.processes().values() if "portfleet" in words] == []
+        assert "portfleet" not in box.boxes.host.run("nft", "list", "tables").stdout
+
+
+def test_what_is_watched_is_known_though_what_was_noted_is_removed() -> None:
+    """Of redis no environment tells whose it is: it writes its title there."""
+    with fleet_box(REDIS) as box:
+        before = pids(box)
+        with dialled(box.boxes.clients, (HOST4, 6000), [client4(number) for number in range(20)]) as held:
+            kill_supervisor(box)
+            wait_for("all are adopted", lambda: all(box.status()[name]["adopted"] for name in before))
+            box.boxes.host.run("sh", "-c", f"rm -f {HOME}/lib/processes.json")
+            noted = box.boxes.host.path(f"{HOME}/lib/processes.json")
+            wait_for("they are noted again", lambda: noted.exists() and "kv-blue-4" in noted.read_text())
+            assert pids(box) == before and events(box, "ejected") == []
+            for connection in held:
+                connection.sendall(b"PING\r\n")
+                assert connection.recv(7) == b"+PONG\r\n"

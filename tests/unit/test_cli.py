@@ -119,7 +119,8 @@ def test_every_verb_that_changes_says_first_that_no_watcher_works() -> None:
     """But for `up`, which starts it, and `down`, which ends it."""
     dry = {verb for verb in VERBS if "--dry-run" in run(verb, "--help")[1]}
     assert dry | {"cancel"} == OPERATIONS | {"apply", "pin", "unpin", "deny", "undeny", "import"}
-    assert OPERATIONS < TOLD < VERBS.keys() and VERBS.keys() > SUPERVISED == {"plan", "apply", "up", "down"}
+    assert OPERATIONS < TOLD < VERBS.keys() and VERBS.keys() > SUPERVISED
+    assert SUPERVISED == {"plan", "apply", "up", "down"} | OPERATIONS - {"drain", "migrate", "rebalance", "cancel"}
 
 
 def test_the_help_tells_each_exit_code_of_status() -> None:
@@ -269,3 +270,23 @@ def test_streams_that_are_closed_full_or_without_signs_are_no_traceback(
     usual = {"status": (1, 9), "check": (0,), "--help": (0,), "no-such-verb": (2,)}[words]
     assert done.returncode in ((1, 2) if "full" in streams else usual), done
     assert {path.name for path in tmp_path.iterdir()} == {"fleet.toml"}
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("cutover", "echo", "--release", ""),
+        ("cutover", "echo", "--release="),
+        ("pin", "echo", "198.18.0.7", ""),
+        ("drain", ""),
+        ("--home", "", "down"),
+    ],
+)
+def test_an_empty_argument_widens_no_verb(words: tuple[str, ...]) -> None:
+    code, out, err = run(*words)
+    assert (code, out) == (Exit.USAGE, "")
+    assert "an argument is empty; is a variable of the shell unset?" in err
+
+
+def test_a_reason_may_be_empty() -> None:
+    assert parse(["drain", "echo", "--why", ""])[0].why == ""

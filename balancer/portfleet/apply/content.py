@@ -9,15 +9,15 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from portfleet.core.desired import DesiredService
 from portfleet.core.model import Colour
 from portfleet.core.observed import Observed
 from portfleet.core.paths import Paths
+from portfleet.core.printable import names
 from portfleet.core.program import Program
-from portfleet.core.steps import names
 from portfleet.linux import processes
 from portfleet.linux.content import Content, content_of
 from portfleet.linux.machine import find_command
@@ -46,9 +46,9 @@ class Changed:
 
 def note(paths: Paths, programs: Iterable[Program]) -> None:
     """Note what instances are about to be started from; raise OSError."""
-    known: dict[tuple[str, ...], Content | None] = {}
+    known, placed = dict[tuple[str, ...], Content | None](), _Places()
     for program in (one for one in programs if one.values):  # the others are no instances
-        if (places := _places(program)) not in known:
+        if (places := placed.of(program)) not in known:
             known[places] = content_of(places)
         digest = found.digest if (found := known[places]) else ""
         atomic.write(_file(paths, program.name), digest.encode())
@@ -56,11 +56,11 @@ def note(paths: Paths, programs: Iterable[Program]) -> None:
 
 def changed(want: DesiredService, observed: Observed, paths: Paths, colour: Colour | None = None) -> Changed | None:
     """Return what has changed since instances of a colour, None: the live one, were started; None if nothing has."""
-    began: dict[tuple[str, ...], dict[str, str]] = {}
+    began, placed = dict[tuple[str, ...], dict[str, str]](), _Places()
     for instance in want.of(colour or want.live):
         noted = _noted(paths, instance.name)
         if instance.program is not None and observed.seen(instance.name).pid is not None and noted:
-            began.setdefault(_places(instance.program), {})[instance.name] = noted
+            began.setdefault(placed.of(instance.program), {})[instance.name] = noted
     for places, digests in began.items():
         if (now := content_of(places)) is None:
             continue
@@ -77,17 +77,28 @@ def _older(pid: int | None, at: float) -> bool:
     return age is not None and time.time() - age <= at
 
 
-def _places(program: Program) -> tuple[str, ...]:
-    """Return what an instance is started from: its release if that is a path, its executable, and that one's script.
+@dataclass
+class _Places:
+    """Finds what instances are started from, once for all that are started alike."""
 
-    A script is the first argument that is no option. Files further on may be data, which change all the time.
-    """
-    release = program.values["release"].rstrip("/")
-    found = [release] if release.startswith("/") else []
-    script = next((word for word in program.command[1:] if not word.startswith("-")), "")
-    named = [Path(find_command(program.command[0]) or "/"), Path(program.directory or "/", script)]
-    files = [str(path.resolve()) for path in named if path.is_file() and str(path) not in program.files]
-    return tuple(dict.fromkeys([*found, *(file for file in files if not file.startswith(f"{release}/"))]))
+    _found: dict[tuple[str, ...], str | None] = field(default_factory=dict)
+
+    def of(self, program: Program) -> tuple[str, ...]:
+        """Return an instance's release if that is a path, its executable, and that one's script.
+
+        A script is the first argument that is no option. Files further on may be data, which change all the time.
+        """
+        release = program.values["release"].rstrip("/")
+        found = [release] if release.startswith("/") else []
+        script = next((word for word in program.command[1:] if not word.startswith("-")), "")
+        for key in ((program.command[0],), (program.directory or "/", script)):
+            if key not in self._found:
+                path = Path(*key) if len(key) > 1 else Path(find_command(key[0]) or "/")
+                self._found[key] = str(path.resolve()) if path.is_file() else None
+            file = self._found[key]
+            if file is not None and file not in program.files and not file.startswith(f"{release}/"):
+                found.append(file)
+        return tuple(dict.fromkeys(found))
 
 
 def _file(paths: Paths, name: str) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterable
 
 from portfleet.apply.context import Context
@@ -14,11 +15,13 @@ from portfleet.core.program import METRICS, WATCHER
 from portfleet.linux import processes
 from portfleet.store import locks
 from portfleet.store.clock import Clock
-from portfleet.supervise.members import Process
+from portfleet.supervise.members import Process, send
 from portfleet.supervise.supervisor import Supervisor
 
 #: The watcher has nothing to save: told once, it ends.
 _WATCHER = Ending(again=None)
+#: Seconds for a watcher to end, which waits for a supervisord that it has begun to start.
+_PATIENCE = 30.0
 
 
 def take_down(context: Context, desired: Desired, *, seconds: float = 60, clock: Clock | None = None) -> None:
@@ -27,8 +30,12 @@ def take_down(context: Context, desired: Desired, *, seconds: float = 60, clock:
     Raises PortfleetError if a process, or supervisord after ``seconds``, does not end.
     """
     supervisor, programs, clock = context.supervisor, context.programs(desired), clock or Clock()
-    there = supervisor.programs() if supervisor.running() else {}
-    programs.run(programs.ending([WATCHER] if WATCHER in there else [], _WATCHER))
+    while True:
+        there = supervisor.programs() if supervisor.running() else {}
+        programs.run(programs.ending([WATCHER] if WATCHER in there else [], _WATCHER))
+        if (watcher := _lost_watcher(context)) is None:
+            break
+        _end(watcher, clock)  # which may be starting another supervisord
     names = dict.fromkeys([*filter(parse_instance, there), *programs.members().names()])
     programs.run(programs.ending(names, HURRIED, alone=not supervisor.running()))
     programs.run(programs.ending([name for name in (*desired.own, METRICS) if name in there], HURRIED))
@@ -36,6 +43,24 @@ def take_down(context: Context, desired: Desired, *, seconds: float = 60, clock:
         if context.plane.observe().home is not None:
             context.plane.run((DropAll(),))
     _end_supervisord(supervisor, seconds=seconds, clock=clock)
+
+
+def _lost_watcher(context: Context) -> Process | None:
+    """Return a watcher that outlived its supervisord, and would start another and all instances with it."""
+    pid = locks.process_of(context.paths.watch_lock)
+    if pid is None or processes.environment(pid).get(b"SUPERVISOR_PROCESS_NAME") != WATCHER.encode():
+        return None  # one that an operator runs by hand starts nothing when all has ended
+    return Process(pid, processes.start_time(pid))
+
+
+def _end(process: Process, clock: Clock) -> None:
+    """End a process that has nothing to save; raise PortfleetError if it does not end."""
+    send([process], signal.SIGTERM)
+    began = clock.monotonic()
+    while process.alive:
+        if clock.monotonic() - began > _PATIENCE:
+            raise PortfleetError(f"the watcher (pid {process.pid}) does not end", hint=f"kill -KILL {process.pid}")
+        clock.sleep(0.02)
 
 
 def take_down_service(context: Context, desired: Desired, service: str) -> None:

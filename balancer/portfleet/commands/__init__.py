@@ -94,7 +94,7 @@ OPERATIONS = frozenset(
     {"drain", "undrain", "maint", "migrate", "scale", "cutover", "rollback", "restart", "rebalance", "cancel"}
 )
 #: Verbs that wait for answers of supervisord: refused while it hangs.
-SUPERVISED = frozenset({"plan", "apply", "up", "down"})
+SUPERVISED = frozenset({"plan", "apply", "up", "down", "undrain", "maint", "scale", "cutover", "rollback", "restart"})
 #: Verbs that say that no watcher works, and do what they do without one. (`up` starts it, `down` ends it.)
 TOLD = OPERATIONS | {"plan", "apply", "pin", "unpin", "deny", "undeny", "import"}
 #: Verbs that write a file, a script or a log, for which there is no JSON: they refuse --json.

@@ -21,7 +21,7 @@ from portfleet.core.errors import Exit, PortfleetError
 from portfleet.core.journal import Journal
 from portfleet.core.model import parse_instance
 from portfleet.core.observed import Observed
-from portfleet.core.steps import names
+from portfleet.core.printable import names
 from portfleet.linux.reserve import await_free
 from portfleet.screen.outcome import outcome
 from portfleet.screen.output import fit, print_json

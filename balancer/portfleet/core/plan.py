@@ -16,6 +16,7 @@ from portfleet.core.model import Listen, parse_instance
 from portfleet.core.observed import Observed
 from portfleet.core.plan_order import instances_in_order, services_in_order
 from portfleet.core.plan_rules import rule_steps
+from portfleet.core.printable import names
 from portfleet.core.routing import moved, route, settled
 from portfleet.core.slots import Table
 from portfleet.core.states import AT_REST
@@ -265,7 +266,7 @@ def _gone(desired: Desired, observed: Observed) -> tuple[list[s.Step], list[str]
     dropped: list[c.Change] = [c.DropService(name) for name in services]
     dropped += [c.DropInstance(name) for name in left]
     if dropped:
-        steps.append(s.DropRules(s.names([*services, *left]), tuple(dropped)))
+        steps.append(s.DropRules(names([*services, *left]), tuple(dropped)))
     draining = {instance.service for name in busy if (instance := parse_instance(name))}
     if forgotten := sorted(desired.journal.services.keys() - desired.configured.keys() - draining):
         steps.append(s.WriteJournal(f"without {', '.join(forgotten)}", tuple(forgotten)))

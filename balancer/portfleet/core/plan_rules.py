@@ -9,6 +9,7 @@ from portfleet.core import steps as s
 from portfleet.core.access import Access
 from portfleet.core.desired import DesiredInstance, DesiredService
 from portfleet.core.observed import Observed
+from portfleet.core.printable import names
 
 
 def rule_steps(wants: Iterable[DesiredService], observed: Observed, at_once: int) -> Iterator[s.Step]:
@@ -25,7 +26,7 @@ def rule_steps(wants: Iterable[DesiredService], observed: Observed, at_once: int
         yield s.LoadRules(f"{want.name}{drifted}", tuple(changes))
     for first in range(0, len(new), at_once):
         some = new[first : first + at_once]
-        words = s.names([name for name, _ in some], "services")
+        words = names([name for name, _ in some], "services")
         yield s.LoadRules(words, tuple(change for _, changes in some for change in changes))
 
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from portfleet.core.changes import Transaction
+from portfleet.core.printable import names
 
 
 @dataclass(frozen=True)
@@ -196,10 +196,3 @@ Step = (
     | DropRules
     | WriteJournal
 )
-
-
-def names(found: Sequence[str], kind: str = "instances") -> str:
-    """Join names for people: all of a few; of many the first, the last and how many of their ``kind``."""
-    if len(found) <= 4:
-        return ", ".join(found)
-    return f"{found[0]} … {found[-1]} ({len(found)} {kind})"

@@ -134,9 +134,11 @@ class Talk:
 def begin(exchange: Exchange, connection: socket.socket | None = None) -> Talk | Run:
     """Return what carries out ``exchange``; ``connection`` as `Talk` takes it."""
     place = exchange.place
+    if not isinstance(place, Command):
+        return Talk(exchange, connection)
     from portfleet.daemons.run import Run  # it brings subprocess, for probes that most services do not have
 
-    return Run(exchange, place) if isinstance(place, Command) else Talk(exchange, connection)
+    return Run(exchange, place)
 
 
 def carry_out(exchanges: Sequence[tuple[Exchange, float]], *, clock: Callable[[], float] = time.monotonic) -> list[str]:

@@ -7,11 +7,11 @@ copy over a file; a hard link, chown and a backup do not, though they change cti
 from __future__ import annotations
 
 import hashlib
+import os
 import stat
 from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
 
 #: So many files and folders are looked at, the upper ones first: 50 ms.
 _MOST = 5_000
@@ -31,19 +31,19 @@ class Content:
 def content_of(places: Iterable[str]) -> Content | None:
     """Return what files, and all files below folders, are now; None if none of ``places`` is there."""
     found, newest, at = hashlib.sha256(), "", 0.0
-    left, looked = deque(map(Path, sorted(set(places)))), 0
+    left, looked = deque(sorted(set(places))), 0
     while left and looked < _MOST:
         place = left.popleft()
         looked += 1
         try:
-            there = place.lstat()
+            there = os.lstat(place)
             if stat.S_ISDIR(there.st_mode):
-                left += sorted(below for below in place.iterdir() if below.name not in _NOT_CONTENT)
+                left += [f"{place}/{name}" for name in sorted(os.listdir(place)) if name not in _NOT_CONTENT]
                 continue
         except OSError:  # it is gone, or closed to this user
             continue
         if stat.S_ISREG(there.st_mode) or stat.S_ISLNK(there.st_mode):
             found.update(f"{place}\0{there.st_ino} {there.st_size} {there.st_mtime_ns}\0".encode(errors="replace"))
             if there.st_ctime > at:
-                newest, at = str(place), there.st_ctime
+                newest, at = place, there.st_ctime
     return Content(found.hexdigest()[:16], newest, at) if newest else None

@@ -25,7 +25,10 @@ def targets(context: Context, text: str) -> tuple[DesiredService, list[DesiredIn
 
     Raises PortfleetError (exit 2) for what does not exist.
     """
-    service, _, name = text.partition("/")
+    service, slash, name = text.partition("/")
+    if slash and not name:
+        words = f"{text!r} names no instance: is a variable of the shell unset?"
+        raise PortfleetError(words, hint=f"all instances are meant by {service}", code=Exit.USAGE)
     if not name and (instance := parse_instance(service)):
         service, name = instance.service, service
     want = service_want(context, service)

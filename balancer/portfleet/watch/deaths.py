@@ -41,6 +41,10 @@ class Deaths:
         watched = self._watched.get(name)
         return watched.pid if watched else None
 
+    def pids(self) -> dict[str, int]:
+        """Return {name: pid} of every process watched."""
+        return {name: watched.pid for name, watched in self._watched.items()}
+
     def watch(self, name: str, pid: int) -> bool:
         """Watch ``pid`` as ``name``, in place of an earlier one; False if it has ended already."""
         if self.pid(name) == pid:

@@ -47,7 +47,7 @@ class OwnPrograms:
 
         While a command works on the fleet none is: it may be what has ended them.
         """
-        alive = adopted.alive(self._paths)
+        alive = adopted.alive(self._paths) | self._deaths.pids()
         for name in self.programs:
             info, pid = known.get(name), alive.get(name)
             if pid is None or not self._supervision.is_lost(pid):

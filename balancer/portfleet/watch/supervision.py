@@ -69,7 +69,7 @@ class Supervision:
 
     def died(self) -> None:
         """supervisord has ended: keep its successor from starting again what still runs, and see that one comes."""
-        alive = adopted.alive(self._paths)
+        alive = adopted.alive(self._paths) | self._deaths.pids()
         with self._log.costs(SUPERVISOR):
             adopted.set_aside(self._paths, alive)
         if not alive:
