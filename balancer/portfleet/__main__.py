@@ -122,11 +122,9 @@ def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, ModuleType | None]:
     if word is not None and word not in VERBS:
         _unknown(word)
     parser, command = _parser(word)
-    for before, text in zip(("", *argv), argv, strict=False):
-        if text.partition("=")[2:] == ("",) * (text.startswith("--") and "=" in text) or (
-            not text and before != "--why"
-        ):
-            _verb_parser(parser).error("an argument is empty; is a variable of the shell unset?")
+    asked = zip(("", *argv), argv, strict=False) if word != "completion" else ()  # a shell's word may be empty yet
+    if any(_is_empty(text, before) for before, text in asked):
+        _verb_parser(parser).error("an argument is empty; is a variable of the shell unset?")
     options, unknown = parser.parse_known_args(argv)
     if unknown:
         known = [option for action in _verb_parser(parser)._actions for option in action.option_strings]

@@ -46,7 +46,8 @@ class Look:
         self._ports = ports or {}
         self._programs, self._paths, self._probe, self._hung = programs, paths, probe, hung
         self._listeners = sockdiag.listeners()
-        self._adopted = adopted.alive(paths)
+        #: The noted processes that run, by program.
+        self.adopted = adopted.alive(paths)
         self._established = Established()
 
     @cached_property
@@ -195,8 +196,8 @@ class Look:
 
     def _process(self, name: str) -> ObservedInstance:
         info = self._programs.get(name)
-        if (info is None or info.pid is None) and name in self._adopted:
-            return ObservedInstance("RUNNING", self._adopted[name], adopted=not self._hung)
+        if (info is None or info.pid is None) and name in self.adopted:
+            return ObservedInstance("RUNNING", self.adopted[name], adopted=not self._hung)
         if info is None:
             return ObservedInstance()
         fault, waiting = None, ""

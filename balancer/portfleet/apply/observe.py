@@ -20,7 +20,6 @@ from portfleet.core.slots import Table
 from portfleet.core.states import RUNNING, Presence
 from portfleet.store import locks, retries
 from portfleet.store.out import read_out
-from portfleet.supervise import adopted
 from portfleet.supervise.presence import is_suspended, presence_by, supervisor_pid
 from portfleet.supervise.supervisor import ProgramInfo, Supervisor
 
@@ -61,7 +60,7 @@ def observe(
         retries=retries.read(paths.retries) if watched else {},
         watcher=_runs(WATCHER, programs),
         own=plane.processes(),
-        metrics=_runs(METRICS, programs) or METRICS in adopted.alive(paths),
+        metrics=_runs(METRICS, programs) or METRICS in look.adopted,
         at=time.time(),
     )
 
