@@ -13,7 +13,7 @@ import pytest
 
 from support.drained import REDIS_TWO, ends
 from support.fleet_box import HOME, FleetBox, fleet_box
-from support.operated import TOLD, history, last_releases, operated, slots, sockets
+from support.operated import TOLD, counts_its_sockets, history, last_releases, operated, slots
 from support.sandbox import wait_for
 from support.watched import events, load, signal, wait_event
 
@@ -56,12 +56,6 @@ def by_script(box: FleetBox) -> str:
     return "\n".join(lines).replace('release = "v1"', f'release = "v1"\nreleases = "{HOME}/own"')
 
 
-def says_what_it_has(box: FleetBox) -> bool:
-    """Return whether each instance counts its sockets, but for those of a client that connects between two looks."""
-    found, said = sockets(box), {name: of["connections"] for name, of in box.status().items() if of["pid"]}
-    return found.keys() == said.keys() and all(abs(found[name] - said[name]) <= 3 for name in found)
-
-
 def unharmed_by_hand_off(box: FleetBox, *, release: str) -> None:
     """Drain, undrain, rebalance and cut over under load, all by hand-off, and see that no client notices."""
     with load(box, held=60, connects=50) as clients:
@@ -71,7 +65,7 @@ def unharmed_by_hand_off(box: FleetBox, *, release: str) -> None:
         assert "connections were handed off" in box.portfleet("rebalance", "echo", "--limit", "1.2").stdout
         done = box.portfleet("cutover", "echo", "--release", release, "--handoff").stdout
         assert "60 connections were handed off" in done, done
-        wait_for("each says what it has", lambda: says_what_it_has(box))
+        wait_for("each says what it has", lambda: counts_its_sockets(box))
     connects = clients.report["connects"]
     assert (connects["refused"], connects["reset"]) == (0, 0), connects
     assert clients.lost == []

@@ -8,7 +8,7 @@ import re
 import pytest
 
 from support.fleet_box import FleetBox
-from support.operated import TOLD, follow, history, last_releases, operated, slots, sockets
+from support.operated import TOLD, counts_its_sockets, follow, history, last_releases, operated, slots
 from support.sandbox import wait_for
 from support.watched import Load, load
 
@@ -54,7 +54,7 @@ def test_after_three_cutovers_counts_are_the_sockets_and_a_fourth_release_starts
                 box.portfleet("cutover", "echo", "--release", release)
             wait_for(
                 "counts are equal",
-                lambda: sockets(box) == {n: f["connections"] for n, f in box.status().items() if f["pid"]},
+                lambda: counts_its_sockets(box),
             )
             assert sum(f["connections"] for f in box.status().values() if f["colour"] == "green") >= 60
             done = json.loads(box.portfleet("cutover", "echo", "--release", "v5", "--json").stdout)

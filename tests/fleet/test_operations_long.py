@@ -18,7 +18,7 @@ import pytest
 
 from support.drained import REDIS_TWO, ends, load_redis, per_second
 from support.fleet_box import FleetBox
-from support.operated import TOLD, operated, sockets
+from support.operated import TOLD, counts_its_sockets, operated
 from support.sandbox import HOST4, client4, wait_for
 
 pytestmark = pytest.mark.both_planes
@@ -76,7 +76,7 @@ def test_twenty_cutovers_and_rollbacks_with_5000_connections() -> None:
             assert last["ok"], last
             wait_for(
                 "counts are the sockets",
-                lambda: sockets(box) == {n: f["connections"] for n, f in box.status().items() if f["pid"]},
+                lambda: counts_its_sockets(box),
             )
             until = time.monotonic() + 2 * _INTERVAL
             wait_for("each has been asked again", lambda: time.monotonic() > until)

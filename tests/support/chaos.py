@@ -177,7 +177,7 @@ class Chaos:
     def fill_conntrack(self) -> set[str]:
         """Keep the connection table full for a moment, and see that the watcher warns of it."""
         filling = self.box.boxes.host.popen(sys.executable, str(_HERE / "fill_conntrack.py"), "1.2")
-        wait_for("the watcher warns of conntrack", lambda: self._warned() or filling.poll() is not None, seconds=60)
+        wait_for("the watcher warns of conntrack", lambda: self._warned() or filling.poll() is not None, seconds=240)
         out, said = filling.communicate(timeout=60)
         assert filling.returncode == 0, said
         most, limit = map(int, out.split())
