@@ -71,7 +71,8 @@ def test_redis_is_cut_over_by_draining() -> None:
     with operated(config) as box:
         with load_redis(box, held=60, connects=100) as report:
             done = box.portfleet("cutover", "kv", "--force").stdout
-        assert "connections of blue: " in done and " 60 were reset" in done, done
+        reset = re.search(r"connections of blue: .* (\d+) were reset", done)
+        assert reset and int(reset[1]) >= 60, done  # behind HAProxy a connection that has just ended may be among them
         connects = report["connects"]
         assert (connects["refused"], connects["reset"]) == (0, 0), connects
         lost = [held for held in report["held"] if held["lost"]]

@@ -30,7 +30,9 @@ def test_connections_of_an_ejected_instance_are_told_with_the_ejection() -> None
         name = first["instance"]
         assert [one["instance"] for one in first["connections"]] == [name, name]
         assert [one["port"] for one in first["connections"]] == sorted(one.getsockname()[1] for one in held)
-        assert first["moved_by"]["kind"] in ("applied", "ready") and first["connections"][0]["moved_by"] is None
+        assert (
+            first["moved_by"]["kind"] in ("applied", "ready", "serving") and first["connections"][0]["moved_by"] is None
+        )
         pid = box.status()[name]["pid"]
         signal(box, pid, "STOP")
         wait_event(box, "ejected", instance=name)
