@@ -11,7 +11,7 @@ import pytest
 
 from deploy import Ansible, Run
 from nspawn import Host
-from support.booted import adopted, ask, disk, status
+from support.booted import ask, disk, ready, status
 from support.sandbox import wait_for
 
 pytestmark = pytest.mark.host
@@ -120,7 +120,12 @@ def test_a_limit_that_cannot_be_raised(deployed: dict[str, Host], ansible: Ansib
         command = re.search(r"kill -9 \d+", refused.output)
         assert command is not None, refused.output
         one.run(command[0])
-        wait_for("another supervisord has adopted all", lambda: adopted(one))
+        # kv's are told of their new limit by a restart, as soon as the unit runs again
+        wait_for(
+            "another supervisord has adopted echo's",
+            lambda: all(i["adopted"] for i in status(one)["instances"] if i["pid"]),
+        )
+        wait_for("all are ready", lambda: ready(one))
         wait_for("its pid is in its file", lambda: one.run(LIMIT, check=False).returncode == 0)
     assert limit(one) >= 16_064
     ansible.write_inventory()
