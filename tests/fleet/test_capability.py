@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import time
 from collections.abc import Iterator
@@ -64,7 +65,8 @@ def unharmed_by_hand_off(box: FleetBox, *, release: str) -> None:
         box.portfleet("undrain", "echo/1")
         assert "connections were handed off" in box.portfleet("rebalance", "echo", "--limit", "1.2").stdout
         done = box.portfleet("cutover", "echo", "--release", release, "--handoff").stdout
-        assert "60 connections were handed off" in done, done
+        moved = re.search(r"([\d,]+) connections were handed off", done)
+        assert moved and int(moved[1]) >= 60, done  # one that is held by a client that comes and goes may be among them
         wait_for("each says what it has", lambda: counts_its_sockets(box))
     connects = clients.report["connects"]
     assert (connects["refused"], connects["reset"]) == (0, 0), connects
