@@ -48,7 +48,7 @@ class CannotUndo(Exception):
 
 
 def not_yet(failed: Mapping[str, str]) -> str:
-    """Say in words which instances got their slots back and are not ready, by ``failed``, {name: why not}."""
+    """Return in words which instances got their slots back and are not ready, by ``failed``, {name: why not}."""
     return "; ".join(f"{name} is to serve again, but: {reason}" for name, reason in failed.items())
 
 

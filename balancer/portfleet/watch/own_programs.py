@@ -45,12 +45,12 @@ class OwnPrograms:
     def find(self, known: Mapping[str, ProgramInfo]) -> Iterator[str]:
         """Watch their processes, ``known`` to supervisord or adopted; yield those that ended after an adoption.
 
-        While a command works on the fleet none is: it may be what has ended them.
+        None is yielded while a command works on the fleet, which may be what ended them, or after supervisord has died.
         """
         alive = adopted.alive(self._paths) | self._deaths.pids()
         for name in self.programs:
             info, pid = known.get(name), alive.get(name)
-            if pid is None or not self._supervision.is_lost(pid):
+            if pid is None or (self._supervision.alive and not self._supervision.is_lost(pid)):
                 pid = info.pid if info else None
             if pid is not None:
                 self._deaths.watch(name, pid)
@@ -58,8 +58,9 @@ class OwnPrograms:
                 yield name
 
     def _busy(self) -> bool:
-        desired = self._roster.desired
-        return desired is not None and any(self._roster.busy(service) for service in desired.services)
+        """Return whether it is not for this look to tell that one is gone."""
+        services = self._roster.desired.services if self._roster.desired is not None else {}
+        return not self._supervision.alive or any(self._roster.busy(service) for service in services)
 
     def start(self, name: str) -> None:
         """Have supervisord run a program; it blocks."""

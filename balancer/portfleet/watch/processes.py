@@ -47,6 +47,10 @@ class Processes:
     def _find_one(self, member: Member, info: ProgramInfo | None, alive: int | None) -> None:
         """Find one member's process: supervisord has it by ``info``, and the one noted before may be ``alive``."""
         name, pid = member.name, alive
+        if not self._supervision.alive:  # it has died during this look: one that it does not list may still be alive
+            if (last := (info.pid if info else None) or alive) is not None:
+                self._deaths.watch(name, last)
+            return
         if pid is not None and (info is None or info.pid != pid) and self._supervision.is_lost(pid):
             self._adopt(name, pid, info)
         else:

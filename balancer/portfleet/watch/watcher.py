@@ -203,9 +203,6 @@ class Watcher:
                 self._looked_at_all = now + _ALL
                 supervisord = self._deaths.pid(SUPERVISOR)
                 self._remains.look(programs, await self._in_pool(lambda: self._remains.all(programs, supervisord)))
-            if not self._supervision.alive:
-                self._full_at = 0.0
-                return  # it has died meanwhile: whoever it does not know may live all the same
             self._processes.find(programs)
         with self._log.costs("programs beside the instances"):
             for name in self._own.find(self._processes.programs):
