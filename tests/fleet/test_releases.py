@@ -243,6 +243,8 @@ def test_a_release_with_new_content_at_the_same_path_is_told_and_can_be_cut_over
         box.portfleet("up")
         host.run("ln", "/run/pf/app/bin/app", "/run/pf/linked")
         host.run("mkdir", "/run/pf/app/bin/__pycache__")
+        host.run("cp", "/run/pf/app/bin/app", "/run/pf/same")
+        host.run("mv", "/run/pf/same", "/run/pf/app/bin/app")  # as a package does that is installed once more
         assert "has changed" not in box.portfleet("status").stdout + box.portfleet("plan").stdout
         assert "already runs" in box.portfleet("cutover", "kv").stdout
         # As rsync -t and tar do: another file takes its place, with a time of modification long ago.
@@ -265,9 +267,8 @@ def test_a_release_with_new_content_at_the_same_path_is_told_and_can_be_cut_over
         assert "/run/pf/app has changed (" in box.portfleet("history").stdout
         box.portfleet("rollback", "kv")
         assert limits(box) == {"100", "200"}
-        host.run("touch", "/run/pf/app/bin/app")
         done = box.portfleet("restart", "kv")
         assert limits(box) == {"200"} and "has changed" not in box.portfleet("status").stdout, done
-        host.run("touch", "/run/pf/app/bin/app")
+        host.run("sh", "-c", "echo '# once more' >> /run/pf/app/bin/app")
         assert "Undo with" not in box.portfleet("cutover", "kv", "--keep", "0").stdout
         assert "this is no way back" in box.portfleet("rollback", "kv").stderr

@@ -70,3 +70,24 @@ def test_the_overflow_goes_to_the_least_loaded() -> None:
         connect("kv-blue-1", 3)
         has(10, 9, 9)
         box.settled()
+
+
+def test_a_service_gets_and_loses_its_limit_by_one_apply() -> None:
+    without = REDIS.replace("instances = 4", "instances = 2")
+    with fleet_box(without) as box:
+        sources = [source for source, name in _homes(box) if name == "kv-blue-1"][:4]
+        box.write(without.replace("instances = 2", "instances = 2\nmax_connections = 3"))
+        box.portfleet("apply")
+        box.settled()
+        with held(box, sources[:3]), held(box, sources[3:]):
+            wait_for("one overflowed", lambda: [i["connections"] for i in box.status().values()][:2] == [3, 1])
+        box.write(without)
+        box.portfleet("apply")
+        box.settled()
+        with held(box, sources):
+            wait_for("none overflows", lambda: [i["connections"] for i in box.status().values()][:2] == [4, 0])
+
+
+def _homes(box: FleetBox) -> list[tuple[str, str]]:
+    """Return sources beside the instances that their slots are of."""
+    return list(box.explain("kv", [client4(number) for number in range(40)]).items())

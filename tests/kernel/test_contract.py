@@ -303,6 +303,20 @@ def test_what_goes_with_the_slots_follows_them(plane: Plane) -> None:
     assert "echo-blue-2" not in plane.kernel.observe().instances
 
 
+def test_limits_come_to_instances_one_after_the_other(plane: Plane) -> None:
+    """As they are started with them: one that has none yet takes its share, and what is too much for others later."""
+    rule = replace(ECHO, limited=True, tries=2)
+    route = c.Route(rule, HALF_AND_HALF.table)
+    first, second = (replace(one, limit=100) for one in (ONE, TWO))
+    plane.kernel.run((*FLEET, c.SetService(rule), c.SetInstance(first), route))
+    assert plane.kernel.observe().unsettled == frozenset()
+
+    plane.kernel.run((c.SetInstance(second),))
+    plane.kernel.run((route,))
+    state = plane.kernel.observe()
+    assert (state.unsettled, state.drift, state.instances["echo-blue-2"]) == (frozenset(), frozenset(), second)
+
+
 FILTERED = replace(ECHO, filters=True)
 WHO = Access(
     allow=(Range("198.18.0.0", "198.18.255.255"), Range("2001:db8::", "2001:db8::ffff")),

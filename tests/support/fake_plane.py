@@ -31,6 +31,7 @@ class _Tables:
     chains: dict[str, c.InstanceRule | str] = field(default_factory=dict)
     slots: dict[str, Table] = field(default_factory=dict)
     sides: dict[str, SideTables] = field(default_factory=dict)
+    tried: frozenset[str] = frozenset()
     listens: dict[tuple[Family, str | None, int], str] = field(default_factory=dict)
     access: dict[str, Access] = field(default_factory=dict)
     edited: set[str] = field(default_factory=set)
@@ -97,6 +98,7 @@ class FakePlane(InMemory):
     def _settled(self, rule: c.ServiceRule) -> bool:
         now = self.sides(rule.name)
         change = c.Route(rule, self._now.slots.get(rule.name, ()), now.pins)
+        now = replace(now, tried=self._now.tried)
         return rule.plain or side_tables(change, now) == now
 
     def _listens(self) -> dict[Listen, str]:
@@ -125,6 +127,7 @@ def _apply(tables: _Tables, change: c.Change, *, began: _Tables) -> None:
             tables.edited.discard(rule.name)
         case c.SetInstance(rule):
             tables.chains[rule.name] = rule
+            tables.tried = tables.tried - {rule.name} | ({rule.name} if rule.overflows else set())
             tables.edited.discard(rule.name)
         case c.SetAccess(name, who):
             demand(name in tables.services and tables.services[name].filters, "no such set", change)
@@ -140,7 +143,7 @@ def _apply(tables: _Tables, change: c.Change, *, began: _Tables) -> None:
                 demand(tables.listens.setdefault(key, service) == service, "element is there", change)
         case c.Route(rule, table):
             demand(rule.name in tables.slots, "no such map", change)
-            new = side_tables(change, tables.sides.get(rule.name, SideTables()))
+            new = side_tables(change, replace(tables.sides.get(rule.name, SideTables()), tried=tables.tried))
             used = {*filter(None, (*table, *new.local, *new.overflow)), *new.taking, *new.pins.values()}
             demand(used <= tables.chains.keys(), "no such chain", change)
             tables.slots[rule.name], tables.sides[rule.name] = table, new
@@ -152,6 +155,7 @@ def _apply(tables: _Tables, change: c.Change, *, began: _Tables) -> None:
             for state in (began, tables):
                 demand(name not in state.chains.values(), "chain is in use", change)
             del tables.chains[name]
+            tables.tried -= {name}
             tables.edited.discard(name)
         case c.DropService(name):
             demand(name in tables.services, "no such chain", change)

@@ -1,7 +1,8 @@
 """Whether what instances were started from has changed since: a release of the same path with new content.
 
-With each start it is noted in lib/programs/NAME.content what the release's folder and the executable are. An instance
-that ended and was started again by supervisord alone runs what was there then: the time of its start tells.
+With each start it is noted in lib/programs/NAME.content what the release's folder and the executable are: by what the
+kernel says of the files, and a digest of what is in them. An instance that ended and was started again by supervisord
+alone runs what was there then: the time of its start tells.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 from portfleet.core.desired import DesiredService
 from portfleet.core.model import Colour
@@ -19,7 +21,7 @@ from portfleet.core.paths import Paths
 from portfleet.core.printable import names
 from portfleet.core.program import Program
 from portfleet.linux import processes
-from portfleet.linux.content import Content, content_of
+from portfleet.linux.content import content_of, digest_of
 from portfleet.linux.machine import find_command
 from portfleet.store import atomic
 from portfleet.store.clock import stamp
@@ -44,27 +46,35 @@ class Changed:
         )
 
 
+class _Noted(NamedTuple):
+    """What files were when an instance was started: `Content.stamp` and `digest_of`."""
+
+    stamp: str
+    digest: str
+
+
 def note(paths: Paths, programs: Iterable[Program]) -> None:
     """Note what instances are about to be started from; raise OSError."""
-    known, placed = dict[tuple[str, ...], Content | None](), _Places()
+    known, placed = dict[tuple[str, ...], _Noted](), _Places()
     for program in (one for one in programs if one.values):  # the others are no instances
         if (places := placed.of(program)) not in known:
-            known[places] = content_of(places)
-        digest = found.digest if (found := known[places]) else ""
-        atomic.write(_file(paths, program.name), digest.encode())
+            known[places] = _note_of(places, _noted(paths, program.name))
+        atomic.write(_file(paths, program.name), f"{known[places].stamp} {known[places].digest}".encode())
 
 
 def changed(want: DesiredService, observed: Observed, paths: Paths, colour: Colour | None = None) -> Changed | None:
     """Return what has changed since instances of a colour, None: the live one, were started; None if nothing has."""
-    began, placed = dict[tuple[str, ...], dict[str, str]](), _Places()
+    began, placed = dict[tuple[str, ...], dict[str, _Noted]](), _Places()
     for instance in want.of(colour or want.live):
         noted = _noted(paths, instance.name)
         if instance.program is not None and observed.seen(instance.name).pid is not None and noted:
             began.setdefault(placed.of(instance.program), {})[instance.name] = noted
-    for places, digests in began.items():
-        if (now := content_of(places)) is None:
+    for places, notes in began.items():
+        if (now := content_of(places)) is None or all(was.stamp == now.stamp for was in notes.values()):
             continue
-        older = [name for name, was in digests.items() if was != now.digest and _older(observed.seen(name).pid, now.at)]
+        digest = digest_of(places)
+        others = [name for name, was in notes.items() if was.digest != digest]
+        older = [name for name in others if _older(observed.seen(name).pid, now.at)]
         if older:
             holds = [place for place in places if now.newest == place or now.newest.startswith(f"{place}/")]
             return Changed(want.name, holds[0], now.newest, stamp(now.at), tuple(older))
@@ -105,8 +115,17 @@ def _file(paths: Paths, name: str) -> Path:
     return paths.programs / f"{name}.content"
 
 
-def _noted(paths: Paths, name: str) -> str:
+def _noted(paths: Paths, name: str) -> _Noted | None:
+    """Return what was noted at an instance's last start; None if nothing was, or its file is damaged."""
     try:
-        return _file(paths, name).read_text()
+        stamp_then, digest = _file(paths, name).read_text().split()
     except (OSError, ValueError):
-        return ""
+        return None
+    return _Noted(stamp_then, digest)
+
+
+def _note_of(places: tuple[str, ...], before: _Noted | None) -> _Noted:
+    """Return what is to be noted of ``places`` now; what was noted ``before`` spares reading files that are as then."""
+    if (now := content_of(places)) is None:
+        return _Noted("-", "-")
+    return before if before is not None and before.stamp == now.stamp else _Noted(now.stamp, digest_of(places))

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+import time
 from dataclasses import replace
 from typing import Any
 
@@ -36,6 +37,8 @@ EXAMPLES = (
 )
 
 _UNDO = "portfleet up"
+#: How often, and how many seconds apart, connections no more than one an instance are counted.
+_LOOKS, _MOMENT = 5, 0.05
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -58,8 +61,7 @@ def run(options: argparse.Namespace, context: Context) -> Exit:
     make_directories(context.paths)  # for the locks, even if another process has removed them
     services = [service] if service else list(fleet.services)
     with locks.operations(context.paths.operation_lock, services, why="down"):
-        observed = context.observe(desired, probe=False)
-        ending = sum(observed.seen(name).connections or 0 for name in _there(observed, service))
+        observed, ending = _look(context, desired, service)
         if ending and not options.yes:
             _ask(ending)
         what = {"what": service or "the fleet", "service": service}
@@ -79,6 +81,19 @@ def run(options: argparse.Namespace, context: Context) -> Exit:
     undo = f"{_UNDO} {service}" if service else _UNDO
     done = outcome(Exit.DONE, steps=steps, serving=serving, undo=undo, ended=ending)
     return _say(context, f"{', '.join(services)}: down; {ending:,} established connections ended", done)
+
+
+def _look(context: Context, desired: Desired, service: str | None) -> tuple[Observed, int]:
+    """Return what is there and how many connections; a few are looked at again: a probe under way is no client."""
+    least = sys.maxsize
+    for turn in range(_LOOKS):
+        time.sleep(_MOMENT if turn else 0)
+        observed = context.observe(desired, probe=False)
+        there = _there(observed, service)
+        least = min(least, sum(observed.seen(name).connections or 0 for name in there))
+        if not 0 < least <= len(there):
+            break
+    return observed, least
 
 
 def _is_down(context: Context, desired: Desired) -> bool:

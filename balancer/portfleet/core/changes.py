@@ -41,6 +41,11 @@ class InstanceRule:
     limit: int = 0
     spills: bool = True
 
+    @property
+    def overflows(self) -> bool:
+        """Return whether what is over its limit goes to others, and what is over theirs to it."""
+        return self.limit > 0 and self.spills
+
 
 @dataclass(frozen=True)
 class ServiceRule:

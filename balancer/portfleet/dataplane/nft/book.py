@@ -93,6 +93,7 @@ def set_instance(rule: c.InstanceRule, book: Book) -> Iterator[str]:
     if rule.limit and not right:
         book.limits[rule.port] = rule.name
         yield from add("limits", [f"{rule.port} : jump cap_{rule.name}"])
+    _note_tried(rule.name, rule.overflows, book)
     book.elsewhere.pop(rule.name, None)
     if rule.remote is not None:
         book.elsewhere[rule.name] = rule.remote
@@ -105,6 +106,7 @@ def drop_instance(name: str, book: Book) -> Iterator[str]:
     known = book.numbers.get(service, {})
     yield from _forget_numbers(service, [number for number, instance in known.items() if instance == name], book)
     yield from _forget_limits([port for port, limited in book.limits.items() if limited == name], book)
+    _note_tried(name, False, book)
     if book.elsewhere.pop(name, None):
         yield from _settle_remotes(book)
 
@@ -143,6 +145,12 @@ def delete(name: str, keys: list[str]) -> Iterator[str]:
     """Return the line that deletes the elements ``keys``; none if there are none."""
     if keys:
         yield f"delete element {TABLE} {name} {{ {', '.join(keys)} }}"
+
+
+def _note_tried(name: str, tried: bool, book: Book) -> None:
+    """Note whether an instance has a chain for overflow from now on."""
+    if (now := book.sides.get(service_of_instance(name))) is not None:
+        book.sides[service_of_instance(name)] = replace(now, tried=now.tried - {name} | ({name} if tried else set()))
 
 
 def _forget_numbers(service: str, numbers: list[int], book: Book) -> Iterator[str]:

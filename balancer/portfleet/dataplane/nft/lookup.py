@@ -107,9 +107,15 @@ class Lookup:
         return SideTables(
             local=self.table("local", service, numbers) if "local" in there else (),
             overflow=order if "overflow" in there else (),
+            tried=self._tried(numbers.values()) if "overflow" in there else frozenset(),
             taking=frozenset(named(listing.number(element.key), numbers) for element in taking),
             pins=self._pins(service, numbers) if "pins4" in there else {},
         )
+
+    def _tried(self, instances: Iterable[str]) -> frozenset[str]:
+        """Return those of ``instances`` that have a chain for what is too much for others."""
+        rules = [self._memory.rule(name) for name in instances]
+        return frozenset(rule.name for rule in rules if isinstance(rule, c.InstanceRule) and rule.overflows)
 
     def _pins(self, service: str, numbers: dict[int, str]) -> dict[str, str]:
         found = [(family, self._reader.elements(f"pins{family}-{service}")) for family in (4, 6)]

@@ -24,10 +24,11 @@ LOCAL_SLOTS = 64
 
 @dataclass(frozen=True)
 class SideTables:
-    """What stands beside a service's slots if its rule has it."""
+    """What stands beside a service's slots if its rule has it; ``tried``: instances that have a chain for overflow."""
 
     local: Table = ()
     overflow: Table = ()
+    tried: frozenset[str] = frozenset()
     taking: frozenset[str] = frozenset()
     pins: Mapping[str, str] = field(default_factory=dict)
 
@@ -38,10 +39,12 @@ def side_tables(change: Route, now: SideTables) -> SideTables:
     names = [name for name in dict.fromkeys(change.table) if name]
     local = [name for name in names if is_local(name)]
     order = now.overflow if change.overflow is None else change.overflow
-    tried = dict.fromkeys(name for name in (*order, *local) if name in local)
+    # One that has had no limit until now gets its chain when it is started with one.
+    tried = dict.fromkeys(name for name in (*order, *local) if name in local and name in now.tried)
     return SideTables(
         local=local_table(change.table, local) if rule.remote else (),
         overflow=_filled(list(tried), rule.tries),
+        tried=now.tried,
         taking=frozenset(names if rule.sticky or rule.pins else ()),
         pins=change.pins if rule.pins else {},
     )
