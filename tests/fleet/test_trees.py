@@ -7,6 +7,7 @@ import time
 
 import pytest
 
+from portfleet.supervise.supervisor import Supervisor
 from support.fleet_box import HOME, FleetBox, fleet_box
 from support.sandbox import wait_for
 from support.watched import events, signal, wait_event
@@ -185,3 +186,14 @@ def test_another_process_on_an_instances_port_is_a_fault_and_nothing_is_started_
         wait_event(box, "serving", instance="kv-blue-1")
         box.portfleet("scale", "kv", "3")
         assert box.status()["kv-blue-3"]["state"] == "ready"
+
+
+def test_a_stop_right_after_a_start_is_not_lost() -> None:
+    name = "kv-blue-1"
+    with fleet_box(kv('["redis-server", "--port", "{port}", "--protected-mode", "no"]', instances=1)) as box:
+        supervisor = Supervisor(box.boxes.host.path(f"{HOME}/run/supervisor.sock"))
+        supervisor.stop("portfleet-watch")  # which would start it, too
+        for turn in range(20):
+            supervisor.stop(name)
+            wait_for(f"stop {turn}", lambda: supervisor.programs()[name].state == "STOPPED", seconds=20)
+            supervisor.start(name)
