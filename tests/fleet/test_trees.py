@@ -129,7 +129,7 @@ def test_a_daemon_that_puts_itself_into_the_background_is_named_and_not_started_
     with fleet_box() as box:
         put(box, "h.cfg", HAPROXY)
         start = put(box, "start.sh", f"#!/bin/sh\n{BACKGROUND[daemon]}\n")
-        box.write(kv(f'["{start}", "{{port}}"]'))
+        box.write(kv(f'["{start}", "{{port}}"]', more='min_ready = "2s"'))  # the port is open before the start ends
         up = box.portfleet("up", check=False)
         assert up.returncode == 4
         wait_event(box, "in-background", count=2)
