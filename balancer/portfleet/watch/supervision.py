@@ -106,7 +106,6 @@ class Supervision:
                 if info is None or info.state in ("STOPPED", "FATAL"):
                     return
                 time.sleep(_STOP)
-            supervisor.signal(name, "KILL")  # it does not heed the signal, and has no slots
 
     def _forget(self, name: str) -> None:
         supervisor = Supervisor(self._paths.supervisor_socket)
