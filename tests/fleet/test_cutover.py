@@ -8,7 +8,7 @@ import re
 import pytest
 
 from support.fleet_box import FleetBox
-from support.operated import TOLD, counts_its_sockets, follow, history, last_releases, operated, slots
+from support.operated import ANY_P99, TOLD, counts_its_sockets, follow, history, last_releases, operated, slots
 from support.sandbox import wait_for
 from support.watched import Load, load
 
@@ -116,11 +116,11 @@ def green_slots(box: FleetBox) -> int:
 def test_a_canary_goes_up_step_by_step() -> None:
     with operated() as box:
         with load(box, held=40) as clients:
-            words = ("cutover", "echo", "--release", "v2", "--canary", "25%", "--every", "2s", "--max-p99", "50x")
+            words = ("cutover", "echo", "--release", "v2", "--canary", "25%", "--every", "2s", *ANY_P99)
             box.portfleet(*words, "--no-wait")
             wait_for("the canary has its share", lambda: 0.2 * 4096 < green_slots(box) < 0.3 * 4096)
-            wait_for("it is live", lambda: {name.split("-")[1] for name in slots(box)} == {"green"})
-            follow(box)
+            said = follow(box)
+            assert {name.split("-")[1] for name in slots(box)} == {"green"}, said
         unharmed(clients)
         assert last_releases(clients.report) == {"v2": 40}
 

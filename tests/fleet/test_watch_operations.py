@@ -7,7 +7,7 @@ import time
 import pytest
 
 from support.fleet_box import HOME, fleet_box
-from support.operated import TOLD, follow, operated, slots
+from support.operated import ANY_P99, TOLD, follow, operated, slots
 from support.sandbox import wait_for
 from support.watched import NAMED, QUICK, load, pid_of, signal, wait_event
 
@@ -59,7 +59,7 @@ def test_the_deadline_counts_from_the_begin_of_the_drain_also_for_the_next_watch
 @pytest.mark.full
 def test_a_canary_keeps_its_time_when_the_watcher_dies() -> None:
     with operated() as box, load(box, held=40):
-        words = ("cutover", "echo", "--release", "v2", "--canary", "25%", "--every", "8s", "--max-p99", "50x")
+        words = ("cutover", "echo", "--release", "v2", "--canary", "25%", "--every", "8s", *ANY_P99)
         box.portfleet(*words, "--no-wait")
         begun = wait_event(box, "operation-phase", phase="canary", count=2)
         wait_for("half the time is over", lambda: time.time() > begun.at + 4)

@@ -259,6 +259,17 @@ DAMAGE = {
 }
 
 
+def test_one_that_has_been_told_to_end_is_waited_for_and_started_anew(world: World) -> None:
+    name, known = "echo-blue-1", world.supervisor.known
+    started = programs(world)
+    started.start([name])
+    known[name].state = "STOPPING"  # by a stop whose answer got lost
+    before = known[name].pid
+    started.start([name])
+    started.run(started.waiting([name], 5))
+    assert not started.failed and known[name].state == "RUNNING" and known[name].pid != before
+
+
 @pytest.mark.parametrize("how", DAMAGE)
 def test_a_damaged_file_is_named_and_written_anew_or_set_aside(how: str, world: World) -> None:
     files = programs(world).files

@@ -198,8 +198,10 @@ class Programs:
 
     def _start(self, programs: Mapping[str, Program]) -> None:
         known, members = self.supervisor.programs(), self.members()
-        idle = [name for name in programs if name not in known or known[name].pid is None]
-        self.run(self.ending([name for name in idle if members.of(name)], EMPTIED))  # what an earlier start has left
+        idle = [name for name in programs if name not in known or known[name].state not in UP]
+        ending = {name for name, info in known.items() if info.pid is not None}
+        left = [name for name in idle if name in ending or members.of(name)]
+        self.run(self.ending(left, EMPTIED))  # what is of an earlier start
         self.desired = self.desired.moved(programs.keys())
         strangers = self._look(probe=False).strangers(self.desired)
         if taken := [f"{name} is not started: {strangers[name]}" for name in programs if name in strangers]:

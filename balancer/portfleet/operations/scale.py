@@ -19,7 +19,7 @@ from portfleet.core.records import ServiceRecord
 from portfleet.core.work.scale import Scale
 from portfleet.operations.empty import HandoffResult, hand_over, let_end
 from portfleet.operations.stop import stop
-from portfleet.operations.task import OperationFailed, Task
+from portfleet.operations.task import OperationFailed, Task, not_yet
 from portfleet.operations.world import World
 
 
@@ -33,10 +33,10 @@ async def undo(task: Task[Scale]) -> str:
     """Go back to the number of before: what was started is drained and stopped, what was leaving serves again."""
     before, to = task.work.before, task.work.to
     task.change(lambda record: replace(record, instances=before, leaving=max(to, before)))
-    await task.serve([i.name for i in _numbered(task, to, before)])
+    failed = await task.serve([i.name for i in _numbered(task, to, before)])
     await _empty(task, before)
     await _forget(task, before)
-    return f"{before} instances serve as before"
+    return not_yet(failed) or f"{before} instances serve as before"
 
 
 async def _up(task: Task[Scale]) -> str:
