@@ -115,8 +115,20 @@ def test_cancelled_it_serves_again(again: Make, point: str) -> None:
 
 def test_a_maint_that_is_cancelled_while_the_process_ends_starts_it_again(again: Make) -> None:
     box, done = cancelled_at(again, "maint stopping", "maint", "echo/2", "--handoff")
-    assert done.ok, "from there on it cannot be cancelled; it was as good as done"
-    assert "blue-2" not in box.processes()
+    assert done.outcome == "cancelled; echo-blue-2 serves again" and not done.ok
+    assert box.processes() == "blue-1, blue-2, blue-3" and box.slots() == BEFORE and box.lost == {}
+
+
+def test_an_undrain_that_comes_while_the_process_ends_starts_it_again(box: Box) -> None:
+    def at(name: str) -> None:
+        if name == "maint stopping":
+            box.at = lambda _: None
+            box.command("undrain", "echo/2", "--no-wait")
+
+    box.command("maint", "echo/2", "--handoff", "--no-wait")
+    box.at = at
+    box.finish()
+    assert (box.slots(), box.wanted()) == (BEFORE, {}) and "blue-2" in box.processes()
 
 
 def test_cancelled_goes_back_to_what_was_asked_before(box: Box) -> None:

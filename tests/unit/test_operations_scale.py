@@ -83,6 +83,12 @@ def test_killed_at_any_point_it_is_resumed(again: Make, words: tuple[str, ...]) 
     assert seen == (["starting"] if words == UP else ["moving", "stopping", "stopping", "stopping: changed"])
 
 
+def test_cancelled_when_all_has_gone_it_starts_them_again(again: Make) -> None:
+    box, done = cancelled_at(again, "scale stopping: changed", *DOWN)
+    assert done.outcome == "cancelled; 3 instances serve as before"
+    assert (box.slots(), box.processes(), box.lost) == (ALL, "blue-1, blue-2, blue-3", {})
+
+
 @pytest.mark.parametrize(("point", "words"), [("scale starting", UP), ("scale moving", (*DOWN, "--drain"))])
 def test_cancelled_it_is_as_before(again: Make, point: str, words: tuple[str, ...]) -> None:
     def slow() -> Box:

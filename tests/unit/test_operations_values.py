@@ -101,6 +101,14 @@ def test_scaling_keeps_slots_and_marks_and_ends_when_the_config_changes() -> Non
     assert desired(journal=first.with_service("echo", other)).services["echo"].service.instances == 4
 
 
+def test_one_that_leaves_gets_no_slot_when_another_is_out() -> None:
+    first = desired().journal
+    record = replace(first.services["echo"], instances=2, config_instances=4, leaving=4)
+    want = desired(journal=first.with_service("echo", record)).services["echo"]
+    table = want.table(want.table(()), out=frozenset({"echo-blue-1"}))
+    assert {*table} == {"echo-blue-2"}
+
+
 def test_the_journal_keeps_operations_and_history() -> None:
     work = Restart(instances=("a", "b"), at_once=1, handoff=True, asked={}, done=("a",))
     operation = Operation(3, "echo", "w", "me", "now", work, owned=("a",), failed="f", resumed="r")

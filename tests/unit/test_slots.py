@@ -149,6 +149,17 @@ def test_a_new_member_that_does_not_serve_moves_nothing(new: int) -> None:
     assert effective(home, more, [*more], before) == home
 
 
+@settings(max_examples=100)
+@given(st.sets(st.sampled_from(MEMBERS), min_size=1), st.sets(st.sampled_from(MEMBERS)), st.integers(1, 64))
+def test_no_slot_goes_to_a_member_that_does_not_serve_or_has_no_weight(
+    members: set[str], serving: set[str], slots: int
+) -> None:
+    """Also not to one that has no slot at home: that leaves, or is one of more members than slots."""
+    home = assign((None,) * slots, dict.fromkeys(sorted(members), 1))
+    owners = set(effective(home, dict.fromkeys(MEMBERS, 1), serving))
+    assert owners <= serving or (not serving and owners == {None})
+
+
 @pytest.mark.parametrize("members", [2, 3, 4, 7, 8])
 @pytest.mark.parametrize("weighed", [False, True])
 def test_with_one_member_out_every_share_is_exact(members: int, weighed: bool) -> None:

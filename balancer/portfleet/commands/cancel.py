@@ -37,25 +37,29 @@ def run(options: argparse.Namespace, context: Context) -> Exit:
     if options.dry_run:
         entry = {"verb": "cancel", "service": options.service, "dry_run": True, "words": words}
         return say(context, entry, f"would {words}; nothing was done")
-    return begin(context, running.number, wait=options.wait)
+    ask(context, running.number)
+    return told(context, running.number, wait=options.wait)
 
 
-def begin(
-    context: Context, number: int, *, wait: bool, also: Callable[[Journal], Journal] = lambda journal: journal
-) -> Exit:
-    """Cancel operation ``number``, with what ``also`` changes; gives DONE, even if it has ended before that came.
-
-    FAILED if what it did stays, TIMEOUT where an instance that is to serve again is not ready in time.
-    """
+def ask(context: Context, number: int, *, also: Callable[[Journal], Journal] = lambda journal: journal) -> bool:
+    """Ask for operation ``number`` to be cancelled, with what ``also`` changes; return False if it has ended."""
 
     def change(journal: Journal) -> Journal:
         running = journal.operation(number)
-        return also(journal if running is None else journal.with_operation(replace(running, cancelled=True)))
+        return journal if running is None else also(journal.with_operation(replace(running, cancelled=True)))
 
     running = context.store.update(change).operation(number)
     if running is not None:
         record(context.paths.events, "cancel-asked", operation=number, service=running.service)
-    wake(context)
+        wake(context)
+    return running is not None
+
+
+def told(context: Context, number: int, *, wait: bool) -> Exit:
+    """Say what comes of operation ``number``, which is cancelled; gives DONE, even if it had ended before that came.
+
+    FAILED if what it did stays, TIMEOUT if an instance that is to serve again is not ready in time.
+    """
     if not wait:
         entry = {"verb": "cancel", "number": number, "ok": True, "outcome": "begun"}
         return say(context, entry, f"begun. Follow it with: portfleet history --follow {number}")

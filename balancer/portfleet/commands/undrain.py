@@ -38,7 +38,9 @@ def run(options: argparse.Namespace, context: Context) -> Exit:
     draining = set(running.work.instances) if running and isinstance(running.work, Drain) else set()
     if running and draining and draining <= set(names) and not options.dry_run:
         let_in = partial(_let_in, service=want.name, names=frozenset(names))
-        return cancel.begin(context, running.number, wait=options.wait, also=let_in)
+        if cancel.ask(context, running.number, also=let_in):
+            return cancel.told(context, running.number, wait=options.wait)
+        return run(options, context)  # it has ended meanwhile: with what it left there is more to do
     return submit(
         context,
         want,

@@ -215,8 +215,8 @@ def _instance_want(
     if instance.colour is None:
         remote = service.remote[instance.number - 1]
         return DesiredInstance(instance, serving, weight, replace(rule, port=remote.port, remote=remote), None)
-    if instance.number > service.instances:
-        serving = Wanted.DRAINED
+    if instance.number > service.instances:  # it is leaving, so it stands in for no other
+        serving, weight = Wanted.DRAINED, 0
     port = service.port_of(instance.colour, instance.number)
     # A daemon that counts for itself does it better: a connection that was handed off keeps the number it came by.
     limit = 0 if record.counts else service.max_connections

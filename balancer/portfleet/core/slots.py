@@ -87,7 +87,7 @@ def effective(
         level, reached = reached, {}
         for gone in sorted(level, key=sorted):
             for slot, member in orders.after(gone, sorted(level[gone]), serving):
-                if member in out:
+                if member is not None and member not in serving:
                     reached.setdefault(gone | {member}, []).append(slot)
                 else:
                     table[slot] = member

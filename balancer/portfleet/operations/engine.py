@@ -107,14 +107,13 @@ class Engine:
         if isinstance(operation.work, Unreadable):
             await self._end(operation, Outcome(f"{operation.work.why}; {_STAYS}", Exit.FAILED, stays=True))
             return
-        task = Task[Work](operation, self._world)
-        outcome = await self._outcome(VERBS[type(operation.work)], task)
-        words = outcome.words
-        if killed := task.work.killed:
-            words += f"; {', '.join(killed)} did not answer and was ended by SIGKILL"
-        if task.operation.resumed:
-            words += f" (resumed at {task.operation.resumed!r} after the watcher had been away)"
-        await self._end(task.operation, replace(outcome, words=words))
+        verb, task = VERBS[type(operation.work)], Task[Work](operation, self._world)
+        outcome = await self._outcome(verb, task)
+        try:
+            await self._end(task.operation, _told(outcome, task), unless_cancelled=not task.undoing)
+        except Cancelled:
+            outcome = await self._give_up(verb, task, "cancelled")
+            await self._end(task.operation, _told(outcome, task))
 
     async def _outcome(self, verb: Verb, task: Task[Work]) -> Outcome:
         """Advance the operation, and undo it if it cannot go on."""
@@ -216,8 +215,13 @@ class Engine:
                 self._log.unexpected(f"operation {task.operation.number}", error)
                 raise OperationFailed(f"internal error: {error!r}") from error
 
-    async def _end(self, operation: Operation, outcome: Outcome) -> None:
+    async def _end(self, operation: Operation, outcome: Outcome, *, unless_cancelled: bool = False) -> None:
+        """Write down that an operation has ended; raise Cancelled if that is asked for and ``unless_cancelled``."""
+
         def ended(journal: Journal) -> Journal:
+            now = journal.operation(operation.number)
+            if unless_cancelled and now is not None and now.cancelled:
+                raise Cancelled
             record = journal.services.get(operation.service)
             ran = record.colours.get(record.live, ColourRecord()) if record else ColourRecord()
             entry = HistoryEntry(
@@ -253,3 +257,13 @@ class Engine:
                 await self._world.pause(_AGAIN)
         self._log("operation-ended" if entry.ok else "operation-failed", **fields_of(entry))
         self._world.wake()
+
+
+def _told(outcome: Outcome, task: Task[Work]) -> Outcome:
+    """Return an operation's outcome with what its history is to say beside."""
+    words = outcome.words
+    if killed := task.work.killed:
+        words += f"; {', '.join(killed)} did not answer and was ended by SIGKILL"
+    if task.operation.resumed:
+        words += f" (resumed at {task.operation.resumed!r} after the watcher had been away)"
+    return replace(outcome, words=words)

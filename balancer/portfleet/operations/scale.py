@@ -33,6 +33,7 @@ async def undo(task: Task[Scale]) -> str:
     """Go back to the number of before: what was started is drained and stopped, what was leaving serves again."""
     before, to = task.work.before, task.work.to
     task.change(lambda record: replace(record, instances=before, leaving=max(to, before)))
+    await task.world.in_thread(_rules, task.world, task.desired(), steps.LoadRules)
     failed = await task.serve([i.name for i in _numbered(task, to, before)])
     await _empty(task, before)
     await _forget(task, before)
