@@ -36,9 +36,11 @@ def run(options: argparse.Namespace, context: Context) -> Exit:
         return already(context, "undrain", want.name, f"{options.target} already serves: nothing is drained there")
     running = (context.store.read() or Journal()).running(want.name)
     draining = set(running.work.instances) if running and isinstance(running.work, Drain) else set()
-    if running and draining and draining <= set(names) and not options.dry_run:
-        let_in = partial(_let_in, service=want.name, names=frozenset(names))
-        return cancel.begin(context, running.number, wait=options.wait, also=let_in)
+    if running and draining and draining <= set(names):
+        if not options.dry_run:
+            let_in = partial(_let_in, service=want.name, names=frozenset(names))
+            return cancel.begin(context, running.number, wait=options.wait, also=let_in)
+        context.say(f"operation {running.number}, {running.verb}, would be cancelled")
     return submit(
         context,
         want,
