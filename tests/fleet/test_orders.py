@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from support.browsing import Answer, Browser
+from support.browsing import Answer, Browser, Form
 from support.fleet_box import HOME, FleetBox, fleet_box
 from support.held import dialled
 from support.operated import TOLD, history
@@ -51,7 +51,13 @@ def logged_in(box: FleetBox) -> tuple[Browser, Answer]:
 
 def planned(browser: Browser, verb: str, target: str) -> Answer:
     """Return the plan of an order, by the button on the page."""
-    return browser.send(browser.get("/orders").form("/orders/plan", verb=verb, target=target))
+
+    def button() -> Form | None:
+        found = [form for form in browser.get("/orders").forms() if form[1].items() >= wanted.items()]
+        return found[0] if found else None
+
+    wanted = {"verb": verb, "target": target}
+    return browser.send(wait_for(f"{verb} {target} is offered", button))
 
 
 def confirmed(browser: Browser, plan: Answer) -> Answer:

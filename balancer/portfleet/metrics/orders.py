@@ -19,7 +19,7 @@ from starlette.routing import Route
 
 from portfleet.core.errors import PortfleetError
 from portfleet.metrics.ask import Entry, ask_order
-from portfleet.metrics.look import Looks
+from portfleet.metrics.look import look
 from portfleet.metrics.page import ORDER_HEADERS, order_html
 
 #: Where all of it is, and all that the cookie is sent to.
@@ -31,10 +31,10 @@ _STATUS = {"session": 401, "token": 403, "order": 409}
 
 
 class Orders:
-    """The pages below `PATH`; ``looks`` tell the fleet, ``socket`` is the watcher's."""
+    """The pages below `PATH`; ``socket`` is the watcher's."""
 
-    def __init__(self, looks: Looks, socket: Path) -> None:
-        self._looks, self._socket = looks, socket
+    def __init__(self, socket: Path) -> None:
+        self._socket = socket
 
     @property
     def routes(self) -> list[Route]:
@@ -50,9 +50,9 @@ class Orders:
         answer = await self._ask("session", request, session=held)
         if "kind" in answer:
             return _refusal(answer, log_in=True) if answer["kind"] != "session" else _page("log_in", 200, error="")
-        look = await run_in_threadpool(self._looks.now)
-        services = [one | {"instances": look.of(one["name"])} for one in look.services if not one["down"]]
-        return _page("choose", 200, services=services, trouble=look.trouble, form_token=_form_token(held))
+        now = await run_in_threadpool(look, self._socket)  # not a shared one: it shows what was ordered a moment ago
+        services = [one | {"instances": now.of(one["name"])} for one in now.services if not one["down"]]
+        return _page("choose", 200, services=services, trouble=now.trouble, form_token=_form_token(held))
 
     async def _log_in(self, request: Request, form: dict[str, str]) -> Response:
         answer = await self._ask("log-in", request, token=form.get("token", "").strip())

@@ -85,7 +85,7 @@ def application(looks: Looks, socket_path: Path) -> Starlette:
             task.cancel()
 
     routes = [Route("/", page), Route("/metrics", metrics), Route(STREAM, stream)]
-    routes += [*Orders(looks, socket_path).routes, Route("/{name}", file)]
+    routes += [*Orders(socket_path).routes, Route("/{name}", file)]
     return Starlette(routes=routes, middleware=[Middleware(OwnNames)], lifespan=looking)
 
 
