@@ -10,8 +10,9 @@ import pytest
 
 from support.drained import REDIS_TWO, ends, load_redis, per_second
 from support.fleet_box import FleetBox
+from support.held import dialled
 from support.operated import TOLD, history, in_background, operated, phase, slots
-from support.sandbox import wait_for
+from support.sandbox import HOST4, wait_for
 from support.watched import load, wait_event
 
 pytestmark = pytest.mark.both_planes
@@ -157,6 +158,25 @@ def test_already_and_dry_runs_change_nothing() -> None:
         assert box.snapshot() == before and history(box) == []
         last = box.portfleet("drain", "echo", check=False)
         assert last.returncode == 1 and "with no serving instance" in last.stderr and "--force" in last.stderr
+
+
+def test_a_dry_run_says_what_becomes_of_how_many_connections() -> None:
+    sources = [f"198.18.0.{number + 1}" for number in range(12)]
+    config = TOLD.replace("rate = 5", 'deadline = "90s"\nthen = "evict"')
+    with operated(config) as box, dialled(box.boxes.clients, (HOST4, 7000), sources):
+        counts = [box.status()[f"echo-blue-{number}"]["connections"] for number in (1, 2)]
+        assert sum(counts) == 12
+        said = box.portfleet("drain", "echo/1", "--dry-run").stderr
+        assert f"{counts[0]} connections: they may finish for 90 s, then those left are closed" in said, said
+        said = box.portfleet("drain", "echo/1", "--dry-run", "--then", "wait").stderr
+        assert f"{counts[0]} connections: they stay until they end; none is closed" in said, said
+        said = box.portfleet("cutover", "echo", "--release", "v2", "--dry-run").stderr
+        assert "12 connections are handed off to green; none is closed" in said, said
+        box.portfleet("drain", "echo/1", "--no-wait")
+        said = box.portfleet("cancel", "echo", "--dry-run").stdout
+        assert "echo-blue-1 then as before it" in said and "none is closed" in said, said
+        said = box.portfleet("undrain", "echo/1", "--dry-run").stderr
+        assert "drain, would be cancelled" in said, said
 
 
 def test_apply_hands_connections_over_before_it_restarts_an_instance() -> None:

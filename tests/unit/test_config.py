@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from portfleet.core.errors import ConfigError, Exit
 from portfleet.core.model import Affinity, Listen
+from portfleet.doctor.page import open_page
 from portfleet.linux.machine import read_machine
 from support.fleets import ECHO, fleet, machine, problems
 
@@ -328,3 +329,19 @@ def test_without_ipv6_every_local_address_is_ipv4_alone_and_ipv6_is_refused() ->
     assert [p.path for p in found] == [f"service.echo.{key}" for key in ("listen[1]", "listen[2]", "remote[0]")]
     assert found[0].hint == 'write "0.0.0.0:7001"' and "ipv6.disable=1" in found[0].message
     assert fleet(ECHO).services["echo"].families == {4, 6}
+
+
+def test_a_token_without_a_page_is_named() -> None:
+    page = '[page]\ntoken_file = "page.token"\n'
+    assert [problem.path for problem in problems(page + ECHO)] == ["page.token_file"]
+    assert problems('[metrics]\nlisten = "127.0.0.1:9797"\n' + page + ECHO) == ()
+
+
+@pytest.mark.parametrize(
+    ("listen", "told"),
+    [("127.0.0.1:9797", 0), ("[::1]:9797", 0), (":9797", 1), ("192.0.2.1:9797", 1), ("[2001:db8::1]:9797", 1)],
+)
+def test_a_token_that_would_travel_in_the_clear_is_noted(listen: str, told: int) -> None:
+    metrics = f'[metrics]\nlisten = "{listen}"\n'
+    assert len(list(open_page(fleet(metrics + '[page]\ntoken_file = "page.token"\n' + ECHO)))) == told
+    assert list(open_page(fleet(metrics + ECHO))) == []

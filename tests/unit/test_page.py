@@ -7,6 +7,7 @@ import http.client
 import json
 import re
 import socket
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from portfleet.metrics.ask import Told
 from portfleet.metrics.history import History, Series
 from portfleet.metrics.live import Live
 from portfleet.metrics.look import Look, Looks
-from portfleet.metrics.page import FILES, HEADERS, html
+from portfleet.metrics.page import FILES, HEADERS, ORDER_HEADERS, html, order_html
 from portfleet.metrics.view import View, points, view
 from support.page_server import HOSTILE, fleet, page_server
 from support.sandbox import wait_for
@@ -231,3 +232,33 @@ def test_a_daemon_that_tells_nothing_has_connections_and_no_rates() -> None:
     silent = Look(_AT, Told(1, made.told.fleet, tuple(map(told_of, made.told.instances))), "", made.connections)
     shown = view(silent, History())
     assert (shown.cells["service-0-blue-1.connections"], shown.cells["service-0-blue-1.rate"]) == ("10", "–")
+
+
+def test_pages_of_orders_hold_no_script_and_no_name_becomes_an_element() -> None:
+    found, told = fleet(2, 3)
+    services = [one | {"instances": [i for i in told if i["service"] == one["name"]]} for one in found["services"]]
+    services[1] |= {"release": HOSTILE, "live": HOSTILE}
+    texts = [
+        order_html("log_in", error=HOSTILE),
+        order_html("choose", services=services, trouble=HOSTILE, form_token=HOSTILE),
+        order_html("plan", order=HOSTILE, text=HOSTILE, ticket=HOSTILE, form_token=HOSTILE),
+        order_html("outcome", order=HOSTILE, text=HOSTILE, done=False),
+        order_html("refused", error=HOSTILE, hint=HOSTILE),
+    ]
+    for shown in map(Page, texts):
+        assert not {"script", "img", "iframe"} & {*shown.tags}
+        assert not [name for name, _ in shown.attributes if name.startswith("on") or name == "style"]
+        assert ("lang", "en") in shown.attributes and shown.tags.count("h1") == 1
+        sent_to = [value or "" for name, value in shown.attributes if name in ("action", "href", "src")]
+        assert sent_to and all(address.startswith("/") for address in sent_to)
+        assert shown.tags.count("form") == [v for n, v in shown.attributes if n == "method"].count("post")
+    policy = ORDER_HEADERS["Content-Security-Policy"]
+    assert "script-src" not in policy and "form-action 'self'" in policy and "unsafe" not in policy
+
+
+def test_the_page_leads_to_orders_only_while_they_are_taken() -> None:
+    made = look()
+    assert made.told is not None
+    for taken in (False, True):
+        seen = replace(made, told=replace(made.told, fleet=made.told.fleet | {"takes_orders": taken}))
+        assert ('href="/orders"' in html(view(seen, History()), [], "host")) is taken

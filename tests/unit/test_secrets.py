@@ -48,3 +48,14 @@ def test_what_is_no_file_is_refused_and_not_waited_for(tmp_path: Path) -> None:
             secrets.read(path)
     with pytest.raises(PortfleetError, match="longer than"):
         secrets.read(put(tmp_path, f"A={'x' * (1 << 16)}\n"))
+
+
+def test_a_token_is_one_word_that_cannot_be_guessed_and_only_its_owner_reads(tmp_path: Path) -> None:
+    word = "correct-horse-battery-staple"
+    assert secrets.token(put(tmp_path, f"{word}\n")) == word.encode()
+    for text in ("", "short", f"{word} {word}", f"{word}\n{word}\n", "x" * 201, "ä" * 30):
+        with pytest.raises(PortfleetError, match="24 to 200 characters") as error:
+            secrets.token(put(tmp_path, text))
+        assert word not in str(error.value) and "umask 077" in error.value.hint
+    with pytest.raises(PortfleetError, match="may be read by other users"):
+        secrets.token(put(tmp_path, word, 0o640))

@@ -23,6 +23,7 @@ _MADE_UP = {
     "probe",
     "drain",
     "metrics",
+    "page",
 }  #: of the models, but not keys of theirs: tables, and their names
 ROWS = [pytest.param(table, row, id=f"{table.path}.{row.key}") for table in TABLES for row in table.settings]
 
@@ -100,6 +101,10 @@ VALUES = {
 }
 
 
+#: What a key's table needs of another.
+BESIDE = {"page": '[metrics]\nlisten = "127.0.0.1:9797"\n'}
+
+
 def changed(base: str, table: Table, row: Setting) -> str:
     """Return the config ``base`` with another value for one key."""
     line = f"{row.key} = {VALUES.get(row.key if table is not METRICS else '', row.example)}\n"
@@ -108,7 +113,7 @@ def changed(base: str, table: Table, row: Setting) -> str:
         if row.key == "remote":  # which takes IPv4 only
             lines = [line.replace('":7000"', '"0.0.0.0:7000"') for line in lines]
         return "\n".join([*lines, line])
-    return f"{base}[{table.path.replace('NAME', 'echo')}]\n{line}"
+    return f"{base}{BESIDE.get(table.path, '')}[{table.path.replace('NAME', 'echo')}]\n{line}"
 
 
 @pytest.mark.parametrize("base", [OURS, FOREIGN], ids=["ours", "foreign"])

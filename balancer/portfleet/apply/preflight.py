@@ -5,11 +5,13 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping
 
+from portfleet.apply import secrets
 from portfleet.apply.context import Context
 from portfleet.apply.files import Files
 from portfleet.apply.look import Look
 from portfleet.core.desired import Desired
 from portfleet.core.errors import Exit, PortfleetError, Problem
+from portfleet.core.model import Fleet
 from portfleet.core.observed import Observed
 from portfleet.core.paths import Paths
 from portfleet.core.plan import Plan
@@ -82,6 +84,17 @@ def refuse_unproven(found: Mapping[str, str]) -> None:
 def file_problems(desired: Desired, paths: Paths) -> list[Problem]:
     """Return what is wrong with the files that instances are given, each once."""
     return list(dict.fromkeys(Files(desired, paths).faults().values()))
+
+
+def page_problems(fleet: Fleet, paths: Paths) -> list[Problem]:
+    """Return what is wrong with the file of the page's token."""
+    if fleet.page.token_file is None:
+        return []
+    try:
+        secrets.token(paths.config.parent / fleet.page.token_file)
+    except PortfleetError as error:
+        return [Problem("page.token_file", error.message, error.hint)]
+    return []
 
 
 def refuse_faulty_files(context: Context, desired: Desired) -> None:

@@ -1,4 +1,4 @@
-"""A service's environment file: variables that are secret. No text of a variable's value is in any error or log."""
+"""Files that hold secrets: a service's environment file and the page's token. No secret is in any error or log."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from portfleet.core.errors import Exit, PortfleetError
 from portfleet.core.program import unquotable, unwritable
 
 _NAME = re.compile(r"(?!PORTFLEET_)[A-Za-z_][A-Za-z0-9_]*")
+#: What no guess finds and a cookie or a form can hold.
+_TOKEN = re.compile(r"[!-~]{24,200}")
 #: In bytes: no environment is near it, and a file without end is none.
 _LARGEST = 1 << 16
 
@@ -36,6 +38,15 @@ def read(path: Path) -> dict[str, str]:
     return found
 
 
+def token(path: Path) -> bytes:
+    """Return the token of a file; raise PortfleetError (exit 2) if others may read it, or if it could be guessed."""
+    found = _text(path).strip()
+    if not _TOKEN.fullmatch(found):
+        words = f"{path} is not one line of 24 to 200 characters without blanks"
+        raise _refused(words, f"(umask 077; head -c 24 /dev/urandom | base64 > {path})")
+    return found.encode()
+
+
 def _text(path: Path) -> str:
     try:
         handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -51,7 +62,7 @@ def _text(path: Path) -> str:
     except OSError as error:
         raise _refused(f"{path} cannot be read: {error.strerror}", f"install -m 600 /dev/null {path}") from None
     if len(data) > _LARGEST:
-        raise _refused(f"{path} is longer than {_LARGEST:,} bytes", "an environment is shorter; shorten it")
+        raise _refused(f"{path} is longer than {_LARGEST:,} bytes", "no environment and no token is; shorten it")
     try:
         return data.decode()
     except UnicodeDecodeError:

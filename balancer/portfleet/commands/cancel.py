@@ -14,9 +14,13 @@ from portfleet.apply.busy import wake
 from portfleet.apply.context import Context
 from portfleet.core.errors import Exit
 from portfleet.core.journal import HistoryEntry, Journal
+from portfleet.core.model import other
+from portfleet.core.operations import Operation, policy_of
 from portfleet.store.events import record
+from portfleet.submit.closing import ends, established
 from portfleet.submit.follow import already, follow, say
 from portfleet.submit.operation import add_dry_run, add_wait_options
+from portfleet.submit.targets import service_want
 
 EXAMPLES = ("portfleet cancel echo",)
 
@@ -35,10 +39,28 @@ def run(options: argparse.Namespace, context: Context) -> Exit:
         return already(context, "cancel", options.service, f"nothing runs on {options.service}")
     words = f"cancel operation {running.number}, {running.verb}: {running.words}"
     if options.dry_run:
+        words += f"; {_effect(context, running)}"
         entry = {"verb": "cancel", "service": options.service, "dry_run": True, "words": words}
         return say(context, entry, f"would {words}; nothing was done")
     ask(context, running.number)
     return told(context, running.number, wait=options.wait)
+
+
+def _effect(context: Context, running: Operation) -> str:
+    """Return what is undone of an operation, with how many connections that moves or closes."""
+    from portfleet.core.work.cutover import Cutover
+    from portfleet.core.work.drain import Drain
+
+    if isinstance(running.work, Drain):
+        names = ", ".join(running.work.instances)
+        return f"{names} then as before it; connections that have ended or were handed off stay so, none is closed"
+    if isinstance(running.work, Cutover):
+        new, old = running.work.colour, other(running.work.colour)
+        want = service_want(context, running.service)
+        there = established(context, [i.name for i in want.of(new)])
+        end = ends(there, policy_of(want.service.drain))
+        return f"{old} gets all new connections; {there:,} connections of {new} are handed off to it, otherwise {end}"
+    return "what it did is undone as far as that is possible; connections that have ended stay so"
 
 
 def ask(context: Context, number: int, *, also: Callable[[Journal], Journal] = lambda journal: journal) -> bool:

@@ -10,13 +10,14 @@ import argparse
 
 from portfleet.apply.claims import claims
 from portfleet.apply.context import Context
-from portfleet.apply.preflight import file_problems
+from portfleet.apply.preflight import file_problems, page_problems
 from portfleet.core.derive import make_desired
 from portfleet.core.errors import ConfigError, Exit, Problem
 from portfleet.core.journal import Journal
 from portfleet.core.model import Fleet
 from portfleet.core.placeholders import placeholders
 from portfleet.core.program import release_path
+from portfleet.doctor.page import open_page
 from portfleet.doctor.probes import unasked
 from portfleet.linux.machine import has_path
 from portfleet.screen.output import fit, print_json
@@ -41,7 +42,8 @@ def run(options: argparse.Namespace, context: Context) -> Exit:
     try:
         fleet = context.configured
         made = make_desired(fleet, Journal(), context.paths)
-        found = (context.misfits, context.plane.problems(fleet), file_problems(made, context.paths))
+        files = [*file_problems(made, context.paths), *page_problems(fleet, context.paths)]
+        found = (context.misfits, context.plane.problems(fleet), files)
         if problems := [problem for some in found for problem in some]:
             raise ConfigError(problems, source=str(context.paths.config))
         unshipped = _prove(context, fleet)
@@ -52,7 +54,7 @@ def run(options: argparse.Namespace, context: Context) -> Exit:
         return error.code
     # What the fleet serves itself no other process holds a socket for.
     present = claims(listen for service in fleet.services.values() for listen in service.listen)
-    notes = [*present, *unshipped, *(f"{name}: {words}" for name, words in unasked(fleet).items())]
+    notes = [*present, *unshipped, *open_page(fleet), *(f"{name}: {words}" for name, words in unasked(fleet).items())]
     if context.json:
         print_json({"problems": [], "notes": notes})
         return Exit.DONE

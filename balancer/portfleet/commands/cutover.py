@@ -27,7 +27,7 @@ from portfleet.core.work.cutover import Cutover, Rollback
 from portfleet.linux.machine import has_path, real_path
 from portfleet.store.clock import now
 from portfleet.submit import options as read
-from portfleet.submit.closing import tell
+from portfleet.submit.closing import tell, tell_handed
 from portfleet.submit.follow import already
 from portfleet.submit.handoff import why_not
 from portfleet.submit.operation import add_options, submit
@@ -189,12 +189,7 @@ def begin(
     if options.handoff and why:
         raise PortfleetError(why, hint=f"portfleet {kind.verb} {want.name} --drain", code=Exit.USAGE)
     handoff = not why if options.handoff is None else options.handoff
-    if not handoff:
-        drain = want.service.drain
-        waits = f"they stay with {want.live} until they end"
-        if policy_of(drain).closes:
-            waits = f"they may finish for {drain.deadline:g} s, then they are closed"
-        tell(context, [i.name for i in live], why or "--drain", rate=drain.rate, waits=waits)
+    _tell(context, want, [i.name for i in live], why or "--drain", handoff=handoff)
     work = kind(
         colour=colour,
         before=before,
@@ -220,6 +215,18 @@ def begin(
         starts=names if fresh else (),
         undo="" if gone else f"portfleet rollback {want.name}" + " --forward" * (kind is Rollback),
     )
+
+
+def _tell(context: Context, want: DesiredService, live: list[str], why: str, *, handoff: bool) -> None:
+    """Say what becomes of the connections of the ``live`` instances; ``why`` they are not handed off."""
+    if handoff:
+        tell_handed(context, live, other(want.live))
+        return
+    drain = want.service.drain
+    waits = f"they stay with {want.live} until they end"
+    if policy_of(drain).closes:
+        waits = f"they may finish for {drain.deadline:g} s, then they are closed"
+    tell(context, live, why, rate=drain.rate, waits=waits)
 
 
 def _configured(context: Context, name: str) -> Service:

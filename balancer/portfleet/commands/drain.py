@@ -11,10 +11,12 @@ from typing import Literal
 from portfleet.apply.context import Context
 from portfleet.core.desired import DesiredInstance, DesiredService
 from portfleet.core.errors import Exit, PortfleetError
+from portfleet.core.operations import Policy
 from portfleet.core.records import Asked, ServiceRecord
 from portfleet.core.work.drain import Drain
 from portfleet.store.clock import now
 from portfleet.store.locks import operator
+from portfleet.submit.closing import tell_drained, tell_handed
 from portfleet.submit.follow import already
 from portfleet.submit.handoff import why_not
 from portfleet.submit.operation import add_options, submit
@@ -76,6 +78,12 @@ def begin(
         )
     if options.handoff and (why := why_not(context, [i for i in instances if i.name in names], takers)):
         raise PortfleetError(why, hint="drain with --rate N", code=Exit.USAGE)
+    deadline = options.deadline if options.deadline is not None else want.service.drain.deadline
+    policy = Policy(options.rate, deadline, options.then or want.service.drain.then)
+    if options.handoff:
+        tell_handed(context, names, ", ".join(i.name for i in takers))
+    else:
+        tell_drained(context, names, policy)
     entry = Asked(wanted, now(), operator(), options.why)
 
     def change(record: ServiceRecord) -> ServiceRecord:
@@ -87,10 +95,10 @@ def begin(
         options,
         work=kind(
             instances=tuple(names),
-            rate=options.rate,
+            rate=policy.rate,
             handoff=options.handoff,
-            deadline=options.deadline if options.deadline is not None else want.service.drain.deadline,
-            then=options.then or want.service.drain.then,
+            deadline=deadline,
+            then=policy.then,
             asked=want.record.asked_of(names),
         ),
         words=f"{'take to maintenance' if kind.stops else 'drain'} {', '.join(names)}",

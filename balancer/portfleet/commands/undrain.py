@@ -36,11 +36,13 @@ def run(options: argparse.Namespace, context: Context) -> Exit:
         return already(context, "undrain", want.name, f"{options.target} already serves: nothing is drained there")
     running = (context.store.read() or Journal()).running(want.name)
     draining = set(running.work.instances) if running and isinstance(running.work, Drain) else set()
-    if running and draining and draining <= set(names) and not options.dry_run:
-        let_in = partial(_let_in, service=want.name, names=frozenset(names))
-        if cancel.ask(context, running.number, also=let_in):
-            return cancel.told(context, running.number, wait=options.wait)
-        return run(options, context)  # it has ended meanwhile: with what it left there is more to do
+    if running and draining and draining <= set(names):
+        if not options.dry_run:
+            let_in = partial(_let_in, service=want.name, names=frozenset(names))
+            if cancel.ask(context, running.number, also=let_in):
+                return cancel.told(context, running.number, wait=options.wait)
+            return run(options, context)  # it has ended meanwhile: with what it left there is more to do
+        context.say(f"operation {running.number}, {running.verb}, would be cancelled")
     return submit(
         context,
         want,

@@ -9,10 +9,8 @@ import argparse
 import asyncio
 import gc
 import os
-from collections.abc import Callable
-from contextlib import suppress
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from portfleet.apply.context import Context
 from portfleet.core.errors import Exit
@@ -23,6 +21,10 @@ from portfleet.store.log import Log
 from portfleet.watch.preload import load_all
 from portfleet.watch.recorder import Recorder
 from portfleet.watch.self_check import SelfCheck
+
+if TYPE_CHECKING:
+    from portfleet.watch.server import Commands
+    from portfleet.watch.snapshot import Snapshot
 
 EXAMPLES = ("portfleet logs -f portfleet-watch",)
 
@@ -59,6 +61,7 @@ async def _watch(context: Context, log: Log, check: SelfCheck, recorder: Recorde
     from portfleet.operations.daemons import MachineDaemons
     from portfleet.operations.engine import Engine
     from portfleet.operations.world import World
+    from portfleet.watch.desk import Desk
     from portfleet.watch.ejector import Ejector
     from portfleet.watch.event_command import EventCommand
     from portfleet.watch.forget import Forgetter
@@ -67,7 +70,7 @@ async def _watch(context: Context, log: Log, check: SelfCheck, recorder: Recorde
     from portfleet.watch.roster import Roster
     from portfleet.watch.rule_guard import RuleGuard
     from portfleet.watch.run_files import RunFiles
-    from portfleet.watch.server import Answer, serve
+    from portfleet.watch.server import serve
     from portfleet.watch.watcher import Watcher
 
     paths, plane, applied = context.paths, context.plane, Applied(context)
@@ -81,21 +84,14 @@ async def _watch(context: Context, log: Log, check: SelfCheck, recorder: Recorde
     healer = Healer(plane=plane, paths=paths, roster=roster, ejector=ejector, log=log)
     rules = RuleGuard(roster=roster, healer=healer, guardian=guardian, log=log, busy=check.busy)
     watcher = Watcher(context, log, ejector=ejector, roster=roster, healer=healer, check=check)
-    snapshot = watcher.snapshot
-    answers: dict[str, Callable[[Answer], Answer]] = {
-        "status": lambda _: snapshot.status(),
-        "fleet": lambda _: snapshot.fleet(),
-        "instances": lambda request: snapshot.instances(request.get("after")),
-        "events": recorder.since,
-    }
-    orders = {**answers, "reload": lambda _: watcher.wake()}
+    answers = _answers(watcher.snapshot, recorder)
+    orders: Commands = {**answers, "reload": lambda _: watcher.wake()}
+    seen: Commands = {**answers, **Desk(paths=paths, roster=roster, log=log).commands}
     files = RunFiles(
-        paths, lambda: serve(paths.watch_socket, orders), lambda owner: serve(paths.seen_socket, answers, owner=owner)
+        paths, lambda: serve(paths.watch_socket, orders), lambda owner: serve(paths.seen_socket, seen, owner=owner)
     )
-    with suppress(FileNotFoundError):
-        paths.watch_socket.unlink()  # of the watcher before this one
-    with suppress(FileNotFoundError):
-        paths.seen_socket.unlink()
+    for path in (paths.watch_socket, paths.seen_socket):
+        path.unlink(missing_ok=True)  # of the watcher before this one
     await files.look(None)
     own = Context(paths).plane
     world = World(
@@ -118,6 +114,15 @@ async def _watch(context: Context, log: Log, check: SelfCheck, recorder: Recorde
     files.close()
     rules.close()
     log("stopped", reason="asked to")
+
+
+def _answers(snapshot: Snapshot, recorder: Recorder) -> Commands:
+    return {
+        "status": lambda _: snapshot.status(),
+        "fleet": lambda _: snapshot.fleet(),
+        "instances": lambda request: snapshot.instances(request.get("after")),
+        "events": recorder.since,
+    }
 
 
 def _told(log: Log, _: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:

@@ -11,10 +11,10 @@ from typing import Any
 from portfleet.config.here import misfits
 from portfleet.config.reader import Reader, key_text
 from portfleet.config.rules import cross_check
-from portfleet.config.settings import DRAIN, FLEET, METRICS, PROBE, SERVICE
+from portfleet.config.settings import DRAIN, FLEET, METRICS, PAGE, PROBE, SERVICE
 from portfleet.config.settings.table import Setting, Table
 from portfleet.core.errors import ConfigError, Problem
-from portfleet.core.model import Fleet, Machine, Metrics, Service
+from portfleet.core.model import Fleet, Machine, Metrics, Page, Service
 from portfleet.core.policies import Drain, Probe
 from portfleet.core.program import real_release
 
@@ -49,6 +49,9 @@ def read(data: bytes, machine: Machine, *, source: str) -> tuple[Fleet, list[Pro
     metrics_table = top.sub("metrics")
     metrics = Metrics(**_values(METRICS, metrics_table))
     metrics_table.finish()
+    page_table = top.sub("page")
+    page = Page(**_values(PAGE, page_table))
+    page_table.finish()
     tables = top.table.get("service")
     top.known.append("service")
     top.finish()
@@ -65,7 +68,7 @@ def read(data: bytes, machine: Machine, *, source: str) -> tuple[Fleet, list[Pro
             problems.append(Problem(path, "must be a table", f"write [service.{name}]"))
         else:
             services[name] = _here(_service(name, Reader(path, table, problems), machine), machine)
-    fleet = Fleet(services, **whole, metrics=metrics)
+    fleet = Fleet(services, **whole, metrics=metrics, page=page)
     broken = {".".join(p.path.split(".")[:3]).split("[")[0] for p in problems}
     problems += [p for p in cross_check(fleet) if p.path.split("[")[0] not in broken]
     misfit = [p for p in misfits(fleet, machine) if p.path.split("[")[0] not in broken]

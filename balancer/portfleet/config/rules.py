@@ -20,7 +20,7 @@ def cross_check(fleet: Fleet) -> list[Problem]:
         path = f"service.{service.name}"
         for check in (_room, _placeholders, _writable, own.files, _remote, _weights):
             problems += check(service, path)
-    return [*problems, *own.ports(fleet), *_listens(fleet), *_metrics(fleet)]
+    return [*problems, *own.ports(fleet), *_listens(fleet), *_metrics(fleet), *_page(fleet)]
 
 
 def _room(service: Service, path: str) -> Iterator[Problem]:
@@ -154,3 +154,9 @@ def _metrics(fleet: Fleet) -> Iterator[Problem]:
         if low <= listen.port <= high or any(listen.port == other.port for other in service.listen):
             words = f"port {listen.port} is one of service {service.name}"
             yield Problem("metrics.listen", words, "give it a port of its own")
+
+
+def _page(fleet: Fleet) -> Iterator[Problem]:
+    if fleet.page.token_file is not None and fleet.metrics.listen is None:
+        words = "there is no page: [metrics] listen is not set"
+        yield Problem("page.token_file", words, 'set listen in [metrics], for example listen = "127.0.0.1:9797"')

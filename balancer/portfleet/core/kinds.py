@@ -133,6 +133,13 @@ _COMMANDS = {
     "pinned": Kind("info", "{service}, by {operator}: {outcome}", "`pin` or `unpin`; `operation` as in the history"),
     "denied": Kind("info", "{operator}: {service} refuses {network}", "`deny`; `until` is null for good"),
     "undenied": Kind("info", "{operator}: {service} refuses {network} no longer", "`undeny`"),
+    "page-login": Kind("info", "{operator} has logged in", "the page's token was given"),
+    "page-refused": Kind(
+        "warning", "{operator} is refused: {reason}", "a wrong token on the page; of each network told once a minute"
+    ),
+    "page-token": Kind("error", "the page takes no order: {reason}", "the file of `[page] token_file` is refused"),
+    "page-order": Kind("info", "{operator}: {order}", "a plan was confirmed on the page; what it does follows"),
+    "page-order-failed": Kind("warning", "{operator}: {order} failed: {reason}", "nothing, or not all of it, was done"),
     "cancel-asked": Kind(
         "info", "{operator} cancels operation {operation} on {service}", "its end tells what came of it"
     ),

@@ -181,6 +181,13 @@ class Metrics:
 
 
 @dataclass(frozen=True)
+class Page:
+    """The page that the metrics' process serves. ``token_file`` None: it is read-only."""
+
+    token_file: str | None = None
+
+
+@dataclass(frozen=True)
 class Fleet:
     """The whole fleet.toml."""
 
@@ -189,6 +196,7 @@ class Fleet:
     dataplane: DataPlaneName = "nftables"
     haproxy_processes: int = 2
     metrics: Metrics = field(default_factory=Metrics)
+    page: Page = field(default_factory=Page)
     on_event: tuple[str, ...] = ()
 
     @property

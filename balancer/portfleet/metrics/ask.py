@@ -16,6 +16,8 @@ from portfleet.linux import unix_socket
 
 #: Seconds for all answers. The watcher's loop is busy for longest when it puts back the rules of a large fleet (2 s).
 _PATIENCE = 4.0
+#: Seconds for the answer to an order: the watcher answers within nine, and the browser is waited for no longer either.
+_ORDER = 9.5
 
 #: An object of an answer, by the names of `watch.snapshot`.
 Entry = dict[str, Any]
@@ -67,6 +69,15 @@ def _connected(path: Path, seconds: float) -> Iterator[_Stream]:
         ) from None
 
 
+def ask_order(path: Path, request: Entry, *, seconds: float = _ORDER) -> Entry:
+    """Return the answer to a request of the page's (`watch.desk`); one that is refused has the ``kind`` of refusal.
+
+    Raise PortfleetError if the watcher does not answer.
+    """
+    with _connected(path, seconds) as stream:
+        return _exchange(stream, request)
+
+
 def ask_events(path: Path, since: int | None, *, seconds: float = _PATIENCE) -> tuple[list[Entry], int]:
     """Return the events after number ``since`` (None: the newest ones), and the number to ask from the next time.
 
@@ -82,12 +93,16 @@ def ask_events(path: Path, since: int | None, *, seconds: float = _PATIENCE) -> 
 
 
 def _answer(stream: _Stream, request: Entry) -> Entry:
-    stream.file.write(json.dumps(request).encode() + b"\n")
-    stream.file.flush()
-    answer = json.loads(_encodable(stream.file.readline()))
+    answer = _exchange(stream, request)
     if not answer.get("ok"):
         raise ValueError(answer.get("error"))
-    return dict(answer)
+    return answer
+
+
+def _exchange(stream: _Stream, request: Entry) -> Entry:
+    stream.file.write(json.dumps(request).encode() + b"\n")
+    stream.file.flush()
+    return dict(json.loads(_encodable(stream.file.readline())))
 
 
 def _encodable(line: bytes) -> bytes:

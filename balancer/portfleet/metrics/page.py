@@ -1,4 +1,4 @@
-"""Writes the page: HTML by a template that escapes every value, and headers that keep it from loading anything else."""
+"""Writes the pages: HTML by templates that escape every value, with headers that keep out all that is not ours."""
 
 from __future__ import annotations
 
@@ -21,6 +21,12 @@ HEADERS = {
     "Cross-Origin-Resource-Policy": "same-origin",
     "Cache-Control": "no-store",
 }
+#: The pages of orders run no script at all, and send forms here alone. With no referrer browsers send no Origin either.
+ORDER_HEADERS = HEADERS | {
+    "Content-Security-Policy": "default-src 'none'; style-src 'self'; img-src 'self'; base-uri 'none'; "
+    "form-action 'self'; frame-ancestors 'none'",
+    "Referrer-Policy": "same-origin",
+}
 #: The files beside it, with their types.
 FILES = {"page.css": "text/css", "page.js": "text/javascript", "icon.svg": "image/svg+xml"}
 
@@ -30,6 +36,11 @@ def html(view: View, events: Sequence[Entry], host: str) -> str:
     template = _templates().get_template("page.html")
     known = {"view": view, "cells": view.cells, "lines": view.lines, "events": events}
     return template.render(known, host=host, size=(WIDTH, HEIGHT))
+
+
+def order_html(name: str, **known: object) -> str:
+    """Return one of the pages of orders: ``name`` of a template in the folder ``order``, and what that shows."""
+    return _templates().get_template(f"order/{name}.html").render(known)
 
 
 @cache

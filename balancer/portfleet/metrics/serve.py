@@ -26,6 +26,7 @@ from portfleet.core.paths import Paths
 from portfleet.metrics.families import text
 from portfleet.metrics.live import Live, shown
 from portfleet.metrics.look import Looks
+from portfleet.metrics.orders import Orders
 from portfleet.metrics.page import FILES, HEADERS, asset, html
 from portfleet.metrics.prompt import STREAM, Prompt
 
@@ -83,7 +84,8 @@ def application(looks: Looks, socket_path: Path) -> Starlette:
         finally:
             task.cancel()
 
-    routes = [Route("/", page), Route("/metrics", metrics), Route(STREAM, stream), Route("/{name}", file)]
+    routes = [Route("/", page), Route("/metrics", metrics), Route(STREAM, stream)]
+    routes += [*Orders(socket_path).routes, Route("/{name}", file)]
     return Starlette(routes=routes, middleware=[Middleware(OwnNames)], lifespan=looking)
 
 

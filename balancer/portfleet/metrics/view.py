@@ -36,6 +36,7 @@ class View:
     trouble: str = ""
     warnings: Sequence[Entry] = ()
     version: str = ""
+    takes_orders: bool = False
 
     @property
     def structure(self) -> tuple[Any, ...]:
@@ -45,7 +46,7 @@ class View:
              one["operation"] and one["operation"]["number"], one["live"])
             for one in self.services
         ]  # fmt: skip
-        return tuple(map(repr, found)), self.trouble, tuple(one["name"] for one in self.warnings)
+        return tuple(map(repr, found)), self.trouble, self.takes_orders, tuple(one["name"] for one in self.warnings)
 
 
 def view(look: Look, history: History, *, now: float | None = None) -> View:
@@ -54,6 +55,7 @@ def view(look: Look, history: History, *, now: float | None = None) -> View:
     made = View(trouble=look.trouble)
     if look.told is not None:
         made.warnings, made.version = look.told.fleet["warnings"], look.told.fleet["version"]
+        made.takes_orders = look.told.fleet.get("takes_orders", False)  # a watcher of before
         made.services = [_Service(one, look, history, made, at).entry() for one in look.services]
     made.cells["at"] = datetime.fromtimestamp(look.at).astimezone().strftime("%H:%M:%S")
     return made

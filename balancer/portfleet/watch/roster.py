@@ -85,6 +85,8 @@ class Roster:
         self.changes: list[tuple[str, str, str]] = []
         #: The command on events; None until the config is read.
         self.on_event: tuple[str, ...] | None = None
+        #: The file of the page's token; None: the page is read-only.
+        self.token_file: Path | None = None
 
     def latest(self) -> Desired | None:
         """Return what shall be as of this moment: to be asked under the table lock by whoever is about to change slots.
@@ -103,6 +105,8 @@ class Roster:
             return
         fleet = self._applied.fleet()
         self.desired, self.repair, self.on_event = desired, fleet.drift == "repair", fleet.on_event
+        token = fleet.page.token_file
+        self.token_file = self._paths.config.parent / token if token else None
         before, self._wanted = self._wanted, {want.name: want.wanted for want in desired.instances()}
         changed = [name for name in before.keys() & self._wanted.keys() if before[name] != self._wanted[name]]
         self.changes = [(name, before[name], self._wanted[name]) for name in sorted(changed)]

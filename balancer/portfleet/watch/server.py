@@ -1,7 +1,7 @@
 """The watcher's sockets: one JSON object a line. Mode 0600; malformed input gets an error.
 
-run/watch.sock is the command line's and takes orders; run/seen.sock belongs to the user of the metrics' process and
-only answers.
+run/watch.sock is the command line's and takes orders; run/seen.sock belongs to the user of the metrics' process: it
+answers, and takes of the page's orders what `watch.desk` lets through.
 """
 
 from __future__ import annotations
@@ -9,16 +9,17 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Mapping
+from inspect import isawaitable
 from pathlib import Path
 from typing import Any
 
 Answer = dict[str, Any]
+#: What a command is answered by; one that takes time is awaited.
+Commands = Mapping[str, Callable[[Answer], "Answer | Awaitable[Answer]"]]
 
 
-async def serve(
-    path: Path, commands: dict[str, Callable[[Answer], Answer]], *, owner: int | None = None
-) -> asyncio.Server:
+async def serve(path: Path, commands: Commands, *, owner: int | None = None) -> asyncio.Server:
     """Serve ``commands`` on ``path``; each takes the request and gives its answer (``ok`` is added).
 
     The socket belongs to the user ``owner``, None for this process's.
@@ -27,7 +28,7 @@ async def serve(
     async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             while line := await reader.readline():
-                writer.write(json.dumps(_answer(line, commands)).encode() + b"\n")
+                writer.write(json.dumps(await _answer(line, commands)).encode() + b"\n")
                 await writer.drain()
         except (OSError, ValueError):
             pass  # the client went away, or sent a line longer than the stream's limit
@@ -45,7 +46,7 @@ async def serve(
     return server
 
 
-def _answer(line: bytes, commands: dict[str, Callable[[Answer], Answer]]) -> Answer:
+async def _answer(line: bytes, commands: Commands) -> Answer:
     try:
         request = json.loads(line)
     except (ValueError, RecursionError):
@@ -53,4 +54,5 @@ def _answer(line: bytes, commands: dict[str, Callable[[Answer], Answer]]) -> Ans
     name = request.get("command") if isinstance(request, dict) else None
     if not isinstance(name, str) or name not in commands:
         return {"ok": False, "error": f"unknown command {name!r}", "hint": f"known: {', '.join(commands)}"}
-    return {"ok": True, **commands[name](request)}
+    answer = commands[name](request)
+    return {"ok": True, **(await answer if isawaitable(answer) else answer)}

@@ -90,6 +90,7 @@ class Snapshot:
             },
             "unexpected": sum(trouble.count for trouble in self.log.troubles.values()),
             "warnings": [vars(warned) for warned in self.limits.warned.values()],
+            "takes_orders": self.roster.token_file is not None,
             "services": [self._service(want, desired) for want in desired.configured.values()] if desired else [],
         }
 

@@ -8,10 +8,11 @@ takes it from there. To add a key: a field there, a row here, then script/docs.
 from portfleet.config.settings.drain import DRAIN
 from portfleet.config.settings.fleet import FLEET
 from portfleet.config.settings.metrics import METRICS
+from portfleet.config.settings.page import PAGE
 from portfleet.config.settings.probe import PROBE
 from portfleet.config.settings.service import SERVICE
 
-__all__ = ["DRAIN", "FLEET", "METRICS", "PROBE", "SERVICE", "TABLES"]
+__all__ = ["DRAIN", "FLEET", "METRICS", "PAGE", "PROBE", "SERVICE", "TABLES"]
 
 #: In the order of the example and the reference.
-TABLES = (SERVICE, PROBE, DRAIN, FLEET, METRICS)
+TABLES = (SERVICE, PROBE, DRAIN, FLEET, METRICS, PAGE)
