@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from portfleet.core.paths import resolve
+from portfleet.store.log import Log
+from portfleet.supervise.supervisor import Supervisor
+from portfleet.watch.deaths import Deaths
+from portfleet.watch.supervision import Supervision
 from support.fleet_box import HOME, FleetBox, fleet_box
 from support.sandbox import wait_for
 from support.watched import events, signal, wait_event
@@ -185,3 +192,44 @@ def test_another_process_on_an_instances_port_is_a_fault_and_nothing_is_started_
         wait_event(box, "serving", instance="kv-blue-1")
         box.portfleet("scale", "kv", "3")
         assert box.status()["kv-blue-3"]["state"] == "ready"
+
+
+def test_a_stop_right_after_a_start_is_not_lost() -> None:
+    name = "kv-blue-1"
+    with fleet_box(kv('["redis-server", "--port", "{port}", "--protected-mode", "no"]', instances=1)) as box:
+        supervisor = Supervisor(box.boxes.host.path(f"{HOME}/run/supervisor.sock"))
+        supervisor.stop("portfleet-watch")  # which would start it, too
+        for turn in range(20):
+            supervisor.stop(name)
+            wait_for(f"stop {turn}", lambda: supervisor.programs()[name].state == "STOPPED", seconds=20)
+            supervisor.start(name)
+
+
+#: It does not heed SIGTERM.
+DEAF = """
+import signal, socket, sys
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+server = socket.create_server(("", int(sys.argv[1])), family=socket.AF_INET6, dualstack_ipv6=True)
+while True:
+    server.accept()
+"""
+
+
+def test_a_program_that_is_given_up_ends_though_it_does_not_heed_sigterm() -> None:
+    with fleet_box() as box:
+        box.write(kv(f'["python3", "{put(box, "deaf.py", DEAF)}", "{{port}}"]', instances=1))
+        box.portfleet("up")
+        supervisor = Supervisor(box.boxes.host.path(f"{HOME}/run/supervisor.sock"))
+        supervisor.stop("portfleet-watch")  # another one gives it up
+        paths = resolve(home=str(box.boxes.host.path(HOME)), config=None)
+
+        async def give_up() -> None:
+            loop, pool = asyncio.get_running_loop(), ThreadPoolExecutor(1)
+            deaths = Deaths(loop, lambda *_: None)
+            Supervision(paths=paths, deaths=deaths, log=Log(as_json=False), pool=pool, hand_over=lambda: None).give_up(
+                "kv-blue-1"
+            )
+            await loop.run_in_executor(pool, lambda: None)
+
+        asyncio.run(give_up())
+        wait_for("it has ended", lambda: supervisor.programs()["kv-blue-1"].state == "STOPPED", seconds=20)

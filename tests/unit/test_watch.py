@@ -237,6 +237,25 @@ def test_a_death_is_told_at_once_and_a_kill_hits_only_what_is_watched() -> None:
     assert asyncio.run(run()) == [("a", 0)]
 
 
+def test_an_end_that_was_not_told_yet_is_told_before_another_process_is_watched() -> None:
+    async def run() -> None:
+        told: list[tuple[str, int]] = []
+        deaths = Deaths(asyncio.get_running_loop(), lambda name, pid: told.append((name, pid)))
+        first, second = (subprocess.Popen(["sleep", "60"]) for _ in range(2))
+        try:
+            assert deaths.watch("a", first.pid) and deaths.alive() == {"a": first.pid}
+            first.kill()
+            first.wait()  # the loop has not turned meanwhile
+            assert deaths.pid("a") == first.pid and deaths.alive() == {} and told == []
+            assert deaths.watch("a", second.pid) and told == [("a", first.pid)]
+            assert deaths.alive() == {"a": second.pid}
+        finally:
+            second.kill()
+            second.wait()
+
+    asyncio.run(run())
+
+
 def test_a_noted_process_is_found_again_and_a_pid_given_to_another_is_not(tmp_path: Path) -> None:
     child = subprocess.Popen(["sleep", "60"])
     try:

@@ -46,6 +46,9 @@ _INSTANCES = {
     ),
     "recovered": Kind("info", "{instance} {reason}", "an instance that was kept answers its probes again"),
     "cannot-serve": Kind("warning", "{instance} cannot serve: {reason}", "it runs, but clients could not reach it"),
+    "not-ready": Kind(
+        "warning", "{instance} runs and is not ready: {reason}", "one that came back is not let in after 10 seconds"
+    ),
     "given-up": Kind(
         "error",
         "{instance} does not stay up ({reason}); started again in {again_in}",

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import asyncio
 import os
+import select
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from portfleet.linux.processes import start_time
@@ -41,14 +42,18 @@ class Deaths:
         watched = self._watched.get(name)
         return watched.pid if watched else None
 
-    def pids(self) -> dict[str, int]:
-        """Return {name: pid} of every process watched."""
-        return {name: watched.pid for name, watched in self._watched.items()}
+    def alive(self) -> dict[str, int]:
+        """Return {name: pid} of every process watched that has not ended, be that told or not."""
+        ended = _ended(watched.pidfd for watched in self._watched.values())
+        return {name: watched.pid for name, watched in self._watched.items() if watched.pidfd not in ended}
 
     def watch(self, name: str, pid: int) -> bool:
-        """Watch ``pid`` as ``name``, in place of an earlier one; False if it has ended already."""
+        """Watch ``pid`` as ``name``; False if it has ended. Another one's end that was not told yet is told before."""
         if self.pid(name) == pid:
             return True
+        before = self._watched.get(name)
+        if before is not None and _ended([before.pidfd]):
+            self._ended(name, before.pid)
         self.forget(name)
         started = start_time(pid)
         try:
@@ -89,3 +94,11 @@ class Deaths:
             self.lived[name] = time.clock_gettime(time.CLOCK_BOOTTIME) - watched.started / _TICKS
         self.forget(name)
         self._died(name, pid)
+
+
+def _ended(pidfds: Iterable[int]) -> set[int]:
+    """Return those of ``pidfds`` whose process has ended."""
+    poll = select.poll()
+    for pidfd in pidfds:
+        poll.register(pidfd, select.POLLIN)
+    return {pidfd for pidfd, _ in poll.poll(0)}

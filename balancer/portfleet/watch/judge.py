@@ -20,6 +20,8 @@ from portfleet.watch.roster import Member, Roster
 #: Seconds from a detour to the pointing of the slots, which keeps the loop busy for 10–50 ms: other deaths get their
 #: detours first, and supervisord its pokes, so that restarts begin meanwhile.
 _POINT_AFTER = 0.02
+#: Seconds after its end from which it is said why an instance that runs again is not let in.
+_LONG = 10.0
 #: Seconds until slots are pointed again if the kernel refused; and if another process has the table lock, which is held
 #: for a moment only.
 _REFUSED, _LOCKED = 1.0, 0.02
@@ -113,6 +115,9 @@ class Judge:
         elif seen.fault:
             self._log.once("cannot-serve", about=name, instance=name, reason=seen.fault)
             self._ejector.note(name, seen.fault)
+        elif member is not None and member.died_at and time.monotonic() > member.died_at + _LONG:
+            reason = seen.waiting or f"supervisord has it as {seen.program}, process {seen.pid}"
+            self._log.once("not-ready", about=name, instance=name, reason=reason)
 
     def died(self, member: Member, reason: str) -> None:
         """A member's process has ended: out in the same moment, its slots dealt right after all such moments."""
@@ -166,7 +171,8 @@ class Judge:
             self._log.once("cannot-admit", about=name, instance=name, reason=error.message.splitlines()[0])
             self._loop.call_later(_again(error), self._admit_again, name, reason)
             return
-        self._log.over("cannot-admit", about=name)
+        for trouble in ("cannot-admit", "cannot-serve", "not-ready"):
+            self._log.over(trouble, about=name)
         now = time.monotonic()
         away = f"{now - member.died_at:.2f}s" if was and was.kind == "died" and member.died_at else "-"
         member.health.healthy, member.health.streak, member.served_at = True, 0, now

@@ -38,7 +38,7 @@ class Processes:
     def find(self, programs: dict[str, ProgramInfo]) -> None:
         """Find each member's process among ``programs`` of supervisord and those adopted, and have its end told."""
         self.programs = programs
-        alive = adopted.alive(self._paths) | self._deaths.pids()  # what was noted may have been removed
+        alive = adopted.alive(self._paths) | self._deaths.alive()  # what was noted may have been removed
         for name, member in self._roster.members.items():
             with self._log.costs(name):
                 if member.local:

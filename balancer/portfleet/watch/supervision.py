@@ -69,7 +69,7 @@ class Supervision:
 
     def died(self) -> None:
         """supervisord has ended: keep its successor from starting again what still runs, and see that one comes."""
-        alive = adopted.alive(self._paths) | self._deaths.pids()
+        alive = adopted.alive(self._paths) | self._deaths.alive()
         with self._log.costs(SUPERVISOR):
             adopted.set_aside(self._paths, alive)
         if not alive:
@@ -84,8 +84,8 @@ class Supervision:
             self._replacing.cancel()
 
     def is_lost(self, pid: int) -> bool:
-        """Return whether ``pid`` is not a child of the present supervisord."""
-        return self.alive and processes.parent(pid) != self._deaths.pid(SUPERVISOR)
+        """Return whether ``pid`` runs and is not a child of the present supervisord."""
+        return self.alive and processes.parent(pid) not in (None, self._deaths.pid(SUPERVISOR))
 
     def forget(self, name: str) -> None:
         """Have supervisord give up a program whose port an adopted process holds; in the helper thread."""
@@ -106,6 +106,7 @@ class Supervision:
                 if info is None or info.state in ("STOPPED", "FATAL"):
                     return
                 time.sleep(_STOP)
+            supervisor.signal(name, "KILL")  # it does not heed the signal, and has no slots
 
     def _forget(self, name: str) -> None:
         supervisor = Supervisor(self._paths.supervisor_socket)
