@@ -106,7 +106,12 @@ def _words(error: OSError) -> str:
 
 
 def _look_after(verb: str, options: argparse.Namespace, context: Context) -> None:
-    """Have said what is wrong with the watcher and supervisord; raises PortfleetError if the verb needs them."""
+    """Have said what is wrong with the watcher and supervisord; raises PortfleetError if the verb needs them.
+
+    Not if other boxes are to do it: they look after their own.
+    """
+    if getattr(options, "all", False) or getattr(options, "boxes", None):
+        return
     if verb in TOLD | SUPERVISED:
         from portfleet.apply.overseers import look_after
 
@@ -125,7 +130,7 @@ def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, ModuleType | None]:
     asked = zip(("", *argv), argv, strict=False) if word != "completion" else ()  # a shell's word may be empty yet
     if any(_is_empty(text, before) for before, text in asked):
         _verb_parser(parser).error("an argument is empty; is a variable of the shell unset?")
-    options, unknown = parser.parse_known_args(argv)
+    options, unknown = parser.parse_known_args(argv, argparse.Namespace(argv=tuple(argv)))
     if unknown:
         known = [option for action in _verb_parser(parser)._actions for option in action.option_strings]
         close = meant(unknown[0].partition("=")[0], known) if unknown[0].startswith("--") else None

@@ -24,7 +24,8 @@ VERBS = (
     ["maint", "echo/4"], ["scale", "echo", "3"], ["restart", "echo/4"], ["pin", "echo", "198.18.0.9", "1"],
     ["unpin", "echo", "198.18.0.9"], ["deny", "echo", "198.18.0.8"], ["undeny", "echo", "198.18.0.8"],
     ["import", _EXPORTED], ["cutover", "echo"], ["rollback", "echo"], ["rebalance", "echo"], ["cancel", "echo"],
-    ["migrate", "echo/1", "echo/2"], ["migrate", "echo/1", "192.0.2.77", "--live"], ["down", "echo", "--yes"],
+    ["migrate", "echo/1", "echo/2"], ["migrate", "echo/1", "192.0.2.77", "--live"],
+    ["evacuate", "192.0.2.77"], ["down", "echo", "--yes"],
 )  # fmt: skip
 #: How a file system of its own gets full: options of its mount, and the command that fills it.
 FULL = {

@@ -41,7 +41,11 @@ def _run(connection: socket.socket) -> None:
 
 
 def call(port: int, host: str, line: str) -> int:
-    connection = socket.create_connection((host, port))
+    try:
+        connection = socket.create_connection((host, port))
+    except OSError as error:
+        print(f"connect to host {host} port {port}: {error.strerror}", file=sys.stderr)
+        return 255
     connection.sendall(line.encode() + b"\n")
     threading.Thread(target=_send, args=(connection,), daemon=True).start()
     got = b""

@@ -120,7 +120,13 @@ def test_every_verb_that_changes_says_first_that_no_watcher_works() -> None:
     dry = {verb for verb in VERBS if "--dry-run" in run(verb, "--help")[1]}
     assert dry | {"cancel"} == OPERATIONS | {"apply", "pin", "unpin", "deny", "undeny", "import"}
     assert OPERATIONS < TOLD < VERBS.keys() and VERBS.keys() > SUPERVISED
-    assert {"plan", "apply", "up", "down"} | OPERATIONS - {"drain", "migrate", "rebalance", "cancel"} == SUPERVISED
+    assert {"plan", "apply", "up", "down"} | OPERATIONS - {
+        "drain",
+        "migrate",
+        "evacuate",
+        "rebalance",
+        "cancel",
+    } == SUPERVISED
 
 
 def test_the_help_tells_each_exit_code_of_status() -> None:

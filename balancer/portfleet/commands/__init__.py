@@ -52,6 +52,7 @@ GROUPS = {
     "more boxes": {
         "export": "print what another box needs to point its slots as this one does",
         "import": "take over what another box exported",
+        "evacuate": "move the connections of this whole box to another",
     },
     "internal": {
         "watch": "eject, re-admit and heal; run by supervisord",
@@ -91,7 +92,19 @@ OTHER_WORDS = {
 }
 #: Operations: the watcher carries them out, so without one they are refused.
 OPERATIONS = frozenset(
-    {"drain", "undrain", "maint", "migrate", "scale", "cutover", "rollback", "restart", "rebalance", "cancel"}
+    {
+        "drain",
+        "undrain",
+        "maint",
+        "migrate",
+        "evacuate",
+        "scale",
+        "cutover",
+        "rollback",
+        "restart",
+        "rebalance",
+        "cancel",
+    }
 )
 #: Verbs that wait for answers of supervisord: refused while it hangs.
 SUPERVISED = frozenset({"plan", "apply", "up", "down", "undrain", "maint", "scale", "cutover", "rollback", "restart"})

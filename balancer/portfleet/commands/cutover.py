@@ -28,6 +28,7 @@ from portfleet.linux.machine import has_path, real_path
 from portfleet.store.clock import now
 from portfleet.submit import options as read
 from portfleet.submit.closing import tell, tell_handed
+from portfleet.submit.elsewhere import add_box_options, elsewhere
 from portfleet.submit.follow import already
 from portfleet.submit.handoff import why_not
 from portfleet.submit.operation import add_options, submit
@@ -41,6 +42,7 @@ _CANARY = ("then", *_CANARY_DEFAULTS)
 EXAMPLES = (
     "portfleet cutover echo --release v2",
     "portfleet cutover echo --release v2 --canary 5% --then 25%,100% --every 10m",
+    "portfleet cutover echo --all --release v2     # box after box",
 )
 
 
@@ -68,6 +70,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     words = f"with fewer requests watch a share up to {PATIENCE} times as long, then roll back (default {ENOUGH})"
     canary.add_argument("--min-requests", type=read.number, metavar="N", help=words)
     add_options(parser)
+    add_box_options(parser)
 
 
 def add_cutover_options(parser: argparse.ArgumentParser) -> None:
@@ -85,6 +88,10 @@ def add_cutover_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace, context: Context) -> Exit:
+    if elsewhere(options):
+        from portfleet.submit.serial import everywhere  # it asks several boxes at once, which takes a while to import
+
+        return everywhere(options, context, options.service)
     want = service_want(context, options.service)
     service, record = want.service, want.record
     configured = _one_config(context, want, options)

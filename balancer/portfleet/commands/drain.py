@@ -17,6 +17,7 @@ from portfleet.core.work.drain import Drain
 from portfleet.store.clock import now
 from portfleet.store.locks import operator
 from portfleet.submit.closing import tell_drained, tell_handed
+from portfleet.submit.elsewhere import add_box_options, elsewhere
 from portfleet.submit.follow import already
 from portfleet.submit.handoff import why_not
 from portfleet.submit.operation import add_options, submit
@@ -26,13 +27,17 @@ from portfleet.submit.targets import serving, targets
 EXAMPLES = (
     "portfleet drain echo/2 --handoff",
     "portfleet drain echo/echo-blue-2 --rate 200 --deadline 10m --then evict",
+    "portfleet drain echo/2 --box root@box2",
+    "portfleet drain --box root@box2 --force     # all services of that box",
 )
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("target", metavar="SERVICE[/INSTANCE]", help="such as echo/echo-blue-2, or echo/2")
+    words = "such as echo/echo-blue-2, or echo/2; with --box it may be left out: all services of that box"
+    parser.add_argument("target", nargs="?", metavar="SERVICE[/INSTANCE]", help=words)
     add_drain_options(parser)
     add_options(parser)
+    add_box_options(parser, every=False)
 
 
 def add_drain_options(parser: argparse.ArgumentParser) -> None:
@@ -46,6 +51,14 @@ def add_drain_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace, context: Context) -> Exit:
+    if elsewhere(options):
+        from portfleet.submit.serial import everywhere  # it asks several boxes at once, which takes a while to import
+
+        return everywhere(options, context, options.target)
+    if options.target is None:
+        raise PortfleetError(
+            "name what to drain: SERVICE or SERVICE/INSTANCE", hint="portfleet status", code=Exit.USAGE
+        )
     want, instances = targets(context, options.target)
     return begin(options, context, want, instances, kind=Drain)
 

@@ -15,6 +15,7 @@ from portfleet.core.model import other
 from portfleet.core.records import ColourRecord
 from portfleet.core.work.cutover import Cutover, Rollback
 from portfleet.submit import options as read
+from portfleet.submit.elsewhere import add_box_options, elsewhere
 from portfleet.submit.follow import already
 from portfleet.submit.operation import add_options
 from portfleet.submit.targets import service_want
@@ -22,6 +23,7 @@ from portfleet.submit.targets import service_want
 EXAMPLES = (
     "portfleet rollback echo",
     "portfleet rollback echo --to 12",
+    "portfleet rollback echo --box root@box1 --box root@box2",
 )
 
 
@@ -34,9 +36,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--forward", action="store_true", help=words)
     add_cutover_options(parser)
     add_options(parser)
+    add_box_options(parser)
 
 
 def run(options: argparse.Namespace, context: Context) -> Exit:
+    if elsewhere(options):
+        from portfleet.submit.serial import everywhere  # it asks several boxes at once, which takes a while to import
+
+        return everywhere(options, context, options.service)
     want = service_want(context, options.service)
     colour, record = other(want.live), want.record
     before, live = record.colours.get(colour), record.colours.get(want.live, ColourRecord())

@@ -3,13 +3,14 @@
 Problems of the watcher or supervisord come first. --json prints the same for programs, with both colours of every
 service. CONNECTIONS are those established now; RESTARTS counts how often the instance's process has ended since the
 watcher started, for whatever reason; AGE is the time since the state changed. A narrow terminal is shown fewer columns.
-The exit code is the worst that holds, and all that -q leaves, for monitors:
+With --all or --box other boxes are asked, all at the same time. The exit code is the worst that holds, and all that
+-q leaves, for monitors:
 
   0  every instance that should serve does, and the watcher and supervisord work
   7  an instance that should serve does not, or a listen address is closed
   8  the watcher or supervisord does not run, or does not answer within a second
   9  a service has no serving instance
-  1-5  as for every verb: the state cannot be told (no config, not root)
+  1-5  as for every verb: the state cannot be told (no config, not root, a box that does not answer)
 """
 
 from __future__ import annotations
@@ -38,6 +39,7 @@ from portfleet.screen.serving import health
 from portfleet.screen.status_rows import at_rest, service_entry
 from portfleet.store import locks, warnings
 from portfleet.store.clock import now
+from portfleet.submit.elsewhere import add_box_options, elsewhere
 from portfleet.supervise.presence import Overseer, WatcherQuestion, supervisord, troubles
 
 EXAMPLES = (
@@ -45,6 +47,8 @@ EXAMPLES = (
     "portfleet status echo --watch",
     "portfleet status -q || page-someone",
     "portfleet status --json | jq '.services[].not_serving'",
+    "portfleet status --all",
+    "portfleet status --all --inventory hosts.json",
 )
 
 #: Denials that are named; all of them are in --json.
@@ -62,9 +66,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("service", nargs="?", metavar="SERVICE", help="only this service")
     parser.add_argument("-w", "--watch", action="store_true", help="show it again every 2 s; Ctrl-C ends it")
     parser.add_argument("-q", "--quiet", action="store_true", help="print nothing; the exit code says it, for monitors")
+    add_box_options(parser)
 
 
 def run(options: argparse.Namespace, context: Context) -> Exit:
+    if elsewhere(options):
+        from portfleet.submit.boxes import overview  # it asks several boxes at once, which takes a while to import
+
+        return overview(options, context)
     context.answer = _PATIENCE
     if options.watch:
         return _watch(options.service, context)

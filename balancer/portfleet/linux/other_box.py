@@ -11,14 +11,28 @@ import shlex
 import subprocess
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 
-from portfleet.core.errors import PortfleetError
+from portfleet.core.boxes import destination
+from portfleet.core.errors import Exit, PortfleetError
 from portfleet.core.printable import printable
 
-#: Never asks for a password: it would wait for an answer that no script gives.
-SSH = "ssh -o BatchMode=yes -o ConnectTimeout=5"
+#: Never asks for a password: it would wait for an answer that no script gives. A box that is gone is noticed within
+#: 20 s. What follows is a box, whatever it begins with.
+SSH = "ssh -o BatchMode=yes -o ConnectTimeout=5 -o ServerAliveInterval=5 -o ServerAliveCountMax=3 --"
 #: Bytes that a command may print: what `export` prints of a thousand services is half of it.
 MOST = 1 << 27
+#: Exit status of ssh itself when it does not reach the box (ssh(1)).
+_UNREACHED = 255
+
+
+@dataclass(frozen=True)
+class Said:
+    """What a command on another box ended with: exit status, and what it printed on stdout and stderr."""
+
+    code: int
+    out: str
+    errors: str
 
 
 def command(box: str, words: Sequence[str]) -> list[str]:
@@ -26,30 +40,51 @@ def command(box: str, words: Sequence[str]) -> list[str]:
 
     PORTFLEET_SSH is the command used instead of `SSH`; it is given the box and one shell command line, as ssh is.
     """
-    if box.startswith("-"):
-        raise PortfleetError(f"{box!r} is no name of a box", hint="give HOST or USER@HOST")
-    return [*shlex.split(os.environ.get("PORTFLEET_SSH") or SSH), box, shlex.join(words)]
+    return [*shlex.split(os.environ.get("PORTFLEET_SSH") or SSH), destination(box), shlex.join(words)]
 
 
 def run(box: str, words: Sequence[str], *, seconds: float = 20.0) -> str:
     """Return what ``words`` print on ``box``; raise PortfleetError with what they say on stderr if they fail."""
-    line = command(box, words)
+    said = ask(box, words, seconds=seconds)
+    if said.code:
+        raise _unasked(box, words, first_words(said))
+    return said.out
+
+
+def ask(box: str, words: Sequence[str], *, seconds: float, most: int | None = None) -> Said:
+    """Return what ``words`` came to on ``box``; ``most``: bytes that they may print, `MOST` if it is left out.
+
+    Raises PortfleetError if that cannot be told: the box is not reached, or they have not ended within ``seconds``
+    (exit 4), which does not end them there.
+    """
     try:
-        with subprocess.Popen(line, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as asking:
+        with subprocess.Popen(
+            command(box, words), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        ) as asking:
             try:
-                out, errors = _heard(asking, seconds)
+                out, errors = _heard(asking, seconds, most or MOST)
                 asking.wait(1.0)
             finally:
                 asking.kill()
     except (OSError, subprocess.TimeoutExpired) as error:
-        raise PortfleetError(f"{box} cannot be asked: {error}", hint=f"try: {shlex.join(line)}") from None
-    if asking.returncode:
-        said = errors.decode(errors="replace").strip().splitlines() or [f"exit status {asking.returncode}"]
-        raise PortfleetError(f"{box} cannot be asked: {printable(said[0])}", hint=f"try: {shlex.join(line)}")
-    return out.decode(errors="replace")
+        late = isinstance(error, (TimeoutError, subprocess.TimeoutExpired))
+        raise _unasked(box, words, str(error), code=Exit.TIMEOUT if late else Exit.FAILED) from None
+    said = Said(asking.returncode, out.decode(errors="replace"), errors.decode(errors="replace"))
+    if said.code == _UNREACHED:
+        raise _unasked(box, words, first_words(said))
+    return said
 
 
-def _heard(asking: subprocess.Popen[bytes], seconds: float) -> tuple[bytes, bytes]:
+def first_words(said: Said) -> str:
+    """Return the first line that a command said on stderr, otherwise its exit status; it prints."""
+    return printable((said.errors.strip().splitlines() or [f"exit status {said.code}"])[0])
+
+
+def _unasked(box: str, words: Sequence[str], why: str, *, code: Exit = Exit.FAILED) -> PortfleetError:
+    return PortfleetError(f"{box} cannot be asked: {why}", hint=f"try: {shlex.join(command(box, words))}", code=code)
+
+
+def _heard(asking: subprocess.Popen[bytes], seconds: float, most: int) -> tuple[bytes, bytes]:
     """Return all that a process prints, and says on stderr; raise OSError if it is late, or prints without end."""
     deadline, streams = time.monotonic() + seconds, [stream for stream in (asking.stdout, asking.stderr) if stream]
     heard = {stream.fileno(): bytearray() for stream in streams}
@@ -64,7 +99,7 @@ def _heard(asking: subprocess.Popen[bytes], seconds: float) -> tuple[bytes, byte
                 heard[key.fd] += data
                 if not data:
                     selector.unregister(key.fd)
-                if len(heard[key.fd]) > MOST:
-                    raise OSError(f"it prints more than {MOST:,} bytes")
+                if len(heard[key.fd]) > most:
+                    raise OSError(f"it prints more than {most:,} bytes")
     out, errors = map(bytes, heard.values())
     return out, errors

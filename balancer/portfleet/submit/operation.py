@@ -71,19 +71,39 @@ def submit(
     operation starts and stops itself, ``starts`` those that it starts for certain. Raises PortfleetError: locked
     (exit 5), refused by the kernel (then nothing of it is left), an instance that cannot be started.
     """
-    if any(i.moves for i in want.instances):
-        words = f"ports of {want.name} are being changed: some of its instances run on their old ones"
-        raise PortfleetError(words, hint="portfleet apply, then again")
     then = _then(context, want, becomes or change)
     preflight.refuse_unproven(context.prove(program for name, program in then.programs.items() if name in {*starts}))
     if options.dry_run:
         return _dry_run(context, want, verb=work.verb, words=words, change=becomes or change)
+    number = begin(
+        context, want, work=work, words=words, why=options.why, change=change, becomes=becomes, point=point, owned=owned
+    )
+    if options.wait:
+        return ended(context, number, undo=undo)
+    words = f"begun: {words}. Follow it with: portfleet history --follow {number}; undo with: portfleet cancel"
+    return say(context, {"number": number, "verb": work.verb, "ok": True, "outcome": "begun"}, f"{words} {want.name}")
+
+
+def begin(
+    context: Context,
+    want: DesiredService,
+    *,
+    work: Work,
+    words: str,
+    why: str,
+    change: Change | None = None,
+    becomes: Change | None = None,
+    point: bool = True,
+    owned: Iterable[str] = (),
+) -> int:
+    """Begin ``work`` and tell the watcher; return its number. Arguments and errors are those of `submit`."""
+    _refuse_moving(want)
     with locks.operation(context.paths.operation_lock(want.name), service=want.name, why=f"{work.verb}: {words}"):
         refuse_busy(context, want.name)
         preflight.refuse_taken(context, _then(context, want, becomes or change), want.name)
-        reason = f" ({options.why})" if options.why else ""
-        who, since = locks.operator(), now()
-        wanted = Operation(0, want.name, words + reason, who, since, work, owned=tuple(owned))
+        wanted = Operation(
+            0, want.name, words + (f" ({why})" if why else ""), locks.operator(), now(), work, owned=tuple(owned)
+        )
         number = _register(context, want, wanted, change)
         if point:
             try:
@@ -92,19 +112,23 @@ def submit(
                 context.store.update(partial(_withdrawn, want=want, number=number))
                 raise
     wake(context)
-    if options.wait:
-        return ended(context, number, undo=undo)
-    words = f"begun: {words}. Follow it with: portfleet history --follow {number}; undo with: portfleet cancel"
-    return say(context, {"number": number, "verb": work.verb, "ok": True, "outcome": "begun"}, f"{words} {want.name}")
+    return number
 
 
 def _dry_run(context: Context, want: DesiredService, *, verb: str, words: str, change: Change | None) -> Exit:
+    _refuse_moving(want)
     current = context.plane.read_slots(want.name)
     then = _then(context, want, change).services[want.name]
     after = then.table(current, out=frozenset(left_out(context.paths, current)))
     count, total = moved(current, after), want.service.slots
     entry = {"verb": verb, "service": want.name, "dry_run": True, "words": words, "slots_moved": count, "slots": total}
     return say(context, entry, f"would {words}; {count:,} of {total:,} slots would move; nothing was done")
+
+
+def _refuse_moving(want: DesiredService) -> None:
+    if any(i.moves for i in want.instances):
+        words = f"ports of {want.name} are being changed: some of its instances run on their old ones"
+        raise PortfleetError(words, hint="portfleet apply, then again")
 
 
 def _then(context: Context, want: DesiredService, change: Change | None) -> Desired:
