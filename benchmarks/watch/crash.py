@@ -29,7 +29,7 @@ from support.sandbox import client4, wait_for
 from support.watched import NAMED, load, pid_of, watch_status
 
 P50, P99, RESTART = 0.005, 0.050, 0.020
-_KILL = """
+KILL = """
 import contextlib, json, os, select, signal, sys, time
 from pathlib import Path
 from portfleet.dataplane.nft.events import RulesWatch
@@ -83,7 +83,7 @@ def run(kills: int) -> dict[str, Any]:
                 wait_for("all serve", lambda: not (found := watch_status(box))["out"] and not found["pending"])
                 wait_for("it is RUNNING", partial(is_running, box, name))
                 pid, supervisord = str(box.status()[name]["pid"]), str(pid_of(box, "supervisord"))
-                said = json.loads(box.boxes.host.run(sys.executable, "-c", _KILL, pid, supervisord).stdout)
+                said = json.loads(box.boxes.host.run(sys.executable, "-c", KILL, pid, supervisord).stdout)
                 elsewhere.append(said[0])
                 restarts.append(said[1])
                 told.append(said[2])
