@@ -117,6 +117,8 @@ def test_it_outlives_supervisord_is_told_of_a_watcher_that_is_away_and_goes_with
     with fleet_box(NAMED + QUICK + _METRICS) as box:
         first = wait_for("it runs", lambda: pids(box, "metrics --serve"))
         wait_for("it answers", lambda: value(box, "portfleet_supervisord_up") == 1)
+        noted = box.boxes.host.path(f"{HOME}/lib/processes.json")
+        wait_for("it is noted", lambda: "portfleet-metrics" in noted.read_text(), seconds=5)
         (watcher,) = pids(box, " watch --wait")
         signal(box, watcher, "STOP")
         wait_for("the watcher's silence is told", lambda: value(box, "portfleet_watcher_up") == 0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import socket
+import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 import pytest
 
 from support.held import dialled
+from support.netns import network_of
 from support.rights import needs_another_user
 from support.sandbox import wait_for
 from support.two_boxes import ONE, SERVICE4, SERVICE6, TWO, Pair, Talkers, pair, sources
@@ -158,6 +160,27 @@ def test_they_come_back_by_the_same_way(fresh: Pair) -> None:
         assert f"{there:,} connections were moved to {ONE}" in said
         boxes.portfleet(boxes.two, "undrain", "echo/2")
         check(talkers.stop(), 100)
+
+
+@pytest.mark.long
+def test_a_client_whose_connection_moved_and_ended_dials_anew_by_the_same_port(fresh: Pair) -> None:
+    boxes, six = fresh, [address for service, address in sources(40) if service == SERVICE6]
+    with (
+        dialled(boxes.clients, (SERVICE4, 7000), FOUR) as some,
+        dialled(boxes.clients, (SERVICE6, 7000), six) as others,
+    ):
+        connections = [*some, *others]
+        places = [(one.getpeername()[:2], one.getsockname()[:2]) for one in connections]
+        boxes.portfleet(boxes.one, "migrate", "echo/2", TWO, "--live")
+        assert boxes.connections(boxes.two)["echo-blue-2"] > 0
+        for connection in connections:  # by RST, so that no port waits for its TIME_WAIT to end
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    wait_for("they have ended", lambda: boxes.connections(boxes.two)["echo-blue-2"] == 0)
+    with network_of(boxes.clients):
+        for service, client in places:
+            with socket.create_connection(service, timeout=5, source_address=client) as connection:
+                connection.sendall(b"again\n")
+                assert connection.recv(100) == b"again\n"
 
 
 @pytest.mark.long

@@ -34,8 +34,11 @@ class OwnPrograms:
 
     @property
     def watched(self) -> bool:
-        """Whether the end of each would be told; that of the metrics, which no client waits for, need not be."""
-        return all(self._deaths.pid(name) is not None for name in self.programs if name != METRICS)
+        """Whether the end of each would be told. One that is not has not been noted either.
+
+        If supervisord died then, the next one would start it a second time, on a port that is taken.
+        """
+        return all(self._deaths.pid(name) is not None for name in self.programs)
 
     def ended(self, name: str, pid: int) -> None:
         """Tell of the end of a program, which supervisord starts again."""

@@ -8,7 +8,10 @@ Two tables beside ours, which live on when the fleet is down, for then the moved
 - ``inet portfleet-held`` drops what the held connections' sockets send, so that nothing is said after the dump.
 
 Elements of held connections have a time-out: if the process that holds them ends, they go on by themselves. Moved ones
-are forgotten an hour after their last packet.
+are forgotten an hour after their last packet, and at once when their client dials anew by the same port: only a client
+whose connection has ended does (RFC 9293, 3.5), and it is to reach this box. That the packet itself deletes the element
+("delete", Linux 5.4) lets one with a forged address and the right port end a moved connection: nothing else tells here
+that it has ended.
 """
 
 from __future__ import annotations
@@ -164,10 +167,12 @@ def _base(devices: Sequence[str]) -> str:
 def _sent_on(name: str, address: ipaddress.IPv4Address | ipaddress.IPv6Address, device: str) -> str:
     ip = _IP[address.version][0]
     key = f"{ip} saddr . tcp sport . {ip} daddr . tcp dport"
-    rule = f"meta pkttype host {key} @{name} update @{name} {{ {key} timeout 1h }} counter"
+    moved = f"meta pkttype host {key} @{name}"
+    anew = f"{moved} tcp flags & (syn | ack) == syn delete @{name} {{ {key} }} counter accept"
+    on = f'{moved} update @{name} {{ {key} timeout 1h }} counter fwd {ip} to {address} device "{device}"'
     return (
         f"add set {_MOVED} {name} {{ typeof {key}; size 262144; flags dynamic,timeout; timeout 1h; }}\n"
-        f'add rule {_MOVED} flows {rule} fwd {ip} to {address} device "{device}"\n'
+        f"add rule {_MOVED} flows {anew}\nadd rule {_MOVED} flows {on}\n"
     )
 
 
