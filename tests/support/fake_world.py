@@ -176,7 +176,7 @@ class World:
         up = known is not None and known.state in ("RUNNING", "STARTING")
         return ObservedInstance(
             program=known.state if known else None,
-            pid=1 if up else None,
+            pid=known.pid if known and up else None,
             ready=self.up(name),
             fault="doomed" if (up or name in self.remotes) and self.hopeless(name) else None,
             connections=7 if name in self.busy and up else 0,

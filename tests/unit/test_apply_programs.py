@@ -316,3 +316,17 @@ def test_a_program_that_runs_by_another_text_than_its_file_is_outdated(world: Wo
     runs = ProgramInfo("echo-blue-1", "RUNNING", 1, 0, 0, 0, "", digest(right))
     assert not files.outdated("echo-blue-1", runs)
     assert files.outdated("echo-blue-1", replace(runs, runs_by=digest(right + b"\n")))
+
+
+@pytest.mark.parametrize("state", ["EXITED", "RUNNING"])
+def test_one_that_ended_after_it_was_ready_and_before_that_is_watched_for_has_not_lived_on(
+    world: World, state: str
+) -> None:
+    """As the first process of a daemon does that goes into the background as soon as its port is open."""
+    made = programs(world, ECHO.replace('min_ready = "off"', 'min_ready = "5s"'))
+    made.run(made.waiting(NAMES, 5))
+    assert made.failed == {}
+    one = world.supervisor.known[NAMES[0]]
+    one.state, one.pid = state, one.pid + 100
+    made.run(made.living(NAMES))
+    assert made.failed.keys() == {NAMES[0]} and "ended within 5 s of being ready" in made.failed[NAMES[0]]

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -11,6 +12,7 @@ from portfleet.core.errors import Exit, PortfleetError
 from portfleet.core.model import Colour
 from portfleet.core.records import ColourRecord
 from portfleet.core.work.cutover import Cutover
+from portfleet.operations.task import Task
 from support.fake_kills import Make, cancelled_at, killed_at_each, same, undisturbed
 from support.fake_operated import ECHO, REDIS, Box
 
@@ -296,13 +298,25 @@ def test_a_release_must_live_on_before_it_gets_clients(directory: Path) -> None:
     assert box.operate(*WORDS).ok and 5 <= box.clock.slept - before < 7
 
 
-def test_one_that_ends_soon_after_it_was_ready_is_found_out_before_a_client_meets_it(directory: Path) -> None:
+@pytest.mark.parametrize("after", [0, 2])
+def test_one_that_ends_soon_after_it_was_ready_is_found_out_before_a_client_meets_it(
+    directory: Path, monkeypatch: pytest.MonkeyPatch, after: float
+) -> None:
+    """After 2 s of ``min_ready``, and before that is watched for."""
     box = Box(directory, ECHO.replace('min_ready = "off"', 'min_ready = "5s"'), blue_1=5)
 
     def ends() -> None:
         box.supervisor.known["echo-green-2"].pid += 100
 
-    box.later(2, ends)
+    async def live_on(task: Task[Any], names: Collection[str]) -> dict[str, str]:
+        ends()
+        return await real(task, names)
+
+    real = Task.live_on
+    if after:
+        box.later(after, ends)
+    else:
+        monkeypatch.setattr(Task, "live_on", live_on)
     done = box.operate(*WORDS)
     assert done.code == Exit.TIMEOUT and done.outcome.startswith(
         "nothing changed for clients; echo-green-2 ended within 5 s"

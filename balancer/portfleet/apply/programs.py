@@ -54,6 +54,7 @@ class Looking(Protocol):
 class Programs:
     """Starts and ends instances as ``desired`` has them. ``failed`` is {name: why} of those that did not become ready.
 
+    ``ready`` is {name: pid} of those that were found ready, with the process that was.
     ``look`` makes one look at the machine with supervisord's programs at hand; None: the machine itself.
     """
 
@@ -63,7 +64,7 @@ class Programs:
     clock: Clock = field(default_factory=Clock)
     look: Callable[[dict[str, ProgramInfo]], Looking] | None = None
     failed: dict[str, str] = field(default_factory=dict)
-    _ready: set[str] = field(default_factory=set)
+    ready: dict[str, int | None] = field(default_factory=dict)
 
     @property
     def files(self) -> Files:
@@ -86,7 +87,7 @@ class Programs:
     def look_at(self, names: Collection[str]) -> None:
         """Find out which of ``names``, new ones that the watcher has not let in, are ready: see `ejected`."""
         found = [(s, i) for s in self.desired.services.values() for i in s.running if i.name in names]
-        self._ready |= {name for name, seen in self._look().at(found).items() if seen.ready}
+        self.ready |= {name: seen.pid for name, seen in self._look().at(found).items() if seen.ready}
 
     def seen(self, wanted: Iterable[tuple[DesiredService, DesiredInstance]]) -> dict[str, ObservedInstance]:
         """Return instances as they are, by name, without an exchange through their ports."""
@@ -95,19 +96,19 @@ class Programs:
     def ejected(self, slots: Table = ()) -> frozenset[str]:
         """Return who is left out by the watcher's word; of the new not those that were found ready here."""
         out = left_out(self.paths, slots)
-        return frozenset(name for name, entry in out.items() if entry.kind != "new" or name not in self._ready)
+        return frozenset(name for name, entry in out.items() if entry.kind != "new" or name not in self.ready)
 
     def waiting(self, names: Collection[str], seconds: float) -> Iterator[float]:
         """Wait until instances are ready; who is not within ``seconds``, or cannot be, is noted in ``failed``."""
         deadline = self.clock.monotonic() + seconds
         wanted = {want.name: (service, want) for service in self.desired.services.values() for want in service.running}
         waiting = dict.fromkeys((name for name in names if name not in self.failed), "")
-        self._ready.difference_update(names)
+        self.ready = {name: pid for name, pid in self.ready.items() if name not in names}
         faulty: dict[str, tuple[str, float]] = {}
         while waiting:
             began = self.clock.monotonic()
             for name, seen in self._look().at([wanted[name] for name in waiting]).items():
-                self._ready |= {name} if seen.ready else set()
+                self.ready |= {name: seen.pid} if seen.ready else {}
                 if seen.ready and name not in self.failed and name not in self.ejected():
                     del waiting[name]
                     continue
@@ -126,17 +127,23 @@ class Programs:
                 yield max(_READY, self.clock.monotonic() - began)
 
     def living(self, names: Collection[str]) -> Iterator[float]:
-        """Wait until ``names``, which are ready, have lived for ``min_ready``; who has ended is ``failed``."""
+        """Wait until the processes of ``names`` that were ready have lived for ``min_ready``; others have ``failed``.
+
+        One may have ended since, as the first process of a daemon that goes into the background when its port is open.
+        """
         lives = {i.name: s.service.min_ready or 0.0 for s in self.desired.services.values() for i in s.running}
         watched = {name: lives[name] for name in names if name not in self.failed and name in self.desired.programs}
-        if not watched:  # at boot no supervisord is there to be asked
-            return
-        began, before = self.clock.monotonic(), self.supervisor.programs()
+        began = self.clock.monotonic()
         while watched := {n: s for n, s in watched.items() if self.clock.monotonic() - began < s}:
             yield _ALIVE
             now = self.supervisor.programs()
-            for name in [n for n in watched if n in before and (n not in now or now[n].pid != before[n].pid)]:
-                self.failed[name] = ended_early(self.paths, name, watched.pop(name))
+            for name in [n for n in watched if n not in now or now[n].pid != self.ready.get(n)]:
+                self.failed[name] = self.why_ended(name, watched.pop(name))
+
+    def why_ended(self, name: str, seconds: float) -> str:
+        """Return in words why ``name``, which was ready, did not live for ``seconds``."""
+        found = [(s, i) for s in self.desired.services.values() for i in s.instances if i.name == name]
+        return self.seen(found)[name].fault or ended_early(self.paths, name, seconds)
 
     def ending(self, names: Collection[str], how: Ending, *, alone: bool = False) -> Iterator[float]:
         """End the processes of ``names`` and have every supervisord forget them: only `start` starts them again.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import partial
 from typing import Generic, TypeVar, cast
@@ -21,7 +21,6 @@ from portfleet.daemons.capability import cannot_hand_off
 from portfleet.operations.world import World
 from portfleet.store import faults
 from portfleet.store.locks import Locked
-from portfleet.supervise.exit_report import ended_early
 
 W = TypeVar("W", bound=Work)
 
@@ -64,6 +63,8 @@ class Task(Generic[W]):
     undoing: bool = False
     undone: Exit = Exit.DONE
     _written: float = 0.0
+    #: The processes that were found ready, by instance.
+    _ready: dict[str, int] = field(default_factory=dict)
 
     @property
     def work(self) -> W:
@@ -182,6 +183,7 @@ class Task(Generic[W]):
         await self.world.in_thread(programs.start, [name for name in found if name in programs.desired.programs])
         async for _ in self.through(programs.waiting(found, seconds)):
             self.check()
+        self._ready |= {name: pid for name, pid in programs.ready.items() if pid is not None}
         learning = partial(learn_from, programs, found, plane=self.world.plane, store=self.world.store)
         await self.world.in_thread(learning)
         if programs.failed and self.undoing:
@@ -198,19 +200,21 @@ class Task(Generic[W]):
         return failed
 
     async def live_on(self, names: Collection[str]) -> dict[str, str]:
-        """Wait until ``names``, which are ready, have lived for ``min_ready``: one good connect is not health.
+        """Wait until ``names``, which were ready, have lived for ``min_ready``: one good connect is not health.
 
-        Return {name: why} of those that have ended meanwhile, as soon as there is one.
+        Return {name: why} of those that have ended since, as soon as there is one.
         """
         seconds = self.want().service.min_ready or 0.0
-        clock, before = self.world.clock, await self.world.daemons.pids()
+        clock, before = self.world.clock, await self.world.daemons.pids() | self._ready
+        local = [want.name for want in self.instances(names)]
         began = clock.monotonic()
         while (spent := clock.monotonic() - began) < seconds:
             self.progress(int(spent), int(seconds), f"whether {len(names)} instances live on")
             await self.pause(_ALIVE)
             now = await self.world.daemons.pids()
-            if ended := [name for name in names if name in before and now.get(name) != before[name]]:
-                return {name: ended_early(self.world.paths, name, seconds) for name in ended}
+            if ended := [name for name in local if name not in now or now[name] != before.get(name)]:
+                why = self.programs().why_ended
+                return {name: await self.world.in_thread(why, name, seconds) for name in ended}
         return {}
 
     async def unproven(self, names: Collection[str]) -> list[str]:
