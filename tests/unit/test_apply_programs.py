@@ -318,12 +318,15 @@ def test_a_program_that_runs_by_another_text_than_its_file_is_outdated(world: Wo
     assert files.outdated("echo-blue-1", replace(runs, runs_by=digest(right + b"\n")))
 
 
-@pytest.mark.parametrize("again", [0, 4711])
-def test_one_that_ended_after_it_was_ready_and_before_it_was_watched_did_not_live_on(world: World, again: int) -> None:
+@pytest.mark.parametrize("state", ["EXITED", "RUNNING"])
+def test_one_that_ended_after_it_was_ready_and_before_that_is_watched_for_has_not_lived_on(
+    world: World, state: str
+) -> None:
     """As the first process of a daemon does that goes into the background as soon as its port is open."""
     made = programs(world, ECHO.replace('min_ready = "off"', 'min_ready = "5s"'))
     made.run(made.waiting(NAMES, 5))
     assert made.failed == {}
-    world.supervisor.known[NAMES[0]].pid = again
+    one = world.supervisor.known[NAMES[0]]
+    one.state, one.pid = state, one.pid + 100
     made.run(made.living(NAMES))
     assert made.failed.keys() == {NAMES[0]} and "ended within 5 s of being ready" in made.failed[NAMES[0]]
