@@ -228,11 +228,6 @@ def connects(boxes: Sandbox, port: int, *, count: int) -> list[float]:
     return took
 
 
-def _quiet(took: list[float]) -> float:
-    """Return the lower quartile: what a connect takes while no other process has the processor."""
-    return statistics.quantiles(took, n=4)[0]
-
-
 def in_box(boxes: Sandbox, action: Callable[..., Any], *args: Any, **options: Any) -> Any:
     """Run ``action`` in a process of its own in the host's network."""
     context = multiprocessing.get_context("fork")
@@ -259,12 +254,10 @@ def main() -> int:
     services, rounds = (50, 4) if args.quick else (args.services, args.rounds)
     with tempfile.TemporaryDirectory() as directory, sandbox() as large, sandbox() as small:
         memory = Path(directory) / "large.json"
-        print(f"loading {services:,} services ...", file=sys.stderr)
+        print(f"loading {services:,} services, draining, connecting ...", file=sys.stderr)
         results = {"load": in_box(large, load, memory, services)}
         in_box(small, load, Path(directory) / "small.json", 1)
-        print("draining ...", file=sys.stderr)
         results["drain"] = in_box(large, drains, memory, services, rounds=max(20, rounds))
-        print("connecting ...", file=sys.stderr)
         os.sched_setaffinity(0, {CPUS[-1]})
         middle = services // 2
         ports = [FIRST_PORT + 8 * middle + number for number in range(4)]
@@ -276,7 +269,8 @@ def main() -> int:
                 for turns in range(20):  # short turns, so that a disturbance meets both
                     for boxes, port in order if (number + turns) % 2 else reversed(order):
                         found[boxes is large] += connects(boxes, port, count=50)
-                pairs.append((_quiet(found[True]), _quiet(found[False])))
+                # Lower quartiles: what a connect takes while no other process has the processor.
+                pairs.append((statistics.quantiles(found[True], n=4)[0], statistics.quantiles(found[False], n=4)[0]))
         pairs = pairs[2:]  # the first fill caches
     ratio = statistics.median(many / one for many, one in pairs)
     results["first_packet"] = {

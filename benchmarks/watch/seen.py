@@ -13,7 +13,6 @@ chromium; about ten minutes.
 import argparse
 import json
 import os
-import subprocess
 import sys
 import tempfile
 import time
@@ -22,6 +21,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
+from benchmarks.lib.chromium import Chromium
 from benchmarks.lib.measure import Load, save
 from benchmarks.watch.crash import KILL, spread
 
@@ -130,64 +130,11 @@ def share(box: FleetBox, seconds: float, *, scraped: bool) -> float:
     return (cpu(box, pid) - before) / (time.monotonic() - began)
 
 
-class Chromium:
-    """A headless browser in the box's network, which takes orders over a pipe (Chrome DevTools Protocol)."""
-
-    def __init__(self, box: FleetBox, folder: str) -> None:
-        down, self._orders = os.pipe()
-        self._answers, up = os.pipe()
-        argv = [
-            "bash", "-c", f'exec chromium "$@" 3<&{down} 4>&{up}', "sh", "--headless=new", "--no-sandbox",
-            "--disable-gpu", "--remote-debugging-pipe", f"--user-data-dir={folder}", "about:blank",
-        ]  # fmt: skip
-        with network_of(box.boxes.host):
-            self._process = subprocess.Popen(argv, pass_fds=(down, up), stderr=subprocess.DEVNULL)
-        os.close(down)
-        os.close(up)
-        self._number, self._rest = 0, b""
-
-    def ask(self, method: str, session: str | None = None, **parameters: object) -> dict[str, Any]:
-        """Return the result of one order."""
-        self._number += 1
-        order = {"id": self._number, "method": method, "params": parameters}
-        os.write(self._orders, json.dumps(order | ({"sessionId": session} if session else {})).encode() + b"\0")
-        while True:
-            while b"\0" not in self._rest:
-                found = os.read(self._answers, 1 << 16)
-                if not found:
-                    raise SystemExit("chromium has ended")
-                self._rest += found
-            line, _, self._rest = self._rest.partition(b"\0")
-            said = json.loads(line)
-            if said.get("id") == self._number:
-                return dict(said["result"])
-
-    def paint(self, url: str) -> float:
-        """Return the seconds from the begin of a navigation to its first contentful paint."""
-        target = self.ask("Target.createTarget", url="about:blank")["targetId"]
-        session = self.ask("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
-        self.ask("Page.navigate", session, url=url)
-        look = "performance.getEntriesByName('first-contentful-paint').map(entry => entry.startTime)[0] || 0"
-
-        def painted() -> float:
-            return float(self.ask("Runtime.evaluate", session, expression=look)["result"]["value"])
-
-        try:
-            return wait_for("the page is painted", painted, seconds=60) / 1000
-        finally:
-            self.ask("Target.closeTarget", targetId=target)
-
-    def close(self) -> None:
-        self.ask("Browser.close")  # with its other processes, which a kill leaves
-        self._process.wait()
-        os.close(self._orders)
-        os.close(self._answers)
-
-
 def paints(box: FleetBox, number: int) -> list[float]:
     """Return the seconds until the page's first contentful paint, ``number`` times after one that fills caches."""
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
-        browser = Chromium(box, folder)
+        with network_of(box.boxes.host):
+            browser = Chromium(folder)
         try:
             return [browser.paint(f"http://127.0.0.1:{PORT}/") for _ in range(number + 1)][1:]
         finally:

@@ -74,6 +74,8 @@ def test_whatever_a_box_says_is_read_without_an_error(code: int, out: str, error
         (1, '{"ok": false, "outcome": "not ready"}', "portfleet: a note", (Exit.FAILED, False, "not ready")),
         (0, "hello", "", (Exit.FAILED, False, "exit status 0 without a word")),
         (127, "", "sh: portfleet: not found", (Exit.FAILED, False, "sh: portfleet: not found")),
+        (137, "", "portfleet: a note", (Exit.FAILED, False, "exit status 137 without a word")),
+        (137, "", "portfleet: a note\nKilled", (Exit.FAILED, False, "Killed")),
     ],
 )
 def test_how_a_verb_has_ended_is_read(code: int, out: str, errors: str, end: tuple[Exit, bool, str]) -> None:

@@ -26,7 +26,8 @@ def far(directory: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     [("yes", "more than"), ("yes >&2", "more than"), ("exec >&- 2>&-; exec sleep 60", "timed out"),
      ("exec sleep 60", "not ended"),
      ("while :; do echo; sleep 0.05; done", "not ended"), ("exit 7", "exit status 7"),
-     (r"printf '\033[2Jno\n' >&2; exit 1", r"\?\[2Jno")],
+     (r"printf '\033[2Jno\n' >&2; exit 1", r"\?\[2Jno"),
+     ("echo portfleet: 12 connections stay >&2; echo ssh: broken >&2; exit 255", "asked: ssh: broken")],
 )  # fmt: skip
 def test_a_box_that_does_not_answer_is_told_of(
     does: str, words: str, far: Path, monkeypatch: pytest.MonkeyPatch

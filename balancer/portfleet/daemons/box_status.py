@@ -15,6 +15,7 @@ from portfleet.core.errors import Exit
 from portfleet.core.printable import printable
 from portfleet.core.states import State, Wanted
 from portfleet.daemons.answers import MOST
+from portfleet.linux.other_box import of_others
 
 #: Services of a box that are shown.
 _MOST_SERVICES = 1024
@@ -73,10 +74,12 @@ def read_end(code: int, out: str, errors: str) -> FarEnd:
     words = said.get("words") if "outcome" not in said or said["outcome"] in ("already", "begun") else said["outcome"]
     if code == 0 and said.get("ok", said.get("dry_run")) is True and isinstance(words, str):
         return FarEnd(Exit.DONE, said.get("outcome") == "already", printable(words))
-    refused = [line.removeprefix("portfleet: ") for line in errors.splitlines() if line.startswith("portfleet: ")]
+    refused: list[str] = []
+    if code and code in list(Exit):  # otherwise it was cut off: what it had said is what it was about to do
+        refused += [line.removeprefix("portfleet: ") for line in errors.splitlines() if line.startswith("portfleet: ")]
     if code and isinstance(words, str):
         refused.append(words)
-    last = refused[-1] if refused else next(iter(errors.split("\n")), "") or f"exit status {code} without a word"
+    last = refused[-1] if refused else [*of_others(errors), f"exit status {code} without a word"][0]
     return FarEnd(exit_of(code or 1), False, printable(last))
 
 

@@ -71,8 +71,13 @@ def ask(box: str, words: Sequence[str], *, seconds: float, most: int | None = No
         raise _unasked(box, words, str(error), code=Exit.TIMEOUT if late else Exit.FAILED) from None
     said = Said(asking.returncode, out.decode(errors="replace"), errors.decode(errors="replace"))
     if said.code == _UNREACHED:
-        raise _unasked(box, words, first_words(said))
+        raise _unasked(box, words, first_words(Said(said.code, "", "\n".join(of_others(said.errors)))))
     return said
+
+
+def of_others(errors: str) -> list[str]:
+    """Return the lines of stderr that ssh or a shell wrote: what a verb said before it was cut off is no reason."""
+    return [line for line in errors.splitlines() if line.strip() and not line.startswith("portfleet: ")]
 
 
 def first_words(said: Said) -> str:
