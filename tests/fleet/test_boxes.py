@@ -101,11 +101,12 @@ def test_it_is_refused_before_the_first_step(boxes: Pair) -> None:
     before = live(boxes)
     done = work(boxes, "cutover", "echo", "--force", "--box", ONE, "--box", NOBODY)
     assert done.returncode == 1 and "nothing was done" in done.stderr and NOBODY in done.stderr
-    boxes.portfleet(boxes.two, "restart", "echo", "--no-wait")
+    canary = ("--canary", "50%", "--every", "10m")  # one that lasts
+    boxes.portfleet(boxes.two, "cutover", "echo", "--force", *canary, "--no-wait")
 
     done = work(boxes, "cutover", "echo", *BOTH, "--force")
 
-    assert done.returncode == 5 and f"{TWO}: restart is at work on echo" in done.stderr, done.stderr
+    assert done.returncode == 5 and f"{TWO}: cutover is at work on echo" in done.stderr, done.stderr
     boxes.portfleet(boxes.two, "cancel", "echo")
     assert live(boxes) == before
 
