@@ -71,7 +71,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _refuse(words: str) -> None:
-    """Say why nothing, or nothing more, was done. A file, an instance or another box may be quoted in it."""
+    """Print why nothing, or nothing more, was done. A file, an instance or another box may be quoted in it."""
     from portfleet.screen.output import fit
 
     lines = (printable(line, len(line)) for line in f"portfleet: {words}".split("\n"))

@@ -58,7 +58,7 @@ def plain_haproxy(box: FleetBox) -> None:
 
 @contextmanager
 def ways() -> Iterator[dict[str, tuple[FleetBox, int]]]:
-    """Give {name: the box, the port that clients dial there}; all of it has the servers' CPU."""
+    """Yield {name: (box, port that clients dial there)}; all of it runs on the servers' CPU."""
     allowed = os.sched_getaffinity(0)
     os.sched_setaffinity(0, {SERVER_CPU})
     with ExitStack() as stack:

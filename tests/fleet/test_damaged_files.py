@@ -109,7 +109,7 @@ def test_a_state_file_of_haproxys_plane_that_nests_without_end_is_written_anew(n
 
 
 def _look_and_change(box: FleetBox) -> None:
-    """Give commands of every kind: each does what it says or has words for it."""
+    """Run commands of every kind: each does what it says or has words for it."""
     for words in (["status"], ["plan"], ["explain", "echo", "198.18.0.1"], ["doctor"], ["history"], ["lock"],
                   ["drain", "echo/4"], ["apply"]):  # fmt: skip
         done = box.portfleet(*words, check=False)

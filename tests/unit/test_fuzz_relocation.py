@@ -36,7 +36,7 @@ def trickle(connection: socket.socket) -> None:
     connection.recv(4096)
     while True:
         connection.sendall(b" ")
-        time.sleep(0.02)
+        time.sleep(0.02)  # what the other side does: a byte now and then
 
 
 def endless(connection: socket.socket) -> None:

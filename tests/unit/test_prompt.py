@@ -27,7 +27,7 @@ async def answer(scope: dict[str, object], _: object, send: object) -> None:
     if scope["path"] == STREAM:
         for _ in range(15):
             await send({"type": "http.response.body", "body": b"x", "more_body": True})
-            await asyncio.sleep(0.1)
+            await asyncio.sleep(0.1)  # the stream's own pace
     await send({"type": "http.response.body", "body": b"x" * (1 << 24 if scope["path"] == "/long" else 1)})
 
 

@@ -162,7 +162,7 @@ def test_it_is_refused_before_the_first_step(
 ) -> None:
     far.box("one")
     if box is not None:
-        far.box("two", **box)  # type: ignore[arg-type]
+        far.box("two", **box)  # type: ignore[arg-type] # a case gives the arguments that it is about
 
     assert main(over(["one", "two"], "cutover", "echo")) == code
 

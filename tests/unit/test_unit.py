@@ -30,7 +30,7 @@ def exposure(text: str, folder: Path) -> float:
     return float(found[1])
 
 
-@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="has no systemd-analyze")
+@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd-analyze is not installed")
 def test_the_unit_is_exposed_as_little_as_the_page_says(tmp_path: Path) -> None:
     """By systemd 252; other versions weigh a little differently."""
     unit = (DIRECTORY / "system" / "portfleet.service").read_text()

@@ -64,7 +64,7 @@ def _effect(context: Context, running: Operation) -> str:
 
 
 def ask(context: Context, number: int, *, also: Callable[[Journal], Journal] = lambda journal: journal) -> bool:
-    """Ask for operation ``number`` to be cancelled, with what ``also`` changes; return False if it has ended."""
+    """Mark operation ``number`` as cancelled, and change what ``also`` does; return False if it has ended already."""
 
     def change(journal: Journal) -> Journal:
         running = journal.operation(number)
@@ -78,7 +78,7 @@ def ask(context: Context, number: int, *, also: Callable[[Journal], Journal] = l
 
 
 def told(context: Context, number: int, *, wait: bool) -> Exit:
-    """Say what comes of operation ``number``, which is cancelled; gives DONE, even if it had ended before that came.
+    """Print what comes of the cancelled operation ``number``; return DONE, also if it had ended before it was marked.
 
     FAILED if what it did stays, TIMEOUT if an instance that is to serve again is not ready in time.
     """

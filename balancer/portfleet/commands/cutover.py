@@ -225,7 +225,7 @@ def begin(
 
 
 def _tell(context: Context, want: DesiredService, live: list[str], why: str, *, handoff: bool) -> None:
-    """Say what becomes of the connections of the ``live`` instances; ``why`` they are not handed off."""
+    """Print what becomes of the connections of the ``live`` instances; ``why`` they are not handed off."""
     if handoff:
         tell_handed(context, live, other(want.live))
         return

@@ -62,7 +62,7 @@ def _show_plan(moves: Sequence[Move], box: str) -> None:
 
 
 def _tell(done: Sequence[Moved], left: dict[str, int], options: argparse.Namespace, context: Context) -> Exit:
-    """Say what has become of each instance, what stays, and what is to be done next; return the exit code."""
+    """Print what has become of each instance, what stays, and what to do next; return the exit code."""
     failed = next((one for one in done if one.code), None)
     stays = [one for one in done if one.move.stays]
     code = failed.code if failed else Exit.FAILED if stays else Exit.DONE

@@ -53,7 +53,7 @@ class Handing:
         try:
             found.say(hello)
             found.agreed = found.hear(read_agreed)
-        except BaseException:
+        except BaseException:  # also a cancellation or Ctrl-C: the daemon frees its end when ours is closed
             found.close()
             raise
         return found

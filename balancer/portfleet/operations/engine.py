@@ -216,7 +216,7 @@ class Engine:
                 raise OperationFailed(f"internal error: {error!r}") from error
 
     async def _end(self, operation: Operation, outcome: Outcome, *, unless_cancelled: bool = False) -> None:
-        """Write down that an operation has ended; raise Cancelled if that is asked for and ``unless_cancelled``."""
+        """Write down that an operation has ended; with ``unless_cancelled`` raise Cancelled if it was cancelled."""
 
         def ended(journal: Journal) -> Journal:
             now = journal.operation(operation.number)

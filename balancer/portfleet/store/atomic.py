@@ -67,7 +67,7 @@ def _sync(directory: Path) -> None:
 
 
 def version(path: Path) -> tuple[int, int] | None:
-    """Tell versions of a file that `write` writes apart; None if there is none.
+    """Return what differs between any two versions of a file that `write` has written; None if there is no file.
 
     Each is a new inode. Its time alone would not do: the clock of files ticks, and two writes may come in one tick.
     """

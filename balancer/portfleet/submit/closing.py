@@ -10,7 +10,7 @@ from portfleet.core.operations import Policy
 
 
 def tell(context: Context, names: Iterable[str], why: str, *, rate: int | None, waits: str) -> None:
-    """Say how many connections ``names`` have and what becomes of them; nothing if they have none.
+    """Print how many connections ``names`` have and what becomes of them; nothing if they have none.
 
     ``why`` they cannot be handed off; ``rate``: they are closed, so many a second; ``waits``: what they do without one.
     """
@@ -20,12 +20,12 @@ def tell(context: Context, names: Iterable[str], why: str, *, rate: int | None, 
 
 
 def tell_handed(context: Context, names: Iterable[str], to: str) -> None:
-    """Say how many connections ``names`` have, and that they are handed off to ``to``."""
+    """Print how many connections ``names`` have, and that they are handed off to ``to``."""
     context.say(f"{established(context, names):,} connections are handed off to {to}; none is closed")
 
 
 def tell_drained(context: Context, names: Iterable[str], policy: Policy) -> None:
-    """Say how many connections ``names`` have, and how a drain by ``policy`` ends them."""
+    """Print how many connections ``names`` have, and how a drain by ``policy`` ends them."""
     there = established(context, names)
     context.say(f"{there:,} connections: {ends(there, policy)}" if there else "no connections there")
 
