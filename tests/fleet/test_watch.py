@@ -84,6 +84,24 @@ def test_the_hung_is_ejected_its_waiting_clients_go_elsewhere_and_it_is_restarte
         box.settled()
 
 
+def test_one_that_answers_again_while_no_watcher_runs_is_let_in_by_the_next() -> None:
+    with fleet_box(NAMED + 'stop_timeout = "1s"\n' + QUICK) as box:  # which does not hear that it is to stop
+        pid = box.status()["echo-blue-1"]["pid"]
+        signal(box, pid, "STOP")
+        wait_for("it is out", lambda: "echo-blue-1" not in slots(box))
+        box.portfleet("down", "--yes")
+        box.portfleet("up")
+        assert len(slots(box)) == 4
+        pid, watcher = box.status()["echo-blue-2"]["pid"], pid_of(box, "portfleet-watch")
+        signal(box, pid, "STOP")
+        wait_for("the second is out", lambda: "echo-blue-2" not in slots(box))
+        signal(box, watcher, "KILL")
+        signal(box, pid, "CONT")
+        wait_for("it serves again", lambda: len(slots(box)) == 4)
+        assert box.status()["echo-blue-2"]["pid"] == pid
+        box.settled()
+
+
 @pytest.mark.long
 def test_the_last_one_that_serves_is_kept_until_another_is_back() -> None:
     with fleet_box(NAMED.replace("instances = 4", "instances = 2") + QUICK) as box:

@@ -98,6 +98,7 @@ def hear(
                     part = connections[number].recv(4096)
                 except OSError as error:
                     found[number] = repr(error)
+                    longest = max(longest, time.monotonic() - began)
                     selector.unregister(connections[number])
                     continue
                 got[number] += part

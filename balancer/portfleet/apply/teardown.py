@@ -36,6 +36,9 @@ def take_down(context: Context, desired: Desired, *, seconds: float = 60, clock:
         if (watcher := _lost_watcher(context)) is None:
             break
         _end(watcher, clock)  # which may be starting another supervisord
+    if not locks.held(context.paths.watch_lock):
+        for path in (context.paths.out, context.paths.retries):  # of processes that end now: the next are others
+            path.unlink(missing_ok=True)
     names = dict.fromkeys([*filter(parse_instance, there), *programs.members().names()])
     programs.run(programs.ending(names, HURRIED, alone=not supervisor.running()))
     programs.run(programs.ending([name for name in (*desired.own, METRICS) if name in there], HURRIED))

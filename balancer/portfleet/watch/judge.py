@@ -93,6 +93,7 @@ class Judge:
         probed = []
         for name, member in self._roster.members.items():
             if member.want.takes and name not in pending and (name not in out or out[name].kind == "probe"):
+                member.judged(out=name in out)
                 probed.append(member.target())
             else:
                 member.unprobed()

@@ -33,6 +33,8 @@ class Member:
     owned: bool = False
     #: One of its processes has answered on its control socket.
     spoke: bool = False
+    #: Its probes are judged.
+    probed: bool = False
     #: Since when its probes fail; None while they do not.
     hung_since: float | None = None
     #: Who else listens on its port, in words.
@@ -58,9 +60,14 @@ class Member:
         """Return whether the watcher may start it: it is not to be down, and no other process starts it now."""
         return self.want.startable and not self.owned
 
+    def judged(self, *, out: bool) -> None:
+        """Have probes judge it from now on: one that is ``out`` by them has to answer before it is healthy."""
+        if not self.probed:
+            self.probed, self.health.healthy, self.health.streak = True, not out, 0
+
     def unprobed(self) -> None:
         """Forget what its probes told: it is not probed any more, so a recovery would go unnoticed."""
-        self.hung_since = None
+        self.probed, self.hung_since = False, None
         self.health.healthy, self.health.streak = True, 0
 
     def target(self) -> Target:
