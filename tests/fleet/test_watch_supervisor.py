@@ -83,6 +83,30 @@ def test_supervisord_and_watcher_killed_together_lose_nothing_either() -> None:
         box.settled()
 
 
+def test_one_that_was_started_anew_on_a_full_disk_outlives_supervisord_too() -> None:
+    """Its process could not be noted: nothing but the processes themselves tells the next watcher of it."""
+    with fleet_box() as box:
+        lib, name = f"{HOME}/lib", "echo-blue-2"
+        box.boxes.host.run("sh", "-c", f"mkdir -p {lib} && mount -t tmpfs -o size=1m tmpfs {lib}")
+        box.write(NAMED + QUICK)
+        box.portfleet("up")
+        box.boxes.host.run("sh", "-c", f"cat /dev/zero > {lib}/fill", check=False)
+        signal(box, box.status()[name]["pid"], "KILL")
+        wait_event(box, "serving", instance=name, after=wait_event(box, "ejected", instance=name))
+        wait_event(box, "cannot-write", file=f"{lib}/processes.json")
+        before = pids(box)
+        with load(box) as clients:
+            box.boxes.host.run("rm", f"{lib}/fill")
+            kill_supervisor(box)  # before it is noted after all
+            wait_event(box, "adopted", instance=name)
+            wait_for(
+                "all are noted", lambda: str(before[name]) in box.boxes.host.path(f"{lib}/processes.json").read_text()
+            )
+            assert pids(box) == before
+        assert clients.refused == 0 and clients.lost == [], (clients.report["connects"], clients.lost)
+        assert events(box, "ending-remains") == []
+
+
 @pytest.mark.long
 def test_a_supervisord_that_was_started_by_hand_over_adopted_instances_is_told() -> None:
     """Whoever starts supervisord himself has it start programs whose ports are taken: the watcher ends that."""

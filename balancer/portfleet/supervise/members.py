@@ -51,6 +51,7 @@ class Members:
         self._found: dict[str, list[Process]] = {}
         self._ports = ports
         table = processes.table()
+        self._leading = frozenset(leading(table))
         there = {name: one.pid for name, one in noted.items() if _may_lead(one, table)}
         owner = {pid: name for name, pid in {**there, **leaders}.items() if pid in table}
         groups = {pid: name for name, pid in {**there, **leaders}.items()}
@@ -71,6 +72,10 @@ class Members:
     def of(self, name: str) -> list[Process]:
         """Return the processes of an instance, the eldest first."""
         return self._found.get(name, [])
+
+    def leader(self, name: str) -> int | None:
+        """Return the process of an instance that a supervisord has started, the eldest of its `leading` ones."""
+        return next((one.pid for one in self.of(name) if one.pid in self._leading), None)
 
     def left(self, name: str, leader: int | None) -> list[Process]:
         """Return those of an instance's processes that are older than ``leader``: left by an earlier one."""
@@ -93,6 +98,16 @@ class Members:
     def _by_port(self, pid: int) -> str | None:
         inodes = {one.inode: self._ports[one.port] for one in sockdiag.listeners() if one.port in self._ports}
         return next((inodes[inode] for inode in processes.owned(processes.tree(pid), set(inodes))), None)
+
+
+def leading(table: Mapping[int, processes.Process]) -> list[int]:
+    """Return the processes that a supervisord may have started, the eldest first.
+
+    Such a one leads its process group, and so can have no session of its own (setsid(2)), as one has that has put
+    itself into the background.
+    """
+    found = (pid for pid, one in table.items() if one.group == pid != one.session)
+    return sorted(found, key=lambda pid: table[pid].started)
 
 
 def named(paths: Paths, pid: int) -> str | None:

@@ -33,7 +33,7 @@ def start_supervisord(paths: Paths, *, seconds: float = 20, clock: Callable[[], 
     Raise PortfleetError with its own words if it does not.
     """
     Supervisor(paths.supervisor_socket).refuse_ending()
-    adopted.set_aside(paths, adopted.alive(paths))
+    adopted.set_aside(paths, adopted.started(paths) | adopted.alive(paths))
     said = _by_systemd() if by_systemd(paths) else _by_itself(paths)
     wait_for_supervisord(paths, seconds=seconds, clock=clock, said=said)
 

@@ -34,11 +34,17 @@ class Processes:
         self.programs: dict[str, ProgramInfo] = {}
         self.adopted: set[str] = set()
         self._noted: dict[str, tuple[int, int]] = {}
+        #: The supervisord under which all processes were looked at: those of an earlier one can only become fewer.
+        self._known: int | None = None
 
     def find(self, programs: dict[str, ProgramInfo]) -> None:
         """Find each member's process among ``programs`` of supervisord and those adopted, and have its end told."""
         self.programs = programs
         alive = adopted.alive(self._paths) | self._deaths.alive()  # what was noted may have been removed
+        if (supervisord := self._deaths.pid(SUPERVISOR)) != self._known:
+            self._known = supervisord
+            has = {name for name, info in programs.items() if info.pid is not None}
+            alive = {n: pid for n, pid in adopted.started(self._paths).items() if n not in has} | alive
         for name, member in self._roster.members.items():
             with self._log.costs(name):
                 if member.local:

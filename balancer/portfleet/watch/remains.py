@@ -65,6 +65,8 @@ class Remains:
                 with self._log.costs(name):
                     info = programs.get(name)
                     leader = info.pid if info is not None and info.pid is not None else alive.get(name)
+                    if leader is None and info is None and name not in self._leaders:
+                        leader = members.leader(name)  # it outlived its supervisord, and was never noted
                     leader = leader if leader is not None and processes.start_time(leader) is not None else None
                     busy = not member.startable or self._roster.busy(member.service.name) is not None
                     self._look(member, info, leader, members, busy=busy)

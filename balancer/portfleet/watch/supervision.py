@@ -69,7 +69,8 @@ class Supervision:
 
     def died(self) -> None:
         """supervisord has ended: keep its successor from starting again what still runs, and see that one comes."""
-        alive = adopted.alive(self._paths) | self._deaths.alive()
+        # One that was started a moment ago, or while the disk was full, is not noted.
+        alive = adopted.started(self._paths) | adopted.alive(self._paths) | self._deaths.alive()
         with self._log.costs(SUPERVISOR):
             adopted.set_aside(self._paths, alive)
         if not alive:
