@@ -90,21 +90,23 @@ def test_one_that_was_started_anew_on_a_full_disk_outlives_supervisord_too() -> 
         box.boxes.host.run("sh", "-c", f"mkdir -p {lib} && mount -t tmpfs -o size=1m tmpfs {lib}")
         box.write(NAMED + QUICK)
         box.portfleet("up")
-        box.boxes.host.run("sh", "-c", f"cat /dev/zero > {lib}/fill", check=False)
+        box.boxes.host.run("sh", "-c", f"for i in 1 2 3; do cat /dev/zero > {lib}/fill$i; done", check=False)
         signal(box, box.status()[name]["pid"], "KILL")
         wait_event(box, "serving", instance=name, after=wait_event(box, "ejected", instance=name))
-        wait_event(box, "cannot-write", file=f"{lib}/processes.json")
         before = pids(box)
         with load(box) as clients:
-            box.boxes.host.run("rm", f"{lib}/fill")
-            kill_supervisor(box)  # before it is noted after all
+            kill_supervisor(box)
             wait_event(box, "adopted", instance=name)
-            wait_for(
-                "all are noted", lambda: str(before[name]) in box.boxes.host.path(f"{lib}/processes.json").read_text()
-            )
             assert pids(box) == before
         assert clients.refused == 0 and clients.lost == [], (clients.report["connects"], clients.lost)
+        signal(box, before[name], "KILL")
+        wait_for(
+            "it serves below the next one", lambda: box.status()[name]["slots"] and not box.status()[name]["adopted"]
+        )
         assert events(box, "ending-remains") == []
+        box.boxes.host.run("sh", "-c", f"rm {lib}/fill*")
+        again, noted = str(pids(box)[name]), box.boxes.host.path(f"{lib}/processes.json")
+        wait_for("it is noted", lambda: again in noted.read_text())
 
 
 @pytest.mark.long

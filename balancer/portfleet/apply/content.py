@@ -59,7 +59,8 @@ def note(paths: Paths, programs: Iterable[Program]) -> None:
     for program in (one for one in programs if one.values):  # the others are no instances
         if (places := placed.of(program)) not in known:
             known[places] = _note_of(places, _noted(paths, program.name))
-        atomic.write(_file(paths, program.name), f"{known[places].stamp} {known[places].digest}".encode())
+        if _noted(paths, program.name) != known[places]:
+            atomic.write(_file(paths, program.name), f"{known[places].stamp} {known[places].digest}".encode())
 
 
 def changed(want: DesiredService, observed: Observed, paths: Paths, colour: Colour | None = None) -> Changed | None:

@@ -94,7 +94,11 @@ class Files:
             if program.files:
                 atomic.write(self._list(name), "".join(f"{path}\n" for path in program.files).encode())
                 self._rendered(program).write()
-            atomic.write(self.paths.programs / f"{name}.conf", text.encode())
+            path, aside = (self.paths.programs / f"{name}.{kind}" for kind in ("conf", "adopted"))
+            if _text(aside) == text:
+                aside.replace(path)  # which takes no room on a full disk
+            elif _text(path) != text:
+                atomic.write(path, text.encode())
 
     def forget(self, name: str) -> None:
         """Remove the files of a program, so that no supervisord starts it, and those that were made for it."""

@@ -45,7 +45,8 @@ def write_config(services: Collection[Service], paths: Paths) -> None:
         minfds=hard if unlimited else min(hard, max([1024, *most])),
         root=os.geteuid() == 0,
     )
-    atomic.write(paths.supervisor_config, text.encode())
+    if not paths.supervisor_config.is_file() or paths.supervisor_config.read_bytes() != text.encode():
+        atomic.write(paths.supervisor_config, text.encode())  # on a full disk another supervisord starts all the same
 
 
 def program_text(program: Program) -> str:
