@@ -40,11 +40,17 @@ restart_after = "3s"
 
 @dataclass(frozen=True)
 class Fault:
-    """One fault: the instances it hit, whose own connections may end, and the seconds until all was whole again."""
+    """One fault: the instances it hit, whose own connections may end, when it ``began`` (monotonic seconds), and the
+    seconds until all was whole again."""
 
     kind: str
     hit: frozenset[str]
+    began: float
     seconds: float
+
+    @property
+    def ended(self) -> float:
+        return self.began + self.seconds
 
 
 @dataclass
@@ -126,7 +132,7 @@ class Chaos:
                 began = time.monotonic()
                 now = KINDS[kind](self)
                 wait_for(f"the fleet is whole after: {kind}", self._is_whole, seconds=60)
-                self.report.faults.append(Fault(kind, frozenset(now), time.monotonic() - began))
+                self.report.faults.append(Fault(kind, frozenset(now), began, time.monotonic() - began))
                 hit |= now
         connects, beside = clients.report["connects"], clients.lost_beside(*hit)
         report = self.report
@@ -205,6 +211,8 @@ class Chaos:
         for verb, process in zip(verbs, running, strict=True):
             _, said = process.communicate(timeout=60)
             assert process.returncode in (0, 5) and "Traceback" not in said, (verb, process.returncode, said)
+        if verbs[1] == ["apply"] and running[0].returncode:  # it came second, and is done now
+            wait_for("the drain is done", lambda: self.box.portfleet(*verbs[0], check=False).returncode == 0)
         for name in (one, two):
             wait_for(f"{name} serves again", partial(self._undrain, name), seconds=60)
         return set()

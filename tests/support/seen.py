@@ -44,6 +44,7 @@ def fleet_told(*services: Entry, **changes: Any) -> Entry:
     return {
         "ok": True, "at": 1.0, "began": 0.5, "version": "0.1.0", "data_plane": "nftables", "supervisord": 2,
         "room": {"used": 10, "limit": 100, "dropped": 0}, "drift": False, "healed": {"table": 0, "rules": 0},
+        "events": {"watching": 1},
         "loop_lag": Durations().to_json(), "transactions": {"point": Durations().to_json()}, "unexpected": 0,
         "warnings": [], "takes_orders": False, "services": [*services],
     } | changes  # fmt: skip

@@ -161,7 +161,7 @@ def full_disk(size: int) -> Iterator[None]:
         signal.signal(signal.SIGXFSZ, ignored)
 
 
-def test_a_full_disk_costs_the_line_not_the_number(tmp_path: Path) -> None:
+def test_what_finds_no_room_is_written_as_soon_as_there_is_some(tmp_path: Path) -> None:
     path = tmp_path / "events.jsonl"
     file = EventFile(path)
     file.exchange([named()])
@@ -171,6 +171,9 @@ def test_a_full_disk_costs_the_line_not_the_number(tmp_path: Path) -> None:
     assert trouble is not None and [event.number for event in kept] == [2]
     assert path.read_bytes() == before
     assert EventFile(path).exchange([named()])[0][-1].number == 3
+    assert file.waits and [event.number for event in file.exchange([])[0]] == [3]  # with what had found no room
+    assert not file.waits and [event.number for event in EventFile(path).read()] == [1, 2, 3]
+    assert file.news() == []
 
 
 def test_the_recorder_gives_events_since_a_number_also_those_of_others(tmp_path: Path) -> None:

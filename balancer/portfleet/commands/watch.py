@@ -119,7 +119,7 @@ async def _watch(context: Context, log: Log, check: SelfCheck, recorder: Recorde
 def _answers(snapshot: Snapshot, recorder: Recorder) -> Commands:
     return {
         "status": lambda _: snapshot.status(),
-        "fleet": lambda _: snapshot.fleet(),
+        "fleet": lambda _: snapshot.fleet() | {"events": dict(recorder.counts)},
         "instances": lambda request: snapshot.instances(request.get("after")),
         "events": recorder.since,
     }

@@ -75,6 +75,8 @@ class Families(Collector):
         self._add("portfleet_drift", (), fleet["drift"])
         for lost, count in fleet["healed"].items():
             self._add("portfleet_healed_total", (lost,), count)
+        for kind, count in fleet["events"].items():
+            self._add("portfleet_events_total", (kind,), count)
         if room := fleet["room"]:
             self._add("portfleet_data_plane_connections", (), room["used"])
             self._add("portfleet_data_plane_connections_limit", (), room["limit"])

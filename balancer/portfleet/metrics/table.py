@@ -42,6 +42,7 @@ TABLE: dict[str, tuple[Metric, ...]] = {
         ),
         Metric("portfleet_drift", "gauge", (), 'With drift = "report": 1 while the rules are not as they should be'),
         Metric("portfleet_healed_total", "counter", ("lost",), "Repairs of rules that others changed: table or rules"),
+        Metric("portfleet_events_total", "counter", ("kind",), "Events since the watcher began, those of commands too"),
         Metric(
             "portfleet_data_plane_connections",
             "gauge",

@@ -23,6 +23,8 @@ from portfleet.store.clock import now_exactly
 MOST = 4 * 1024 * 1024
 #: Digits of the number in the lock file: always as many, so that a full disk does not keep it from being written.
 _DIGITS = 20
+#: Events that wait for room on the disk, of which the oldest are lost.
+_WAITING = 1000
 
 
 def record(path: Path, kind: str, **fields: object) -> None:
@@ -42,12 +44,15 @@ class EventFile:
         #: Which file was read last, by its inode, and how far.
         self._inode, self._offset = 0, 0
         self._last = 0
+        #: What the file could not take, to be written as soon as it can.
+        self._unwritten: list[Event] = []
 
     def read(self, *, most: int | None = None) -> list[Event]:
         """Return the last ``most`` events that are kept (None: all), oldest first; raise OSError."""
         self._inode = self._offset = 0
         lines = [*_data(self._older).split(b"\n"), *self._new_lines()]
-        return list(_events(lines if most is None else lines[-most:]))
+        found = _events(lines if most is None else lines[-most:])
+        return sorted(found, key=lambda event: event.number)  # what waited for room comes after later ones
 
     def news(self) -> list[Event]:
         """Return what was appended since the last `read`, `news` or `exchange`; raise OSError."""
@@ -74,8 +79,8 @@ class EventFile:
     def exchange(self, events: Sequence[Event]) -> tuple[list[Event], OSError | None]:
         """Append ``events``; return what others have appended since the last look, then these with their numbers.
 
-        The OSError says why the file could not take them; they have their numbers all the same. Raise PortfleetError if
-        the lock cannot be had: then nothing was done.
+        The OSError says why the file could not take them; they have their numbers all the same, and are written with
+        the next ones. Raise PortfleetError if the lock cannot be had: then nothing was done.
         """
         with locks.events(self._lock, seconds=self._patience) as lock:
             trouble: OSError | None = None
@@ -86,11 +91,18 @@ class EventFile:
                 trouble = error
             first = self._take_numbers(lock, len(events), others)
             kept = [replace(event, number=first + count) for count, event in enumerate(events)]
+            self._unwritten += kept
             try:
-                self._append(kept)
+                self._append(self._unwritten)
+                self._unwritten = []
             except OSError as error:
-                trouble = error
+                trouble, self._unwritten = error, self._unwritten[-_WAITING:]
             return [*others, *kept], trouble
+
+    @property
+    def waits(self) -> bool:
+        """Return whether there is something that the file could not take yet."""
+        return bool(self._unwritten)
 
     @property
     def _older(self) -> Path:

@@ -7,7 +7,7 @@ commands append to the file is found there within half a second.
 from __future__ import annotations
 
 import threading
-from collections import deque
+from collections import Counter, deque
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -39,6 +39,8 @@ class Recorder:
         self._wake, self._stopping = threading.Event(), False
         self._kept: deque[Event] = deque(maxlen=_MEMORY)
         self._last = 0
+        #: How many events of each kind came since `start`, those of commands among them.
+        self.counts: Counter[str] = Counter()
         self._thread: threading.Thread | None = None
         self._journald = journald.sender()
 
@@ -98,7 +100,8 @@ class Recorder:
             lost, self._lost = self._lost, 0
             batch.append(make("events-lost", now_exactly(), {"count": lost}))
         try:
-            kept, trouble = self._file.exchange(batch) if batch else (self._file.news(), None)
+            due = bool(batch) or self._file.waits
+            kept, trouble = self._file.exchange(batch) if due else (self._file.news(), None)
         except PortfleetError as error:
             self._batch = batch  # which is tried again
             return error.message.splitlines()[0]
@@ -110,6 +113,7 @@ class Recorder:
     def _tell(self, events: list[Event], command: EventCommand) -> None:
         """Keep what has just happened, and pass it on."""
         self._keep(events)
+        self.counts.update(event.kind for event in events)
         for event in events:
             command.take(event)
             self._journald(event)
