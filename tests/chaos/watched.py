@@ -33,6 +33,8 @@ def watched(*, seed: int, seconds: float, pictures: Path | None = None) -> list[
         with witness(box) as found:
             while time.monotonic() < until or min(chaos.report.counts().values()) < 1:
                 for kind in order.sample(list(KINDS), len(KINDS)):
+                    if kind == "conntrack table full":
+                        wait_for("the warning of the one before is over", lambda: not chaos.warned(), seconds=180)
                     chaos.round([kind])
                     time.sleep(_QUIET)
             _picture(box, pictures, "during", lambda: chaos.round(["SIGSTOP of an instance"]))

@@ -183,11 +183,11 @@ class Chaos:
     def fill_conntrack(self) -> set[str]:
         """Keep the connection table full for a moment, and see that the watcher warns of it."""
         filling = self.box.boxes.host.popen(sys.executable, str(_HERE / "fill_conntrack.py"), "1.2")
-        wait_for("the watcher warns of conntrack", lambda: self._warned() or filling.poll() is not None, seconds=240)
+        wait_for("the watcher warns of conntrack", lambda: self.warned() or filling.poll() is not None, seconds=240)
         out, said = filling.communicate(timeout=60)
         assert filling.returncode == 0, said
         most, limit = map(int, out.split())
-        assert most >= limit and self._warned(), (out, watch_status(self.box))
+        assert most >= limit and self.warned(), (out, watch_status(self.box))
         return set()
 
     def fill_disk(self) -> set[str]:
@@ -230,7 +230,8 @@ class Chaos:
         name = self._random.choice(sorted(serving))
         return name, serving[name]
 
-    def _warned(self) -> bool:
+    def warned(self) -> bool:
+        """Return whether the watcher warns of conntrack at the moment."""
         return any(entry["name"] == "conntrack" for entry in watch_status(self.box)["warnings"])
 
     @contextmanager
