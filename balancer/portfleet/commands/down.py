@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-import time
 from dataclasses import replace
 from typing import Any
 
@@ -30,6 +29,7 @@ from portfleet.store import locks
 from portfleet.store.clock import now
 from portfleet.store.directories import make_directories
 from portfleet.store.events import record
+from portfleet.submit.closing import counted
 
 EXAMPLES = (
     "portfleet down",
@@ -37,8 +37,6 @@ EXAMPLES = (
 )
 
 _UNDO = "portfleet up"
-#: How often, and how many seconds apart, connections no more than one an instance are counted.
-_LOOKS, _MOMENT = 5, 0.05
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -84,16 +82,8 @@ def run(options: argparse.Namespace, context: Context) -> Exit:
 
 
 def _look(context: Context, desired: Desired, service: str | None) -> tuple[Observed, int]:
-    """Return what is there and how many connections; a few are looked at again: a probe under way is no client."""
-    least = sys.maxsize
-    for turn in range(_LOOKS):
-        time.sleep(_MOMENT if turn else 0)
-        observed = context.observe(desired, probe=False)
-        there = _there(observed, service)
-        least = min(least, sum(observed.seen(name).connections or 0 for name in there))
-        if not 0 < least <= len(there):
-            break
-    return observed, least
+    """Return what is there and how many connections."""
+    return counted(lambda: context.observe(desired, probe=False), lambda observed: _there(observed, service))
 
 
 def _is_down(context: Context, desired: Desired) -> bool:

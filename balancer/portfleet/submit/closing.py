@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+import sys
+import time
+from collections.abc import Callable, Collection, Iterable
 
 from portfleet.apply.context import Context
+from portfleet.core.observed import Observed
 from portfleet.core.operations import Policy
+
+#: The most looks at how many connections there are, and seconds between two.
+_LOOKS, _MOMENT = 5, 0.05
 
 
 def tell(context: Context, names: Iterable[str], why: str, *, rate: int | None, waits: str) -> None:
@@ -46,5 +52,25 @@ def _closed(there: int, rate: int) -> str:
 
 def established(context: Context, names: Iterable[str]) -> int:
     """Return how many connections the instances ``names`` have now."""
-    observed = context.observe(context.desired(context.applied_fleet), probe=False)
-    return sum(observed.seen(name).connections or 0 for name in names)
+    desired, wanted = context.desired(context.applied_fleet), list(names)
+    return counted(lambda: context.observe(desired, probe=False), lambda _: wanted)[1]
+
+
+def counted(look: Callable[[], Observed], names: Callable[[Observed], Collection[str]]) -> tuple[Observed, int]:
+    """Return what ``look`` gives, and how many connections those that ``names`` gives of it have.
+
+    A probe under way is no client: what may be probes, or was counted by sockets, is looked at again until two looks
+    agree, and the least counts.
+    """
+    least, before = sys.maxsize, -1
+    for turn in range(_LOOKS):
+        time.sleep(_MOMENT if turn else 0)
+        observed = look()
+        there = {name: observed.seen(name) for name in names(observed)}
+        now = sum(seen.connections or 0 for seen in there.values())
+        least = min(least, now)
+        told = all(seen.status is not None for seen in there.values() if seen.connections)
+        if now in (0, before) or (told and now > len(there)):
+            break
+        before = now
+    return observed, least

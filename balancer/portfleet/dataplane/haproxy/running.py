@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator
 
+from portfleet.core.errors import PortfleetError
 from portfleet.dataplane.haproxy import text
 from portfleet.dataplane.haproxy.client import Client
 from portfleet.dataplane.haproxy.state import State, Unit
@@ -30,6 +31,13 @@ def bring(client: Client, state: State, services: Collection[str], place: Place)
     Weights go first where they end and last where they begin: a connection that is refused meanwhile is dispatched to
     servers that serve before and after.
     """
+    try:
+        _bring_all(client, state, services, place)
+    except PortfleetError:  # what it had was told by the worker that is just being replaced, it may be
+        _bring_all(client, state, services, place)
+
+
+def _bring_all(client: Client, state: State, services: Collection[str], place: Place) -> None:
     has = client.weights()
     for name in services:
         unit = state.unit(name)
