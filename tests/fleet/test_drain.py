@@ -75,7 +75,8 @@ def test_redis_is_cut_over_by_draining() -> None:
         reset = re.search(r"connections of blue: .* (\d+) were reset", done)
         assert reset and int(reset[1]) >= 60, done  # behind HAProxy a connection that has just ended may be among them
         connects = report["connects"]
-        assert (connects["refused"], connects["reset"]) == (0, 0), connects
+        # Who dialled just before the switch is blue's, and among those that are closed.
+        assert connects["refused"] == 0 and connects["reset"] <= 1, connects
         lost = [held for held in report["held"] if held["lost"]]
         assert len(lost) == 60  # evicted by the policy, and by nothing else: none before the slots had moved
         assert min(held["replies"] for held in lost) >= 1

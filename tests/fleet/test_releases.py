@@ -81,7 +81,8 @@ def test_apply_closes_connections_at_the_rate_that_the_config_states() -> None:
         began = time.monotonic()
         done = box.portfleet("apply", "--json")
         assert time.monotonic() - began > (_HELD - 8) / 8
-        assert json.loads(done.stdout)["ended"] == _HELD
+        # A probe that is under way when the instance's connections are closed is one of them.
+        assert _HELD <= json.loads(done.stdout)["ended"] <= _HELD + 2
         assert "40 connections were closed by restarts" in box.portfleet("history").stdout
         assert answer(held) == 0
         assert box.portfleet("plan", "--check").returncode == 0
