@@ -20,9 +20,6 @@ from support.fleet_box import HOME, FleetBox
 from support.sandbox import wait_for
 from support.witness import METRICS, PORT, Seen, witness
 
-#: Seconds between two faults: what the metrics show late, as answers are kept for a second, is not taken for the next.
-_QUIET = 1.5
-
 
 def watched(*, seed: int, seconds: float, pictures: Path | None = None) -> list[Seen]:
     """Do rounds of one fault each for ``seconds``, every kind once at least; return how each showed."""
@@ -36,13 +33,13 @@ def watched(*, seed: int, seconds: float, pictures: Path | None = None) -> list[
                     if kind == "conntrack table full":
                         wait_for("the warning of the one before is over", lambda: not chaos.warned(), seconds=180)
                     chaos.round([kind])
-                    time.sleep(_QUIET)
+                    found.catch_up()  # so that nothing of this one is taken for the next
             _picture(box, pictures, "during", lambda: chaos.round(["SIGSTOP of an instance"]))
         _picture(box, pictures, "after")
     return found.seen(chaos.report.faults)
 
 
-def _picture(box: FleetBox, folder: Path | None, name: str, meanwhile: Callable[[], None] = lambda: None) -> None:
+def _picture(box: FleetBox, folder: Path | None, name: str, meanwhile: Callable[[], None] | None = None) -> None:
     """Have a browser keep a picture of the page, and do something ``meanwhile``, more than once if it takes long."""
     if folder is None:
         return
@@ -55,10 +52,9 @@ def _picture(box: FleetBox, folder: Path | None, name: str, meanwhile: Callable[
             f"--user-data-dir={HOME}/browser", "--window-size=1280,1500", f"--screenshot={HOME}/browser/{name}.png",
             f"http://127.0.0.1:{PORT}/",
         )  # fmt: skip
-        while browser.poll() is None:
+        while meanwhile and browser.poll() is None:
             meanwhile()
-            time.sleep(0.1)
-        browser.communicate()
+        browser.communicate(timeout=60)
         return made.exists()
 
     wait_for(f"there is a picture of the page {name}", taken, seconds=120)

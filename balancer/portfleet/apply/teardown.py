@@ -37,8 +37,7 @@ def take_down(context: Context, desired: Desired, *, seconds: float = 60, clock:
             break
         _end(watcher, clock)  # which may be starting another supervisord
     if not locks.held(context.paths.watch_lock):
-        for path in (context.paths.out, context.paths.retries):  # of processes that end now: the next are others
-            path.unlink(missing_ok=True)
+        context.paths.out.unlink(missing_ok=True)  # it tells of processes that end now: the next are others
     names = dict.fromkeys([*filter(parse_instance, there), *programs.members().names()])
     programs.run(programs.ending(names, HURRIED, alone=not supervisor.running()))
     programs.run(programs.ending([name for name in (*desired.own, METRICS) if name in there], HURRIED))
