@@ -44,18 +44,21 @@ class LoggingSupervisor(FakeSupervisor):
     log: list[str]
     away = False
 
-    def start(self, name: str) -> None:
-        running = name in self.running_names()
-        super().start(name)
-        if not running:
-            self.log.append(f"start {name.partition('-')[2]}")
+    def start(self, *names: str) -> dict[str, str]:
+        for name in names:
+            running = name in self.running_names()
+            super().start(name)
+            if not running:
+                self.log.append(f"start {name.partition('-')[2]}")
+        return {}
 
-    def signal(self, name: str, signal: str) -> None:
-        before = self.running_names().get(name)
-        super().signal(name, signal)
-        if before is not None and self.running_names().get(name) != before:
-            self.log.append(f"end {name.partition('-')[2]}" + (" by SIGKILL" if signal == "KILL" else ""))
-            self.fleet.stopped(name)
+    def signal(self, signal: str, *names: str) -> None:
+        for name in names:
+            before = self.running_names().get(name)
+            super().signal(signal, name)
+            if before is not None and self.running_names().get(name) != before:
+                self.log.append(f"end {name.partition('-')[2]}" + (" by SIGKILL" if signal == "KILL" else ""))
+                self.fleet.stopped(name)
 
     def crash(self, name: str) -> None:
         """End a process as a defect of its own does: it is started again."""

@@ -86,33 +86,36 @@ class FakeSupervisor(Supervisor):
     def pid(self) -> int:
         return 1 << 22
 
-    def start(self, name: str) -> None:
-        if name not in self.known:
-            text = (self._paths.programs / f"{name}.conf").read_text()
-            self.known[name] = Running(text, "RUNNING", next(self._pids))
-        elif self.known[name].state not in RUNNING:
-            self.known[name].state, self.known[name].pid = "STARTING", next(self._pids)
+    def start(self, *names: str) -> dict[str, str]:
+        for name in names:
+            if name not in self.known:
+                text = (self._paths.programs / f"{name}.conf").read_text()
+                self.known[name] = Running(text, "RUNNING", next(self._pids))
+            elif self.known[name].state not in RUNNING:
+                self.known[name].state, self.known[name].pid = "STARTING", next(self._pids)
+        return {}
 
-    def stop(self, name: str) -> None:
-        if name in self.known:
+    def stop(self, *names: str) -> None:
+        for name in filter(self.known.__contains__, names):
             self.known[name].state = "STOPPING" if self.known[name].state in RUNNING else "STOPPED"
-            self.signal(name, "TERM")
+            self.signal("TERM", name)
 
-    def signal(self, name: str, signal: str) -> None:
-        self.signals.append((name, signal))
-        known, left = self.known.get(name), self.stubborn.get(name, 0)
-        if signal == "TERM" and left:
-            self.stubborn[name] = left - 1
-        elif known is not None and known.state in RUNNING:
-            told, known.state = known.state == "STOPPING", "STOPPED"
-            if not told:
-                FakeSupervisor.start(self, name)  # as supervisord does with one that it was not told to stop
+    def signal(self, signal: str, *names: str) -> None:
+        for name in names:
+            self.signals.append((name, signal))
+            known, left = self.known.get(name), self.stubborn.get(name, 0)
+            if signal == "TERM" and left:
+                self.stubborn[name] = left - 1
+            elif known is not None and known.state in RUNNING:
+                told, known.state = known.state == "STOPPING", "STOPPED"
+                if not told:
+                    FakeSupervisor.start(self, name)  # as supervisord does with one that it was not told to stop
 
-    def remove(self, name: str) -> bool:
-        if name in self.known and self.known[name].state in RUNNING:
-            return False
-        self.known.pop(name, None)
-        return True
+    def remove(self, *names: str) -> set[str]:
+        gone = {name for name in names if name not in self.known or self.known[name].state not in RUNNING}
+        for name in gone:
+            self.known.pop(name, None)
+        return gone
 
 
 @dataclass

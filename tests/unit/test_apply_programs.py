@@ -216,6 +216,13 @@ def test_waiting_ends_in_time(world: World) -> None:
     assert made.failed == {NAMES[0]: "supervisord has it BACKOFF"} and 30 <= world.clock.slept < 31
 
 
+def test_the_last_of_many_that_start_together_may_take_as_long_after_the_one_before(world: World) -> None:
+    world.slow = {name: 300 * number for number, name in enumerate(NAMES)}
+    made = programs(world)
+    made.run(made.waiting(NAMES, 20))
+    assert made.failed == {} and world.clock.slept > 40
+
+
 def test_what_never_comes_back_is_not_waited_for(world: World) -> None:
     world.doomed, world.supervisor.known[NAMES[0]].state = {NAMES[0]}, "FATAL"
     made = programs(world)

@@ -30,7 +30,7 @@ from portfleet.supervise import adopted
 from portfleet.supervise.exit_report import ended_early
 from portfleet.supervise.members import Members, Process, send
 from portfleet.supervise.presence import supervisor_pid
-from portfleet.supervise.supervisor import ProgramInfo, Supervisor, Unreadable, Unstartable
+from portfleet.supervise.supervisor import ProgramInfo, Supervisor, Unreadable
 
 #: Seconds for which a running process must listen wrongly to be given up: it binds its addresses one after the other.
 _CERTAIN = 1.0
@@ -99,14 +99,17 @@ class Programs:
         return frozenset(name for name, entry in out.items() if entry.kind != "new" or name not in self.ready)
 
     def waiting(self, names: Collection[str], seconds: float) -> Iterator[float]:
-        """Wait until instances are ready; who is not within ``seconds``, or cannot be, is noted in ``failed``."""
+        """Wait until instances are ready; who is not within ``seconds``, or cannot be, is noted in ``failed``.
+
+        The seconds begin anew when one has become ready: of 1,024 that start together the last waits for all others.
+        """
         deadline = self.clock.monotonic() + seconds
         wanted = {want.name: (service, want) for service in self.desired.services.values() for want in service.running}
         waiting = dict.fromkeys((name for name in names if name not in self.failed), "")
         self.ready = {name: pid for name, pid in self.ready.items() if name not in names}
         faulty: dict[str, tuple[str, float]] = {}
         while waiting:
-            began = self.clock.monotonic()
+            began, before = self.clock.monotonic(), len(waiting)
             for name, seen in self._look().at([wanted[name] for name in waiting]).items():
                 self.ready |= {name: seen.pid} if seen.ready else {}
                 if seen.ready and name not in self.failed and name not in self.ejected():
@@ -120,6 +123,8 @@ class Programs:
                 certain = fault == waiting[name] and self.clock.monotonic() - since > _CERTAIN
                 if seen.program in AT_REST or certain:
                     self.failed[name] = waiting.pop(name)
+            if len(waiting) < before:
+                deadline = self.clock.monotonic() + seconds
             if waiting and self.clock.monotonic() > deadline:
                 self.failed |= waiting
                 return
@@ -156,9 +161,8 @@ class Programs:
         members = self.members()
         found = {name: members.of(name) for name in names}
         orders = {name: Order(how, self.files.stop_signal(name), self._stop_timeout(name)) for name in names}
-        for name in names:
-            if not alone:
-                self.supervisor.stop(name)
+        if not alone:
+            self.supervisor.stop(*names)
         for number in {order.signal for order in orders.values()}:
             self._tell_others({name: there for name, there in found.items() if orders[name].signal is number}, number)
         began = self.clock.monotonic()
@@ -225,11 +229,7 @@ class Programs:
             self._reload()
         # A running one it would look at again, and find that its command is away, which is nothing to it.
         running = {name for name, info in self.supervisor.programs().items() if info.state in UP}
-        for name in (name for name in programs if name not in running):
-            try:
-                self.supervisor.start(name)
-            except Unstartable as error:  # the others are to be started all the same
-                self.failed[name] = error.message
+        self.failed |= self.supervisor.start(*(name for name in programs if name not in running))
 
     def _reload(self) -> set[str]:
         """Have supervisord read its files again, put right if it cannot; return the programs it runs otherwise."""
@@ -252,11 +252,10 @@ class Programs:
         told to end as well. One that was started once more, as by a watcher that saw it end, is stopped once more.
         """
         programs = {} if alone else self.supervisor.programs()
-        for name in names:
-            if name in programs and programs[name].state in UP:
-                self.supervisor.stop(name)
+        if again := [name for name in names if name in programs and programs[name].state in UP]:
+            self.supervisor.stop(*again)
         ended = [name for name in names if name in programs and programs[name].pid is None]
-        gone = {name for name in ended if self.supervisor.remove(name)}
+        gone = self.supervisor.remove(*ended) if ended else set()
         left = [name for name in names if (name in programs and name not in gone) or _any_alive(found[name])]
         if quiet := [name for name in names if name not in left]:
             members = self.members()
@@ -271,9 +270,8 @@ class Programs:
     ) -> None:
         if not names:
             return
-        for name in names:
-            if not alone:
-                self.supervisor.signal(name, number.name.removeprefix("SIG"))
+        if not alone:
+            self.supervisor.signal(number.name.removeprefix("SIG"), *names)
         self._tell_others({name: found[name] for name in names}, number)
 
     def _tell_others(self, found: Mapping[str, list[Process]], number: signal.Signals) -> None:

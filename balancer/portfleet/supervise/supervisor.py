@@ -7,7 +7,7 @@ and removed one by one. ``reloadConfig`` only reads the files again and says wha
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,9 @@ from portfleet.supervise import rpc
 #: Fault codes of supervisor/xmlrpc.py. While it shuts down, every call gets SHUTDOWN_STATE, getState too.
 UNKNOWN_METHOD, SHUTDOWN_STATE = 1, 6
 NO_FILE, NOT_EXECUTABLE = 20, 21
-BAD_NAME, ALREADY_STARTED, NOT_RUNNING, ALREADY_ADDED, STILL_RUNNING = 10, 60, 70, 90, 91
+BAD_NAME, SPAWN_ERROR, ALREADY_STARTED, NOT_RUNNING, ALREADY_ADDED, STILL_RUNNING = 10, 50, 60, 70, 90, 91
+#: Calls that are sent at a time (`inside.each`).
+_AT_ONCE = 256
 
 
 @dataclass(frozen=True)
@@ -47,10 +49,6 @@ class ShuttingDown(PortfleetError):
 
 class Unreadable(PortfleetError):
     """supervisord cannot read its config, or the file of some program: it is asked about none then."""
-
-
-class Unstartable(PortfleetError):
-    """supervisord finds that a program's command is not there, or cannot be executed."""
 
 
 class Unanswered(PortfleetError):
@@ -157,38 +155,30 @@ class Supervisor:
             ) from None
         return set(added), set(changed), set(removed)
 
-    def start(self, name: str) -> None:
-        """Start ``name``, adding it where supervisord does not know it yet; "already" is success.
+    def start(self, *names: str) -> dict[str, str]:
+        """Start programs, adding those that supervisord does not know yet; "already" is success.
 
-        Raise Unstartable if its command cannot be executed.
+        Return why, by name, of those whose command cannot be executed. The others are started: also those for which
+        there is no process at the moment (fork(2), EAGAIN), as supervisord tries that again by itself.
         """
-        self._tolerate("addProcessGroup", name, accept={ALREADY_ADDED})
-        try:
-            self._ask("startProcess", name, False)
-        except rpc.RpcFault as fault:
-            if fault.code in (NO_FILE, NOT_EXECUTABLE):
-                raise Unstartable(f"supervisord: {name}: {fault.words}") from None
-            if fault.code != ALREADY_STARTED:
-                raise PortfleetError(f"supervisord: {name}: {fault.words}") from None
+        self._each(*(("addProcessGroup", name) for name in names), accept={ALREADY_ADDED})
+        starts = [("startProcess", name, False) for name in names]
+        faults = self._each(*starts, accept={ALREADY_STARTED, SPAWN_ERROR, NO_FILE, NOT_EXECUTABLE})
+        found = zip(names, faults, strict=True)
+        return {name: _words(name, one) for name, one in found if one and one.code in (NO_FILE, NOT_EXECUTABLE)}
 
-    def stop(self, name: str) -> None:
-        """Ask ``name`` to stop, without waiting; "already" is success."""
-        self._tolerate("stopProcess", name, False, accept={NOT_RUNNING, BAD_NAME})
+    def stop(self, *names: str) -> None:
+        """Ask programs to stop, without waiting; "already" is success."""
+        self._each(*(("stopProcess", name, False) for name in names), accept={NOT_RUNNING, BAD_NAME})
 
-    def remove(self, name: str) -> bool:
-        """Forget ``name``; False while its process still runs."""
-        try:
-            self._ask("removeProcessGroup", name)
-        except rpc.RpcFault as fault:
-            if fault.code == STILL_RUNNING:
-                return False
-            if fault.code != BAD_NAME:
-                raise PortfleetError(f"supervisord: {name}: {fault.words}") from None
-        return True
+    def remove(self, *names: str) -> set[str]:
+        """Forget programs; return those that it does not know any more, which are all whose processes have ended."""
+        faults = self._each(*(("removeProcessGroup", name) for name in names), accept={STILL_RUNNING, BAD_NAME})
+        return {name for name, fault in zip(names, faults, strict=True) if not fault or fault.code != STILL_RUNNING}
 
-    def signal(self, name: str, signal: str) -> None:
-        """Send a signal such as "TERM" to ``name``'s process; one that has ended is fine."""
-        self._tolerate("signalProcess", name, signal, accept={NOT_RUNNING, BAD_NAME})
+    def signal(self, signal: str, *names: str) -> None:
+        """Send a signal such as "TERM" to the processes of programs; those that have ended are fine."""
+        self._each(*(("signalProcess", name, signal) for name in names), accept={NOT_RUNNING, BAD_NAME})
 
     def nudge(self) -> None:
         """Make it reap and restart dead children now instead of at its next poll."""
@@ -198,9 +188,36 @@ class Supervisor:
         """Have it stop every program and end."""
         self._call("shutdown")
 
-    def _tolerate(self, method: str, *arguments: Any, accept: Iterable[int]) -> None:
+    def _each(self, *calls: tuple[str | bool, ...], accept: Collection[int]) -> list[rpc.RpcFault | None]:
+        """Call methods, each with the program's name as its first argument, and return their faults, in order.
+
+        Only those that are of use to ``accept`` are returned; others raise PortfleetError.
+        """
+        found: list[rpc.RpcFault | None] = []
+        while left := calls[len(found) : len(found) + _AT_ONCE]:
+            for call, fault in zip(left, done := self._some(left), strict=False):
+                if fault is not None and fault.code not in accept:
+                    raise PortfleetError(_words(str(call[1]), fault))
+            found += done
+        return found
+
+    def _some(self, calls: Sequence[tuple[str | bool, ...]]) -> list[rpc.RpcFault | None]:
+        """Call the first of some methods, as many as supervisord does at a time."""
         try:
-            self._ask(method, *arguments)
+            done = json.loads(self._ask("each", json.dumps(calls), interface="portfleet"))
         except rpc.RpcFault as fault:
-            if fault.code not in accept:
-                raise PortfleetError(f"supervisord: {arguments[0]}: {fault.words}") from None
+            if fault.code != UNKNOWN_METHOD:
+                raise PortfleetError(f"supervisord: {fault.words}") from None
+            return [self._one(*calls[0])]  # it was started by an earlier version and runs on
+        return [None if fault is None else rpc.RpcFault(*fault) for fault in done]
+
+    def _one(self, method: str | bool, *arguments: str | bool) -> rpc.RpcFault | None:
+        try:
+            self._ask(str(method), *arguments)
+        except rpc.RpcFault as fault:
+            return fault
+        return None
+
+
+def _words(name: str, fault: rpc.RpcFault) -> str:
+    return f"supervisord: {name}: {fault.words}"
