@@ -197,7 +197,7 @@ class Box:
         for name in [name for name in world.ejector.pending if self.fake.up(name)]:
             want = next(i for i in world.applied.desired().services["echo"].instances if i.name == name)
             with suppress(PortfleetError):  # a kernel that refuses: it is let in at a later look
-                world.ejector.admit(world.applied.desired().services["echo"], want)
+                world.ejector.admit(world.applied.desired().services["echo"], want.name)
 
     def kill(self) -> None:
         """Kill the watcher, which is at work."""
@@ -281,7 +281,7 @@ class _CommandContext(Context):
     def prove(self, programs: Iterable[Program]) -> dict[str, str]:
         return {}
 
-    def observe(self, desired: Desired, *, probe: bool = True) -> Observed:
+    def observe(self, desired: Desired, *, probe: bool = True, by_word: bool = False) -> Observed:
         observed = self._box.fake.observe(desired)
         there = self._box.daemons.connections
         seen = {name: replace(one, connections=there[name]) for name, one in observed.instances.items()}

@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 from portfleet.core.changes import Divert
+from portfleet.core.observed import ObservedInstance
 from portfleet.core.records import ColourRecord
 from portfleet.store import locks
 from portfleet.store.out import left_out, read_out, write_out
@@ -72,12 +73,28 @@ def test_slots_that_a_command_gave_to_new_ones_are_never_taken_back(tmp_path: Pa
         three = {name: watched.roster.members[name].want for name in names("blue")[1:]}
         watched.ejector.pending = dict.fromkeys(names("blue"), fresh("new", "not ready yet"))
         before = watched.slots()
-        watched.ejector.admit(want, watched.roster.members["echo-blue-1"].want)
+        watched.ejector.admit(want, "echo-blue-1")
         assert watched.slots() == before and watched.moves() == []
         assert watched.ejector.pending == {}
         for name, instance in three.items():
-            watched.ejector.admit(want, instance)
+            watched.ejector.admit(want, instance.name)
             assert watched.slots() == before and name in before
+
+    run(tmp_path, test)
+
+
+def test_all_of_a_service_that_were_seen_to_be_ready_are_let_in_by_one_change(tmp_path: Path) -> None:
+    async def test(watched: Watched) -> None:
+        for name in names("blue")[1:]:
+            watched.ejector.out[name] = fresh("died", "process 7 ended")
+        watched.ejector.point(watched.roster.members["echo-blue-1"].service)
+        watched.kernel.log.clear()
+        seen = {name: ObservedInstance("RUNNING", None, ready=True) for name in names("blue")[1:3]}
+        await watched.judge.looked_at(seen | {"echo-blue-4": ObservedInstance("FATAL", fault="ended at once")})
+        assert len(watched.moves()) == 1
+        assert watched.slots().keys() == {"echo-blue-1", "echo-blue-2", "echo-blue-3"}
+        assert watched.ejector.out["echo-blue-4"].reason == "ended at once"
+        assert watched.log.getvalue().count(" serving ") == 2
 
     run(tmp_path, test)
 

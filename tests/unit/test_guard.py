@@ -197,7 +197,7 @@ async def test(watched):
     watched.judge.died(watched.roster.members["echo-blue-2"], "process 7 ended")
     while "echo-blue-2" in watched.slots():
         await asyncio.sleep(0.01)
-    watched.ejector.admit(watched.roster.members["echo-blue-2"].service, watched.roster.members["echo-blue-2"].want)
+    watched.ejector.admit(watched.roster.members["echo-blue-2"].service, "echo-blue-2")
     program_text(watch_program(watched.paths, sys.executable))
     rule = watched.roster.members["echo-blue-2"].want.rule
     assert "echo-blue-2" in text.text((SetInstance(rule),), text.Book())

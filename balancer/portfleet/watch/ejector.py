@@ -13,7 +13,8 @@ at the dead, lead to the sibling. All else needs the table lock, which is tried 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable
 from typing import Literal
 
 from portfleet.apply.pointer import Pointer
@@ -22,7 +23,7 @@ from portfleet.core.desired import Desired, DesiredInstance, DesiredService
 from portfleet.core.durations import Durations
 from portfleet.core.observed import Out
 from portfleet.core.paths import Paths
-from portfleet.core.slots import Table
+from portfleet.core.slots import Table, count
 from portfleet.dataplane.interface import DataPlane
 from portfleet.store.clock import now
 from portfleet.store.log import Log
@@ -84,16 +85,17 @@ class Ejector:
         while rules := self._unanswered.get(want.name):
             self._forget_unanswered(rules.pop())
 
-    def admit(self, want: DesiredService, instance: DesiredInstance) -> int:
-        """Let ``instance`` take connections again; gives how many slots it has now."""
+    def admit(self, want: DesiredService, *names: str) -> Counter[str]:
+        """Let instances of a service take connections again, by one change; return how many slots each has now."""
         with self._pointer.hold():
             now = self._now(want)
-            self.pending.pop(instance.name, None)
-            self.out.pop(instance.name, None)
+            for name in names:
+                self.pending.pop(name, None)
+                self.out.pop(name, None)
             self._keep()
             if now is not None:
-                self._point(now, admitted=instance.name)
-        return self.tables.get(want.name, ()).count(instance.name)
+                self._point(now, admitted=names)
+        return count(self.tables.get(want.name, ()))
 
     def note(self, name: str, reason: str) -> None:
         """Say better why ``name`` is out; when it went out stays."""
@@ -154,9 +156,9 @@ class Ejector:
         desired = self._latest()
         return desired.services.get(want.name) if desired else want
 
-    def _point(self, want: DesiredService, *, admitted: str = "") -> None:
+    def _point(self, want: DesiredService, *, admitted: Collection[str] = ()) -> None:
         """Deal the slots; who was diverted or is ``admitted`` gets its rule of now, as its port may be another."""
-        ended = {i.name: i.rule for i in want.instances if i.name in self._diverted or i.name == admitted}
+        ended = {i.name: i.rule for i in want.instances if i.name in self._diverted or i.name in admitted}
         asked = time.monotonic()
         change = self._pointer.point(
             want,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 from portfleet.core.desired import DesiredService
 from portfleet.core.errors import PortfleetError
@@ -106,19 +106,34 @@ class Judge:
             if not member.spoke:
                 self._prober.ask(name)
 
-    def looked_at(self, name: str, seen: ObservedInstance) -> None:
-        """Let a member in that was seen to be ready, and say why one cannot serve."""
+    async def looked_at(self, found: Mapping[str, ObservedInstance]) -> None:
+        """Let members in that were seen to be ready, a service's all at once, and say why others cannot serve."""
+        ready: dict[str, list[Member]] = {}
+        for name, seen in found.items():
+            with self._log.costs(name):
+                if (member := self._looked_at(name, seen)) is not None:
+                    ready.setdefault(member.service.name, []).append(member)
+        for service, members in ready.items():
+            with self._log.costs(service):
+                self.admit(members, "ready")
+            await asyncio.sleep(0)  # each of many services takes some ms, and a death comes first
+
+    def _looked_at(self, name: str, seen: ObservedInstance) -> Member | None:
+        """Return the member if it is ready; otherwise say why it cannot serve."""
         member = self._roster.members.get(name)
-        if member is not None and seen.status is not None:
+        if member is None:
+            return None
+        if seen.status is not None:
             member.spoke = True
-        if seen.ready and member is not None and (not member.local or self._pid_of(name) == seen.pid):
-            self.admit(member, "ready")
-        elif seen.fault:
+        if seen.ready and (not member.local or self._pid_of(name) == seen.pid):
+            return member
+        if seen.fault:
             self._log.once("cannot-serve", about=name, instance=name, reason=seen.fault)
             self._ejector.note(name, seen.fault)
-        elif member is not None and member.died_at and time.monotonic() > member.died_at + _LONG:
+        elif member.died_at and time.monotonic() > member.died_at + _LONG:
             reason = seen.waiting or f"supervisord has it as {seen.program}, process {seen.pid}"
             self._log.once("not-ready", about=name, instance=name, reason=reason)
+        return None
 
     def died(self, member: Member, reason: str) -> None:
         """A member's process has ended: out in the same moment, its slots dealt right after all such moments."""
@@ -163,23 +178,26 @@ class Judge:
         if member.health.note(trouble):
             self._flipped(member)
 
-    def admit(self, member: Member, reason: str) -> None:
-        """Let a member take connections again."""
-        name, was = member.name, self._ejector.out.get(member.name)
+    def admit(self, members: Sequence[Member], reason: str) -> None:
+        """Let members of one service take connections again, by one change of the data plane."""
+        service, out = members[0].service, {member.name: self._ejector.out.get(member.name) for member in members}
         try:
-            slots = self._ejector.admit(member.service, member.want)
+            slots = self._ejector.admit(service, *out)
         except PortfleetError as error:
-            self._log.once("cannot-admit", about=name, instance=name, reason=error.message.splitlines()[0])
-            self._loop.call_later(_again(error), self._admit_again, name, reason)
+            for name in out:
+                self._log.once("cannot-admit", about=name, instance=name, reason=error.message.splitlines()[0])
+                self._loop.call_later(_again(error), self._admit_again, name, reason)
             return
-        for trouble in ("cannot-admit", "cannot-serve", "not-ready"):
-            self._log.over(trouble, about=name)
         now = time.monotonic()
-        away = f"{now - member.died_at:.2f}s" if was and was.kind == "died" and member.died_at else "-"
-        member.health.healthy, member.health.streak, member.served_at = True, 0, now
-        self._log("serving", instance=name, slots=slots, reason=reason, away=away)
+        for member in members:
+            name, was = member.name, out[member.name]
+            for trouble in ("cannot-admit", "cannot-serve", "not-ready"):
+                self._log.over(trouble, about=name)
+            away = f"{now - member.died_at:.2f}s" if was and was.kind == "died" and member.died_at else "-"
+            member.health.healthy, member.health.streak, member.served_at = True, 0, now
+            self._log("serving", instance=name, slots=slots[name], reason=reason, away=away)
         self.aim()
-        self._judge_kept(member.service.name)
+        self._judge_kept(service.name)
 
     def point(self) -> None:
         """Point the slots of every service that lost an instance."""
@@ -212,14 +230,14 @@ class Judge:
         """Admit a member that could not be: of one that died, the next look finds out whether it is ready."""
         member, out = self._roster.members.get(name), self._ejector.out.get(name)
         if member is not None and out is not None and out.kind == "probe" and member.health.healthy:
-            self.admit(member, reason)
+            self.admit([member], reason)
 
     def _flipped(self, member: Member) -> None:
         name = member.name
         if member.health.healthy:
             self.kept.discard(name)
             if name in self._ejector.out:
-                self.admit(member, "answers its probes again")
+                self.admit([member], "answers its probes again")
             else:
                 self._log("recovered", instance=name, reason="answers its probes again")
             return

@@ -288,9 +288,7 @@ class Watcher:
         if not away:
             return
         look, wants = Look(self._processes.programs, self._paths, probe=True), [(m.service, m.want) for m in away]
-        for name, seen in (await self._in_pool(lambda: look.at(wants))).items():
-            with self._log.costs(name):
-                self._judge.looked_at(name, seen)
+        await self._judge.looked_at(await self._in_pool(lambda: look.at(wants)))
 
     async def _in_pool(self, work: Callable[[], T]) -> T:
         return await self._loop.run_in_executor(self._pool, work)
