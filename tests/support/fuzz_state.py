@@ -20,7 +20,9 @@ from portfleet.core.observed import Observed
 from portfleet.core.paths import resolve
 from portfleet.core.records import Asked, ColourRecord, Moved
 from portfleet.core.states import Presence
-from portfleet.dataplane.nft.memory import Memory
+from portfleet.dataplane.nft.kept import Kept
+from portfleet.dataplane.nft.memory import Memory, writer
+from portfleet.linux.machine import boot, network_namespace
 from portfleet.screen import colours
 from portfleet.screen.status_rows import instance_entry, pins_of, service_entry
 from portfleet.store import locks, warnings
@@ -141,6 +143,9 @@ def try_states(directory: Path, chance: random.Random) -> None:
         "base": {"made": {"home": "x"}, "digest": "d", "text": "t", "by": "b"},
         "echo-blue-1": {"made": {"rule": _rule()}, "digest": "d", "text": "t", "by": "b"},
     }
+    (directory / "rules.json").write_text(json.dumps(rules))
+    remembered = Memory(directory / "rules.json")
+    observed = _observed(remembered)
     path = directory / "processes.json"
     for kind, read in (
         (out, lambda: [vars(entry) for entry in read_out(path).values()]),
@@ -148,9 +153,24 @@ def try_states(directory: Path, chance: random.Random) -> None:
         (warned, lambda: [vars(entry) for entry in warnings.read(path)]),
         (holder, lambda: locks.holder_of(path)),
         (rules, lambda: [Memory(path).rule(name) or Memory(path).current(name) for name in rules]),
+        (observed, lambda: Kept(path, remembered, lambda: 1).observe(PlaneState)),
     ):
         path.write_text(text_of(damaged(kind, chance), chance))
         read()
+
+
+def _observed(memory: Memory) -> dict[str, Any]:
+    return {
+        "key": [boot(), network_namespace() or 0, 1, writer(), *(memory.stamp() or ())],
+        "home": "x",
+        "ports": [[7100, 7107]],
+        "services": [],
+        "instances": ["echo-blue-1"],
+        "slots": {"echo": {"names": ["echo-blue-1", None], "slots": "AAABAA=="}},
+        "pins": {"echo": {"192.0.2.0/24": "echo-blue-1"}},
+        "access": {"echo": {"allow": [], "deny": []}},
+        "listens": [{"listen": {"port": 7000, "address": None, "families": [4, 6]}, "service": "echo"}],
+    }
 
 
 def _rule() -> dict[str, Any]:

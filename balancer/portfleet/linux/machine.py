@@ -14,6 +14,8 @@ from portfleet.core.model import Machine
 
 #: PROC_USER_INIT_INO of linux/proc_ns.h.
 _FIRST_USER_NAMESPACE = 0xEFFFFFFD
+#: asm-generic/socket.h.
+_SO_NETNS_COOKIE = 71
 #: Where Debian and systemd look for programs (DEFAULT_PATH of systemd.exec(5)), and Debian's /sbin and /bin.
 _FOLDERS = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
@@ -49,6 +51,20 @@ def user_id(name: str | None) -> int:
 def in_first_user_namespace() -> bool:
     """Return whether rights count for the whole machine: those of another user namespace (unshare -U) do not."""
     return Path("/proc/self/ns/user").stat().st_ino == _FIRST_USER_NAMESPACE
+
+
+def network_namespace() -> int | None:
+    """Return the cookie of this network namespace, which no other has before the next boot; None before Linux 5.14."""
+    with socket.socket(socket.AF_UNIX) as any_socket:
+        try:
+            return int.from_bytes(any_socket.getsockopt(socket.SOL_SOCKET, _SO_NETNS_COOKIE, 8), sys.byteorder)
+        except OSError:
+            return None
+
+
+def boot() -> str:
+    """Return what tells this boot from every other."""
+    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
 
 
 def descriptor_limit() -> int:

@@ -63,6 +63,11 @@ class Memory:
         change = self._made[name] if name in self._recall() else None
         return None if change is None or isinstance(change, SetBase) else change.rule
 
+    def rules(self) -> dict[str, c.ServiceRule | c.InstanceRule]:
+        """Return the rules that were set last, by unit."""
+        self._recall()
+        return {name: change.rule for name, change in self._made.items() if not isinstance(change, SetBase)}
+
     def note(self, made: Mapping[str, Setting], digests: Mapping[str, str]) -> None:
         """Remember ``made`` by unit with the digests the kernel gives them now."""
         known = self._recall()
@@ -92,7 +97,7 @@ class Memory:
         self._made |= {name: _change(name, entry) for name, entry in fresh.items()}
         with suppress(OSError):
             self._write(fresh)
-            self._read = self._stamp()
+            self._read = self.stamp()
 
     def _write(self, fresh: Mapping[str, dict[str, Any]]) -> None:
         if self._lines > 64 + _STALE * len(self._entries):
@@ -105,7 +110,7 @@ class Memory:
         self._lines += len(fresh)
 
     def _recall(self) -> dict[str, dict[str, Any]]:
-        stamp = self._stamp()
+        stamp = self.stamp()
         if stamp == self._read:
             return self._entries
         self._entries, self._made, self._lines, self._read = {}, {}, 0, stamp
@@ -120,7 +125,8 @@ class Memory:
             self._lines += len(found)
         return self._entries
 
-    def _stamp(self) -> tuple[int, int] | None:
+    def stamp(self) -> tuple[int, int] | None:
+        """Return what differs after each change of the file; None if there is none."""
         try:
             found = self.path.stat()
         except OSError:

@@ -19,6 +19,7 @@ from portfleet.dataplane.nft import listing, observation
 from portfleet.dataplane.nft.affinity import slot_for, source_of
 from portfleet.dataplane.nft.cached import SlotCache
 from portfleet.dataplane.nft.connections import NftConnections
+from portfleet.dataplane.nft.kept import Kept
 from portfleet.dataplane.nft.lookup import Lookup, named
 from portfleet.dataplane.nft.memory import Memory, writer
 from portfleet.dataplane.nft.reader import NftReader
@@ -44,6 +45,7 @@ class NftPlane:
         self._memory = Memory(memory)
         self._reader = NftReader(NAME)
         self._lookup = Lookup(self._reader, self._memory)
+        self._kept = Kept(memory.with_name("observed.json"), self._memory, self._reader.generation)
         self._cache: SlotCache | None = None
         self.connections = NftConnections(self._reader)
 
@@ -66,8 +68,8 @@ class NftPlane:
         return local_table(table, local)
 
     def observe(self) -> c.PlaneState:
-        if self._cache is None:
-            return observation.observe(self._reader, self._lookup, self._memory)
+        if self._cache is None:  # a command
+            return self._kept.observe(lambda: observation.observe(self._reader, self._lookup, self._memory))
         with self._cache.reading() as note:
             state = observation.observe(self._reader, self._lookup, self._memory)
             note(state.slots)
