@@ -9,6 +9,7 @@ import pytest
 from portfleet.apply.context import Context
 from portfleet.core.errors import Exit, PortfleetError
 from portfleet.core.paths import resolve
+from portfleet.store.directories import make_directories
 
 ECHO = """
 [service.echo]
@@ -44,3 +45,12 @@ def test_a_socket_path_of_another_user_counts_with_that_users_directory(tmp_path
     with pytest.raises(PortfleetError, match=r"/run/root/echo-green-1000\.sock") as caught:
         _ = Context(made.paths).fleet
     assert caught.value.code is Exit.USAGE
+
+
+def test_what_was_applied_is_known_without_the_file(tmp_path: Path) -> None:
+    found = resolve(home=str(tmp_path), config=None)
+    make_directories(found)
+    found.applied.write_text(ECHO)
+    context = Context(found)
+    assert not context.unchanged
+    assert context.serving_fleet == context.applied_fleet and list(context.applied_fleet.services) == ["echo"]

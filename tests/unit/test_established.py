@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from portfleet.linux import established
+from portfleet.linux import established, sockdiag
 from portfleet.linux.established import Established
 
 
@@ -35,3 +35,13 @@ def test_a_few_ports_are_counted_as_all_are(port: int, few: int, monkeypatch: py
 def test_connections_that_came_by_another_port_of_the_service_are_an_instances_own(port: int) -> None:
     assert Established({1}).of(os.getpid(), 1, (port, port)) == 3, "handed off to it"
     assert Established({1}).of(1 << 23, 1, (port, port)) == 0, "another process's"
+
+
+def test_connections_are_counted_alike_one_by_one_and_all_at_once(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    def counts() -> tuple[int, int]:
+        return sockdiag.established()[port], list(sockdiag.established_inodes().values()).count(port)
+
+    one_by_one = len(sockdiag.of_port(port))
+    assert counts() == (one_by_one, one_by_one) == (3, 3)
+    monkeypatch.setattr(sockdiag, "_stride", lambda _: 0)  # as of messages that are not all as long
+    assert counts() == (3, 3)

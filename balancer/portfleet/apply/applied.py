@@ -14,7 +14,8 @@ class Applied:
 
     def __init__(self, context: Context) -> None:
         self._context = context
-        self._version: object = None
+        #: The version of the config's file that was read last (`atomic.version`).
+        self.version: tuple[int, int] | None = None
         self._fleet: Fleet | None = None
         #: The config, the journal and the instances' ports that ``_desired`` was made of.
         self._basis: tuple[Fleet, Journal | JournalError | None, dict[str, int]] | None = None
@@ -25,8 +26,8 @@ class Applied:
     def fleet(self) -> Fleet:
         """Return the config that was applied last; raises ConfigError if there is none."""
         version = atomic.version(self._context.paths.applied)
-        if self._fleet is None or version != self._version:
-            self._fleet, self._version = self._context.read_applied(), version
+        if self._fleet is None or version != self.version:
+            self._fleet, self.version = self._context.read_applied(), version
         return self._fleet
 
     def desired(self) -> Desired:

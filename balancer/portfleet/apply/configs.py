@@ -44,10 +44,10 @@ class Configs:
 
     @property
     def unchanged(self) -> bool:
-        """Return whether the config is the one that was applied last."""
+        """Return whether the config is the one that was applied last; False if one of them cannot be read."""
         try:
             return self.paths.applied.read_bytes() == self.config_text
-        except OSError:
+        except (OSError, ConfigError):
             return False
 
     @cached_property
@@ -102,7 +102,10 @@ class Configs:
     @cached_property
     def applied_fleet(self) -> Fleet:
         """The config that was applied last, saying what this machine has no longer for it; ConfigError without one."""
-        fleet, misfits = self._read(self.applied_text, str(self.paths.applied))
+        if self.unchanged:  # nearly always; to check a config takes long
+            fleet, misfits = self._configured
+        else:
+            fleet, misfits = self._read(self.applied_text, str(self.paths.applied))
         self._warn(misfits)
         return fleet
 

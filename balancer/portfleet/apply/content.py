@@ -60,7 +60,7 @@ def note(paths: Paths, programs: Iterable[Program]) -> None:
         if (places := placed.of(program)) not in known:
             known[places] = _note_of(places, _noted(paths, program.name))
         if _noted(paths, program.name) != known[places]:
-            atomic.write(_file(paths, program.name), f"{known[places].stamp} {known[places].digest}".encode())
+            atomic.write(Path(_file(paths, program.name)), f"{known[places].stamp} {known[places].digest}".encode())
 
 
 def changed(want: DesiredService, observed: Observed, paths: Paths, colour: Colour | None = None) -> Changed | None:
@@ -112,15 +112,15 @@ class _Places:
         return tuple(dict.fromkeys(found))
 
 
-def _file(paths: Paths, name: str) -> Path:
-    return paths.programs / f"{name}.content"
+def _file(paths: Paths, name: str) -> str:
+    return f"{paths.programs}/{name}.content"
 
 
 def _noted(paths: Paths, name: str) -> _Noted | None:
     """Return what was noted at an instance's last start; None if nothing was, or its file is damaged."""
     try:
-        stamp_then, digest = _file(paths, name).read_text().split()
-    except (OSError, ValueError):
+        stamp_then, digest = (atomic.read(_file(paths, name)) or b"").decode().split()
+    except ValueError:
         return None
     return _Noted(stamp_then, digest)
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from portfleet.apply.configs import Configs
 from portfleet.apply.observe import observe
+from portfleet.apply.word import of_watcher
 from portfleet.core.derive import carried, make_desired
 from portfleet.core.desired import Desired, DesiredInstance, DesiredService
 from portfleet.core.errors import ConfigError, Exit, PortfleetError
@@ -172,9 +173,15 @@ class Context(Configs):
         user = fleet.metrics.user or unprivileged_user()
         return metrics_program(self.paths, sys.executable, listen, user) if listen is not None else None
 
-    def observe(self, desired: Desired, *, probe: bool = True) -> Observed:
-        """Look at what is; raises PortfleetError (exit 5) if the table belongs to another home."""
-        observed = observe(desired, plane=self.plane, supervisor=self.supervisor, paths=self.paths, probe=probe)
+    def observe(self, desired: Desired, *, probe: bool = True, by_word: bool = False) -> Observed:
+        """Look at what is; raises PortfleetError (exit 5) if the table belongs to another home.
+
+        ``by_word``: the watcher may be asked which instances are well, instead of all of them.
+        """
+        word = of_watcher(self.paths) if by_word and self.unchanged else None
+        observed = observe(
+            desired, plane=self.plane, supervisor=self.supervisor, paths=self.paths, probe=probe, word=word
+        )
         home = observed.plane.home
         if home and home != desired.home:
             raise PortfleetError(

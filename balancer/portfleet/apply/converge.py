@@ -21,23 +21,27 @@ from portfleet.core.journal import JournalError
 from portfleet.core.observed import Observed
 from portfleet.core.plan import Plan, make_plan
 from portfleet.core.program import WATCHER
+from portfleet.core.states import Presence
 from portfleet.screen.outcome import outcome
 from portfleet.screen.output import Steps, fit, paint, print_json
 from portfleet.store import atomic, locks
 from portfleet.store.directories import make_directories
 from portfleet.store.events import record
 from portfleet.supervise.presence import Overseer
+from portfleet.supervise.supervisor import ShuttingDown
 
 
-def look(context: Context) -> tuple[Desired, Observed, Plan]:
-    """Read everything and give what shall be, what is, and the plan between them.
+def look(context: Context, *, by_word: bool = False) -> tuple[Desired, Observed, Plan]:
+    """Read everything and give what shall be, what is, and the plan between them; ``by_word`` as `Context.observe`.
 
     Raises PortfleetError while supervisord shuts down: what runs is not known then.
     """
-    context.supervisor.refuse_ending()
     desired = context.desired(context.fleet, applying=True)
-    observed = context.observe(desired)
-    desired = learned(desired, observed.instances, context.paths).standing(context.ports())
+    observed = context.observe(desired, by_word=by_word)
+    if observed.supervisord is Presence.ENDING:
+        raise ShuttingDown
+    if (after := learned(desired, observed.instances, context.paths)) is not desired:
+        desired = after.standing(context.ports())
     plan = make_plan(
         desired,
         observed,

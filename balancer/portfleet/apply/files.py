@@ -6,6 +6,7 @@ What is not ours in the folder of programs is set aside, under a name that super
 
 from __future__ import annotations
 
+import os
 import shutil
 import sys
 from collections.abc import Callable, Mapping
@@ -36,7 +37,7 @@ class Files:
 
     desired: Desired
     paths: Paths
-    _texts: dict[str, str] = field(default_factory=dict, init=False, repr=False, compare=False)
+    _texts: dict[str, bytes] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def lay_out(self) -> list[str]:
         """Write the file of every program that is to run and of no other, for a supervisord that is about to start.
@@ -80,29 +81,30 @@ class Files:
 
     def damaged(self) -> dict[Path, str]:
         """Return the files in the folder of programs that supervisord cannot read or that are not ours, with why."""
-        found = {}
-        for path in sorted(self.paths.programs.glob("*.conf")):
-            if not self._current(path) and (why := self._fault(path)):
+        found, folder = {}, self.paths.programs
+        names = sorted(os.listdir(folder)) if folder.is_dir() else []
+        for name in (name.removesuffix(".conf") for name in names if name.endswith(".conf")):
+            if not self._current(name) and (why := self._fault(path := folder / f"{name}.conf")):
                 found[path] = why
         return found
 
     def write(self, programs: Mapping[str, Program]) -> None:
         """Write the files of ``programs``."""
         for name, program in programs.items():
-            text = self.text_of(program)
+            text = self.text_of(program).encode()
             self._make_control_directory(Path(program.control), program.user)
             if program.files:
                 atomic.write(self._list(name), "".join(f"{path}\n" for path in program.files).encode())
                 self._rendered(program).write()
             path, aside = (self.paths.programs / f"{name}.{kind}" for kind in ("conf", "adopted"))
-            if _text(aside) == text:
+            if atomic.read(aside) == text:
                 aside.replace(path)  # which takes no room on a full disk
-            elif _text(path) != text:
-                atomic.write(path, text.encode())
+            elif atomic.read(path) != text:
+                atomic.write(path, text)
 
     def forget(self, name: str) -> None:
         """Remove the files of a program, so that no supervisord starts it, and those that were made for it."""
-        for path in (_text(self._list(name)) or "").splitlines():
+        for path in (atomic.read(self._list(name)) or b"").decode(errors="surrogateescape").splitlines():
             Path(path).unlink(missing_ok=True)
         for kind in ("conf", "adopted", "files", "content"):
             (self.paths.programs / f"{name}.{kind}").unlink(missing_ok=True)
@@ -121,7 +123,7 @@ class Files:
     def stop_signal(self, name: str) -> Signals:
         """Return the signal that ends what runs as ``name``, by the file that it was started from."""
         files = (self.paths.programs / f"{name}.{kind}" for kind in ("conf", "adopted"))
-        return stop_signal("".join(_text(file) or "" for file in files))
+        return stop_signal(b"".join(atomic.read(file) or b"" for file in files).decode(errors="replace"))
 
     def outdated(self, name: str, known: ProgramInfo | None) -> bool:
         """Return whether a program runs otherwise than is desired, or its file is another; ``known`` by supervisord.
@@ -133,12 +135,12 @@ class Files:
             desired = self._right(name, self.desired.programs[name])
         except PortfleetError:
             return False  # `faults` tells why it cannot be known
-        if known is not None and known.runs_by not in (None, digest(desired.encode())):
+        if known is not None and known.runs_by not in (None, digest(desired)):
             return True
-        text = _text(file := self.paths.programs / f"{name}.{'conf' if known else 'adopted'}")
-        if text is None and not file.exists():
+        text = atomic.read(file := f"{self._folder}/{name}.{'conf' if known else 'adopted'}")
+        if text is None and not os.path.lexists(file):
             return known is not None
-        return text != desired and not fault(file)
+        return text != desired and not fault(Path(file))
 
     def make_control_directories(self) -> None:
         """Make the directories of the control sockets of instances of other users."""
@@ -158,17 +160,22 @@ class Files:
         running = {name: program for name, program in self.desired.programs.items() if name not in resting}
         return {**running, WATCHER: self.watcher}
 
-    def _current(self, path: Path) -> bool:
-        wanted = self._wanted.get(path.stem)
+    @cached_property
+    def _folder(self) -> str:
+        return str(self.paths.programs)
+
+    def _current(self, name: str) -> bool:
+        """Return whether the file of a program is as it is to be."""
+        wanted = self._wanted.get(name)
         try:
-            return wanted is not None and _text(path) == self._right(path.stem, wanted)
+            return wanted is not None and atomic.read(f"{self._folder}/{name}.conf") == self._right(name, wanted)
         except PortfleetError:
             return False
 
-    def _right(self, name: str, program: Program) -> str:
+    def _right(self, name: str, program: Program) -> bytes:
         """Return the text of a program's file as it is to be; raise PortfleetError as `text_of` does."""
         if name not in self._texts:
-            self._texts[name] = self.text_of(program)
+            self._texts[name] = self.text_of(program).encode()
         return self._texts[name]
 
     def _list(self, name: str) -> Path:
@@ -185,7 +192,7 @@ class Files:
             given = environment_of(program.user) | given
         if made := self._rendered(program).digest():
             given["PORTFLEET_FILES"] = made
-        return program_text(replace(program, environment={**given, **program.environment}))
+        return program_text(replace(program, environment={**given, **program.environment}) if given else program)
 
     def _rendered(self, program: Program) -> Rendered:
         return Rendered(program, self.paths.config.parent)
@@ -206,14 +213,6 @@ class Files:
             return
         control.parent.mkdir(mode=0o700, exist_ok=True)
         shutil.chown(control.parent, user)
-
-
-def _text(path: Path) -> str | None:
-    """Return what a file holds; None if it is no file of text."""
-    try:
-        return path.read_text() if path.is_file() else None
-    except (OSError, ValueError):
-        return None
 
 
 def _set_aside(path: Path) -> Path:

@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
 from functools import cached_property
 
+from portfleet.apply.word import Word
 from portfleet.core.desired import Desired, DesiredInstance, DesiredService
 from portfleet.core.observed import ObservedInstance
 from portfleet.core.paths import Paths
@@ -35,19 +36,23 @@ class Look:
 
     ``ports``: the instances' by port; ``hung``: supervisord says nothing of its programs, and has not lost them for
     that. Without ``probe`` only those are asked that have none of the slots (``served`` are those with some): the
-    watcher has found the others well, and one that loads its data listens as they do.
+    watcher has found the others well, and one that loads its data listens as they do. Those for which there is the
+    watcher's ``word`` are not asked at all.
     """
 
     def __init__(
         self, programs: dict[str, ProgramInfo], paths: Paths, *, probe: bool, ports: Mapping[int, str] | None = None,
-        hung: bool = False, served: Collection[str] | None = None,
+        hung: bool = False, served: Collection[str] | None = None, word: Mapping[str, Word] | None = None,
     ) -> None:  # fmt: skip
-        self._served = served
+        self._served, self._word = served, word or {}
         self._ports = ports or {}
         self._programs, self._paths, self._probe, self._hung = programs, paths, probe, hung
         self._listeners = sockdiag.listeners()
+        self._by_port: dict[int, list[Listener]] = {}
+        for listener in self._listeners:
+            self._by_port.setdefault(listener.port, []).append(listener)
         #: The noted processes that run, by program.
-        self.adopted = adopted.alive(paths)
+        self.adopted = adopted.alive(paths, {name: info.pid for name, info in programs.items()})
         self._established = Established()
 
     @cached_property
@@ -59,17 +64,41 @@ class Look:
     def at(self, wanted: Iterable[tuple[DesiredService, DesiredInstance]]) -> dict[str, ObservedInstance]:
         """Look at wanted instances, side by side: those that hang take no longer than one of them."""
         wanted = list(wanted)
-        targets = {want.name: target_of(service.service, want, self._paths.programs) for service, want in wanted}
         seen = {want.name: self._process(want.name) for _, want in wanted}
+        known = {w.name: found for s, w in wanted if (found := self._by_word(s, w, seen[w.name])) is not None}
+        return known | self._asked([(s, w) for s, w in wanted if w.name not in known], seen)
+
+    def _by_word(
+        self, service: DesiredService, want: DesiredInstance, seen: ObservedInstance
+    ) -> ObservedInstance | None:
+        """Return an instance for whose process there is the watcher's word, if it listens as it must."""
+        word = self._word.get(want.name)
+        if word is None or seen.pid is None or word.pid != seen.pid or seen.program not in UP:
+            return None
+        families = want.families(service.service)
+        if any(listening_fault(want.rule.port, families, self._at_port(want), inside=want.inside)):
+            return None
+        count = word.said.connections if word.said is not None else self._count(service, want, word.pid)
+        return replace(seen, ready=True, connections=count, status=word.said)
+
+    def _asked(
+        self, wanted: list[tuple[DesiredService, DesiredInstance]], seen: Mapping[str, ObservedInstance]
+    ) -> dict[str, ObservedInstance]:
+        targets = {
+            want.name: target_of(service.service, want, self._paths.programs)
+            for service, want in wanted
+            if want.rule.remote is not None or seen[want.name].pid is not None
+        }
         steps = {name: exchanges(target, seen[name].pid) for name, target in targets.items()}
         first = {name: next(one) for name, one in steps.items()}
         asked = {name: one for name, one in first.items() if isinstance(one, AskReady)}
         troubles = _carry_out(asked, targets)
+        unsaid = [w for _, w in wanted if w.name in targets and (w.name not in asked or asked[w.name].answer is None)]
+        self._established = Established({want.rule.port for want in unsaid})
         found = {
-            want.name: self._unprobed(service, want, seen[want.name], asked.get(want.name), troubles.get(want.name, ""))
-            for service, want in wanted
+            w.name: self._unprobed(s, w, seen[w.name], asked.get(w.name), troubles.get(w.name, "")) for s, w in wanted
         }
-        ready = [want.name for service, want in wanted if found[want.name].ready and self._asks(service, want)]
+        ready = [w.name for s, w in wanted if w.name in targets and found[w.name].ready and self._asks(s, w)]
         ports = {name: one for name in ready if (one := next(steps[name], None) if name in asked else first[name])}
         for name, trouble in _carry_out(ports, targets).items():
             if trouble:
@@ -111,11 +140,11 @@ class Look:
         return replace(seen, ready=seen.program in UP)
 
     def _at_port(self, want: DesiredInstance) -> list[Listener]:
-        return [listener for listener in self._listeners if listener.port == want.rule.port]
+        return self._by_port.get(want.rule.port, [])
 
     def _own(self, want: DesiredInstance, pid: int) -> list[Listener]:
         """Return the listeners on an instance's port that are of its present start, whose first process is ``pid``."""
-        there, own = self._at_port(want), own_listeners(pid, want.rule.port, self._listeners)
+        there, own = self._at_port(want), own_listeners(pid, self._at_port(want))
         if len(own) == len(there):  # as always, but for processes that have left the tree
             return own
         left = self._members.left(want.name, pid)
@@ -168,9 +197,8 @@ class Look:
     def strangers(self, desired: Desired) -> dict[str, str]:
         """Give, by instance, who else listens on the port of an instance that is to be started."""
         found: dict[str, str] = {}
-        by_port = {listener.port: listener for listener in self._listeners}
         for want in desired.instances():
-            there = [by_port[port] for port in want.ports if port in by_port]
+            there = [self._by_port[port][-1] for port in want.ports if port in self._by_port]
             if not there or self._process(want.name).pid:
                 continue
             for words, mine in (self._other(want, listener) for listener in there):
@@ -180,7 +208,7 @@ class Look:
 
     def holder(self, port: int) -> str | None:
         """Return who listens on ``port``, in words; None if it is free."""
-        return next((processes.owner_of(one.inode) for one in self._listeners if one.port == port), None)
+        return next((processes.owner_of(one.inode) for one in self._by_port.get(port, ())), None)
 
     def beside(self, wanted: Iterable[DesiredInstance]) -> dict[str, str]:
         """Return, by instance that has a process, who listens on its port without being of it, as another's fault."""

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from portfleet.apply.claims import claims
 from portfleet.apply.look import Look
+from portfleet.apply.word import Word
 from portfleet.core.changes import PlaneState
 from portfleet.core.desired import Desired, DesiredService
 from portfleet.core.errors import PortfleetError
@@ -31,14 +32,18 @@ _SILENT = (Presence.HUNG, Presence.SUSPENDED, Presence.UNREACHABLE)
 
 
 def observe(
-    desired: Desired, *, plane: DataPlane, supervisor: Supervisor, paths: Paths, probe: bool = True
-) -> Observed:
-    """Look at everything that a plan or `status` needs. ``probe`` False leaves out the exchange through the ports."""
+    desired: Desired, *, plane: DataPlane, supervisor: Supervisor, paths: Paths, probe: bool = True,
+    word: Mapping[str, Word] | None = None,
+) -> Observed:  # fmt: skip
+    """Look at everything that a plan or `status` needs.
+
+    ``probe`` False leaves out the exchange through the ports; ``word``: what is taken from the watcher.
+    """
     presence, programs = _ask(supervisor, paths)
     rules = plane.observe()
-    served = {name for table in rules.slots.values() for name in table if name}
+    served = None if probe else {name for table in rules.slots.values() for name in table if name}
     hung = presence in _SILENT
-    look = Look(programs, paths, probe=probe, ports=desired.local_ports(), hung=hung, served=served)
+    look = Look(programs, paths, probe=probe, ports=desired.local_ports(), hung=hung, served=served, word=word)
     instances = look.at((service, want) for service in desired.services.values() for want in service.instances)
     for name in programs:
         if name not in instances and parse_instance(name):

@@ -32,7 +32,7 @@ def run(options: argparse.Namespace, context: Context) -> Exit:
 
 def show(context: Context, *, check: bool = False, text: bool = False) -> Exit:
     """Print the plan, or with ``text`` its transactions; with ``check`` the exit code says whether changes wait."""
-    desired, observed, plan = look(context)
+    desired, observed, plan = look(context, by_word=True)
     preflight.prove(context, desired, plan)
     waits = Exit.CHANGES if check and plan.steps else Exit.DONE
     if context.json:

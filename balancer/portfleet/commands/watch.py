@@ -121,6 +121,7 @@ def _answers(snapshot: Snapshot, recorder: Recorder) -> Commands:
         "status": lambda _: snapshot.status(),
         "fleet": lambda _: snapshot.fleet() | {"events": dict(recorder.counts)},
         "instances": lambda request: snapshot.instances(request.get("after")),
+        "well": lambda request: snapshot.well(request.get("after")),
         "events": recorder.since,
     }
 

@@ -9,6 +9,8 @@ from __future__ import annotations
 import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
+from functools import cached_property
+from sys import intern
 from typing import Literal
 
 from portfleet.core.digits import whole
@@ -213,10 +215,11 @@ class Instance:
     colour: Colour | None
     number: int
 
-    @property
+    @cached_property
     def name(self) -> str:
         """The one name it has everywhere: CLI, log, data plane, supervisor program."""
-        return f"{self.service}-{self.colour or 'remote'}-{self.number}"
+        # Tables of 4,096 names are compared all the time, which is quick for names that are the same object.
+        return intern(f"{self.service}-{self.colour or 'remote'}-{self.number}")
 
     @property
     def member(self) -> str:

@@ -66,6 +66,9 @@ class ObservedInstance:
     status: Status | None = None
 
 
+_UNSEEN = ObservedInstance()
+
+
 @dataclass(frozen=True)
 class Observed:
     """The whole fleet as it is.
@@ -109,4 +112,4 @@ class Observed:
 
     def seen(self, name: str) -> ObservedInstance:
         """Return what is known of an instance."""
-        return self.instances.get(name, ObservedInstance())
+        return self.instances.get(name, _UNSEEN)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 from portfleet.linux import processes
 from portfleet.linux.sockdiag import Listener
@@ -34,8 +34,7 @@ def listening_fault(
     return "", False
 
 
-def own_listeners(pid: int, port: int, found: Iterable[Listener]) -> list[Listener]:
-    """Return the listeners on ``port`` that belong to the process tree of ``pid``."""
-    there = [listener for listener in found if listener.port == port]
+def own_listeners(pid: int, there: Collection[Listener]) -> list[Listener]:
+    """Return those of the listeners ``there`` that belong to the process tree of ``pid``."""
     mine = processes.owned(processes.tree(pid), {listener.inode for listener in there}) if there else set()
     return [listener for listener in there if listener.inode in mine]

@@ -29,8 +29,12 @@ class Established:
         return sockdiag.established()
 
     @cached_property
-    def _ports(self) -> dict[int, int]:
-        return sockdiag.established_inodes()
+    def _inodes(self) -> dict[int, set[int]]:
+        """The inodes by local port: there are few ports, and many who ask for some."""
+        found: dict[int, set[int]] = {}
+        for inode, port in sockdiag.established_inodes().items():
+            found.setdefault(port, set()).add(inode)
+        return found
 
     def of(self, pid: int, port: int, ports: tuple[int, int]) -> int:
         """Return how many connections an instance has: process ``pid`` on ``port``, its service's being ``ports``.
@@ -45,5 +49,5 @@ class Established:
 
         Those that they made themselves, to a database, say, or that came by a port for metrics are no clients'.
         """
-        inodes = {inode for inode, port in self._ports.items() if counts(port)}
+        inodes = set[int]().union(*(found for port, found in self._inodes.items() if counts(port)))
         return len(processes.owned(processes.tree(pid), inodes)) if inodes else 0

@@ -12,7 +12,6 @@ import socket
 import struct
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 _NETLINK_SOCK_DIAG = 4
@@ -46,8 +45,7 @@ class Ends(NamedTuple):
     peer_port: int
 
 
-@dataclass(frozen=True)
-class Listener:
+class Listener(NamedTuple):
     """A LISTEN socket: where, who made it (inode), how many wait in its accept queue and how many may."""
 
     family: Literal[4, 6]
@@ -88,13 +86,13 @@ def listeners() -> list[Listener]:
 
 def established() -> Counter[int]:
     """Return how many connections are established by local port."""
-    return Counter(int.from_bytes(message[4:6], "big") for _, message in _dump(_ESTABLISHED | _CLOSE_WAIT))
+    found = Counter(port for part in _ports_and_inodes() for port, _ in part)
+    return Counter({socket.ntohs(port): number for port, number in found.items()})
 
 
 def established_inodes() -> dict[int, int]:
     """Return {inode: local port} of every established connection."""
-    found = (_MESSAGE.unpack_from(message) for _, message in _dump(_ESTABLISHED | _CLOSE_WAIT))
-    return {fields[14]: socket.ntohs(fields[4]) for fields in found}
+    return {inode: socket.ntohs(port) for part in _ports_and_inodes() for port, inode in part}
 
 
 def connections() -> Iterator[Ends]:
@@ -169,29 +167,72 @@ def _dump(states: int, *, port: int = 0, also: int = 0) -> Iterator[tuple[Litera
 
     ``also``: bits of the attributes that are wanted too.
     """
+    for family, data in _parts(states, port=port, also=also):
+        yield from ((family, message) for message in _messages(data))
+
+
+def _parts(states: int, *, port: int = 0, also: int = 0) -> Iterator[tuple[Literal[4, 6], bytes]]:
+    """Dump as `_dump` does, and return what comes in one part at a time, not taken apart."""
+    families: tuple[tuple[Literal[4, 6], int], ...] = ((4, socket.AF_INET), (6, socket.AF_INET6))
     with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, _NETLINK_SOCK_DIAG) as netlink:
         netlink.bind((0, 0))
-        for name, family in ((4, socket.AF_INET), (6, socket.AF_INET6)):
+        for name, family in families:
             body = struct.pack("=BBBBI2s46x", family, socket.IPPROTO_TCP, also, 0, states, port.to_bytes(2, "big"))
             head = _HEADER.pack(_HEADER.size + len(body), _SOCK_DIAG_BY_FAMILY, _NLM_F_REQUEST | _NLM_F_DUMP, 1, 0)
             netlink.send(head + body)
-            yield from ((name, message) for message in _replies(netlink))  # type: ignore[misc] # name is 4 or 6
+            ended = False
+            while not ended:
+                data = netlink.recv(1 << 18)
+                ended = _ends(data)
+                yield name, data
 
 
-def _replies(netlink: socket.socket) -> Iterator[bytes]:
-    while True:
-        data = netlink.recv(1 << 18)
-        offset = 0
-        while offset < len(data):
-            length, kind, *_ = _HEADER.unpack_from(data, offset)
-            body = data[offset + _HEADER.size : offset + length]
-            if kind == _NLMSG_DONE:
-                return
-            if kind == _NLMSG_ERROR:
-                code = -struct.unpack_from("=i", body)[0]
-                raise OSError(code, os.strerror(code))
-            yield body
-            offset += (length + 3) & ~3
+def _ends(data: bytes) -> bool:
+    """Return whether a part is the last one."""
+    return not _stride(data) and (_NLMSG_DONE in (kinds := _kinds(data)) or _NLMSG_ERROR in kinds)
+
+
+def _kinds(data: bytes) -> set[int]:
+    found, offset = set[int](), 0
+    while offset < len(data):
+        length, kind, *_ = _HEADER.unpack_from(data, offset)
+        found.add(kind)
+        offset += (length + 3) & ~3
+    return found
+
+
+def _stride(data: bytes) -> int:
+    """Return the length of the sockets' messages in a part, if it holds nothing else and all are as long; else 0."""
+    length, kind, *_ = _HEADER.unpack_from(data)
+    stride = (length + 3) & ~3
+    alike = kind == _SOCK_DIAG_BY_FAMILY and len(data) % stride == 0
+    return stride if alike and {*struct.iter_unpack(f"=LH{stride - 6}x", data)} == {(length, kind)} else 0
+
+
+def _ports_and_inodes() -> Iterator[Iterable[tuple[int, int]]]:
+    """Return (local port as the kernel has it, inode) of all established connections, some at a time.
+
+    A machine may have 150,000, and to unpack all at once takes a fifth of the time.
+    """
+    for _, data in _parts(_ESTABLISHED | _CLOSE_WAIT):
+        if stride := _stride(data):  # behind the header: the port from byte 4 on, the inode from byte 68 on
+            yield struct.iter_unpack(f"=20xH62xL{stride - 88}x", data)
+        else:
+            yield [(fields[4], fields[14]) for fields in map(_MESSAGE.unpack_from, _messages(data))]
+
+
+def _messages(data: bytes) -> Iterator[bytes]:
+    offset = 0
+    while offset < len(data):
+        length, kind, *_ = _HEADER.unpack_from(data, offset)
+        body = data[offset + _HEADER.size : offset + length]
+        if kind == _NLMSG_DONE:
+            return
+        if kind == _NLMSG_ERROR:
+            code = -struct.unpack_from("=i", body)[0]
+            raise OSError(code, os.strerror(code))
+        yield body
+        offset += (length + 3) & ~3
 
 
 def _attributes(data: bytes) -> Iterator[tuple[int, bytes]]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 from portfleet.core.model import parse_instance
 from portfleet.core.paths import Paths
@@ -29,14 +30,14 @@ def noted(paths: Paths) -> dict[str, Process] | None:
     return {name: Process(*entry) for name, entry in entries if _is_noted(name, entry)}
 
 
-def alive(paths: Paths) -> dict[str, int]:
+def alive(paths: Paths, known: Mapping[str, int | None] = MappingProxyType({})) -> dict[str, int]:
     """Return {instance: pid} of every noted process that still is the one that was noted.
 
     Without a file, or where one has ended, of all that are `started` too: what came after it may not be noted, on a
-    full disk say.
+    full disk say. ``known``: supervisord's processes, of which it is not looked whether they are there.
     """
     found = noted(paths) or {}
-    there = {name: process.pid for name, process in found.items() if process.alive}
+    there = {name: one.pid for name, one in found.items() if known.get(name) == one.pid or one.alive}
     return there if there.keys() == found.keys() != set() else started(paths) | there
 
 

@@ -86,14 +86,12 @@ def started_ports(folder: Path) -> dict[str, int]:
 
     Also of one that has outlived its supervisord, whose file was set aside.
     """
-    found = {}
-    for path in [*folder.glob("*.adopted"), *folder.glob("*.conf")]:
-        try:
-            port = _PORT.search(path.read_bytes())
-        except OSError:
-            continue  # it was removed meanwhile, or is a folder
-        if port is not None and parse_instance(path.stem) is not None:
-            found[path.stem] = int(port[1])
+    found, names = {}, os.listdir(folder) if folder.is_dir() else []
+    for kind in (".adopted", ".conf"):
+        for name in (name.removesuffix(kind) for name in names if name.endswith(kind)):
+            port = _PORT.search(atomic.read(f"{folder}/{name}{kind}") or b"")
+            if port is not None and parse_instance(name) is not None:
+                found[name] = int(port[1])
     return found
 
 

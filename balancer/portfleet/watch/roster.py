@@ -95,6 +95,11 @@ class Roster:
         #: The file of the page's token; None: the page is read-only.
         self.token_file: Path | None = None
 
+    @property
+    def config(self) -> tuple[int, int] | None:
+        """The version of the config that the members are by (`atomic.version`)."""
+        return self._applied.version
+
     def latest(self) -> Desired | None:
         """Return what shall be as of this moment: to be asked under the table lock by whoever is about to change slots.
 

@@ -103,6 +103,27 @@ class Snapshot:
         told = [self._instance(member, counted.get(member.name)) for member in members[first:end]]
         return {"instances": told, "next": end if end < len(members) else None}
 
+    def well(self, after: object = 0) -> dict[str, Any]:
+        """Return some instances that answered their last probe, as `apply.word` reads it, and the next one's number.
+
+        Of each its process, and what it said of itself; by which config they were probed.
+        """
+        first = after if isinstance(after, int) and after >= 0 else 0
+        members = list(self.roster.members.values())[first:]
+        told = {member.name: self._well(member) for member in members[:_AT_ONCE] if self._is_well(member)}
+        following = first + _AT_ONCE if len(members) > _AT_ONCE else None
+        return {"version": __version__, "config": self.roster.config, "well": told, "next": following}
+
+    def _is_well(self, member: Member) -> bool:
+        health, name = member.health, member.name
+        steady = health.healthy and not health.streak and member.hung_since is None and not member.beside
+        return steady and member.probed and name in self.judge.answered_in and self.ejector.serves(name)
+
+    def _well(self, member: Member) -> dict[str, Any]:
+        said = self.judge.said.get(member.name)
+        told = said and (said.connections, said.max_connections, sorted(said.handoff))
+        return {"pid": self.deaths.pid(member.name), "said": told}
+
     def _service(self, want: DesiredService, desired: Desired) -> dict[str, Any]:
         running = desired.journal.running(want.name)
         return {
