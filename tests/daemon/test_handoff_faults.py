@@ -64,7 +64,7 @@ def test_what_was_acknowledged_in_the_last_moment_is_the_receivers(daemons: Daem
         fake.take_one()
         last = handing.end()[-1]
         assert not last["ok"] and (last["moved"], last["remaining"]) == (128, 172)
-        assert "; 172 connections are served here again" in last["error"]
+        assert "; served here again: 172" in last["error"]
         mine = {sock.getpeername()[1] for sock in fake.sockets()}
         here = [client for client in clients if client.sock.getsockname()[1] not in mine]
         assert len(here) == 172 and all(client.ask(b"x\n") == b"x\n" for client in here)

@@ -66,7 +66,7 @@ def test_a_box_is_emptied_and_its_clients_go_on_at_the_other(boxes: Pair) -> Non
         with dialled(boxes.one, (SERVICE4, 7000), [ONE] * 2):
             done = boxes.portfleet(boxes.one, "evacuate", TWO, check=False)
 
-            assert done.returncode == 1 and "2 stay here until they end" in done.stderr, done.stderr
+            assert done.returncode == 1 and "2 stay here until closed" in done.stderr, done.stderr
             here = boxes.connections(boxes.one)
             assert here["echo-blue-2"] == 2 and here["echo-blue-3"] > 0, "it has stopped"
             again = json.loads(boxes.portfleet(boxes.one, "evacuate", TWO, "--json", check=False).stdout)

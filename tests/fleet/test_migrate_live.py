@@ -193,7 +193,7 @@ def test_what_cannot_move_stays_in_service_and_is_told(fresh: Pair) -> None:
 
         done = boxes.portfleet(boxes.one, "migrate", "echo/2", TWO, "--live", check=False)
 
-        assert f"{there - 3} connections were moved to {TWO}; 3 stay here until they end (3: it does not" in done.stderr
+        assert f"{there - 3} connections were moved to {TWO}; 3 stay here until closed (3: it does not" in done.stderr
         assert boxes.connections(boxes.one)["echo-blue-2"] == 3
         for connection in own:
             connection.sendall(b"still here\n")

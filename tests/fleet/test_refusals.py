@@ -35,7 +35,7 @@ CONFIGS = {
         '"7104-7111" overlaps the ports of service echo',
         '"7108-7115"',
     ),
-    "a range too small": (ECHO.replace("7107", "7106"), "service.echo.ports", "need 8 ports", '"7100-7107"'),
+    "a range too small": (ECHO.replace("7107", "7106"), "service.echo.ports", "8 ports are needed", '"7100-7107"'),
     "a range of outgoing ports": (
         ONE.replace("7100-7107", "40000-40007"),
         "service.echo.ports",
@@ -168,7 +168,7 @@ def test_a_daemon_that_listens_on_one_address_only_is_not_ready(empty: FleetBox)
     said = empty.portfleet("up", check=False)
 
     assert said.returncode == 4
-    assert "kv, echo: 1 instances serving, 1 not:" in said.stdout
+    assert "kv, echo: 1 instance serving, 1 not:" in said.stdout
     assert "kv-blue-1: listens on 127.0.0.1:6100 only; connections keep the address that was dialled" in said.stdout
     assert "see: portfleet logs kv/kv-blue-1" in said.stdout
     status = empty.status()

@@ -63,7 +63,7 @@ def test_redis_keeps_every_connection_until_somebody_asks_to_close_some() -> Non
         assert answer(held) == _HELD
         box.write(_TWO)
         done = box.portfleet("cutover", "kv", "--force", "--keep", "0")
-        assert "40 connections stay with blue until they end" in done.stdout, done
+        assert "40 connections stay with blue until closed" in done.stdout, done
         assert answer(held) == _HELD and set(box.redis_ports(sources[:8]).values()) <= {6104, 6105}
 
 

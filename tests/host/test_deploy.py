@@ -78,11 +78,11 @@ def test_a_config_with_a_mistake_stays_outside(
     before = {name: disk(host) for name, host in deployed.items()}
     looked = ansible.play("site.yml", "--check", "--limit", "one")
     assert looked.code != 0, "a look finds it too"
-    assert "2 instances per colour need 4 ports" in looked.output
+    assert "2 instances per colour: 4 ports are needed" in looked.output
     assert deployed["one"].run("ls /tmp/*.toml", check=False).stdout == ""
     done = ansible.play("site.yml")
     assert done.code != 0
-    assert "2 instances per colour need 4 ports" in done.output
+    assert "2 instances per colour: 4 ports are needed" in done.output
     assert "PLAY RECAP" in done.output
     assert "two" not in done.changed, "the first mistake ends the run"
     assert {name: disk(host) for name, host in deployed.items()} == before

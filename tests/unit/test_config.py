@@ -116,7 +116,7 @@ WRONG = [
     (echo("ports = '7100'"), "service.echo.ports", "not a range", "7100-7199"),
     (echo("ports = '7107-7100'"), "service.echo.ports", "not a range", "7100-7199"),
     (echo("ports = '65530-65536'"), "service.echo.ports", "not a range", "7100-7199"),
-    (echo("ports = '7100-7106'"), "service.echo.ports", 'need 8 ports, "7100-7106" has 7', '"7100-7107"'),
+    (echo("ports = '7100-7106'"), "service.echo.ports", '8 ports are needed, "7100-7106" has 7', '"7100-7107"'),
     (echo("ports = '40000-40099'"), "service.echo.ports", "ip_local_port_range (32768-60999)", "ip_local_reserved"),
     (echo("ports = '6995-7010'"), "service.echo.ports", "holds port 7000, which service echo", "keep listen ports"),
     (

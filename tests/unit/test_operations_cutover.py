@@ -286,7 +286,7 @@ def test_a_second_rollback_does_not_go_forward_unless_that_is_said(box: Box) -> 
 def test_without_a_rate_connections_that_cannot_be_handed_off_stay(tmp_path: Path, keep: str) -> None:
     box = Box(tmp_path, REDIS.replace("rate = 10\n", ""), blue_1=5)
     done = box.operate("cutover", "echo", "--release", "v2", "--keep", keep)
-    assert done.ok and "5 connections stay with blue until they end" in done.outcome
+    assert done.ok and "5 connections stay with blue until closed" in done.outcome
     assert box.connections() == {"blue-1": 5} and box.daemons.ended == 0 and box.lost == {}
     back = box.operate("rollback", "echo")
     assert back.ok and box.connections() == {"blue-1": 5} and box.lost == {}

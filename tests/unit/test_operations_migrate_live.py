@@ -53,10 +53,10 @@ def test_what_fails_is_tried_again(box: Box) -> None:
 @pytest.mark.parametrize(
     ("rounds", "outcome"),
     [
-        ([Relocated(0, why="no room")] * 3, "0 connections were moved to two; 5 stay here until they end (no room)"),
+        ([Relocated(0, why="no room")] * 3, "0 connections were moved to two; 5 stay here until closed (no room)"),
         (
             [Relocated(3), Relocated(0, stayed={"it is closing": 2})],
-            "3 connections were moved to two; 2 stay here until they end (2: it is closing)",
+            "3 connections were moved to two; 2 stay here until closed (2: it is closing)",
         ),
     ],
 )

@@ -20,7 +20,11 @@ def test_more_have_rules_and_a_process_and_are_ready_before_they_get_slots(box: 
         "[starting]", "rules of blue-4", "rules of green-4", "start blue-4",
         "slots blue-1 64, blue-2 64, blue-3 64, blue-4 64",
     ]  # fmt: skip
-    assert done.outcome == "4 instances of blue serve" and box.connections() == {"blue-1": 5, "blue-2": 7, "blue-3": 3}
+    assert done.outcome == "blue serves with 4 instances" and box.connections() == {
+        "blue-1": 5,
+        "blue-2": 7,
+        "blue-3": 3,
+    }
 
 
 def test_fewer_give_slots_then_connections_then_process_and_rules_away(box: Box) -> None:
@@ -29,7 +33,7 @@ def test_fewer_give_slots_then_connections_then_process_and_rules_away(box: Box)
         f"slots {TWO}", "[moving]", "1 from blue-3 to blue-1", "2 from blue-3 to blue-2", "[stopping]", "[stopping]",
         "end blue-3", "no rules of blue-3", "no rules of green-3",
     ]  # fmt: skip
-    assert done.outcome == "2 instances of blue serve; 3 connections were handed off, 0 ended"
+    assert done.outcome == "blue serves with 2 instances; 3 connections were handed off, 0 ended"
     assert box.lost == {} and not (box.paths.programs / "echo-blue-3.conf").exists()
     assert box.journal.services["echo"].leaving == 0
 

@@ -45,6 +45,13 @@ def test_a_command_to_paste_is_one_line() -> None:
     undo = "Undo with: portfleet rollback market-data"
     assert fit(f"{LONG}\n{hint}")[-1] == hint
     assert fit(f"{LONG}. {undo}")[-1].strip() == undo
+    follow, back = "Follow it with: portfleet history --follow 12;", "undo with: portfleet cancel market-data"
+    assert [line.strip() for line in fit(f"begun: {LONG}. {follow} {back}")[-2:]] == [follow, back]
+
+
+def test_what_begins_far_in_goes_on_where_there_is_room() -> None:
+    lines = fit(f"12345  operation-begun   {LONG}", indent=25)
+    assert len(lines) == 3 and all(line[:8].isspace() and line[8] != " " for line in lines[1:])
 
 
 def test_a_shells_command_is_broken_where_the_shell_goes_on() -> None:

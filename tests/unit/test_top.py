@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -103,6 +104,35 @@ def test_a_screen_is_not_higher_than_the_terminal(
     assert out.count("\n") == 7
     assert "… 38 lines more: portfleet top SERVICE, or a higher terminal" in out
     assert "echo-blue-40" in out and "echo-blue-1 " not in out
+
+
+def test_all_services_have_one_layout_which_does_not_follow_each_number(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def heads(*services: dict[str, Any], wide: int = 80) -> list[str]:
+        monkeypatch.setenv("COLUMNS", str(wide))
+        show([*services], 2.0, screen=True, view=View(past={"echo-blue-1": [1.0, 2.0]}, line=HELP))
+        lines = re.sub(r"\x1b\[\d*[A-Za-z]", "", capsys.readouterr().out).splitlines()
+        assert max(map(len, lines)) <= wide and lines[:2] == HELP.splitlines(), lines
+        return [line for line in lines if "INSTANCE" in line]
+
+    busy, idle = service(99.0, 80.0), service(0.0)
+    for one in busy["instances"]:
+        one |= {"connections": 123_456, "rates": one["rates"] | {"requests": 654_321.0, "p99": 123_456.0}}
+    other = idle | {"name": "kv", "instances": [one | {"connections": 0} for one in idle["instances"]]}
+    first, second = heads(busy, other)
+    assert first == second and "SLOTS" not in first
+    idle["instances"][0] |= {"connections": 1, "rates": idle["instances"][0]["rates"] | {"p99": None, "requests": 1.0}}
+    assert heads(idle) == heads(service(100.0)), "it stays where it was"
+    for one in other["instances"]:
+        one["rates"] |= {"requests": None, "p50": None, "p99": None}
+    (foreign,) = heads(other)
+    assert "REQ/S" not in foreign and foreign.endswith("LAST"), "there is room for the sparkline then"
+
+
+def test_a_service_that_is_down_has_no_figures(capsys: pytest.CaptureFixture[str]) -> None:
+    show([service() | {"down": "root@host: portfleet up echo"}], 2.0, screen=False)
+    assert capsys.readouterr().out.splitlines()[2:] == ["echo  down by root@host: portfleet up echo", ""]
 
 
 def test_bytes_are_those_of_the_daemon_or_of_the_kernel() -> None:

@@ -63,7 +63,7 @@ def test_whole_numbers_are_numbers_and_what_is_given_is_not_read() -> None:
         ({"number": float("inf")}, "it.number is not a finite number: inf"),
         ({"many": {}}, "it.many is not a list: {}"),
         ({"many": [{"x": 1}, {"x": "1"}]}, "it.many[1].x is not a whole number: '1'"),
-        ({"many": [{"x": 1, "pair": ["a"]}]}, "it.many[0].pair has 1 entries, not 2"),
+        ({"many": [{"x": 1, "pair": ["a"]}]}, "it.many[0].pair has 1 entry, not 2"),
         ({"named": {"a": "1"}}, "it.named.a is not a whole number: '1'"),
         ({"named": []}, "it.named is not an object: []"),
         ({"maybe": 7}, "it.maybe is not an object: 7"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from portfleet.core.model import Listen
+from portfleet.core.printable import quantity
 from portfleet.linux import processes, sockdiag
 from portfleet.linux.reserve import meets
 
@@ -19,7 +20,7 @@ def claims(listens: Iterable[Listen]) -> tuple[str, ...]:
     found = dict.fromkeys((listen, processes.owner_of(listener.inode)) for listen, listener in pairs)
     counts = sockdiag.established() if found else {}
     return tuple(
-        f"{owner} listens on {listen} with {counts[listen.port]:,} connections, which stay; "
+        f"{owner} listens on {listen}; {quantity(counts[listen.port], 'connection', 'stays')} with it; "
         "new connections will go to the fleet"
         for listen, owner in found
     )

@@ -20,6 +20,7 @@ from portfleet.core.errors import ConfigError, Exit, PortfleetError
 from portfleet.core.journal import JournalError
 from portfleet.core.observed import Observed
 from portfleet.core.plan import Plan, make_plan
+from portfleet.core.printable import quantity
 from portfleet.core.program import WATCHER
 from portfleet.core.states import Presence
 from portfleet.screen.outcome import outcome
@@ -104,7 +105,7 @@ def converge(
         serving = [want.name for want in desired.instances() if want.takes and want.name not in executor.failed]
         if changed or plan.steps or done:
             words = "; ".join(changed) or "no change of the config"
-            outcome_words = f"{len(serving)} instances serving{_closed(executor.ended)}" + _left_out(executor.failed)
+            outcome_words = _served(serving, executor.ended) + _left_out(executor.failed)
             words = f"return to the config before: {words}" if returns else words
             note_done(context, why, words, outcome_words, ok=not executor.failed)
     notes = (*plan.notes, *executor.notes)
@@ -120,7 +121,7 @@ def converge(
             outcome(code, steps=steps, serving=serving, failed=failed, notes=notes, undo=undo, ended=executor.ended)
         )
     else:
-        served = f"{len(serving)} instances serving{_closed(executor.ended)}"
+        served = _served(serving, executor.ended)
         _report(desired, served, failed, watcher, changed=bool(plan.steps), undo=undo)
     return code
 
@@ -135,8 +136,9 @@ def _differences(context: Context) -> list[str]:
         return ["the first config"]
 
 
-def _closed(ended: int) -> str:
-    return f", {ended:,} connections were closed by restarts" if ended else ""
+def _served(serving: Sequence[str], ended: int) -> str:
+    closed = f", {quantity(ended, 'connection', 'was')} closed by restarts" if ended else ""
+    return f"{quantity(len(serving), 'instance')} serving{closed}"
 
 
 def _left_out(failed: Mapping[str, str]) -> str:

@@ -16,6 +16,7 @@ from portfleet.core.observed import Observed
 from portfleet.core.paths import Paths
 from portfleet.core.plan import Plan
 from portfleet.core.plan_order import instances_in_order, services_in_order
+from portfleet.core.printable import quantity
 from portfleet.core.steps import RestartInstance, StartInstances
 
 #: Instances that are named with what becomes of their connections.
@@ -130,9 +131,10 @@ def ask(plan: Plan, *, yes: bool) -> None:
     if yes or not cut:
         return
     each = [f"{step.name}: {step.connections:,} {step.becomes(step.connections)}" for step in cut[:_NAMED]]
-    each += [f"and {len(cut) - _NAMED} instances more"] * (len(cut) > _NAMED)
+    each += [f"and {quantity(len(cut) - _NAMED, 'instance')} more"] * (len(cut) > _NAMED)
+    there = quantity(sum(step.connections for step in cut), "connection")
     words = (
-        f"{sum(step.connections for step in cut):,} connections that cannot be handed off would be closed by restarts, "
+        f"{there} that cannot be handed off would be closed by restarts, "
         f"one instance after the other, and who connects again may meet one whose turn comes ({'; '.join(each)})"
     )
     if not sys.stdin.isatty():

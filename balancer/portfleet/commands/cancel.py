@@ -16,6 +16,7 @@ from portfleet.core.errors import Exit
 from portfleet.core.journal import HistoryEntry, Journal
 from portfleet.core.model import other
 from portfleet.core.operations import Operation, policy_of
+from portfleet.core.printable import quantity
 from portfleet.store.events import record
 from portfleet.submit.closing import ends, established
 from portfleet.submit.follow import already, follow, say
@@ -59,7 +60,8 @@ def _effect(context: Context, running: Operation) -> str:
         want = service_want(context, running.service)
         there = established(context, [i.name for i in want.of(new)])
         end = ends(there, policy_of(want.service.drain))
-        return f"{old} gets all new connections; {there:,} connections of {new} are handed off to it, otherwise {end}"
+        kept = f"{new} has {quantity(there, 'connection')}: handed off to it, otherwise {end}"
+        return f"{old} gets all new connections; {kept}" if there else f"{old} gets all new connections"
     return "what it did is undone as far as that is possible; connections that have ended stay so"
 
 

@@ -16,6 +16,7 @@ from portfleet.core.errors import ConfigError, Exit, Problem
 from portfleet.core.journal import Journal
 from portfleet.core.model import Fleet
 from portfleet.core.placeholders import placeholders
+from portfleet.core.printable import quantity
 from portfleet.core.program import release_path
 from portfleet.doctor.page import open_page
 from portfleet.doctor.probes import unasked
@@ -61,8 +62,8 @@ def run(options: argparse.Namespace, context: Context) -> Exit:
     for service in fleet.services.values():
         listen = " ".join(map(str, service.listen))
         words = (
-            f"service {service.name}: {service.instances} instances per colour on ports "
-            f"{service.ports[0]}-{service.ports[1]}, {service.slots:,} slots, listens on {listen}"
+            f"service {service.name}: {quantity(service.instances, 'instance')} per colour on ports "
+            f"{service.ports[0]}-{service.ports[1]}, {quantity(service.slots, 'slot')}, listens on {listen}"
         )
         print(fit(words))
     for note in notes:

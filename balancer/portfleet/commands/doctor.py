@@ -18,6 +18,7 @@ from portfleet.core.errors import ConfigError, Exit, PortfleetError
 from portfleet.core.exported import differences, obstacles
 from portfleet.core.model import Fleet
 from portfleet.core.needs import needs_of
+from portfleet.core.printable import quantity
 from portfleet.doctor import files, limits, overseers, ports, probes
 from portfleet.doctor.finding import Finding, Severity, broken, fine, warning
 from portfleet.screen.output import fit, fit_command, paint, print_json
@@ -48,7 +49,9 @@ def run(options: argparse.Namespace, context: Context) -> Exit:
             print(fit(f"    why:  {finding.why}", indent=10))
             print(f"    fix:  {fit_command(finding.mend, indent=10)}")
     count = {severity: sum(finding.severity is severity for finding in found) for severity in Severity}
-    print(f"{count[Severity.BROKEN]} broken, {count[Severity.WARNING]} warnings, {count[Severity.FINE]} fine")
+    print(
+        f"{count[Severity.BROKEN]} broken, {quantity(count[Severity.WARNING], 'warning')}, {count[Severity.FINE]} fine"
+    )
     return Exit.FAILED if worst else Exit.DONE
 
 

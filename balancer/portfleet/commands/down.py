@@ -21,7 +21,7 @@ from portfleet.core.errors import Exit, PortfleetError
 from portfleet.core.journal import Journal
 from portfleet.core.model import parse_instance
 from portfleet.core.observed import Observed
-from portfleet.core.printable import names
+from portfleet.core.printable import names, quantity
 from portfleet.linux.reserve import await_free
 from portfleet.screen.outcome import outcome
 from portfleet.screen.output import fit, print_json
@@ -75,10 +75,12 @@ def run(options: argparse.Namespace, context: Context) -> Exit:
             take_down(context, desired)
         record(context.paths.events, "down", **what)
     steps, serving = _steps(observed, service), _serving(desired, observed, service)
-    note_done(context, "down", f"take down {', '.join(services)}", f"{ending:,} established connections ended")
+    note_done(
+        context, "down", f"take down {', '.join(services)}", f"{quantity(ending, 'established connection')} ended"
+    )
     undo = f"{_UNDO} {service}" if service else _UNDO
     done = outcome(Exit.DONE, steps=steps, serving=serving, undo=undo, ended=ending)
-    return _say(context, f"{', '.join(services)}: down; {ending:,} established connections ended", done)
+    return _say(context, f"{', '.join(services)}: down; {quantity(ending, 'established connection')} ended", done)
 
 
 def _look(context: Context, desired: Desired, service: str | None) -> tuple[Observed, int]:
@@ -134,7 +136,7 @@ def _note(context: Context, desired: Desired, name: str) -> None:
 
 
 def _ask(ending: int) -> None:
-    words = f"{ending:,} established connections will end"
+    words = f"{quantity(ending, 'established connection')} will end"
     if not sys.stdin.isatty():
         raise PortfleetError(f"{words}; nothing was done", hint="portfleet down --yes", code=Exit.FAILED)
     print(f"{words}. Go on? [y/N] ", end="", file=sys.stderr, flush=True)

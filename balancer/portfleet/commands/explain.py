@@ -25,7 +25,7 @@ from portfleet.daemons.clients import held
 from portfleet.dataplane.interface import Address
 from portfleet.linux.routes import is_local
 from portfleet.screen.clients import connection_entry, lines
-from portfleet.screen.output import print_json
+from portfleet.screen.output import fit, print_json
 from portfleet.store import locks, retries
 from portfleet.store.events import EventFile
 from portfleet.store.out import read_out
@@ -62,7 +62,7 @@ def run(options: argparse.Namespace, context: Context) -> Exit:
     if want.rule.sticky and not options.live:
         context.say(f"clients of {want.name} are sticky: who came lately is where --live says")
     for answer in answers:
-        print("\n".join([_line(want, answer), *(lines(answer) if options.live else ())]))
+        print(fit("\n".join([_line(want, answer), *(lines(answer) if options.live else ())])))
     return Exit.DONE
 
 

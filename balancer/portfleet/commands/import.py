@@ -17,6 +17,7 @@ from portfleet.apply.context import Context
 from portfleet.core.errors import Exit, PortfleetError
 from portfleet.core.exported import Exported, differences, obstacles, taken_over
 from portfleet.core.journal import HistoryEntry, Journal
+from portfleet.core.printable import quantity
 from portfleet.store import locks
 from portfleet.store.clock import now
 from portfleet.submit.exported import own, read
@@ -58,7 +59,9 @@ def run(options: argparse.Namespace, context: Context) -> Exit:
     wake(context)
     pending = _pending(context)
     outcome = f"imported {', '.join(names)}: {'; '.join(changes)}"
-    outcome += f". {pending} steps are left to do: portfleet apply" if pending else ". The rules are as there"
+    outcome += (
+        f". {quantity(pending, 'step', 'is')} left to do: portfleet apply" if pending else ". The rules are as there"
+    )
     return say(context, entry | {"outcome": "imported", "changes": changes, "pending": pending}, outcome)
 
 

@@ -11,6 +11,7 @@ import argparse
 from portfleet.apply.busy import refuse_busy
 from portfleet.apply.context import Context
 from portfleet.core.errors import Exit, PortfleetError
+from portfleet.core.printable import quantity
 from portfleet.core.states import Wanted
 from portfleet.core.work.restart import Restart
 from portfleet.submit import options as read
@@ -51,7 +52,7 @@ def run(options: argparse.Namespace, context: Context) -> Exit:
     batches = [names[first : first + at_once] for first in range(0, len(names), max(1, at_once))]
     if at_once < 1 or (serve and any(serve <= {*batch} for batch in batches)):
         raise PortfleetError(
-            f"{len(serve)} instances serve; {at_once} at a time would leave none",
+            f"{quantity(len(serve), 'instance', 'serves')}; {at_once} at a time would leave none",
             hint=f"portfleet cutover {want.name} --force restarts all without a gap",
             code=Exit.USAGE,
         )

@@ -11,6 +11,7 @@ from dataclasses import replace
 
 from portfleet.apply.context import Context
 from portfleet.core.errors import Exit, PortfleetError
+from portfleet.core.printable import quantity
 from portfleet.core.records import ServiceRecord
 from portfleet.core.work.scale import Scale
 from portfleet.submit import options as read
@@ -40,7 +41,7 @@ def run(options: argparse.Namespace, context: Context) -> Exit:
             code=Exit.USAGE,
         )
     if number == before:
-        return already(context, "scale", want.name, f"{want.name} already has {number} instances")
+        return already(context, "scale", want.name, f"{want.name} already has {quantity(number, 'instance')}")
     serve = serving(context, want) if number < before else [i for i in want.instances if i.takes]
     if not [i for i in serve if i.instance.number <= number]:
         raise PortfleetError(

@@ -32,6 +32,7 @@ from portfleet.core.errors import Exit, PortfleetError
 from portfleet.core.journal import Journal
 from portfleet.core.model import other
 from portfleet.core.observed import Observed
+from portfleet.core.printable import quantity
 from portfleet.core.states import State, Wanted
 from portfleet.screen import colours
 from portfleet.screen.output import columns, fit, fitting, paint, print_json, redraw
@@ -199,7 +200,7 @@ def _access(found: dict[str, Any]) -> list[str]:
         denied
     )
     if found["max_per_source"]:
-        lines.append(f"at most {found['max_per_source']:,} connections a source")
+        lines.append(f"at most {quantity(found['max_per_source'], 'connection')} a source")
     if lines:
         lines.append(f"refused since the rules were loaded: {found['refused']:,}")
     return lines
@@ -278,7 +279,7 @@ def _show(service: DesiredService, about: dict[str, Any], at: float) -> None:
                 print(fit(f"      {words}"))
     idle = other(service.live)
     if all(i.wanted is Wanted.STOPPED for i in service.instances if i.instance.colour == idle):
-        print(paint(f"  {idle}: stopped ({service.service.instances} instances)", "dim"))
+        print(paint(f"  {idle}: stopped ({quantity(service.service.instances, 'instance')})", "dim"))
 
 
 def _own(name: str, observed: Observed) -> dict[str, Any]:
@@ -292,5 +293,5 @@ def _own_words(name: str, observed: Observed) -> str:
     found = observed.own.get(name)
     if found is None:
         return f"{paint(f'{name} does not answer', 'red')}\n  hint: portfleet logs {name}"
-    former = f"; {found.former} former workers end with their last connections" if found.former else ""
-    return f"{name}  pid {found.pid}  {found.connections:,} connections{former}"
+    former = f"; {quantity(found.former, 'former worker', 'ends')} with the last connections" if found.former else ""
+    return f"{name}  pid {found.pid}  {quantity(found.connections, 'connection')}{former}"

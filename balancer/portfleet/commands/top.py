@@ -41,6 +41,8 @@ EXAMPLES = (
     "portfleet top --sort connections --filter green",
 )
 
+#: Characters of a question that are shown.
+_QUESTION = 400
 _SHOWN = ("name", "colour", "state", "pid", "slots", "connections")
 
 
@@ -115,11 +117,12 @@ class _Top:
             [sys.executable, "-m", "portfleet", *home, "--config", str(paths.config), *words],
             stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False,
         )  # fmt: skip
-        said = printable(" ".join((done.stdout or done.stderr).split()))
-        if done.returncode or wish.sure or not said.startswith("would "):
-            controls.say(said)
+        told, asked = (" ".join(text.replace("portfleet: ", "").split()) for text in (done.stderr, done.stdout))
+        if done.returncode or wish.sure or not asked.startswith("would "):
+            controls.say(printable(asked or told))
         else:
-            controls.ask(wish, said.removesuffix("; nothing was done"))
+            parts = filter(None, (asked.removesuffix("; nothing was done"), told))
+            controls.ask(wish, printable("; ".join(parts), _QUESTION))
 
 
 def _intervals(only: str | None, context: Context, wait: Callable[[], bool]) -> Iterator[list[dict[str, Any]]]:

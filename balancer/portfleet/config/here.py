@@ -59,7 +59,7 @@ def _limits(service: Service, path: str, machine: Machine) -> Iterator[Problem]:
     if service.max_connections > machine.descriptors - 64:
         yield Problem(
             f"{path}.max_connections",
-            f"{service.max_connections} connections need {service.max_connections + 64} descriptors per process, "
+            f"max_connections = {service.max_connections} needs {service.max_connections + 64} descriptors a process, "
             f"the hard limit here is {machine.descriptors}",
             f"raise LimitNOFILE (or ulimit -Hn), or set max_connections to {machine.descriptors - 64} or less",
         )

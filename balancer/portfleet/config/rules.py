@@ -11,6 +11,7 @@ from portfleet.core import program
 from portfleet.core.errors import Problem
 from portfleet.core.model import Fleet, Listen, Service
 from portfleet.core.placeholders import known, placeholders
+from portfleet.core.printable import quantity
 
 
 def cross_check(fleet: Fleet) -> list[Problem]:
@@ -29,13 +30,13 @@ def _room(service: Service, path: str) -> Iterator[Problem]:
     if (low, high) != (0, 0) and have < need:
         yield Problem(
             f"{path}.ports",
-            f'{service.instances} instances per colour need {need} ports, "{low}-{high}" has {have}',
+            f'{quantity(service.instances, "instance")} per colour: {need} ports are needed, "{low}-{high}" has {have}',
             f'widen ports to "{low}-{low + need - 1}"',
         )
     if service.instances > service.slots:
         yield Problem(
             f"{path}.slots",
-            f"{service.slots} slots cannot be shared by {service.instances} instances",
+            f"{quantity(service.slots, 'slot')} cannot be shared by {quantity(service.instances, 'instance')}",
             f"set slots to {1 << (service.instances - 1).bit_length()} or more",
         )
 

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 
+from portfleet.core.printable import quantity
+
 
 class Exit(IntEnum):
     """Exit codes of every verb; other programs rely on them."""
@@ -49,6 +51,6 @@ class ConfigError(PortfleetError):
     """Every problem of a config at once."""
 
     def __init__(self, problems: Sequence[Problem], *, source: str) -> None:
-        count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
+        count = quantity(len(problems), "problem")
         super().__init__(f"{source}: {count}\n" + "\n".join(map(str, problems)), code=Exit.USAGE)
         self.problems = tuple(problems)

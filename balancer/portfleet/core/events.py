@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from string import Formatter
 
 from portfleet.core.kinds import KINDS
 from portfleet.core.model import parse_instance
-from portfleet.core.printable import printable
+from portfleet.core.printable import printable, quantity
 
 #: Characters of one field that are kept: a traceback fits, a daemon's endless line does not.
 _LONGEST = 4000
@@ -46,7 +47,7 @@ def make(kind: str, time: str, fields: Mapping[str, object]) -> Event:
     service = _text(values.pop("service", None)) or (parsed.service if parsed else None)
     fixed = {"instance": instance, "service": service}
     fixed |= {name: _text(values.pop(name, None)) for name in ("reason", "operator")}
-    words = printable(known.words.format_map(_Words({**values, **fixed})), _LONGEST)
+    words = printable(_SENTENCE.vformat(known.words, (), _Words({**values, **fixed})), _LONGEST)
     return Event(0, time, kind, words=words, more={"level": known.level, **values}, **fixed)
 
 
@@ -68,6 +69,19 @@ class _Words(dict[str, object]):
 
     def __missing__(self, key: str) -> str:
         return "?"
+
+
+class _Sentence(Formatter):
+    """Makes the sentence of an event: {count:connection|is} is "1 connection is" or "2 connections are"."""
+
+    def format_field(self, value: object, format_spec: str) -> str:
+        if not format_spec:
+            return str(value)
+        noun, _, verb = format_spec.partition("|")
+        return quantity(value, noun, verb) if isinstance(value, int) else f"{value} {noun}"
+
+
+_SENTENCE = _Sentence()
 
 
 def _plain(value: object) -> object:

@@ -9,7 +9,10 @@ Level = Literal["debug", "info", "warning", "error"]
 
 
 class Kind(NamedTuple):
-    """How grave an event is, its sentence with {field} for its fields, and what the reference says of it."""
+    """How grave an event is, its sentence, and what the reference says of it.
+
+    In a sentence stand {field} for a field and {field:noun|verb} for one that counts (`printable.quantity`).
+    """
 
     level: Level
     words: str
@@ -24,7 +27,7 @@ _INSTANCES = {
     ),
     "serving": Kind(
         "info",
-        "{instance} serves with {slots} slots: {reason}",
+        "{instance} serves with {slots:slot}: {reason}",
         "an instance takes new connections, for the first time or again; `away`: how long it was out",
     ),
     "ready": Kind(
@@ -74,7 +77,7 @@ _INSTANCES = {
     ),
     "forgot-unanswered": Kind(
         "info",
-        "{count} attempts to connect to {instance} begin anew: {reason}",
+        "forgot {count:unanswered attempt} to connect to {instance}: {reason}",
         "connections were begun with an instance that is out",
     ),
     "adopted": Kind("info", "{instance} goes on as process {pid}: {reason}", "its supervisord has ended"),
@@ -115,7 +118,7 @@ _OPERATIONS = {
     "no-handoff": Kind("warning", "{service} goes on without hand-off: {reason}", "the new release cannot take over"),
     "deadline": Kind(
         "warning",
-        "{left} connections of {service} are left at the drain's deadline; then: {then}",
+        "{service} has {left:connection} left at the drain's deadline; then: {then}",
         "a drain took longer than its deadline",
     ),
     "kept-longer": Kind("info", "{colour} of {service} is kept longer: {reason}", "an idle colour has connections"),
@@ -123,11 +126,11 @@ _OPERATIONS = {
 }
 
 _COMMANDS = {
-    "apply-begun": Kind("info", "{operator} has begun {verb}: {changes} steps", "`apply` or `up` changes something"),
-    "applied": Kind("info", "{verb} by {operator}: {serving} instances serve", "the fleet is as the config asks"),
+    "apply-begun": Kind("info", "{operator} has begun {verb}: {changes:step}", "`apply` or `up` changes something"),
+    "applied": Kind("info", "{verb} by {operator}: {serving:instance|serves}", "the fleet is as the config asks"),
     "apply-failed": Kind("error", "{verb} by {operator} is incomplete: {reason}", "refused, or not ready in time"),
     "down-begun": Kind(
-        "warning", "{operator} takes {what} down; {connections} established connections end", "`down` has begun"
+        "warning", "{operator} takes {what} down; {connections:established connection|ends}", "`down` has begun"
     ),
     "down": Kind("info", "{what} is down by {operator}", "`down` has ended"),
     "pinned": Kind("info", "{service}, by {operator}: {outcome}", "`pin` or `unpin`; `operation` as in the history"),
@@ -151,11 +154,11 @@ _RULES = {
     "drift": Kind("warning", "the rules differ and are left so; repair would: {would}", 'with `drift = "report"`'),
     "cannot-heal": Kind("error", "the rules cannot be repaired: {reason}", "tried again"),
     "connections-restored": Kind(
-        "warning", "{restored} connections were given back to the data plane", "others had flushed their tracking"
+        "warning", "{restored:connection|was} given back to the data plane", "others had flushed their tracking"
     ),
     "cannot-restore": Kind("error", "connections cannot be given back to the data plane: {reason}", "tried again"),
     "not-full": Kind(
-        "info", "an instance was taken for full with {established} connections: {reason}", "its count was put right"
+        "info", "an instance was taken for full with {established:connection}: {reason}", "its count was put right"
     ),
     "no-guardian": Kind("error", "clients are not held while rules are missing: {reason}", "tried again"),
     "guardian": Kind("info", "{reason}", "after `no-guardian`"),
@@ -164,7 +167,7 @@ _RULES = {
 
 _WATCHER = {
     "started": Kind("info", "the watcher has started as process {pid}", "it adopts what runs"),
-    "watching": Kind("debug", "{instances} instances are watched", "config and journal were read, or read again"),
+    "watching": Kind("debug", "{instances:instance|is} watched", "config and journal were read, or read again"),
     "waiting": Kind("info", "the watcher waits: {reason}", "another watcher works"),
     "stopped": Kind("info", "the watcher has ended: {reason}", "it was told to"),
     "replaced": Kind("warning", "the watcher ends: {reason}", "another one has taken its lock"),
@@ -187,9 +190,9 @@ _WATCHER = {
     "event-command-failed": Kind("warning", "{command}: {reason}", "the command of `on_event`; it is not given to it"),
     "event-command-works": Kind("info", "{command} works again", "after `event-command-failed`"),
     "events-missed": Kind(
-        "warning", "{count} events found no room before the command", "the command of `on_event` did not get them"
+        "warning", "{count:event} found no room before the command", "the command of `on_event` did not get them"
     ),
-    "events-lost": Kind("warning", "{count} events could not be kept", "more came than the disk took"),
+    "events-lost": Kind("warning", "{count:event} could not be kept", "more came than the disk took"),
     "unexpected-error": Kind(
         "error", "unexpected error about {at}: {error}", "a defect, with its traceback; it cost what is `at`"
     ),

@@ -16,7 +16,7 @@ from portfleet.core.model import Listen, parse_instance
 from portfleet.core.observed import Observed
 from portfleet.core.plan_order import instances_in_order, services_in_order
 from portfleet.core.plan_rules import rule_steps
-from portfleet.core.printable import names
+from portfleet.core.printable import names, quantity
 from portfleet.core.routing import moved, route, settled
 from portfleet.core.slots import Table
 from portfleet.core.states import AT_REST
@@ -270,9 +270,9 @@ def _gone(desired: Desired, observed: Observed) -> tuple[list[s.Step], list[str]
     draining = {instance.service for name in busy if (instance := parse_instance(name))}
     if forgotten := sorted(desired.journal.services.keys() - desired.configured.keys() - draining):
         steps.append(s.WriteJournal(f"without {', '.join(forgotten)}", tuple(forgotten)))
+    left_to = {name: quantity(observed.seen(name).connections or 0, "connection", "is") for name in busy}
     notes = [
-        f"{name} is no longer in the config; {observed.seen(name).connections:,} connections are draining. "
-        "Run apply again when they have closed"
-        for name in busy
+        f"{name} is no longer in the config; {there} draining. Run apply again when they have closed"
+        for name, there in left_to.items()
     ]
     return steps, notes

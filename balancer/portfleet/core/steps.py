@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 
 from portfleet.core.changes import Transaction
-from portfleet.core.printable import names
+from portfleet.core.printable import names, quantity
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,9 @@ class RestartInstance:
     port: int | None = None
 
     def describe(self) -> str:
-        end = f"; {self.connections:,} connections {self.becomes(self.connections)}" if self.connections else ""
+        end = (
+            f"; {quantity(self.connections, 'connection')} {self.becomes(self.connections)}" if self.connections else ""
+        )
         why = f"its port becomes {self.port}" if self.port else "its command, user or environment changed"
         return f"restart {self.name} ({why}{end})"
 

@@ -13,6 +13,8 @@ from functools import cache
 from types import MappingProxyType, NoneType, UnionType
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
+from portfleet.core.printable import quantity
+
 T = TypeVar("T")
 _Reader = Callable[[Any, str], Any]
 
@@ -158,7 +160,7 @@ def _each(readers: list[_Reader]) -> _Reader:
     def read_each(value: Any, where: str) -> Any:
         entries = _list(value, where)
         if len(entries) != len(readers):
-            raise Misfit(f"{where} has {len(entries)} entries, not {len(readers)}")
+            raise Misfit(f"{where} has {quantity(len(entries), 'entry')}, not {len(readers)}")
         return tuple(r(entry, f"{where}[{n}]") for n, (r, entry) in enumerate(zip(readers, entries, strict=True)))
 
     return read_each

@@ -15,6 +15,7 @@ from typing import Any
 from portfleet.core import typed
 from portfleet.core.errors import PortfleetError
 from portfleet.core.frozen import Frozen, unpack
+from portfleet.core.printable import quantity
 from portfleet.daemons.exchange import Control
 from portfleet.daemons.handing import Handing, HandingFailed
 from portfleet.dataplane.relocation import Relocation
@@ -96,7 +97,7 @@ class Arrival:
             faults.point("relocation thawed")
             handing.pass_on([sock.fileno() for sock in sockets], body)
         except (HandingFailed, PortfleetError, OSError) as error:
-            self._stream.say({"failed": f"{len(frozen)} connections are lost: {error}"})
+            self._stream.say({"failed": f"{quantity(len(frozen), 'connection', 'is')} lost: {error}"})
             raise
         finally:
             for sock in sockets:

@@ -29,6 +29,7 @@ from typing import Any
 from portfleet.core import typed
 from portfleet.core.errors import PortfleetError
 from portfleet.core.frozen import Flow, Frozen, pack
+from portfleet.core.printable import quantity
 from portfleet.daemons import box_answers
 from portfleet.daemons.answers import LONGEST, ControlError, agreed, read_done, read_hello
 from portfleet.daemons.exchange import Control
@@ -262,7 +263,7 @@ class Departure:
             changed = sum(tcp_repair.position(sock) != batch.positions[place] for place, sock in sockets.items())
             late = time.monotonic() - began > _BATCH
             if changed or late:
-                raise Stays("it took too long" if late else f"{changed} connections went on meanwhile")
+                raise Stays("it took too long" if late else f"{quantity(changed, 'connection')} went on meanwhile")
             for family, box in boxes.items():
                 self._relocation.forward([f.flow for f in batch.frozen.values() if str(f.flow.family) == family], box)
             self._stream.say({"commit": True})

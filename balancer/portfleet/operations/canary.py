@@ -13,6 +13,7 @@ from portfleet.core.canary import PATIENCE, Canary, CanaryStart, Counted, due, j
 from portfleet.core.counters import Counters, add
 from portfleet.core.desired import DesiredInstance
 from portfleet.core.model import Colour, other
+from portfleet.core.printable import quantity
 from portfleet.core.work.cutover import Cutover
 from portfleet.operations.empty import spread
 from portfleet.operations.task import Task
@@ -69,7 +70,7 @@ def _lacks(plan: Canary, *, requests: int | None, connections: int) -> str:
     """
     if requests is None:
         return "it saw no connection" if plan.min_requests and not connections else ""
-    words = f"it saw {requests:,} requests, {plan.min_requests:,} are needed to judge it"
+    words = f"it saw {quantity(requests, 'request')}, {quantity(plan.min_requests, '', 'is')} needed to judge it"
     return words if requests < plan.min_requests else ""
 
 

@@ -16,6 +16,7 @@ from portfleet.core.desired import DesiredInstance
 from portfleet.core.errors import Exit
 from portfleet.core.model import Colour, other
 from portfleet.core.operations import policy_of
+from portfleet.core.printable import quantity
 from portfleet.core.records import ColourRecord, ServiceRecord
 from portfleet.core.work.cutover import Cutover
 from portfleet.operations import canary
@@ -126,7 +127,7 @@ async def _start(task: Task[Cutover], colour: Colour) -> None:
     task.enter("begin", owned=names)
     if task.work.fresh:
         await stop(task, names)
-    task.progress(0, len(names), f"starting {len(names)} instances of {colour}")
+    task.progress(0, len(names), f"starting {quantity(len(names), 'instance')} of {colour}")
     failed = await task.start(names)
     if failed:
         name, reason = next(iter(failed.items()))
@@ -137,8 +138,8 @@ async def _start(task: Task[Cutover], colour: Colour) -> None:
             + f"; its last words: {words}" * bool(words)
         )
         raise OperationFailed(
-            f"{len(failed)} of {len(names)} instances of the new release did not become ready, nothing changed for "
-            f"clients; {why}",
+            f"{len(failed)} of {quantity(len(names), 'instance')} of the new release did not become ready, "
+            f"nothing changed for clients; {why}",
             code=Exit.TIMEOUT,
         )
 
@@ -182,7 +183,9 @@ async def _move(task: Task[Cutover], colour: Colour) -> tuple[str, int]:
     if not policy.closes:
         staying = sum((await task.connections(olds)).values())
         return (
-            f"{staying:,} connections stay with {old} until they end" if staying else f"{old} had no connections"
+            f"{quantity(staying, 'connection', 'stays')} with {old} until closed"
+            if staying
+            else f"{old} had no connections"
         ), 0
     return f"connections of {old}: {(await let_end(task, olds, policy)).words()}", 0
 

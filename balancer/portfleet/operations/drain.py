@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from portfleet.core.printable import quantity
 from portfleet.core.states import Wanted
 from portfleet.core.work.drain import Drain
 from portfleet.core.work.restart import Restart
@@ -34,7 +35,7 @@ async def run(task: Task[Drain]) -> str:
     if task.work.stops:
         await stop(task, [i.name for i in instances], siblings if task.work.handoff else ())
     words = f"{names} {'in maintenance' if task.work.stops else 'drained'}: "
-    words += task.work.left or f"{task.work.handed:,} connections handed off"
+    words += task.work.left or f"{quantity(task.work.handed, 'connection')} handed off"
     return f"{words}, {task.work.how or f'{task.work.ended:,} ended'}"
 
 

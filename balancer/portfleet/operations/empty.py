@@ -13,6 +13,7 @@ from typing import Any
 
 from portfleet.core.desired import DesiredInstance
 from portfleet.core.operations import RATE, Policy
+from portfleet.core.printable import quantity
 from portfleet.daemons.capability import cannot_hand_off
 from portfleet.daemons.handoff import HandoffFailed
 from portfleet.operations.evict import Evictor
@@ -36,9 +37,10 @@ class HandoffResult:
 
     def words(self) -> str:
         """Say it to an operator."""
+        moved = f"{quantity(self.moved, 'connection', 'was')} handed off"
         if not self.left:
-            return f"{self.moved:,} connections were handed off"
-        return f"{self.moved:,} connections were handed off, {self.left:,} could not be ({self.why})"
+            return moved
+        return f"{moved}, {self.left:,} could not be ({self.why})"
 
 
 @dataclass(frozen=True)
@@ -56,9 +58,9 @@ class Ended:
     def words(self) -> str:
         """Say it to an operator."""
         words = f"{max(0, self.total - self.closed - self.reset - self.left):,} ended"
-        words += f", {self.closed:,} were closed" * bool(self.closed)
-        words += f", {self.reset:,} were reset" * bool(self.reset)
-        return words + f", {self.left:,} are left" * bool(self.left)
+        words += f", {quantity(self.closed, '', 'was')} closed" * bool(self.closed)
+        words += f", {quantity(self.reset, '', 'was')} reset" * bool(self.reset)
+        return words + f", {quantity(self.left, '', 'is')} left" * bool(self.left)
 
 
 class QuietCheck:

@@ -8,6 +8,7 @@ from portfleet.apply.endings import EMPTIED
 from portfleet.core.desired import DesiredInstance
 from portfleet.core.journal import Journal
 from portfleet.core.model import Colour, other
+from portfleet.core.printable import quantity
 from portfleet.operations.world import World
 
 
@@ -19,7 +20,7 @@ async def end_expired(world: World) -> None:
         there = [want for want in idle if want.program is not None]
         counts = await world.daemons.connections(world.applied.fleet().services[name], there) if there else {}
         if left := sum(counts.values()):
-            reason = f"it has {left} connections"
+            reason = f"it has {quantity(left, 'connection')}"
             world.log.once("kept-longer", about=name, service=name, colour=colour, reason=reason)
             continue
         # The journal first: the watcher starts again what the journal wants.

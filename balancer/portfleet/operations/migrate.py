@@ -7,6 +7,7 @@ from functools import partial
 
 from portfleet.core.model import member_instance
 from portfleet.core.operations import policy_of
+from portfleet.core.printable import quantity
 from portfleet.core.records import Moved, ServiceRecord
 from portfleet.core.work.migrate import Migrate
 from portfleet.operations.empty import hand_over, let_end, spread
@@ -34,7 +35,8 @@ async def run(task: Task[Migrate]) -> str:
         return f"{share}; {handed.words()}"
     if work.handoff:
         moved, why, _ = await spread(task, source, [target], task.work.count)
-        return f"{share}; {moved:,} connections were handed off" + (f", the others stay: {why}" if why else "")
+        others = f", the others stay: {why}" if why else ""
+        return f"{share}; {quantity(moved, 'connection', 'was')} handed off{others}"
     if all_of_it:
         ended = await let_end(task, found, policy_of(want.service.drain))
         return f"{share}; connections of {work.source}: {ended.words()}"

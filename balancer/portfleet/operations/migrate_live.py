@@ -7,6 +7,7 @@ from contextlib import aclosing
 from dataclasses import replace
 from functools import partial
 
+from portfleet.core.printable import quantity
 from portfleet.core.records import Asked, ServiceRecord
 from portfleet.core.work.migrate_live import MigrateLive
 from portfleet.daemons.relocation import Relocated
@@ -38,7 +39,9 @@ async def run(task: Task[MigrateLive]) -> str:
         tries = tries + 1 if task.work.moved == before else 0
         if tries == _TRIES or (tries and last.stayed):
             why = last.why or ", ".join(f"{count:,}: {reason}" for reason, count in last.stayed.items())
-            raise OperationFailed(f"{_words(task.work)}; {left:,} stay here until they end ({why})", settled=True)
+            raise OperationFailed(
+                f"{_words(task.work)}; {quantity(left, '', 'stays')} here until closed ({why})", settled=True
+            )
         if tries:
             await task.pause(_AGAIN)
 
@@ -57,7 +60,7 @@ async def _round(task: Task[MigrateLive], count: int) -> Relocated:
 
 
 def _words(work: MigrateLive) -> str:
-    return f"{work.source} is drained; {work.moved:,} connections were moved to {work.box}"
+    return f"{work.source} is drained; {quantity(work.moved, 'connection', 'was')} moved to {work.box}"
 
 
 async def undo(task: Task[MigrateLive]) -> str:
@@ -66,7 +69,7 @@ async def undo(task: Task[MigrateLive]) -> str:
     task.change(partial(_served, source=source, before=task.work.asked))
     failed = await task.serve([i.name for i in task.want().instances if i.name == source and i.takes])
     words = not_yet(failed) or f"{source} serves again"
-    return f"{words}; {task.work.moved:,} connections stay at {task.work.box}"
+    return f"{words}; {quantity(task.work.moved, 'connection', 'stays')} at {task.work.box}"
 
 
 def _served(record: ServiceRecord, *, source: str, before: Mapping[str, Asked]) -> ServiceRecord:

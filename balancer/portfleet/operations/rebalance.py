@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from portfleet.core.balance import in_words, next_move
+from portfleet.core.printable import quantity
 from portfleet.core.work.rebalance import Rebalance
 from portfleet.operations.empty import spread
 from portfleet.operations.task import OperationFailed, Task
@@ -34,4 +35,4 @@ async def even_out(task: Task[Any], *, limit: float) -> str:
         if not moved and not busy:
             raise OperationFailed(f"{in_words(before, counts)}; {why or 'requests in flight have not ended'}")
         counts = await task.connections(instances.values())
-    return f"{in_words(before, counts)}; {total:,} connections were handed off"
+    return f"{in_words(before, counts)}; {quantity(total, 'connection', 'was')} handed off"

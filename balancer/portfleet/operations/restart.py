@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from portfleet.core.errors import Exit
 from portfleet.core.operations import RATE, policy_of
+from portfleet.core.printable import quantity
 from portfleet.core.records import Asked
 from portfleet.core.work.restart import Restart
 from portfleet.operations import rebalance
@@ -30,7 +31,8 @@ async def run(task: Task[Restart]) -> str:
     task.enter("evening out", replace(task.work, done=done))
     even = f"; {await rebalance.even_out(task, limit=_EVEN)}" if task.work.handoff else ""
     closed, reset = task.work.closed, task.work.reset
-    even += f"; {closed:,} connections were closed" * bool(closed) + f"; {reset:,} connections were reset" * bool(reset)
+    even += f"; {quantity(closed, 'connection', 'was')} closed" * bool(closed)
+    even += f"; {quantity(reset, 'connection', 'was')} reset" * bool(reset)
     return f"{', '.join(done)} restarted{even}"
 
 

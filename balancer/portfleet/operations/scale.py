@@ -15,6 +15,7 @@ from portfleet.core.errors import Exit
 from portfleet.core.model import COLOURS
 from portfleet.core.operations import policy_of
 from portfleet.core.plan import make_plan
+from portfleet.core.printable import quantity
 from portfleet.core.records import ServiceRecord
 from portfleet.core.work.scale import Scale
 from portfleet.operations.empty import HandoffResult, hand_over, let_end
@@ -37,7 +38,7 @@ async def undo(task: Task[Scale]) -> str:
     failed = await task.serve([i.name for i in _numbered(task, to, before)])
     await _empty(task, before)
     await _forget(task, before)
-    return not_yet(failed) or f"{before} instances serve as before"
+    return not_yet(failed) or f"{quantity(before, 'instance', 'serves')} as before"
 
 
 async def _up(task: Task[Scale]) -> str:
@@ -50,7 +51,7 @@ async def _up(task: Task[Scale]) -> str:
         raise OperationFailed(f"did not become ready: {words}", code=Exit.TIMEOUT)
     live = task.want().live
     task.point(ready=names)
-    return f"{task.work.to} instances of {live} serve"
+    return f"{live} serves with {quantity(task.work.to, 'instance')}"
 
 
 async def _down(task: Task[Scale]) -> str:
@@ -61,7 +62,7 @@ async def _down(task: Task[Scale]) -> str:
         words = await _empty(task, task.work.to)
         task.enter("stopping", replace(task.work, words=words))
     await _forget(task, task.work.to)
-    return f"{task.work.to} instances of {task.want().live} serve; {task.work.words}"
+    return f"{task.want().live} serves with {quantity(task.work.to, 'instance')}; {task.work.words}"
 
 
 async def _empty(task: Task[Scale], number: int) -> str:

@@ -16,6 +16,7 @@ from portfleet.core.desired import Desired, DesiredInstance, DesiredService
 from portfleet.core.errors import Exit
 from portfleet.core.journal import Journal
 from portfleet.core.operations import Operation, Work
+from portfleet.core.printable import quantity
 from portfleet.core.records import ServiceRecord
 from portfleet.daemons.capability import cannot_hand_off
 from portfleet.operations.world import World
@@ -209,7 +210,7 @@ class Task(Generic[W]):
         local = [want.name for want in self.instances(names)]
         began = clock.monotonic()
         while (spent := clock.monotonic() - began) < seconds:
-            self.progress(int(spent), int(seconds), f"whether {len(names)} instances live on")
+            self.progress(int(spent), int(seconds), f"whether {quantity(len(names), 'instance', 'lives')} on")
             await self.pause(_ALIVE)
             now = await self.world.daemons.pids()
             if ended := [name for name in local if name not in now or now[name] != before.get(name)]:

@@ -10,6 +10,7 @@ from portfleet.core.desired import DesiredService
 from portfleet.core.journal import Journal
 from portfleet.core.model import COLOURS
 from portfleet.core.observed import Observed
+from portfleet.core.printable import quantity
 from portfleet.screen.bar import line
 
 
@@ -48,7 +49,7 @@ def lines(service: DesiredService, observed: Observed, journal: Journal) -> Iter
     for name, colour in found.items() if len(found) > 1 else ():
         words = [name, "live" if name == service.live else "idle"]
         words += [f"release {colour['release']}"] if colour["release"] else []
-        words += [f"{colour['connections']:,} connections"]
+        words += [quantity(colour["connections"], "connection")]
         words += [f"for {timedelta(seconds=colour['age'])}"] if colour["age"] is not None else []
         words += [f"kept until {colour['keep_until']}"] if colour["keep_until"] else []
         yield "  ".join(words)

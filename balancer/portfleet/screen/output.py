@@ -9,6 +9,8 @@ import sys
 from collections.abc import Sequence
 from typing import IO, Any
 
+from portfleet.core.printable import quantity
+
 _CODES = {
     "green": "32",
     "red": "31",
@@ -19,7 +21,8 @@ _CODES = {
     "bold": "1",
     "dim": "2",
 }
-_UNDO = re.compile(r"Undo with: .*$")
+_PASTED = re.compile(r"Follow it with: [^;]*|[Uu]ndo with: .*$")
+_FURTHER = 8
 #: Takes the place of a space at which a line is not to be broken: `textwrap` knows the spaces of ASCII alone.
 _BOUND = "\xa0"
 #: A part of a command line, up to a | or && outside of quotes.
@@ -37,8 +40,9 @@ def paint(text: str, colour: str, *, file: IO[str] | None = None) -> str:
 def fit(text: str, *, indent: int | None = None, file: IO[str] | None = None) -> str:
     """Return lines that fit the terminal, as they are if ``file`` (stdout) is none.
 
-    What is too long continues at column ``indent``, by default two columns further in than it begins. Commands to paste
-    are not broken: those after "hint: " and "Undo with: ".
+    What is too long continues at column ``indent``, by default two columns further in than it begins, and if that would
+    leave less than two thirds of the width at `_FURTHER`. Commands to paste are not broken: those after "hint: ",
+    "Follow it with: " and "undo with: ".
     """
     width = columns(file)
     return text if width is None else "\n".join(filled(line, width, indent) for line in text.splitlines())
@@ -48,8 +52,9 @@ def filled(line: str, width: int, indent: int | None = None) -> str:
     """Return a line in lines of ``width`` columns at most, as `fit` does."""
     if len(line) <= width or line.lstrip().startswith("hint: "):
         return line
-    further = len(line) - len(line.lstrip()) + 2 if indent is None else min(indent, width // 2)
-    bound = _UNDO.sub(lambda found: found[0].replace(" ", _BOUND), line)
+    further = len(line) - len(line.lstrip()) + 2 if indent is None else indent
+    further = further if 3 * further <= width else _FURTHER
+    bound = _PASTED.sub(lambda found: found[0].replace(" ", _BOUND), line)
     from textwrap import fill  # 1 ms, which lines that fit need not pay
 
     found = fill(bound, width, subsequent_indent=" " * further, break_long_words=False, break_on_hyphens=False)
@@ -106,7 +111,7 @@ def redraw(lines: Sequence[str], *, more: str) -> None:
     """Print ``lines`` over the screen before, as far as its height goes; ``more`` says how to see the others."""
     height = _terminal().lines - 1
     if len(lines) > height:
-        lines = [*lines[: height - 1], paint(f"… {len(lines) - height + 1} lines more: {more}", "dim")]
+        lines = [*lines[: height - 1], paint(f"… {quantity(len(lines) - height + 1, 'line')} more: {more}", "dim")]
     print("\x1b[H" + "".join(f"{line}\x1b[K\n" for line in lines) + "\x1b[J", end="", flush=True)
 
 

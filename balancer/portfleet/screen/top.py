@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import shutil
-import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from portfleet.core.printable import quantity
 from portfleet.core.states import State
-from portfleet.screen.output import fitting, paint, redraw
+from portfleet.screen.output import filled, fitting, paint, redraw
 from portfleet.store.clock import now
 
 _BUSY, _FULL = 70, 90  # per cent of a processor
@@ -33,12 +33,16 @@ class View:
 
 
 class Column(NamedTuple):
-    """A column: how its cell and its place in the order are made. ``rank``: those with the least go if it is narrow."""
+    """A column: how its cell and its place in the order are made. ``rank``: those with the least go if it is narrow.
+
+    ``least`` is its width in characters when its numbers are short: with them it is not to become narrower.
+    """
 
     head: str
     cell: Callable[[Entry, View], str]
     order: Callable[[Entry], Any]
     rank: int = 9
+    least: int = 0
 
 
 def _rate(key: str) -> Callable[[Entry], float]:
@@ -53,19 +57,21 @@ def _shown(key: str, form: str, *, unit: float = 1) -> Callable[[Entry, View], s
 COLUMNS = {
     "name": Column("  INSTANCE", lambda e, v: ("> " if e["name"] == v.selected else "  ") + e["name"],
                    lambda e: _natural(e["name"])),
-    "state": Column("STATE", lambda e, _: e["state"], lambda e: e["state"]),
+    "state": Column("STATE", lambda e, _: e["state"], lambda e: e["state"], least=8),
     "slots": Column("SLOTS", lambda e, _: f"{e['slots']:,}", lambda e: -e["slots"], 4),
-    "connections": Column("CONNS", lambda e, _: f"{e['connections']:,}", lambda e: -e["connections"]),
+    "connections": Column("CONNS", lambda e, _: f"{e['connections']:,}", lambda e: -e["connections"], least=6),
     "new": Column("NEW/S", _shown("accepts", "{:,.0f}"), _rate("accepts"), 7),
-    "requests": Column("REQ/S", _shown("requests", "{:,.0f}"), _rate("requests"), 8),
-    "in": Column("IN/S", lambda e, _: _bytes((e["rates"] or {}).get("bytes_in")), _rate("bytes_in"), 5),
-    "out": Column("OUT/S", lambda e, _: _bytes((e["rates"] or {}).get("bytes_out")), _rate("bytes_out"), 5),
-    "p50": Column("P50", lambda e, _: _time((e["rates"] or {}).get("p50")), _rate("p50"), 3),
-    "p99": Column("P99", lambda e, _: _time((e["rates"] or {}).get("p99")), _rate("p99"), 6),
-    "cpu": Column("CPU", _shown("cpu", "{:.0f} %"), _rate("cpu")),
-    "memory": Column("MEMORY", _shown("memory", "{:,.0f} MB", unit=1e6), _rate("memory"), 2),
-    "past": Column("LAST", lambda e, v: spark(v.past.get(e["name"], ())), lambda e: _natural(e["name"]), 1),
+    "requests": Column("REQ/S", _shown("requests", "{:,.0f}"), _rate("requests"), 8, 6),
+    "in": Column("IN/S", lambda e, _: _bytes((e["rates"] or {}).get("bytes_in")), _rate("bytes_in"), 5, 6),
+    "out": Column("OUT/S", lambda e, _: _bytes((e["rates"] or {}).get("bytes_out")), _rate("bytes_out"), 5, 6),
+    "p50": Column("P50", lambda e, _: _time((e["rates"] or {}).get("p50")), _rate("p50"), 2, 7),
+    "p99": Column("P99", lambda e, _: _time((e["rates"] or {}).get("p99")), _rate("p99"), 6, 7),
+    "cpu": Column("CPU", _shown("cpu", "{:.0f} %"), _rate("cpu"), least=5),
+    "memory": Column("MEMORY", _shown("memory", "{:,.0f} MB", unit=1e6), _rate("memory"), 1),
+    "past": Column("LAST", lambda e, v: spark(v.past.get(e["name"], ())), lambda e: _natural(e["name"]), 3, SPARKS),
 }  # fmt: skip
+#: What only daemons tell that count their requests.
+_OF_REQUESTS = ("requests", "p50", "p99")
 SORTS = tuple(name for name in COLUMNS if name != "past")
 
 
@@ -74,12 +80,18 @@ def show(services: list[dict[str, Any]], every: float, *, screen: bool, view: Vi
     view = view or View()
     width = shutil.get_terminal_size().columns if screen else None
     lines = [paint(f"{now()}  every {every:g} s  sorted by {view.sort}" + _filtered(view), "dim")]
-    for service in services:
-        lines += ["", *_lines(service, view, width)]
+    shown = [chosen(service, view) for service in services]
+    head, *rows = _fitting([entry for entries in shown for entry in entries], view, width)
+    for service, entries in zip(services, shown, strict=True):
+        if view.filter and not entries:
+            continue
+        mine, rows = rows[: len(entries)], rows[len(entries) :]
+        lines += ["", _sums(service)] + [paint(head, "dim")] * bool(mine)
+        lines += [paint(row, c) if (c := _colour(entry)) else row for entry, row in zip(entries, mine, strict=True)]
     if not screen:
         print("\n".join([*lines, ""]), flush=True)
         return
-    said = [row for line in view.line.splitlines() for row in textwrap.wrap(line, width or 80)]
+    said = [row for line in view.line.splitlines() for row in filled(line, width or 80).splitlines()]
     redraw([*said, *lines], more="portfleet top SERVICE, or a higher terminal")
 
 
@@ -106,29 +118,33 @@ def remember(past: dict[str, list[float]], services: Sequence[Mapping[str, Any]]
             past[entry["name"]] = [*past.get(entry["name"], []), value][-SPARKS:]
 
 
-def _lines(service: dict[str, Any], view: View, width: int | None) -> list[str]:
-    entries = chosen(service, view)
-    found = [entry["rates"] for entry in service["instances"] if entry["rates"]]
-    sums = [sum(one[key] or 0 for one in found) for key in ("accepts", "requests")]
+def _sums(service: dict[str, Any]) -> str:
+    """Return the line of a service: what all of its instances do."""
+    name = paint(service["name"], "bold")
+    if service["down"]:
+        return f"{name}  down by {service['down']}"
     connections = sum(entry["connections"] for entry in service["instances"])
-    told = f"down by {service['down']}" if service["down"] else f"live {service['live']}"
-    first = f"{paint(service['name'], 'bold')}  {told}  {connections:,} connections"
-    if any(one["requests"] is not None for one in found):
-        first += f"  {sums[0]:,.0f} new/s  {sums[1]:,.0f} requests/s"
-    if not entries:
-        return [first]
-    head, *body = _fitting(entries, view, width)
-    colours = map(_colour, entries)
-    return [first, paint(head, "dim"), *(paint(line, c) if c else line for line, c in zip(body, colours, strict=True))]
+    first = f"{name}  live {service['live']}  {quantity(connections, 'connection')}"
+    rates = [entry["rates"] for entry in service["instances"] if entry["rates"]]
+    for key, unit in (("accepts", "new/s"), ("requests", "requests/s")):
+        known = [one[key] for one in rates if one[key] is not None]
+        first += f"  {sum(known):,.0f} {unit}" * bool(known)
+    return first
 
 
 def _fitting(entries: Sequence[Entry], view: View, width: int | None) -> list[str]:
-    """Lay out the columns that fit ``width``; the sparkline only if there is anything in it."""
-    columns = [column for name, column in COLUMNS.items() if name != "past" or view.past]
+    """Lay out the columns that fit ``width``; without those that none of ``entries`` has anything for.
+
+    All services have one layout, and it does not follow each number: what is looked for is always at its place.
+    """
+    counted = any(entry["rates"] and entry["rates"]["requests"] is not None for entry in entries)
+    none = {*(() if counted else _OF_REQUESTS), *(() if view.past else ("past",))}
+    columns = [column for name, column in COLUMNS.items() if name not in none]
     rows = [[column.cell(entry, view) for column in columns] for entry in entries]
     spare = sorted((column.rank, place) for place, column in enumerate(columns) if column.rank < 9)
     right = range(2, len(columns) - bool(view.past))
-    return fitting([c.head for c in columns], rows, right=right, spare=[place for _, place in spare], width=width)
+    heads = [c.head.rjust(c.least) if place in right else c.head.ljust(c.least) for place, c in enumerate(columns)]
+    return fitting(heads, rows, right=right, spare=[place for _, place in spare], width=width)
 
 
 def _colour(entry: Entry) -> str:

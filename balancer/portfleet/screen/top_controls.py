@@ -12,7 +12,7 @@ SORTING = {"c": "cpu", "m": "memory", "n": "connections", "w": "new", "r": "requ
            "p": "p99", "s": "slots", "i": "name"}  # fmt: skip
 HELP = (
     "up/down select  d drain  u undrain  / filter  q quit\n"
-    "sort: c cpu  m memory  n conns  w new  r req  b in  o out  p p99  s slots  i name"
+    "sort: c cpu  m mem  n conns  w new  r req  b in  o out  p p99  s slots  i name"
 )
 
 

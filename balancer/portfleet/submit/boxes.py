@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 from portfleet.apply.context import Context
 from portfleet.core.boxes import Box, destination, inventory, worst
 from portfleet.core.errors import Exit, PortfleetError
+from portfleet.core.printable import quantity
 from portfleet.daemons.box_status import FarService, FarStatus, read_status
 from portfleet.linux import other_box
 from portfleet.screen.output import fit, paint, print_json, table
@@ -115,7 +116,7 @@ def _show(looks: Sequence[Look]) -> None:
     for line, row in zip(lines[1:], rows, strict=True):
         print(line if row[6] in ("as it should be", "down") else paint(line, "red" if row[1] == "-" else "yellow"))
     silent = [look.box.name for look in looks if look.status is None]
-    answer = f"{len(looks) - len(silent)} of {len(looks)} boxes answer"
+    answer = f"{len(looks) - len(silent)} of {quantity(len(looks), 'box', 'answers')}"
     print(fit(answer + (f"; not: {', '.join(silent)}" if silent else "")))
 
 

@@ -10,6 +10,7 @@ from collections.abc import Callable, Collection, Iterable
 from portfleet.apply.context import Context
 from portfleet.core.observed import Observed
 from portfleet.core.operations import Policy
+from portfleet.core.printable import quantity
 
 #: The most looks at how many connections there are, and seconds between two.
 _LOOKS, _MOMENT = 5, 0.05
@@ -22,18 +23,19 @@ def tell(context: Context, names: Iterable[str], why: str, *, rate: int | None, 
     """
     if there := established(context, names):
         how = _closed(there, rate) if rate else waits
-        context.say(f"{there:,} connections cannot be handed off: {why}; {how}")
+        context.say(f"{quantity(there, 'connection')} cannot be handed off: {why}; {how}")
 
 
 def tell_handed(context: Context, names: Iterable[str], to: str) -> None:
     """Print how many connections ``names`` have, and that they are handed off to ``to``."""
-    context.say(f"{established(context, names):,} connections are handed off to {to}; none is closed")
+    there = quantity(established(context, names), "connection", "is")
+    context.say(f"{there} handed off to {to}; none is closed")
 
 
 def tell_drained(context: Context, names: Iterable[str], policy: Policy) -> None:
     """Print how many connections ``names`` have, and how a drain by ``policy`` ends them."""
     there = established(context, names)
-    context.say(f"{there:,} connections: {ends(there, policy)}" if there else "no connections there")
+    context.say(f"{quantity(there, 'connection')}: {ends(there, policy)}" if there else "no connections there")
 
 
 def ends(there: int, policy: Policy) -> str:

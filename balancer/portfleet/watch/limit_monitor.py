@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterable, Mapping
 
 from portfleet.core.paths import Paths
+from portfleet.core.printable import quantity
 from portfleet.core.program import WATCHER
 from portfleet.dataplane.interface import Connections, Hazard, Room
 from portfleet.store import warnings
@@ -78,7 +79,7 @@ class LimitMonitor:
         return [
             Near(
                 f"unexpected:{about}",
-                f"the watcher met {trouble.count:,} unexpected errors about {about}, the last: {trouble.words}",
+                f"{quantity(trouble.count, 'unexpected error')} about {about}, the last: {trouble.words}",
                 f"see the traceback, and report it: portfleet logs {WATCHER}",
             )
             for about, trouble in self._log.troubles.items()

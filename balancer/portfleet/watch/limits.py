@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from portfleet.core.printable import quantity
 from portfleet.dataplane.interface import Hazard, Room
 from portfleet.linux.processes import descriptor_limits
 
@@ -70,7 +71,8 @@ def judge(
     if room is not None and (dropped or room.used >= _NEAR * room.limit):
         words = room.words
         if dropped:
-            words += f"; {dropped:,} new connections were dropped in the last minute, when it was full"
+            lost = quantity(dropped, "new connection", "was")
+            words += f"; {lost} dropped in the last minute, when it was full"
         found.append(Near(room.about, words, room.hint))
     if files.used >= _NEAR * files.limit:
         words = f"this machine has {files.used:,} of {files.limit:,} files open"
@@ -82,7 +84,7 @@ def judge(
             found.append(Near(f"descriptors:{name}", words, hint))
     for name, (now, most) in connections.items():
         if now >= _NEAR * most > 0:
-            words = f"{name} has {now:,} of {most:,} connections; what is more waits in its backlog"
+            words = f"{name} has {now:,} of {quantity(most, 'connection')}; what is more waits in its backlog"
             found.append(Near(f"connections:{name}", words, "more instances (portfleet scale), or max_connections"))
     return found
 

@@ -82,7 +82,7 @@ class Receiver:
                     check_listener(fd)
             elif message.kind is Kind.CONNECTIONS:
                 if message.count > self._port.room():
-                    raise ProtocolError(f"no room: {self._port.max_connections} connections is the limit here")
+                    raise ProtocolError(f"no room: max_connections is {self._port.max_connections} here")
                 parcels = unpack_parcels(message.body, message.count, version=version)
                 for fd in message.descriptors:
                     check_connection(fd)

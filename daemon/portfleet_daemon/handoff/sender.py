@@ -120,7 +120,7 @@ class Sender:
             taken_back = self._take_back()
             if not isinstance(error, OSError | ProtocolError | ReceiverEnded | ReceiverSilent):
                 raise
-            kept = f"; {taken_back} connections are served here again" if taken_back else ""
+            kept = f"; served here again: {taken_back}" if taken_back else ""
             hint = "the rest is served on here"
             if reason is error and isinstance(error, ReceiverSilent):
                 hint = f"the receiver hangs: see its log, or end it: kill {agreed.pid}"

@@ -15,6 +15,7 @@ from pathlib import Path
 from portfleet.core.errors import Exit, PortfleetError, Problem
 from portfleet.core.model import Fleet, Listen, Service
 from portfleet.core.needs import Needs
+from portfleet.core.printable import quantity
 from portfleet.core.program import Program
 from portfleet.dataplane.haproxy.client import program_of
 from portfleet.dataplane.haproxy.text import Place
@@ -164,7 +165,7 @@ def _descriptors(processes: int, needs: Needs) -> Finding:
     hard = descriptor_limit()
     most = (hard - _OWN) // 2
     each = needs.connections // processes
-    words = f"{hard:,} descriptors, {most:,} connections in each of {processes} HAProxy processes"
+    words = f"{hard:,} descriptors, {quantity(most, 'connection')} in each of {quantity(processes, 'HAProxy process')}"
     if not needs.stated or each <= most:
         return fine("haproxy descriptors", words)
     return warning(
@@ -182,7 +183,7 @@ def _ports(fleet: Fleet) -> Iterator[Finding]:
         if service.max_connections > each:
             yield warning(
                 f"haproxy ports of {service.name}",
-                f"an instance may have {service.max_connections:,} connections, HAProxy has {each:,} ports to it",
+                f"max_connections = {service.max_connections}, HAProxy has {each:,} ports to an instance",
                 why="each process connects from one address, by net.ipv4.ip_local_port_range; more clients are closed",
                 mend=f"haproxy_processes = {-(-service.max_connections // (high - low + 1))} in [fleet]",
             )
