@@ -48,7 +48,7 @@ class _Forms(HTMLParser):
         values = {name: value or "" for name, value in attrs}
         if tag == "form":
             self.found.append((values["action"], {}))
-        elif tag == "input" and "value" in values:
+        elif tag == "input" and {"name", "value"} <= values.keys():
             self.found[-1][1][values["name"]] = values["value"]
 
 

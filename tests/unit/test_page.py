@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import http.client
 import json
 import re
 import socket
+from contextlib import suppress
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -16,7 +18,7 @@ from portfleet.metrics.ask import Told
 from portfleet.metrics.history import History, Series
 from portfleet.metrics.live import Live
 from portfleet.metrics.look import Look, Looks
-from portfleet.metrics.page import FILES, HEADERS, ORDER_HEADERS, html, order_html
+from portfleet.metrics.page import FILES, HEADERS, html
 from portfleet.metrics.view import View, points, view
 from support.page_server import HOSTILE, fleet, page_server
 from support.sandbox import wait_for
@@ -52,7 +54,7 @@ def page() -> Page:
     history = History()
     for number in range(4):
         history.note(look(at=_AT + 5 * number, requests=50 * number))
-    shown = [{"time": "now", "level": "error", "words": HOSTILE, "service": HOSTILE}]
+    shown = [{"time": "now", "level": "error", "words": HOSTILE, "service": HOSTILE, "number": 1}]
     return Page(html(view(look(), history, now=_AT + 20), shown, HOSTILE))
 
 
@@ -102,6 +104,11 @@ def test_without_a_watcher_the_page_says_so() -> None:
     assert "the watcher does not answer" in shown and "There is no service" in shown
 
 
+def test_the_page_is_there_before_the_first_look() -> None:
+    first = Live(Looks(Path("/x")), Path("/x")).view
+    assert "the first look is under way" in html(first, [], "host")
+
+
 def test_a_counter_that_begins_anew_and_a_gap_are_no_rate() -> None:
     series = Series()
     for at, requests in ((0, 100), (5, 200), (10, 20), (15, 70), (20, None), (25, 90)):
@@ -125,16 +132,25 @@ def test_fifteen_minutes_are_sixty_points_and_instances_that_go_are_forgotten() 
 
 
 def test_a_viewer_gets_what_changes_and_is_told_of_another_structure() -> None:
-    moments = [look(), look(requests=5, at=_AT + 1), look(instances=4)]
+    moments = [look(), replace(look(at=_AT + 1), connections={}), look(requests=5, at=_AT + 2), look(instances=4)]
     found = asyncio.run(streamed(moments))
-    kinds = [line.removeprefix("event: ") for text in found for line in text.splitlines() if "event: " in line]
-    assert kinds == ["patch", "patch", "structure", "patch"]
-    first, second = (json.loads(text.split("data: ")[1]) for text in found[:2])
-    assert {*second["cells"]} < {*first["cells"]}
+    assert kinds(found) == ["patch", "patch", "structure", "patch"]
+    first = json.loads(found[0].split("data: ")[1])["cells"]
+    assert "service-0-blue-1.connections" in first and "service-0-blue-1.slots" not in first, "only what has changed"
 
 
-async def streamed(moments: list[Look]) -> list[str]:
-    """Return what a viewer gets who comes after the first of ``moments``."""
+def test_a_page_of_another_structure_or_of_long_ago_is_told_to_load_anew() -> None:
+    assert kinds(asyncio.run(streamed([look(), look(instances=4)]))) == ["structure"]
+    assert kinds(asyncio.run(streamed([look(), look()], since="1.000"))) == ["structure"]
+    assert kinds(asyncio.run(streamed([look()] * 2))) == [], "a page that is as it should be is told nothing"
+
+
+def kinds(found: list[str]) -> list[str]:
+    return [line.removeprefix("event: ") for text in found for line in text.splitlines() if "event: " in line]
+
+
+async def streamed(moments: list[Look], *, since: str = "") -> list[str]:
+    """Return what a viewer gets who has the page of the first of ``moments`` and comes after the second one."""
     waiting = iter(moments)
 
     class Given(Looks):
@@ -143,15 +159,21 @@ async def streamed(moments: list[Look]) -> list[str]:
 
     live = Live(Given(Path("/x")), Path("/x"))
     await live.look()
-    stream = live.stream()
-    found = [await anext(stream)]
-    for _ in moments[1:]:
+    since = since or live.view.name
+    await live.look()
+    found: list[str] = []
+
+    async def follow() -> None:
+        async for text in live.stream(since):
+            found.append(text)
+
+    viewer = asyncio.create_task(follow())
+    await asyncio.sleep(0)
+    for _ in moments[2:]:
         await live.look()
-    while True:
-        try:
-            found.append(await asyncio.wait_for(anext(stream), 0.2))
-        except TimeoutError:
-            return found
+    with suppress(TimeoutError):
+        await asyncio.wait_for(viewer, 0.2)
+    return found
 
 
 def test_a_viewer_that_reads_nothing_costs_no_memory_and_loads_anew() -> None:
@@ -163,7 +185,7 @@ def test_a_viewer_that_reads_nothing_costs_no_memory_and_loads_anew() -> None:
                 return look(at=_AT + next(number))
 
         live = Live(Given(Path("/x")), Path("/x"))
-        stream = live.stream()
+        stream = live.stream("")
         await anext(stream)
         for _ in range(20):
             await live.look()
@@ -177,6 +199,7 @@ def test_the_process_answers_by_http() -> None:
         wait_for("it answers", lambda: answers_with(port, b"service-0-blue-1"))
         answers = {name: asked(port, f"/{name}") for name in ("", "metrics", "nothing", "page.html", *FILES)}
         refused, elsewhere = asked(port, "/", method="POST"), asked(port, "/", host="evil.example")
+        packed = asked(port, "/", **{"Accept-Encoding": "gzip, deflate"})
         stream = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
         stream.request("GET", "/stream")
         first = stream.getresponse().readline()
@@ -185,7 +208,9 @@ def test_the_process_answers_by_http() -> None:
         "": 200, "metrics": 200, "nothing": 404, "page.html": 404, "page.css": 200, "page.js": 200, "icon.svg": 200
     }  # fmt: skip
     policy = answers[""][0].getheader("Content-Security-Policy")
-    assert (policy, first) == (HEADERS["Content-Security-Policy"], b"event: patch\n")
+    assert (policy, first) == (HEADERS["Content-Security-Policy"], b"event: structure\n"), "it named no view"
+    assert packed[0].getheader("Content-Encoding") == "gzip" and b"service-0-blue-1" in gzip.decompress(packed[1])
+    assert len(packed[1]) < len(answers[""][1]) / 4
     assert (refused[0].status, elsewhere[0].status) == (405, 421)
 
 
@@ -203,11 +228,11 @@ def free_port() -> int:
 
 
 def asked(
-    port: int, path: str, *, method: str = "GET", host: str = "localhost"
+    port: int, path: str, *, method: str = "GET", host: str = "localhost", **headers: str
 ) -> tuple[http.client.HTTPResponse, bytes]:  # fmt: skip
     """Return the answer to a request and its body."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
-    connection.request(method, path, headers={"Host": host})
+    connection.request(method, path, headers={"Host": host, **headers})
     answer = connection.getresponse()
     return answer, answer.read()
 
@@ -221,6 +246,14 @@ def test_the_structure_is_the_same_while_only_numbers_change() -> None:
     assert structure() != structure(instances=4) and structure() != structure(services=1)
 
 
+def test_the_dot_of_a_service_turns_as_soon_as_an_instance_is_ejected() -> None:
+    made = look()
+    assert made.told is not None
+    (first, *others) = made.told.instances
+    hurt = replace(made, told=replace(made.told, instances=(first | {"state": "ejected"}, *others)))
+    assert view(made, History()).structure != view(hurt, History()).structure
+
+
 def told_of(one: Entry) -> Entry:
     """Return an instance without what it said of itself, as of another daemon."""
     return one | {"said": None}
@@ -232,33 +265,3 @@ def test_a_daemon_that_tells_nothing_has_connections_and_no_rates() -> None:
     silent = Look(_AT, Told(1, made.told.fleet, tuple(map(told_of, made.told.instances))), "", made.connections)
     shown = view(silent, History())
     assert (shown.cells["service-0-blue-1.connections"], shown.cells["service-0-blue-1.rate"]) == ("10", "–")
-
-
-def test_pages_of_orders_hold_no_script_and_no_name_becomes_an_element() -> None:
-    found, told = fleet(2, 3)
-    services = [one | {"instances": [i for i in told if i["service"] == one["name"]]} for one in found["services"]]
-    services[1] |= {"release": HOSTILE, "live": HOSTILE}
-    texts = [
-        order_html("log_in", error=HOSTILE),
-        order_html("choose", services=services, trouble=HOSTILE, form_token=HOSTILE),
-        order_html("plan", order=HOSTILE, text=HOSTILE, ticket=HOSTILE, form_token=HOSTILE),
-        order_html("outcome", order=HOSTILE, text=HOSTILE, done=False),
-        order_html("refused", error=HOSTILE, hint=HOSTILE),
-    ]
-    for shown in map(Page, texts):
-        assert not {"script", "img", "iframe"} & {*shown.tags}
-        assert not [name for name, _ in shown.attributes if name.startswith("on") or name == "style"]
-        assert ("lang", "en") in shown.attributes and shown.tags.count("h1") == 1
-        sent_to = [value or "" for name, value in shown.attributes if name in ("action", "href", "src")]
-        assert sent_to and all(address.startswith("/") for address in sent_to)
-        assert shown.tags.count("form") == [v for n, v in shown.attributes if n == "method"].count("post")
-    policy = ORDER_HEADERS["Content-Security-Policy"]
-    assert "script-src" not in policy and "form-action 'self'" in policy and "unsafe" not in policy
-
-
-def test_the_page_leads_to_orders_only_while_they_are_taken() -> None:
-    made = look()
-    assert made.told is not None
-    for taken in (False, True):
-        seen = replace(made, told=replace(made.told, fleet=made.told.fleet | {"takes_orders": taken}))
-        assert ('href="/orders"' in html(view(seen, History()), [], "host")) is taken

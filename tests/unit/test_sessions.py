@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from portfleet.core.errors import PortfleetError
+from portfleet.watch.desk import why_refused
 from portfleet.watch.sessions import IDLE, LONGEST, NoSession, Refused, Sessions, plain
 
 KNOWN, ANOTHER = b"correct-horse-battery-staple", b"another-horse-battery-staple"
@@ -116,3 +117,10 @@ def test_an_address_has_one_form() -> None:
     assert [plain(text) for text in ("::ffff:192.0.2.1", "2001:db8:0::1", "<b>", "")] == [
         "192.0.2.1", "2001:db8::1", "?", "?",
     ]  # fmt: skip
+
+
+def test_an_order_that_failed_tells_why_and_not_what_it_said_before() -> None:
+    said = "portfleet: no connections there\nportfleet: service echo is locked by root@host\nhint: wait for it\n"
+    assert why_refused(said) == "service echo is locked by root@host"
+    assert why_refused("the service has changed since this was shown") == "the service has changed since this was shown"
+    assert why_refused("") == ""

@@ -10,7 +10,7 @@ import pytest
 from portfleet.core.changes import PlaneState
 from portfleet.core.observed import Observed, ObservedInstance, Out, Retry
 from portfleet.core.records import Asked
-from portfleet.core.states import State
+from portfleet.core.states import State, still_draining
 from portfleet.screen.status_rows import instance_entry
 from support.fleets import ECHO, PATHS, desired
 
@@ -66,3 +66,8 @@ def test_an_instance_that_waits_for_its_next_start_has_failed_and_says_when_that
     assert (found["next_try"], found["attempt"]) == ("2026-01-01T00:00:16Z", 5)
     again = entry(NAME, replace(STARTED, ready=False), out=out, retry=retry)
     assert again["state"] is (State.EJECTED if out else State.STARTING) and again["next_try"] is None
+
+
+def test_what_is_drained_drains_while_it_has_connections_that_only_the_kernel_counts() -> None:
+    for state, there, shown in (("drained", 3, "draining"), ("drained", 0, "drained"), ("ready", 3, "ready")):
+        assert still_draining(State(state), there) == shown

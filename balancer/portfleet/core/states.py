@@ -77,7 +77,11 @@ def state_of(
             return State.MAINTENANCE
         return State.STARTING if program == "BACKOFF" else State.STOPPED
     if wanted in (Wanted.DRAINED, Wanted.MAINTENANCE, Wanted.STOPPED) or program == "STOPPING":
-        if slots or connections:
-            return State.DRAINING
-        return State.MAINTENANCE if wanted is Wanted.MAINTENANCE else State.DRAINED
+        drained = State.MAINTENANCE if wanted is Wanted.MAINTENANCE else State.DRAINED
+        return State.DRAINING if slots else still_draining(drained, connections)
     return State.READY if ready else State.STARTING
+
+
+def still_draining(state: State, connections: int) -> State:
+    """Return ``state`` of an instance without slots, which drains as long as its process has ``connections``."""
+    return State.DRAINING if connections and state in (State.DRAINED, State.MAINTENANCE) else state

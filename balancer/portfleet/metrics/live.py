@@ -15,13 +15,15 @@ from starlette.concurrency import run_in_threadpool
 from portfleet.core.errors import PortfleetError
 from portfleet.metrics.ask import Entry, ask_events
 from portfleet.metrics.history import EVERY, History
-from portfleet.metrics.look import Looks
+from portfleet.metrics.look import Look, Looks
 from portfleet.metrics.view import View, differing, view
 
 #: Seconds between two looks while a page is open.
 _WATCHED = 2.0
 #: Events that a page shows; sparklines sent with one update, so that a thousand instances stay within 20 KB a second.
 _EVENTS, _LINES = 50, 24
+#: Views that are kept for pages that were loaded a moment ago.
+_EARLIER = 4
 #: Updates that a page may be behind; one that reads none of so many is told to load anew.
 _BEHIND = 8
 _STREAM = "event: {}\ndata: {}\n\n"
@@ -38,7 +40,8 @@ class Live:
         self._sent: dict[str, str] = {}
         self._viewers: set[asyncio.Queue[str]] = set()
         self._wake = asyncio.Event()
-        self.view = View(trouble="the first look is under way")
+        self.view = view(Look(time.time(), trouble="the first look is under way"), self._history)
+        self._earlier: deque[View] = deque([self.view], maxlen=_EARLIER)
         self.events: deque[Entry] = deque(maxlen=_EVENTS)
 
     @property
@@ -62,6 +65,7 @@ class Live:
             self._noted = time.monotonic()
             self._history.note(look)
         before, self.view = self.view, view(look, self._history)
+        self._earlier.append(self.view)
         news = await run_in_threadpool(self._news)
         self.events.extend(news)
         if not self._viewers:
@@ -73,13 +77,20 @@ class Live:
         for event in news:
             self._tell(_STREAM.format("news", json.dumps(shown(event), separators=(",", ":"))))
 
-    async def stream(self) -> AsyncIterator[str]:
-        """Yield what changes from now on, as server-sent events; first all there is, in case the page is older."""
+    async def stream(self, since: str) -> AsyncIterator[str]:
+        """Yield what changes from now on, as server-sent events; first what has changed since the view named ``since``.
+
+        A page of a view that is not known any more, or had another structure, is told to load anew.
+        """
         queue: asyncio.Queue[str] = asyncio.Queue(_BEHIND)
         self._viewers.add(queue)
         self._wake.set()
         try:
-            yield _STREAM.format("patch", json.dumps({"cells": self.view.cells}, separators=(",", ":")))
+            before = next((one for one in self._earlier if one.name == since), None)
+            if before is None or before.structure != self.view.structure:
+                yield _STREAM.format("structure", "{}")
+            elif cells := differing(before.cells, self.view.cells):
+                yield _STREAM.format("patch", json.dumps({"cells": cells}, separators=(",", ":")))
             while True:
                 yield await queue.get()
         finally:
@@ -113,9 +124,10 @@ class Live:
         return found[-_EVENTS:]
 
 
-def shown(event: Entry) -> dict[str, str]:
+def shown(event: Entry) -> Entry:
     """Return what the page shows of an event."""
     return {
+        "number": event["number"],
         "time": event["time"][:19].replace("T", " "),
         "level": event.get("level", "info"),
         "words": event["words"],

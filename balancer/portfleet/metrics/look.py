@@ -5,11 +5,12 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from threading import Lock
 
 from portfleet.core.errors import PortfleetError
+from portfleet.core.states import State, still_draining
 from portfleet.linux import processes, sockdiag
 from portfleet.metrics.ask import Entry, Told, ask
 
@@ -64,7 +65,11 @@ def look(path: Path) -> Look:
         return Look(at, trouble=error.message, took=time.monotonic() - began)
     pids = [one["pid"] for one in told.instances if one["pid"]]
     usage = {pid: found for pid in (*pids, told.pid) if (found := _usage(pid))}
-    return Look(at, told, "", _connections(told.instances), usage, time.monotonic() - began)
+    connections = _connections(told.instances)
+    instances = tuple(
+        one | {"state": still_draining(State(one["state"]), connections.get(one["name"], 0))} for one in told.instances
+    )
+    return Look(at, replace(told, instances=instances), "", connections, usage, time.monotonic() - began)
 
 
 class Looks:

@@ -7,8 +7,9 @@ from functools import cache
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from portfleet.core.printable import quantity
 from portfleet.metrics.ask import Entry
-from portfleet.metrics.view import HEIGHT, WIDTH, View
+from portfleet.metrics.view import HEIGHT, WIDTH, View, tone
 from portfleet.store.templating import DIRECTORY
 
 _FOLDER = DIRECTORY / "page"
@@ -35,12 +36,12 @@ def html(view: View, events: Sequence[Entry], host: str) -> str:
     """Return the page of a view and the latest events, the newest first; ``host`` is this box's name."""
     template = _templates().get_template("page.html")
     known = {"view": view, "cells": view.cells, "lines": view.lines, "events": events}
-    return template.render(known, host=host, size=(WIDTH, HEIGHT))
+    return template.render(known, host=host, size=(WIDTH, HEIGHT), quantity=quantity)
 
 
 def order_html(name: str, **known: object) -> str:
     """Return one of the pages of orders: ``name`` of a template in the folder ``order``, and what that shows."""
-    return _templates().get_template(f"order/{name}.html").render(known)
+    return _templates().get_template(f"order/{name}.html").render(known, tone=tone)
 
 
 @cache

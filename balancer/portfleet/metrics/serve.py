@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import gzip
 import ipaddress
 import socket
 from collections.abc import AsyncIterator
@@ -60,15 +61,21 @@ def application(looks: Looks, socket_path: Path) -> Starlette:
         body = await run_in_threadpool(lambda: text(looks.now()))
         return Response(body, media_type=CONTENT_TYPE_PLAIN_0_0_4)
 
-    async def page(_: Request) -> Response:
+    async def page(request: Request) -> Response:
         view, events = live.view, [shown(event) for event in reversed(live.events)]
-        body = await run_in_threadpool(lambda: html(view, events, socket.gethostname()))
-        return HTMLResponse(body, headers=HEADERS)
+        body = await run_in_threadpool(lambda: html(view, events, socket.gethostname()).encode())
+        headers = HEADERS | {"Vary": "Accept-Encoding"}
+        if "gzip" in request.headers.get("accept-encoding", ""):  # nothing secret is in it, so its size tells nothing
+            body = await run_in_threadpool(gzip.compress, body, 1)
+            headers |= {"Content-Encoding": "gzip"}
+        return HTMLResponse(body, headers=headers)
 
-    async def stream(_: Request) -> Response:
+    async def stream(request: Request) -> Response:
         if live.viewers >= _STREAMS:
             return PlainTextResponse("too many pages are open\n", 503)
-        return StreamingResponse(live.stream(), media_type="text/event-stream", headers=HEADERS)
+        return StreamingResponse(
+            live.stream(request.query_params.get("since", "")), media_type="text/event-stream", headers=HEADERS
+        )
 
     async def file(request: Request) -> Response:
         name = request.path_params["name"]

@@ -9,10 +9,11 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime
 from math import isfinite
 from typing import Any
 
+from portfleet.core.printable import quantity
 from portfleet.core.states import State
 from portfleet.metrics.ask import Entry
 from portfleet.metrics.families import canary_requests
@@ -28,8 +29,12 @@ _BAD = {State.FAILED, State.EJECTED}
 
 @dataclass
 class View:
-    """The page: ``services`` for its structure, ``cells`` for its numbers, ``lines`` for its sparklines, by id."""
+    """The page: ``services`` for its structure, ``cells`` for its numbers, ``lines`` for its sparklines, by id.
 
+    ``name`` is that of the moment: an open page tells by it how old it is.
+    """
+
+    name: str
     services: list[Entry] = field(default_factory=list)
     cells: dict[str, str] = field(default_factory=dict)
     lines: dict[str, str] = field(default_factory=dict)
@@ -42,8 +47,9 @@ class View:
     def structure(self) -> tuple[Any, ...]:
         """What has to be the same for a page that is open to be brought up to date by cells alone."""
         found = [
-            (one["name"], one["down"], [c["colour"] for c in one["colours"]], [i["name"] for i in one["instances"]],
-             one["operation"] and one["operation"]["number"], one["live"])
+            (one["name"], one["down"], [(c["colour"], c["role"], c["release"]) for c in one["colours"]],
+             [i["name"] for i in one["instances"]],
+             one["operation"] and one["operation"]["number"], one["live"], one["well"])
             for one in self.services
         ]  # fmt: skip
         return tuple(map(repr, found)), self.trouble, self.takes_orders, tuple(one["name"] for one in self.warnings)
@@ -52,12 +58,12 @@ class View:
 def view(look: Look, history: History, *, now: float | None = None) -> View:
     """Return the page of a look."""
     at = time.time() if now is None else now
-    made = View(trouble=look.trouble)
+    made = View(f"{look.at:.3f}", trouble=look.trouble)
     if look.told is not None:
         made.warnings, made.version = look.told.fleet["warnings"], look.told.fleet["version"]
         made.takes_orders = look.told.fleet.get("takes_orders", False)  # a watcher of before
         made.services = [_Service(one, look, history, made, at).entry() for one in look.services]
-    made.cells["at"] = datetime.fromtimestamp(look.at).astimezone().strftime("%H:%M:%S")
+    made.cells["at"] = datetime.fromtimestamp(look.at, UTC).strftime("%H:%M:%S")
     return made
 
 
@@ -87,7 +93,7 @@ class _Service:
         total = sum(look.connections.get(one["name"], 0) for one in found)
         self._cells(name, {
             "serving": f"{serving} of {len(found)} serving",
-            "connections": f"{total:,} connections",
+            "connections": quantity(total, "connection"),
         })  # fmt: skip
         colours = dict.fromkeys(one["colour"] for one in found)
         return self.service | {
@@ -141,11 +147,14 @@ class _Service:
         words += [f"is being undone: {operation['failed']}"] if operation["failed"] else []
         if canary := operation["canary"]:
             seen = canary_requests(canary, found)
-            words += [f"{canary['percent']} % of the slots, {seen:,} requests seen, {canary['needed']:,} needed"]
+            words += [
+                f"{canary['percent']} % of the slots",
+                f"{quantity(seen, 'request')} seen, {canary['needed']:,} needed",
+            ]
         self._cells(self.service["name"], {
             "operation": "; ".join(words),
             "progress": str(round(100 * done / total) if total else 0),
-            "operation-age": _age(operation["since"], self.at),
+            "operation-age": _age(operation["since"], self.at, least=f"{_seconds(operation['since'], self.at)} s"),
         })  # fmt: skip
         return operation
 
@@ -158,15 +167,22 @@ def tone(state: str) -> str:
     return "good" if state in _GOOD else "bad" if state in _BAD else "asked"
 
 
-def _age(since: str | None, at: float) -> str:
-    """Return how long ago an RFC 3339 time was, in the largest unit of which it has two."""
+def _age(since: str | None, at: float, *, least: str = "< 2 min") -> str:
+    """Return how long ago an RFC 3339 time was, in the largest unit of which it has two; ``least`` of less than that.
+
+    Seconds would have every instance differ at each look after a start.
+    """
     if since is None:
         return "–"
-    seconds = max(0, int(at - datetime.fromisoformat(since).timestamp()))
+    seconds = _seconds(since, at)
     for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
         if seconds >= 2 * length:
             return f"{seconds // length} {unit}"
-    return "< 2 min"
+    return least
+
+
+def _seconds(since: str, at: float) -> int:
+    return max(0, int(at - datetime.fromisoformat(since).timestamp()))
 
 
 def _latency(microseconds: float) -> str:

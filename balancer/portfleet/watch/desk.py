@@ -127,11 +127,15 @@ class Desk:
         return verb, target
 
     def _state(self, words: tuple[str, ...]) -> Hashable:
-        """Return what a plan for these words is made of: the service's record and the operation that runs on it."""
+        """Return what a plan for these words is made of: the service's record and the operation that runs on it.
+
+        To cancel is about that operation alone, which changes the record itself as it goes on.
+        """
         service = _service(words)
         journal = JournalStore(self._paths.journal).read() or Journal()
         running = journal.running(service)
-        return repr((journal.services.get(service), running and running.number))
+        record = None if words[0] == "cancel" else journal.services.get(service)
+        return repr((record, running and running.number))
 
     async def _wait(self, work: Coroutine[Any, Any, Said]) -> Said:
         """Return what a command said; raise PortfleetError if it has not ended in time, and goes on."""
@@ -148,7 +152,7 @@ class Desk:
         if said.code == Exit.DONE:
             self._log("page-order", operator=who, order=order, service=service)
         else:
-            reason = said.errors.strip().partition("\n")[0].removeprefix("portfleet: ")
+            reason = why_refused(said.errors)
             self._log("page-order-failed", operator=who, order=order, service=service, code=said.code, reason=reason)
         return said
 
@@ -190,8 +194,8 @@ def _plan(said: Said) -> str:
         return ""
     lines = [f"Would {entry['words']}."]
     if "slots_moved" in entry:
-        lines.append(f"{entry['slots_moved']:,} of {entry['slots']:,} slots would move: new connections alone follow.")
-    return "\n".join([*lines, *said.errors.splitlines()])
+        lines.append(f"{entry['slots_moved']:,} of {entry['slots']:,} slots would move: only new connections follow.")
+    return "\n".join([*lines, *_spoken(said.errors)])
 
 
 def _both(said: Said) -> str:
@@ -200,7 +204,18 @@ def _both(said: Said) -> str:
     if out.startswith("{"):
         entry = json.loads(out)
         out = str(entry.get("words") or entry.get("outcome") or "")
-    return "\n".join(filter(None, (said.errors.strip(), out.strip())))
+    return "\n".join(filter(None, (*_spoken(said.errors), out.strip())))
+
+
+def why_refused(errors: str) -> str:
+    """Return why a command was refused: the last that it says, before which it may have said what it would do."""
+    lines = [line for line in errors.splitlines() if line.startswith("portfleet: ")] or errors.splitlines()
+    return "".join(_spoken(lines[-1])) if lines else ""
+
+
+def _spoken(errors: str) -> list[str]:
+    """Return the lines of a command's standard error without its name, which is for terminals."""
+    return [line.removeprefix("portfleet: ") for line in errors.strip().splitlines()]
 
 
 def _refusing(command: Callable[[Answer], Awaitable[Answer]]) -> Callable[[Answer], Awaitable[Answer]]:
