@@ -14,14 +14,12 @@ import argparse
 import json
 import os
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-from benchmarks.lib.chromium import Chromium
 from benchmarks.lib.measure import Load, save
 from benchmarks.watch.crash import KILL, spread
 
@@ -29,6 +27,7 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "tests"))
 
 from portfleet.metrics.prompt import STREAM
 from portfleet.supervise.supervisor import Supervisor
+from support.chromium import chromium, paint
 from support.fleet_box import HOME, REDIS, FleetBox, fleet_box
 from support.netns import network_of
 from support.sandbox import HOST4, client4, wait_for
@@ -132,13 +131,8 @@ def share(box: FleetBox, seconds: float, *, scraped: bool) -> float:
 
 def paints(box: FleetBox, number: int) -> list[float]:
     """Return the seconds until the page's first contentful paint, ``number`` times after one that fills caches."""
-    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
-        with network_of(box.boxes.host):
-            browser = Chromium(folder)
-        try:
-            return [browser.paint(f"http://127.0.0.1:{PORT}/") for _ in range(number + 1)][1:]
-        finally:
-            browser.close()
+    with chromium(box.boxes.host) as browser:
+        return [paint(browser, f"http://127.0.0.1:{PORT}/") for _ in range(number + 1)][1:]
 
 
 @contextmanager

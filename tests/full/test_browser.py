@@ -1,50 +1,66 @@
-"""The page in a real browser: it renders at three sizes, and no hostile name is run."""
+"""The page in a real browser, of a fleet with bad names: it can be used at each size, and no name is run."""
 
 from __future__ import annotations
 
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from support.audited import SIZES, faults
+from support.chromium import Tab, chromium
 from support.page_server import page_server
 from support.sandbox import wait_for
 
 pytestmark = pytest.mark.full
 _PORT = 19790
-_SIZES = ("1280,1700", "800,1500", "390,2200")
+_URL = f"http://127.0.0.1:{_PORT}/"
 
 
 @pytest.fixture(scope="module")
-def page() -> Iterator[str]:
-    with page_server(_PORT, 3, 6):
-        yield f"http://127.0.0.1:{_PORT}/"
+def tab() -> Iterator[Tab]:
+    with page_server(_PORT, 3, 6), chromium() as browser, browser.tab() as made:
+        wait_for("the fleet is shown", lambda: shown(made))
+        yield made
 
 
-def chromium(home: Path, *words: str) -> str:
-    """Return what the browser prints; it does not wait for the end of the page's stream."""
-    argv = ["chromium", "--headless=new", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--timeout=2000"]
-    argv += [f"--user-data-dir={home}", *words]
-    return subprocess.run(argv, capture_output=True, text=True, timeout=60, check=True).stdout
+def shown(tab: Tab) -> bool:
+    try:
+        return tab.go(_URL) == 200 and "service-0-blue-1" in tab.text()
+    except (IndexError, AssertionError):  # it does not listen yet
+        return False
 
 
-@pytest.mark.parametrize("size", _SIZES)
-def test_it_renders(page: str, size: str, tmp_path: Path) -> None:
-    picture = tmp_path / "page.png"
+@pytest.mark.parametrize("size", SIZES)
+def test_it_renders(tab: Tab, size: str, tmp_path: Path) -> None:
+    for dark in (False, True):
+        width, height, finger = SIZES[size]
+        tab.look(width=width, height=height, dark=dark, phone=finger)
+        tab.go(_URL)
+        picture = tmp_path / f"page-{'dark' if dark else 'light'}.png"
+        tab.picture(picture)
+        assert picture.stat().st_size > 50_000, "a page without services takes less"
 
-    def taken() -> bool:
-        chromium(tmp_path / "home", f"--window-size={size}", f"--screenshot={picture}", page)
-        return picture.exists()
 
-    wait_for("there is a picture", taken, seconds=60)
-    assert picture.stat().st_size > 50_000, "a page without services takes less"
+def test_everybody_can_read_and_hit_everything(tab: Tab) -> None:
+    tab.go(_URL)
+    assert faults(tab) == []
 
 
-def test_a_browser_runs_the_pages_own_script_and_no_name(page: str, tmp_path: Path) -> None:
-    def shown() -> str:
-        return chromium(tmp_path / "home", "--dump-dom", page)
+def test_a_browser_runs_the_pages_own_script_and_no_name(tab: Tab) -> None:
+    tab.go(_URL)
+    live = "document.getElementById('live').textContent"
+    wait_for("its script follows the stream", lambda: tab.value(live) == "live,")
+    assert str(tab.value("document.title")).startswith("portfleet on ")
+    assert tab.value("document.querySelectorAll('script').length") == 1 and not tab.value("document.images.length")
+    before = tab.value("document.getElementById('at').textContent")
+    wait_for("it is brought up to date", lambda: tab.value("document.getElementById('at').textContent") != before)
+    assert tab.complaints() == []
 
-    found = wait_for("its script has run", lambda: text if ">connecting" in (text := shown()) else None, seconds=60)
-    assert "<title>portfleet on " in found and "taken</title>" not in found
-    assert found.count("<script") == 1 and "<img" not in found
+
+def test_nothing_moves_for_who_wants_it_still(tab: Tab) -> None:
+    moves = "getComputedStyle(document.querySelector('polyline')).transitionDuration"
+    tab.look(width=1440, height=900, still=True)
+    assert tab.value(moves) == "0s"
+    tab.look(width=1440, height=900)
+    assert tab.value(moves) == "0.2s"
