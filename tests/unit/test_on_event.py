@@ -169,6 +169,31 @@ def test_a_command_that_is_not_there_or_cannot_be_run_unprivileged_is_a_problem_
     assert problems(config.replace("/no/such", "redis-server"), machine(mapped=False, is_root=False)) == ()
 
 
+def recipes(word: str) -> list[str]:
+    """Return the scripts of docs/events.md that have a word."""
+    page = (Path(__file__).parents[2] / "docs/events.md").read_text()
+    return [textwrap.dedent(block) for block in re.findall(r"(?:^    .*\n|^\n)+", page, re.MULTILINE) if word in block]
+
+
+@pytest.mark.skipif(not shutil.which("jq"), reason="the recipe needs jq")
+def test_the_recipe_of_the_docs_mails_errors_alone_whatever_they_say(open_path: Path) -> None:
+    (script,) = recipes("| mail ")
+    mail = open_path / "mail"
+    mail.write_text(f'#!/bin/sh\nprintf "%s\\n" "$@" > {open_path}/arguments; cat > {open_path}/body\n')
+    mail.chmod(0o755)
+    bad = f'exit 3; "$(touch {open_path}/owned)" `id`\n~!touch {open_path}/owned'
+    for kind in ("ejected", "given-up"):
+        assert not (open_path / "body").exists(), "a warning is no mail"
+        told = make(kind, "now", {"instance": "echo-blue-1", "reason": bad}).to_json()
+        assert run(shell(f"PATH={open_path}:$PATH\n{script}"), json.dumps(told).encode() + b"\n") == ""
+    assert (open_path / "arguments").read_text().splitlines() == [
+        "-s",
+        f"portfleet: {told['words']}",
+        "ops@example.net",
+    ]
+    assert json.loads((open_path / "body").read_text()) == told and not (open_path / "owned").exists()
+
+
 class Server(http.server.BaseHTTPRequestHandler):
     """Takes what is posted."""
 
@@ -185,10 +210,7 @@ class Server(http.server.BaseHTTPRequestHandler):
 
 @pytest.mark.skipif(not (shutil.which("jq") and shutil.which("curl")), reason="the recipes need jq and curl")
 def test_the_recipes_of_the_docs_send_what_they_say() -> None:
-    page = (Path(__file__).parents[2] / "docs/events.md").read_text()
-    blocks = [
-        textwrap.dedent(block) for block in re.findall(r"(?:^    .*\n|^\n)+", page, re.MULTILINE) if "curl" in block
-    ]
+    blocks = recipes("curl")
     lines = [
         json.dumps(make(kind, "now", {"instance": "echo-blue-1", "reason": 'it "died"'}).to_json()).encode() + b"\n"
         for kind in ("ejected", "starting", "serving")
