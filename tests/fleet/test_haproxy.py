@@ -198,6 +198,7 @@ def test_weights_memory_and_who_may_connect(box: FleetBox) -> None:
 def test_what_cannot_be_is_refused_by_check_with_the_reason(box: FleetBox) -> None:
     for line, words in (
         ('when_empty = "drop"', "needs CAP_NET_ADMIN"),
+        ("remote_snat = []", "connections of its own to remote instances"),
         ("max_per_source = 3", "in each of its 2 processes"),
         ('listen = [":700"]', "cannot listen on ports below 1024"),
         ('listen = ["203.0.113.77:7000"]', "no interface of this box has that address"),

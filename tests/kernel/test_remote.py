@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
+from ipaddress import ip_address
 from pathlib import Path
 
 import pytest
@@ -11,8 +12,8 @@ import pytest
 from portfleet.dataplane.nft import capabilities
 from support.fleet_box import fleet_box
 from support.fleets import problems
-from support.plane import HERE, Plane, close, plane
-from support.sandbox import client4, client6
+from support.plane import HERE, Plane, close, load, plane
+from support.sandbox import HOST4, HOST6, client4, client6
 
 REMOTE4 = """
 [service.echo]
@@ -23,6 +24,8 @@ instances = 2
 remote = ["203.0.113.2:7101"]
 """
 REMOTE6 = REMOTE4.replace('"0.0.0.0:7000"', '"[::]:7000"').replace("203.0.113.2:7101", "[2001:db8:2::2]:7101")
+#: All clients go to the remote instance.
+ALONE = "weight = { 1 = 0, 2 = 0, remote-1 = 1 }\n"
 FOUR = [client4(number * 409) for number in range(200)]
 SIX = [client6(number * 204) for number in range(200)]
 _LOCAL = """
@@ -76,13 +79,57 @@ def test_clients_of_this_box_get_local_instances(rules: Plane, text: str, hosts:
 
 
 def test_the_remote_box_sees_this_box_and_not_the_client(rules: Plane) -> None:
-    rules.load(REMOTE4 + "weight = { 1 = 0, 2 = 0, remote-1 = 1 }\n")
-    assert set(rules.met(FOUR[:50]).values()) == {"echo-remote-1"}
-    other = rules.boxes.other
-    assert other is not None
-    seen = other.run("ss", "-tnH", "state", "all", "sport", "=", ":7101").stdout
-    peers = {line.split()[-1].rsplit(":", 1)[0].strip("[]").removeprefix("::ffff:") for line in seen.splitlines()}
-    assert peers - {"0.0.0.0", "*", "::"} <= {"203.0.113.1"}
+    rules.load(REMOTE4 + ALONE)
+    assert peers_of(rules, FOUR) == {"203.0.113.1"}
+
+
+def peers_of(rules: Plane, clients: list[str]) -> set[str]:
+    """Return the addresses from which clients reach the remote instance, which takes all of them."""
+    assert rules.boxes.other is not None
+    with load(rules, clients[:20], host=HOST6 if ":" in clients[0] else HOST4) as talking:
+        seen = rules.boxes.other.run("ss", "-tnH", "state", "established", "sport", "=", ":7101").stdout
+    assert talking.seen == {"echo-remote-1": 20}
+    return {line.split()[-1].rsplit(":", 1)[0].strip("[]").removeprefix("::ffff:") for line in seen.splitlines()}
+
+
+@pytest.mark.parametrize(
+    ("text", "clients", "source"), [(REMOTE4, FOUR, "203.0.113.100"), (REMOTE6, SIX, "2001:db8:2::100")]
+)
+def test_the_remote_box_sees_the_address_that_moves(rules: Plane, text: str, clients: list[str], source: str) -> None:
+    rules.boxes.host.run("ip", "addr", "add", f"{source}/{128 if ':' in source else 32}", "dev", "lo")
+    assert rules.boxes.other is not None
+    rules.boxes.other.run("ip", "route", "add", source, "via", "2001:db8:2::1" if ":" in source else "203.0.113.1")
+    rules.load(f'{text}{ALONE}remote_snat = ["{source}"]\n')
+    rules.serve()
+    assert rules.is_as_wanted()
+    assert peers_of(rules, clients) == {source}
+    rules.boxes.host.run("nft", "flush", "map", "inet", "portfleet", f"sources{6 if ':' in source else 4}")
+    assert not rules.is_as_wanted(), "a source that is lost is drift"
+    rules.load(f"{text}{ALONE}")
+    assert rules.is_as_wanted()
+    assert peers_of(rules, clients) <= {"203.0.113.1", "2001:db8:2::1"}, "masqueraded again"
+
+
+@pytest.mark.parametrize(("text", "clients"), [(REMOTE4, FOUR), (REMOTE6, SIX)])
+def test_the_remote_box_sees_its_clients(rules: Plane, text: str, clients: list[str]) -> None:
+    rules.load(f"{text}{ALONE}remote_snat = []\n")
+    rules.serve()
+    assert peers_of(rules, clients) == {str(ip_address(client)) for client in clients[:20]}
+    assert rules.is_as_wanted()
+
+
+def test_a_source_that_cannot_be_is_an_error_with_a_hint() -> None:
+    for words, what in (
+        ('["2001:db8::1"]', 'has no IPv4 address, which remote "203.0.113.2:7101" would have to see'),
+        ('["192.0.2.1", "192.0.2.2"]', '"192.0.2.2" is a second one of IPv4'),
+        ('["127.0.0.1"]', "no address that another box could answer to"),
+        ('["box2"]', '"box2" is not an address'),
+        ('["fe80::1%eth0"]', "no address that another box could answer to"),
+        ('"192.0.2.1"', "must be a list of strings"),
+    ):
+        assert what in (found := said(f"{REMOTE4}remote_snat = {words}\n")) and "hint:" in found
+    other = REMOTE4.replace("echo", "two").replace("7000", "7001").replace("7100-7115", "7200-7215")
+    assert "service echo, which has the instance" in said(f'{REMOTE4}{other}remote_snat = ["192.0.2.1"]\n')
 
 
 def test_without_remote_instances_again_nothing_of_it_is_left(rules: Plane) -> None:

@@ -215,7 +215,7 @@ def sandbox(*, other: bool = False, users: bool = False) -> Iterator[Sandbox]:
         host.ip(f"route add 198.18.0.0/15 via {CLIENT4}", f"route add 2001:db8:1::/48 via {CLIENT6}")
         if other:
             join(host, made[2], v4="203.0.113.", v6="2001:db8:2::")
-            made[2].ip("route add default via 203.0.113.1")
+            made[2].ip("route add default via 203.0.113.1", "route add ::/0 via 2001:db8:2::1")
         yield Sandbox(host, clients, made[2] if other else None)
     finally:
         for box in made:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import re
 from abc import abstractmethod
 from typing import Any, ClassVar
@@ -98,6 +99,34 @@ class Networks(Kind):
 
     def toml(self, value: Any) -> str | None:
         return super().toml(list(value)) if value else None
+
+
+class Sources(Kind):
+    """Addresses that packets are sent from, one a family at most."""
+
+    words = "list of strings"
+    bounds = "one IPv4 and one IPv6 address at most"
+
+    def read(self, reader: Reader, key: str, *, default: Any, example: str) -> Any:
+        words = Words().read(reader, key, default=None, example=example)
+        found: dict[int, str] = {}
+        for number, text in enumerate(words or ()):
+            place, hint = f"{key}[{number}]", f"for example {key} = {example}"
+            try:
+                address = ipaddress.ip_address(text)
+            except ValueError:
+                reader.wrong(place, f'"{text}" is not an address', hint)
+                continue
+            if "%" in text or any((address.is_unspecified, address.is_loopback, address.is_multicast)):
+                reader.wrong(place, f'"{text}" is no address that another box could answer to', hint)
+            elif address.version in found:
+                reader.wrong(place, f'"{text}" is a second one of IPv{address.version}', "remove one of them")
+            else:
+                found[address.version] = str(address)
+        return default if words is None else tuple(found[version] for version in sorted(found))
+
+    def schema(self) -> Schema:
+        return {"type": "array", "items": {"type": "string", "pattern": "^[0-9A-Fa-f:.]+$"}, "maxItems": 2}
 
 
 class _Mapping(Kind):

@@ -9,7 +9,7 @@ from portfleet.config import own
 from portfleet.config.reader import key_text, nearest
 from portfleet.core import program
 from portfleet.core.errors import Problem
-from portfleet.core.model import Fleet, Listen, Service
+from portfleet.core.model import Fleet, Listen, Service, family_of
 from portfleet.core.placeholders import known, placeholders
 from portfleet.core.printable import quantity
 
@@ -21,7 +21,7 @@ def cross_check(fleet: Fleet) -> list[Problem]:
         path = f"service.{service.name}"
         for check in (_room, _placeholders, _writable, own.files, _remote, _weights):
             problems += check(service, path)
-    return [*problems, *own.ports(fleet), *_listens(fleet), *_metrics(fleet), *_page(fleet)]
+    return [*problems, *own.ports(fleet), *_listens(fleet), *_sources(fleet), *_metrics(fleet), *_page(fleet)]
 
 
 def _room(service: Service, path: str) -> Iterator[Problem]:
@@ -92,6 +92,12 @@ def _remote(service: Service, path: str) -> Iterator[Problem]:
                 f'listen on ":{listen.port}", or leave remote out',
             )
     for number, remote in enumerate(service.remote):
+        if service.remote_snat and not {*remote.families} <= set(map(family_of, service.remote_snat)):
+            yield Problem(
+                f"{path}.remote_snat",
+                f'has no IPv{remote.families[0]} address, which remote "{remote}" would have to see',
+                "give one of each family that remote has, or leave remote_snat out",
+            )
         if _is_loopback(remote):
             yield Problem(
                 f"{path}.remote[{number}]",
@@ -144,6 +150,19 @@ def _listens(fleet: Fleet) -> Iterator[Problem]:
                     )
                     break
                 seen[key] = (service.name, listen)
+
+
+def _sources(fleet: Fleet) -> Iterator[Problem]:
+    seen: dict[Listen, Service] = {}
+    for service in fleet.services.values():
+        for remote in service.remote:
+            first = seen.setdefault(remote, service)
+            if first.remote_snat != service.remote_snat:
+                yield Problem(
+                    f"service.{service.name}.remote_snat",
+                    f'is not that of service {first.name}, which has the instance "{remote}" too',
+                    "write the same in both",
+                )
 
 
 def _metrics(fleet: Fleet) -> Iterator[Problem]:

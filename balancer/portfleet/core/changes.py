@@ -29,7 +29,8 @@ class InstanceRule:
 
     ``number`` is its own for as long as the fleet exists, and no other instance's. ``limit``: connections at most, 0
     for no limit; what is over it goes to the next instance of `Route.overflow` or, without ``spills``, is refused.
-    ``key`` says what a sticky client is known by.
+    ``key`` says what a sticky client is known by. ``snat``: the source address that a remote instance sees; None: the
+    one that this box has towards it, "": the client's.
     """
 
     name: str
@@ -40,6 +41,7 @@ class InstanceRule:
     key: Affinity | None = None
     limit: int = 0
     spills: bool = True
+    snat: str | None = None
 
     @property
     def overflows(self) -> bool:

@@ -9,7 +9,18 @@ from dataclasses import replace
 from portfleet.core.changes import InstanceRule, ServiceRule, Sticky
 from portfleet.core.desired import Desired, DesiredInstance, DesiredService
 from portfleet.core.journal import Journal
-from portfleet.core.model import COLOURS, Colour, Fleet, Instance, Service, differing, member_instance, seed_of
+from portfleet.core.model import (
+    COLOURS,
+    Colour,
+    Fleet,
+    Instance,
+    Listen,
+    Service,
+    differing,
+    family_of,
+    member_instance,
+    seed_of,
+)
 from portfleet.core.observed import ObservedInstance
 from portfleet.core.paths import Paths
 from portfleet.core.pins import flatten
@@ -203,6 +214,13 @@ def _sticky(service: Service) -> Sticky | None:
     return Sticky(max(1, math.ceil(service.sticky)), service.sticky_size) if service.sticky else None
 
 
+def _snat(service: Service, remote: Listen) -> str | None:
+    """Return the source address that an instance on another box sees; see `InstanceRule.snat`."""
+    if service.remote_snat is None:
+        return None
+    return next((address for address in service.remote_snat if family_of(address) in remote.families), "")
+
+
 def _instance_want(
     service: Service, instance: Instance, record: ServiceRecord, paths: Paths, *, inside: bool
 ) -> DesiredInstance:
@@ -214,7 +232,8 @@ def _instance_want(
     rule = InstanceRule(name, number, 0, sticky=sticky, key=service.affinity if sticky else None)
     if instance.colour is None:
         remote = service.remote[instance.number - 1]
-        return DesiredInstance(instance, serving, weight, replace(rule, port=remote.port, remote=remote), None)
+        rule = replace(rule, port=remote.port, remote=remote, snat=_snat(service, remote))
+        return DesiredInstance(instance, serving, weight, rule, None)
     if instance.number > service.instances:  # it is leaving, so it stands in for no other
         serving, weight = Wanted.DRAINED, 0
     port = service.port_of(instance.colour, instance.number)

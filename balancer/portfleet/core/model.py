@@ -119,6 +119,7 @@ class Service:
     when_empty: WhenEmpty = "keep"
     send_proxy: bool = False
     remote: tuple[Listen, ...] = ()
+    remote_snat: tuple[str, ...] | None = None
     start_timeout: float = 30.0
     min_ready: float | None = 5.0
     keep_releases: int = 3
@@ -235,6 +236,11 @@ def differing(one: Service | Launch, another: Service | Launch) -> tuple[str, ..
 def seed_of(service: str) -> int:
     """Return a new service's seed: by its name, so that a standby box with the same config renders the same table."""
     return zlib.crc32(service.encode()) & 0x7FFFFFFF
+
+
+def family_of(address: str) -> Literal[4, 6]:
+    """Return the family of an IP address."""
+    return 6 if ":" in address else 4
 
 
 def parse_instance(name: str) -> Instance | None:

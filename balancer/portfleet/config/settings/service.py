@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import get_args
 
-from portfleet.config.containers import Addresses, Environment, Networks, Weights, Words
+from portfleet.config.containers import Addresses, Environment, Networks, Sources, Weights, Words
 from portfleet.config.kinds import Choice, Duration, Number, Parsed, Switch, Text
 from portfleet.config.reader import parse_affinity, parse_ports
 from portfleet.config.settings.process import PROCESS
@@ -250,10 +250,22 @@ SERVICE = Table(
             "instances on other boxes, live with either colour",
             Effect.AT_ONCE,
             '["203.0.113.2:7101"]',
-            more="This box must forward packets (net.ipv4.ip_forward), and masquerading hides the clients' "
-            "addresses. An instance there must be reachable by every family that `listen` lets in. Clients on this "
-            "box get local instances only.",
+            more="This box must forward packets (net.ipv4.ip_forward). An instance there must be reachable by every "
+            "family that `listen` lets in. Clients on this box get local instances only.",
             unset="none",
+        ),
+        Setting(
+            "remote_snat",
+            Sources(),
+            "the source address that remote instances see, one a family; [] leaves the clients'",
+            Effect.AT_ONCE,
+            '["192.0.2.100"]',
+            more="Left out, it is the address that this box has towards them (masquerading), and connections end with "
+            "this box. On a standby pair give the address that moves between the boxes: the other box can go on with "
+            "the connections then. With [] an instance sees its clients, and its box must send the answers back "
+            "through this one, or through the address that moves.",
+            change="established connections keep theirs",
+            unset="masquerading",
         ),
         Setting(
             "start_timeout",

@@ -81,6 +81,12 @@ def _unsupported(service: Service, path: str, processes: int) -> Iterator[Proble
             '"drop" needs CAP_NET_ADMIN: HAProxy accepts a connection before it can leave it unanswered',
             'write "refuse" (HAProxy closes the connection) or "keep"',
         )
+    if service.remote_snat is not None:
+        yield Problem(
+            f"{path}.remote_snat",
+            "HAProxy makes connections of its own to remote instances, from this box's address",
+            "leave it out",
+        )
     if service.max_per_source and processes > 1:
         yield Problem(
             f"{path}.max_per_source",

@@ -1,4 +1,4 @@
-"""What nftables has of the instances: which number leads to which chain, whose connections are counted or masqueraded.
+"""What nftables has of the instances: which number leads to which chain, whose connections get a limit or a new source.
 
 A `Book` is read before a transaction is written, and brought up to what the transaction will have set while it is. The
 functions here return the lines that change it; `text` writes the rest.
@@ -23,16 +23,17 @@ class Book:
 
     ``listens`` are the addresses that clients dial, one entry a family; ``numbers``: {service: {number: instance}};
     ``limits``: {port: instance} of those with a limit, ``kept``: the ports of them that are in order though no service
-    has them any more; ``remotes``: addresses whose connections are masqueraded, ``elsewhere``: those of the remote
-    instances, by name; ``slots`` and ``sides`` by service; ``now`` is a Unix time.
+    has them any more; ``remotes``: {address: source} of the remote instances whose connections get another source
+    address, None for this box's own (masquerading); ``elsewhere``: {name: (address, source)} of the remote instances,
+    with "" for a source that stays; ``slots`` and ``sides`` by service; ``now`` is a Unix time.
     """
 
     listens: set[Listen] = field(default_factory=set)
     numbers: dict[str, dict[int, str]] = field(default_factory=dict)
     limits: dict[int, str] = field(default_factory=dict)
     kept: set[int] = field(default_factory=set)
-    remotes: set[Listen] = field(default_factory=set)
-    elsewhere: dict[str, Listen] = field(default_factory=dict)
+    remotes: dict[Listen, str | None] = field(default_factory=dict)
+    elsewhere: dict[str, tuple[Listen, str | None]] = field(default_factory=dict)
     slots: dict[str, Table] = field(default_factory=dict)
     sides: dict[str, SideTables] = field(default_factory=dict)
     now: float = 0.0
@@ -44,9 +45,14 @@ class Book:
         return [port for port, name in self.limits.items() if name not in there and port not in self.kept]
 
     @property
-    def stray_remotes(self) -> set[Listen]:
-        """The addresses that are masqueraded for no instance."""
-        return self.remotes - set(self.elsewhere.values())
+    def sources(self) -> dict[Listen, str | None]:
+        """What ``remotes`` is to be."""
+        return {remote: source for remote, source in self.elsewhere.values() if source != ""}
+
+    @property
+    def stray_remotes(self) -> bool:
+        """Whether connections get another source address for no instance."""
+        return not self.remotes.keys() <= self.sources.keys()
 
 
 def service_of_instance(name: str) -> str:
@@ -79,7 +85,7 @@ def handle(number: int) -> str:
 
 
 def set_instance(rule: c.InstanceRule, book: Book) -> Iterator[str]:
-    """Have the instance's number, and no other, lead to its chain; and have it counted and masqueraded by its rule."""
+    """Have the instance's number, and no other, lead to its chain; have it counted and given a source by its rule."""
     service = service_of_instance(rule.name)
     known, name = book.numbers.setdefault(service, {}), f"instances-{service}"
     stale = [number for number, instance in known.items() if (number == rule.number) != (instance == rule.name)]
@@ -96,7 +102,7 @@ def set_instance(rule: c.InstanceRule, book: Book) -> Iterator[str]:
     _note_tried(rule.name, rule.overflows, book)
     book.elsewhere.pop(rule.name, None)
     if rule.remote is not None:
-        book.elsewhere[rule.name] = rule.remote
+        book.elsewhere[rule.name] = (rule.remote, rule.snat)
     yield from _settle_remotes(book)
 
 
@@ -126,7 +132,7 @@ def by_family(listens: Iterable[Listen]) -> set[Listen]:
 
 
 def drop_strays(book: Book, service: str | None = None) -> Iterator[str]:
-    """Have no number of ``service`` lead to another's instance; without it, nothing be counted or masqueraded stray."""
+    """Have no number of ``service`` lead to another's instance; without it, none be counted or given a source stray."""
     if service is None:
         yield from _forget_limits(book.stray_limits, book)
         yield from _settle_remotes(book)
@@ -167,14 +173,26 @@ def _forget_limits(ports: Iterable[int], book: Book) -> Iterator[str]:
 
 
 def _settle_remotes(book: Book) -> Iterator[str]:
-    """Have exactly the remote instances' connections masqueraded."""
-    needed = set(book.elsewhere.values())
+    """Have exactly the connections of remote instances that are to get another source address get it."""
+    needed = book.sources
     for family in (4, 6):
-        name = f"remotes{family}"
-        gone, new = (
-            [f"{remote.address} . {remote.port}" for remote in sorted(some) if family in remote.families]
-            for some in (book.remotes - needed, needed - book.remotes)
-        )
-        yield from delete(name, gone)
-        yield from add(name, new)
+        for name, takes in ((f"remotes{family}", _masqueraded), (f"sources{family}", _translated)):
+            gone, new = (
+                sorted(pair for pair in some if family in pair[0].families and takes(pair[1]))
+                for some in (book.remotes.items() - needed.items(), needed.items() - book.remotes.items())
+            )
+            yield from delete(name, [_endpoint(remote) for remote, _ in gone])
+            yield from add(name, [_endpoint(remote) + (f" : {source}" if source else "") for remote, source in new])
     book.remotes = needed
+
+
+def _masqueraded(source: str | None) -> bool:
+    return source is None
+
+
+def _translated(source: str | None) -> bool:
+    return source is not None
+
+
+def _endpoint(remote: Listen) -> str:
+    return f"{remote.address} . {remote.port}"

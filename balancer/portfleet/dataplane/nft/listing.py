@@ -66,10 +66,12 @@ def listens(name: str, elements: Iterable[Element]) -> Iterator[tuple[Listen, st
             yield _address(element.key, family), service
 
 
-def remotes(elements: Iterable[Element], *, six: bool) -> Iterator[Listen]:
-    """Return every address of a set of remote instances."""
+def remotes(elements: Iterable[Element], *, six: bool) -> Iterator[tuple[Listen, str | None]]:
+    """Return (address, source address that its connections get) of a set or map of remote instances; None in a set."""
+    size = 16 if six else 4
     for element in elements:
-        yield _address(element.key, 6 if six else 4)
+        source = None if element.data is None else str(ipaddress.ip_address(element.data[:size]))
+        yield _address(element.key, 6 if six else 4), source
 
 
 def _address(key: bytes, family: Literal[4, 6]) -> Listen:

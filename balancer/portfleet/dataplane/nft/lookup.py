@@ -56,7 +56,7 @@ class Lookup:
         return book
 
     def _add_guarded(self, book: Book) -> None:
-        """Add to ``book`` whose connections the kernel counts and masquerades."""
+        """Add to ``book`` whose connections the kernel counts, and which get another source address."""
         limits = self._reader.elements("limits")
         book.limits = {int.from_bytes(e.key[:2], "big"): (e.chain or "?").removeprefix("cap_") for e in limits}
         rules = {name: self._memory.rule(name) for name in book.limits.values()}
@@ -66,12 +66,12 @@ class Lookup:
             if isinstance(rule := rules[name], c.InstanceRule) and rule.port == port
         }
         for family in (4, 6):
-            found = self._reader.elements(f"remotes{family}")
-            book.remotes.update(listing.remotes(found, six=family == 6))
+            for name in (f"remotes{family}", f"sources{family}"):
+                book.remotes.update(listing.remotes(self._reader.elements(name), six=family == 6))
         for name in self._reader.chain_names() if book.remotes else ():
             rule = self._memory.rule(name) if _is_remote(name) else None
             if isinstance(rule, c.InstanceRule) and rule.remote is not None:
-                book.elsewhere[name] = rule.remote
+                book.elsewhere[name] = (rule.remote, rule.snat)
 
     def listens(self) -> dict[Listen, str]:
         """Return {listen address of one family: service}."""

@@ -74,7 +74,7 @@ def _astray(
 ) -> set[str]:
     """Return instances to which not just their own number leads, and services with numbers that lead to none of theirs.
 
-    An instance is astray too if it is counted, or masqueraded, otherwise than its rule says.
+    An instance is astray too if it is counted, or given a source address, otherwise than its rule says.
     """
     leading: dict[str, list[int]] = {}
     limits: dict[str, list[int]] = {}
@@ -87,8 +87,8 @@ def _astray(
     for name, rule in instances.items():
         if rule is not None:
             limited = limits.get(name, []) == [rule.port] * bool(rule.limit)
-            masqueraded = rule.remote is None or rule.remote in book.remotes
-            if leading.get(name) != [rule.number] or not limited or not masqueraded:
+            sourced = rule.remote is None or book.remotes.get(rule.remote, "") == rule.snat
+            if leading.get(name) != [rule.number] or not limited or not sourced:
                 found.add(name)
     return found
 
