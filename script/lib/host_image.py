@@ -27,8 +27,8 @@ INSTALLED = [
     "procps",
     "kmod",
 ]
-#: The tests' own: a daemon that is not ours, and firewalls that people have.
-EXTRA = ["redis-server", "ufw", "firewalld"]
+#: A daemon that is not ours, firewalls that people have, and what the role portfleet_ha installs.
+EXTRA = ["redis-server", "ufw", "firewalld", "keepalived", "conntrackd", "netbase", "openssh-client"]
 
 _FILL = """
 set -eu

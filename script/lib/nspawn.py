@@ -25,6 +25,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
+from typing import Literal
 
 HERE4, HERE6 = "192.0.2.1", "2001:db8::1"
 NUMBERS = {"one": 1, "two": 2, "three": 3}
@@ -146,8 +147,25 @@ class Host:
         self._process = None
         self._disconnect()
 
+    def link(self, state: Literal["up", "down"]) -> None:
+        """Plug its cable in or out, at the bridge."""
+        run("ip", "link", "set", f"to-{self.name}", state)
+
+    def freeze(self) -> None:
+        """Stop all its processes where they are, and let no packet in or out."""
+        self.link("down")
+        self._signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        """Let its processes go on; the cable is still out."""
+        self._signal(signal.SIGCONT)
+
     def _killed(self) -> bool:
         """Kill what is in the host's control groups, nspawn among it; true when nothing is."""
+        return not self._signal(signal.SIGKILL)
+
+    def _signal(self, number: signal.Signals) -> set[int]:
+        """Send a signal to all in the host's control groups, nspawn among it; return their PIDs."""
         files = [file for top in _hierarchies() for file in _group(self.name, top).rglob("cgroup.procs")]
         pids: set[int] = set()
         for file in files:
@@ -155,8 +173,8 @@ class Host:
                 pids |= {int(pid) for pid in file.read_text().split()}
         for pid in pids:
             with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-        return not pids
+                os.kill(pid, number)
+        return pids
 
     def _up(self) -> bool:
         assert self._process is not None
