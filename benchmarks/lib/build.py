@@ -2,6 +2,7 @@
 
 import os
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -9,8 +10,10 @@ CACHE = ROOT / ".cache" / "bench"
 FLAGS = ["-std=gnu11", "-O2", "-pthread", "-Wall", "-Wextra", "-Werror"]
 
 
-def compile_c(name: str, *sources: str) -> Path:
+def compile_c(name: str, *sources: str, link: Sequence[str] = ()) -> Path:
     """Return the program `name`, built by $CC (default cc) from `sources` (paths from the top of the checkout).
+
+    `link` are what the linker is given after them: libraries, say.
 
     Raises SystemExit with the compiler's messages when it fails, or when there is no compiler.
     """
@@ -23,7 +26,7 @@ def compile_c(name: str, *sources: str) -> Path:
     compiler = os.environ.get("CC", "cc")
     fresh = program.with_suffix(f".{os.getpid()}")  # two runs at a time must not execute a half-written file
     try:
-        done = subprocess.run([compiler, *FLAGS, "-o", fresh, *files], capture_output=True, text=True, check=False)
+        done = subprocess.run([compiler, *FLAGS, "-o", fresh, *files, *link], capture_output=True, text=True, check=False)
     except FileNotFoundError:
         raise SystemExit(f"{compiler}: not found, cannot build {name}\nhint: apt-get install gcc libc6-dev") from None
     if done.returncode:

@@ -13,14 +13,20 @@ struct histogram {
     uint64_t total, max;
 };
 
+/* The bucket of a value in nanoseconds. */
+static inline unsigned histogram_index(uint64_t ns)
+{
+    int power = 63 - __builtin_clzll(ns | STEPS);
+    unsigned index = ((unsigned)(power - STEP_BITS) << STEP_BITS) + (unsigned)(ns >> (power - STEP_BITS));
+    return index < BUCKETS ? index : BUCKETS - 1;
+}
+
 static inline void histogram_reset(struct histogram *h) { memset(h, 0, sizeof *h); }
 
 /* Add one value in nanoseconds; values over 2^40 ns land in the last bucket, `max` stays exact. */
 static inline void histogram_record(struct histogram *h, uint64_t ns)
 {
-    int power = 63 - __builtin_clzll(ns | STEPS);
-    unsigned index = ((unsigned)(power - STEP_BITS) << STEP_BITS) + (unsigned)(ns >> (power - STEP_BITS));
-    h->counts[index < BUCKETS ? index : BUCKETS - 1]++;
+    h->counts[histogram_index(ns)]++;
     h->total++;
     if (ns > h->max)
         h->max = ns;
@@ -42,6 +48,15 @@ static inline double histogram_us(const struct histogram *h, double q)
         }
     }
     return 0;
+}
+
+/* How many values were in buckets above that of `ns`. */
+static inline uint64_t histogram_above(const struct histogram *h, uint64_t ns)
+{
+    uint64_t found = 0;
+    for (unsigned i = histogram_index(ns) + 1; i < BUCKETS; i++)
+        found += h->counts[i];
+    return found;
 }
 
 #endif

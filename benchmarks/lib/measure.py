@@ -169,3 +169,16 @@ def save(name: str, results: dict[str, Any]) -> Path:
     path.parent.mkdir(exist_ok=True)
     path.write_text(json.dumps({"environment": environment(), **results}, indent=1) + "\n")
     return path
+
+
+def merge(name: str, results: dict[str, Any]) -> Path:
+    """Put parts into benchmarks/results/NAME.json beside those that are there; returns its path.
+
+    Dictionaries two deep are merged, {group: {part: found}}, and each `found` has an environment of its own.
+    """
+    path = ROOT / "benchmarks" / "results" / f"{name}.json"
+    there = json.loads(path.read_text()) if path.exists() else {}
+    for group, parts in results.items():
+        there.setdefault(group, {}).update(parts)
+    path.write_text(json.dumps(there, indent=1) + "\n")
+    return path

@@ -41,6 +41,7 @@ void print_result(const struct options *o, const struct results *r)
            seconds > 0 ? (double)r->requests / seconds : 0);
     printf("\"latency_us\": {\"p50\": %.1f, \"p90\": %.1f, \"p99\": %.1f, \"p999\": %.1f, \"max\": %.1f}, ",
            histogram_us(h, .5), histogram_us(h, .9), histogram_us(h, .99), histogram_us(h, .999), (double)h->max / 1e3);
+    printf("\"over_10ms\": %llu, ", (unsigned long long)histogram_above(h, 10000000));
     /* requests sent with no reply in the grace period are lost, beside those a later reply overtook */
     uint64_t unanswered = r->sent > r->replies ? r->sent - r->replies : 0;
     uint64_t errors = r->refused + r->reset + r->full + unanswered + (o->mode == PARTIAL ? 0 : r->closed);
