@@ -117,7 +117,7 @@ class Fleet:
         """Cut over; return the processes of the old colour."""
         old = self.pids()
         wait = "--wait" if self.hands_off else "--no-wait"
-        self.box.boxes.host.run(*self.box.argv("cutover", "echo", wait), timeout=120)
+        self.box.boxes.host.run(*self.box.argv("cutover", "echo", "--force", wait), timeout=120)
         return old
 
 

@@ -104,7 +104,7 @@ def killed(made: Contender, connections: int) -> Found:
 def part(name: str, connections: int, beside: Contender, *, quick: bool) -> Found:
     """Return all of one design with so many connections."""
     active = max(LEAST_ACTIVE, int(connections * ACTIVE))
-    number, seconds = (1, 1.0) if quick else (5 if connections <= BROKEN_AT else 4, 3.0)
+    number, seconds = (1, 1.0) if quick else (4, 1.5)
     with running(name, connections) as made:
         turn(made, LEAST_ACTIVE, 0.3)
         user, kernel, own = resident(made.pids()), kernel_bytes(), sum(map(sockets_of, made.pids()))

@@ -23,7 +23,7 @@ from typing import Any
 
 from benchmarks.lib.boxes import load, sockets_of, worst
 from benchmarks.lib.measure import environment, merge
-from benchmarks.peers.ways import Direct, Portfleet, Way, ways
+from benchmarks.peers.ways import Direct, Way, ways
 
 from support.netns import network_of
 from support.sandbox import HOST4, client4
@@ -56,16 +56,16 @@ def speed(found: dict[str, Way], *, rounds: int, seconds: float) -> Found:
 
 
 def released(way: Way) -> Found:
-    """Release under load; return connections lost, those left on the old processes, and the worst latency in ms."""
-    own = {pid: sockets_of(pid) for pid in way.pids()}
+    """Release under load; return connections lost, those left on the old daemons, and the worst latency in ms."""
+    own = {pid: sockets_of(pid) for pid in way.daemons()}
     flags = {"mode": "open", "connections": CONNECTIONS, "rate": RATE, "timeline_ms": 5}
     with load(way.boxes, way.port, sources=250, **flags) as one:
         time.sleep(3)
-        old, began = way.pids(), time.monotonic()
+        old, began = way.daemons(), time.monotonic()
         way.release()
         end = time.monotonic() + 2  # what follows a release by itself
         time.sleep(2)
-        left = max(sum(max(0, sockets_of(pid) - own[pid]) for pid in some) for some in _kinds(way, old))
+        left = sum(max(0, sockets_of(pid) - own[pid]) for pid in old)
         said = one.result(stop=True)
     calm, during = worst(said, began - 3, began), worst(said, began, end)
     return {
@@ -74,18 +74,11 @@ def released(way: Way) -> Found:
     }  # fmt: skip
 
 
-def _kinds(way: Way, old: set[int]) -> list[set[int]]:
-    """Return the old daemons, and the old proxy if there is one: a connection is at both."""
-    daemons = way.old.pids() if way.old else old
-    return [daemons, old - daemons]
-
-
 def killed(way: Way) -> Found:
     """Kill one of four daemons under connects; return how many failed, and until when in ms after the kill."""
-    alive = way.pids() if isinstance(way, Portfleet) else way.old.pids() if way.old else set()
     outcomes: list[tuple[float, bool]] = []
     began = time.monotonic()
-    at, victim = began + 0.5, sorted(alive)[0]
+    at, victim = began + 0.5, min(way.daemons())
     with network_of(way.boxes.clients):
         for number in range(int(CONNECTS * WINDOW)):
             time.sleep(max(0.0, began + number / CONNECTS - time.monotonic()))

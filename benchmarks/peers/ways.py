@@ -36,7 +36,7 @@ defaults
     timeout client 1h
     timeout server 1h
     retries 3
-    option redispatch
+    option redispatch 1
 listen echo
     bind :7001
     balance source
@@ -110,8 +110,8 @@ class Way:
     old: Daemons | None = None
     new: Daemons | None = None
 
-    def pids(self) -> set[int]:
-        """Return the processes that connections end at: daemons, and the proxy's workers."""
+    def daemons(self) -> set[int]:
+        """Return the processes of the daemons that it leads to before a release."""
         assert self.old
         return self.old.pids()
 
@@ -130,12 +130,12 @@ class Portfleet(Way):
 
     box: FleetBox | None = None
 
-    def pids(self) -> set[int]:
+    def daemons(self) -> set[int]:
         return pids_in(self.boxes.host, _DAEMON)
 
     def release(self) -> None:
         assert self.box
-        self.box.boxes.host.run(*self.box.argv("cutover", "echo"), timeout=120)
+        self.box.boxes.host.run(*self.box.argv("cutover", "echo", "--force"), timeout=120)
 
 
 class Haproxy(Way):
@@ -152,9 +152,6 @@ class Haproxy(Way):
         self.configure(self.old)
         self.boxes.host.run("setsid", "haproxy", "-W", "-D", "-p", "/run/haproxy.pid", "-f", "/run/haproxy.cfg")
         wait_for("HAProxy listens", lambda: listening(self.boxes, [self.port]))
-
-    def pids(self) -> set[int]:
-        return super().pids() | pids_in(self.boxes.host, "/run/haproxy.cfg")
 
     def release(self) -> None:
         assert self.new
@@ -176,12 +173,6 @@ class Nginx(Way):
         self.configure(self.old)
         self.boxes.host.run("sh", "-c", "mkdir -p /var/log/nginx && setsid nginx -c /run/nginx.conf")
         wait_for("nginx listens", lambda: listening(self.boxes, [self.port]))
-
-    def pids(self) -> set[int]:
-        # a worker calls itself "nginx: worker process", and one that reloads "nginx: worker process is shutting down"
-        return super().pids() | pids_in(self.boxes.host, "nginx: worker process") | pids_in(
-            self.boxes.host, "nginx: worker process is shutting down"
-        )  # fmt: skip
 
     def release(self) -> None:
         assert self.new
