@@ -1,4 +1,4 @@
-"""The designs and the fleets as things that can be started, looked at, released and killed, each in boxes of its own."""
+"""Designs and fleets as things that can be started, looked at, released and killed, each in boxes of its own."""
 
 from __future__ import annotations
 
@@ -161,4 +161,3 @@ def running(name: str, connections: int) -> Iterator[Contender]:
             made = Design(boxes, program(name), number)
             made.start()
             yield made
-

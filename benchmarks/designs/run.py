@@ -60,7 +60,7 @@ def rounds(made: Contender, beside: Contender, active: int, number: int, seconds
 
 def slow(made: Contender, active: int, seconds: float) -> Found:
     """Return what active clients met beside one whose requests block."""
-    flags = {"mode": "open", "connections": 1, "rate": SLOW_RATE, "first_id": SLOW_ID}
+    flags: Found = {"mode": "open", "connections": 1, "rate": SLOW_RATE, "first_id": SLOW_ID}
     with load(made.boxes, PORT, first=SLOW_FIRST, sources=1, **flags) as one:
         with load(
             made.boxes, PORT, first=ACTIVE_FIRST, mode="open", connections=active, rate=RATE, seconds=seconds
@@ -75,7 +75,7 @@ def released(made: Contender, parts: list[Load], active: int, own: int) -> Found
 
     ``own`` are the sockets of all processes before clients came.
     """
-    flags = {"mode": "open", "connections": active, "rate": RATE, "timeline_ms": 5}
+    flags: Found = {"mode": "open", "connections": active, "rate": RATE, "timeline_ms": 5}
     with load(made.boxes, PORT, first=ACTIVE_FIRST, **flags) as one:
         time.sleep(3)
         began = time.monotonic()
@@ -134,7 +134,7 @@ def show(name: str, connections: int, found: Found) -> None:
     middle = {key: median(one["design"][key] for one in found["rounds"]) for key in ("p50", "p99", "p999", "cpu_us")}
     beside = median(one["design"]["p99"] / one["reference"]["p99"] for one in found["rounds"])
     print(
-        f"{connections:>7,} {name:<13} p50 {middle['p50']:7.0f} p99 {middle['p99']:7.0f} ({beside:5.2f} of the reference) "
+        f"{connections:>7,} {name:<13} p50 {middle['p50']:7.0f} p99 {middle['p99']:7.0f} ({beside:5.2f} of reference) "
         f"p99.9 {middle['p999']:7.0f} CPU {middle['cpu_us']:6.1f} us  memory {found['memory']['user']:7.0f} + "
         f"{found['memory']['kernel_both_ends']:7.0f} B  slow: {found['slow']['over_10ms']:.1%} over 10 ms  "
         + "  ".join(f"{what} {found[what]}" for what in ("release", "crash") if what in found),

@@ -1,4 +1,4 @@
-"""An instance of a fleet as an author writes it with stock asyncio, or with uvloop. usage: stock.py asyncio|uvloop PORT"""
+"""An instance as an author writes it with stock asyncio, or with uvloop. usage: stock.py asyncio|uvloop PORT"""
 
 import asyncio
 import sys

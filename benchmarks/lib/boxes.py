@@ -85,7 +85,7 @@ def entries(box: Box) -> int:
     return int(box.run("cat", "/proc/sys/net/netfilter/nf_conntrack_count").stdout)
 
 
-def load(boxes: Sandbox, port: int, *, first: int = 0, sources: int = SOURCES, **flags: object) -> Load:
+def load(boxes: Sandbox, port: int, *, first: int = 0, sources: int = SOURCES, **flags: Any) -> Load:
     """Start a load generator in the clients' box, from ``sources`` addresses from client ``first`` on."""
     with network_of(boxes.clients):
         return Load.start(port, host=HOST4, source=client4(first), sources=sources, **flags)

@@ -26,7 +26,9 @@ def compile_c(name: str, *sources: str, link: Sequence[str] = ()) -> Path:
     compiler = os.environ.get("CC", "cc")
     fresh = program.with_suffix(f".{os.getpid()}")  # two runs at a time must not execute a half-written file
     try:
-        done = subprocess.run([compiler, *FLAGS, "-o", fresh, *files, *link], capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            [compiler, *FLAGS, "-o", fresh, *files, *link], capture_output=True, text=True, check=False
+        )
     except FileNotFoundError:
         raise SystemExit(f"{compiler}: not found, cannot build {name}\nhint: apt-get install gcc libc6-dev") from None
     if done.returncode:

@@ -1,7 +1,8 @@
-"""portfleet against a direct connection, HAProxy, nginx and iptables, measured in turn: speed, a release, a killed daemon.
+"""portfleet, HAProxy, nginx, iptables and a direct connection in turn: speed, a release, a killed daemon.
 
-Four daemons in C behind each, in boxes of namespaces; clients are in another box. `speed`: one connection and 50 that
-ask without pause, and short connections, 1 and 50 at a time; ratios to the direct way are taken within each round.
+Daemons in C behind each, in boxes of namespaces; clients are in another box. `speed`: one connection and 50 that ask
+without pause, and short connections, 1 and 50 at a time, to one daemon: several that share a CPU would wait for each
+other; ratios to the direct way are taken within each round. The others have four.
 `release`: 2,000 established connections ask 5,000 times a second while new ones are led to four other daemons, by a
 cutover with hand-off, by a reload, by new rules. `kill`: a client connects 400 times a second from as many addresses
 while one of the four is killed. Servers have one CPU, the load the other. Parts are merged into
@@ -29,13 +30,13 @@ from support.netns import network_of
 from support.sandbox import HOST4, client4
 
 #: {what is measured: the load that shows it}
-LOADS: dict[str, Mapping[str, object]] = {
+LOADS: dict[str, Mapping[str, Any]] = {
     "requests at 1": {"connections": 1},
     "requests at 50": {"connections": 50},
     "connects at 1": {"mode": "storm", "connections": 1, "rate": 1_000_000},
     "connects at 50": {"mode": "storm", "connections": 50, "rate": 1_000_000},
 }
-CONNECTIONS, RATE = 2_000, 5_000
+CONNECTIONS, RATE, DAEMONS = 2_000, 5_000, 4
 CONNECTS, WINDOW = 400, 3.0  # a second, seconds
 Found = dict[str, Any]
 
@@ -46,7 +47,9 @@ def speed(found: dict[str, Way], *, rounds: int, seconds: float) -> Found:
     for number in range(rounds):
         for what, flags in LOADS.items():
             for name in list(found)[:: 1 if number % 2 else -1]:
-                with load(found[name].boxes, found[name].port, sources=250, warmup=0.1, seconds=seconds, **flags) as one:
+                with load(
+                    found[name].boxes, found[name].port, sources=250, warmup=0.1, seconds=seconds, **flags
+                ) as one:
                     result = one.result()
                 if result["errors"]:
                     raise SystemExit(f"{name}: {result}")
@@ -58,7 +61,7 @@ def speed(found: dict[str, Way], *, rounds: int, seconds: float) -> Found:
 def released(way: Way) -> Found:
     """Release under load; return connections lost, those left on the old daemons, and the worst latency in ms."""
     own = {pid: sockets_of(pid) for pid in way.daemons()}
-    flags = {"mode": "open", "connections": CONNECTIONS, "rate": RATE, "timeline_ms": 5}
+    flags: Found = {"mode": "open", "connections": CONNECTIONS, "rate": RATE, "timeline_ms": 5}
     with load(way.boxes, way.port, sources=250, **flags) as one:
         time.sleep(3)
         old, began = way.daemons(), time.monotonic()
@@ -113,7 +116,10 @@ def print_speed(found: Found) -> None:
             mine = one["rounds"][what]
             middle = {key: median(turn[key] for turn in mine) for key in ("per_s", "p50", "p99")}
             ratio = median(turn["per_s"] / base["per_s"] for turn, base in zip(mine, direct, strict=True))
-            print(f"{what:<15} {name:<10} {middle['per_s']:8,.0f}/s ({ratio:.2f})  p50 {middle['p50']:6.0f} p99 {middle['p99']:6.0f}")
+            print(
+                f"{what:<15} {name:<10} {middle['per_s']:8,.0f}/s ({ratio:.2f})  "
+                f"p50 {middle['p50']:6.0f} p99 {middle['p99']:6.0f}"
+            )
 
 
 def main() -> int:
@@ -126,14 +132,14 @@ def main() -> int:
     rounds, repeat = (1, 1) if options.quick else (options.rounds, options.repeat)
     found: Found = {}
     if "speed" in options.only:
-        with ways() as there:
+        with ways(1) as there:
             found["speed"] = speed(there, rounds=rounds, seconds=0.2 if options.quick else 0.6)
         print_speed(found["speed"])
     for part, measure in (("kill", killed), ("release", released)):
         if part in options.only:
             found[part] = {}
             for _ in range(repeat):
-                with ways() as there:
+                with ways(DAEMONS) as there:
                     for name, way in there.items():
                         if not isinstance(way, Direct):
                             found[part].setdefault(name, {"rounds": []})["rounds"].append(measure(way))

@@ -1,4 +1,4 @@
-"""The ways to one service that are compared: none, portfleet, HAProxy, nginx, iptables; four daemons in C behind each."""
+"""The ways to one service that are compared: none, portfleet, HAProxy, nginx, iptables; C daemons behind each."""
 
 from __future__ import annotations
 
@@ -15,14 +15,13 @@ sys.path.insert(0, str(ROOT / "tests"))
 from support.fleet_box import FleetBox, fleet_box
 from support.sandbox import Sandbox, sandbox, wait_for
 
-INSTANCES = 4
 _DAEMON = "c-daemon"
 _FLEET = """
 [service.echo]
 listen = [":7000"]
 command = ["{daemon}", "--port", "{{port}}"]
 ports = "7100-7107"
-instances = 4
+instances = {number}
 min_ready = "1s"
 """
 _HAPROXY = """
@@ -70,6 +69,7 @@ class Daemons:
 
     boxes: Sandbox
     first: int
+    number: int
     _all: list[object] = field(default_factory=list)
 
     def start(self) -> None:
@@ -78,12 +78,12 @@ class Daemons:
             words = ("env", f"PORTFLEET_CONTROL=/run/{port}.sock", str(daemon()), "--port", str(port))
             # A session each, as supervisord's programs have: the scheduler shares a CPU out by sessions (sched(7)).
             self._all.append(self.boxes.host.popen("setsid", *words))
-        wait_for("daemons listen", lambda: len(listening(self.boxes, self.ports)) == INSTANCES)
+        wait_for("daemons listen", lambda: len(listening(self.boxes, self.ports)) == self.number)
 
     @property
     def ports(self) -> Sequence[int]:
-        """Return the ports of the four."""
-        return range(self.first, self.first + INSTANCES)
+        """Return their ports."""
+        return range(self.first, self.first + self.number)
 
     def pids(self) -> set[int]:
         """Return their processes."""
@@ -103,7 +103,7 @@ def listening(boxes: Sandbox, ports: Sequence[int]) -> set[int]:
 
 @dataclass
 class Way:
-    """One way: where clients dial, and its processes. A release leads new connections to other four daemons."""
+    """One way: where clients dial, and its processes. A release leads new connections to other daemons."""
 
     boxes: Sandbox
     port: int
@@ -126,7 +126,7 @@ class Direct(Way):
 
 @dataclass
 class Portfleet(Way):
-    """Four instances of a fleet behind nftables."""
+    """A fleet behind nftables."""
 
     box: FleetBox | None = None
 
@@ -185,7 +185,7 @@ class Iptables(Way):
 
     def load(self, daemons: Daemons) -> None:
         """Load rules that lead to these daemons, all at once."""
-        rest = range(INSTANCES, 1, -1)  # a quarter, a third of the rest, half of that, what is left
+        rest = range(daemons.number, 1, -1)  # a quarter, a third of the rest, half of that, what is left
         choices = [*(f"-m statistic --mode random --probability {1 / number:.8f}" for number in rest), ""]
         rules = "".join(
             f"-A PREROUTING -p tcp --dport {self.port} {which} -j REDIRECT --to-ports {port}\n"
@@ -199,23 +199,22 @@ class Iptables(Way):
 
 
 @contextmanager
-def ways() -> Iterator[dict[str, Way]]:
-    """Yield {name: way}. All of it runs on the servers' CPU; each way whose rules would meet others has its own boxes."""
+def ways(number: int) -> Iterator[dict[str, Way]]:
+    """Yield {name: way} to so many daemons, all on the servers' CPU; a way whose rules others would meet has boxes of its own."""
     with ExitStack() as stack:
         with on_server_cpu():
-            box = stack.enter_context(fleet_box(_FLEET.format(daemon=daemon())))
+            box = stack.enter_context(fleet_box(_FLEET.format(daemon=daemon(), number=number)))
             made: dict[str, Way] = {"portfleet": Portfleet(box.boxes, 7000, box=box)}
             plain, ruled = stack.enter_context(sandbox()), stack.enter_context(sandbox())
-            for number, kind in enumerate((Direct, Haproxy, Nginx, Iptables)):
+            for place, kind in enumerate((Direct, Haproxy, Nginx, Iptables)):
                 boxes = ruled if kind is Iptables else plain
-                old, new = Daemons(boxes, 7100 + 20 * number), Daemons(boxes, 7110 + 20 * number)
+                old, new = (Daemons(boxes, 7100 + begin + 20 * place, number) for begin in (0, 10))
                 old.start()
                 new.start()
-                port = old.first if kind is Direct else 7000 + number
+                port = old.first if kind is Direct else 7000 + place
                 way = made[kind.__name__.lower()] = kind(boxes, port, old, new)
                 if isinstance(way, Haproxy | Nginx):
                     way.start()
                 if isinstance(way, Iptables):
                     way.load(old)
         yield {name: made[name] for name in ("direct", "portfleet", "haproxy", "nginx", "iptables")}
-
