@@ -200,7 +200,7 @@ class Iptables(Way):
 
 @contextmanager
 def ways(number: int) -> Iterator[dict[str, Way]]:
-    """Yield {name: way} to so many daemons, all on the servers' CPU; rules have boxes of their own, for what they do."""
+    """Yield {name: way} to so many daemons, all on the servers' CPU; iptables' rules have boxes of their own."""
     with ExitStack() as stack:
         with on_server_cpu():
             box = stack.enter_context(fleet_box(_FLEET.format(daemon=daemon(), number=number)))
