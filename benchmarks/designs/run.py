@@ -5,8 +5,10 @@ another box. 50 to 1,500 connections ask 5,000 times a second in an open loop, t
 design is beside a turn of a reference, one epoll loop in C with 50 connections and none idle, measured in the same
 seconds: parts measured at other times, and on other machines, can be compared by the ratio. Then a client whose
 requests block their thread for 50 ms, four a second; with 10,000 connections also what a release costs, and a process
-that is killed. A part is one number of connections; parts are merged into benchmarks/results/designs.json.
-Servers have one CPU, the load the other. Needs root, libevent-dev and a C compiler; 20 to 60 s for each design.
+that is killed. A part is one number of connections; parts are merged into
+benchmarks/results/designs.json. Servers have one CPU, the load the other, and both a real-time priority while latency
+is measured, so that what else runs on the machine does not count. Needs root, libevent-dev and a C compiler; 20 to
+60 s for each design.
 """
 
 from __future__ import annotations
@@ -20,7 +22,18 @@ from statistics import median
 from typing import Any
 
 from benchmarks.designs.contenders import DESIGNS, FLEETS, PORT, REFERENCE, Contender, Fleet, processes, running
-from benchmarks.lib.boxes import cpu_seconds, ended, entries, held, kernel_bytes, load, resident, sockets_of, worst
+from benchmarks.lib.boxes import (
+    ahead,
+    cpu_seconds,
+    ended,
+    entries,
+    held,
+    kernel_bytes,
+    load,
+    resident,
+    sockets_of,
+    worst,
+)
 from benchmarks.lib.measure import Load, environment, merge
 
 RATE, ACTIVE, LEAST_ACTIVE = 5_000, 0.01, 50
@@ -36,10 +49,18 @@ LEFT_OUT = {
 Found = dict[str, Any]
 
 
+def asking(made: Contender, active: int, **flags: Any) -> Load:
+    """Start the active clients."""
+    all_flags = {"mode": "open", "connections": active, "rate": RATE, "first": ACTIVE_FIRST, **flags}
+    one = load(made.boxes, PORT, **all_flags)
+    ahead([one.process.pid], priority=2)
+    return one
+
+
 def turn(made: Contender, active: int, seconds: float) -> Found:
     """Return what active clients met, and the CPU of all processes for each request in microseconds."""
     pids = made.pids()
-    with load(made.boxes, PORT, first=ACTIVE_FIRST, mode="open", connections=active, rate=RATE, seconds=seconds) as one:
+    with asking(made, active, seconds=seconds) as one:
         before = cpu_seconds(pids)
         said = one.result()
         used = cpu_seconds(pids) - before
@@ -62,9 +83,7 @@ def slow(made: Contender, active: int, seconds: float) -> Found:
     """Return what active clients met beside one whose requests block."""
     flags: Found = {"mode": "open", "connections": 1, "rate": SLOW_RATE, "first_id": SLOW_ID}
     with load(made.boxes, PORT, first=SLOW_FIRST, sources=1, **flags) as one:
-        with load(
-            made.boxes, PORT, first=ACTIVE_FIRST, mode="open", connections=active, rate=RATE, seconds=seconds
-        ) as others:
+        with asking(made, active, seconds=seconds) as others:
             said = others.result()
         one.result(stop=True)
     return {**said["latency_us"], "over_10ms": said["over_10ms"] / said["requests"]}
@@ -75,8 +94,7 @@ def released(made: Contender, parts: list[Load], active: int, own: int) -> Found
 
     ``own`` are the sockets of all processes before clients came.
     """
-    flags: Found = {"mode": "open", "connections": active, "rate": RATE, "timeline_ms": 5}
-    with load(made.boxes, PORT, first=ACTIVE_FIRST, **flags) as one:
+    with asking(made, active, timeline_ms=5) as one:
         time.sleep(3)
         began = time.monotonic()
         old = made.release()
@@ -115,6 +133,7 @@ def part(name: str, connections: int, beside: Contender, *, quick: bool) -> Foun
                 "conntrack": entries(made.boxes.host) if isinstance(made, Fleet) else 0,
                 "descriptors": max(map(sockets_of, made.pids())), "process": user / len(made.pids()),
             }  # fmt: skip
+            ahead(made.pids(), priority=1)
             found = {
                 "processes": processes(name, connections), "active": active, "memory": memory,
                 "rounds": rounds(made, beside, active, number, seconds), "slow": slow(made, active, 2 * seconds),
@@ -150,6 +169,7 @@ def main() -> int:
     parser.add_argument("--quick", action="store_true", help="200 connections, to see that it runs")
     options = parser.parse_args()
     with running(REFERENCE, LEAST_ACTIVE) as beside:
+        ahead(beside.pids(), priority=1)
         for connections in (200,) if options.quick else options.connections:
             for name in options.designs:
                 if why := LEFT_OUT.get((name, connections)):

@@ -59,6 +59,14 @@ def cpu_seconds(pids: Iterable[int]) -> float:
     return total
 
 
+def ahead(pids: Iterable[int], *, priority: int) -> None:
+    """Give all threads of processes a real-time priority: that they wait for other programs is not what is measured."""
+    for pid in pids:
+        for task in os.listdir(f"/proc/{pid}/task"):
+            with contextlib.suppress(ProcessLookupError):
+                os.sched_setscheduler(int(task), os.SCHED_RR, os.sched_param(priority))
+
+
 def sockets_of(pid: int) -> int:
     """Return how many sockets a process has open, listeners included; 0 for one that is gone."""
     number = 0
