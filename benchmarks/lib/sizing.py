@@ -6,14 +6,15 @@ The constants are rounded up from what script/bench designs measured; it compare
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import ceil
+from statistics import median
 from typing import Any
 
 SOCKET = 4_000  # bytes of the kernel's memory for the server's end of an idle connection, its epoll entry included
 TRACKED = 400  # bytes of its entry in conntrack's table, both directions, rewritten
-STATE = 600  # bytes of the daemon's own memory
+STATE = 600  # bytes of the daemon: a class as handler takes 400 and what it keeps, a function none
 PROCESS = 25e6  # bytes of a daemon without connections
 ASKS = 0.1  # requests a second of a connection, the mean of all
-CPU = 60e-6  # seconds of CPU for a request at such a rate, the kernel's share included
+CPU = 80e-6  # seconds of CPU for a request at such a rate, the kernel's share included
 BUSY = 0.5  # of a processor, so that peaks and the other colour of a release have room
 PER_INSTANCE = 15_000  # connections of one daemon; 20,000 descriptors are what systems often allow
 UNEVEN = 1.25  # the fullest instance over the mean
@@ -63,5 +64,6 @@ def compared(cell: Mapping[str, Any], connections: int) -> dict[str, tuple[float
         "daemon, bytes a connection": (STATE, memory["user"]),
         "daemon without connections, bytes": (PROCESS, memory["process"]),
         "descriptors of the fullest instance": (connections / instances * UNEVEN + OWN, memory["descriptors"]),
-        "entries of conntrack": (CLOSED * connections, memory["conntrack"]),
+        "conntrack entries of established connections": (connections, memory["conntrack"]),
+        "CPU of a request, us": (CPU * 1e6, median(one["design"]["cpu_us"] for one in cell["rounds"])),
     }
