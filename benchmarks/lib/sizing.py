@@ -65,5 +65,5 @@ def compared(cell: Mapping[str, Any], connections: int) -> dict[str, tuple[float
         "daemon without connections, bytes": (PROCESS, memory["process"]),
         "descriptors of the fullest instance": (connections / instances * UNEVEN + OWN, memory["descriptors"]),
         "conntrack entries of established connections": (connections, memory["conntrack"]),
-        "CPU of a request, us": (CPU * 1e6, median(one["design"]["cpu_us"] for one in cell["rounds"])),
+        "CPU of a request, µs": (CPU * 1e6, median(one["design"]["cpu_us"] for one in cell["rounds"])),
     }
