@@ -25,6 +25,7 @@ from benchmarks.page.svg import number
 
 _NONE = "–"
 SIZES = (20_000, 50_000, 150_000)
+CONNECTIONS = (100, 10_000, 50_000, 150_000)
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -103,6 +104,8 @@ def release() -> str:
             lost, left = (over_rounds("release", name, key, max) for key in ("lost", "left"))
             worst, calm, extra = (over_rounds("release", name, key) for key in ("worst_ms", "calm_ms", "extra_ms"))
             rows.append([title, _cell(lost), _cell(left), _cell(worst), _cell(calm), _cell(extra)])
+    if not rows:
+        return "Not measured yet: `script/bench peers --only release`\n"
     return table(["", "dropped", "left on the old daemons", "worst latency, ms", "before it", "more by"], rows)
 
 
@@ -115,11 +118,15 @@ def kill() -> str:
             failed = [f"{one['failed']:,}" for one in rounds]
             of, until = median(one["of"] for one in rounds), over_rounds("kill", name, "until_ms", max)
             rows.append([title, f"{', '.join(failed)} of {of:,.0f}", _cell(until)])
+    if not rows:
+        return "Not measured yet: `script/bench peers --only kill`\n"
     return table(["", "connects that failed, in each round", "the last one, ms after the kill"], rows)
 
 
 def design_table(connections: int) -> str:
     """Return all of the designs with so many connections."""
+    if not designs(connections):
+        return f"Not measured yet: `script/bench designs --connections {connections}`\n"
     rows = []
     for name, cell in designs(connections).items():
         if "left_out" in cell:
@@ -154,6 +161,8 @@ def broken() -> str:
                 NAMES[name], f"{one['lost']:,}", f"{one['left']:,}", number(one["worst_ms"]), number(one["calm_ms"]),
                 f"{cell['crash']['lost']:,}",
             ])  # fmt: skip
+    if not rows:
+        return "Not measured yet: `script/bench designs --connections 10000`\n"
     return table(["of 10,000", "release: dropped", "left on the old process", "worst latency, ms", "before it, ms",
                   "killed process: dropped"], rows)  # fmt: skip
 
@@ -242,7 +251,7 @@ def held() -> str:
 
 def every() -> dict[str, dict[str, str]]:
     """Return {page: {place: table}} of all that script/docs writes from results."""
-    crowds = {f"designs-{count}": design_table(count) for count in counts()}
+    crowds = {f"designs-{count}": design_table(count) for count in CONNECTIONS}
     return {
         "README.md": {"measured": measured()},
         "docs/sizing.md": {"sizes": sizes(), "sizes-held": held()},
