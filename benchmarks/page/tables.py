@@ -12,7 +12,6 @@ from benchmarks.page.results import (
     Cell,
     Middle,
     beside,
-    counts,
     designs,
     found,
     of_rounds,
