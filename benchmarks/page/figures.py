@@ -35,9 +35,7 @@ def _all() -> Iterator[tuple[str, str]]:
         )
         yield (
             "designs-memory.svg",
-            _per_design(
-                "Memory of a connection", "bytes: the process, and the kernel for both ends of it", _memory, log=True
-            ),
+            _per_design("Memory of a connection", "bytes: the process, and the kernel for both ends of it", _memory),
         )
         yield (
             "designs-slow.svg",
@@ -102,11 +100,11 @@ def _over_connections(key: str) -> str:
     )  # fmt: skip
 
 
-def _per_design(title: str, unit: str, of: Callable[[Cell], Middle | None], *, log: bool = False) -> str:
+def _per_design(title: str, unit: str, of: Callable[[Cell], Middle | None]) -> str:
     groups = {}
     for number in _CROWD:
         some = [(name, of(cell)) for name, cell in designs(number).items()]
         made = [_bar(NAMES[name], _COLOURS.get(name, "other"), value) for name, value in some if value]
         if made:
             groups[f"{number:,} connections"] = made
-    return bars(title, unit, groups, log=log)
+    return bars(title, unit, groups)

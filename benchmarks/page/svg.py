@@ -51,18 +51,15 @@ def number(value: float) -> str:
     return f"{value:.{max(0, 2 - floor(log10(abs(value))))}f}"
 
 
-def bars(title: str, unit: str, groups: Mapping[str, Sequence[Bar]], *, log: bool = False) -> str:
-    """Return horizontal bars from zero (or on a logarithmic axis), in groups that have names unless there is one."""
+def bars(title: str, unit: str, groups: Mapping[str, Sequence[Bar]]) -> str:
+    """Return horizontal bars from zero, in groups that have names unless there is one."""
     every = [bar for group in groups.values() for bar in group]
     most = max((max(bar.value, bar.high or 0) for bar in every), default=1.0) or 1.0
-    least = min((bar.value for bar in every if bar.value > 0), default=1.0)
-    ticks = _powers(least / 1.5, most) if log else _steps(most)
+    ticks = _steps(most)
     span = WIDTH - LABELS - RIGHT
 
     def x(value: float) -> float:
-        if not log:
-            return LABELS + span * value / ticks[-1]
-        return LABELS + span * max(0.0, log10(max(value, ticks[0]) / ticks[0]) / log10(ticks[-1] / ticks[0]))
+        return LABELS + span * value / ticks[-1]
 
     parts, y = [], float(TOP)
     for name, group in groups.items():
@@ -86,12 +83,12 @@ def bars(title: str, unit: str, groups: Mapping[str, Sequence[Bar]], *, log: boo
 
 
 def lines(title: str, unit: str, across: str, series: Mapping[str, Sequence[tuple[float, float]]],
-          colours: Mapping[str, str], *, log: bool = True) -> str:  # fmt: skip
-    """Return lines over a logarithmic x axis, each with its name at its end; y is logarithmic as well, or from zero."""
+          colours: Mapping[str, str]) -> str:  # fmt: skip
+    """Return lines, each with its name at its end; both axes are logarithmic."""
     points = [point for some in series.values() for point in some]
     xs = sorted({one for one, _ in points})
     ys = [value for _, value in points]
-    ticks = _powers(min(ys), max(ys)) if log else _steps(max(ys))
+    ticks = _powers(min(ys), max(ys))
     left, right, height = 70, 210, 360
     bottom = TOP + height
 
@@ -99,8 +96,7 @@ def lines(title: str, unit: str, across: str, series: Mapping[str, Sequence[tupl
         return left + (WIDTH - left - right) * log10(value / xs[0]) / (log10(xs[-1] / xs[0]) or 1)
 
     def y(value: float) -> float:
-        share = log10(value / ticks[0]) / log10(ticks[-1] / ticks[0]) if log else value / ticks[-1]
-        return bottom - height * share
+        return bottom - height * log10(value / ticks[0]) / log10(ticks[-1] / ticks[0])
 
     parts = [f'<path d="M{left} {y(tick):.1f}H{WIDTH - right}" class="grid"/>' for tick in ticks]
     parts += [_text(left - 8, y(tick) + 4, f"{tick:,g}", "end") for tick in ticks]
