@@ -67,6 +67,11 @@ def measured() -> str:
     if all(cpu):
         rows.append(("CPU of a request through our daemon, system calls included", f"**{cpu[0]:.1f} µs**",
                      f"an epoll loop in C {cpu[1]:.1f} µs"))  # fmt: skip
+    moved = found("handoff", "plain") or {}
+    if {"connections_per_second", "extra_ms_worst", "lost"} <= moved.keys():
+        what = f"{found('handoff', 'connections'):,} connections handed to another process: a second; dropped"
+        told = f"**{moved['connections_per_second']:,.0f}**; **{moved['lost']:,}**"
+        rows.append((what, told, f"worst latency {moved['extra_ms_worst']:.1f} ms above the usual worst"))
     kills = found("watch-crash", "elsewhere_ms")
     if kills:
         rows.append((f"a process is killed: its clients are led elsewhere after (median of {len(kills)})",
