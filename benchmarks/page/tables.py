@@ -70,13 +70,13 @@ def measured() -> str:
     moved = found("handoff", "plain") or {}
     if {"connections_per_second", "extra_ms_worst", "lost"} <= moved.keys():
         what = f"{found('handoff', 'connections'):,} connections handed to another process: a second; dropped"
-        told = f"**{moved['connections_per_second']:,.0f}**; **{moved['lost']:,}**"
-        rows.append((what, told, f"worst latency {moved['extra_ms_worst']:.1f} ms above the usual worst"))
+        both = f"**{moved['connections_per_second']:,.0f}**; **{moved['lost']:,}**"
+        rows.append((what, both, f"worst latency {moved['extra_ms_worst']:.1f} ms above the usual worst"))
     kills = found("watch-crash", "elsewhere_ms")
     if kills:
         rows.append((f"a process is killed: its clients are led elsewhere after (median of {len(kills)})",
                      f"**{median(kills):.1f} ms**", ""))  # fmt: skip
-    return table(["", "portfleet", "others"], rows)
+    return table(["measured", "portfleet", ""], rows)
 
 
 def speed() -> str:
