@@ -111,6 +111,7 @@ def lines(title: str, unit: str, across: str, series: Mapping[str, Sequence[tupl
         alike[colour] += 1
         path = "L".join(f"{x(one):.1f} {y(value):.1f}" for one, value in some)
         parts.append(f'<path d="M{path}" class="line {colour}" stroke-dasharray="{dash}"/>')
+        parts += [f'<circle cx="{x(one):.1f}" cy="{y(value):.1f}" r="3" class="{colour}"/>' for one, value in some]
         last = max(last + 16, y(some[-1][1]))  # names one below the other, near the ends of their lines
         end, at = x(some[-1][0]), WIDTH - right + 30
         parts.append(f'<path d="M{end:.1f} {y(some[-1][1]):.1f}L{at - 4} {last:.1f}" class="grid"/>')

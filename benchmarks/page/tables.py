@@ -60,9 +60,11 @@ def measured() -> str:
                           if value is not None and name != "portfleet")  # fmt: skip
         rows.append(("2,000 connections in a release: left on the old processes; dropped",
                      f"**{left['portfleet']:,.0f}**; **{lost:,.0f}**", rest))  # fmt: skip
-    many, few = (found("designs", str(count), "fleet-ours") for count in (150_000, 100))
-    if many and few and (most := beside(many, "p99")) and (least := beside(few, "p99")):
-        rows.append(("p99 with 150,000 connections over that with 100", f"**{most.value / least.value:.2f}**", ""))
+    crowd = {name: beside(cell, "p99") for name, cell in designs(150_000).items()}
+    if own := crowd.get("fleet-ours"):
+        what = "p99 with 150,000 established connections, over one epoll loop in C with 50"
+        rest = [f"{NAMES[name]} {value.value:.2f}" for name in ("reuseport", "fleet-c") if (value := crowd.get(name))]
+        rows.append((what, f"**{own.value:.2f}**", " · ".join(rest)))
     cpu = [found("daemon", "throughput", "50", name, "us_per_request") for name in ("portfleet", "C epoll")]
     if all(cpu):
         rows.append(("CPU of a request through our daemon, system calls included", f"**{cpu[0]:.1f} µs**",
@@ -121,7 +123,7 @@ def kill() -> str:
         if rounds:
             failed = [f"{one['failed']:,}" for one in rounds]
             of, until = median(one["of"] for one in rounds), over_rounds("kill", name, "until_ms", max)
-            rows.append([title, f"{', '.join(failed)} of {of:,.0f}", _cell(until)])
+            rows.append([title, f"{', '.join(failed)} of {of:,.0f}", _NONE if until is None else f"{until:,.1f}"])
     if not rows:
         return "Not measured yet: `script/bench peers --only kill`\n"
     return table(["", "connects that failed, in each round", "the last one, ms after the kill"], rows)
@@ -168,7 +170,7 @@ def broken() -> str:
     if not rows:
         return "Not measured yet: `script/bench designs --connections 10000`\n"
     return table(["of 10,000", "release: dropped", "left on the old process", "worst latency, ms", "before it, ms",
-                  "killed process: dropped"], rows)  # fmt: skip
+                  "killed process: dropped, of the idle ones"], rows)  # fmt: skip
 
 
 def places() -> str:
