@@ -63,8 +63,8 @@ def measured() -> str:
     crowd = {name: beside(cell, "p99") for name, cell in designs(150_000).items()}
     if own := crowd.get("fleet-ours"):
         what = "p99 with 150,000 established connections, over one epoll loop in C with 50"
-        rest = [f"{NAMES[name]} {value.value:.2f}" for name in ("reuseport", "fleet-c") if (value := crowd.get(name))]
-        rows.append((what, f"**{own.value:.2f}**", " · ".join(rest)))
+        near = [f"{NAMES[name]} {value.value:.2f}" for name in ("reuseport", "fleet-c") if (value := crowd.get(name))]
+        rows.append((what, f"**{own.value:.2f}**", " · ".join(near)))
     cpu = [found("daemon", "throughput", "50", name, "us_per_request") for name in ("portfleet", "C epoll")]
     if all(cpu):
         rows.append(("CPU of a request through our daemon, system calls included", f"**{cpu[0]:.1f} µs**",
