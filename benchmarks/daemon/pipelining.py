@@ -121,9 +121,13 @@ def main() -> int:
             for name, (port, pid, talk) in servers.items():
                 runs.setdefault(name, []).append(ask(port, pid, talk, args.seconds))
     table = {name: summary(taken, runs) for name, taken in runs.items()}
-    print(f"{'':18}{'CPU us/request':>16}{'requests/s':>12}{'redis / it':>12}{'uvloop / it':>13}")
+    print(f"{'':18}{'CPU us/request':>16}{'requests/s':>12}{'redis / it (range)':>22}{'uvloop / it (range)':>22}")
     for name, row in table.items():
-        ratios = f"{row['redis_ratio']:12.2f}{row['uvloop_ratio']:13.2f}" if "redis_ratio" in row else ""
+        ratios = "".join(
+            f"{row[key]:10.2f} ({row[key + '_range'][0]:.2f}-{row[key + '_range'][1]:.2f})"
+            for key in ("redis_ratio", "uvloop_ratio")
+            if key in row
+        )
         print(f"{name:18}{row['us_per_request']:16.3f}{row['rps']:12,.0f}{ratios}")
     print(f"written: {save('pipelining', {'depth': DEPTH, 'connections': CONNECTIONS, 'servers': table})}")
     ours = table["resp"]

@@ -5,11 +5,14 @@ usage: uvloop_resp.py PORT
 
 import asyncio
 import sys
+from typing import Any
 
 import hiredis
 import uvloop
 from benchmarks.daemon.asyncio_echo import allow_descriptors
 from benchmarks.daemon.store import respond
+
+ERROR = b"-ERR internal error\r\n"
 
 
 def encode(answer: bytes | str | None) -> bytes:
@@ -25,14 +28,30 @@ class Resp(asyncio.Protocol):
     def __init__(self) -> None:
         self.reader = hiredis.Reader()
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.write = transport.write  # type: ignore[attr-defined]  # declared for the general transport only
+    def connection_made(self, transport: Any) -> None:
+        self.transport = transport
+        self.write = self.transport.write
+
+    def pause_writing(self) -> None:
+        self.transport.pause_reading()  # a client that does not read
+
+    def resume_writing(self) -> None:
+        self.transport.resume_reading()
 
     def data_received(self, data: bytes) -> None:
         self.reader.feed(data)
         gets, replies = self.reader.gets, []
-        while (words := gets()) is not False:
-            replies.append(encode(respond(words)))
+        try:
+            while (words := gets()) is not False:
+                try:
+                    replies.append(encode(respond(words)))
+                except Exception:  # noqa: BLE001  as the daemon answers what a handler raises
+                    replies.append(ERROR)
+        except hiredis.ProtocolError as error:
+            replies.append(b"-ERR %b\r\n" % str(error).encode())
+            self.write(b"".join(replies))
+            self.transport.close()
+            return
         self.write(b"".join(replies))
 
 

@@ -133,12 +133,12 @@ class Connection:
         """Answer what is whole at the front of the buffer in one pass; return False if nothing is."""
         service = self.service
         try:
-            answered = service.framing.answer_all(bytes(self.buffer[: service.read_size]), service.respond)
+            answered = service.one_pass(bytes(self.buffer[: service.read_size]))
         except BaseException as error:  # noqa: BLE001  a framing of one's own, as below
             self._end(service.handler_failed(error))
             return True
         if answered is not None:
-            self.take(answered)
+            self.take(Answered(*answered))
         return answered is not None
 
     def take(self, answered: Answered) -> None:

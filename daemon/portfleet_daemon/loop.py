@@ -134,7 +134,7 @@ class ServingSelector(selectors.BaseSelector):
         self.interrupted = False
         read, write, poll, clock = os.read, os.write, self._epoll.poll, self._clock
         plain, stats, size = self.plain, self._stats, self._read_size
-        small = min(SMALL, size)
+        small = first = min(SMALL, size)
         exchange, stateful = self._exchange, self._stateful
         ready: list[Ready] = []
         end = clock()
@@ -150,9 +150,9 @@ class ServingSelector(selectors.BaseSelector):
                     self._event(fd, mask, ready)
                     continue
                 try:
-                    data = read(fd, small)
-                    if len(data) == small:
-                        data += _rest(fd, size - small)
+                    data = read(fd, first)
+                    if len(data) == first != size:
+                        data += _rest(fd, size - first)
                 except BlockingIOError:
                     continue
                 except OSError:
@@ -185,6 +185,7 @@ class ServingSelector(selectors.BaseSelector):
             end = clock()
             if events:
                 stats.turn(end - start, served, received, sent)
+                first = size if received > small * served else small  # most would need a second read
                 if self.age is not None:
                     for fd, _ in events:
                         self.age[fd] = self.age[fd] and 1

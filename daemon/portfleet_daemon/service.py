@@ -35,6 +35,7 @@ class Service:
         self.respond = handler.respond or (lambda _: None)
         self.request = handler.object.request if handler.stateful else (lambda *_: None)
         # Whether requests of one read may be answered in one pass; a framing of one's own may find one at a time only.
+        self.one_pass = framing.one_pass(self.respond)
         self.pipelined = handler.respond is not None and type(framing).split_all is not Framing.split_all
         self._failures = Failures(stats)
         self.escaped = self._failures.escaped

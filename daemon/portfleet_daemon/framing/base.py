@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from typing import Any, NamedTuple, TypeGuard
 
 FLUSH_AT = 65536  # bytes of gathered replies; more are written before the next request is answered
@@ -27,6 +28,8 @@ class Answered(NamedTuple):
 
 
 Exchange = Callable[[bytes], bytes | Awaitable[Any] | Answered | None]
+OnePass = Callable[[bytes], tuple[bytes, int, int, Awaitable[Any] | None, BaseException | None] | None]
+SHORT = 1024  # bytes; replies below are framed by a table of heads, by length
 
 
 class Framing(ABC):
@@ -37,6 +40,10 @@ class Framing(ABC):
     """
 
     name = "custom"
+    #: What `reply` puts before bytes, by their length, and behind them. It is called for what is no bytes, or is longer
+    #: than the table.
+    heads: Sequence[bytes] = ()
+    tail = b""
     #: Called by the fast path with the number of requests that it has answered beyond one, for the counters.
     more: Callable[[int], object] = staticmethod(lambda _: None)
 
@@ -73,37 +80,62 @@ class Framing(ABC):
             return [], 0
         return ([], 0) if request is None or not 0 < end <= len(data) else ([request], end)
 
-    def answer_all(self, data: bytes, respond: Callable[[Any], Any]) -> Answered | None:
-        """Answer the whole requests at the front of `data` in order; None if there are none.
+    def one_pass(self, respond: Callable[[Any], Any]) -> OnePass:
+        """Return a function that answers the whole requests at the front of received bytes in order.
 
-        It stops at one whose answer has to be awaited or that raises, and when FLUSH_AT bytes are to be sent. What this
-        raises itself is a fault of the framing.
+        It returns the fields of Answered, as a tuple: to make an Answered takes as long as to answer a request. None if
+        no request is whole. It stops at one whose answer has to be awaited or that raises, and when FLUSH_AT bytes are
+        to be sent. What it raises itself is a fault of the framing.
         """
-        requests, end = self.split_all(data)
-        if not requests:
-            return None
-        if not 0 < end <= len(data):
-            raise ValueError(f"split_all took {end} of {len(data)} bytes")
-        reply = self.reply
-        parts: list[bytes] = []
-        room, waiting, failure = FLUSH_AT, None, None
-        for request in requests:
+        split_all: Callable[[bytes], tuple[list[Any], int]] = self.split_all
+        if not self._inherits("split_all", "split"):
+            split_all = partial(Framing.split_all, self)
+        reply, tail = self.reply, self.tail
+        heads = self.heads if self._inherits("heads", "reply") else ()
+        short, frame = len(heads), len(heads[-1]) + len(tail) if heads else 0
+
+        def one_pass(data: bytes) -> tuple[bytes, int, int, Awaitable[Any] | None, BaseException | None] | None:
+            requests, end = split_all(data)
+            if not requests:
+                return None
+            if not 0 < end <= len(data):
+                raise ValueError(f"split_all took {end} of {len(data)} bytes")
+            parts: list[bytes] = []
+            waiting, failure = None, None
+            room = FLUSH_AT - frame * len(requests)
             try:
-                answer = respond(request)
-                if type(answer) is not bytes and is_awaitable(answer):
-                    waiting = answer
-                    break
-                part = reply(answer)
+                for request in requests:
+                    answer = respond(request)
+                    if type(answer) is bytes:
+                        size = len(answer)
+                        if size < short:
+                            parts.append(heads[size] + answer + tail)
+                            room -= size
+                            if room <= 0:
+                                break
+                            continue
+                    elif is_awaitable(answer):
+                        waiting = answer
+                        break
+                    part = reply(answer)
+                    parts.append(part)
+                    room -= len(part)
+                    if room <= 0:
+                        break
             except BaseException as error:  # noqa: BLE001  whatever a handler raises is for its connection to deal with
                 failure = error
-                break
-            parts.append(part)
-            room -= len(part)
-            if room <= 0:
-                break
-        if len(parts) < len(requests):
-            end = self._end_of(data, len(parts) + (waiting is not None or failure is not None))
-        return Answered(b"".join(parts), len(parts), end, waiting, failure)
+            number = len(parts)
+            if number < len(requests):
+                end = self._end_of(data, number + (waiting is not None or failure is not None))
+            return b"".join(parts), number, end, waiting, failure
+
+        return one_pass
+
+    def _inherits(self, name: str, what: str) -> bool:
+        """Return whether attribute `name` knows of `what`, that is, no subclass has changed `what` alone."""
+        return next(kind for kind in type(self).__mro__ if name in vars(kind) or what in vars(kind)) is next(
+            kind for kind in type(self).__mro__ if name in vars(kind)
+        )
 
     def _end_of(self, data: bytes, number: int) -> int:
         end = 0
@@ -117,16 +149,17 @@ class Framing(ABC):
         Otherwise Answered for those that were, or None if no request is whole, as with b"", which is the end of file.
         The function may raise what the handler does, or return its awaitable, if the bytes are exactly one request.
         """
-        answer_all = self.answer_all
+        one_pass = self.one_pass(respond)
 
         def exchange(data: bytes) -> bytes | Answered | None:
-            answered = answer_all(data, respond)
+            answered = one_pass(data)
             if answered is None:
                 return None
             replies, number, end, waiting, failure = answered
             if end < len(data) or waiting is not None or failure is not None:
-                return answered
-            self.more(number - 1)
+                return Answered(replies, number, end, waiting, failure)
+            if number > 1:
+                self.more(number - 1)
             return replies
 
         return exchange

@@ -5,7 +5,7 @@ from __future__ import annotations
 from struct import Struct
 from typing import Any
 
-from portfleet_daemon.framing.base import Framing, FramingError, bytes_only
+from portfleet_daemon.framing.base import SHORT, Framing, FramingError, bytes_only
 
 PREFIX = Struct(">I")
 
@@ -14,6 +14,7 @@ class Length(Framing):
     """A length over the limit is refused at its prefix, before any of the request is kept."""
 
     name = "length"
+    heads = tuple(PREFIX.pack(size) for size in range(SHORT))
 
     def split(self, buffer: bytes | bytearray, memo: Any) -> tuple[Any, int, Any]:
         if len(buffer) < 4:
@@ -27,9 +28,11 @@ class Length(Framing):
 
     def split_all(self, data: bytes) -> tuple[list[Any], int]:
         requests, at, size = [], 0, len(data)
+        unpack, longest = PREFIX.unpack_from, self.max_request - 4
         while size - at >= 4:
-            end = at + 4 + PREFIX.unpack_from(data, at)[0]
-            if end > size or end - at > self.max_request:
+            (length,) = unpack(data, at)
+            end = at + 4 + length
+            if end > size or length > longest:
                 break
             requests.append(data[at + 4 : end])
             at = end

@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from portfleet_daemon.framing.base import Answered, Exchange, Framing, bytes_only, is_awaitable
+from portfleet_daemon.framing.base import SHORT, Answered, Exchange, Framing, bytes_only, is_awaitable
 
 
 class Line(Framing):
     """Lines; the memo is how far the buffer was searched, so one-byte pieces cost O(n), not O(n²)."""
 
     name = "line"
+    heads = (b"",) * SHORT
+    tail = b"\n"
 
     def split(self, buffer: bytes | bytearray, memo: Any) -> tuple[Any, int, Any]:
         at = buffer.find(b"\n", memo or 0)
@@ -31,6 +33,8 @@ class Line(Framing):
 
     def exchange(self, respond: Callable[[Any], Any]) -> Exchange:
         many = super().exchange(respond)
+        if not (self._inherits("exchange", "split") and self._inherits("exchange", "reply")):
+            return many
 
         def exchange(data: bytes) -> bytes | Awaitable[Any] | Answered | None:
             request, newline, rest = data.partition(b"\n")

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from portfleet_daemon.framing.base import Framing, FramingError
+from portfleet_daemon.framing.base import SHORT, Framing, FramingError
 
-SIZES = [b"$%d" % size for size in range(1024)]  # of bulk strings
-HEADS = [size + b"\r\n" for size in SIZES]
+SIZES = [b"$%d" % size for size in range(SHORT)]  # of bulk strings
+HEADS = tuple(size + b"\r\n" for size in SIZES)
 COUNTS = {b"*%d" % count: count for count in range(1, 65)}  # of arguments
 LONGEST_NUMBER = 20  # digits, sign and room; a longer line cannot be a length
 
@@ -29,6 +29,8 @@ class Resp(Framing):
     """
 
     name = "resp"
+    heads = HEADS
+    tail = b"\r\n"
 
     def split(self, buffer: bytes | bytearray, memo: Any) -> tuple[Any, int, Any]:
         if not buffer:
@@ -71,30 +73,46 @@ class Resp(Framing):
         requests in half the time, but it also takes arrays of other types, and with the looks that tell them apart no
         difference was left in the CPU per request.)
         """
+        sizes = SIZES
         tokens = data.split(b"\r\n")
+        rest = tokens.pop()  # not ended yet
         requests: list[Any] = []
-        at, last = 0, len(tokens) - 1
+        five = iter(tokens)
+        try:  # a run of the commonest at first, in four fifths of the time of what follows
+            for count, size, name, length, argument in zip(five, five, five, five, five, strict=False):
+                if count != b"*2" or sizes[len(name)] != size or sizes[len(argument)] != length:
+                    break
+                requests.append([name, argument])
+        except IndexError:  # not in the table
+            pass
+        at, last = 5 * len(requests), len(tokens)
         try:
             while at < last:
-                if tokens[at] == b"*2":  # the commonest, written out: a third of the time of the slices
-                    name, argument = tokens[at + 2], tokens[at + 4]
-                    if tokens[at + 1] != SIZES[len(name)] or tokens[at + 3] != SIZES[len(argument)]:
+                count = tokens[at]
+                if count == b"*2":
+                    _, size, name, length, argument = tokens[at : at + 5]
+                    if sizes[len(name)] != size or sizes[len(argument)] != length:
                         break
-                    request, behind = [name, argument], at + 5
+                    requests.append([name, argument])
+                    at += 5
+                elif count == b"*3":
+                    _, size, name, length, argument, third, value = tokens[at : at + 7]
+                    if sizes[len(name)] != size or sizes[len(argument)] != length or sizes[len(value)] != third:
+                        break
+                    requests.append([name, argument, value])
+                    at += 7
                 else:
-                    behind = at + 1 + 2 * COUNTS[tokens[at]]
+                    behind = at + 1 + 2 * COUNTS[count]
                     request = tokens[at + 2 : behind : 2]
-                    if [SIZES[len(argument)] for argument in request] != tokens[at + 1 : behind : 2]:
+                    if behind > last or [sizes[len(argument)] for argument in request] != tokens[at + 1 : behind : 2]:
                         break
-                if behind > last:
-                    break
-                requests.append(request)
-                at = behind
-        except (IndexError, KeyError):  # cut off, or not in the tables
+                    requests.append(request)
+                    at = behind
+        except (IndexError, KeyError, ValueError):  # not in a table, or cut off
             pass
         if not requests:
             return super().split_all(data)
-        return requests, len(data) - sum(map(len, tokens[at:])) - 2 * (last - at)
+        return requests, len(data) - len(rest) - sum(map(len, tokens[at:])) - 2 * (last - at)
 
     def _inline(self, buffer: bytes | bytearray, memo: Any) -> tuple[Any, int, Any]:
         at = buffer.find(b"\n", memo or 0)
@@ -115,8 +133,6 @@ class Resp(Framing):
         return int(digits), end + 2
 
     def reply(self, answer: Any) -> bytes:
-        if type(answer) is bytes and len(answer) < len(HEADS):
-            return HEADS[len(answer)] + answer + b"\r\n"
         if isinstance(answer, bytes):
             return b"$%d\r\n%b\r\n" % (len(answer), answer)
         if isinstance(answer, str):
