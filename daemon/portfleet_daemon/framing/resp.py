@@ -69,9 +69,8 @@ class Resp(Framing):
         r"""Take requests out of the tokens between \r\n.
 
         A bulk string that contains \r\n, or is longer than the table, has no token of the length that the one before it
-        says, so a request of such is left to `split`; every other is taken exactly as that would. (hiredis finds the
-        requests in half the time, but it also takes arrays of other types, and with the looks that tell them apart no
-        difference was left in the CPU per request.)
+        says, so a request of such is left to `split`; every other is taken exactly as that would.
+        Why not hiredis: docs/decisions/0033-resp-in-python.md.
         """
         sizes = SIZES
         tokens = data.split(b"\r\n")
