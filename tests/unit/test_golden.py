@@ -5,6 +5,7 @@ After a wanted change: GOLDEN=write pytest tests/unit/test_golden.py, and read t
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -12,8 +13,9 @@ import pytest
 from portfleet.core.changes import PlaneState
 from portfleet.core.model import parse_instance
 from portfleet.core.plan import transactions
+from portfleet.dataplane.nft.base import SetBase
 from portfleet.dataplane.nft.book import Book, by_family
-from portfleet.dataplane.nft.text import text
+from portfleet.dataplane.nft.text import rendered, text
 from support.fake_world import World
 from support.fleets import ECHO, fleet
 from support.golden import compare
@@ -67,3 +69,14 @@ def test_plans_and_their_transactions_are_as_they_were_read_and_agreed_to(name: 
         found += f"# {words}\n{text(transaction, book)}"
     # The home is a hash of the directory, another one for every test.
     compare(f"{name}.nft", found.replace(world.paths.identity, "0123456789abcdef"))
+
+
+def test_an_established_connection_fails_the_first_test_of_the_one_rule_in_each_chain_that_it_passes() -> None:
+    rules = rendered(SetBase("0123456789abcdef"))
+    passed = re.findall(r"^add chain inet portfleet (\w+) \{ type filter ", rules, re.MULTILINE)
+    assert sorted(passed) == ["guard", "midway_in", "midway_out"]
+    for chain in passed:
+        body = re.search(rf"^  chain {chain} \{{\n(.*?)^  }}", rules, re.MULTILINE | re.DOTALL)
+        assert body is not None
+        (rule,) = body[1].splitlines()
+        assert rule.split()[:3] in (["ct", "state", "new"], ["ct", "state", "new,invalid"]), chain

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 #: Its chains.
 FIXED = frozenset(
-    {"prerouting", "output", "dialled", "postrouting", "guard", "arriving", "admit"}
-    | {"midway_in", "midway_out", "lost_in", "lost"}
+    {"prerouting", "output", "dialled", "postrouting", "guard", "admit"}
+    | {"midway_in", "midway_out", "lost_in", "lost_out", "lost"}
 )
 
 

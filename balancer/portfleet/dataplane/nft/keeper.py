@@ -50,16 +50,14 @@ table {_TABLE} {{
   }}
   chain input {{
     type filter hook input priority 20; policy accept;
-    ct state established accept
-    ct status & dnat != 0 accept
     ct state new,invalid jump wait
   }}
   chain midway {{
     type filter hook output priority -140; policy accept;
-    ct state established accept
     ct state new,invalid {_MIDWAY} jump silent
   }}
   chain wait {{
+    ct status & dnat != 0 accept
     {_MIDWAY} socket wildcard 0 accept{_DROP}
   }}
   chain silent {{
