@@ -3,15 +3,16 @@
 One box of namespaces with four instances, clients in another and a second box behind it. Every round loads each ruleset
 once, in the order A B C, C B A, B C A …, and measures under each, from short turns, three ways: `service`, connections
 to the fleet; `other`, to a daemon of the same box that is none of the fleet's; `forwarded`, through the box to another.
-The rulesets: `new`, this tree's; `old`, by `--against`; `control`, the old ones again, whose ratio to `old` shows what
-the run can tell; `conntrack`, one rule that has connections tracked, as a firewall would; `none`. Clients and servers
+The rulesets: `new`, this tree's; `old`, those of the code of the commit `--against`; `control`, the old ones again: its
+ratio to `old` shows what the run can tell; `new+keeper` and `old+keeper`, with those that stand beside them as long as
+a watcher runs; `conntrack`, one rule that has connections tracked, as a firewall would; `none`. Clients and servers
 share one thread and one CPU (benchmarks/lib/crossing.c): no scheduler is timed, so a real request, which waits for one
-several times, notices less. With the keeper's rules, which stand as long as a watcher runs.
+several times, notices less.
 
-A ratio is the median of those within the rounds, how many times longer a ruleset takes than `old`; beside it the
-interval in which that median is with 95 % (bootstrap). Writes benchmarks/results/dataplane-path.json. Exits 1 if the
-service takes over 1 % longer, 2 if the control differs by as much, so that the run proves nothing. Needs root, a C
-compiler; three minutes.
+A ratio is the median of those within the rounds, how many times longer a ruleset takes than `old` (with the keeper: than
+`old+keeper`); beside it the interval in which that median is with 95 % (bootstrap). Writes
+benchmarks/results/dataplane-path.json. Exits 1 if the service takes over 1 % longer by `new`, 2 if the control differs
+by as much, so that the run proves nothing. Needs root, a C compiler; three minutes.
 """
 
 from __future__ import annotations
@@ -60,7 +61,7 @@ CHAINS = {
     "a chain whose rule fails": "ct state new,invalid tcp dport 1 drop",
     "a chain whose rule accepts": "ct state established accept",
 }
-#: Run by the code of a version, prints its rules of the same fleet, with the keeper's, which belongs to nobody here.
+#: Run by the code of a version, prints its rules of the same fleet, and those of its keeper (owned by no process here).
 _RENDER = f"""
 import pathlib, sys, tempfile
 from portfleet.dataplane.nft.keeper import Keeper
@@ -69,7 +70,9 @@ with tempfile.TemporaryDirectory() as folder, plane(pathlib.Path(folder) / "rule
     made.load({ECHO!r})
     keeper = Keeper()
     keeper.ensure(())
-    sys.stdout.write(made.boxes.host.run("nft", "list", "ruleset").stdout.replace("flags owner\\n", ""))
+    for table in "portfleet", "portfleet-keeper":
+        text = made.boxes.host.run("nft", "list", "table", "inet", table).stdout
+        print(text.replace("flags owner\\n", ""), end="\\0")
 """
 #: {(way, what, measure): {ruleset: its value in each round}}
 Found = dict[tuple[str, str, str], dict[str, list[float]]]
@@ -118,27 +121,25 @@ def crossing(clients: Box, servers: Box, to: str, *ports: int) -> Iterator[Cross
             process.kill()
 
 
-def rules_of(version: str | None) -> str:
-    """Return the rules in the file ``version``, or those that a commit's own code makes; None is this tree."""
-    if version and Path(version).is_file():
-        return Path(version).read_text()
-    if version is None:
-        return rendered(ROOT)
+def rules_of(commit: str) -> tuple[str, str]:
+    """Return the rules that a commit's code makes, and its keeper's."""
     with tempfile.TemporaryDirectory() as folder:
         checkout = Path(folder) / "checkout"
         git = ["git", "-C", str(ROOT), "worktree"]
-        subprocess.run([*git, "add", "--quiet", "--detach", str(checkout), version], check=True)
+        subprocess.run([*git, "add", "--quiet", "--detach", str(checkout), commit], check=True)
         try:
             return rendered(checkout)
         finally:
             subprocess.run([*git, "remove", "--force", str(checkout)], check=True)
 
 
-def rendered(tree: Path) -> str:
-    """Return the rules that the code in ``tree`` makes."""
+def rendered(tree: Path) -> tuple[str, str]:
+    """Return the rules that the code in ``tree`` makes, and its keeper's."""
     path = {"PYTHONPATH": f"{tree}/balancer:{tree}/tests"}
     argv = [sys.executable, "-c", _RENDER]
-    return subprocess.run(argv, env=os.environ | path, stdout=subprocess.PIPE, text=True, check=True).stdout
+    done = subprocess.run(argv, env=os.environ | path, stdout=subprocess.PIPE, text=True, check=True)
+    rules, keeper, _ = done.stdout.split("\0")
+    return rules, keeper
 
 
 def order(names: Sequence[str], number: int) -> list[str]:
@@ -202,10 +203,11 @@ def print_each(found: Found) -> dict[str, float]:
 
 def compare(times: Mapping[str, list[float]], name: str) -> dict[str, Any]:
     """Return how ``name`` compares with the old rules."""
-    ratios = [one / old for one, old in zip(times[name], times["old"], strict=True)]
+    base = times["old+keeper" if "+" in name else "old"]
+    ratios = [one / old for one, old in zip(times[name], base, strict=True)]
     chance = random.Random(12)
     medians = sorted(statistics.median(chance.choices(ratios, k=len(ratios))) for _ in range(1_000))
-    extra = [one - old for one, old in zip(times[name], times["old"], strict=True)]
+    extra = [one - old for one, old in zip(times[name], base, strict=True)]
     return {
         "us": statistics.median(times[name]) / 1e3,
         "quartiles_us": [quartile / 1e3 for quartile in statistics.quantiles(times[name], n=4)[::2]],
@@ -221,23 +223,24 @@ def line(key: Sequence[str], name: str, one: Mapping[str, Any]) -> str:
     spread = "{:.2f}-{:.2f}".format(*one["quartiles_us"])
     value = f"{one['us']:7.2f} us p50 " if key[2] == "p50" else f"{1e6 / one['us']:8,.0f} /s   "
     ratio = f"{one['ratio']:.4f} [{low:.4f} {high:.4f}] {one['extra_ns']:+6.0f} ns"
-    return f"{key[0]:10}{key[1]:9}{name:10}{value}{spread:>13}   {ratio}"
+    return f"{key[0]:10}{key[1]:9}{name:11}{value}{spread:>13}   {ratio}"
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="script/bench dataplane/path", description=__doc__)
-    parser.add_argument("--against", help="a commit, or a file of rules (default: these again)")
+    parser.add_argument("--against", metavar="COMMIT", help="whose rules are the old ones (default: these again)")
     parser.add_argument("--each", action="store_true", help="measure instead what single rules and chains cost")
-    parser.add_argument("--rounds", type=int, default=200)
+    parser.add_argument("--rounds", type=int, default=120)
     args = parser.parse_args()
     before = os.getloadavg()
-    new = rules_of(None)
-    old = rules_of(args.against) if args.against else new
+    new, keeper = rendered(ROOT)
+    old, old_keeper = rules_of(args.against) if args.against else (new, keeper)
+    rulesets = {"new": new, "old": old, "control": old, "new+keeper": new + keeper, "old+keeper": old + old_keeper}
+    rulesets |= {"conntrack": TRACKED, "none": ""}
     with tempfile.TemporaryDirectory() as folder, plane(Path(folder) / "rules.json", other=True) as made:
         made.load(ECHO)
         os.sched_setaffinity(0, {CLIENT_CPU})
         with network_of(made.boxes.host):
-            rulesets = {"new": new, "old": old, "control": old, "conntrack": TRACKED, "none": ""}
             found = measure(made, each(new) if args.each else rulesets, args.rounds)
     if args.each:
         print(save("dataplane-path-each", {"rounds": args.rounds, "ns": print_each(found)}))
