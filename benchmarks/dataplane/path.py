@@ -9,8 +9,8 @@ a watcher runs; `conntrack`, one rule that has connections tracked, as a firewal
 share one thread and one CPU (benchmarks/lib/crossing.c): no scheduler is timed, so a real request, which waits for one
 several times, notices less.
 
-A ratio is the median of those within the rounds, how many times longer a ruleset takes than `old` (with the keeper: than
-`old+keeper`); beside it the interval in which that median is with 95 % (bootstrap). Writes
+A ratio is the median of those within the rounds, how many times longer a ruleset takes than `old` (with the keeper:
+than `old+keeper`); beside it the interval in which that median is with 95 % (bootstrap). Writes
 benchmarks/results/dataplane-path.json. Exits 1 if the service takes over 1 % longer by `new`, 2 if the control differs
 by as much, so that the run proves nothing. Needs root, a C compiler; three minutes.
 """

@@ -132,7 +132,9 @@ def test_without_a_watcher_nothing_is_reset_before_one_is_back(rules: Plane) -> 
             assert not talk(held[10:]).wrong
 
 
-def test_rules_and_conntrack_flushed_at_once(rules: Plane) -> None:
+@pytest.mark.parametrize("loose", ["0", "1"])
+def test_rules_and_conntrack_flushed_at_once(rules: Plane, loose: str) -> None:
+    rules.boxes.host.sysctl("net.netfilter.nf_conntrack_tcp_loose", loose)
     rules.load(ECHO)
     rules.serve("--later", "0.5")
     with guarded(rules), clients(rules) as held:
