@@ -8,8 +8,10 @@ rule conntrack would go. New connections come untranslated in the meantime: thei
 answered with a reset, and is translated when the client sends it again a second later.
 
 Others may empty conntrack at the same moment. Packets in the middle of a connection are then dropped here, both ways,
-until the table and the entries are back (restorer.py): one that left by an instance's port would have its client reset
-the connection. A daemon that was there before us has a socket of its own on the service's port and keeps it.
+until the table and the entries are back (restorer.py): one that left by an instance's port would be entered in
+conntrack, and its client would reset the connection. What conntrack calls invalid passes no NAT chain and leaves, so
+that no chain stands in the way of every packet that leaves this box: the client's reset is dropped when it comes.
+A daemon that was there before us has a socket of its own on the service's port and keeps it.
 
 The drop comes after our guard (priority 10), which may have something else to say to an untranslated connection.
 """
@@ -47,17 +49,15 @@ table {_TABLE} {{
   }}
   chain output {{
     type nat hook output priority -90; policy accept;
+    {_MIDWAY} jump silent
   }}
   chain input {{
     type filter hook input priority 20; policy accept;
     ct state new,invalid jump wait
   }}
-  chain midway {{
-    type filter hook output priority -140; policy accept;
-    ct state new,invalid {_MIDWAY} jump silent
-  }}
   chain wait {{
     ct status & dnat != 0 accept
+    ct state invalid tcp flags & rst == rst tcp dport @ports counter drop
     {_MIDWAY} socket wildcard 0 accept{_DROP}
   }}
   chain silent {{
