@@ -139,8 +139,8 @@ def drains(memory: Path, services: int, *, rounds: int) -> dict[str, Any]:
         for out in (frozenset({name}), frozenset[str]()):
             whole.append(timed(partial(turn, out))[0] * 1000)
     for number in range(rounds):
-        script = kernel.text((Divert(name, want.instances[1 + number % 2].name),))
-        diversions.append(timed(partial(nft.do, script))[0] * 1000)
+        detour = (Divert(name, want.instances[1 + number % 2].name),)
+        diversions.append(timed(partial(kernel.run, detour))[0] * 1000)
     found = {
         "kernel_transaction_ms": batches,
         "libnftables_and_kernel_ms": alone,

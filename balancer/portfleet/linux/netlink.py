@@ -20,6 +20,7 @@ from typing import Self
 NETLINK_NETFILTER = 12
 REQUEST, ACK, DUMP = 0x1, 0x4, 0x300
 _ERROR, _DONE = 2, 3
+_BEGIN, _END = 0x10, 0x11  # of a transaction
 _INTERRUPTED = 0x10  # NLM_F_DUMP_INTR: what is dumped changed meanwhile
 _HEADER = struct.Struct("=LHHLL")
 _NFGEN = struct.Struct("=BBH")
@@ -161,6 +162,23 @@ class Netfilter:
                     found = messages(self._socket.recv(1 << 18, socket.MSG_DONTWAIT))
                     failed.update(-struct.unpack_from("=i", body)[0] for kind, _, body in found if kind == _ERROR)
         return failed
+
+    def transact(self, subsystem: int, family: int, requests: Iterable[tuple[int, int, bytes]]) -> None:
+        """Have the kernel carry out requests (kind, flags, attributes) as one transaction, all of them or none."""
+        ends = [
+            _HEADER.pack(_HEADER.size + _NFGEN.size, kind, REQUEST, 0, 0) + _NFGEN.pack(0, 0, socket.htons(subsystem))
+            for kind in (_BEGIN, _END)
+        ]
+        asked = [self._message(kind, REQUEST | ACK | flags, family, (members,)) for kind, flags, members in requests]
+        self._socket.send(b"".join([ends[0], *asked, ends[1]]))
+        codes: list[int] = []
+        with suppress(BlockingIOError):  # all of them are there: the kernel answers within send(2)
+            while True:
+                found = messages(self._socket.recv(1 << 18, socket.MSG_DONTWAIT))
+                codes += [-struct.unpack_from("=i", body)[0] for kind, _, body in found if kind == _ERROR]
+        code = next(filter(None, codes), 0 if len(codes) == len(asked) else errno.EIO)
+        if code:
+            raise OSError(code, os.strerror(code))
 
     def _flush(self, batch: list[bytes]) -> list[int]:
         results: list[int] = []

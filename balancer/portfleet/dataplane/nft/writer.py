@@ -14,8 +14,9 @@ from portfleet.core.slots import Table
 from portfleet.dataplane.nft import leftovers, listing
 from portfleet.dataplane.nft import text as nft_text
 from portfleet.dataplane.nft.base import FIXED, SetBase
-from portfleet.dataplane.nft.book import Book, service_of_instance
+from portfleet.dataplane.nft.book import TABLE, Book, service_of_instance
 from portfleet.dataplane.nft.context import InUse, NftContext, TooLong
+from portfleet.dataplane.nft.detour import Detour
 from portfleet.dataplane.nft.lookup import Lookup
 from portfleet.dataplane.nft.memory import Memory, Setting
 from portfleet.dataplane.nft.parts import halves
@@ -31,10 +32,11 @@ class NftWriter:
         self._reader, self._lookup, self._memory, self._slots = reader, lookup, memory, slots
         self._printed = Book()
         self._nft = NftContext()
+        self._detour, self._diverted = Detour(TABLE.partition(" ")[2]), 0
 
     def done(self) -> int:
         """Return how many transactions the kernel has taken of us."""
-        return self._nft.done
+        return self._nft.done + self._diverted
 
     def check(self, transaction: c.Transaction) -> None:
         """Have the kernel try it; see `DataPlane.check`."""
@@ -43,6 +45,10 @@ class NftWriter:
 
     def run(self, transaction: c.Transaction) -> None:
         """Set it, in parts if the kernel takes no message that long; see `DataPlane.run`."""
+        if len(transaction) == 1 and isinstance(change := transaction[0], c.Divert):
+            self._detour.run(change)
+            self._diverted += 1
+            return
         try:
             self._commit(transaction)
         except TooLong:
