@@ -212,7 +212,7 @@ class Box:
             plane=self.kernel, paths=self.paths, latest=roster.latest, forget_unanswered=lambda _: None, log=log
         )
         ejector.out.update(self.out)
-        judge = Judge(roster=roster, ejector=ejector, log=log, blind=str, pid_of=lambda _: None)
+        judge = Judge(roster=roster, ejector=ejector, log=log, blind=str, forget=lambda _: None, pid_of=lambda _: None)
         roster.changed = judge.reloaded
         roster.reload()
         generation = self.generation

@@ -46,6 +46,9 @@ class FakePlane(InMemory):
         super().__init__()
         self._now = _Tables()
 
+    def version(self) -> None:
+        return None
+
     def observe(self) -> c.PlaneState:
         now = self._now
         if now.fleet is None:

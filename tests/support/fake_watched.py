@@ -49,7 +49,9 @@ class Watched:
         self.ejector = Ejector(
             plane=self.kernel, paths=self.paths, latest=self.roster.latest, forget_unanswered=lambda _: None, log=log
         )
-        self.judge = Judge(roster=self.roster, ejector=self.ejector, log=log, blind=str, pid_of=lambda _: None)
+        self.judge = Judge(
+            roster=self.roster, ejector=self.ejector, log=log, blind=str, forget=lambda _: None, pid_of=lambda _: None
+        )
         self.roster.changed = self.judge.reloaded
         self.roster.reload()
         self.kernel.log.clear()

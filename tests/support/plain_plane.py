@@ -32,6 +32,7 @@ from portfleet.dataplane.interface import (
     Traits,
 )
 from portfleet.doctor.finding import Finding
+from portfleet.linux.sockdiag import Ends
 
 TRAITS = Traits(
     name="haproxy",
@@ -66,6 +67,9 @@ class NoConnections:
 
     def forget_unanswered(self, instance: c.InstanceRule) -> int:
         return 0
+
+    def forget_ended(self, connections: Iterable[Ends]) -> None:
+        pass
 
     def turned_away(self, instances: Iterable[c.InstanceRule]) -> Mapping[str, int]:
         return {rule.name: 0 for rule in instances}
@@ -176,6 +180,9 @@ class PlainPlane(InMemory):
     def __init__(self) -> None:
         super().__init__()
         self._now = _State()
+
+    def version(self) -> None:
+        return None
 
     def observe(self) -> c.PlaneState:
         now, edited = self._now, self._now.edited | self._now.diverted.keys()

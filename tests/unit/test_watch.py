@@ -355,7 +355,8 @@ def test_one_in_ten_probes_of_a_daemon_with_a_control_socket_goes_through_its_po
         for number in range(1, 22):
             prober.ask("a")
             ends(lambda asked=number: prober.tick() >= 0 and len(results) >= asked)  # type: ignore[misc]
-    assert results == [""] * 21 and served == [0, 10, 20]
+    assert results == [""] * 21
+    assert served == [0, 8, 18], "the first time its name says after how many: all do not go through the port at once"
     prober.aim([])
 
 

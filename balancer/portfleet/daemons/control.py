@@ -17,7 +17,8 @@ T = TypeVar("T")
 class Ask(Exchange, Generic[T]):
     """One command and the line that answers it, read by ``read`` of daemons/answers.py.
 
-    ``answer`` is None until there is a proper one, ``failure`` says why there is none; ``absent``: no process listens.
+    ``answer`` is None until there is a proper one, ``failure`` says why there is none; ``absent``: no process listens;
+    ``got``: all that came.
     """
 
     def __init__(self, place: Control, request: bytes, read: Callable[[bytes], T]) -> None:
@@ -27,19 +28,20 @@ class Ask(Exchange, Generic[T]):
         self.answer: T | None = None
         self.failure: ControlError | None = None
         self.absent = False
-        self._read, self._got = read, b""
+        self.got = b""
+        self._read = read
 
     def unreachable(self, code: int) -> Verdict:
         self.absent = code in (errno.ENOENT, errno.ECONNREFUSED)
         return super().unreachable(code)
 
     def received(self, data: bytes) -> Verdict:
-        self._got += data
+        self.got += data
         if not data:
             return f"{self.place}: closed without an answer"
         if b"\n" not in data:
             return None
-        line, _, more = self._got.partition(b"\n")
+        line, _, more = self.got.partition(b"\n")
         try:
             if more:
                 raise ImproperAnswer("it says more than it was asked")

@@ -25,7 +25,8 @@ from portfleet.daemons.exchange import PROXY_LOCAL, Command, Control, Exchange, 
 _STATUS_LINE = re.compile(rb"HTTP/1\.[01] ([1-5][0-9]{2})[ \r\n]")
 #: Of an answer by HTTP, in bytes, within which its first line must end.
 _LINE = 1024
-_REQUESTS = {command: request(command) for command in ("state", "status")}
+#: By command, its line on a control socket.
+REQUESTS = {command: request(command) for command in ("state", "status")}
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,11 @@ class Target:
     control: str | None
     probe: Probe
     command: Command | None = None
+
+    @property
+    def asks(self) -> bool:
+        """Return whether the config says what to ask."""
+        return self.command is not None or self.probe.http is not None or self.probe.send is not None
 
 
 def target_of(service: Service, want: DesiredInstance, programs: Path) -> Target:
@@ -106,7 +112,7 @@ class AskReady(Ask[Status]):
     """
 
     def __init__(self, place: Control, command: str = "status", *, last: bool = True, spoke: bool = False) -> None:
-        super().__init__(place, _REQUESTS[command], read_status)
+        super().__init__(place, REQUESTS[command], read_status)
         self.command = command
         self._last, self._spoke = last, spoke
 

@@ -43,11 +43,15 @@ _CONNECTING, _SENDING, _READING = range(3)
 class Talk:
     """One exchange and its connection. Nothing here ever waits; of an answer, however long, 64 KiB are read."""
 
-    def __init__(self, exchange: Exchange, connection: socket.socket | None = None) -> None:
-        """``connection``: one to the same place that an earlier talk has left open (`leave`)."""
+    def __init__(self, exchange: Exchange, connection: socket.socket | None = None, came: bytes | None = None) -> None:
+        """``connection``: one to the same place that an earlier talk has left open (`leave`).
+
+        ``came``: the begin of the answer, if the request has been sent over that connection already.
+        """
         self.exchange = exchange
         self._connection = connection
-        self._phase = _CONNECTING if connection is None else _SENDING
+        self._phase = _CONNECTING if connection is None else _SENDING if came is None else _READING
+        self._came = came
         place = exchange.place
         opening = place.opening if isinstance(place, Port) and connection is None else b""
         self._unsent, self._room = opening + exchange.request, LONGEST
@@ -72,6 +76,13 @@ class Talk:
             if isinstance(self.exchange.place, Port):
                 self._connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
             self._connection.close()
+
+    @property
+    def own_port(self) -> int | None:
+        """Return the port of our end of a connection to a port; None if there is none."""
+        if self._connection is None or not isinstance(self.exchange.place, Port):
+            return None
+        return int(self._connection.getsockname()[1]) or None
 
     def awaited(self) -> tuple[int, int]:
         """Return the descriptor and the events of poll(2) after which the next step is of use; -1 before the first."""
@@ -124,7 +135,7 @@ class Talk:
         return self.exchange.sent()  # no more: an answer is never there at once, looking would cost an exception
 
     def _read(self, connection: socket.socket) -> Verdict:
-        data = connection.recv(LONGEST)
+        data, self._came = self._came or connection.recv(LONGEST), None
         self._room -= len(data)
         if self._room < 0:
             return f"{self.exchange.place}: sends more than {LONGEST:,} bytes"

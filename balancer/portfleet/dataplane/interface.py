@@ -14,7 +14,7 @@ process (HAProxy); nothing outside its folder knows which. `dataplane.choose` ma
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Hashable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Protocol
 
@@ -28,6 +28,7 @@ if TYPE_CHECKING:  # what names here stand for costs `status` nothing
     from portfleet.core.slots import Table
     from portfleet.dataplane.relocation import Relocation
     from portfleet.doctor.finding import Finding
+    from portfleet.linux.sockdiag import Ends
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
@@ -153,6 +154,9 @@ class Connections(Protocol):
     def forget_unanswered(self, instance: InstanceRule) -> int:
         """Have attempts to connect that an instance did not answer begin anew elsewhere; return how many there were."""
 
+    def forget_ended(self, connections: Iterable[Ends]) -> None:
+        """Free the room of connections that this process has made and ended: probes leave a thousand a second."""
+
     def turned_away(self, instances: Iterable[InstanceRule]) -> Mapping[str, int]:
         """Return how many connection attempts found no listener, by instance, since the rules were loaded."""
 
@@ -239,6 +243,12 @@ class DataPlane(Protocol):
         """Return the table by which clients on this box go if the service has remote instances. Pure.
 
         ``local`` are the service's instances on this box; the result may have another number of slots.
+        """
+
+    def version(self) -> Hashable:
+        """Return what is another whenever `observe` may find another state, at little cost; None if that is not known.
+
+        Elements that time out by themselves do not make it another.
         """
 
     def observe(self) -> PlaneState:

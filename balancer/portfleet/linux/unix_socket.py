@@ -29,6 +29,17 @@ def connect(path: str) -> socket.socket:
     return connection
 
 
+def is_absent(path: str) -> bool:
+    """Return whether there is nothing of that name; False if that cannot be seen."""
+    try:
+        os.lstat(path)
+    except FileNotFoundError:
+        return True
+    except OSError:
+        pass
+    return False
+
+
 def peer(connection: socket.socket) -> int:
     """Return the process that listened when ``connection`` was made (SO_PEERCRED, unix(7)); 0 for one out of sight."""
     raw = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))

@@ -16,8 +16,7 @@ import stat
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -88,17 +87,9 @@ class Log:
         """Forget a trouble given to ``once``; True if there was one."""
         return self._last.pop(kind + about, None) is not None
 
-    @contextmanager
-    def costs(self, about: str) -> Iterator[None]:
+    def costs(self, about: str) -> Costs:
         """Have an exception in the block cost what it is ``about`` alone: say it and go on after the block."""
-        try:
-            yield
-        except PortfleetError as error:
-            self.once("cannot-look", about=about, at=about, reason=error.message.splitlines()[0])
-        except Exception as error:  # noqa: BLE001 (a defect in one part must not end the others; it is told)
-            self.unexpected(about, error)
-        else:
-            self.over("cannot-look", about=about)
+        return Costs(self, about)
 
     def unexpected(self, about: str, error: BaseException) -> None:
         """Count an exception that was not expected, and log it with its traceback when it is a new one."""
@@ -119,6 +110,31 @@ class Log:
                 file.write(line + "\n")
         except OSError:
             return  # the disk is full too: what is not logged is still done
+
+
+class Costs:
+    """The context of `Log.costs`; a class, as the watcher enters it a thousand times a second."""
+
+    __slots__ = ("_about", "_log")
+
+    def __init__(self, log: Log, about: str) -> None:
+        self._log, self._about = log, about
+
+    def __enter__(self) -> None:
+        """Begin the block."""
+
+    def __exit__(self, _: object, error: BaseException | None, __: object) -> bool:
+        """Take what ended the block; return whether the program goes on after it."""
+        if error is None:
+            self._log.over("cannot-look", about=self._about)
+        elif isinstance(error, PortfleetError):
+            reason = error.message.splitlines()[0]
+            self._log.once("cannot-look", about=self._about, at=self._about, reason=reason)
+        elif isinstance(error, Exception):  # a defect in one part must not end the others; it is told
+            self._log.unexpected(self._about, error)
+        else:
+            return False
+        return True
 
 
 def _print(line: str) -> None:

@@ -15,8 +15,8 @@ class Beside:
 
     def __init__(self, paths: Paths, log: Log) -> None:
         self._paths, self._log = paths, log
-        #: The listening sockets on each instance's port, when all were its own.
-        self._own: dict[str, set[int]] = {}
+        #: (port, inode) of the sockets on instances' ports, when all on that port were its instance's own.
+        self._own: set[tuple[int, int]] = set()
 
     def look(self, members: list[Member], programs: dict[str, ProgramInfo]) -> None:
         """Look at ``members`` that have a process; those with other sockets than before are looked at.
@@ -24,11 +24,10 @@ class Beside:
         Raise OSError, and PortfleetError for what cannot be read.
         """
         by_port = {member.want.rule.port: member for member in members}
-        inodes: dict[str, set[int]] = {member.name: set() for member in members}
-        for listener in sockdiag.listeners():
-            if listener.port in by_port:
-                inodes[by_port[listener.port].name].add(listener.inode)
-        changed = [one for one in members if one.beside or inodes[one.name] != self._own.get(one.name)]
+        found_there = {pair for pair in sockdiag.listening() if pair[0] in by_port}
+        ports_changed = {port for port, _ in found_there ^ self._own} & by_port.keys()
+        changed = [member for port, member in by_port.items() if port in ports_changed or member.beside]
+        self._own &= found_there
         if not changed:
             return
         ports = {port: member.name for port, member in by_port.items()}
@@ -39,4 +38,4 @@ class Beside:
                 self._log.once("port-shared", about=member.name, instance=member.name, reason=member.beside)
             else:
                 self._log.over("port-shared", about=member.name)
-                self._own[member.name] = inodes[member.name]
+                self._own |= {pair for pair in found_there if pair[0] == member.want.rule.port}

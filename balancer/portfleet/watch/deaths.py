@@ -10,7 +10,7 @@ import os
 import select
 import signal
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Set
 from dataclasses import dataclass
 
 from portfleet.linux.processes import start_time
@@ -41,6 +41,11 @@ class Deaths:
         """Return the process watched under ``name``."""
         watched = self._watched.get(name)
         return watched.pid if watched else None
+
+    @property
+    def names(self) -> Set[str]:
+        """Return the names under which processes are watched."""
+        return self._watched.keys()
 
     def alive(self) -> dict[str, int]:
         """Return {name: pid} of every process watched that has not ended, be that told or not."""

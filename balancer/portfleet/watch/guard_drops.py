@@ -20,6 +20,7 @@ class GuardDrops:
     def __init__(self, connections: Connections, look: Callable[[str], None], log: Log) -> None:
         self._connections, self._look, self._log = connections, look, log
         self._known: Mapping[str, int] | None = None
+        self._told: set[str] = set()
 
     @property
     def counts(self) -> Mapping[str, int]:
@@ -34,7 +35,7 @@ class GuardDrops:
         except PortfleetError:
             return  # the healer, which reads more, says why
         known, self._known = self._known, counts
-        if known is None:
+        if known is None or (known == counts and not self._told):
             return
         for member in members:
             port = member.want.rule.port
@@ -42,6 +43,8 @@ class GuardDrops:
             if member.local and new > 0:
                 reason = f"no process listens on port {port}: clients send their next SYN a second later"
                 self._log.once("dropped", about=member.name, instance=member.name, reason=reason)
+                self._told.add(member.name)
                 self._look(member.name)
-            else:  # fewer: the rules were flushed and put back
+            elif member.name in self._told:  # or fewer: the rules were flushed and put back
+                self._told.discard(member.name)
                 self._log.over("dropped", about=member.name)

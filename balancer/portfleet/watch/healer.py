@@ -25,6 +25,8 @@ from portfleet.store.log import Log
 from portfleet.watch.ejector import Ejector
 from portfleet.watch.roster import Roster
 
+#: Seconds until rules that were well are read again, even if their version is the same.
+_LONGEST = 150.0
 _PlaneStep = s.LoadRules | s.PointSlots | s.OpenListens
 
 
@@ -34,6 +36,9 @@ class Healer:
     def __init__(self, *, plane: DataPlane, paths: Paths, roster: Roster, ejector: Ejector, log: Log) -> None:
         self._plane, self._paths, self._roster, self._ejector, self._log = plane, paths, roster, ejector, log
         self._reported: tuple[str, ...] = ()
+        #: What was to be and what there was when all was well at the last look, and until when that is not read again.
+        self._well: tuple[object, ...] = ()
+        self._until = 0.0
         #: How often what was lost was put back: the whole table, or rules of it; and how long each time took.
         self.healed = {"table": 0, "rules": 0}
         self.took = Durations()
@@ -53,6 +58,10 @@ class Healer:
             desired = self._roster.latest()
             if desired is None:
                 return False
+            version, now = self._plane.version(), time.monotonic()
+            seen = (version, desired, frozenset(self._ejector.out), frozenset(self._ejector.pending))
+            if version is not None and seen == self._well and now < self._until:
+                return False
             state = self._plane.observe()
             lost = state.home is None
             if not lost and self._somebody_works(desired):
@@ -61,7 +70,7 @@ class Healer:
             steps = self._steps(desired, state)
             if not steps:
                 self._ejector.tables.update(state.slots)
-                self._reported = ()
+                self._reported, self._well, self._until = (), seen, now + _LONGEST
                 return False
             words = tuple(step.describe() for step in steps)
             if not lost and not self._roster.repair:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from portfleet.core.desired import DesiredService
 from portfleet.core.errors import PortfleetError
 from portfleet.core.observed import ObservedInstance, Out
 from portfleet.core.status import Status
+from portfleet.linux.sockdiag import Ends
 from portfleet.store.locks import Locked
 from portfleet.store.log import Log
 from portfleet.watch.ejector import Ejector, fresh
@@ -32,10 +33,13 @@ class Judge:
 
     def __init__(
         self, *, roster: Roster, ejector: Ejector, log: Log, blind: Callable[[], str],
-        pid_of: Callable[[str], int | None],
+        forget: Callable[[Iterable[Ends]], None], pid_of: Callable[[str], int | None],
     ) -> None:  # fmt: skip
-        """``blind`` says why probes prove nothing at the moment ("": they do), ``pid_of`` an instance's process."""
-        self._roster, self._ejector, self._log, self._blind = roster, ejector, log, blind
+        """``blind`` says why probes prove nothing at the moment ("": they do), ``pid_of`` an instance's process.
+
+        ``forget`` has the data plane forget connections of probes that have ended.
+        """
+        self._roster, self._ejector, self._log, self._blind, self._forget = roster, ejector, log, blind, forget
         self._loop = asyncio.get_running_loop()
         self._pid_of = pid_of
         self._prober = Prober(self._told, time.monotonic, pid_of, log.unexpected)
@@ -46,7 +50,11 @@ class Judge:
 
     def tick(self) -> float:
         """Go on with the probes; return the seconds until there is something to do again."""
-        return self._prober.tick()
+        wait = self._prober.tick()
+        if self._prober.ended:
+            ended, self._prober.ended = self._prober.ended, []
+            self._forget(ended)
+        return wait
 
     def look(self, name: str) -> None:
         """Probe a member now, besides its turns."""

@@ -18,6 +18,9 @@ from portfleet.watch.limits import Near
 
 #: Seconds between two looks; and for how long a dropped connection is told of.
 _EVERY, _LATELY = 1.0, 60.0
+#: How many processes' descriptors are looked at each time at least, 10 µs each; and the share of its limit from which
+#: on a process is looked at every time.
+_SOME, _MANY = 100, 0.25
 #: For how many seconds an unexpected error is told of.
 _TOLD = 3600.0
 
@@ -28,6 +31,9 @@ class LimitMonitor:
     def __init__(self, paths: Paths, connections: Connections, log: Log) -> None:
         self._paths, self._connections, self._log = paths, connections, log
         self._next = 0.0
+        #: Descriptors by instance when they were last looked at, and which are to be looked at next.
+        self._descriptors: dict[str, limits.Descriptors] = {}
+        self._turn: list[str] = []
         self._dropped: int | None = None
         self._lately = (0, 0.0)
         self.warned: dict[str, Warned] = {}
@@ -35,25 +41,25 @@ class LimitMonitor:
         self.room: Room | None = None
         warnings.write(paths.warnings, ())
 
+    @property
+    def due(self) -> bool:
+        """Return whether it is time for a look."""
+        return time.monotonic() >= self._next
+
     def look(
         self, pids: Mapping[str, int], connections: Mapping[str, tuple[int, int]], hazards: Iterable[Hazard] = ()
     ) -> None:
-        """Look if it is time to.
-
-        ``pids`` are the instances' processes, ``connections`` and ``hazards`` as `limits.judge` has them.
-        """
+        """Look; ``pids`` are the instances' processes, ``connections`` and ``hazards`` as `limits.judge` has them."""
         began = time.monotonic()
-        if began < self._next:
-            return
         self._next = began + _EVERY
         room = self.room = self._connections.room()
-        processes = {name: seen for name, pid in pids.items() if (seen := limits.read_descriptors(pid))}
+        self._read_descriptors(pids)
         found = limits.judge(
             hazards=hazards,
             room=room,
             dropped=self._drops(room, began),
             files=limits.read_files(),
-            processes=processes,
+            processes=self._descriptors,
             connections=connections,
         )
         found += self._unexpected(began)
@@ -69,6 +75,19 @@ class LimitMonitor:
             self._log("warning-over", about=name)
         if self.warned != before:
             warnings.write(self._paths.warnings, self.warned.values())
+
+    def _read_descriptors(self, pids: Mapping[str, int]) -> None:
+        """Look at the descriptors of those that have many open, and of some of the others, in turn."""
+        if not self._turn:
+            self._turn = list(pids)
+        some, self._turn = self._turn[-_SOME:], self._turn[:-_SOME]
+        many = [name for name, seen in self._descriptors.items() if seen.used >= _MANY * seen.limit]
+        for name in {*some, *many}:
+            seen = limits.read_descriptors(pids[name]) if name in pids else None
+            if seen is not None:
+                self._descriptors[name] = seen
+            else:
+                self._descriptors.pop(name, None)
 
     def write_again(self) -> None:
         """Write down what is warned of, whose file was removed."""

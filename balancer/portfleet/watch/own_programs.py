@@ -50,7 +50,8 @@ class OwnPrograms:
 
         None is yielded while a command works on the fleet, which may be what ended them, or after supervisord has died.
         """
-        alive = adopted.alive(self._paths) | self._deaths.alive()
+        watched = self._deaths.alive()
+        alive = adopted.alive(self._paths, watched) | watched
         for name in self.programs:
             info, pid = known.get(name), alive.get(name)
             if pid is None or (self._supervision.alive and not self._supervision.is_lost(pid)):

@@ -40,7 +40,8 @@ class Processes:
     def find(self, programs: dict[str, ProgramInfo]) -> None:
         """Find each member's process among ``programs`` of supervisord and those adopted, and have its end told."""
         self.programs = programs
-        alive = adopted.alive(self._paths) | self._deaths.alive()  # what was noted may have been removed
+        watched = self._deaths.alive()
+        alive = adopted.alive(self._paths, watched) | watched  # what was noted may have been removed
         if (supervisord := self._deaths.pid(SUPERVISOR)) != self._known:
             self._known = supervisord
             has = {name for name, info in programs.items() if info.pid is not None}

@@ -57,9 +57,12 @@ class Remains:
         ports = {one.want.rule.port: name for name, one in self._roster.members.items() if one.local}
         return adopted.members(self._paths, leaders, supervisor=supervisord, ports=ports)
 
-    def look(self, programs: Mapping[str, ProgramInfo], members: Members) -> None:
-        """See to what earlier starts have left, with ``members`` as they were found just now."""
-        alive = adopted.alive(self._paths)
+    def look(self, programs: Mapping[str, ProgramInfo], members: Members, watched: Mapping[str, int]) -> None:
+        """See to what earlier starts have left, with ``members`` as they were found just now.
+
+        ``watched`` are the processes, by instance, that are known to be alive.
+        """
+        alive = adopted.alive(self._paths, watched)
         for name, member in self._roster.members.items():
             if member.local:
                 with self._log.costs(name):
@@ -67,17 +70,12 @@ class Remains:
                     leader = info.pid if info is not None and info.pid is not None else alive.get(name)
                     if leader is None and info is None and name not in self._leaders:
                         leader = members.leader(name)  # it outlived its supervisord, and was never noted
-                    leader = leader if leader is not None and processes.start_time(leader) is not None else None
-                    busy = not member.startable or self._roster.busy(member.service.name) is not None
-                    self._look(member, info, leader, members, busy=busy)
+                    if leader != watched.get(name) and leader is not None and processes.start_time(leader) is None:
+                        leader = None
+                    self._look(member, info, leader, members)
 
-    def _look(
-        self, member: Member, info: ProgramInfo | None, leader: int | None, members: Members, *, busy: bool
-    ) -> None:
-        """See to what earlier starts of a member have left. ``leader`` is its present process.
-
-        ``busy``: an operator's verb or an operation works on it, and ends by itself what it ends.
-        """
+    def _look(self, member: Member, info: ProgramInfo | None, leader: int | None, members: Members) -> None:
+        """See to what earlier starts of a member have left. ``leader`` is its present process."""
         name = member.name
         if leader is None and info is not None and info.state in RUNNING:
             return  # supervisord has not noticed the end yet; how it ended is not known
@@ -93,8 +91,8 @@ class Remains:
             and (found := _daemon(left, member.want.rule.port))
         ):
             self._name(member, *found)
-        elif not busy:
-            self._end(name, left)
+        elif member.startable and self._roster.busy(member.service.name) is None:
+            self._end(name, left)  # what a verb or an operation ends, it ends by itself
 
     def _name(self, member: Member, daemon: Process, owner: str) -> None:
         name, words = member.name, in_background(owner, member.want.rule.port)

@@ -83,6 +83,8 @@ class Roster:
         self._random = Random()  # noqa: S311 (jitter, not a secret)
         self.changed: Callable[[], None] = lambda: None
         self.members: dict[str, Member] = {}
+        #: The members that are processes on this box.
+        self.local: frozenset[str] = frozenset()
         self.desired: Desired | None = None
         #: What ``changed`` has taken in; not what is desired after it raised: then the next look tries again.
         self._taken_in: Desired | None = None
@@ -134,6 +136,7 @@ class Roster:
                 member.service, member.want, member.owned = service, want, want.name in owned
                 member.health.fall, member.health.rise = probe.fall, probe.rise
                 self.members[want.name] = member
+        self.local = frozenset(name for name, member in self.members.items() if member.local)
         self.changed()
         self._taken_in = desired
 

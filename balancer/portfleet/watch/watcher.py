@@ -49,8 +49,6 @@ T = TypeVar("T")
 
 #: Seconds between looks: at config and journal; at one on the way back, for the first half minute; at everything.
 _CALM, _HURRY, _FULL = 0.5, 0.03, 10.0
-#: Seconds between two looks at what others have set up that costs clients.
-_HAZARDS = 1.0
 _HURRIED_FOR = 30.0
 #: Seconds between two looks at all processes, which take 10 ms for some hundreds, while an instance is on the way back.
 _ALL = 0.2
@@ -74,7 +72,12 @@ class Watcher:
         self._wake, self._stop = asyncio.Event(), asyncio.Event()
         self._deaths = Deaths(self._loop, self._died)
         self._judge = Judge(
-            roster=roster, ejector=ejector, log=log, blind=context.plane.connections.full, pid_of=self._deaths.pid
+            roster=roster,
+            ejector=ejector,
+            log=log,
+            blind=context.plane.connections.full,
+            forget=context.plane.connections.forget_ended,
+            pid_of=self._deaths.pid,
         )
         self._supervision = Supervision(paths=paths, deaths=self._deaths, log=log, pool=self._pool, hand_over=self.stop)
         self._revival = Revival(
@@ -96,7 +99,7 @@ class Watcher:
             limits=self._limits, dropped=self._dropped, healer=healer, retries=self._revival.retries,
             plane=context.plane.traits.name,
         )  # fmt: skip
-        self._full_at = self._hazards_at = self._looked_at_all = 0.0
+        self._full_at = self._looked_at_all = 0.0
         self._hazards: list[Hazard] = []
         self._loop.add_signal_handler(signal.SIGTERM, self.stop)
         self._loop.add_signal_handler(signal.SIGINT, self.stop)
@@ -160,11 +163,13 @@ class Watcher:
     def _away(self) -> list[Member]:
         """Return the members on the way back: without a process that is watched, or not let in yet."""
         out, pending = self._ejector.out, self._ejector.pending
+        gone = self._roster.local - self._deaths.names
+        if not (gone or out or pending):
+            return []
         return [
             member
             for name, member in self._roster.members.items()
-            if (member.local and self._deaths.pid(name) is None)
-            or (member.want.takes and (name in pending or (name in out and out[name].kind == "died")))
+            if name in gone or (member.want.takes and (name in pending or (name in out and out[name].kind == "died")))
         ]
 
     async def _look(self, rules: RuleGuard, files: RunFiles) -> None:
@@ -178,17 +183,16 @@ class Watcher:
         with self._log.costs("guardian"):
             rules.hold()
         with self._log.costs("limits"):
-            pids = {name: pid for name in self._roster.members if (pid := self._deaths.pid(name))}
-            if time.monotonic() >= self._hazards_at:
-                self._hazards_at = time.monotonic() + _HAZARDS
+            if self._limits.due:
                 self._hazards = await self._in_pool(rules.hazards)
+                pids = {name: pid for name in self._roster.members if (pid := self._deaths.pid(name))}
                 running = [m for m in self._roster.members.values() if m.local and m.name in pids]
                 await self._in_pool(lambda: self._beside.look(running, self._processes.programs))
-            self._limits.look(pids, self._judge.connections, self._hazards)
+                self._limits.look(pids, self._judge.connections, self._hazards)
         with self._log.costs("dropped clients"):
             self._dropped.look(self._serving())
-        for name, member in self._roster.members.items():
-            with self._log.costs(name):
+        for member in [member for member in self._roster.members.values() if member.hung_since is not None]:
+            with self._log.costs(member.name):
                 self._revival.hung(member)
         now = time.monotonic()
         away = self._away()
@@ -201,8 +205,8 @@ class Watcher:
             programs = await self._in_pool(self._supervision.supervisor.programs)
             if now >= self._looked_at_all:
                 self._looked_at_all = now + _ALL
-                supervisord = self._deaths.pid(SUPERVISOR)
-                self._remains.look(programs, await self._in_pool(lambda: self._remains.all(programs, supervisord)))
+                found = await self._in_pool(partial(self._remains.all, programs, self._deaths.pid(SUPERVISOR)))
+                self._remains.look(programs, found, self._deaths.alive())
             self._processes.find(programs)
         with self._log.costs("programs beside the instances"):
             for name in self._own.find(self._processes.programs):

@@ -74,6 +74,9 @@ class HaproxyConnections:
     def forget_unanswered(self, instance: InstanceRule) -> int:  # noqa: ARG002 (HAProxy dispatches them anew itself)
         return 0
 
+    def forget_ended(self, connections: Iterable[sockdiag.Ends]) -> None:
+        """Do nothing: the kernel's connection table is not ours."""
+
     def turned_away(self, instances: Iterable[InstanceRule]) -> Mapping[str, int]:
         found = self._sum("wredis")
         return {rule.name: found.get(_key(rule), 0) for rule in instances if rule.remote is None}

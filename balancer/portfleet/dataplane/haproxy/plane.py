@@ -65,6 +65,9 @@ class HaproxyPlane:
     def table_for_own_clients(self, table: Table, local: Collection[str]) -> Table:
         return tuple(name if name in local else None for name in table)
 
+    def version(self) -> None:
+        return None
+
     def observe(self) -> c.PlaneState:
         found = self._files.read()
         state = found.state

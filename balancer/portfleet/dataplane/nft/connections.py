@@ -31,6 +31,7 @@ class NftConnections:
 
     def __init__(self, reader: NftReader) -> None:
         self._reader = reader
+        self._forgetter = conntrack.Forgetter()
         self._dropped: int | None = None
         self._dropped_at = -_LATELY
 
@@ -83,6 +84,9 @@ class NftConnections:
 
     def forget_unanswered(self, instance: InstanceRule) -> int:
         return conntrack.forget_half_open(instance)
+
+    def forget_ended(self, connections: Iterable[sockdiag.Ends]) -> None:
+        self._forgetter.forget(connections)
 
     def turned_away(self, instances: Iterable[InstanceRule]) -> Mapping[str, int]:
         counts = self._reader.counts("dropped")

@@ -14,12 +14,16 @@ import ipaddress
 import os
 import socket
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from portfleet.core.changes import InstanceRule
 from portfleet.core.errors import Exit, PortfleetError
 from portfleet.linux.netlink import Netfilter, attribute, attributes, nested
+
+if TYPE_CHECKING:
+    from portfleet.linux.sockdiag import Ends
 
 _GET, _DELETE = 0x101, 0x102  # subsystem 1 (ctnetlink), messages 1 and 2
 _TUPLE_ORIG, _TUPLE_REPLY, _STATUS, _PROTOCOL, _ID, _FILTER = 1, 2, 3, 4, 12, 25
@@ -27,10 +31,12 @@ _TIMESTAMP, _START = 20, 1
 _FILTER_ORIG = 1
 _FILTER_REPLY, _BY_SOURCE, _BY_PROTOCOL, _BY_SOURCE_PORT = 2, 1 << 0, 1 << 3, 1 << 4
 _TUPLE_IP, _TUPLE_PROTO = 1, 2
-_IP_V4_SRC, _IP_V6_SRC = 1, 3
-_PROTO_NUM, _PROTO_SRC_PORT = 1, 2
+_IP_V4_SRC, _IP_V4_DST, _IP_V6_SRC, _IP_V6_DST = 1, 2, 3, 4
+_PROTO_NUM, _PROTO_SRC_PORT, _PROTO_DST_PORT = 1, 2, 3
 _SEEN_REPLY, _DESTINATION_NAT = 1 << 1, 1 << 5
 _PROTOCOL_TCP, _TCP_STATE, _ESTABLISHED = 1, 1, 3
+#: TIME_WAIT and CLOSE (enum tcp_conntrack).
+_OVER = (7, 8)
 _GONE = (0, errno.ENOENT)
 
 
@@ -99,6 +105,48 @@ def forget_half_open(instance: InstanceRule) -> int:
         if code not in _GONE:
             raise _refused(OSError(code, os.strerror(code)))
     return results.count(0)
+
+
+class Forgetter:
+    """Deletes entries of connections that have ended, over one socket.
+
+    What the kernel refuses stays until its time is up, as it would without this.
+    """
+
+    def __init__(self) -> None:
+        self._netfilter: Netfilter | None = None
+
+    def forget(self, connections: Iterable[Ends]) -> None:
+        """Delete those entries of ``connections`` that are of a connection that has ended, not of a later one."""
+        try:
+            if self._netfilter is None:
+                self._netfilter = Netfilter()
+            self._netfilter.change(_DELETE, list(self._ended(self._netfilter, connections)))
+        except OSError:
+            self._netfilter = None
+
+    def _ended(self, netfilter: Netfilter, connections: Iterable[Ends]) -> Iterator[tuple[int, bytes]]:
+        for connection in connections:
+            family, original = _original(connection)
+            try:
+                entry = netfilter.get(_GET, family, original)
+            except FileNotFoundError:
+                continue
+            if _state(entry) in _OVER:  # its identifier: another connection may have the same ports at any moment
+                yield family, original + attribute(_ID, entry[_ID])
+
+
+def _original(connection: Ends) -> tuple[int, bytes]:
+    """Return the family and the tuple of a connection that its local end has begun."""
+    old = len(connection.local) == 4
+    source, target = (_IP_V4_SRC, _IP_V4_DST) if old else (_IP_V6_SRC, _IP_V6_DST)
+    addresses = attribute(source, connection.local), attribute(target, connection.peer)
+    ports = (
+        attribute(_PROTO_SRC_PORT, connection.port.to_bytes(2, "big")),
+        attribute(_PROTO_DST_PORT, connection.peer_port.to_bytes(2, "big")),
+    )
+    way = nested(_TUPLE_PROTO, attribute(_PROTO_NUM, bytes([socket.IPPROTO_TCP])), *ports)
+    return socket.AF_INET if old else socket.AF_INET6, nested(_TUPLE_ORIG, nested(_TUPLE_IP, *addresses), way)
 
 
 def _netfilter() -> Netfilter:

@@ -7,7 +7,7 @@ of it (``run/rules.json``), so that a later difference is a hand edit; without t
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Hashable, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -66,6 +66,9 @@ class NftPlane:
 
     def table_for_own_clients(self, table: Table, local: Collection[str]) -> Table:
         return local_table(table, local)
+
+    def version(self) -> Hashable:
+        return self._reader.generation(), self._memory.stamp()
 
     def observe(self) -> c.PlaneState:
         if self._cache is None:  # a command

@@ -15,7 +15,7 @@ import os
 import re
 import socket
 import sys
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TypeVar
@@ -84,6 +84,8 @@ class NftReader:
 
     def __init__(self, name: str) -> None:
         self._table = attribute(_TABLE, name.encode() + b"\0")
+        #: By set of ports: its elements as they were last, and what they had counted.
+        self._counted: dict[str, tuple[list[bytes], Mapping[int, int]]] = {}
 
     @cached_property
     def _netfilter(self) -> Netfilter:
@@ -135,10 +137,13 @@ class NftReader:
 
         return self._ask(read) or {}
 
-    def counts(self, name: str) -> dict[int, int]:
+    def counts(self, name: str) -> Mapping[int, int]:
         """Return what the counter of each element of a set of ports has counted, in packets, by port."""
         lists = self._ask(lambda: list(self._element_lists(name))) or []
-        return dict(pair for data in lists for pair in _counts(data))
+        known = self._counted.get(name)
+        if known is None or known[0] != lists:  # most often nothing was counted: then it is read once
+            known = self._counted[name] = lists, dict(pair for data in lists for pair in _counts(data))
+        return known[1]
 
     def passed(self, chain: str) -> int:
         """Return how many packets all counters of a chain have counted; 0 if it is not there."""
