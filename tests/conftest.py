@@ -21,8 +21,8 @@ settings.load_profile("shared machine")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Put what is timed last."""
-    items.sort(key=_timed)
+    """Put what takes long first, so that no worker is left with it in the end, and what is timed last."""
+    items.sort(key=lambda item: (_timed(item), item.get_closest_marker("early") is None))
 
 
 @pytest.hookimpl(wrapper=True)

@@ -4,34 +4,33 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from functools import cache
 from typing import Any
 
 import pytest
 from benchmarks.scale import boxes
 from benchmarks.scale.model import BOXES, CONNECTIONS, MAGLEV, SLOTS, loss, maglev_table, names, network, spread
 
+Found = dict[str, list[dict[str, Any]]]
 
-@cache
-def found() -> dict[str, list[dict[str, Any]]]:
+
+@pytest.fixture(scope="module")  # seconds of arithmetic
+def found() -> Found:
     return boxes.results()
 
 
-def test_the_result_file_is_up_to_date() -> None:
-    assert json.loads(boxes.RESULT.read_text()) == found(), "script/bench scale/boxes"
+def test_the_result_file_is_up_to_date(found: Found) -> None:
+    assert json.loads(boxes.RESULT.read_text()) == found, "script/bench scale/boxes"
 
 
-def test_the_page_has_the_tables_that_come_out_now() -> None:
-    assert boxes.PAGE.read_text() == boxes.page(boxes.PAGE.read_text(), boxes.tables(found())), (
-        "script/bench scale/boxes"
-    )
+def test_the_page_has_the_tables_that_come_out_now(found: Found) -> None:
+    assert boxes.PAGE.read_text() == boxes.page(boxes.PAGE.read_text(), boxes.tables(found)), "script/bench scale/boxes"
 
 
-def test_a_page_that_was_changed_by_hand_is_noticed() -> None:
+def test_a_page_that_was_changed_by_hand_is_noticed(found: Found) -> None:
     text = boxes.PAGE.read_text()
-    assert boxes.page(text.replace("| 100 | 100,000 |", "| 100 | 200,000 |"), boxes.tables(found())) == text
+    assert boxes.page(text.replace("| 100 | 100,000 |", "| 100 | 200,000 |"), boxes.tables(found)) == text
     with pytest.raises(AssertionError, match="no place for boxes"):
-        boxes.page("", boxes.tables(found()))
+        boxes.page("", boxes.tables(found))
 
 
 def test_another_seed_changes_only_where_clients_fall() -> None:
@@ -41,8 +40,8 @@ def test_another_seed_changes_only_where_clients_fall() -> None:
 
 
 @pytest.mark.parametrize("number", BOXES)
-def test_the_parts_make_up_the_whole(number: int) -> None:
-    row = next(row for row in found()["boxes"] if row["boxes"] == number)
+def test_the_parts_make_up_the_whole(number: int, found: Found) -> None:
+    row = next(row for row in found["boxes"] if row["boxes"] == number)
     assert row["connections"] * number == pytest.approx(CONNECTIONS, rel=1e-6)
     assert network(number).share == pytest.approx(1 - 1 / number)
     shared = spread(number, SLOTS[0], seed=1)
@@ -61,5 +60,5 @@ def test_maglevs_table_is_even_as_its_paper_says() -> None:
     assert held.total() == MAGLEV and max(held.values()) - min(held.values()) <= 1
 
 
-def test_one_box_has_no_other_to_lose_it_to() -> None:
-    assert loss(1, SLOTS[0]) is None and found()["boxes"][0]["evacuation"] == {}
+def test_one_box_has_no_other_to_lose_it_to(found: Found) -> None:
+    assert loss(1, SLOTS[0]) is None and found["boxes"][0]["evacuation"] == {}

@@ -15,6 +15,7 @@ from support.simulated import WRONGS, Schedule, simulate
 _EACH = 50
 
 
+@pytest.mark.early
 @pytest.mark.parametrize(
     "first", [pytest.param(n, marks=[pytest.mark.long] * (n >= 200)) for n in range(0, 1000, _EACH)]
 )
