@@ -151,6 +151,7 @@ def refused(kernel: DataPlane, transaction: c.Transaction) -> None:
 
 def test_at_first_there_is_nothing(plane: Plane) -> None:
     assert plane.kernel.observe() == plane.kernel.recover() == c.PlaneState()
+    assert plane.kernel.home() is None
     assert plane.kernel.read_slots("echo") == ()
 
 
@@ -166,6 +167,7 @@ def test_what_was_set_is_what_is_read(plane: Plane) -> None:
         drift=frozenset(),
     )
     assert plane.kernel.read_slots("echo") == ("echo-blue-1", "echo-blue-2") * 128
+    assert plane.kernel.home() == HOME
 
 
 def test_the_same_rules_again_change_nothing(plane: Plane) -> None:
@@ -520,7 +522,7 @@ def test_others_tables_stay_byte_for_byte(nft: NftUnderTest) -> None:
 def test_a_table_of_that_name_made_by_somebody_else_is_seen(nft: NftUnderTest) -> None:
     nft.box.run("nft", "-f", "-", text="add table inet portfleet\nadd chain inet portfleet mine\n")
     state = nft.kernel.observe()
-    assert state.home == "" and "" in state.drift
+    assert state.home == nft.kernel.home() == "" and "" in state.drift
 
 
 def test_what_was_remembered_is_not_believed_blindly(nft: NftUnderTest) -> None:

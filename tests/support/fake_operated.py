@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import fcntl
 import io
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -281,7 +281,9 @@ class _CommandContext(Context):
     def prove(self, programs: Iterable[Program]) -> dict[str, str]:
         return {}
 
-    def observe(self, desired: Desired, *, probe: bool = True, by_word: bool = False) -> Observed:
+    def observe(
+        self, desired: Desired, *, probe: bool = True, by_word: bool = False, only: Collection[str] | None = None
+    ) -> Observed:
         observed = self._box.fake.observe(desired)
         there = self._box.daemons.connections
         seen = {name: replace(one, connections=there[name]) for name, one in observed.instances.items()}

@@ -77,6 +77,9 @@ class FakePlane(InMemory):
         """Return what stands beside a service's slots."""
         return self._now.sides.get(service, SideTables())
 
+    def home(self) -> str | None:
+        return self._now.fleet.home if self._now.fleet else None
+
     def recover(self) -> c.PlaneState:
         now = self._now
         bare = {n: c.ServiceRule(n, Affinity("source"), r.seed, r.slots) for n, r in now.services.items()}

@@ -206,6 +206,9 @@ class PlainPlane(InMemory):
     def read_slots(self, service: str) -> Table:
         return self._now.slots(service)
 
+    def home(self) -> str | None:
+        return self._now.fleet.home if self._now.fleet else None
+
     def recover(self) -> c.PlaneState:
         bare = {n: c.ServiceRule(n, Affinity("source"), r.seed, r.slots) for n, r in self._now.services.items()}
         return replace(self.observe(), services=bare, instances=dict(self._now.instances))

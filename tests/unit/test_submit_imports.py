@@ -40,6 +40,19 @@ def test_status_makes_no_operation_where_none_runs() -> None:
     assert "portfleet.core.operations" not in loaded_by("status")
 
 
+def test_status_loads_no_library_for_what_it_does_not_show() -> None:
+    script = (
+        "import sys\n"
+        "from portfleet.__main__ import parse\n"
+        "parse(['status'])\n"
+        "import portfleet.apply.context, portfleet.dataplane.nft.plane\n"
+        "print('\\n'.join(sys.modules))\n"
+    )
+    found = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout.split()
+    assert {"portfleet.commands.status", "portfleet.dataplane.nft.connections"} <= set(found)
+    assert {"bz2", "calendar", "shutil", "textwrap", "portfleet.dataplane.nft.conntrack"} & set(found) == set()
+
+
 @cache
 def loaded_by(verb: str) -> tuple[str, ...]:
     """Return the modules that are loaded when ``verb`` begins its work."""

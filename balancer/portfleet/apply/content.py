@@ -20,6 +20,7 @@ from portfleet.core.observed import Observed
 from portfleet.core.paths import Paths
 from portfleet.core.printable import names
 from portfleet.core.program import Program
+from portfleet.core.value import value
 from portfleet.linux import processes
 from portfleet.linux.content import content_of, digest_of
 from portfleet.linux.machine import find_command
@@ -27,7 +28,7 @@ from portfleet.store import atomic
 from portfleet.store.clock import stamp
 
 
-@dataclass(frozen=True)
+@value
 class Changed:
     """``instances`` of a service run what ``place`` held before; ``newest`` changed there last, ``at`` (RFC 3339)."""
 

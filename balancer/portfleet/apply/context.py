@@ -53,7 +53,7 @@ class Context(Configs):
         fleet, applied = self._config_or_applied(), self._applied_or_none()
         if applied is not None and _planes(applied) != _planes(fleet):
             serving = choose(self.paths, applied)
-            if serving.observe().home == self.paths.identity:
+            if serving.home() == self.paths.identity:
                 return serving
         return choose(self.paths, fleet)
 
@@ -62,7 +62,7 @@ class Context(Configs):
         applied = self._applied_or_none()
         if applied is None or _planes(applied) == _planes(self.configured):
             return
-        if self.plane.observe().home == self.paths.identity:
+        if self.plane.home() == self.paths.identity:
             raise PortfleetError(
                 "fleet.dataplane or fleet.haproxy_processes has changed, and the fleet is up; nothing was changed",
                 hint="portfleet down && portfleet up",
@@ -173,16 +173,23 @@ class Context(Configs):
         user = fleet.metrics.user or unprivileged_user()
         return metrics_program(self.paths, sys.executable, listen, user) if listen is not None else None
 
-    def observe(self, desired: Desired, *, probe: bool = True, by_word: bool = False) -> Observed:
-        """Look at what is; raises PortfleetError (exit 5) if the table belongs to another home.
+    def observe(
+        self,
+        desired: Desired,
+        *,
+        probe: bool = True,
+        by_word: bool = False,
+        only: Collection[str] | None = None,
+    ) -> Observed:
+        """Look at what is, or ``only`` at some instances; raises PortfleetError (exit 5) if another home is served.
 
         ``by_word``: the watcher may be asked which instances are well, instead of all of them.
         """
         word = of_watcher(self.paths) if by_word and self.unchanged else None
         observed = observe(
-            desired, plane=self.plane, supervisor=self.supervisor, paths=self.paths, probe=probe, word=word
+            desired, plane=self.plane, supervisor=self.supervisor, paths=self.paths, probe=probe, word=word, only=only
         )
-        home = observed.plane.home
+        home = observed.plane.home if only is None else self.plane.home()
         if home and home != desired.home:
             raise PortfleetError(
                 f"{self.plane.traits.place} belongs to another home of portfleet",

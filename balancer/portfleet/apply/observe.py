@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -32,23 +32,33 @@ _SILENT = (Presence.HUNG, Presence.SUSPENDED, Presence.UNREACHABLE)
 
 
 def observe(
-    desired: Desired, *, plane: DataPlane, supervisor: Supervisor, paths: Paths, probe: bool = True,
+    desired: Desired,
+    *,
+    plane: DataPlane,
+    supervisor: Supervisor,
+    paths: Paths,
+    probe: bool = True,
     word: Mapping[str, Word] | None = None,
-) -> Observed:  # fmt: skip
+    only: Collection[str] | None = None,
+) -> Observed:
     """Look at everything that a plan or `status` needs.
 
-    ``probe`` False leaves out the exchange through the ports; ``word``: what is taken from the watcher.
+    ``probe`` False leaves out the exchange through the ports; ``word``: what is taken from the watcher. ``only``:
+    nothing but these instances is looked at, of those that are desired, and none is asked by its port.
     """
     presence, programs = _ask(supervisor, paths)
-    rules = plane.observe()
-    served = None if probe else {name for table in rules.slots.values() for name in table if name}
+    rules = plane.observe() if only is None else PlaneState()
+    served = None
+    if not probe and only is None:
+        served = {name for table in rules.slots.values() for name in table if name}
     hung = presence in _SILENT
     look = Look(programs, paths, probe=probe, ports=desired.local_ports(), hung=hung, served=served, word=word)
-    instances = look.at((service, want) for service in desired.services.values() for want in service.instances)
-    for name in programs:
+    services = [_with(service, only) for service in desired.services.values()]
+    instances = look.at((service, want) for service in services for want in service.instances)
+    for name in programs if only is None else ():
         if name not in instances and parse_instance(name):
             instances[name] = look.at_surplus(name)
-    for service in desired.services.values():
+    for service in services:
         instances |= _elsewhere(service, instances, rules.slots.get(service.name, ()), plane, probed=probe)
     known = programs if presence is Presence.RUNNING else None
     watched = locks.held(paths.watch_lock)
@@ -68,6 +78,12 @@ def observe(
         metrics=_runs(METRICS, programs) or METRICS in look.adopted,
         at=time.time(),
     )
+
+
+def _with(service: DesiredService, only: Collection[str] | None) -> DesiredService:
+    if only is None:
+        return service
+    return replace(service, instances=tuple(want for want in service.instances if want.name in only))
 
 
 def _ask(supervisor: Supervisor, paths: Paths) -> tuple[Presence, dict[str, ProgramInfo]]:

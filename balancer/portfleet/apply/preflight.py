@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
 
 from portfleet.apply import secrets
 from portfleet.apply.context import Context
 from portfleet.apply.files import Files
 from portfleet.apply.look import Look
+from portfleet.apply.unstartable import refuse_strangers, refuse_unproven
 from portfleet.core.desired import Desired
 from portfleet.core.errors import Exit, PortfleetError, Problem
 from portfleet.core.model import Fleet
@@ -23,27 +23,10 @@ from portfleet.core.steps import RestartInstance, StartInstances
 _NAMED = 4
 
 
-def refuse_taken(context: Context, desired: Desired, service: str) -> None:
-    """Raise PortfleetError if another process has the port of an instance of ``service`` that is to be started."""
-    look = Look(context.supervisor.programs(), context.paths, probe=False, ports=desired.local_ports())
-    want = desired.services[service]
-    starting = {instance.name for instance in want.running if instance.startable}
-    _refuse({name: words for name, words in look.strangers(desired).items() if name in starting})
-
-
-def _refuse(strangers: Mapping[str, str]) -> None:
-    if strangers:
-        lines = [f"{name}: {words}" for name, words in sorted(strangers.items())]
-        raise PortfleetError(
-            "ports of instances are taken by others; nothing was changed\n  " + "\n  ".join(lines),
-            hint="choose other ports in fleet.toml, or end what listens there if it is not needed",
-        )
-
-
 def refuse(context: Context, observed: Observed) -> None:
     """Raise PortfleetError if ports are taken, or the fleet cannot be on its data plane on this machine."""
     context.refuse_other_plane()
-    _refuse(observed.strangers)
+    refuse_strangers(observed.strangers)
     if problems := context.plane.problems(context.fleet):
         lines = [f"{problem.path}: {problem.message}" for problem in problems]
         raise PortfleetError("\n".join([*lines, "nothing was changed"]), hint=problems[0].hint, code=Exit.USAGE)
@@ -67,19 +50,6 @@ def prove(context: Context, desired: Desired, plan: Plan) -> None:
         elif isinstance(step, StartInstances) and not context.unchanged:
             names += step.names
     refuse_unproven(context.prove(desired.programs[name] for name in names if name in desired.programs))
-
-
-def refuse_unproven(found: Mapping[str, str]) -> None:
-    """Raise PortfleetError if programs could not be started: ``found`` by `faults_of`."""
-    if found:
-        by_words: dict[str, list[str]] = {}
-        for name, words in found.items():
-            by_words.setdefault(words, []).append(name)
-        lines = [f"{', '.join(names)}: {words}" for words, names in by_words.items()]
-        raise PortfleetError(
-            "instances could not be started; nothing was changed\n  " + "\n  ".join(lines),
-            hint="install it where that user can run it, or choose another command, user or release",
-        )
 
 
 def file_problems(desired: Desired, paths: Paths) -> list[Problem]:

@@ -42,7 +42,7 @@ def take_down(context: Context, desired: Desired, *, seconds: float = 60, clock:
     programs.run(programs.ending(names, HURRIED, alone=not supervisor.running()))
     programs.run(programs.ending([name for name in (*desired.own, METRICS) if name in there], HURRIED))
     with locks.table(context.paths.table_lock):
-        if context.plane.observe().home is not None:
+        if context.plane.home() is not None:
             context.plane.run((DropAll(),))
     _end_supervisord(supervisor, seconds=seconds, clock=clock)
 

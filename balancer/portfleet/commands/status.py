@@ -184,6 +184,10 @@ def _entry(
 ) -> dict[str, Any]:
     """Return what --json says of a service; ``ends``: how often each process has ended, by the watcher's word."""
     entry = service_entry(service, observed, journal, context.paths)
+    if context.json:
+        from portfleet.core.exported import table_checksum  # it writes the journal's form, which takes a millisecond
+
+        entry["checksum"] = table_checksum(service.record)
     entry["access"]["refused"] = context.plane.connections.refused(service.name)
     entry["content_changed"] = vars(found) if (found := content.changed(service, observed, context.paths)) else None
     for instance in entry["instances"]:

@@ -7,15 +7,16 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from portfleet.core.pins import parse
+from portfleet.core.value import value
 
 #: Of a denial without an end: later than any Unix time.
 _NEVER = 1 << 62
 
 
-@dataclass(frozen=True)
+@value
 class Range:
     """Addresses of one family, ``first`` … ``last``; ``until`` (Unix time, whole seconds) or for good."""
 
@@ -29,7 +30,7 @@ class Range:
         yield from map(str, ipaddress.summarize_address_range(*ends))
 
 
-@dataclass(frozen=True)
+@value
 class Access:
     """``deny``: who is refused; ``allow``: who is not refused if there are any. Sorted, IPv4 first, no overlaps."""
 

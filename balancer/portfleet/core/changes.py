@@ -7,15 +7,16 @@ The nouns are those of the design: fleet, service, instance, listen address, slo
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Literal
 
 from portfleet.core.access import Access
 from portfleet.core.model import Affinity, Listen
 from portfleet.core.slots import Table
+from portfleet.core.value import value
 
 
-@dataclass(frozen=True)
+@value
 class Sticky:
     """Remember a client's instance for ``seconds`` after its last connect; ``size`` is how many clients at most."""
 
@@ -23,7 +24,7 @@ class Sticky:
     size: int
 
 
-@dataclass(frozen=True)
+@value
 class InstanceRule:
     """How a new connection gets to an instance. ``remote`` None: to ``port`` on this box.
 
@@ -49,7 +50,7 @@ class InstanceRule:
         return self.limit > 0 and self.spills
 
 
-@dataclass(frozen=True)
+@value
 class ServiceRule:
     """How a new connection of a service gets to a slot.
 
@@ -82,7 +83,7 @@ class ServiceRule:
         return not (self.pins or self.sticky or self.remote or self.tries)
 
 
-@dataclass(frozen=True)
+@value
 class SetFleet:
     """Set the fixed part for the fleet with the identity ``home``; guard instances' ``ports`` (inclusive ranges)."""
 
@@ -90,21 +91,21 @@ class SetFleet:
     ports: frozenset[tuple[int, int]] = frozenset()
 
 
-@dataclass(frozen=True)
+@value
 class SetService:
     """Set a service's rules; its slots stay as they are."""
 
     rule: ServiceRule
 
 
-@dataclass(frozen=True)
+@value
 class SetInstance:
     """Set an instance's rules, which ends a `Divert` of it; established connections are not touched."""
 
     rule: InstanceRule
 
 
-@dataclass(frozen=True)
+@value
 class SetAccess:
     """Set who may connect to a service whose rule ``filters``; established connections stay.
 
@@ -115,7 +116,7 @@ class SetAccess:
     access: Access
 
 
-@dataclass(frozen=True)
+@value
 class SetListens:
     """Let clients in by ``add`` and no longer by ``remove``; each maps a listen address to its service."""
 
@@ -123,7 +124,7 @@ class SetListens:
     remove: Mapping[Listen, str] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
+@value
 class Route:
     """Point the slots of the service with ``rule`` by ``table``, an instance or None for each slot.
 
@@ -139,7 +140,7 @@ class Route:
     overflow: tuple[str, ...] | None = None
 
 
-@dataclass(frozen=True)
+@value
 class Divert:
     """Send new connections of the instance ``name`` to the instance ``to``, until `SetInstance` sets it right again.
 
@@ -150,21 +151,21 @@ class Divert:
     to: str
 
 
-@dataclass(frozen=True)
+@value
 class DropInstance:
     """Forget an instance to which nothing points any more."""
 
     name: str
 
 
-@dataclass(frozen=True)
+@value
 class DropService:
     """Forget a service, with its slots, that no listen address leads to any more."""
 
     name: str
 
 
-@dataclass(frozen=True)
+@value
 class DropAll:
     """Remove everything of ours and nothing else."""
 
@@ -175,7 +176,7 @@ Change = (
 Transaction = tuple[Change, ...]
 
 
-@dataclass(frozen=True)
+@value
 class PlaneState:
     """What a data plane has now.
 

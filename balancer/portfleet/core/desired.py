@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Collection, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from functools import cached_property
 from typing import Literal
 
@@ -17,9 +17,10 @@ from portfleet.core.records import Moved, ServiceRecord
 from portfleet.core.slots import Table, effective
 from portfleet.core.states import Wanted
 from portfleet.core.status import Status
+from portfleet.core.value import value
 
 
-@dataclass(frozen=True)
+@value
 class DesiredInstance:
     """One instance as it shall be. ``program`` is None for one on another box and for a colour that runs nothing.
 
@@ -72,7 +73,7 @@ class DesiredInstance:
         return self.program is not None and self.wanted is not Wanted.MAINTENANCE
 
 
-@dataclass(frozen=True)
+@value
 class DesiredService:
     """One service as it shall be. ``instances`` are those of both colours and the remote ones.
 
@@ -180,7 +181,7 @@ def _within(slot: int, percent: int) -> bool:
     return slot * 0x9E3779B1 % (1 << 32) < percent * (1 << 32) // 100
 
 
-@dataclass(frozen=True)
+@value
 class Desired:
     """The whole fleet as it shall be, and the journal that goes with it. ``configured`` is every service by name.
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from enum import IntEnum
 
 from portfleet.core.printable import quantity
+from portfleet.core.value import value
 
 
 class Exit(IntEnum):
@@ -24,7 +24,7 @@ class Exit(IntEnum):
     UNSERVED = 9  #: `status`: a service has no instance that serves
 
 
-@dataclass(frozen=True)
+@value
 class Problem:
     """One thing that is wrong in a config: its path such as ``service.echo.ports``, what is wrong, what to do."""
 

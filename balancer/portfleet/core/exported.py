@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from portfleet.core import journal as journals
@@ -19,6 +19,7 @@ from portfleet.core.journal import Journal, JournalError
 from portfleet.core.model import Fleet, Service
 from portfleet.core.records import ColourRecord, ServiceRecord
 from portfleet.core.slots import Table
+from portfleet.core.value import value
 
 #: Marks the file, and its version.
 FORMAT = 1
@@ -34,7 +35,7 @@ SHARED = (
 )  # fmt: skip
 
 
-@dataclass(frozen=True)
+@value
 class Exported:
     """Services as one box has them: ``config`` (keys of `SAME` as JSON values), ``services`` and the last number given.
 

@@ -7,7 +7,7 @@ misread the file, or refuse it with less than the whole reason.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from itertools import chain
 from types import NoneType
 from typing import TYPE_CHECKING, Any
@@ -16,6 +16,7 @@ from portfleet.core import typed
 from portfleet.core.errors import PortfleetError
 from portfleet.core.records import NUMBER_LIMIT, ColourRecord, ServiceRecord, check_members
 from portfleet.core.slots import Table
+from portfleet.core.value import value
 
 if TYPE_CHECKING:
     from portfleet.core.operations import Operation
@@ -34,7 +35,7 @@ class JournalError(PortfleetError):
         super().__init__(message, hint="it is rebuilt from what runs, and the damaged one kept, by: portfleet apply")
 
 
-@dataclass(frozen=True)
+@value
 class HistoryEntry:
     """One thing that was done: when, who, which verb with which words, and what came of it ("done" or why not).
 
@@ -56,7 +57,7 @@ class HistoryEntry:
     stays: bool = False
 
 
-@dataclass(frozen=True)
+@value
 class Journal:
     """The whole journal. ``last_number`` is the number that was given last, 0 if that is not known."""
 

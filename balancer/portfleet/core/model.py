@@ -15,6 +15,7 @@ from typing import Literal
 
 from portfleet.core.digits import whole
 from portfleet.core.policies import Drain, Probe
+from portfleet.core.value import value
 
 Colour = Literal["blue", "green"]
 COLOURS: tuple[Colour, Colour] = ("blue", "green")
@@ -49,7 +50,7 @@ class Listen:
         return f"[{self.address}]:{self.port}" if 6 in self.families else f"{self.address}:{self.port}"
 
 
-@dataclass(frozen=True)
+@value
 class Affinity:
     """How a new connection finds its slot. Prefixes are in bits and count for ``source`` only."""
 
@@ -68,7 +69,7 @@ class Affinity:
         return f"source/{self.prefix4}" + (f"/{self.prefix6}" if self.prefix6 != 64 else "")
 
 
-@dataclass(frozen=True)
+@value
 class Launch:
     """How instances are started, but for their release: what two colours of a service can have differently."""
 
@@ -85,7 +86,7 @@ class Launch:
     memory_max: int | None = None
 
 
-@dataclass(frozen=True)
+@value
 class Service:
     """One service of fleet.toml, validated. Durations are in seconds, ``ports`` is inclusive, ``umask`` octal digits.
 
@@ -172,7 +173,7 @@ class Service:
         return self if launch is None else replace(self, **vars(launch))
 
 
-@dataclass(frozen=True)
+@value
 class Metrics:
     """The process of the metrics and the page: where it listens (None: there is none) and who it runs as.
 
@@ -183,14 +184,14 @@ class Metrics:
     user: str | None = None
 
 
-@dataclass(frozen=True)
+@value
 class Page:
     """The page that the metrics' process serves. ``token_file`` None: it is read-only."""
 
     token_file: str | None = None
 
 
-@dataclass(frozen=True)
+@value
 class Fleet:
     """The whole fleet.toml."""
 
@@ -263,7 +264,7 @@ def member_instance(service: str, member: str, live: Colour) -> Instance:
     return Instance(service, live, int(member))
 
 
-@dataclass(frozen=True)
+@value
 class Machine:
     """What the config's checks need to know of this machine, read once by the caller.
 

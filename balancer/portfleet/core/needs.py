@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 
 from portfleet.core.model import Fleet, Listen
+from portfleet.core.value import value
 
 #: Descriptors of an instance that are not connections: its listeners, logs, epoll set, control socket.
 OWN_DESCRIPTORS = 64
 
 
-@dataclass(frozen=True)
+@value
 class Needs:
     """What is needed.
 

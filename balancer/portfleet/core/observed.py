@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Literal
 
 from portfleet.core.changes import PlaneState
 from portfleet.core.states import Presence
 from portfleet.core.status import Status
+from portfleet.core.value import value
 
 
-@dataclass(frozen=True)
+@value
 class Out:
     """Why an instance is out: its process died, its probes failed, or it is new; ``since`` is RFC 3339 in UTC."""
 
@@ -20,7 +21,7 @@ class Out:
     reason: str
 
 
-@dataclass(frozen=True)
+@value
 class Retry:
     """Why an instance is in a crash loop, and when it is started again, for the ``attempt``-th time since it served.
 
@@ -32,7 +33,7 @@ class Retry:
     attempt: int
 
 
-@dataclass(frozen=True)
+@value
 class OwnProcess:
     """A process of the data plane's own that takes orders, and how many connections it carries.
 
@@ -44,7 +45,7 @@ class OwnProcess:
     former: int = 0
 
 
-@dataclass(frozen=True)
+@value
 class ObservedInstance:
     """One instance as it is.
 
@@ -69,7 +70,7 @@ class ObservedInstance:
 _UNSEEN = ObservedInstance()
 
 
-@dataclass(frozen=True)
+@value
 class Observed:
     """The whole fleet as it is.
 

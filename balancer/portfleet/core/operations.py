@@ -15,6 +15,7 @@ from typing import Any, ClassVar, Literal
 from portfleet.core import typed
 from portfleet.core.policies import Drain as DrainPolicy
 from portfleet.core.records import check_moment
+from portfleet.core.value import value
 
 #: Each verb's module in ``work`` and its class there.
 VERBS: Mapping[str, tuple[str, str]] = {
@@ -32,7 +33,7 @@ VERBS: Mapping[str, tuple[str, str]] = {
 Then = Literal["wait", "evict", "kill"]
 
 
-@dataclass(frozen=True)
+@value
 class Policy:
     """How connections of instances that are being emptied end: ``rate`` a second are evicted, None lets them finish.
 
@@ -90,7 +91,7 @@ def kind_of(verb: str) -> type[Work]:
     return kind
 
 
-@dataclass(frozen=True)
+@value
 class Unreadable:
     """An operation that this version cannot advance, as it was found, and ``why``."""
 
@@ -99,7 +100,7 @@ class Unreadable:
     why: str
 
 
-@dataclass(frozen=True)
+@value
 class Operation:
     """A long operation that the watcher advances: who asked for it, how far it is, and what it needs to go on.
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import re
-from dataclasses import dataclass
 from pathlib import Path
 
 from portfleet.core.errors import Exit, PortfleetError
+from portfleet.core.value import value
 
 #: sun_path has 108 bytes with its closing zero (unix(7)).
 SOCKET_PATH_MAX = 107
@@ -15,7 +15,7 @@ SOCKET_PATH_MAX = 107
 _HOME = re.compile(r"[\w@+=:,./~%-]+")
 
 
-@dataclass(frozen=True)
+@value
 class Paths:
     """The files of one fleet. ``home`` is None for the system's directories."""
 

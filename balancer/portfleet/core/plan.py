@@ -7,7 +7,6 @@ ready before slots point at them, slots away before an instance stops, listen ad
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator
-from dataclasses import dataclass
 
 from portfleet.core import changes as c
 from portfleet.core import steps as s
@@ -20,9 +19,10 @@ from portfleet.core.printable import names, quantity
 from portfleet.core.routing import moved, route, settled
 from portfleet.core.slots import Table
 from portfleet.core.states import AT_REST
+from portfleet.core.value import value
 
 
-@dataclass(frozen=True)
+@value
 class Plan:
     """``steps`` in order; ``notes`` say what the plan leaves for an operator; ``moved`` is {service: (slots, of)}."""
 

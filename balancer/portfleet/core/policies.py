@@ -5,13 +5,14 @@ As in core/model a key's default stands with its field.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Literal
+
+from portfleet.core.value import value
 
 Then = Literal["wait", "evict", "kill"]
 
 
-@dataclass(frozen=True)
+@value
 class Probe:
     """How an instance's health is asked. Times are in seconds.
 
@@ -36,7 +37,7 @@ class Probe:
         return self.send is not None or self.http is not None or bool(self.exec)
 
 
-@dataclass(frozen=True)
+@value
 class Drain:
     """What happens to established connections of a drained instance: evicted per second, and the end of patience.
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 
 from portfleet.core.errors import Exit, PortfleetError
 from portfleet.core.model import Listen, Service, StopSignal
 from portfleet.core.paths import Paths
 from portfleet.core.placeholders import expand, known, placeholders
+from portfleet.core.value import value
 
 #: The watcher's name as a program of supervisord.
 WATCHER = "portfleet-watch"
@@ -27,7 +28,7 @@ _COMMENT = re.compile(r"\s[;#]")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
 
-@dataclass(frozen=True)
+@value
 class Program:
     """One program of supervisord. ``config_exit``: after an end with CONFIG_EXIT the watcher says how it goes on.
 

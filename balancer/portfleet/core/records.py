@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import re
-from calendar import monthrange
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from typing import Literal
 
 from portfleet.core import pins
 from portfleet.core.model import Colour, Launch
 from portfleet.core.program import unquotable, unwritable
 from portfleet.core.slots import Table
+from portfleet.core.value import value
 
 #: Numbers of instances are below; a data plane may have a use of its own for those from here to 2^24.
 NUMBER_LIMIT = (1 << 24) - 256
@@ -23,7 +23,7 @@ _MEMBER = re.compile(r"(remote-)?[1-9][0-9]{0,4}")
 _MOMENT = re.compile(r"([12][0-9]{3})-(0[1-9]|1[0-2])-([0-3][0-9])T([01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9]Z")
 
 
-@dataclass(frozen=True)
+@value
 class ColourRecord:
     """What a colour runs: its release, a command other than the config's (or None), and since when it does.
 
@@ -51,7 +51,7 @@ class ColourRecord:
             check_moment(moment)
 
 
-@dataclass(frozen=True)
+@value
 class Asked:
     """What an operator asked of one instance (kept until undone), by whom, when and why."""
 
@@ -61,7 +61,7 @@ class Asked:
     why: str = ""
 
 
-@dataclass(frozen=True)
+@value
 class Denied:
     """A network that may not connect: since when, by whom and why; ``until`` (Unix time) or for good."""
 
@@ -75,7 +75,7 @@ class Denied:
         _check_range("until", 0 if self.until is None else self.until, 0, _LAST)
 
 
-@dataclass(frozen=True)
+@value
 class Moved:
     """A member's share that another member serves: ``percent`` of its slots."""
 
@@ -88,7 +88,7 @@ class Moved:
         _check_range("percent", self.percent, 0, 100)
 
 
-@dataclass(frozen=True)
+@value
 class ServiceRecord:
     """What the journal knows of one service. ``home`` has a member per slot; ``numbers`` one per instance name.
 
@@ -196,5 +196,12 @@ def _check_range(name: str, value: int, least: int, most: int) -> None:
 def check_moment(value: str | None) -> None:
     """Raise ValueError for what is neither None nor a time as `clock.stamp` writes it: RFC 3339, UTC, seconds."""
     found = _MOMENT.fullmatch(value) if value is not None else None
-    if value is not None and (found is None or int(found[3]) > monthrange(int(found[1]), int(found[2]))[1]):
+    if value is not None and (found is None or int(found[3]) > _days(int(found[1]), int(found[2]))):
         raise ValueError(f"{value!r:.60} is not a time")
+
+
+def _days(year: int, month: int) -> int:
+    """Return how many days a month has; `calendar`, which knows it too, costs `status` a millisecond."""
+    if month == 2:
+        return 29 if year % 4 == 0 and (year % 100 != 0 or year % 400 == 0) else 28
+    return 30 if month in (4, 6, 9, 11) else 31

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import StrEnum
 from math import inf
 from typing import TYPE_CHECKING
+
+from portfleet.core.value import value
 
 if TYPE_CHECKING:
     from portfleet.core.counters import Counters
@@ -20,7 +21,7 @@ class DaemonState(StrEnum):
     STOPPED = "stopped"  #: no connections, about to exit
 
 
-@dataclass(frozen=True)
+@value
 class Status:
     """A daemon's answer to ``status``: a claim, but each number is within 0 … 2^53.
 

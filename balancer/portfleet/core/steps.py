@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 from portfleet.core.changes import Transaction
 from portfleet.core.printable import names, quantity
+from portfleet.core.value import value
 
 
-@dataclass(frozen=True)
+@value
 class LoadRules:
     """Set rules that are missing or not what they must be; slots and connections stay."""
 
@@ -20,7 +20,7 @@ class LoadRules:
         return f"load the rules of {self.what}"
 
 
-@dataclass(frozen=True)
+@value
 class StartWatcher:
     """Have supervisord run the watcher."""
 
@@ -28,7 +28,7 @@ class StartWatcher:
         return "start the watcher"
 
 
-@dataclass(frozen=True)
+@value
 class StartInstances:
     """Have supervisord start instances."""
 
@@ -38,7 +38,7 @@ class StartInstances:
         return f"start {names(self.names)}"
 
 
-@dataclass(frozen=True)
+@value
 class StartDataPlane:
     """Have supervisord start the data plane's own programs and wait until they take orders."""
 
@@ -48,7 +48,7 @@ class StartDataPlane:
         return f"start {names(self.names)}"
 
 
-@dataclass(frozen=True)
+@value
 class StartMetrics:
     """Have supervisord run the metrics' process, anew if it runs otherwise than is desired."""
 
@@ -56,7 +56,7 @@ class StartMetrics:
         return "start the metrics"
 
 
-@dataclass(frozen=True)
+@value
 class StopMetrics:
     """Have supervisord stop the metrics' process and forget it."""
 
@@ -64,7 +64,7 @@ class StopMetrics:
         return "stop the metrics"
 
 
-@dataclass(frozen=True)
+@value
 class RestartInstance:
     """Stop an instance and start it as it is wanted now; between the two its rules become what they must be.
 
@@ -98,7 +98,7 @@ class RestartInstance:
         return "are closed at once"
 
 
-@dataclass(frozen=True)
+@value
 class WaitReady:
     """Wait until instances take connections."""
 
@@ -109,7 +109,7 @@ class WaitReady:
         return f"wait until {names(self.names)} {'is' if len(self.names) == 1 else 'are'} ready"
 
 
-@dataclass(frozen=True)
+@value
 class LiveOn:
     """See that instances that are ready live on for ``seconds``: one good connect is not health."""
 
@@ -122,7 +122,7 @@ class LiveOn:
         )
 
 
-@dataclass(frozen=True)
+@value
 class PointSlots:
     """Point a service's slots at the instances that serve, ``out`` left out; ``moved`` of ``total`` slots move."""
 
@@ -139,7 +139,7 @@ class PointSlots:
         return f"point {self.moved:,} of {self.total:,} slots of {self.service}{without} ({share} of its clients)"
 
 
-@dataclass(frozen=True)
+@value
 class OpenListens:
     """Let clients in by the configured addresses, and no longer by others."""
 
@@ -150,7 +150,7 @@ class OpenListens:
         return self.words
 
 
-@dataclass(frozen=True)
+@value
 class StopInstances:
     """Have supervisord stop and forget instances without connections."""
 
@@ -160,7 +160,7 @@ class StopInstances:
         return f"stop {names(self.names)}"
 
 
-@dataclass(frozen=True)
+@value
 class DropRules:
     """Remove rules to which nothing points any more."""
 
@@ -171,7 +171,7 @@ class DropRules:
         return f"remove the rules of {self.what}"
 
 
-@dataclass(frozen=True)
+@value
 class WriteJournal:
     """Keep the new state, without the services ``forget``."""
 

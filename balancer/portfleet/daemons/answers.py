@@ -10,11 +10,11 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import Any, NoReturn
 
 from portfleet.core.printable import printable
 from portfleet.core.status import DaemonState, Status
+from portfleet.core.value import value
 
 #: The longest line of an answer in bytes (docs/control.md).
 LONGEST = 65_536
@@ -48,7 +48,7 @@ class HandoffRefused(Refused):
         self.moved, self.code = moved, code
 
 
-@dataclass(frozen=True)
+@value
 class Agreed:
     """What a receiver agrees to: the ``version`` of the hand-off protocol, and how many connections it has room for."""
 

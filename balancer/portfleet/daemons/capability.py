@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 
 from portfleet.core.status import Status
+from portfleet.core.value import value
 
 
-@dataclass(frozen=True)
+@value
 class Heard:
     """What an instance said of itself: its ``status``, or the ``trouble`` in words.
 

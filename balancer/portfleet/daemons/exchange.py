@@ -9,8 +9,9 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
+
+from portfleet.core.value import value
 
 #: By which a proxy says that it speaks for itself (PROXY protocol version 2, command LOCAL, no addresses).
 PROXY_LOCAL = b"\r\n\r\n\0\r\nQUIT\n\x20\0\0\0"
@@ -18,7 +19,7 @@ PROXY_LOCAL = b"\r\n\r\n\0\r\nQUIT\n\x20\0\0\0"
 Verdict = str | None
 
 
-@dataclass(frozen=True)
+@value
 class Control:
     """A control socket on this box, and the process in whose tree its listener must be (None: not an instance's).
 
@@ -32,7 +33,7 @@ class Control:
         return "control socket"
 
 
-@dataclass(frozen=True)
+@value
 class Port:
     """A TCP port at an address of either family; ``opening`` is what every connection to it begins with."""
 
@@ -44,7 +45,7 @@ class Port:
         return f"port {self.port}"
 
 
-@dataclass(frozen=True)
+@value
 class Command:
     """A command on this box, run as ``user`` (None: this one) in ``directory``.
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import errno
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from portfleet.core.desired import DesiredInstance
@@ -18,6 +17,7 @@ from portfleet.core.placeholders import expand
 from portfleet.core.policies import Probe
 from portfleet.core.printable import printable
 from portfleet.core.status import DaemonState, Status
+from portfleet.core.value import value
 from portfleet.daemons.answers import Refused, read_status
 from portfleet.daemons.control import Ask, request
 from portfleet.daemons.exchange import PROXY_LOCAL, Command, Control, Exchange, Port, Verdict
@@ -29,7 +29,7 @@ _LINE = 1024
 REQUESTS = {command: request(command) for command in ("state", "status")}
 
 
-@dataclass(frozen=True)
+@value
 class Target:
     """What to probe: the instance's address, where its control socket is if it has one (None: not to be asked), how."""
 

@@ -15,8 +15,9 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Collection, Hashable, Iterable, Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Protocol
+
+from portfleet.core.value import value
 
 if TYPE_CHECKING:  # what names here stand for costs `status` nothing
     from portfleet.core.changes import InstanceRule, PlaneState, ServiceRule, Transaction
@@ -33,7 +34,7 @@ if TYPE_CHECKING:  # what names here stand for costs `status` nothing
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 
-@dataclass(frozen=True)
+@value
 class Traits:
     """What a data plane is like, for those who must know.
 
@@ -60,14 +61,14 @@ class Traits:
     slots_at_once: int
 
 
-@dataclass(frozen=True)
+@value
 class Hold:
     """One established connection of an instance, by a name that only its data plane understands."""
 
     name: bytes
 
 
-@dataclass(frozen=True)
+@value
 class ClientConnection:
     """An established connection of a client: the ``instance`` that it came by and the client's ``port``.
 
@@ -81,7 +82,7 @@ class ClientConnection:
     since: float | None = None
 
 
-@dataclass(frozen=True)
+@value
 class Foreign:
     """A change that another process made to what is ours. ``process`` and ``pid``: by whom, "" and 0 if not known.
 
@@ -93,7 +94,7 @@ class Foreign:
     lost: bool = False
 
 
-@dataclass(frozen=True)
+@value
 class Door:
     """A service as its clients meet it: what they dial, and the ports of its instances on this box (inclusive)."""
 
@@ -101,7 +102,7 @@ class Door:
     ports: tuple[int, int]
 
 
-@dataclass(frozen=True)
+@value
 class Done:
     """What a guardian did for connections: an event of the log with its fields."""
 
@@ -109,7 +110,7 @@ class Done:
     fields: Mapping[str, object]
 
 
-@dataclass(frozen=True)
+@value
 class Room:
     """Room for connections: ``used`` of ``limit``, and how many were ``dropped`` for want of it since it is counted.
 
@@ -124,7 +125,7 @@ class Room:
     hint: str
 
 
-@dataclass(frozen=True)
+@value
 class Hazard:
     """What on this box costs clients, or will: a name for programs, words for people, the command that ends it."""
 
@@ -173,7 +174,7 @@ class Connections(Protocol):
         """Return how much room for connections the data plane has; None if it has no bound of its own."""
 
 
-@dataclass(frozen=True)
+@value
 class Shortage:
     """Something that this machine ``refused``, and what that ``costs``, in words."""
 
@@ -246,13 +247,13 @@ class DataPlane(Protocol):
         """
 
     def version(self) -> Hashable:
-        """Return what is another whenever `observe` may find another state, at little cost; None if that is not known.
-
-        Elements that time out by themselves do not make it another.
-        """
+        """Return what differs whenever `observe` may, but for elements that time out; None if that is not known."""
 
     def observe(self) -> PlaneState:
         """Read back everything of ours."""
+
+    def home(self) -> str | None:
+        """Return the identity of the fleet that is served here, as `observe` tells it; None if there is none."""
 
     def read_slots(self, service: str) -> Table:
         """Read one service's slots; empty if there are none."""

@@ -13,8 +13,9 @@ import stat
 from collections import deque
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
+
+from portfleet.core.value import value
 
 #: So many files and folders are looked at, the upper ones first: 50 ms.
 _MOST = 5_000
@@ -24,7 +25,7 @@ _READ = 64 << 20
 _NOT_CONTENT = frozenset({"__pycache__", ".git"})
 
 
-@dataclass(frozen=True)
+@value
 class Content:
     """What files are now. ``stamp`` differs if any was written; ``newest`` changed last, ``at`` that Unix time."""
 

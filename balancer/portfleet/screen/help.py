@@ -16,8 +16,14 @@ class HelpFormatter(argparse.RawDescriptionHelpFormatter):
     """Fills the paragraphs of descriptions; lines that are indented stay lines."""
 
     def __init__(self, prog: str) -> None:
-        super().__init__(prog, max_help_position=28)
-        self._width = min(self._width, _WIDEST)
+        super().__init__(prog, max_help_position=28, width=_WIDEST)
+
+    def format_help(self) -> str:
+        from shutil import get_terminal_size  # with bz2 and lzma 3 ms: argparse makes a formatter for every option
+
+        self._width = min(get_terminal_size().columns - 2, _WIDEST)
+        self._max_help_position = min(self._max_help_position, max(self._width - 20, 2 * self._indent_increment))
+        return super().format_help()
 
     def _fill_text(self, text: str, width: int, indent: str) -> str:
         return "\n\n".join(indent + block for block in paragraphs(text, width))

@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from typing import Any
 
 from portfleet.core.desired import DesiredInstance, DesiredService
-from portfleet.core.exported import table_checksum
 from portfleet.core.journal import Journal
 from portfleet.core.model import member_instance
 from portfleet.core.observed import Observed, ObservedInstance, Out, Retry
@@ -35,7 +34,6 @@ def service_entry(service: DesiredService, observed: Observed, journal: Journal,
         "affinity": str(service.service.affinity),
         "release": service.release,
         "slots": service.service.slots,
-        "checksum": table_checksum(service.record),
         "served": served(service, observed, instances),
         "not_serving": [] if service.down else not_serving(service, instances),
         "closed": [] if service.down else [str(listen) for listen in closed(service, observed)],

@@ -15,13 +15,14 @@ import socket
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import IO
 
 from portfleet.core import typed
 from portfleet.core.errors import Exit, PortfleetError
 from portfleet.core.printable import printable
+from portfleet.core.value import value
 from portfleet.store import state_file
 from portfleet.store.clock import now
 
@@ -36,7 +37,7 @@ class Locked(PortfleetError):
         super().__init__(message, hint=hint, code=Exit.LOCKED)
 
 
-@dataclass(frozen=True)
+@value
 class Holder:
     """Who holds an operation lock, since when (RFC 3339, UTC) and why."""
 

@@ -5,14 +5,15 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
+from portfleet.core.value import value
 from portfleet.store import atomic
 from portfleet.store.state_file import read_list
 
 
-@dataclass(frozen=True)
+@value
 class Warned:
     """One warning: a name for programs, since when (RFC 3339, UTC), words for people, and the command that helps."""
 

@@ -55,7 +55,7 @@ def _closed(there: int, rate: int) -> str:
 def established(context: Context, names: Iterable[str]) -> int:
     """Return how many connections the instances ``names`` have now."""
     desired, wanted = context.desired(context.applied_fleet), list(names)
-    return counted(lambda: context.observe(desired, probe=False), lambda _: wanted)[1]
+    return counted(lambda: context.observe(desired, probe=False, only=wanted), lambda _: wanted)[1]
 
 
 def counted(look: Callable[[], Observed], names: Callable[[Observed], Collection[str]]) -> tuple[Observed, int]:

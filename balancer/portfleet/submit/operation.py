@@ -7,10 +7,10 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 from functools import partial
 
-from portfleet.apply import preflight
 from portfleet.apply.busy import refuse_busy, wake
 from portfleet.apply.context import Context
 from portfleet.apply.pointer import Pointer
+from portfleet.apply.unstartable import refuse_taken, refuse_unproven
 from portfleet.core.derive import make_desired, settle
 from portfleet.core.desired import Desired, DesiredService
 from portfleet.core.errors import Exit, PortfleetError
@@ -71,8 +71,10 @@ def submit(
     operation starts and stops itself, ``starts`` those that it starts for certain. Raises PortfleetError: locked
     (exit 5), refused by the kernel (then nothing of it is left), an instance that cannot be started.
     """
-    then = _then(context, want, becomes or change)
-    preflight.refuse_unproven(context.prove(program for name, program in then.programs.items() if name in {*starts}))
+    if starting := {*starts}:
+        then = _then(context, want, becomes or change)
+        programs = (program for name, program in then.programs.items() if name in starting)
+        refuse_unproven(context.prove(programs))
     if options.dry_run:
         return _dry_run(context, want, verb=work.verb, words=words, change=becomes or change)
     number = begin(
@@ -100,7 +102,7 @@ def begin(
     _refuse_moving(want)
     with locks.operation(context.paths.operation_lock(want.name), service=want.name, why=f"{work.verb}: {words}"):
         refuse_busy(context, want.name)
-        preflight.refuse_taken(context, _then(context, want, becomes or change), want.name)
+        refuse_taken(context, _then(context, want, becomes or change), want.name)
         wanted = Operation(
             0, want.name, words + (f" ({why})" if why else ""), locks.operator(), now(), work, owned=tuple(owned)
         )
@@ -133,7 +135,7 @@ def _refuse_moving(want: DesiredService) -> None:
 
 def _then(context: Context, want: DesiredService, change: Change | None) -> Desired:
     """Return what shall be after ``change``."""
-    journal = context.desired(context.applied_fleet).journal
+    journal = settle(context.applied_fleet, context.journal(context.applied_fleet))
     if change is not None:
         journal = journal.with_service(want.name, change(journal.services[want.name]))
     return make_desired(context.applied_fleet, journal, context.paths)

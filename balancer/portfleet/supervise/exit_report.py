@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 import re
-from dataclasses import dataclass
 from pathlib import Path
 
 from portfleet.core.paths import Paths
 from portfleet.core.printable import printable
+from portfleet.core.value import value
 
 #: How much of the end of a log is read, in bytes.
 _TAIL, _SUPERVISOR_TAIL = 4096, 1 << 16
@@ -27,7 +27,7 @@ def ended_early(paths: Paths, name: str, seconds: float) -> str:
     return f"ended within {seconds:g} s of being ready (min_ready)" + f"; its last words: {log}" * bool(log)
 
 
-@dataclass(frozen=True)
+@value
 class Ended:
     """How a process ended: with an exit ``status``, or by a ``signal``, as "SIGKILL" (then ``status`` is None)."""
 

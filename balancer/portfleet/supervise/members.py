@@ -17,14 +17,14 @@ import os
 import signal
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 
 from portfleet.core.model import parse_instance
 from portfleet.core.paths import Paths
+from portfleet.core.value import value
 from portfleet.linux import processes, sockdiag
 
 
-@dataclass(frozen=True)
+@value
 class Process:
     """A process by its pid and when it ``started``, in clock ticks since boot (None: it had ended already)."""
 

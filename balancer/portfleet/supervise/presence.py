@@ -12,7 +12,6 @@ import socket
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ from portfleet.core.errors import PortfleetError
 from portfleet.core.paths import Paths
 from portfleet.core.program import watch_program
 from portfleet.core.states import Presence
+from portfleet.core.value import value
 from portfleet.linux import processes
 from portfleet.store import locks
 from portfleet.supervise.supervisor import ShuttingDown, Supervisor, Unanswered
@@ -50,7 +50,7 @@ _KILLED = {
 _LOG = {"supervisord": "supervisord", "the watcher": "portfleet-watch"}
 
 
-@dataclass(frozen=True)
+@value
 class Trouble:
     """What is wrong, what follows from it, and the command that ends it."""
 
@@ -63,7 +63,7 @@ class Trouble:
         return f"{self.what}: {self.why}"
 
 
-@dataclass(frozen=True)
+@value
 class Overseer:
     """One of the two that look after a fleet: ``name`` is "supervisord" or "the watcher".
 

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from portfleet.core.errors import PortfleetError
+from portfleet.core.value import value
 from portfleet.supervise import rpc
 
 #: Fault codes of supervisor/xmlrpc.py. While it shuts down, every call gets SHUTDOWN_STATE, getState too.
@@ -23,7 +23,7 @@ BAD_NAME, SPAWN_ERROR, ALREADY_STARTED, NOT_RUNNING, ALREADY_ADDED, STILL_RUNNIN
 _AT_ONCE = 256
 
 
-@dataclass(frozen=True)
+@value
 class ProgramInfo:
     """One program as supervisord sees it. ``state`` is in its capitals; times are Unix seconds (0: never).
 

@@ -114,6 +114,10 @@ class HaproxyPlane:
                 return numbers[mark]
         return None
 
+    def home(self) -> str | None:
+        fleet = self._files.read().state.fleet
+        return fleet.home if fleet is not None else None
+
     def recover(self) -> c.PlaneState:
         state = self._files.read().state
         if state.fleet is None:

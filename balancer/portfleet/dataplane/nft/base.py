@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from portfleet.core.value import value
 
 #: Its chains.
 FIXED = frozenset(
@@ -11,7 +11,7 @@ FIXED = frozenset(
 )
 
 
-@dataclass(frozen=True)
+@value
 class SetBase:
     """The chains of the fixed part, for the fleet whose identity is ``home``."""
 

@@ -9,17 +9,18 @@ from __future__ import annotations
 import ipaddress
 import time
 from collections.abc import Iterable, Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from portfleet.core.changes import InstanceRule
 from portfleet.core.errors import Exit, PortfleetError
-from portfleet.dataplane.nft import conntrack
 from portfleet.dataplane.nft.reader import NftReader
 from portfleet.linux import sockdiag
 
 if TYPE_CHECKING:
     from portfleet.dataplane.interface import Address, ClientConnection, Hold, Room
+    from portfleet.dataplane.nft.conntrack import Forgetter, Tracked
 
 #: Seconds for which a connection that conntrack dropped is a reason to distrust probes. That its table is full is none:
 #: half-open entries make room (early_drop), so that a flood of SYNs fills it and clients get in nonetheless.
@@ -31,7 +32,6 @@ class NftConnections:
 
     def __init__(self, reader: NftReader) -> None:
         self._reader = reader
-        self._forgetter = conntrack.Forgetter()
         self._dropped: int | None = None
         self._dropped_at = -_LATELY
 
@@ -83,7 +83,15 @@ class NftConnections:
             ) from None
 
     def forget_unanswered(self, instance: InstanceRule) -> int:
+        from portfleet.dataplane.nft import conntrack  # not for `status`
+
         return conntrack.forget_half_open(instance)
+
+    @cached_property
+    def _forgetter(self) -> Forgetter:
+        from portfleet.dataplane.nft import conntrack
+
+        return conntrack.Forgetter()
 
     def forget_ended(self, connections: Iterable[sockdiag.Ends]) -> None:
         self._forgetter.forget(connections)
@@ -124,8 +132,10 @@ class NftConnections:
         )
 
 
-def _tracked(address: bytes) -> list[conntrack.Tracked]:
+def _tracked(address: bytes) -> list[Tracked]:
     """Return a client's entries; none without the right to look, or if they changed while they were read."""
+    from portfleet.dataplane.nft import conntrack  # not for `status`
+
     try:
         return list(conntrack.of_client(address))
     except PortfleetError:
@@ -133,6 +143,8 @@ def _tracked(address: bytes) -> list[conntrack.Tracked]:
 
 
 def _established(instance: InstanceRule) -> int | None:
+    from portfleet.dataplane.nft import conntrack  # of no use to a fleet that is on one box
+
     try:
         return conntrack.established(instance)
     except PortfleetError:

@@ -15,11 +15,11 @@ import os
 import socket
 import struct
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from portfleet.core.changes import InstanceRule
 from portfleet.core.errors import Exit, PortfleetError
+from portfleet.core.value import value
 from portfleet.linux.netlink import Netfilter, attribute, attributes, nested
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ def established(instance: InstanceRule) -> int:
         return sum(_state(entry) == _ESTABLISHED for _, entry in _dump(netfilter, instance))
 
 
-@dataclass(frozen=True)
+@value
 class Tracked:
     """An established connection of a client by its entry: the client's port, and where its replies come from.
 

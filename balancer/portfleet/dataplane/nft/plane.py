@@ -78,6 +78,10 @@ class NftPlane:
             note(state.slots)
         return state
 
+    def home(self) -> str | None:
+        guard = self._reader.chains("guard")
+        return listing.home_of(guard) if guard or self._reader.exists() else None
+
     def recover(self) -> c.PlaneState:
         return observation.recovered(self.observe(), self._reader, self._lookup)
 

@@ -16,11 +16,11 @@ import re
 import socket
 import sys
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from functools import cached_property
 from typing import TypeVar
 
 from portfleet.core.errors import Exit, PortfleetError
+from portfleet.core.value import value
 from portfleet.linux.netlink import Netfilter, attribute, attributes, members, nested
 
 T = TypeVar("T")
@@ -50,7 +50,7 @@ _NOTHING_COUNTED = rb"\1\2" + bytes(8) + rb"\3" + bytes(8)
 _TRIES = 20
 
 
-@dataclass(frozen=True)
+@value
 class Element:
     """One element: its key; data of a map, or the chain to which its verdict leads ("" for another verdict).
 
@@ -66,7 +66,7 @@ class Element:
     comment: str = ""
 
 
-@dataclass(frozen=True)
+@value
 class Chain:
     """A chain: its hook (None: it is jumped to) and its rules as the kernel has them, counts left out."""
 

@@ -9,12 +9,13 @@ pinned). Slots alone would leave such clients on an instance that is out, so all
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Literal
 
 from portfleet.core.changes import Route
 from portfleet.core.model import parse_instance
 from portfleet.core.slots import Table
+from portfleet.core.value import value
 
 #: A service's tables.
 Which = Literal["slots", "local", "overflow"]
@@ -22,7 +23,7 @@ Which = Literal["slots", "local", "overflow"]
 LOCAL_SLOTS = 64
 
 
-@dataclass(frozen=True)
+@value
 class SideTables:
     """What stands beside a service's slots if its rule has it; ``tried``: instances that have a chain for overflow."""
 
