@@ -148,8 +148,7 @@ def _status(only: str | None, context: Context) -> Exit:
     for name in sorted(desired.own):
         print(_own_words(name, observed))
     for number, service in enumerate(services):
-        if number:
-            print()
+        print(end="\n" if number else "")
         _show_service(service, observed, desired.journal, entries[service.name])
     return code
 

@@ -241,10 +241,7 @@ class DataPlane(Protocol):
         """
 
     def table_for_own_clients(self, table: Table, local: Collection[str]) -> Table:
-        """Return the table by which clients on this box go if the service has remote instances. Pure.
-
-        ``local`` are the service's instances on this box; the result may have another number of slots.
-        """
+        """Return the table of clients on this box, who get ``local`` instances alone; its slots may differ in number. Pure."""
 
     def version(self) -> Hashable:
         """Return what differs whenever `observe` may, but for elements that time out; None if that is not known."""
