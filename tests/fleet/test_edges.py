@@ -135,10 +135,10 @@ def test_down_says_how_many_connections_end_and_asks(empty: FleetBox) -> None:
         refused = empty.portfleet("down", check=False)
 
         assert (refused.returncode, empty.snapshot()) == (1, before)
-        assert "1 established connections will end; nothing was done" in refused.stderr
+        assert "1 established connection will end; nothing was done" in refused.stderr
         assert "--yes" in refused.stderr
         said = empty.portfleet("down", "--yes")
-        assert "1 established connections ended" in said.stdout
+        assert "1 established connection ended" in said.stdout
         assert client.stdout.readline() == "b''\n"
     assert empty.rules() == ""
 
@@ -225,8 +225,8 @@ def test_down_counts_the_connections_of_those_that_are_not_wanted_any_more(empty
         empty.write(ECHO.replace("instances = 4", "instances = 1"))
         for words in ((), ("echo",)):
             refused = empty.portfleet("down", *words, check=False)
-            assert refused.returncode == 1 and "1 established connections will end" in refused.stderr, refused
-        assert "1 established connections ended" in empty.portfleet("down", "echo", "--yes").stdout
+            assert refused.returncode == 1 and "1 established connection will end" in refused.stderr, refused
+        assert "1 established connection ended" in empty.portfleet("down", "echo", "--yes").stdout
         assert client.wait(10) == 0
     assert [words for words in empty.processes().values() if "portfleet-daemon" in words] == []
     assert "echo" not in empty.rules("table", "inet", "portfleet")

@@ -22,6 +22,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import TracebackType
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -54,6 +55,17 @@ ip link set lo up && exec /usr/bin/python3 -I -S -c "$0"
 
 class BoxError(RuntimeError):
     """A box could not be made or a command in it failed; the message holds what the command printed."""
+
+
+class _Program(subprocess.Popen[str]):
+    """A program in a box, for whose end a test that has failed does not wait."""
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is not None:
+            self.kill()
+        super().__exit__(kind, error, trace)
 
 
 @dataclass(frozen=True)
@@ -95,7 +107,7 @@ class Box:
     def popen(self, *command: str, env: Mapping[str, str] | None = None) -> subprocess.Popen[str]:
         """Start ``command`` in the box with pipes for its standard streams."""
         pipe = subprocess.PIPE
-        return subprocess.Popen(
+        return _Program(
             self.argv(command),
             stdin=pipe,
             stdout=pipe,

@@ -69,8 +69,7 @@ class Daemon:
             threading.Thread(target=work, daemon=True).start()
 
     def _listen(self) -> None:
-        while True:
-            client = self.control.accept()[0]
+        while (client := _accepted(self.control)) is not None:
             self.connected += 1
             threading.Thread(target=self._talk, args=(client,), daemon=True).start()
 
@@ -83,11 +82,18 @@ class Daemon:
                     time.sleep(0.02)  # so that parts come as parts
 
     def _serve(self, port: socket.socket) -> None:
-        while True:
-            client = port.accept()[0]
+        while (client := _accepted(port)) is not None:
             self.served += 1
             with client, suppress(ConnectionError):
                 client.recv(1)
+
+
+def _accepted(listener: socket.socket) -> socket.socket | None:
+    """Return the next connection; None when the test has ended and closed what it comes to."""
+    try:
+        return listener.accept()[0]
+    except OSError:
+        return None
 
 
 @pytest.fixture

@@ -13,19 +13,19 @@ import json
 import socket
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 
 from portfleet import __version__
 from portfleet.core import typed
 from portfleet.core.paths import Paths
 from portfleet.core.status import DaemonState, Status
+from portfleet.core.value import value
 from portfleet.store import atomic, state_file
 
 #: Seconds for all of it: its loop is free but for the moment of a transaction.
 _PATIENCE = 1.0
 
 
-@dataclass(frozen=True)
+@value
 class Word:
     """What the watcher knows of an instance that is well: its process, and what that ``said`` last, if it says so."""
 
@@ -33,7 +33,7 @@ class Word:
     said: Status | None
 
 
-@dataclass(frozen=True)
+@value
 class _Told:
     """One instance. ``said``: its connections, the most it takes, the versions of the hand-off that it speaks."""
 
@@ -41,7 +41,7 @@ class _Told:
     said: tuple[int, int, tuple[int, ...]] | None
 
 
-@dataclass(frozen=True)
+@value
 class _Answer:
     """One answer of `watch.snapshot`, about some instances; ``next`` is the number of the one that follows."""
 

@@ -241,7 +241,7 @@ class DataPlane(Protocol):
         """
 
     def table_for_own_clients(self, table: Table, local: Collection[str]) -> Table:
-        """Return the table of clients on this box, who get ``local`` instances alone; its slots may differ in number. Pure."""
+        """Return the table of clients on this box, who get ``local`` instances alone; it may have other slots. Pure."""
 
     def version(self) -> Hashable:
         """Return what differs whenever `observe` may, but for elements that time out; None if that is not known."""

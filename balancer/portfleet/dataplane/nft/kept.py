@@ -13,7 +13,6 @@ import json
 from array import array
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from sys import intern
 
@@ -22,6 +21,7 @@ from portfleet.core import typed
 from portfleet.core.access import Access
 from portfleet.core.model import Listen
 from portfleet.core.slots import Table
+from portfleet.core.value import value
 from portfleet.dataplane.nft import memory
 from portfleet.linux.machine import boot, network_namespace
 from portfleet.store import atomic, state_file
@@ -85,7 +85,7 @@ def _as_set(state: c.PlaneState) -> bool:
     return not wrong and all(end is None for end in ends)
 
 
-@dataclass(frozen=True)
+@value
 class _Packed:
     """A table of slots: who is in it, and of each slot who that is, as numbers of two bytes in base64."""
 
@@ -106,13 +106,13 @@ def _packed(table: Table) -> _Packed:
     return _Packed(names, base64.b64encode(array("H", map(numbers.__getitem__, table)).tobytes()).decode())
 
 
-@dataclass(frozen=True)
+@value
 class _Opened:
     listen: Listen
     service: str
 
 
-@dataclass(frozen=True)
+@value
 class _Told:
     """The file: what a state is made of, but for the rules, which the memory has."""
 
