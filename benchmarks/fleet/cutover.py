@@ -2,27 +2,31 @@
 
 2,000 established connections from another box ask 5,000 times a second in an open loop, while four instances of the
 daemon hand over to four new ones. The load generator has a real-time priority: its own waiting for a processor is not
-the service's. --before DIR measures the fleet of another checkout in turn with this one's. Prints a table, writes
+the service's. --before DIR measures the fleet of another checkout in turn with this one's. Prints the same for each
+phase too: `submit` is the command until the watcher has begun, `return` its end. Writes
 benchmarks/results/fleet-cutover.json, exits 1 if a reply was lost or wrong. Needs root; half a minute a round.
 """
 
 import argparse
 import json
+import os
 import sys
 import time
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 from benchmarks.lib.build import ROOT, load_generator
 from benchmarks.lib.measure import save
+from benchmarks.lib.phases import phases_of
 
 sys.path.insert(0, str(ROOT / "tests"))
 
 from support.fleet_box import HOME, fleet_box
 from support.sandbox import HOST4, client4
 
-CONNECTIONS, RATE, SLICE_MS, SECONDS, CALM = 2_000, 5_000, 5, 14, 1.0
+CONNECTIONS, RATE, SLICE_MS, SECONDS, CALM = 2_000, 5_000, 5, 12, 1.0
 _CONFIG = """
 [service.echo]
 listen = [":7000"]
@@ -47,17 +51,49 @@ def one_round(checkout: Path) -> dict[str, Any]:
         assert load.stdout is not None
         assert json.loads(load.stdout.readline())["event"] == "connected"
         time.sleep(2)
-        began = time.monotonic()
-        said = box.boxes.host.run(*verb, "cutover", "echo", timeout=60).stdout
+        busy, began = os.getloadavg()[0], time.monotonic()
+        said = box.boxes.host.run(*verb, "cutover", "echo", "--force", timeout=60).stdout
         ended = time.monotonic()
+        phases = phases_of(box.boxes.host.run("cat", f"{HOME}/lib/events.jsonl").stdout.splitlines())
         result = json.loads(load.stdout.readline())
         load.wait()
     slices = {result["monotonic"] + ms / 1e3: worst / 1e3 for ms, _, worst in result["timeline"]}
     assert ended < max(slices), "the cutover took longer than the load"
-    during = max(worst for at, worst in slices.items() if began <= at <= ended)
-    calm = max(worst for at, worst in slices.items() if began - CALM <= at < began)
-    wrong = sum(result[key] for key in _WRONG)
-    return {"worst_ms": during, "calm_ms": calm, "extra_ms": during - calm, "wrong": wrong, "said": said.strip()}
+    times = {"submit": (began, phases[0].began)} | {phase.name: (phase.began, phase.ended) for phase in phases}
+    times |= {"return": (phases[-1].ended, ended)}
+    calm, during = _worst(slices, began - CALM, began), _worst(slices, began, ended)
+    return {
+        "worst_ms": during,
+        "calm_ms": calm,
+        "extra_ms": during - calm,
+        "phases": {name: {"seconds": end - at, "extra_ms": _worst(slices, at, end) - calm}
+                   for name, (at, end) in times.items()},
+        "wrong": sum(result[key] for key in _WRONG),
+        "load_average": busy,
+        "said": said.strip(),
+    }  # fmt: skip
+
+
+def _worst(slices: Mapping[float, float], began: float, ended: float) -> float:
+    """Return the worst latency of requests that were due in that time, or in a slice that reaches into it."""
+    return max((worst for at, worst in slices.items() if began - SLICE_MS / 1e3 < at < ended), default=0.0)
+
+
+def table(rounds: Mapping[str, list[dict[str, Any]]]) -> Iterable[str]:
+    """Yield the lines of what was measured: medians, and the range over the rounds."""
+    yield f"{'':<7} {'worst ms':>9} {'before it':>10} {'extra':>7} {'load':>6} {'wrong':>6}   extra of each round"
+    for name, some in rounds.items():
+        middle = [median(one[key] for one in some) for key in ("worst_ms", "calm_ms", "extra_ms", "load_average")]
+        each = " ".join(f"{one['extra_ms']:.1f}" for one in some)
+        wrong = sum(one["wrong"] for one in some)
+        yield f"{name:<7} {middle[0]:>9.1f} {middle[1]:>10.1f} {middle[2]:>7.1f} {middle[3]:>6.2f} {wrong:>6}   {each}"
+    yield f"{'':<7} {'phase':<9} {'seconds':>8} {'extra ms':>9}   range"
+    for name, some in rounds.items():
+        for phase in some[0]["phases"]:
+            seen = [one["phases"][phase] for one in some if phase in one["phases"]]
+            seconds, extra = (sorted(one[key] for one in seen) for key in ("seconds", "extra_ms"))
+            line = f"{name:<7} {phase:<9} {median(seconds):>8.3f} {median(extra):>9.1f}"
+            yield f"{line}   {extra[0]:.1f} to {extra[-1]:.1f}"
 
 
 def main() -> int:
@@ -72,11 +108,7 @@ def main() -> int:
             rounds[name].append(one_round(checkout))
             last = rounds[name][-1]
             print(f"{name:<7} worst {last['worst_ms']:6.1f} ms, before it {last['calm_ms']:6.1f}", flush=True)
-    print(f"{'':<7} {'worst ms':>9} {'before it':>10} {'extra':>7}   extra of each round")
-    for name, some in rounds.items():
-        middle = [median(one[key] for one in some) for key in ("worst_ms", "calm_ms", "extra_ms")]
-        each = " ".join(f"{one['extra_ms']:.1f}" for one in some)
-        print(f"{name:<7} {middle[0]:>9.1f} {middle[1]:>10.1f} {middle[2]:>7.1f}   {each}")
+    print("\n".join(table(rounds)))
     save("fleet-cutover", {"connections": CONNECTIONS, "rate": RATE, "rounds": rounds})
     return int(any(one["wrong"] for some in rounds.values() for one in some))
 

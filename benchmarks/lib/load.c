@@ -226,6 +226,12 @@ static uint64_t tick(uint64_t now)
 
 static void obey(uint64_t now, uint64_t *deadline)
 {
+    if (read_asked && opt.mode == IDLE && phase == RUNNING) {
+        read_asked = 0;
+        for (unsigned i = 0; i < opt.connections; i++)
+            if (connections[i].fd >= 0)
+                send_or_drop(&connections[i], opt.size);
+    }
     if (read_asked && !reading) {
         reading = true;
         for (unsigned i = 0; i < opt.connections; i++)

@@ -13,7 +13,7 @@ static const char USAGE[] =
     "SIGTERM ends it early: replies still due are waited for.\n\n"
     "  --mode closed     one request in flight per connection, the next at once (default)\n"
     "  --mode open       --rate writes a second over all connections, latency from the intended time\n"
-    "  --mode idle       hold the connections; nothing is sent after the first request\n"
+    "  --mode idle       hold the connections; nothing is sent after the first request, SIGUSR1: one more\n"
     "  --mode partial    send all but the last byte of a request and hold; counts and times the server's closes\n"
     "  --mode unread     write until the sockets are full; read nothing before SIGUSR1, then check all of it\n"
     "  --mode storm      connect, one request, close, --connections at a time, at most --rate a second\n"

@@ -15,7 +15,7 @@ from portfleet.core.desired import DesiredInstance
 from portfleet.core.model import Colour, other
 from portfleet.core.printable import quantity
 from portfleet.core.work.cutover import Cutover
-from portfleet.operations.empty import spread
+from portfleet.operations.empty import Order, spread
 from portfleet.operations.task import Task
 
 _LOOK = 0.5
@@ -84,7 +84,7 @@ async def take_share(task: Task[Cutover], colour: Colour, *, percent: int) -> No
     counts = await task.connections([i for pair in pairs for i in pair])
     for old, new in pairs:
         if count := due(counts[old.name], percent=percent, there=counts[new.name]):
-            await spread(task, old, [new], count)
+            await spread(task, [Order(old, [new], count)])
 
 
 def _counterparts(old: DesiredInstance, new: DesiredInstance) -> bool:

@@ -1,9 +1,9 @@
 """cutover and rollback: the idle colour is started with its release, gets all slots at once, then the connections.
 
 Phases: begin (start the idle colour, wait until all are ready) → canary (a share of the slots for a while, watched) →
-switch (all slots in one transaction) → moving (established connections handed off, or drained by the policy) →
-keeping (how long the old colour is kept). Until ``switch`` clients of the live colour notice nothing, whatever becomes
-of the new release.
+switch (one connection is handed to each new instance, which may hang on its first request; then all slots change in one
+transaction) → moving (established connections handed off, or drained by the policy) → keeping (how long the old colour
+is kept). Until ``switch`` clients of the live colour notice nothing, whatever becomes of the new release.
 """
 
 from __future__ import annotations
@@ -19,8 +19,9 @@ from portfleet.core.operations import policy_of
 from portfleet.core.printable import quantity
 from portfleet.core.records import ColourRecord, ServiceRecord
 from portfleet.core.work.cutover import Cutover
+from portfleet.daemons.capability import Heard
 from portfleet.operations import canary
-from portfleet.operations.empty import HandoffResult, hand_over, let_end, spread
+from portfleet.operations.empty import HandoffResult, Order, Pairs, hand_over, let_end, spread
 from portfleet.operations.releases import outlived
 from portfleet.operations.stop import stop
 from portfleet.operations.task import CannotUndo, OperationFailed, Task
@@ -30,13 +31,13 @@ from portfleet.supervise.exit_report import last_exit, last_lines
 #: How often a new release is asked whether it can hand off, and seconds between: its port may be open before its
 #: control socket is.
 _ASKED, _AGAIN = 3, 0.2
-#: Seconds for the first connections that were handed off to ask something.
-_TASTE = 0.3
+#: Seconds for the first connections that were handed off to ask something, and between looks whether they did.
+_TASTE, _LOOK = 0.3, 0.05
 
 
 async def run(task: Task[Cutover]) -> str:
     """Make the other colour live. The journal is changed before processes are stopped: it says what is to run."""
-    colour = task.work.colour
+    colour, first = task.work.colour, 0
     if task.operation.phase == "begin":
         began = task.world.clock.monotonic()
         await _start(task, colour)
@@ -53,13 +54,14 @@ async def run(task: Task[Cutover]) -> str:
         await _canary(task, colour)
         task.enter("switch", _took(task, "canary", began))
     if task.operation.phase == "switch":
+        first = await _taste(task, colour) if task.work.handoff else 0
         began = task.world.clock.monotonic()
         task.change(partial(_switched, colour=colour, config_release=task.work.config_release))
         task.point(ready=[i.name for i in task.want().of(colour)])
         task.enter("moving", _took(task, "switch", began))
     if task.operation.phase == "moving":
         began = task.world.clock.monotonic()
-        moved, left = await _move(task, colour)
+        moved, left = await _move(task, colour, first)
         task.enter("keeping", replace(_took(task, "move", began), moved=moved, left=left))
     return await _keep(task, colour)
 
@@ -158,6 +160,40 @@ async def _can_take(task: Task[Cutover], colour: Colour) -> bool:
     return False
 
 
+async def _taste(task: Task[Cutover], colour: Colour) -> int:
+    """Hand one connection of each old instance to its successor; return how many moved.
+
+    Those that hang on their first request are met with here, before they get slots; raises OperationFailed.
+    """
+    want = task.want()
+    news = [i for i in want.of(colour) if i.program is not None]
+    olds = [i for i in want.of(other(colour)) if i.program is not None]
+    counts, before = await task.connections(olds), await task.world.daemons.hear(news)
+    orders = [Order(old, [_successor(old, news)], 1) for old in olds if counts[old.name]]
+    moved, _, _ = await spread(task, orders)
+    tasting = [new for order in orders for new in order.receivers]
+    waited = 0.0
+    while moved and waited < _TASTE:
+        await task.pause(_LOOK)
+        waited += _LOOK
+        now = await task.world.daemons.hear(tasting)
+        if all(_answered(before[name], one) for name, one in now.items()):
+            break
+    await _refuse_hanging(task, tasting)
+    return moved
+
+
+def _successor(old: DesiredInstance, news: list[DesiredInstance]) -> DesiredInstance:
+    return next((new for new in news if new.instance.number == old.instance.number), news[0])
+
+
+def _answered(before: Heard, now: Heard) -> bool:
+    """Return whether an instance has answered a request since, or does not answer at all."""
+    if before.status is None or now.status is None:
+        return True
+    return (now.status.requests or 0) > (before.status.requests or 0)
+
+
 async def _canary(task: Task[Cutover], colour: Colour) -> None:
     plan = task.work.canary
     if plan is None:
@@ -173,12 +209,15 @@ async def _canary(task: Task[Cutover], colour: Colour) -> None:
             raise OperationFailed(f"the canary was rolled back at {percent} %: {fault}")
 
 
-async def _move(task: Task[Cutover], colour: Colour) -> tuple[str, int]:
-    """Empty the old colour: by hand-off member to member, else by the service's drain policy."""
+async def _move(task: Task[Cutover], colour: Colour, first: int) -> tuple[str, int]:
+    """Empty the old colour: by hand-off member to member, else by the service's drain policy.
+
+    ``first`` connections were handed over already.
+    """
     want = task.want()
     olds = [i for i in want.of(other(colour)) if i.program is not None]
     if task.work.handoff:
-        return await _hand_off(task, [(old, heirs(task, old)) for old in olds])
+        return await _hand_off(task, [(old, heirs(task, old)) for old in olds], first)
     old, policy = other(colour), policy_of(want.service.drain)
     if not policy.closes:
         staying = sum((await task.connections(olds)).values())
@@ -190,15 +229,8 @@ async def _move(task: Task[Cutover], colour: Colour) -> tuple[str, int]:
     return f"connections of {old}: {(await let_end(task, olds, policy)).words()}", 0
 
 
-async def _hand_off(task: Task[Cutover], pairs: list[tuple[DesiredInstance, list[DesiredInstance]]]) -> tuple[str, int]:
-    """Hand everything over, one connection to each new instance first: it may hang on its first request."""
-    counts = await task.connections(old for old, _ in pairs)
+async def _hand_off(task: Task[Cutover], pairs: Pairs, first: int) -> tuple[str, int]:
     receivers = list({new.name: new for _, news in pairs for new in news}.values())
-    first = 0
-    for old, news in pairs:
-        if counts[old.name]:
-            first += (await spread(task, old, news, 1))[0]
-    await task.pause(_TASTE if first else 0)
     await _refuse_hanging(task, receivers)
     handed: HandoffResult = await hand_over(task, pairs)
     handed = replace(handed, moved=handed.moved + first)

@@ -1,25 +1,29 @@
 """Emptying instances: their connections handed to others, evicted at a rate, or let finish. Used by every verb.
 
-Connections may still come after the slots have left: SYNs that were under way, and those waiting in the accept queue.
-So an instance counts as empty when it was found without connections, and its port without any that wait (accept queue
-and SYN_RECV), twice, 200 ms apart. A SYN_RECV whose client never answers would hold that up: it is waited for 3 s.
+Connections may still come after the slots have left: SYNs that were under way, cookies that clients have yet to answer,
+and those waiting in the accept queue. So an instance counts as empty when it was found without connections, then its
+port without any that wait (SYN_RECV, then the accept queue), and then it without connections once more, 200 ms after
+its slots left at the earliest. In that order none is missed, as a connection only goes forward from one to the next. A
+SYN_RECV whose client never answers would hold that up: it is waited for 3 s.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from portfleet.core.desired import DesiredInstance
 from portfleet.core.operations import RATE, Policy
 from portfleet.core.printable import quantity
-from portfleet.daemons.capability import cannot_hand_off
+from portfleet.daemons.capability import Heard, cannot_hand_off
 from portfleet.daemons.handoff import HandoffFailed
 from portfleet.operations.evict import Evictor
 from portfleet.operations.task import Task
 
 _SETTLE, _QUEUE = 0.2, 3.0
+#: Seconds between two looks at instances that have no connections, at least.
+_LOOK = 0.02
 #: Seconds after which a hand-off that moves nothing is given up.
 _STUCK = 3.0
 
@@ -68,20 +72,26 @@ class QuietCheck:
 
     def __init__(self, task: Task[Any], instances: Sequence[DesiredInstance]) -> None:
         self._task, self._instances = task, instances
-        self._times, self._since = 0, 0.0
+        self._due = (task.pointed or task.world.clock.monotonic()) + _SETTLE
+        self._since: float | None = None
 
     async def look(self, left: int) -> bool:
         """Take in that ``left`` connections are there now; True when they have ended for good."""
-        if left:
-            self._times, self._since = 0, 0.0
-            return False
         now = self._task.world.clock.monotonic()
-        self._since = self._since or now
+        if left:
+            self._since = None
+            return False
+        self._since = now if self._since is None else self._since
+        if now < self._due:
+            return False
         if now - self._since < _QUEUE and await self._task.world.daemons.waiting(self._instances):
-            self._times = 0
-        else:
-            self._times += 1
-        return self._times >= 2
+            return False
+        return not any((await self._task.connections(self._instances)).values())
+
+    @property
+    def again(self) -> float:
+        """Return the seconds until it is worth another look at instances that have no connections."""
+        return min(_SETTLE, max(_LOOK, self._due - self._task.world.clock.monotonic()))
 
 
 async def hand_over(task: Task[Any], pairs: Pairs) -> HandoffResult:
@@ -97,28 +107,42 @@ async def hand_over(task: Task[Any], pairs: Pairs) -> HandoffResult:
         task.progress(total, total + left, "handing off")
         if await settled.look(left):
             return HandoffResult(total)
-        moved = 0
-        for sender, receivers in pairs:
-            if counts[sender.name]:
-                here, reason, busy = await spread(task, sender, receivers, counts[sender.name])
-                moved, why = moved + here, reason or why
-                moved_at = task.world.clock.monotonic() if here or busy else moved_at
-        total += moved
-        if not left:
+        moved, reason, busy = await spread(task, [Order(*pair, counts[pair[0].name]) for pair in pairs])
+        total, why = total + moved, reason or why
+        if moved or busy or not left:
             moved_at = task.world.clock.monotonic()
         elif task.world.clock.monotonic() - moved_at > _STUCK:
             return HandoffResult(total, left, why or "requests in flight have not ended")
-        await task.pause(0 if moved else _SETTLE)
+        await task.pause(0 if moved else _SETTLE if left else settled.again)
 
 
-async def spread(
-    task: Task[Any], sender: DesiredInstance, receivers: Sequence[DesiredInstance], count: int
-) -> tuple[int, str, bool]:
-    """Hand ``count`` connections to ``receivers`` in even shares; those that are out, not ready or unfit get none.
+@dataclass(frozen=True)
+class Order:
+    """``count`` connections of ``sender`` that are to go to ``receivers`` in even shares."""
 
-    Gives how many moved, why not all ("" for no reason), and whether an earlier hand-off is still under way.
+    sender: DesiredInstance
+    receivers: Sequence[DesiredInstance]
+    count: int
+
+
+async def spread(task: Task[Any], orders: Iterable[Order]) -> tuple[int, str, bool]:
+    """Carry out hand-offs; receivers that are out, not ready or unfit get none.
+
+    Return how many connections moved, why not all ("" for no reason), and whether an earlier hand-off is under way yet.
     """
-    heard = await task.world.daemons.hear([sender, *receivers])
+    due = [order for order in orders if order.count]
+    if not due:
+        return 0, "", False
+    heard = await task.world.daemons.hear({i.name: i for one in due for i in (one.sender, *one.receivers)}.values())
+    total, why, busy = 0, "", False
+    for order in due:
+        moved, reason, under_way = await _give(task, order, heard)
+        total, why, busy = total + moved, reason or why, busy or under_way
+    return total, why, busy
+
+
+async def _give(task: Task[Any], order: Order, heard: Mapping[str, Heard]) -> tuple[int, str, bool]:
+    sender, receivers, count = order.sender, order.receivers, order.count
     alive = [receiver for receiver in receivers if task.serves(receiver.name)]
     unfit = {one.name: cannot_hand_off([sender.name], [one.name], heard) for one in alive}
     able = [receiver for receiver in alive if not unfit[receiver.name]]
@@ -166,15 +190,15 @@ async def let_end(
                     return Ended(before, left=left)
             if left and killing:
                 await evictor.kill()
-            await _step(task, evictor, counts, rate=rate)
+            await _step(task, evictor, counts, rate=rate, wait=_SETTLE if left else settled.again)
             counts = await task.connections(instances)
             evictor.note(counts)
     finally:
         await evictor.stop()
 
 
-async def _step(task: Task[Any], evictor: Evictor, counts: Mapping[str, int], *, rate: int | None) -> None:
+async def _step(task: Task[Any], evictor: Evictor, counts: Mapping[str, int], *, rate: int | None, wait: float) -> None:
     if rate and sum(counts.values()):
         await evictor.evict(counts, rate)
     else:
-        await task.pause(_SETTLE)
+        await task.pause(wait)

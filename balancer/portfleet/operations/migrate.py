@@ -10,7 +10,7 @@ from portfleet.core.operations import policy_of
 from portfleet.core.printable import quantity
 from portfleet.core.records import Moved, ServiceRecord
 from portfleet.core.work.migrate import Migrate
-from portfleet.operations.empty import hand_over, let_end, spread
+from portfleet.operations.empty import Order, hand_over, let_end, spread
 from portfleet.operations.task import OperationFailed, Task, not_yet
 
 
@@ -34,7 +34,7 @@ async def run(task: Task[Migrate]) -> str:
             raise OperationFailed(f"{share}; {handed.words()} and stay until they end", settled=True)
         return f"{share}; {handed.words()}"
     if work.handoff:
-        moved, why, _ = await spread(task, source, [target], task.work.count)
+        moved, why, _ = await spread(task, [Order(source, [target], task.work.count)])
         others = f", the others stay: {why}" if why else ""
         return f"{share}; {quantity(moved, 'connection', 'was')} handed off{others}"
     if all_of_it:

@@ -32,7 +32,7 @@ async def run(task: Task[MigrateLive]) -> str:
         if await settled.look(left):
             return f"{_words(task.work)}; none is left here"
         if not left:
-            await task.pause(0.2)
+            await task.pause(settled.again)
             continue
         before = task.work.moved
         last = await _round(task, left)

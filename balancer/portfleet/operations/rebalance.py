@@ -7,7 +7,7 @@ from typing import Any
 from portfleet.core.balance import in_words, next_move
 from portfleet.core.printable import quantity
 from portfleet.core.work.rebalance import Rebalance
-from portfleet.operations.empty import spread
+from portfleet.operations.empty import Order, spread
 from portfleet.operations.task import OperationFailed, Task
 
 
@@ -28,7 +28,7 @@ async def even_out(task: Task[Any], *, limit: float) -> str:
     total = 0
     while (step := next_move(counts, limit=limit)) is not None:
         sender, receiver, count = step
-        moved, why, busy = await spread(task, instances[sender], [instances[receiver]], count)
+        moved, why, busy = await spread(task, [Order(instances[sender], [instances[receiver]], count)])
         total += moved
         task.progress(total, total + count - moved, f"{sender} → {receiver}")
         await task.pause(1.0 if busy else 0)

@@ -11,7 +11,7 @@ from typing import Any
 
 from portfleet.apply.endings import EMPTIED
 from portfleet.core.desired import DesiredInstance
-from portfleet.operations.empty import spread
+from portfleet.operations.empty import Order, spread
 from portfleet.operations.task import Task
 
 _LOOK = 0.1
@@ -28,7 +28,5 @@ async def stop(task: Task[Any], names: Collection[str], receivers: Sequence[Desi
     async for _ in task.through(task.programs().ending(names, EMPTIED)):
         if handing and clock.monotonic() - looked >= _LOOK:
             counts = await task.connections(handing)
-            for want in handing:
-                if counts[want.name]:
-                    await spread(task, want, receivers, counts[want.name])
+            await spread(task, [Order(want, receivers, counts[want.name]) for want in handing])
             looked = clock.monotonic()

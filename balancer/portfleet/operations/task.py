@@ -63,6 +63,8 @@ class Task(Generic[W]):
     world: World
     undoing: bool = False
     undone: Exit = Exit.DONE
+    #: When slots were pointed last, in monotonic seconds; None if not since the watcher has begun or resumed it.
+    pointed: float | None = None
     _written: float = 0.0
     #: The processes that were found ready, by instance.
     _ready: dict[str, int] = field(default_factory=dict)
@@ -171,6 +173,7 @@ class Task(Generic[W]):
     def point(self, *, ready: Iterable[str] = ()) -> None:
         """Point the service's slots as they shall be now, in one transaction; ``ready`` were found to be so."""
         self.world.ejector.point(self.want(), ready=ready)
+        self.pointed = self.world.clock.monotonic()
 
     async def start(self, names: Iterable[str]) -> dict[str, str]:
         """Start instances and wait for them; return {name: why not} for those that did not become ready.
