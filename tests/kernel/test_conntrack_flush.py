@@ -72,6 +72,19 @@ def test_all_connections_stay_whatever_the_slots_say_now(rules: Plane, loose: st
     assert guard.restored >= 2 * 65  # those that dialled an instance itself conntrack may have found by itself
 
 
+def test_a_kernel_that_does_not_tell_is_asked(rules: Plane) -> None:
+    rules.load(ECHO)
+    rules.serve()
+    with guarded(rules, told=False) as guard, clients(rules) as held:
+        before = talk(held).who
+        moved(rules)
+        for _ in range(2):
+            flush(rules)
+            after = talk(held)
+            assert not after.wrong and after.who == before
+    assert guard.restored >= 2 * 65
+
+
 def test_a_server_that_speaks_first_is_heard(rules: Plane) -> None:
     rules.load(ECHO)
     rules.serve("--later", "0.5")

@@ -31,8 +31,8 @@ def doors(rules: Plane) -> tuple[Door, ...]:
 
 
 @contextmanager
-def guarded(rules: Plane) -> Iterator[Guarded]:
-    """Have a guardian look after the connections of ``rules`` while the block runs."""
+def guarded(rules: Plane, *, told: bool = True) -> Iterator[Guarded]:
+    """Have a guardian look after the connections of ``rules`` while the block runs; not ``told``: it has to ask."""
     guardian, found, over = rules.kernel.guardian(), Guarded(), threading.Event()
     guardian.hold(doors(rules))
 
@@ -42,7 +42,10 @@ def guarded(rules: Plane) -> Iterator[Guarded]:
         try:
             while not over.is_set():
                 due = guardian.due
-                if poll.poll(50 if due is None else due * 1000):
+                if not told:
+                    over.wait(0.1)
+                    guardian.hold(doors(rules))
+                elif poll.poll(50 if due is None else due * 1000):
                     guardian.read()
                 if guardian.due == 0:
                     found.done += guardian.work()

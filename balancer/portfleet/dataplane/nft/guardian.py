@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterable
 from functools import cached_property
 
+from portfleet.core.errors import Exit, PortfleetError
 from portfleet.core.model import Listen
 from portfleet.dataplane.interface import Done, Door, Foreign, Hazard, Shortage
 from portfleet.dataplane.nft.cached import SlotCache
@@ -16,8 +18,9 @@ from portfleet.dataplane.nft.doctor.ruleset import OURS
 from portfleet.dataplane.nft.events import Generation, RulesWatch
 from portfleet.dataplane.nft.keeper import Keeper
 from portfleet.dataplane.nft.lookup import Lookup
-from portfleet.dataplane.nft.restorer import NAME, Restorer
+from portfleet.dataplane.nft.restorer import NAME, Restorer, spent
 from portfleet.dataplane.nft.saved import SavedRules
+from portfleet.linux.netlink import Netfilter
 
 #: Seconds between two looks at all sockets, at least, and in times of what the last one took: a flood of stray
 #: packets, or of SYNs, must not keep the watcher from anything else.
@@ -65,6 +68,17 @@ class NftGuardian:
         self._doors = tuple(doors)
         self._reserved.hold(self._listens)
         self._keeper.ensure(self._doors)
+        self._ask()
+
+    def _ask(self) -> None:
+        """Learn what the kernel has not told: before nft_obj_notify sent it at once (6.1 does not), it waited."""
+        try:
+            self._lost |= spent(self._netfilter, "lost")
+            self._full |= spent(self._netfilter, "full")
+        except OSError as error:
+            raise PortfleetError(
+                f"cannot ask nftables whether connections were lost: {os.strerror(error.errno or 0)}", code=Exit.KERNEL
+            ) from None
 
     @property
     def due(self) -> float | None:
@@ -98,12 +112,17 @@ class NftGuardian:
 
     def close(self) -> None:
         self._reserved.close()
+        self._netfilter.close()
         self._events.close()
         self._keeper.close()
 
     @property
     def _listens(self) -> frozenset[Listen]:
         return frozenset(listen for door in self._doors or () for listen in door.listens)
+
+    @cached_property
+    def _netfilter(self) -> Netfilter:
+        return Netfilter()
 
     @cached_property
     def _nft(self) -> NftContext:

@@ -2,7 +2,8 @@
 
 conntrack is a cache (`conntrack -F` empties it, as failover scripts do); whose a connection is, its socket says. The
 rules drop a packet in the middle of a connection that conntrack does not know, note its ends in ``known4/6`` and spend
-the quota ``lost``, of which the kernel tells once until it is armed again (nft_quota_obj_eval). A pass over all sockets
+the quota ``lost``, of which the kernel tells once until it is armed again (nft_quota_obj_eval; Linux 6.1 tells only
+when somebody changes the rules, so it is asked too). A pass over all sockets
 then makes the missing entries, and the packet goes on when its sender repeats it: after 200 ms on a short way.
 
 - The translation leads from the address that the client dialled, which is the socket's own, and the port that it
@@ -49,7 +50,7 @@ _LIBERAL = b"\x0a\x0a"
 _REMEMBERED = "432000"
 #: What stands for a value in a message that is to be filled in: addresses of the client and here, three ports.
 _PLACES = re.compile(rb"(CCCC+|LLLL+|cc|dd|ii)")
-_RESET_OBJECT, _INET, _QUOTA = 10 << 8 | 21, 1, 2
+_GET_OBJECT, _RESET_OBJECT, _INET, _QUOTA = 10 << 8 | 19, 10 << 8 | 21, 1, 2
 _OBJECT_DATA, _QUOTA_FLAGS, _DEPLETED = 4, 2, 2
 
 #: A connection as its client sees it: the client's address and port, and what it dialled.
@@ -98,9 +99,18 @@ class Restorer:
 
 def arm(netfilter: Netfilter, quota: str) -> bool | None:
     """Have the kernel tell of ``quota`` again; return whether it was spent, None if there is none. Raises OSError."""
+    return _is_spent(netfilter, _RESET_OBJECT, quota)
+
+
+def spent(netfilter: Netfilter, quota: str) -> bool:
+    """Return whether ``quota`` is spent. Raises OSError."""
+    return bool(_is_spent(netfilter, _GET_OBJECT, quota))
+
+
+def _is_spent(netfilter: Netfilter, question: int, quota: str) -> bool | None:
     wanted = {1: NAME.encode() + b"\0", 2: quota.encode() + b"\0", 3: struct.pack("!I", _QUOTA)}
     try:
-        found = netfilter.get(_RESET_OBJECT, _INET, *(attribute(kind, value) for kind, value in wanted.items()))
+        found = netfilter.get(question, _INET, *(attribute(kind, value) for kind, value in wanted.items()))
     except FileNotFoundError:
         return None
     flags = attributes(found.get(_OBJECT_DATA, b"")).get(_QUOTA_FLAGS, b"")
