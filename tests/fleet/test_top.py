@@ -103,7 +103,7 @@ def test_on_a_terminal_keys_select_and_drain_after_a_question() -> None:
         press(b"d", "would drain echo-blue-2")
         press(b"n", "up/down select")
         assert fleet.status()["echo-blue-2"]["wanted"] == "serving"
-        press(b"d", "; no connections there. Do it? [y/N]")
+        press(b"d", "; no connections there.")
         press(b"y", "begun: drain echo-blue-2")
         assert fleet.status()["echo-blue-2"]["wanted"] == "drained"
         before = termios.tcgetattr(leader)[3]

@@ -13,7 +13,7 @@ from portfleet.linux import sockdiag
 from support.guarded import guarded
 from support.held import dialled, hear, talk
 from support.plane import ECHO, Plane, load
-from support.sandbox import HOST4, HOST6, client4, client6
+from support.sandbox import HOST4, HOST6, client4, client6, wait_for
 
 PORT = 7000
 QUIET = """
@@ -171,6 +171,7 @@ def test_five_thousand_talking_connections_over_three_flushes(rules: Plane) -> N
         for _ in range(3):
             flush(rules)
             time.sleep(3.1)  # for everybody to have talked: each asks every two seconds
+        wait_for("the entries are there again", lambda: guard.restored >= 15_000)
     slowest = max(one["slowest"] for one in held.report["held"])
     print(f"{len(held.lost)} of 5,000 lost, longest pause {slowest:.3f} s", [one.fields for one in guard.done])
-    assert held.lost == [] and slowest < 10 and guard.restored >= 15_000
+    assert held.lost == [] and slowest < 10

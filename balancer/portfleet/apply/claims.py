@@ -20,7 +20,7 @@ def claims(listens: Iterable[Listen]) -> tuple[str, ...]:
     found = dict.fromkeys((listen, processes.owner_of(listener.inode)) for listen, listener in pairs)
     counts = sockdiag.established() if found else {}
     return tuple(
-        f"{owner} listens on {listen}; {quantity(counts[listen.port], 'connection', 'stays')} with it; "
+        f"{owner} listens on {listen} with {quantity(counts[listen.port], 'connection')}, left as it is; "
         "new connections will go to the fleet"
         for listen, owner in found
     )
