@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -30,6 +31,9 @@ from portfleet.store.directories import make_directories
 from portfleet.store.events import record
 from portfleet.supervise.presence import Overseer
 from portfleet.supervise.supervisor import ShuttingDown
+
+#: Seconds until another look, if restarts would close what may be a probe under way.
+_MOMENT = 0.05
 
 
 def look(context: Context, *, by_word: bool = False) -> tuple[Desired, Observed, Plan]:
@@ -85,6 +89,9 @@ def converge(
         with locks.table(context.paths.table_lock):
             pass  # a repair of the watcher's that began before our locks has ended: what we look at now stays so
         desired, observed, plan = look(context)
+        if not yes and preflight.cut(plan):
+            time.sleep(_MOMENT)
+            desired, observed, plan = look(context)
         preflight.refuse(context, observed)
         preflight.refuse_faulty_files(context, desired)
         preflight.refuse_blocked(context, desired)

@@ -91,18 +91,23 @@ def refuse_blocked(context: Context, desired: Desired) -> None:
                 left.add(instance.rule.port)
 
 
+def cut(plan: Plan) -> list[RestartInstance]:
+    """Return the restarts that close connections for which no ``drain.rate`` is stated."""
+    restarts = (step for step in plan.steps if isinstance(step, RestartInstance))
+    return [step for step in restarts if step.connections and not step.handed and not step.rate]
+
+
 def ask(plan: Plan, *, yes: bool) -> None:
     """Have the operator agree to connections that would be closed by restarts; raises PortfleetError if not.
 
     That has been agreed to with ``yes``, and by a config that states a ``drain.rate``, at which they are closed then.
     """
-    restarts = [step for step in plan.steps if isinstance(step, RestartInstance)]
-    cut = [step for step in restarts if step.connections and not step.handed and not step.rate]
-    if yes or not cut:
+    closing = cut(plan)
+    if yes or not closing:
         return
-    each = [f"{step.name}: {step.connections:,} {step.becomes(step.connections)}" for step in cut[:_NAMED]]
-    each += [f"and {quantity(len(cut) - _NAMED, 'instance')} more"] * (len(cut) > _NAMED)
-    there = quantity(sum(step.connections for step in cut), "connection")
+    each = [f"{step.name}: {step.connections:,} {step.becomes(step.connections)}" for step in closing[:_NAMED]]
+    each += [f"and {quantity(len(closing) - _NAMED, 'instance')} more"] * (len(closing) > _NAMED)
+    there = quantity(sum(step.connections for step in closing), "connection")
     words = (
         f"{there} that cannot be handed off would be closed by restarts, "
         f"one instance after the other, and who connects again may meet one whose turn comes ({'; '.join(each)})"
