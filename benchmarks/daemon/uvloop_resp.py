@@ -45,7 +45,7 @@ class Resp(asyncio.Protocol):
             while (words := gets()) is not False:
                 try:
                     replies.append(encode(respond(words)))
-                except Exception:  # noqa: BLE001  as the daemon answers what a handler raises
+                except Exception:  # noqa: BLE001 (whatever a handler raises is answered, as by the daemon)
                     replies.append(ERROR)
         except hiredis.ProtocolError as error:
             replies.append(b"-ERR %b\r\n" % str(error).encode())

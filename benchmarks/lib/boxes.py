@@ -60,7 +60,7 @@ def cpu_seconds(pids: Iterable[int]) -> float:
 
 
 def ahead(pids: Iterable[int], *, priority: int) -> None:
-    """Give all threads of processes a real-time priority: that they wait for other programs is not what is measured."""
+    """Set a real-time priority for all threads of processes: waiting for other programs is not what is measured."""
     for pid in pids:
         for task in os.listdir(f"/proc/{pid}/task"):
             with contextlib.suppress(ProcessLookupError):
@@ -68,7 +68,7 @@ def ahead(pids: Iterable[int], *, priority: int) -> None:
 
 
 def favoured(pids: Iterable[int]) -> None:
-    """Give processes the scheduler's greatest weight, and their sessions too: it shares a CPU out by these (sched(7)).
+    """Set the scheduler's greatest weight for processes and their sessions, by which it shares a CPU out (sched(7)).
 
     Unlike a real-time priority it leaves the kernel's own threads their turn, where servers take all of a CPU.
     """

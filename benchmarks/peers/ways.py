@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 from benchmarks.lib.boxes import on_server_cpu, pids_in
 from benchmarks.lib.build import ROOT, compile_c
@@ -117,7 +118,7 @@ class Way:
 
     def release(self) -> None:
         """Lead new connections to the other daemons, by the means that the way has."""
-        raise NotImplementedError
+        raise NotImplementedError  # a direct connection has no means; it takes part in speed and not in releases
 
 
 class Direct(Way):
@@ -138,46 +139,49 @@ class Portfleet(Way):
         self.box.boxes.host.run(*self.box.argv("cutover", "echo", "--force"), timeout=120)
 
 
-class Haproxy(Way):
+class Proxy(Way):
+    """A proxy whose config in ``path`` leads to daemons by a ``line`` each; a release gives it another and a reload."""
+
+    path: ClassVar[str]
+    config: ClassVar[str]
+    line: ClassVar[str]
+    begin: ClassVar[str]
+    reload: ClassVar[str]
+
+    def configure(self, daemons: Daemons) -> None:
+        """Write a config that leads to these daemons."""
+        servers = "\n".join(self.line.format(port=port) for port in daemons.ports)
+        self.boxes.host.run("sh", "-c", f"cat > {self.path}", text=self.config.format(servers=servers))
+
+    def start(self) -> None:
+        """Run it."""
+        assert self.old
+        self.configure(self.old)
+        self.boxes.host.run("sh", "-c", self.begin)
+        wait_for(f"{type(self).__name__} listens", lambda: listening(self.boxes, [self.port]))
+
+    def release(self) -> None:
+        assert self.new
+        self.configure(self.new)
+        self.boxes.host.run("sh", "-c", self.reload)
+
+
+class Haproxy(Proxy):
     """HAProxy in TCP mode, one thread, with a master that reloads."""
 
-    def configure(self, daemons: Daemons) -> None:
-        """Write a config that leads to these daemons."""
-        servers = "\n".join(f"    server s{port} 127.0.0.1:{port} check inter 1s" for port in daemons.ports)
-        self.boxes.host.run("sh", "-c", "cat > /run/haproxy.cfg", text=_HAPROXY.format(servers=servers))
-
-    def start(self) -> None:
-        """Run it."""
-        assert self.old
-        self.configure(self.old)
-        self.boxes.host.run("setsid", "haproxy", "-W", "-D", "-p", "/run/haproxy.pid", "-f", "/run/haproxy.cfg")
-        wait_for("HAProxy listens", lambda: listening(self.boxes, [self.port]))
-
-    def release(self) -> None:
-        assert self.new
-        self.configure(self.new)
-        self.boxes.host.run("sh", "-c", "kill -USR2 $(cat /run/haproxy.pid)")
+    path, config = "/run/haproxy.cfg", _HAPROXY
+    line = "    server s{port} 127.0.0.1:{port} check inter 1s"
+    begin = "setsid haproxy -W -D -p /run/haproxy.pid -f /run/haproxy.cfg"
+    reload = "kill -USR2 $(cat /run/haproxy.pid)"
 
 
-class Nginx(Way):
+class Nginx(Proxy):
     """nginx's stream module, one worker."""
 
-    def configure(self, daemons: Daemons) -> None:
-        """Write a config that leads to these daemons."""
-        servers = "\n".join(f"        server 127.0.0.1:{port};" for port in daemons.ports)
-        self.boxes.host.run("sh", "-c", "cat > /run/nginx.conf", text=_NGINX.format(servers=servers))
-
-    def start(self) -> None:
-        """Run it."""
-        assert self.old
-        self.configure(self.old)
-        self.boxes.host.run("sh", "-c", "mkdir -p /var/log/nginx && setsid nginx -c /run/nginx.conf")
-        wait_for("nginx listens", lambda: listening(self.boxes, [self.port]))
-
-    def release(self) -> None:
-        assert self.new
-        self.configure(self.new)
-        self.boxes.host.run("nginx", "-c", "/run/nginx.conf", "-s", "reload")
+    path, config = "/run/nginx.conf", _NGINX
+    line = "        server 127.0.0.1:{port};"
+    begin = "mkdir -p /var/log/nginx && setsid nginx -c /run/nginx.conf"
+    reload = "nginx -c /run/nginx.conf -s reload"
 
 
 class Iptables(Way):
@@ -213,7 +217,7 @@ def ways(number: int) -> Iterator[dict[str, Way]]:
                 new.start()
                 port = old.first if kind is Direct else 7000 + place
                 way = made[kind.__name__.lower()] = kind(boxes, port, old, new)
-                if isinstance(way, Haproxy | Nginx):
+                if isinstance(way, Proxy):
                     way.start()
                 if isinstance(way, Iptables):
                     way.load(old)

@@ -221,11 +221,11 @@ def test_a_subclass_may_change_either_half(name: str) -> None:
     """What its parent does in one pass is not inherited by one that changes `split` or `reply` alone."""
     parent: Any = FRAMINGS[name]
 
-    class Shouting(parent):  # type: ignore[misc]  # one of three
+    class Shouting(parent):  # type: ignore[misc]  # mypy takes no variable for a base
         def reply(self, answer: Any) -> bytes:
             return bytes(super().reply(answer.upper()))
 
-    class Doubling(parent):  # type: ignore[misc]  # as above
+    class Doubling(parent):  # type: ignore[misc]  # mypy takes no variable for a base
         def split(self, buffer: bytes | bytearray, memo: Any) -> tuple[Any, int, Any]:
             request, end, memo = super().split(buffer, memo)
             return request and request * 2, end, memo

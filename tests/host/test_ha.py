@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -206,35 +207,35 @@ def freeze(pair: Pair, host: Host) -> Callable[[], None]:
     """Stop a whole host; what comes back notices first that its cable is out."""
     host.freeze()
 
-    def mend() -> None:
+    def repair() -> None:
         host.thaw()
-        wait_for("it gives the addresses up", lambda: not pair.has_address(host), seconds=30)
-        host.link("up")
+        plug_in(pair, host)
 
-    return mend
+    return repair
 
 
 def unplug(pair: Pair, host: Host) -> Callable[[], None]:
     """Pull a host's cable."""
     host.link("down")
+    return partial(plug_in, pair, host)
 
-    def mend() -> None:
-        wait_for("it gives the addresses up", lambda: not pair.has_address(host), seconds=30)
-        host.link("up")
 
-    return mend
+def plug_in(pair: Pair, host: Host) -> None:
+    """Plug the cable in when the host has noticed that it is out."""
+    wait_for("it gives the addresses up", lambda: not pair.has_address(host), seconds=30)
+    host.link("up")
 
 
 def kill_keepalived(pair: Pair, host: Host) -> Callable[[], None]:
-    """Kill keepalived: the address stays on the host until somebody cleans up."""
+    """Kill keepalived: the address stays on the host until it is taken off."""
     host.run("systemctl kill -s KILL keepalived")
 
-    def mend() -> None:
+    def repair() -> None:
         for family, address in ADDRESSES.items():
             host.run(f"ip addr del {address}/{24 if family == 4 else 64} dev eth0", check=False)
         host.run("systemctl restart keepalived")
 
-    return mend
+    return repair
 
 
 def switch(pair: Pair, host: Host) -> Callable[[], None]:
@@ -252,10 +253,10 @@ def test_no_connection_is_lost(pair: Pair, fault: str, measured: Callable[[str],
         with talk() as talking:
             pair.settle(entries=2 * TALKERS)
             before, other = pair.serving, pair.standby
-            mend = FAULTS[fault](pair, before)
-            wait_for("the other host serves", lambda other=other: pair.has_address(other), seconds=10)  # type: ignore[misc]
+            repair = FAULTS[fault](pair, before)
+            wait_for("the other host serves", partial(pair.has_address, other), seconds=10)
             time.sleep(2)  # for new connections to meet the other host: what is measured is their longest wait
-            mend()
+            repair()
             pair.settle(entries=2 * TALKERS)
             assert pair.serving is other, "the host that came back is the standby"
         measured(f"{fault} ({before.name}, {number + 1} of {ROUNDS}): {talking}")

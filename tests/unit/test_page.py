@@ -168,7 +168,7 @@ async def streamed(moments: list[Look], *, since: str = "") -> list[str]:
             found.append(text)
 
     viewer = asyncio.create_task(follow())
-    await asyncio.sleep(0)
+    await asyncio.sleep(0)  # one turn of the loop, in which the stream begins; no time passes
     for _ in moments[2:]:
         await live.look()
     with suppress(TimeoutError):

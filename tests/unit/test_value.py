@@ -53,9 +53,9 @@ def test_fields_are_given_by_place_or_name_and_have_defaults() -> None:
     assert (Point(1).y, Point(1, 3).y, Point(x=1, y=4).y) == (2, 3, 4)
     assert [one.name for one in fields(Point)] == ["x", "y", "names", "seen", "note"]
     with pytest.raises(TypeError):
-        Point()  # type: ignore[call-arg]
+        Point()  # type: ignore[call-arg]  # the fault that is tested
     with pytest.raises(TypeError):
-        Point(1, z=3)  # type: ignore[call-arg]
+        Point(1, z=3)  # type: ignore[call-arg]  # the fault that is tested
 
 
 def test_each_has_a_default_of_its_own() -> None:
@@ -85,9 +85,9 @@ def test_they_are_equal_by_their_fields_and_only_to_their_own_kind() -> None:
 def test_they_do_not_change() -> None:
     point = Point(1)
     with pytest.raises(FrozenInstanceError, match="'x'"):
-        point.x = 2  # type: ignore[misc]
+        point.x = 2  # type: ignore[misc]  # the fault that is tested
     with pytest.raises(FrozenInstanceError, match="'z'"):
-        point.z = 2  # type: ignore[attr-defined]
+        point.z = 2  # type: ignore[attr-defined]  # the fault that is tested
     with pytest.raises(FrozenInstanceError, match="'x'"):
         del point.x
     assert replace(point, x=2) == Point(2) and point.x == 1

@@ -25,7 +25,7 @@ def value(cls: type[T]) -> type[T]:
     made.__setattr__ = made.__delattr__ = _refuse
     if "__repr__" not in vars(cls):
         made.__repr__ = _repr
-    return made  # type: ignore[no-any-return]
+    return made  # type: ignore[no-any-return]  # Any, as methods of a class can be set no other way in mypy
 
 
 def _init(cls: type[object], own: tuple[Field[Any], ...]) -> Callable[..., None]:
@@ -47,6 +47,7 @@ def _init(cls: type[object], own: tuple[Field[Any], ...]) -> Callable[..., None]
     if hasattr(cls, "__post_init__"):
         lines.append(" self.__post_init__()")
     made: dict[str, Callable[..., None]] = {}
+    # The text is made of the names of a class's fields, which Python has taken as names; dataclasses does the same.
     exec("\n".join([f"def __init__({', '.join(arguments)}):", *(lines or [" pass"])]), names, made)  # noqa: S102
     made["__init__"].__qualname__ = f"{cls.__qualname__}.__init__"
     return made["__init__"]

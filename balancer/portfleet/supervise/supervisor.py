@@ -168,7 +168,7 @@ class Supervisor:
         return {name: _words(name, one) for name, one in found if one and one.code in (NO_FILE, NOT_EXECUTABLE)}
 
     def stop(self, *names: str) -> None:
-        """Ask programs to stop, without waiting; "already" is success."""
+        """Ask programs to stop, without waiting; those that have stopped are fine."""
         self._each(*(("stopProcess", name, False) for name in names), accept={NOT_RUNNING, BAD_NAME})
 
     def remove(self, *names: str) -> set[str]:

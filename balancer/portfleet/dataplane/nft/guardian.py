@@ -71,7 +71,7 @@ class NftGuardian:
         self._ask()
 
     def _ask(self) -> None:
-        """Learn what the kernel has not told: before nft_obj_notify sent it at once (6.1 does not), it waited."""
+        """Ask for what the kernel may not have told: Linux 6.1 tells it with the next transaction (nft_obj_notify)."""
         try:
             self._lost |= spent(self._netfilter, "lost")
             self._full |= spent(self._netfilter, "full")

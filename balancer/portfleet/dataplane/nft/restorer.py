@@ -3,7 +3,7 @@
 conntrack is a cache (`conntrack -F` empties it, as failover scripts do); whose a connection is, its socket says. The
 rules drop a packet in the middle of a connection that conntrack does not know, note its ends in ``known4/6`` and spend
 the quota ``lost``, of which the kernel tells once until it is armed again (nft_quota_obj_eval; Linux 6.1 tells only
-when somebody changes the rules, so it is asked too). A pass over all sockets
+with the next change of the rules, so it is asked too). A pass over all sockets
 then makes the missing entries, and the packet goes on when its sender repeats it: after 200 ms on a short way.
 
 - The translation leads from the address that the client dialled, which is the socket's own, and the port that it
