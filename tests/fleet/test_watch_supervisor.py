@@ -105,7 +105,8 @@ def test_one_that_was_started_anew_on_a_full_disk_outlives_supervisord_too() -> 
         )
         assert events(box, "ending-remains") == []
         box.boxes.host.run("sh", "-c", f"rm {lib}/fill*")
-        again, noted = str(pids(box)[name]), box.boxes.host.path(f"{lib}/processes.json")
+        again = str(wait_for("it has a process", lambda: pids(box).get(name)))
+        noted = box.boxes.host.path(f"{lib}/processes.json")
         wait_for("it is noted", lambda: noted.exists() and again in noted.read_text())
 
 
