@@ -166,11 +166,7 @@ class Host:
 
     def _signal(self, number: signal.Signals) -> set[int]:
         """Send a signal to all in the host's control groups, nspawn among it; return their PIDs."""
-        files = [file for top in _hierarchies() for file in _group(self.name, top).rglob("cgroup.procs")]
-        pids: set[int] = set()
-        for file in files:
-            with contextlib.suppress(OSError):  # the group of a session that ends at this moment
-                pids |= {int(pid) for pid in file.read_text().split()}
+        pids = {pid for top in _hierarchies() for pid in _pids(_group(self.name, top))}
         for pid in pids:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, number)
@@ -268,17 +264,25 @@ def _group(name: str, top: Path) -> Path:
     return top / f"portfleet-host-{name}-{Path('/proc/self/ns/net').stat().st_ino}"
 
 
+def _pids(group: Path) -> set[int]:
+    """Return the PIDs in a control group and those below it, some of which, such as sessions', may end meanwhile."""
+    found: set[int] = set()
+    for below, _, _ in os.walk(group):  # which passes over a folder that is gone
+        with contextlib.suppress(OSError):
+            found |= {int(pid) for pid in Path(below, "cgroup.procs").read_text().split()}
+    return found
+
+
 def sweep() -> None:
     """Remove the control groups of hosts that are gone, also of runs that were killed."""
     for top in _hierarchies():
         for group in top.glob("portfleet-host-*"):
-            if any(procs.read_text() for procs in group.rglob("cgroup.procs")):
+            if _pids(group):
                 continue
             # The kernel refuses to remove one that is in use, and wants the leaves first.
-            with contextlib.suppress(OSError):
-                for below in sorted((path for path in group.rglob("*") if path.is_dir()), reverse=True):
-                    below.rmdir()
-                group.rmdir()
+            for below, _, _ in os.walk(group, topdown=False):
+                with contextlib.suppress(OSError):
+                    Path(below).rmdir()
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ import time
 
 import pytest
 
+from support.counted import counted, said_at_last
 from support.drained import REDIS_TWO, ends, load_redis, per_second
 from support.fleet_box import FleetBox
 from support.held import dialled
@@ -165,14 +166,13 @@ def test_a_dry_run_says_what_becomes_of_how_many_connections() -> None:
     sources = [f"198.18.0.{number + 1}" for number in range(12)]
     config = TOLD.replace("rate = 5", 'deadline = "90s"\nthen = "evict"')
     with operated(config) as box, dialled(box.boxes.clients, (HOST4, 7000), sources):
-        counts = [box.status()[f"echo-blue-{number}"]["connections"] for number in (1, 2)]
-        assert sum(counts) == 12
-        said = box.portfleet("drain", "echo/1", "--dry-run").stderr
-        assert f"{counts[0]} connections: they may finish for 90 s, then those left are closed" in said, said
-        said = box.portfleet("drain", "echo/1", "--dry-run", "--then", "wait").stderr
-        assert f"{counts[0]} connections: they stay until they end; none is closed" in said, said
-        said = box.portfleet("cutover", "echo", "--release", "v2", "--dry-run").stderr
-        assert "12 connections are handed off to green; none is closed" in said, said
+        first = counted(box, 12)["echo-blue-1"]
+        drain = ("drain", "echo/1", "--dry-run")
+        said_at_last(box, f"{first} connections: they may finish for 90 s, then those left are closed", *drain)
+        stay = f"{first} connections: they stay until they end; none is closed"
+        said_at_last(box, stay, *drain, "--then", "wait")
+        handed = "12 connections are handed off to green; none is closed"
+        said_at_last(box, handed, "cutover", "echo", "--release", "v2", "--dry-run")
         box.portfleet("drain", "echo/1", "--no-wait")
         said = box.portfleet("cancel", "echo", "--dry-run").stdout
         assert "echo-blue-1 then as before it" in said and "none is closed" in said, said

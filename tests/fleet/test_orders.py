@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from support.browsing import Answer, Browser, Form
+from support.counted import counted
 from support.fleet_box import HOME, FleetBox, fleet_box
 from support.held import dialled
 from support.operated import TOLD, history
@@ -85,10 +86,15 @@ def ended(box: FleetBox, verb: str) -> dict[str, Any]:
 def test_a_plan_is_shown_before_a_drain_and_says_how_many_connections(box: FleetBox) -> None:
     browser, _ = logged_in(box)
     with dialled(box.boxes.clients, (HOST4, 7000), _SOURCES):
-        count = box.status()["echo-blue-1"]["connections"]
-        plan = planned(browser, "drain", "echo/echo-blue-1")
+        count = counted(box, len(_SOURCES))["echo-blue-1"]
+        words = f"{count} connections: they may finish for 90 s, then those left are closed"
+
+        def told_so() -> Answer | None:
+            made = planned(browser, "drain", "echo/echo-blue-1")
+            return made if words in made.said else None
+
+        plan = wait_for(words, told_so)
         assert plan.status == 200 and "Would drain echo-blue-1." in plan.said, plan
-        assert f"{count} connections: they may finish for 90 s, then those left are closed" in plan.said, plan.said
         assert box.status()["echo-blue-1"]["wanted"] == "serving", "a plan does nothing"
         assert confirmed(browser, plan).status == 200
         assert box.status()["echo-blue-1"]["wanted"] == "drained"

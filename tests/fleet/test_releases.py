@@ -40,30 +40,35 @@ def refused(box: FleetBox, *words: str) -> str:
     return done.stdout + done.stderr
 
 
+def told(said: str, words: str) -> bool:
+    """Return whether ``said`` counts the connections held in ``words``; a probe that is under way is one more."""
+    return re.search(rf"\b({_HELD}|{_HELD + 1}) {words}", said) is not None
+
+
 @pytest.mark.long
 def test_redis_keeps_every_connection_until_somebody_asks_to_close_some() -> None:
     sources = [f"198.18.0.{number + 1}" for number in range(_HELD)]
     with fleet_box(_TWO) as box, dialled(box.boxes.clients, (HOST4, 6000), sources) as held:
         said = box.portfleet("restart", "kv", "--dry-run", "--rate", "20").stderr
-        assert "40 connections cannot be handed off" in said and "closed, 20 a second, which takes 2 s" in said, said
+        assert told(said, "connections cannot be handed off") and "closed, 20 a second, which takes 2 s" in said, said
         said = box.portfleet("cutover", "kv", "--force", "--dry-run").stderr
-        assert "40 connections cannot be handed off" in said and "they stay with blue until they end" in said, said
+        assert told(said, "connections cannot be handed off") and "they stay with blue until they end" in said, said
         said = refused(box, "restart", "kv")
-        assert "40 connections cannot be handed off" in said and "no connection was closed" in said, said
+        assert told(said, "connections cannot be handed off") and "no connection was closed" in said, said
         assert answer(held) == _HELD
         box.write(_TWO.replace("instances = 2", 'instances = 2\nenvironment = { MODE = "new" }'))
         said = refused(box, "apply")
-        assert "40 connections that cannot be handed off would be closed by restarts" in said, said
+        assert told(said, "connections that cannot be handed off would be closed by restarts"), said
         assert re.search(r"kv-blue-1: \d+ are closed at once; kv-blue-2: \d+ are closed at once", said), said
         assert "drain.rate in the config" in said, said
         planned = box.portfleet("plan").stdout
         assert re.search(r"restart kv-blue-1 \(.*; \d+ connections are closed at once\)", planned), planned
         box.write(_TWO.replace("6100-6107", "6200-6207"))
-        assert "40 connections that cannot be handed off would be closed by restarts" in refused(box, "apply")
+        assert told(refused(box, "apply"), "connections that cannot be handed off would be closed by restarts")
         assert answer(held) == _HELD
         box.write(_TWO)
         done = box.portfleet("cutover", "kv", "--force", "--keep", "0")
-        assert "40 connections stay with blue until closed" in done.stdout, done
+        assert told(done.stdout, "connections stay with blue until closed"), done
         assert answer(held) == _HELD and set(box.redis_ports(sources[:8]).values()) <= {6104, 6105}
 
 
@@ -83,7 +88,7 @@ def test_apply_closes_connections_at_the_rate_that_the_config_states() -> None:
         assert time.monotonic() - began > (_HELD - 8) / 8
         # A probe that is under way when the instance's connections are closed is one of them.
         assert _HELD <= json.loads(done.stdout)["ended"] <= _HELD + 2
-        assert "40 connections were closed by restarts" in box.portfleet("history").stdout
+        assert told(box.portfleet("history").stdout, "connections were closed by restarts")
         assert answer(held) == 0
         assert box.portfleet("plan", "--check").returncode == 0
 
