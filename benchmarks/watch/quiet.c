@@ -1,5 +1,6 @@
 /* The least that is an instance: one thread, a port, and with "ours" the control socket of docs/control.md. It answers
- * "state" and "status" there, every line on its port by PONG, and closes what its client closes. */
+ * "state" and "status" there, again and again if told so ("every"), every line on its port by PONG, and closes what its
+ * client closes. */
 #define _GNU_SOURCE
 #include <err.h>
 #include <stdlib.h>
@@ -8,10 +9,49 @@
 #include <sys/socket.h>
 #include <netinet/in.h>
 #include <sys/un.h>
+#include <time.h>
 #include <unistd.h>
 
 static const char ready[] = "{\"ok\": true, \"state\": \"ready\", \"connections\": 0, \"max_connections\": 100}\n";
 static int epoll;
+
+/* Connections over which the answer is repeated, every so many seconds, the next time at `due`. */
+#define REPEATED 8
+static struct { int fd; double every, due; } repeated[REPEATED];
+
+static double now(void) {
+    struct timespec time;
+    clock_gettime(CLOCK_MONOTONIC, &time);
+    return time.tv_sec + time.tv_nsec / 1e9;
+}
+
+/* Repeats what is due; returns the milliseconds until the next is. */
+static int repeat(void) {
+    double next = 3600, at = now();
+    for (int i = 0; i < REPEATED; i++) {
+        if (!repeated[i].every) continue;
+        if (at >= repeated[i].due) {
+            repeated[i].due = at + repeated[i].every;
+            if (send(repeated[i].fd, ready, sizeof ready - 1, MSG_NOSIGNAL) < 0) repeated[i].every = 0;
+        }
+        if (repeated[i].every && repeated[i].due - at < next) next = repeated[i].due - at;
+    }
+    return (int)(next * 1000) + 1;
+}
+
+static void begin(int fd, double every) {
+    for (int i = 0; i < REPEATED; i++) {
+        if (repeated[i].every) continue;
+        repeated[i].fd = fd, repeated[i].every = every, repeated[i].due = now() + every;
+        return;
+    }
+}
+
+static void end(int fd) {
+    for (int i = 0; i < REPEATED; i++)
+        if (repeated[i].fd == fd) repeated[i].every = 0;
+    close(fd);
+}
 
 static void watch(int fd) {
     struct epoll_event event = {.events = EPOLLIN, .data.fd = fd};
@@ -43,15 +83,17 @@ int main(int count, char **words) {
     for (;;) {
         struct epoll_event event;
         char data[4096];
-        if (epoll_wait(epoll, &event, 1, -1) < 1) continue;
+        if (epoll_wait(epoll, &event, 1, repeat()) < 1) continue;
         int fd = event.data.fd;
         if (fd == port || fd == control) {
             int client = accept4(fd, NULL, NULL, SOCK_CLOEXEC);
             if (client >= 0) watch(client);
             continue;
         }
-        ssize_t got = recv(fd, data, sizeof data, 0);
-        const char *said = got > 0 && data[0] == '{' ? ready : "PONG\n";
-        if (got <= 0 || send(fd, said, strlen(said), MSG_NOSIGNAL) < 0) close(fd);
+        ssize_t got = recv(fd, data, sizeof data - 1, 0);
+        data[got > 0 ? got : 0] = 0;
+        const char *said = data[0] == '{' ? ready : "PONG\n", *every = strstr(data, "\"every\":");
+        if (got <= 0 || send(fd, said, strlen(said), MSG_NOSIGNAL) < 0) end(fd);
+        else if (every) begin(fd, atof(every + 8));
     }
 }

@@ -11,12 +11,16 @@ from portfleet_daemon.errors import Refused
 
 @dataclass(frozen=True)
 class Status:
-    """Say how the daemon is."""
+    """Say how the daemon is, again each `every` seconds (None: once)."""
+
+    every: float | None = None
 
 
 @dataclass(frozen=True)
 class Brief:
-    """Say what a probe needs to know, at little cost for both sides."""
+    """Say what a probe needs to know, at little cost for both sides, again each `every` seconds (None: once)."""
+
+    every: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,13 +74,14 @@ class Receive:
 Command = Status | Brief | Drain | Resume | Evict | HandOff | Receive
 
 KEYS = {
-    "status": set[str](),
-    "state": set[str](),
+    "status": {"every"},
+    "state": {"every"},
     "drain": {"rate", "deadline", "listener"},
     "resume": set[str](),
     "evict": {"rate", "count"},
     "handoff": {"to", "count", "listener", "deadline", "names"},
 }
+LONGEST_EVERY = 60.0  # seconds: for so long it may go unnoticed that whoever asked is gone
 HANDOFF_DEADLINE = 30.0  # seconds for requests in flight to finish
 
 
@@ -98,10 +103,11 @@ def parse(line: bytes) -> Command:
     unknown = sorted(set(request) - KEYS[name])
     if unknown:
         raise Refused(f"{name} has no {unknown[0][:50]!r}", hint=f"keys: {', '.join(sorted(KEYS[name])) or 'none'}")
-    if name == "status":
-        return Status()
-    if name == "state":
-        return Brief()
+    if name in ("status", "state"):
+        every = _positive(request, "every")
+        if every is not None and not 0.01 <= every <= LONGEST_EVERY:
+            raise Refused(f"every is {every:g}", hint=f"seconds from one answer to the next, 0.01 to {LONGEST_EVERY:g}")
+        return Status(every) if name == "status" else Brief(every)
     if name == "resume":
         return Resume()
     if name == "evict":

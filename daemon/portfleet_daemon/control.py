@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator, Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
-from portfleet_daemon.commands import Command, Receive, parse
+from portfleet_daemon.commands import Brief, Command, Receive, Status, parse
 from portfleet_daemon.errors import ListenError, OperatorError, Refused
 from portfleet_daemon.log import log
 
@@ -135,8 +135,12 @@ class ControlSocket:
                         check_peer(client)
                         await self._take(command, client)
                         return
-                    async for answer in self._run(command):
-                        await send(client, answer)
+                    while True:
+                        async for answer in self._run(command):
+                            await send(client, answer)
+                        if not isinstance(command, Brief | Status) or command.every is None:
+                            break
+                        await asyncio.sleep(command.every)
                 except OperatorError as error:  # Refused, or a port that `resume` finds taken
                     await send(client, failure(error))
 

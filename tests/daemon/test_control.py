@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
+import time
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +56,30 @@ def test_state_says_what_a_probe_needs(daemons: Daemons) -> None:
         daemon.until(connections=1)
         (state,) = daemon.stream(command="state")
     assert state == {"ok": True, "state": "ready", "connections": 1, "max_connections": 9}
+
+
+@pytest.mark.parametrize("command", ["state", "status"])
+def test_an_answer_is_repeated_until_the_connection_ends(daemons: Daemons, command: str) -> None:
+    daemon = daemons.start()
+    with socket.socket(socket.AF_UNIX) as sock, sock.makefile("rb") as answers:
+        sock.settimeout(10)
+        sock.connect(daemon.control)
+        began = time.monotonic()
+        sock.sendall(json.dumps({"command": command, "every": 0.05}).encode() + b"\n" + b'{"command": "drain"}\n')
+        assert json.loads(next(answers))["connections"] == 0
+        with daemon.connect():
+            said = [json.loads(next(answers)) for _ in range(4)]
+        assert time.monotonic() - began >= 4 * 0.05
+        assert all(one["state"] == "ready" for one in said), "the line after it is not read"
+        assert any(one["connections"] for one in said) or command == "status"
+    daemon.until(connections=0)
+    assert daemon.ask(command="state")["ok"]
+
+
+@pytest.mark.parametrize("every", [0, -1, 61, 0.001, "1", True, [1]])
+def test_what_is_no_time_to_repeat_in_is_refused(daemons: Daemons, every: object) -> None:
+    (refused,) = daemons.start().stream(command="state", every=every)
+    assert refused["ok"] is False and "every" in str(refused["error"]), refused
 
 
 def test_latency_of_awaited_replies_is_counted_whole(daemons: Daemons) -> None:

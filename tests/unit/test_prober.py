@@ -1,4 +1,4 @@
-"""The shorter ways of a probe find what the long one would: answers that came before, and the listener of a port."""
+"""What a probe asks a daemon that answers once only, and the shorter way of looking at the listener of a port."""
 
 from __future__ import annotations
 
@@ -108,17 +108,6 @@ def probed(listener: socket.socket, tmp_path: Path, daemon: Daemon) -> Probed:
     return found
 
 
-def test_an_answer_that_comes_again_is_not_read_again(
-    daemon: Daemon, probed: Probed, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    before = probed.prober.said["a"]
-    monkeypatch.setattr("portfleet.daemons.answers.json", None)  # nothing can be read any more
-    asked = daemon.asked
-    assert [probed.next() for _ in range(5)] == [""] * 5
-    assert daemon.asked == asked + 5 and daemon.connected == 1
-    assert probed.prober.said["a"] is before
-
-
 def test_another_answer_is_read(daemon: Daemon, probed: Probed) -> None:
     daemon.answer = lambda: [READY.replace(b": 5", b": 6")]
     assert probed.next() == ""
@@ -165,7 +154,7 @@ def test_what_comes_unasked_makes_no_result_and_fails_the_next_probe(daemon: Dae
     assert probed.next() == ""
     probed.results.clear()
     more.set()
-    kept = probed.prober._kept["a"].connection
+    kept = probed.prober._kept["a"]
     wait_for("it has come", lambda: select.select([kept], [], [], 0)[0])
     probed.prober.tick()
     assert probed.results == []

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Mapping
+from math import inf
 from pathlib import Path
 
 import pytest
@@ -66,13 +67,15 @@ def test_what_it_leaves_in_the_background_is_ended_with_it(tmp_path: Path) -> No
 
 
 def test_the_prober_runs_few_at_a_time_and_is_never_held_up() -> None:
-    results: dict[str, str] = {}
+    results, due = dict[str, str](), dict[str, float]()
     prober = Prober(lambda name, trouble, _: results.update({name: trouble}), time.monotonic, lambda _: None)
     probe = Probe(exec=("sh",), interval=60.0, timeout=0.4)
     names = [f"hung-{number}" for number in range(6)]
     prober.aim(Target(name, Port("127.0.0.1", 1), None, probe, shell("sleep 60")) for name in names)
-    for name in list(prober._targets):  # all are due at once
-        prober._queue[:] = [(0.0, name) for name in names]
+    while (turn := prober._turns.take(inf)) is not None:  # all are due at once
+        due[turn[0]] = 0.0
+    for name in due:
+        prober._turns.put(name, 0.0, 60.0)
     slowest, most, deadline = 0.0, 0, time.monotonic() + 20
     while len(results) < 6 and time.monotonic() < deadline:
         began = time.thread_time()

@@ -181,7 +181,7 @@ TABLE: dict[str, tuple[Metric, ...]] = {
             "portfleet_instance_probe_duration_seconds",
             "gauge",
             _INSTANCE,
-            "How long the last probe took that succeeded, in steps of 10 ms",
+            "How long the last probe took that asked and succeeded, in steps of 10 ms",
             "it was probed",
         ),
         Metric(

@@ -79,8 +79,9 @@ class Members:
 
     def left(self, name: str, leader: int | None) -> list[Process]:
         """Return those of an instance's processes that are older than ``leader``: left by an earlier one."""
-        began = processes.start_time(leader) if leader is not None else None
-        return [one for one in self.of(name) if began is None or (one.started or 0) < began]
+        others = [one for one in self.of(name) if one.pid != leader]
+        began = processes.start_time(leader) if others and leader is not None else None
+        return [one for one in others if began is None or (one.started or 0) < began]
 
     def daemon(self, name: str, port: int) -> Process | None:
         """Return an instance's daemon: the eldest process that listens on ``port``, or what that was forked from.

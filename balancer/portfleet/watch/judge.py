@@ -68,8 +68,7 @@ class Judge:
     @property
     def counted(self) -> Mapping[str, Status]:
         """Return what daemons that count said last of that, by instance; asking for it has them asked again."""
-        self._prober.count()
-        return self._prober.counted
+        return self._prober.counted()
 
     @property
     def answered_in(self) -> Mapping[str, float]:

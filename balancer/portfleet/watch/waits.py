@@ -42,8 +42,9 @@ class Waits:
             self._names[descriptor] = name
 
     def forget(self, descriptor: int) -> None:
-        """Take in that a descriptor is about to be closed, by which the kernel forgets it too."""
-        self._names.pop(descriptor, None)
+        """Wait for a descriptor no longer, if it is waited for."""
+        if self._names.pop(descriptor, None) is not None:
+            self._poll.unregister(descriptor)
 
     def ready(self) -> list[str]:
         """Return whose descriptors the kernel has something for; never wait."""
