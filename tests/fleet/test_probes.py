@@ -159,3 +159,20 @@ def test_a_command_has_the_secrets_that_its_instance_was_started_with() -> None:
 def told(box: FleetBox) -> str:
     """Return what the probe's command has written last."""
     return box.boxes.host.run("cat", f"{HOME}/seen", check=False).stdout
+
+
+def test_probes_over_loopback_leave_nothing_in_conntracks_table() -> None:
+    with fleet_box() as box:
+        box.write("""
+[service.echo]
+listen = [":7000"]
+command = ["portfleet-daemon", "--port", "{port}", "--handler", "portfleet_daemon.handlers:echo"]
+ports = "7100-7103"
+instances = 2
+[service.echo.probe]
+interval = "50ms"
+""")
+        box.portfleet("up")
+        box.portfleet("plan")
+        probes = "conntrack -L -p tcp -s 127.0.0.1 2>/dev/null | grep -c -E 'dport=710[0-3].* dport=' || true"
+        wait_for("no entry is left", lambda: box.boxes.host.run("sh", "-c", probes).stdout.strip() == "0", seconds=5)

@@ -104,7 +104,7 @@ class Context(Configs):
         """Return what starts and ends the processes of ``desired``."""
         from portfleet.apply.programs import Programs  # not for `status`
 
-        return Programs(desired, self.supervisor, self.paths)
+        return Programs(desired, self.supervisor, self.paths, forget=self.plane.connections.forget_ended)
 
     def prove(self, programs: Iterable[Program]) -> dict[str, str]:
         """Return why programs could not be started by their users, by name; those that can be are left out."""

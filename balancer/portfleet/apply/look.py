@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import replace
 from functools import cached_property
 
@@ -20,7 +20,7 @@ from portfleet.daemons.probe import AskReady, Target, exchanges, target_of
 from portfleet.daemons.talk import carry_out
 from portfleet.linux import processes, sockdiag
 from portfleet.linux.established import Established
-from portfleet.linux.sockdiag import Listener
+from portfleet.linux.sockdiag import Ends, Listener
 from portfleet.supervise import adopted
 from portfleet.supervise.exit_report import Ended, last_exit, last_lines
 from portfleet.supervise.members import Members, in_background
@@ -37,14 +37,15 @@ class Look:
     ``ports``: the instances' by port; ``hung``: supervisord says nothing of its programs, and has not lost them for
     that. Without ``probe`` only those are asked that have none of the slots (``served`` are those with some): the
     watcher has found the others well, and one that loads its data listens as they do. Those for which there is the
-    watcher's ``word`` are not asked at all.
+    watcher's ``word`` are not asked at all. ``forget`` is told of the connections that were made to instances' ports.
     """
 
     def __init__(
         self, programs: dict[str, ProgramInfo], paths: Paths, *, probe: bool, ports: Mapping[int, str] | None = None,
         hung: bool = False, served: Collection[str] | None = None, word: Mapping[str, Word] | None = None,
+        forget: Callable[[Iterable[Ends]], None] | None = None,
     ) -> None:  # fmt: skip
-        self._served, self._word = served, word or {}
+        self._served, self._word, self._forget = served, word or {}, forget
         self._ports = ports or {}
         self._programs, self._paths, self._probe, self._hung = programs, paths, probe, hung
         self._listeners = sockdiag.listeners()
@@ -92,7 +93,7 @@ class Look:
         steps = {name: exchanges(target, seen[name].pid) for name, target in targets.items()}
         first = {name: next(one) for name, one in steps.items()}
         asked = {name: one for name, one in first.items() if isinstance(one, AskReady)}
-        troubles = _carry_out(asked, targets)
+        troubles = self._carry_out(asked, targets)
         unsaid = [w for _, w in wanted if w.name in targets and (w.name not in asked or asked[w.name].answer is None)]
         self._established = Established({want.rule.port for want in unsaid})
         found = {
@@ -100,10 +101,18 @@ class Look:
         }
         ready = [w.name for s, w in wanted if w.name in targets and found[w.name].ready and self._asks(s, w)]
         ports = {name: one for name in ready if (one := next(steps[name], None) if name in asked else first[name])}
-        for name, trouble in _carry_out(ports, targets).items():
+        for name, trouble in self._carry_out(ports, targets).items():
             if trouble:
                 found[name] = replace(found[name], ready=False, waiting=trouble)
         return found
+
+    def _carry_out(self, asked: Mapping[str, Exchange], targets: Mapping[str, Target]) -> dict[str, str]:
+        """Carry out exchanges with instances side by side; return how each ended."""
+        ended = list[Ends]()
+        found = carry_out([(one, targets[name].probe.timeout) for name, one in asked.items()], ended=ended)
+        if ended and self._forget is not None:
+            self._forget(ended)
+        return dict(zip(asked, found, strict=True))
 
     def _asks(self, service: DesiredService, want: DesiredInstance) -> bool:
         """Return whether an instance that listens is asked whether it answers; a command is run for few only."""
@@ -239,9 +248,3 @@ class Look:
                 fault, waiting = f"{waiting}, as daemons do for a broken config", ""
         since = max(info.started, info.stopped if info.pid is None else 0)
         return ObservedInstance(info.state, info.pid, since, info.exit_status, fault=fault, waiting=waiting)
-
-
-def _carry_out(asked: Mapping[str, Exchange], targets: Mapping[str, Target]) -> dict[str, str]:
-    """Carry out exchanges with instances side by side; return how each ended."""
-    found = carry_out([(exchange, targets[name].probe.timeout) for name, exchange in asked.items()])
-    return dict(zip(asked, found, strict=True))

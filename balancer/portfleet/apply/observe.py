@@ -52,7 +52,10 @@ def observe(
     if not probe and only is None:
         served = {name for table in rules.slots.values() for name in table if name}
     hung = presence in _SILENT
-    look = Look(programs, paths, probe=probe, ports=desired.local_ports(), hung=hung, served=served, word=word)
+    look = Look(
+        programs, paths, probe=probe, ports=desired.local_ports(), hung=hung, served=served, word=word,
+        forget=plane.connections.forget_ended,
+    )  # fmt: skip
     services = [_with(service, only) for service in desired.services.values()]
     instances = look.at((service, want) for service in services for want in service.instances)
     for name in programs if only is None else ():

@@ -24,6 +24,7 @@ from portfleet.core.paths import Paths
 from portfleet.core.program import WATCHER, Program
 from portfleet.core.slots import Table
 from portfleet.core.states import AT_REST, UP
+from portfleet.linux.sockdiag import Ends
 from portfleet.store.clock import Clock
 from portfleet.store.out import left_out
 from portfleet.supervise import adopted
@@ -55,7 +56,8 @@ class Programs:
     """Starts and ends instances as ``desired`` has them. ``failed`` is {name: why} of those that did not become ready.
 
     ``ready`` is {name: pid} of those that were found ready, with the process that was.
-    ``look`` makes one look at the machine with supervisord's programs at hand; None: the machine itself.
+    ``look`` makes one look at the machine with supervisord's programs at hand; None: the machine itself. ``forget`` is
+    told of connections that were made to instances' ports.
     """
 
     desired: Desired
@@ -63,6 +65,7 @@ class Programs:
     paths: Paths
     clock: Clock = field(default_factory=Clock)
     look: Callable[[dict[str, ProgramInfo]], Looking] | None = None
+    forget: Callable[[Iterable[Ends]], None] | None = None
     failed: dict[str, str] = field(default_factory=dict)
     ready: dict[str, int | None] = field(default_factory=dict)
 
@@ -243,7 +246,7 @@ class Programs:
         programs = self.supervisor.programs()
         if self.look:
             return self.look(programs)
-        return Look(programs, self.paths, probe=probe, ports=self.desired.local_ports())
+        return Look(programs, self.paths, probe=probe, ports=self.desired.local_ports(), forget=self.forget)
 
     def _left(self, names: Iterable[str], found: dict[str, list[Process]], *, alone: bool) -> list[str]:
         """Return those of which a process is there yet; supervisord is to forget the others, once it has reaped them.

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING
 from portfleet.daemons.answers import LONGEST, ControlError
 from portfleet.daemons.exchange import Command, Control, Exchange, Port, Verdict
 from portfleet.linux import processes, unix_socket
+from portfleet.linux.listening import LOOPBACK
+from portfleet.linux.sockdiag import Ends
 
 if TYPE_CHECKING:
     from portfleet.daemons.run import Run
@@ -78,11 +80,13 @@ class Talk:
             self._connection.close()
 
     @property
-    def own_port(self) -> int | None:
-        """Return the port of our end of a connection to a port; None if there is none."""
-        if self._connection is None or not isinstance(self.exchange.place, Port):
+    def ends(self) -> Ends | None:
+        """Return the ends of a connection to a port over loopback, which conntrack has; None if there is none."""
+        place = self.exchange.place
+        if self._connection is None or not isinstance(place, Port) or (address := LOOPBACK.get(place.host)) is None:
             return None
-        return int(self._connection.getsockname()[1]) or None
+        own = int(self._connection.getsockname()[1])
+        return Ends(address, own, address, place.port) if own else None
 
     def awaited(self) -> tuple[int, int]:
         """Return the descriptor and the events of poll(2) after which the next step is of use; -1 before the first."""
@@ -152,27 +156,36 @@ def begin(exchange: Exchange, connection: socket.socket | None = None) -> Talk |
     return Run(exchange, place)
 
 
-def carry_out(exchanges: Sequence[tuple[Exchange, float]], *, clock: Callable[[], float] = time.monotonic) -> list[str]:
+def carry_out(
+    exchanges: Sequence[tuple[Exchange, float]],
+    *,
+    clock: Callable[[], float] = time.monotonic,
+    ended: list[Ends] | None = None,
+) -> list[str]:
     """Carry out exchanges side by side, each within its seconds from now; return how each ended, "" for well.
 
-    The deadline is one for all of an exchange: no byte that comes extends it.
+    The deadline is one for all of an exchange: no byte that comes extends it. The ends of connections over loopback are
+    added to ``ended``.
     """
     began, found = clock(), [""] * len(exchanges)
     talks = {number: begin(exchange) for number, (exchange, _) in enumerate(exchanges)}
     deadlines = {number: began + seconds for number, (_, seconds) in enumerate(exchanges)}
     ready = list(talks)
     while talks:
-        ended = {number: talks[number].step() for number in ready}
+        verdicts = {number: talks[number].step() for number in ready}
         now = clock()
-        ended |= {
+        verdicts |= {
             number: exchanges[number][0].late(exchanges[number][1])
             for number in talks
-            if now >= deadlines[number] and ended.get(number) is None
+            if now >= deadlines[number] and verdicts.get(number) is None
         }
-        for number, verdict in ended.items():
+        for number, verdict in verdicts.items():
             if verdict is not None:
                 found[number] = verdict
-                talks.pop(number).close()
+                talk = talks.pop(number)
+                if ended is not None and isinstance(talk, Talk) and (ends := talk.ends) is not None:
+                    ended.append(ends)
+                talk.close()
         if talks:
             ready = _ready(talks, seconds=min(deadlines[number] for number in talks) - clock())
     return found

@@ -51,7 +51,8 @@ class World:
 
     def programs(self, desired: Desired) -> Programs:
         """Return what starts and ends the processes of ``desired``; it blocks."""
-        return Programs(desired, self.supervisor, self.paths, self.clock)
+        forget = self.plane.connections.forget_ended
+        return Programs(desired, self.supervisor, self.paths, self.clock, forget=forget)
 
     def prove(self, programs: Iterable[Program]) -> dict[str, str]:
         """Return why programs could not be started, by name; it blocks."""

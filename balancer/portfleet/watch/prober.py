@@ -16,11 +16,11 @@ from zlib import crc32
 
 from portfleet.core.status import DaemonState, Status
 from portfleet.daemons.answers import ControlError, Refused
-from portfleet.daemons.exchange import Control, Exchange, Port, Verdict
+from portfleet.daemons.exchange import Control, Exchange, Verdict
 from portfleet.daemons.probe import AskReady, Target, exchanges
 from portfleet.daemons.run import Run
 from portfleet.daemons.talk import Talk, begin
-from portfleet.linux.listening import LOOPBACK, Listening
+from portfleet.linux.listening import Listening
 from portfleet.linux.sockdiag import Ends
 from portfleet.linux.unix_socket import is_absent
 from portfleet.watch.repeats import Repeats
@@ -38,7 +38,7 @@ _COUNT, _WANTED = 3.5, 150.0
 #: Of so many probes one goes through the port, if what else is asked has gone well: the loop behind the control socket
 #: serves the port too, and a connection costs ten times as much as a look at the listener that would take it, and
 #: more than that beside an answer that is repeated.
-_PORT_EVERY, _PORT_REPEATED = 10, 30
+_PORT_EVERY, _PORT_REPEATED = 10, 60
 #: Probes that run a command, at a time: to start one takes this process a millisecond, and the machine more.
 _COMMANDS = 4
 #: An answer is late after so many intervals, and its instance is asked.
@@ -280,11 +280,10 @@ class Prober:
     def _close(self, probe: UnderWay) -> None:
         """End what a probe has open."""
         self._waits.forget(probe.awaited[0])
-        probe.awaited, place = (-1, 0), probe.talk.exchange.place
-        own = probe.talk.own_port if isinstance(probe.talk, Talk) else None
+        probe.awaited = (-1, 0)
+        if isinstance(probe.talk, Talk) and (ends := probe.talk.ends) is not None:
+            self.ended.append(ends)
         probe.talk.close()
-        if own is not None and isinstance(place, Port) and (address := LOOPBACK.get(place.host)):
-            self.ended.append(Ends(address, own, address, place.port))
 
     def _let_go(self, name: str) -> None:
         """End the connection to a control socket that was kept."""

@@ -71,12 +71,13 @@ class Watcher:
         self._loop.set_default_executor(helpers("work", _HELPERS))
         self._wake, self._stop = asyncio.Event(), asyncio.Event()
         self._deaths = Deaths(self._loop, self._died)
+        self._forget = context.plane.connections.forget_ended
         self._judge = Judge(
             roster=roster,
             ejector=ejector,
             log=log,
             blind=context.plane.connections.full,
-            forget=context.plane.connections.forget_ended,
+            forget=self._forget,
             pid_of=self._deaths.pid,
         )
         self._supervision = Supervision(paths=paths, deaths=self._deaths, log=log, pool=self._pool, hand_over=self.stop)
@@ -291,7 +292,8 @@ class Watcher:
         away = [m for m in self._away() if m.want.takes and (not m.local or self._deaths.pid(m.name) is not None)]
         if not away:
             return
-        look, wants = Look(self._processes.programs, self._paths, probe=True), [(m.service, m.want) for m in away]
+        look = Look(self._processes.programs, self._paths, probe=True, forget=self._forget)
+        wants = [(member.service, member.want) for member in away]
         await self._judge.looked_at(await self._in_pool(lambda: look.at(wants)))
 
     async def _in_pool(self, work: Callable[[], T]) -> T:
