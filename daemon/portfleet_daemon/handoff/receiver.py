@@ -30,7 +30,7 @@ from portfleet_daemon.handoff.wire import (
 )
 from portfleet_daemon.listener import Port, adopt_listener, check_listener
 from portfleet_daemon.log import log
-from portfleet_daemon.sockets import check_connection
+from portfleet_daemon.sockets import check_connections
 
 READ = 65536  # bytes
 FD_SIZE = array.array("i").itemsize
@@ -84,8 +84,7 @@ class Receiver:
                 if message.count > self._port.room():
                     raise ProtocolError(f"no room: max_connections is {self._port.max_connections} here")
                 parcels = unpack_parcels(message.body, message.count, version=version)
-                for fd in message.descriptors:
-                    check_connection(fd)
+                check_connections(message.descriptors)
             elif message.kind is not Kind.END:
                 raise ProtocolError(f"{message.kind.name} from a sender")
             _acknowledge(sock, message)

@@ -78,6 +78,8 @@ def pack(kind: Kind, *, count: int, sequence: int, body: bytes = b"") -> bytes:
 
 def pack_parcels(parcels: Sequence[Parcel], *, version: int) -> bytes:
     """Return the body of a CONNECTIONS message; version 1 cannot name clients."""
+    if parcels.count(NOTHING) == len(parcels):
+        return _NO_RECORD * len(parcels)
     return b"".join(_NO_RECORD if parcel is NOTHING else _pack_parcel(parcel, version) for parcel in parcels)
 
 
@@ -99,6 +101,9 @@ def unpack_parcels(body: bytes, count: int, *, version: int) -> list[Parcel]:
             raise ProtocolError("a record is cut off")
         flags, partial, unsent, state = RECORD.unpack_from(body, at)
         at += RECORD.size
+        if not (flags or partial or unsent or state):
+            parcels.append(NOTHING)
+            continue
         named = PEER.size if flags & HAS_PEER and version >= WITH_PEERS else 0
         ends = (at + partial, at + partial + unsent, at + partial + unsent + state)
         if ends[2] + named > len(body):
