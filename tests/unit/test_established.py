@@ -10,6 +10,7 @@ import pytest
 
 from portfleet.linux import established, sockdiag
 from portfleet.linux.established import Established
+from support.sandbox import wait_for
 
 
 @pytest.fixture
@@ -45,3 +46,20 @@ def test_connections_are_counted_alike_one_by_one_and_all_at_once(port: int, mon
     assert counts() == (one_by_one, one_by_one) == (3, 3)
     monkeypatch.setattr(sockdiag, "_stride", lambda _: 0)  # as of messages that are not all as long
     assert counts() == (3, 3)
+
+
+def test_connections_that_wait_are_those_in_syn_recv_and_in_the_accept_queue_of_both_families() -> None:
+    with socket.create_server(("::", 0), family=socket.AF_INET6, dualstack_ipv6=True) as listener:
+        port = listener.getsockname()[1]
+        assert sockdiag.waiting()[port] == 0
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_DEFER_ACCEPT, 5)  # in SYN_RECV until the client sends data
+        with socket.create_connection(("127.0.0.1", port)) as four, socket.create_connection(("::1", port)) as six:
+            assert sockdiag.waiting()[port] == 2
+            four.sendall(b"x")
+            six.sendall(b"x")
+            wait_for("both in the accept queue", lambda: _queued(port) == 2)
+            assert sockdiag.waiting()[port] == 2
+
+
+def _queued(port: int) -> int:
+    return sum(one.queued for one in sockdiag.listeners() if one.port == port)

@@ -15,6 +15,7 @@ from collections.abc import Iterable, Iterator
 from typing import Literal, NamedTuple
 
 _NETLINK_SOCK_DIAG = 4
+_TCPDIAG_GETSOCK = 18
 _SOCK_DIAG_BY_FAMILY = 20
 _SOCK_DESTROY = 21
 _NLM_F_REQUEST, _NLM_F_ACK, _NLM_F_DUMP = 0x1, 0x4, 0x300
@@ -125,8 +126,14 @@ def of_peer(address: bytes) -> Iterator[tuple[Ends, int]]:
 
 
 def waiting() -> Counter[int]:
-    """Return how many connections no process has accepted yet, by local port: in accept queues and in SYN_RECV."""
-    found = Counter(int.from_bytes(message[4:6], "big") for _, message in _dump(_SYN_RECV))
+    """Return how many connections no process has accepted yet, by local port: in accept queues and in SYN_RECV.
+
+    For those in SYN_RECV the kernel goes through all sockets of the machine: 60 ms with 150,000 connections between two
+    boxes of it. The older request, which knows no families, has it do that once for both.
+    """
+    request = struct.pack("=52xI4x", _SYN_RECV)  # struct inet_diag_req
+    parts = _answers(_TCPDIAG_GETSOCK, request)
+    found = Counter(int.from_bytes(message[4:6], "big") for part in parts for message in _messages(part))
     for listener in listeners():
         found[listener.port] += listener.queued
     return found
@@ -182,17 +189,22 @@ def _dump(states: int, *, port: int = 0, also: int = 0) -> Iterator[tuple[Litera
 def _parts(states: int, *, port: int = 0, also: int = 0) -> Iterator[tuple[Literal[4, 6], bytes]]:
     """Dump as `_dump` does, and return what comes in one part at a time, not taken apart."""
     families: tuple[tuple[Literal[4, 6], int], ...] = ((4, socket.AF_INET), (6, socket.AF_INET6))
+    for name, family in families:
+        request = struct.pack("=BBBBI2s46x", family, socket.IPPROTO_TCP, also, 0, states, port.to_bytes(2, "big"))
+        for data in _answers(_SOCK_DIAG_BY_FAMILY, request):
+            yield name, data
+
+
+def _answers(kind: int, request: bytes) -> Iterator[bytes]:
+    """Ask for a dump, and return what comes in one part at a time."""
     with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, _NETLINK_SOCK_DIAG) as netlink:
         netlink.bind((0, 0))
-        for name, family in families:
-            body = struct.pack("=BBBBI2s46x", family, socket.IPPROTO_TCP, also, 0, states, port.to_bytes(2, "big"))
-            head = _HEADER.pack(_HEADER.size + len(body), _SOCK_DIAG_BY_FAMILY, _NLM_F_REQUEST | _NLM_F_DUMP, 1, 0)
-            netlink.send(head + body)
-            ended = False
-            while not ended:
-                data = netlink.recv(1 << 18)
-                ended = _ends(data)
-                yield name, data
+        netlink.send(_HEADER.pack(_HEADER.size + len(request), kind, _NLM_F_REQUEST | _NLM_F_DUMP, 1, 0) + request)
+        ended = False
+        while not ended:
+            data = netlink.recv(1 << 18)
+            ended = _ends(data)
+            yield data
 
 
 def _ends(data: bytes) -> bool:
