@@ -10,6 +10,7 @@ import io
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from types import ModuleType
 from typing import TYPE_CHECKING, NoReturn
 
@@ -39,12 +40,23 @@ _START = """start here:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one verb and give its exit code."""
-    if arguments is None:
-        gc.disable()  # a verb lives for a tenth of a second, and spent a tenth of it on collections; watch enables it
+    """Run one verb and give its exit code; the verb of this process (None) ends the process with it."""
+    if arguments is not None:
+        return _run(arguments)
+    gc.disable()  # a verb lives for a tenth of a second, and spent a tenth of it on collections; watch enables it
+    code = _run(sys.argv[1:])
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError):  # whoever read it has gone
+            stream.flush()
+    # The kernel frees all memory at once. The interpreter frees value after value: 40 ms for 1,024 instances.
+    os._exit(code)
+
+
+def _run(arguments: Sequence[str]) -> int:
+    """Run one verb, tell what went wrong, and give its exit code."""
     _open_streams()
     try:
-        options, command = parse(list(sys.argv[1:] if arguments is None else arguments))
+        options, command = parse(list(arguments))
         if command is None:
             _parser(None)[0].print_help()
             return Exit.USAGE
