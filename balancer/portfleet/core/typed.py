@@ -7,7 +7,7 @@ a Misfit that says where and what; nothing is converted silently but an int wher
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import MISSING, fields, is_dataclass
 from functools import cache
 from types import MappingProxyType, NoneType, UnionType
@@ -16,11 +16,15 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_
 from portfleet.core.printable import quantity
 
 T = TypeVar("T")
-_Reader = Callable[[Any, str], Any]
+_Reader = Callable[[Any], Any]
 
 
 class Misfit(ValueError):
     """A value that is not what its declaration says; the text names the place and the value."""
+
+    def inside(self, place: str) -> Misfit:
+        """Return it as a misfit of what has the value at ``place``: places are put together for misfits alone."""
+        return Misfit(f"{place}{self}")
 
 
 def read(kind: type[T], data: object, *, where: str, given: Mapping[str, object] | None = None) -> T:
@@ -30,7 +34,10 @@ def read(kind: type[T], data: object, *, where: str, given: Mapping[str, object]
     type, and a value that the dataclass itself refuses (a ValueError from its ``__post_init__``).
     """
     declared: Any = kind
-    found: T = _dataclass(declared, tuple(given or ()))(data, where, given or {})
+    try:
+        found: T = _dataclass(declared, tuple(given or ()))(data, given or {})
+    except Misfit as misfit:
+        raise misfit.inside(where) from None
     return found
 
 
@@ -56,20 +63,27 @@ def within(name: str, value: float, least: float, most: float = float("inf")) ->
 def _dataclass(kind: Any, given: tuple[str, ...] = ()) -> Callable[..., Any]:
     hints, ours = get_type_hints(kind), [field for field in fields(kind) if field.name not in given]
     readers = {field.name: _reader(hints[field.name]) for field in ours}
+    exact = {field.name: _exact(hints[field.name]) for field in ours}
     needed = [field.name for field in ours if field.default is MISSING and field.default_factory is MISSING]
 
-    def read_dataclass(data: Any, where: str, given: Mapping[str, object] = MappingProxyType({})) -> Any:
+    def read_dataclass(data: Any, given: Mapping[str, object] = MappingProxyType({})) -> Any:
         if not isinstance(data, dict):
-            raise Misfit(f"{where} is not an object: {_short(data)}")
-        if unknown := data.keys() - readers.keys():
-            raise Misfit(f"{where} has an unknown key: {min(unknown)}")
-        if lacking := [name for name in needed if name not in data]:
-            raise Misfit(f"{where} lacks {lacking[0]}")
-        values = {name: readers[name](value, f"{where}.{name}") for name, value in data.items()}
+            raise Misfit(f" is not an object: {_short(data)}")
+        if data.keys() != readers.keys():
+            if unknown := data.keys() - readers.keys():
+                raise Misfit(f" has an unknown key: {min(unknown)}")
+            if lacking := [name for name in needed if name not in data]:
+                raise Misfit(f" lacks {lacking[0]}")
+        values = {}
+        try:
+            for name, entry in data.items():
+                values[name] = entry if type(entry) in exact[name] else readers[name](entry)
+        except Misfit as misfit:
+            raise misfit.inside(f".{name}") from None
         try:
             return kind(**values, **given)
         except ValueError as error:
-            raise Misfit(f"{where}: {error}") from None
+            raise Misfit(f": {error}") from None
 
     return read_dataclass
 
@@ -101,24 +115,30 @@ def _plain(hint: Any) -> tuple[type, ...]:
     return (list,) if origin is tuple else (dict,)
 
 
+def _exact(hint: Any) -> frozenset[type]:
+    """Return the types of JSON values that are what ``hint`` says as they are, which most fields are."""
+    parts = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
+    return frozenset({str, bool, int, NoneType}.intersection(parts)) if float not in parts else frozenset()
+
+
 def _scalar(kind: type) -> _Reader:
     plain = _plain(kind)
 
-    def read_scalar(value: Any, where: str) -> Any:
+    def read_scalar(value: Any) -> Any:
         if type(value) not in plain:
-            raise Misfit(f"{where} is not {_WORDS[kind]}: {_short(value)}")
-        return _finite(value, where) if kind is float else value
+            raise Misfit(f" is not {_WORDS[kind]}: {_short(value)}")
+        return _finite(value) if kind is float else value
 
     return read_scalar
 
 
-def _finite(value: float, where: str) -> float:
+def _finite(value: float) -> float:
     try:
         if math.isfinite(number := float(value)):
             return number
     except OverflowError:
         pass
-    raise Misfit(f"{where} is not a finite number: {_short(value)}")
+    raise Misfit(f" is not a finite number: {_short(value)}")
 
 
 _WORDS: dict[Any, str] = {
@@ -131,52 +151,69 @@ _WORDS: dict[Any, str] = {
 
 
 def _one_of(choices: list[tuple[tuple[type, ...], _Reader]]) -> _Reader:
-    def read_one_of(value: Any, where: str) -> Any:
+    def read_one_of(value: Any) -> Any:
         for plain, reader in choices:
             if type(value) in plain:
-                return reader(value, where)
-        return choices[0][1](value, where)  # does not fit, and says so
+                return reader(value)
+        return choices[0][1](value)  # does not fit, and says so
 
     return read_one_of
 
 
 def _literal(values: tuple[Any, ...]) -> _Reader:
-    def read_literal(value: Any, where: str) -> Any:
+    def read_literal(value: Any) -> Any:
         if not any(type(value) is type(known) and value == known for known in values):
-            raise Misfit(f"{where} is not one of {', '.join(map(str, values))}: {_short(value)}")
+            raise Misfit(f" is not one of {', '.join(map(str, values))}: {_short(value)}")
         return value
 
     return read_literal
 
 
 def _every(reader: _Reader) -> _Reader:
-    def read_every(value: Any, where: str) -> Any:
-        return tuple(reader(entry, f"{where}[{number}]") for number, entry in enumerate(_list(value, where)))
+    def read_every(value: Any) -> Any:
+        return _all((reader, entry) for entry in _list(value))
 
     return read_every
 
 
 def _each(readers: list[_Reader]) -> _Reader:
-    def read_each(value: Any, where: str) -> Any:
-        entries = _list(value, where)
+    def read_each(value: Any) -> Any:
+        entries = _list(value)
         if len(entries) != len(readers):
-            raise Misfit(f"{where} has {quantity(len(entries), 'entry')}, not {len(readers)}")
-        return tuple(r(entry, f"{where}[{n}]") for n, (r, entry) in enumerate(zip(readers, entries, strict=True)))
+            raise Misfit(f" has {quantity(len(entries), 'entry')}, not {len(readers)}")
+        return _all(zip(readers, entries, strict=True))
 
     return read_each
 
 
-def _list(value: Any, where: str) -> list[Any]:
+def _all(pairs: Iterable[tuple[_Reader, Any]]) -> tuple[Any, ...]:
+    """Read the entries of a list, each by its reader."""
+    found: list[Any] = []
+    try:
+        for reader, entry in pairs:
+            found.append(reader(entry))
+    except Misfit as misfit:
+        raise misfit.inside(f"[{len(found)}]") from None
+    return tuple(found)
+
+
+def _list(value: Any) -> list[Any]:
     if not isinstance(value, list):
-        raise Misfit(f"{where} is not a list: {_short(value)}")
+        raise Misfit(f" is not a list: {_short(value)}")
     return value
 
 
 def _mapping(key_reader: _Reader, reader: _Reader) -> _Reader:
-    def read_mapping(value: Any, where: str) -> Any:
+    def read_mapping(value: Any) -> Any:
         if not isinstance(value, dict):
-            raise Misfit(f"{where} is not an object: {_short(value)}")
-        return {key_reader(key, where): reader(entry, f"{where}.{key}") for key, entry in value.items()}
+            raise Misfit(f" is not an object: {_short(value)}")
+        found: dict[Any, Any] = dict.fromkeys(map(key_reader, value))
+        try:
+            for key, entry in value.items():
+                found[key] = reader(entry)
+        except Misfit as misfit:
+            raise misfit.inside(f".{key}") from None
+        return found
 
     return read_mapping
 
