@@ -18,6 +18,8 @@ T = TypeVar("T")
 @dataclass_transform(frozen_default=True, field_specifiers=(field,))
 def value(cls: type[T]) -> type[T]:
     """Make ``cls`` a frozen dataclass, which ``fields``, ``replace``, ``asdict`` and ``match`` take as any other."""
+    if cls.__doc__ is None:
+        cls.__doc__ = cls.__name__  # dataclass would write a signature, by a tokenizer that takes 4 ms to begin
     made: Any = dataclass(init=False, repr=False, eq=False)(cls)
     own = fields(made)
     made.__init__ = _init(cls, own)
