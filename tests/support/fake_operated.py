@@ -282,11 +282,17 @@ class _CommandContext(Context):
         return {}
 
     def observe(
-        self, desired: Desired, *, probe: bool = True, by_word: bool = False, only: Collection[str] | None = None
+        self,
+        desired: Desired,
+        *,
+        probe: bool = True,
+        by_word: bool = False,
+        only: Collection[str] | None = None,
+        there: Mapping[str, bytes | None] | None = None,
     ) -> Observed:
         observed = self._box.fake.observe(desired)
-        there = self._box.daemons.connections
-        seen = {name: replace(one, connections=there[name]) for name, one in observed.instances.items()}
+        counts = self._box.daemons.connections
+        seen = {name: replace(one, connections=counts[name]) for name, one in observed.instances.items()}
         return replace(observed, instances=seen)
 
     def pids(self) -> dict[str, int]:

@@ -21,7 +21,7 @@ from portfleet.core.program import WATCHER
 from portfleet.core.records import Asked
 from portfleet.linux import processes
 from portfleet.supervise import adopted
-from portfleet.supervise.ini import program_text
+from portfleet.supervise.ini import program_text, texts
 from portfleet.supervise.program_digest import digest
 from portfleet.supervise.supervisor import ProgramInfo
 from support.fake_world import FakeLook, World
@@ -284,7 +284,11 @@ def test_a_damaged_file_is_named_and_written_anew_or_set_aside(how: str, world: 
     before = {path.name: path.read_bytes() for path in world.paths.programs.iterdir()}
     for name in ("echo-blue-1", "echo-blue-9", "foreign"):
         (world.paths.programs / f"{name}.conf").write_bytes(DAMAGE[how])
-    assert [path.stem for path in files.damaged()] == ["echo-blue-1", "echo-blue-9", "foreign"]
+    assert [path.stem for path in files.damaged(texts(world.paths.programs, "conf"))] == [
+        "echo-blue-1",
+        "echo-blue-9",
+        "foreign",
+    ]
     said = files.put_right()
     assert ["written anew" in words for words in said] == [True, False, False]
     assert all(f"{name}.conf: " in words for name, words in zip(("1", "9", "foreign"), said, strict=True))
@@ -302,7 +306,9 @@ def test_what_is_no_file_is_set_aside_and_never_opened(world: World) -> None:
     os.mkfifo(world.paths.programs / "echo-blue-9.conf")
     assert len(files.put_right()) == 2
     files.lay_out()
-    assert (world.paths.programs / "echo-blue-1.conf").is_file() and files.damaged() == {}
+    assert (world.paths.programs / "echo-blue-1.conf").is_file() and files.damaged(
+        texts(world.paths.programs, "conf")
+    ) == {}
 
 
 def test_an_outdated_file_that_supervisord_can_read_is_left_for_its_restart(world: World) -> None:
@@ -311,9 +317,9 @@ def test_an_outdated_file_that_supervisord_can_read_is_left_for_its_restart(worl
     path = world.paths.programs / "echo-blue-1.conf"
     path.write_text(path.read_text().replace("startsecs=1", "startsecs=2"))
     runs = ProgramInfo("echo-blue-1", "RUNNING", 1, 0, 0, 0, "")
-    assert files.put_right() == [] and files.outdated("echo-blue-1", runs)
-    path.write_bytes(DAMAGE["empty"])
-    assert not files.outdated("echo-blue-1", runs)  # of a damaged one supervisord itself knows how it runs
+    assert files.put_right() == [] and files.outdated("echo-blue-1", runs, texts(world.paths.programs, "conf"))
+    path.write_bytes(DAMAGE["empty"])  # supervisord itself knows how that one runs
+    assert not files.outdated("echo-blue-1", runs, texts(world.paths.programs, "conf"))
 
 
 def test_a_program_that_runs_by_another_text_than_its_file_is_outdated(world: World) -> None:
@@ -321,8 +327,10 @@ def test_a_program_that_runs_by_another_text_than_its_file_is_outdated(world: Wo
     files.lay_out()
     right = program_text(world.desired(fleet()).programs["echo-blue-1"]).encode()
     runs = ProgramInfo("echo-blue-1", "RUNNING", 1, 0, 0, 0, "", digest(right))
-    assert not files.outdated("echo-blue-1", runs)
-    assert files.outdated("echo-blue-1", replace(runs, runs_by=digest(right + b"\n")))
+    assert not files.outdated("echo-blue-1", runs, texts(world.paths.programs, "conf"))
+    assert files.outdated(
+        "echo-blue-1", replace(runs, runs_by=digest(right + b"\n")), texts(world.paths.programs, "conf")
+    )
 
 
 @pytest.mark.parametrize("state", ["EXITED", "RUNNING"])

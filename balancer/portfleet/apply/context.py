@@ -23,7 +23,7 @@ from portfleet.daemons import instances
 from portfleet.daemons.capability import Heard
 from portfleet.linux.machine import unprivileged_user
 from portfleet.store.journal import JournalStore
-from portfleet.supervise.ini import started_ports
+from portfleet.supervise.ini import started_ports, texts
 from portfleet.supervise.supervisor import Supervisor
 
 if TYPE_CHECKING:
@@ -155,18 +155,27 @@ class Context(Configs):
             )
         return journal
 
-    def desired(self, fleet: Fleet, *, applying: bool = False) -> Desired:
-        """Return what shall be; ``applying`` a config that is not the one applied last, as it would be after that."""
+    def desired(
+        self, fleet: Fleet, *, applying: bool = False, there: Mapping[str, bytes | None] | None = None
+    ) -> Desired:
+        """Return what shall be; ``applying`` a config that is not the one applied last, as it would be after that.
+
+        ``there``: the `program_texts`, if they have been read.
+        """
         journal = self.journal(fleet)
         if applying and self.paths.applied.exists():
             with suppress(ConfigError):  # a damaged one tells nothing of how colours were started
                 journal = carried(fleet, journal, self.applied_fleet)
-        desired = make_desired(fleet, journal.up(self.raised), self.paths).standing(self.ports())
+        desired = make_desired(fleet, journal.up(self.raised), self.paths).standing(self.ports(there))
         return replace(desired, own=self.plane.programs(fleet), metrics=self._metrics(fleet))
 
-    def ports(self) -> dict[str, int]:
-        """Return {instance: port} of the last start of each."""
-        return started_ports(self.paths.programs)
+    def program_texts(self) -> dict[str, bytes | None]:
+        """Return what is in the files that supervisord reads, by program; None for one that cannot be read."""
+        return texts(self.paths.programs, "conf")
+
+    def ports(self, there: Mapping[str, bytes | None] | None = None) -> dict[str, int]:
+        """Return {instance: port} of the last start of each; ``there`` as for `desired`."""
+        return started_ports(self.paths.programs, self.program_texts() if there is None else there)
 
     def _metrics(self, fleet: Fleet) -> Program | None:
         listen = fleet.metrics.listen
@@ -180,14 +189,25 @@ class Context(Configs):
         probe: bool = True,
         by_word: bool = False,
         only: Collection[str] | None = None,
+        there: Mapping[str, bytes | None] | None = None,
     ) -> Observed:
         """Look at what is, or ``only`` at some instances; raises PortfleetError (exit 5) if another home is served.
 
-        ``by_word``: the watcher may be asked which instances are well, instead of all of them.
+        ``by_word``: the watcher may be asked which instances are well, instead of all of them. ``there`` as for
+        `desired`.
         """
         word = of_watcher(self.paths) if by_word and self.unchanged else None
+        if probe and there is None:
+            there = self.program_texts()
         observed = observe(
-            desired, plane=self.plane, supervisor=self.supervisor, paths=self.paths, probe=probe, word=word, only=only
+            desired,
+            plane=self.plane,
+            supervisor=self.supervisor,
+            paths=self.paths,
+            probe=probe,
+            word=word,
+            only=only,
+            there=there,
         )
         home = observed.plane.home if only is None else self.plane.home()
         if home and home != desired.home:

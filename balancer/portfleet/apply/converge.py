@@ -41,12 +41,13 @@ def look(context: Context, *, by_word: bool = False) -> tuple[Desired, Observed,
 
     Raises PortfleetError while supervisord shuts down: what runs is not known then.
     """
-    desired = context.desired(context.fleet, applying=True)
-    observed = context.observe(desired, by_word=by_word)
+    there = context.program_texts()  # once for both: there may be 1,024
+    desired = context.desired(context.fleet, applying=True, there=there)
+    observed = context.observe(desired, by_word=by_word, there=there)
     if observed.supervisord is Presence.ENDING:
         raise ShuttingDown
     if (after := learned(desired, observed.instances, context.paths)) is not desired:
-        desired = after.standing(context.ports())
+        desired = after.standing(context.ports(there))
     plan = make_plan(
         desired,
         observed,

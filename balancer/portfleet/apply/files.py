@@ -26,7 +26,7 @@ from portfleet.linux.machine import environment_of
 from portfleet.store import atomic
 from portfleet.store.directories import make_directories
 from portfleet.supervise import adopted
-from portfleet.supervise.ini import fault, program_text, stop_signal, write_config
+from portfleet.supervise.ini import fault, program_text, stop_signal, texts, write_config
 from portfleet.supervise.program_digest import digest
 from portfleet.supervise.supervisor import ProgramInfo
 
@@ -69,7 +69,7 @@ class Files:
         make_directories(self.paths)
         write_config([service.service for service in self.desired.configured.values()], self.paths)
         said = []
-        for path, why in self.damaged().items():
+        for path, why in self.damaged(texts(self.paths.programs, "conf")).items():
             done = []
             if path.stem not in self._wanted or not path.is_file():
                 done.append(f"set aside as {_set_aside(path).name}")
@@ -79,12 +79,11 @@ class Files:
             said.append(f"{path}: {why}; {' and '.join(done)}")
         return said
 
-    def damaged(self) -> dict[Path, str]:
-        """Return the files in the folder of programs that supervisord cannot read or that are not ours, with why."""
-        found, folder = {}, self.paths.programs
-        names = sorted(os.listdir(folder)) if folder.is_dir() else []
-        for name in (name.removesuffix(".conf") for name in names if name.endswith(".conf")):
-            if not self._current(name) and (why := self._fault(path := folder / f"{name}.conf")):
+    def damaged(self, there: Mapping[str, bytes | None]) -> dict[Path, str]:
+        """Return which of the files that are ``there`` supervisord cannot read, or are not ours, with why."""
+        found = {}
+        for name, text in there.items():
+            if not self._current(name, text) and (why := self._fault(path := self.paths.programs / f"{name}.conf")):
                 found[path] = why
         return found
 
@@ -125,11 +124,11 @@ class Files:
         files = (self.paths.programs / f"{name}.{kind}" for kind in ("conf", "adopted"))
         return stop_signal(b"".join(atomic.read(file) or b"" for file in files).decode(errors="replace"))
 
-    def outdated(self, name: str, known: ProgramInfo | None) -> bool:
-        """Return whether a program runs otherwise than is desired, or its file is another; ``known`` by supervisord.
+    def outdated(self, name: str, known: ProgramInfo | None, there: Mapping[str, bytes | None]) -> bool:
+        """Return whether a program runs otherwise than is desired, or its file is another.
 
-        Of an adopted instance supervisord knows nothing; its file, set aside, tells how it was started. A damaged file
-        tells nothing.
+        ``known``: what supervisord knows of it; ``there``: what is in its files. Of an adopted instance it knows
+        nothing; the file of that, set aside, tells how it was started. A damaged file tells nothing.
         """
         try:
             desired = self._right(name, self.desired.programs[name])
@@ -137,8 +136,13 @@ class Files:
             return False  # `faults` tells why it cannot be known
         if known is not None and known.runs_by not in (None, digest(desired)):
             return True
-        text = atomic.read(file := f"{self._folder}/{name}.{'conf' if known else 'adopted'}")
-        if text is None and not os.path.lexists(file):
+        if known is not None:
+            file, text = f"{self._folder}/{name}.conf", there.get(name)
+            lost = name not in there
+        else:
+            text = atomic.read(file := f"{self._folder}/{name}.adopted")
+            lost = text is None and not os.path.lexists(file)
+        if lost:
             return known is not None
         return text != desired and not fault(Path(file))
 
@@ -164,11 +168,11 @@ class Files:
     def _folder(self) -> str:
         return str(self.paths.programs)
 
-    def _current(self, name: str) -> bool:
-        """Return whether the file of a program is as it is to be."""
+    def _current(self, name: str, text: bytes | None) -> bool:
+        """Return whether the ``text`` of a program's file is as it is to be."""
         wanted = self._wanted.get(name)
         try:
-            return wanted is not None and atomic.read(f"{self._folder}/{name}.conf") == self._right(name, wanted)
+            return wanted is not None and text == self._right(name, wanted)
         except PortfleetError:
             return False
 

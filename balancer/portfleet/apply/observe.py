@@ -40,11 +40,13 @@ def observe(
     probe: bool = True,
     word: Mapping[str, Word] | None = None,
     only: Collection[str] | None = None,
+    there: Mapping[str, bytes | None] | None = None,
 ) -> Observed:
     """Look at everything that a plan or `status` needs.
 
     ``probe`` False leaves out the exchange through the ports; ``word``: what is taken from the watcher. ``only``:
-    nothing but these instances is looked at, of those that are desired, and none is asked by its port.
+    nothing but these instances is looked at, of those that are desired, and none is asked by its port. ``there``: what
+    is in supervisord's files of programs, which are compared with what they are to be.
     """
     presence, programs = _ask(supervisor, paths)
     rules = plane.observe() if only is None else PlaneState()
@@ -65,7 +67,7 @@ def observe(
         instances |= _elsewhere(service, instances, rules.slots.get(service.name, ()), plane, probed=probe)
     known = programs if presence is Presence.RUNNING else None
     watched = locks.held(paths.watch_lock)
-    outdated, damaged = _files(desired, paths, known) if probe else (frozenset(), {})
+    outdated, damaged = _files(desired, paths, known, there) if there is not None else (frozenset(), {})
     return Observed(
         plane=rules,
         supervisord=presence,
@@ -106,7 +108,8 @@ def _runs(name: str, programs: Mapping[str, ProgramInfo]) -> bool:
 def _claims(desired: Desired, rules: PlaneState) -> tuple[str, ...]:
     """Return who else serves what is not open yet."""
     wanted = [listen for want in desired.services.values() for listen in want.service.listen]
-    return claims(listen for listen in wanted if listen not in rules.listens)
+    closed = [listen for listen in wanted if listen not in rules.listens]
+    return claims(closed) if closed else ()
 
 
 def _elsewhere(
@@ -129,7 +132,7 @@ def _elsewhere(
 
 
 def _files(
-    desired: Desired, paths: Paths, known: Mapping[str, ProgramInfo] | None
+    desired: Desired, paths: Paths, known: Mapping[str, ProgramInfo] | None, there: Mapping[str, bytes | None]
 ) -> tuple[frozenset[str], dict[str, str]]:
     """Return the programs that run otherwise than desired, if they are ``known``, and the damaged files with why."""
     from portfleet.apply.files import Files  # not for `status`: it costs a tenth of its imports
@@ -137,5 +140,5 @@ def _files(
     files = Files(desired, paths)
     outdated = frozenset[str]()
     if known is not None:
-        outdated = frozenset(name for name in desired.programs if files.outdated(name, known.get(name)))
-    return outdated, {str(path): why for path, why in files.damaged().items()}
+        outdated = frozenset(name for name in desired.programs if files.outdated(name, known.get(name), there))
+    return outdated, {str(path): why for path, why in files.damaged(there).items()}

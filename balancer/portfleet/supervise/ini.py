@@ -12,7 +12,7 @@ import re
 import shlex
 import signal
 import stat
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 
 from portfleet.core.model import Service, parse_instance
@@ -81,17 +81,23 @@ def stop_signal(text: str) -> signal.Signals:
     return signal.Signals[f"SIG{found[1]}"] if found else signal.SIGTERM
 
 
-def started_ports(folder: Path) -> dict[str, int]:
+def texts(folder: Path, kind: str) -> dict[str, bytes | None]:
+    """Return what is in the files NAME.``kind`` of programs, by name; None for one that cannot be read."""
+    names, end = os.listdir(folder) if folder.is_dir() else [], f".{kind}"
+    return {name.removesuffix(end): atomic.read(f"{folder}/{name}") for name in sorted(names) if name.endswith(end)}
+
+
+def started_ports(folder: Path, there: Mapping[str, bytes | None]) -> dict[str, int]:
     """Return {instance: port} by the files of the programs that run or ran: an instance keeps the port of its start.
 
-    Also of one that has outlived its supervisord, whose file was set aside.
+    ``there``: what is in the files that supervisord reads. An instance that has outlived its supervisord has another
+    file, set aside.
     """
-    found, names = {}, os.listdir(folder) if folder.is_dir() else []
-    for kind in (".adopted", ".conf"):
-        for name in (name.removesuffix(kind) for name in names if name.endswith(kind)):
-            port = _PORT.search(atomic.read(f"{folder}/{name}{kind}") or b"")
-            if port is not None and parse_instance(name) is not None:
-                found[name] = int(port[1])
+    found = {}
+    for name, text in {**texts(folder, "adopted"), **there}.items():
+        port = _PORT.search(text or b"")
+        if port is not None and parse_instance(name) is not None:
+            found[name] = int(port[1])
     return found
 
 
