@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 
 from portfleet.config.load import read
 from portfleet.core.difference import differences
@@ -129,7 +130,7 @@ class Configs:
 
     def _read(self, data: bytes, source: str) -> tuple[Fleet, list[Problem]]:
         fleet, misfits = read(data, read_machine(), source=source)
-        sockets = [self.paths.control(f"{s.name}-green-1000", user=s.user) for s in fleet.services.values()]
+        sockets = [Path(self.paths.control(f"{s.name}-green-1000", user=s.user)) for s in fleet.services.values()]
         self.paths.check_socket(max(sockets, key=lambda path: len(bytes(path))))
         return fleet, misfits
 

@@ -105,8 +105,10 @@ class _Places:
         script = next((word for word in program.command[1:] if not word.startswith("-")), "")
         for key in ((program.command[0],), (program.directory or "/", script)):
             if key not in self._found:
-                path = Path(*key) if len(key) > 1 else Path(find_command(key[0]) or "/")
-                self._found[key] = str(path.resolve()) if path.is_file() else None
+                # What would be the script is the port of most daemons, another one for each instance, and no file: a
+                # Path of each would take half of all this.
+                path = os.path.join(*key) if len(key) > 1 else find_command(key[0]) or "/"  # noqa: PTH118
+                self._found[key] = os.path.realpath(path) if os.path.isfile(path) else None  # noqa: PTH113
             file = self._found[key]
             if file is not None and file not in program.files and not file.startswith(f"{release}/"):
                 found.append(file)

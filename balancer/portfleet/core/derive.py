@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 
 from portfleet.core.changes import InstanceRule, ServiceRule, Sticky
@@ -36,18 +36,27 @@ def settle(fleet: Fleet, journal: Journal) -> Journal:
     Every instance has a number then, and every service a home table of its members. Settled again, it is the same. In
     what order the config names the services does not matter: two boxes that begin with the same ones number alike.
     """
+    return _settled(fleet, journal)[0]
+
+
+def _settled(fleet: Fleet, journal: Journal) -> tuple[Journal, dict[str, list[Instance]]]:
+    """Return the journal as `settle` does, and the instances of each service."""
+    found = {}
     for _, configured in sorted(fleet.services.items()):
         record = _record(configured, journal)
         service = _scaled(configured, record)
-        unnumbered = [one.name for one in _instances(service, record) if one.name not in record.numbers]
+        instances = found[service.name] = list(_instances(service, record))
+        unnumbered = [one.name for one in instances if one.name not in record.numbers]
         numbers = dict(zip(unnumbered, journal.free_numbers(), strict=False))
         home = _home(service, record.home)
-        before = record.before if home == record.home else record.home
-        record = replace(record, numbers={**record.numbers, **numbers}, home=home, before=before)
-        journal = journal.with_service(service.name, record)
+        if numbers or home != record.home:
+            before = record.before if home == record.home else record.home
+            record = replace(record, numbers={**record.numbers, **numbers}, home=home, before=before)
+        if journal.services.get(service.name) is not record:
+            journal = journal.with_service(service.name, record)
         if numbers:
             journal = replace(journal, last_number=numbers[unnumbered[-1]])
-    return journal
+    return journal, found
 
 
 def carried(fleet: Fleet, journal: Journal, before: Fleet) -> Journal:
@@ -73,11 +82,11 @@ def carried(fleet: Fleet, journal: Journal, before: Fleet) -> Journal:
 
 def make_desired(fleet: Fleet, journal: Journal, paths: Paths) -> Desired:
     """Join config and journal, which is settled first and goes with the result."""
-    journal = settle(fleet, journal)
+    journal, instances = _settled(fleet, journal)
     services = {}
     for configured in fleet.services.values():
-        record = journal.services[configured.name]
-        want = _want(_scaled(configured, record), record, paths, _notes(configured, record), inside=fleet.inside)
+        record, those = journal.services[configured.name], instances[configured.name]
+        want = _want(_scaled(configured, record), record, those, paths, _notes(configured, record), inside=fleet.inside)
         services[configured.name] = _stopped(want, record.down) if record.down else want
     return Desired(services, journal, paths.identity)
 
@@ -90,7 +99,8 @@ def learned(desired: Desired, seen: Mapping[str, ObservedInstance], paths: Paths
         if counts != want.record.counts:
             record = replace(want.record, counts=counts)
             inside = any(instance.inside for instance in want.instances)
-            services[want.name] = _want(want.service, record, paths, want.notes, inside=inside)
+            those = [one.instance for one in want.instances]
+            services[want.name] = _want(want.service, record, those, paths, want.notes, inside=inside)
             journal = journal.with_service(want.name, record)
     return replace(desired, configured=services, journal=journal) if journal is not desired.journal else desired
 
@@ -164,11 +174,15 @@ def _instances(service: Service, record: ServiceRecord) -> Iterator[Instance]:
 
 
 def _want(
-    service: Service, record: ServiceRecord, paths: Paths, notes: tuple[str, ...], *, inside: bool
+    service: Service,
+    record: ServiceRecord,
+    instances: Iterable[Instance],
+    paths: Paths,
+    notes: tuple[str, ...],
+    *,
+    inside: bool,
 ) -> DesiredService:
-    wants = tuple(
-        _instance_want(service, instance, record, paths, inside=inside) for instance in _instances(service, record)
-    )
+    wants = tuple(_instance_want(service, instance, record, paths, inside=inside) for instance in instances)
     running = record.colours.get(record.live, ColourRecord())
     limited = [want for want in wants if want.rule.limit]
     rule = ServiceRule(
@@ -229,17 +243,19 @@ def _instance_want(
     asked = record.asked.get(name)
     serving = Wanted(asked.wanted) if asked else Wanted.SERVING
     sticky = _sticky(service)
-    rule = InstanceRule(name, number, 0, sticky=sticky, key=service.affinity if sticky else None)
+    key = service.affinity if sticky else None
     if instance.colour is None:
         remote = service.remote[instance.number - 1]
-        rule = replace(rule, port=remote.port, remote=remote, snat=_snat(service, remote))
+        snat = _snat(service, remote)
+        rule = InstanceRule(name, number, remote.port, sticky=sticky, key=key, remote=remote, snat=snat)
         return DesiredInstance(instance, serving, weight, rule, None)
     if instance.number > service.instances:  # it is leaving, so it stands in for no other
         serving, weight = Wanted.DRAINED, 0
     port = service.port_of(instance.colour, instance.number)
     # A daemon that counts for itself does it better: a connection that was handed off keeps the number it came by.
     limit = 0 if record.counts else service.max_connections
-    rule = replace(rule, port=port, limit=limit, spills=not limit or service.overflow == "next")
+    spills = not limit or service.overflow == "next"
+    rule = InstanceRule(name, number, port, sticky=sticky, key=key, limit=limit, spills=spills)
     extra = service.extra_of(port)
     colour = record.colours.get(instance.colour)
     if colour is None or colour.stopped:
@@ -251,8 +267,8 @@ def _instance_want(
         port=port,
         release=colour.release,
         command=colour.command or launched.command,
-        control=str(paths.control(name, user=launched.user)),
-        log=str(paths.log_of(name)),
+        control=paths.control(name, user=launched.user),
+        log=paths.log_name(name),
         host="127.0.0.1" if inside else "::",
     )
     # What is in maintenance stays down, live or idle.

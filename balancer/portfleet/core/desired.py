@@ -131,7 +131,7 @@ class DesiredService:
         ]
         if not able:
             return current if any(w.takes for w in self.instances) else (None,) * len(current)
-        if not (self.canary or self.moved) and self._members_at_home.issubset(able):
+        if not (self.canary or self.moved) and (len(able) == len(members) or self._members_at_home.issubset(able)):
             return self._at_home  # nearly always
         weights = {member: w.weight for member, w in members.items()}
         table = effective(self.home, weights, able, self.record.before)

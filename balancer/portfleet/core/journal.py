@@ -212,7 +212,7 @@ def _service(name: str, data: Any) -> ServiceRecord:
 
 
 def _home(data: Any) -> Table:
-    if not isinstance(data, list) or not {*map(type, data)} <= {str, NoneType}:
+    if not isinstance(data, list) or not {*map(type, members := {*data})} <= {str, NoneType}:
         raise ValueError("home is not a list of members")
-    check_members({*data} - {None})
+    check_members(members - {None})
     return tuple(data)

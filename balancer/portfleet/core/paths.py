@@ -101,18 +101,23 @@ class Paths:
         """Limits of the machine that are near; owned by the watcher."""
         return self.run / "warnings.json"
 
-    def control(self, instance: str, *, user: str | None = None) -> Path:
+    def control(self, instance: str, *, user: str | None = None) -> str:
         """The control socket of an instance: run/NAME.sock, or run/USER/NAME.sock for an instance of another user.
 
-        Only root writes to run/, so a daemon of another user makes its socket in a directory of that user's.
+        Only root writes to run/, so a daemon of another user makes its socket in a directory of that user's. As text,
+        for a Path takes ten times as long, and there may be 2,048.
         """
-        return self.run / user / f"{instance}.sock" if user else self.run / f"{instance}.sock"
+        return f"{self.run}/{user}/{instance}.sock" if user else f"{self.run}/{instance}.sock"
 
     def operation_lock(self, service: str) -> Path:
         return self.run / f"service-{service}.lock"  # a service may be called "table"
 
     def log_of(self, program: str) -> Path:
-        return self.log / f"{program}.log"
+        return Path(self.log_name(program))
+
+    def log_name(self, program: str) -> str:
+        """The log of a program, as text like `control`."""
+        return f"{self.log}/{program}.log"
 
     @property
     def identity(self) -> str:

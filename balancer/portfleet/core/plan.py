@@ -114,14 +114,14 @@ def _current(want: DesiredService, observed: Observed) -> Table:
 def _away(want: DesiredService, observed: Observed) -> Iterator[s.Step]:
     """Clients that are served now go on being served while others start: slots leave instances that are down."""
     current, down = _current(want, observed), _down(want, observed)
-    if not down.isdisjoint(current):
+    if down and not down.isdisjoint(current):
         yield from _point(want, observed, current, out=down | observed.ejected, named=down)
 
 
 def _left(want: DesiredService, observed: Observed) -> Table:
     """Return where the slots point once they have left the instances that are down."""
     current, down = _current(want, observed), _down(want, observed)
-    if down.isdisjoint(current):
+    if not down or down.isdisjoint(current):
         return current
     return want.table(current, out=down | observed.ejected)
 

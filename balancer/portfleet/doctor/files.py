@@ -37,7 +37,7 @@ def read(paths: Paths, fleet: Fleet | None) -> FileFacts:
     users = {f"{service.name}-green-{service.instances}": service.user for service in services}
     written = sum(entry.stat().st_size for entry in paths.log.glob("*.log*")) if paths.log.is_dir() else 0
     return FileFacts(
-        sockets=(str(paths.supervisor_socket), *(str(paths.control(name, user=users[name])) for name in names)),
+        sockets=(str(paths.supervisor_socket), *(paths.control(name, user=users[name]) for name in names)),
         free={str(directory): _free(directory) for directory in (paths.lib, paths.log)},
         log=str(paths.log),
         logs=sum(2 * service.instances for service in services) + 2,

@@ -73,14 +73,16 @@ class Listener(NamedTuple):
 
 def listeners() -> list[Listener]:
     """Return every LISTEN socket. Raises OSError if the kernel refuses."""
-    found = []
+    found, known = [], dict[bytes, bool]()  # the attributes of most listeners are alike
     for family, message in _dump(_LISTEN):
         fields = _MESSAGE.unpack_from(message)
         if family == 4:
             address, v6only = socket.inet_ntop(socket.AF_INET, fields[6][:4]), False
         else:
-            address = socket.inet_ntop(socket.AF_INET6, fields[6])
-            v6only = any(kind == _SKV6ONLY and value[0] for kind, value in _attributes(message[_MESSAGE.size :]))
+            address, attributes = socket.inet_ntop(socket.AF_INET6, fields[6]), message[_MESSAGE.size :]
+            if attributes not in known:
+                known[attributes] = any(kind == _SKV6ONLY and value[0] for kind, value in _attributes(attributes))
+            v6only = known[attributes]
         port = socket.ntohs(fields[4])
         found.append(Listener(family, address, port, fields[14], v6only, fields[11], fields[12]))
     return found

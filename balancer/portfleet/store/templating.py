@@ -35,6 +35,11 @@ def load_all() -> None:
         environment.get_template(name)
 
 
+@cache
+def _template(name: str) -> jinja2.Template:
+    return _environment().get_template(name)
+
+
 def fill(template: str, **values: object) -> str:
     """Fill ``template`` (its path below templates/); raises jinja2.UndefinedError for a value left out."""
-    return _environment().get_template(template).render(**values)
+    return _template(template).render(values)

@@ -171,6 +171,8 @@ def _change(name: str, entry: Mapping[str, Any]) -> Setting:
         return typed.read(SetBase, made, where=name)
     if name.startswith("service-"):
         return typed.read(c.SetService, made, where=name)
-    rule = dict(made["rule"])
+    if "mark" not in (rule := made["rule"]):
+        return typed.read(c.SetInstance, made, where=name)
+    rule = dict(rule)
     rule["number"] = rule.pop("mark", rule.get("number"))  # as the version before wrote it
     return typed.read(c.SetInstance, made | {"rule": rule}, where=name)
