@@ -9,8 +9,8 @@ from functools import cached_property
 from portfleet.linux import processes, sockdiag
 
 #: Ports that are asked for one by one: the kernel goes through its table for each, and hands over only what is asked.
-#: All 150,000 sockets of a machine take 0.3 s to be handed over and read.
-_FEW = 8
+#: Of 150,000 connections on ten ports those of one take 0.06 s of CPU, all of them 0.17 s.
+_FEW = 2
 
 
 class Established:
