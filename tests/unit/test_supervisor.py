@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -33,8 +34,8 @@ class Supervisord:
         self.done: list[tuple[str, ...]] = []
         self.calls = 0
 
-    def call(self, _: Path, method: str, *arguments: Any, seconds: float) -> Any:
-        assert seconds > 0
+    def call(self, _: Path, method: str, *arguments: Any, seconds: float, goes_on: Callable[[], bool]) -> Any:
+        assert seconds > 0 and not goes_on()
         self.calls += 1
         if method != "portfleet.each":
             fault = self._do(method.removeprefix("supervisor."), *arguments)

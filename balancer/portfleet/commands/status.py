@@ -8,7 +8,7 @@ With --all or --box other boxes are asked, all at the same time. The exit code i
 
   0  every instance that should serve does, and the watcher and supervisord work
   7  an instance that should serve does not, or a listen address is closed
-  8  the watcher or supervisord does not run, or does not answer within a second
+  8  the watcher or supervisord does not run, or does not answer within a second (ten while it waits for a processor)
   9  a service has no serving instance
   1-5  as for every verb: the state cannot be told (no config, not root, a box that does not answer)
 """
@@ -55,7 +55,7 @@ EXAMPLES = (
 #: Denials that are named; all of them are in --json.
 _SHOWN = 8
 _COLOURS = {State.READY: "green", State.FAILED: "red", State.EJECTED: "red", State.STOPPED: "dim"}
-#: Seconds that supervisord and the watcher have for their answers, both at the same time.
+#: Seconds that supervisord and the watcher have for their answers, both at the same time; and see `Patience`.
 _PATIENCE = 1.0
 #: How many instances are asked for what they say of themselves. Of more the watcher has it already; to ask 1,024 takes
 #: 0.15 s of CPU.

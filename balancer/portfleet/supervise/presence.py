@@ -21,6 +21,7 @@ from portfleet.core.program import watch_program
 from portfleet.core.states import Presence
 from portfleet.core.value import value
 from portfleet.linux import processes
+from portfleet.linux.patience import Patience
 from portfleet.store import locks
 from portfleet.supervise.supervisor import ShuttingDown, Supervisor, Unanswered
 
@@ -169,8 +170,11 @@ class WatcherQuestion:
         return dict(json.loads(self._read)) if self._read.endswith(b"\n") else {}
 
     def answer(self, *, seconds: float) -> Overseer:
-        """Return the watcher as it shows itself within ``seconds`` of the question."""
-        deadline = self._asked + seconds
+        """Return the watcher as it shows itself within ``seconds`` of the question.
+
+        One that listens is waited for longer while it waits for a processor (`Patience`).
+        """
+        deadline, patience = self._asked + seconds, None
         try:
             while not self._answered():
                 if not locks.held(self._paths.watch_lock) and watcher_pid(self._paths) is None:
@@ -178,8 +182,12 @@ class WatcherQuestion:
                 pid = locks.process_of(self._paths.watch_lock) or watcher_pid(self._paths)
                 if is_suspended(pid):
                     return Overseer("the watcher", Presence.SUSPENDED, pid)
+                listens = self._sent or self._full
+                patience = patience or Patience(seconds, pid, clock=self._clock)
                 if self._clock() > deadline:
-                    listens = self._sent or self._full
+                    if listens and patience.goes_on():
+                        deadline = self._clock() + seconds
+                        continue
                     return Overseer("the watcher", Presence.HUNG if listens else Presence.STARTING, pid)
         finally:
             self._socket.close()

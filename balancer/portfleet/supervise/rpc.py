@@ -32,11 +32,17 @@ class RpcFault(Exception):
         self.code, self.words = code, words
 
 
-def call(path: Path, method: str, *arguments: str | int | bool, seconds: float) -> Any:
+def call(
+    path: Path,
+    method: str,
+    *arguments: str | int | bool,
+    seconds: float,
+    goes_on: Callable[[], bool] = lambda: False,
+) -> Any:
     """Call ``method`` at the socket ``path`` and give its result; raises RpcError and RpcFault.
 
-    RpcTimeoutError when nothing has come for ``seconds``, and at once when so many wait already that the kernel lets
-    no more in (unix(7), EAGAIN).
+    RpcTimeoutError when nothing has come for ``seconds`` and ``goes_on`` says that it is not waited for as long again,
+    and at once when so many wait already that the kernel lets no more in (unix(7), EAGAIN).
     """
     params = "".join(f"<param><value>{_text(argument)}</value></param>" for argument in arguments)
     body = f"<methodCall><methodName>{method}</methodName><params>{params}</params></methodCall>".encode()
@@ -46,7 +52,7 @@ def call(path: Path, method: str, *arguments: str | int | bool, seconds: float) 
             connection.settimeout(seconds)
             connection.connect(str(path))
             connection.sendall(head.encode() + body)
-            answer = b"".join(iter(lambda: connection.recv(65536), b""))
+            answer = b"".join(iter(lambda: _received(connection, goes_on), b""))
     except (TimeoutError, BlockingIOError):
         raise RpcTimeoutError(f"no answer within {seconds:g} s") from None
     except OSError as error:
@@ -55,6 +61,15 @@ def call(path: Path, method: str, *arguments: str | int | bool, seconds: float) 
     if status.split(b" ")[1:2] != [b"200"]:
         raise RpcError(status.decode(errors="replace") or "closed without an answer")
     return _result(rest.partition(b"\r\n\r\n")[2])
+
+
+def _received(connection: socket.socket, goes_on: Callable[[], bool]) -> bytes:
+    while True:
+        try:
+            return connection.recv(65536)
+        except TimeoutError:
+            if not goes_on():
+                raise
 
 
 def _text(value: str | int | bool) -> str:

@@ -13,6 +13,7 @@ from typing import Any
 
 from portfleet.core.errors import PortfleetError
 from portfleet.core.value import value
+from portfleet.linux.patience import Patience
 from portfleet.supervise import rpc
 
 #: Fault codes of supervisor/xmlrpc.py. While it shuts down, every call gets SHUTDOWN_STATE, getState too.
@@ -58,7 +59,8 @@ class Unanswered(PortfleetError):
 class Supervisor:
     """A running supervisord. Methods raise PortfleetError when it does not answer, or refuses what is asked.
 
-    An answer is waited for as long as ``seconds``; then Unanswered is raised, and taken for absence by none of them.
+    An answer is waited for as long as ``seconds``, and longer while supervisord waits for a processor (`Patience`);
+    then Unanswered is raised, and taken for absence by none of them.
     """
 
     def __init__(self, path: Path, *, seconds: float = 30.0) -> None:
@@ -66,8 +68,15 @@ class Supervisor:
 
     def _ask(self, method: str, *arguments: str | int | bool, interface: str = "supervisor") -> Any:
         """Call a method; raises RpcFault for what it refuses by itself."""
+        patience = Patience(self._seconds, self._process())
         try:
-            return rpc.call(self._path, f"{interface}.{method}", *arguments, seconds=self._seconds)
+            return rpc.call(
+                self._path,
+                f"{interface}.{method}",
+                *arguments,
+                seconds=self._seconds,
+                goes_on=patience.goes_on,
+            )
         except rpc.RpcTimeoutError as error:
             raise Unanswered(f"supervisord: {error}", hint="see why, and what to do: portfleet status") from None
         except rpc.RpcError as error:
@@ -78,6 +87,13 @@ class Supervisor:
             if fault.code == SHUTDOWN_STATE:
                 raise ShuttingDown from None
             raise
+
+    def _process(self) -> int | None:
+        """Return supervisord's process by its pid file, which is beside its socket."""
+        try:
+            return int(self._path.with_name("supervisord.pid").read_text())
+        except (OSError, ValueError):
+            return None
 
     def _call(self, method: str, *arguments: str | int | bool) -> Any:
         """Call a method of which no refusal is expected."""
