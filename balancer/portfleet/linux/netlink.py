@@ -13,7 +13,7 @@ import struct
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
-from itertools import islice
+from itertools import chain, islice
 from types import TracebackType
 from typing import Self
 
@@ -104,29 +104,38 @@ class Netfilter:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self.close()
 
-    def dump(self, kind: int, family: int, *members: bytes) -> Iterator[tuple[int, dict[int, bytes]]]:
+    def dump(
+        self, kind: int, family: int, *members: bytes, first: bool = False
+    ) -> Iterator[tuple[int, dict[int, bytes]]]:
         """Ask for everything of a kind; gives (address family, attributes) of each answer.
 
-        Raises InterruptedError at the end where what was dumped changed meanwhile.
+        ``first``: all is received before any of it is taken apart, so that less can change meanwhile. Raises
+        InterruptedError at the end where what was dumped changed meanwhile.
         """
-        for family_found, body in self.bodies(kind, family, *members):
+        for family_found, body in self.bodies(kind, family, *members, first=first):
             yield family_found, attributes(body)
 
-    def bodies(self, kind: int, family: int, *members: bytes) -> Iterator[tuple[int, bytes]]:
+    def bodies(self, kind: int, family: int, *members: bytes, first: bool = False) -> Iterator[tuple[int, bytes]]:
         """Ask as `dump` does; gives (address family, attributes not taken apart)."""
         self._socket.send(self._message(kind, REQUEST | DUMP, family, members))
-        interrupted = done = False
-        while not done:
-            for answer, flags, body in messages(self._socket.recv(1 << 18)):
-                interrupted |= bool(flags & _INTERRUPTED)
-                if answer == _DONE:
-                    done = True
-                elif answer == _ERROR:
-                    _raise(body)
-                else:
-                    yield body[0], body[_NFGEN.size :]
+        parts = list(self._parts()) if first else self._parts()
+        interrupted = False
+        for answer, flags, body in chain.from_iterable(map(messages, parts)):
+            interrupted |= bool(flags & _INTERRUPTED)
+            if answer == _ERROR:
+                _raise(body)
+            elif answer != _DONE:
+                yield body[0], body[_NFGEN.size :]
         if interrupted:
             raise InterruptedError(errno.EINTR, os.strerror(errno.EINTR))
+
+    def _parts(self) -> Iterator[bytes]:
+        """Receive the parts of a dump."""
+        kind = 0
+        while kind not in (_DONE, _ERROR):
+            data = self._socket.recv(1 << 18)
+            kind = _last(data)
+            yield data
 
     def get(self, kind: int, family: int, *members: bytes) -> dict[int, bytes]:
         """Ask for one thing and give its attributes."""
@@ -201,6 +210,15 @@ def message(kind: int, flags: int, family: int, members: Iterable[bytes], *, seq
     """Return one whole request of nfnetlink; ``members`` are its attributes."""
     body = _NFGEN.pack(family, 0, 0) + b"".join(members)
     return _HEADER.pack(_HEADER.size + len(body), kind, flags, sequence, 0) + body
+
+
+def _last(data: bytes) -> int:
+    """Return the type of the last message of a part; that of an empty one is an error's."""
+    kind, offset = _ERROR, 0
+    while offset + _HEADER.size <= len(data):
+        length, kind, *_ = _HEADER.unpack_from(data, offset)
+        offset += max(length + 3 & ~3, _HEADER.size)
+    return kind
 
 
 def _raise(body: bytes) -> None:

@@ -101,8 +101,17 @@ class NftReader:
         return self._ask(lambda: bool(self._netfilter.get(_GET_TABLE, _INET, self._table))) or False
 
     def chains(self, *names: str) -> dict[str, Chain]:
-        """Return the chains ``names``, all of the table's without a name; those that are not there are left out."""
-        return self._ask(lambda: self._chains(names)) or {}
+        """Return the chains ``names``, all of the table's without a name; those that are not there are left out.
+
+        Of 1,024 instances the kernel tells all chains in half a second, and from the start again if any rule of the
+        network namespace was changed meanwhile. While that happens all the time they are read one by one.
+        """
+        if names:
+            return self._ask(lambda: self._chains(names)) or {}
+        try:
+            return self._ask(lambda: self._chains(()), tries=1) or {}
+        except InterruptedError:
+            return {name: one for name in self.chain_names() for name, one in self.chains(name).items()}
 
     def chain_names(self) -> list[str]:
         """Return the names of the table's chains."""
@@ -176,26 +185,31 @@ class NftReader:
 
     def _hooks(self) -> dict[str, bytes]:
         """Return every chain of the table with its hook."""
-        found = (chain for _, chain in self._netfilter.dump(_GET_CHAIN, _INET, self._table))
+        found = (chain for _, chain in self._netfilter.dump(_GET_CHAIN, _INET, self._table, first=True))
         own = (chain for chain in found if attribute(_TABLE, chain[_TABLE]) == self._table)
         return {_text(chain[_CHAIN_NAME]): _hook(chain) for chain in own}
 
     def _dump(self, kind: int, *chosen: bytes) -> Iterator[dict[int, bytes]]:
-        for _, found in self._netfilter.dump(kind, _INET, self._table, *chosen):
+        for _, found in self._netfilter.dump(kind, _INET, self._table, *chosen, first=True):
             yield found
 
     def _element_lists(self, name: str) -> Iterator[bytes]:
         for found in self._dump(_GET_ELEMENTS, attribute(_NAME, name.encode() + b"\0")):
             yield found.get(_ELEMENTS, b"")
 
-    def _ask(self, read: Callable[[], T]) -> T | None:
-        for _ in range(_TRIES):
+    def _ask(self, read: Callable[[], T], *, tries: int = _TRIES) -> T | None:
+        """Read; raise PortfleetError if the kernel refuses, or what is read changed so often meanwhile.
+
+        InterruptedError is raised instead if it was to be read but once.
+        """
+        for _ in range(tries):
             try:
                 return read()
             except FileNotFoundError:
                 return None
             except InterruptedError:
-                continue
+                if tries == 1:
+                    raise
             except OSError as error:
                 hint = "run as root, or give the program CAP_NET_ADMIN" if error.errno == errno.EPERM else ""
                 raise PortfleetError(
