@@ -35,10 +35,8 @@ from portfleet.supervise.supervisor import ProgramInfo, Supervisor, Unreadable
 
 #: Seconds for which a running process must listen wrongly to be given up: it binds its addresses one after the other.
 _CERTAIN = 1.0
-#: Seconds between two looks at who is ready, at least, and at who has ended.
-_READY, _ENDED = 0.05, 0.02
-#: Seconds between two looks at who lives on.
-_ALIVE = 0.2
+#: Seconds between two looks at who is ready, at least, at who has ended, and at who lives on.
+_READY, _ENDED, _ALIVE = 0.05, 0.02, 0.2
 
 
 class Looking(Protocol):
@@ -113,9 +111,11 @@ class Programs:
         faulty: dict[str, tuple[str, float]] = {}
         while waiting:
             began, before = self.clock.monotonic(), len(waiting)
-            for name, seen in self._look().at([wanted[name] for name in waiting]).items():
-                self.ready |= {name: seen.pid} if seen.ready else {}
-                if seen.ready and name not in self.failed and name not in self.ejected():
+            found = self._look().at([wanted[name] for name in waiting])
+            self.ready |= {name: seen.pid for name, seen in found.items() if seen.ready}
+            out = self.ejected()
+            for name, seen in found.items():
+                if seen.ready and name not in self.failed and name not in out:
                     del waiting[name]
                     continue
                 waiting[name] = seen.fault or seen.waiting or _not_up(seen)
