@@ -163,11 +163,11 @@ class Look:
 
     def _other(self, want: DesiredInstance, listener: Listener) -> tuple[str, bool]:
         """Return who listens on an instance's port beside its present start, and whether that is its own."""
-        owner = processes.owner_of(listener.inode)
         pids = [one.pid for one in self._members.of(want.name)]
-        if listener.inode in processes.owned(pids, {listener.inode}):
+        if listener.inode in processes.owned(pids, {listener.inode}):  # or of a start since supervisord was asked
+            owner = processes.owner_of(listener.inode, pids)
             return f"{owner}, left by an earlier start of it, listens on its port {listener.port} yet", True
-        return f"{owner} listens on its port {listener.port}", False
+        return f"{processes.owner_of(listener.inode)} listens on its port {listener.port}", False
 
     def _without_process(self, want: DesiredInstance, seen: ObservedInstance) -> ObservedInstance:
         """Return an instance that has no process of supervisord's; what listens on its port all the same is told."""

@@ -191,11 +191,15 @@ def sockets(pids: Iterable[int]) -> Iterator[int]:
                 yield int(link[8:-1])
 
 
-def owner_of(inode: int) -> str:
-    """Say whose a socket is, as ``redis-server (pid 123)``, for an error message."""
-    for name in os.listdir("/proc"):
-        if name.isdigit() and owned([int(name)], {inode}) and (words := name_of(int(name))):
-            return f"{words} (pid {name})"
+def owner_of(inode: int, among: Iterable[int] | None = None) -> str:
+    """Say whose a socket is, as ``redis-server (pid 123)``, for an error message.
+
+    ``among``: the processes that are looked at; None: all, which takes 30 ms beside 1,024 instances.
+    """
+    pids = (int(name) for name in os.listdir("/proc") if name.isdigit()) if among is None else among
+    for pid in pids:
+        if owned([pid], {inode}) and (words := name_of(pid)):
+            return f"{words} (pid {pid})"
     return "an unknown process"
 
 
