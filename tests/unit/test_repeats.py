@@ -6,8 +6,7 @@ import json
 import os
 import socket
 import threading
-import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -19,20 +18,21 @@ from portfleet.daemons.probe import Target
 from portfleet.watch.prober import Prober
 from support.sandbox import wait_for
 
-INTERVAL = 0.2
+INTERVAL = 1.0
 READY = b'{"ok": true, "state": "ready", "connections": 5, "max_connections": 7}\n'
 REFUSED = b'{"ok": false, "code": "refused", "error": "state has no \'every\'", "hint": "keys: none"}\n'
 
 
 class Daemon:
-    """Answers on a control socket and repeats, sending ``says`` (of the first answer and of all others).
+    """Answers on a control socket at once, and repeats ``says`` whenever a test has it do so.
 
-    ``asked`` are the commands that came, and ``served`` counts connections to the port.
+    ``first`` is its answer to who tells it to repeat, whom it forgets without ``repeats``. ``asked`` are the commands
+    that came, and ``served`` counts connections to the port.
     """
 
     def __init__(self, path: Path) -> None:
         self.first = self.says = READY
-        self.repeats, self.silent = True, threading.Event()
+        self.repeats, self.told = True, list[socket.socket]()
         self.asked: list[dict[str, object]] = []
         self.served = 0
         self.port = socket.create_server(("127.0.0.1", 0))
@@ -44,10 +44,19 @@ class Daemon:
 
     def close(self) -> None:
         """End both listeners."""
-        self.silent.set()
         for listener in (self.control, self.port):
             listener.shutdown(socket.SHUT_RDWR)
             listener.close()
+
+    def repeat(self) -> None:
+        """Send the answer once more to all who told it to repeat."""
+        for client in self.told:
+            with suppress(OSError):
+                client.sendall(self.says)
+
+    def questions(self) -> list[str]:
+        """Return what it was asked without being told to repeat it."""
+        return [str(one["command"]) for one in self.asked if "every" not in one]
 
     def _listen(self) -> None:
         with suppress(OSError):
@@ -57,11 +66,11 @@ class Daemon:
     def _talk(self, client: socket.socket) -> None:
         with client, suppress(OSError):
             while line := client.recv(1000):
-                self.asked.append(command := json.loads(line))
-                every = command.get("every")
-                client.sendall(self.first if every else READY)
-                while every and self.repeats and not self.silent.wait(every):
-                    client.sendall(self.says)
+                command = json.loads(line)
+                client.sendall(self.first if "every" in command else READY)
+                if "every" in command and self.repeats:
+                    self.told.append(client)
+                self.asked.append(command)
 
     def _serve(self) -> None:
         with suppress(OSError):
@@ -71,30 +80,35 @@ class Daemon:
                 with client, suppress(ConnectionError):
                     client.recv(1)
 
-    def questions(self) -> list[str]:
-        """Return what it was asked without being told to repeat it."""
-        return [str(one["command"]) for one in self.asked if "every" not in one]
-
 
 class Probed:
-    """The prober of one instance, which goes on while a test waits."""
+    """The prober of one instance, whose time goes on when a test says so."""
 
     def __init__(self, daemon: Daemon, path: Path) -> None:
         self.results: list[str] = []
-        self.prober = Prober(lambda _, trouble, __: self.results.append(trouble), time.monotonic, lambda _: os.getpid())
+        self.now, self.daemon = 1000.0, daemon
+        self.prober = Prober(
+            lambda _, trouble, __: self.results.append(trouble), lambda: self.now, lambda _: os.getpid()
+        )
         place, probe = Port("127.0.0.1", daemon.port.getsockname()[1]), Probe(interval=INTERVAL, timeout=0.5)
         self.prober.aim([Target("a", place, str(path), probe)])
 
-    def until(self, what: str, condition: object) -> None:
-        """Go on until ``condition`` is true."""
-        assert callable(condition)
-        wait_for(what, lambda: self.prober.tick() >= 0 and condition(), seconds=10)
-
-    def next(self, number: int = 1) -> list[str]:
-        """Return the next results."""
+    def turn(self, *, repeats: bool = True) -> str:
+        """Have a bit more than an interval pass, at whose end the daemon ``repeats`` its answer; return a result."""
+        # No probe is late because a test has time pass.
+        self.read("no probe is under way", lambda: not self.prober._probes)
         self.results.clear()
-        self.until(f"{number} results", lambda: len(self.results) >= number)
-        return self.results
+        self.now += INTERVAL
+        if repeats:
+            self.daemon.repeat()
+        self.read("no probe is under way", lambda: not self.prober._probes)
+        self.now += 0.15 * INTERVAL
+        self.read("a result", lambda: self.results)
+        return self.results[-1]
+
+    def read(self, what: str, condition: Callable[[], object]) -> None:
+        """Read what comes until ``condition`` is true; no time passes."""
+        wait_for(what, lambda: self.prober.tick() >= 0 and condition())
 
 
 @pytest.fixture
@@ -109,70 +123,82 @@ def probed(daemon: Daemon, tmp_path: Path) -> Probed:
     return Probed(daemon, tmp_path / "c")
 
 
-def repeating(probed: Probed, daemon: Daemon) -> None:
-    probed.until("it is told to repeat", lambda: any("every" in one for one in daemon.asked))
-    assert probed.next(2) == ["", ""]
+@pytest.fixture
+def repeating(daemon: Daemon, probed: Probed) -> None:
+    """The daemon has been told to repeat."""
+    while not daemon.told:
+        assert probed.turn() == ""
+    assert [probed.turn(), probed.turn()] == ["", ""]
     daemon.asked.clear()
 
 
+@pytest.mark.usefixtures("repeating")
 def test_it_is_told_once_and_asked_no_more(daemon: Daemon, probed: Probed) -> None:
-    repeating(probed, daemon)
     before = probed.prober.said["a"]
-    assert probed.next(6) == [""] * 6
+    assert [probed.turn() for _ in range(5)] == [""] * 5
     assert daemon.asked == [] and probed.prober.said["a"] is before
 
 
+@pytest.mark.usefixtures("repeating")
 def test_another_answer_is_read(daemon: Daemon, probed: Probed) -> None:
-    repeating(probed, daemon)
     daemon.says = READY.replace(b": 5", b": 6")
-    probed.until("it is read", lambda: probed.prober.said["a"].connections == 6)
+    daemon.repeat()
+    probed.read("it is read", lambda: probed.prober.said["a"].connections == 6)
     assert daemon.asked == []
 
 
+@pytest.mark.usefixtures("repeating")
 @pytest.mark.parametrize(
-    "said",
-    [READY.replace(b"ready", b"draining"), b"nonsense\n", READY[:20], b"", b"[" * 9000 + b"\n", b"x" * 20_000],
+    "said", [READY.replace(b"ready", b"draining"), b"nonsense\n", READY[:20], b"[" * 9000 + b"\n", b"x" * 20_000]
 )
 def test_whatever_but_ready_has_it_asked_at_once(daemon: Daemon, probed: Probed, said: bytes) -> None:
-    repeating(probed, daemon)
     daemon.says = said
-    daemon.silent.clear()
-    if not said:  # it says nothing more
-        daemon.silent.set()
-    probed.until("it is asked", lambda: daemon.questions() == ["state"])
-    daemon.says = READY
-    daemon.silent.clear()
-    assert set(probed.next(3)) == {""}, "what it says when it is asked counts"
+    daemon.repeat()
+    probed.results.clear()
+    probed.read("it is asked", lambda: probed.results)
+    assert probed.results == [""] and daemon.questions() == ["state"], "what it says when it is asked counts"
 
 
-def test_one_that_refuses_to_repeat_is_asked_each_time(daemon: Daemon, probed: Probed) -> None:
-    daemon.first, daemon.repeats = REFUSED, False
-    assert probed.next(8) == [""] * 8
-    assert len(daemon.questions()) >= 7 and len(daemon.asked) - len(daemon.questions()) == 1
+@pytest.mark.usefixtures("repeating")
+def test_one_that_ends_the_connection_is_asked_at_once(daemon: Daemon, probed: Probed) -> None:
+    daemon.told[-1].shutdown(socket.SHUT_RDWR)
+    probed.results.clear()
+    probed.read("it is asked", lambda: probed.results)
+    assert daemon.questions() == ["state"]
 
 
-def test_one_that_answers_once_is_asked_each_time(daemon: Daemon, probed: Probed) -> None:
-    daemon.repeats = False
-    assert probed.next(8) == [""] * 8
+@pytest.mark.usefixtures("repeating")
+def test_one_that_repeats_no_more_is_asked_a_tenth_of_the_interval_later(daemon: Daemon, probed: Probed) -> None:
+    probed.turn()
+    assert daemon.asked == []
+    assert probed.turn(repeats=False) == "" and daemon.questions() == ["state"]
+    assert probed.turn() == ""
+    probed.read("it is told to repeat again", lambda: any("every" in one for one in daemon.asked))
+
+
+@pytest.mark.parametrize("first", [REFUSED, READY])
+def test_one_that_answers_once_is_asked_each_time(daemon: Daemon, probed: Probed, first: bytes) -> None:
+    daemon.first, daemon.repeats = first, False
+    assert [probed.turn() for _ in range(8)] == [""] * 8
     assert len(daemon.questions()) >= 6 and len(daemon.asked) - len(daemon.questions()) == 1
 
 
+@pytest.mark.usefixtures("repeating")
 def test_what_it_counts_is_repeated_while_it_is_wanted(daemon: Daemon, probed: Probed) -> None:
-    repeating(probed, daemon)
     assert probed.prober.counted() == {}
-    probed.until("it tells", lambda: probed.prober.counted().get("a"))
+    assert probed.turn() == ""
+    wait_for("it tells", lambda: probed.prober.counted().get("a"))
     assert [one["command"] for one in daemon.asked] == ["status"] and "every" in daemon.asked[0]
 
 
-def test_its_port_is_connected_to_now_and_then(daemon: Daemon, probed: Probed) -> None:
-    repeating(probed, daemon)
-    daemon.served = 0
-    probed.until("it is connected to", lambda: daemon.served)
+@pytest.mark.usefixtures("repeating")
+def test_its_port_is_connected_to_at_one_of_sixty_probes(daemon: Daemon, probed: Probed) -> None:
+    turns = [daemon.served for _ in range(130) if probed.turn() == ""]
+    assert len(turns) == 130 and daemon.served - turns[0] in (2, 3)
     assert daemon.asked == []
 
 
+@pytest.mark.usefixtures("repeating")
 def test_one_that_is_not_probed_any_more_has_its_connection_closed(daemon: Daemon, probed: Probed) -> None:
-    repeating(probed, daemon)
-    before = threading.active_count()
     probed.prober.aim([])
-    wait_for("its thread has ended", lambda: threading.active_count() < before)
+    wait_for("its end is closed", lambda: daemon.told[-1].fileno() == -1)  # by the daemon, which has read that
