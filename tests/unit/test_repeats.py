@@ -95,8 +95,10 @@ class Probed:
 
     def turn(self, *, repeats: bool = True) -> str:
         """Have a bit more than an interval pass, at whose end the daemon ``repeats`` its answer; return a result."""
-        # No probe is late because a test has time pass.
+        # Nothing is late because a test has time pass.
         self.read("no probe is under way", lambda: not self.prober._probes)
+        told = self.prober._states._repeated.values()
+        self.read("who was told to repeat has answered", lambda: all(one.count for one in told))
         self.results.clear()
         self.now += INTERVAL
         if repeats:
