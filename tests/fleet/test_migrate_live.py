@@ -16,7 +16,7 @@ from support.held import dialled
 from support.netns import network_of
 from support.rights import needs_another_user
 from support.sandbox import wait_for
-from support.two_boxes import ONE, SERVICE4, SERVICE6, TWO, Pair, Talkers, pair, sources
+from support.two_boxes import CUT, ONE, SERVICE4, SERVICE6, TWO, Pair, Talkers, pair, sources
 
 ECHO = """
 [service.echo]
@@ -27,6 +27,7 @@ instances = 2
 """
 
 
+NONE = "; none is left here"
 FOUR = [f"198.18.1.{number}" for number in range(1, 41)]
 #: Counts the requests of each connection and says the number with each answer: a state that has to move along.
 COUNTING = """
@@ -49,8 +50,13 @@ KILLED = [
     ("one", "relocation held"),
     ("one", "relocation dumped"),
     ("one", "relocation prepared"),
+    ("one", "relocation silenced"),
     ("one", "relocation committed"),
+    ("two", "relocation received"),
     ("two", "relocation restored"),
+    ("two", "relocation prepared there"),
+    ("two", "relocation thawed"),
+    ("two", "relocation passed on"),
 ]
 
 
@@ -91,7 +97,7 @@ def test_established_connections_of_both_families_go_on_at_the_other_box(fresh: 
 
         said = boxes.portfleet(boxes.one, "migrate", "echo/2", TWO, "--live").stdout
 
-        assert f"{here['echo-blue-2']:,} connections were moved to {TWO}; none is left here" in said, said
+        assert f"{here['echo-blue-2']:,} connections were moved to {TWO} in " in said and NONE in said, said
         assert boxes.connections(boxes.one)["echo-blue-2"] == 0
         assert boxes.connections(boxes.two)["echo-blue-2"] == here["echo-blue-2"]
         check(talkers.stop(), 400)
@@ -106,7 +112,7 @@ def test_what_is_unread_and_unsent_moves_along(fresh: Pair) -> None:
 
         said = boxes.portfleet(boxes.one, "migrate", "echo/2", TWO, "--live").stdout
 
-        assert "none is left here" in said
+        assert NONE in said
         check(talkers.stop(), 80)
 
 
@@ -127,6 +133,45 @@ def test_a_mover_that_is_killed_costs_no_connection(fresh: Pair, box: str, point
 
         assert not getattr(boxes, box).path("/run/fault").exists(), "it was killed"
         assert boxes.connections(boxes.one)["echo-blue-2"] == 0, said
+        check(talkers.stop(), 300)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("moment", ["batch", "prepared", "commit", "done"])
+def test_a_stream_that_is_cut_costs_no_connection(fresh: Pair, moment: str) -> None:
+    """Before the other box has a batch, or says that; before it is told, or says that it has it: it is asked anew."""
+    boxes = fresh
+    with talking(boxes, 300) as talkers:
+        there = boxes.connections(boxes.one)["echo-blue-2"]
+        env = boxes.cut_at(moment)
+
+        said = boxes.portfleet(boxes.one, "migrate", "echo/2", TWO, "--live", env=env, check=False)
+
+        assert not boxes.one.path(CUT).exists(), "it was cut"
+        assert boxes.connections(boxes.one)["echo-blue-2"] == 0, said
+        assert boxes.connections(boxes.two)["echo-blue-2"] == there
+        check(talkers.stop(), 300)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(
+    ("here", "there", "why"),
+    [
+        ("max_connections = 4000", "max_connections = 60", "60 connections were moved to"),
+        ('handler", "portfleet_daemon', 'framing", "length", "--handler", "portfleet_daemon', "framing is length here"),
+    ],
+)
+def test_what_the_other_box_refuses_stays_in_service(here: str, there: str, why: str) -> None:
+    """Some of the connections, for which it has no room, or all, of which its daemon could not go on."""
+    config = ECHO + "max_connections = 4000\n"
+    with pair(config, other=config.replace(here, there)) as boxes, talking(boxes, 300) as talkers:
+        before = boxes.connections(boxes.one)["echo-blue-2"]
+
+        done = boxes.portfleet(boxes.one, "migrate", "echo/2", TWO, "--live", check=False)
+
+        assert done.returncode == 1 and why in done.stderr, done.stderr
+        left, moved = boxes.connections(boxes.one)["echo-blue-2"], boxes.connections(boxes.two)["echo-blue-2"]
+        assert left > 0 and left + moved == before
         check(talkers.stop(), 300)
 
 
@@ -193,7 +238,8 @@ def test_what_cannot_move_stays_in_service_and_is_told(fresh: Pair) -> None:
 
         done = boxes.portfleet(boxes.one, "migrate", "echo/2", TWO, "--live", check=False)
 
-        assert f"{there - 3} connections were moved to {TWO}; 3 stay here until closed (3: it does not" in done.stderr
+        assert f"{there - 3} connections were moved to {TWO} in " in done.stderr
+        assert "3 stay here until closed (3: it does not" in done.stderr
         assert boxes.connections(boxes.one)["echo-blue-2"] == 3
         for connection in own:
             connection.sendall(b"still here\n")
@@ -210,7 +256,7 @@ def test_an_instance_of_another_user_is_met_in_a_directory_that_only_it_can_ente
 
         said = boxes.portfleet(boxes.one, "migrate", "echo/2", TWO, "--live").stdout
 
-        assert f"{there} connections were moved to {TWO}; none is left here" in said
+        assert f"{there} connections were moved to {TWO} in " in said and NONE in said
         check(talkers.stop(), 40)
 
 

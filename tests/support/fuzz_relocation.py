@@ -10,37 +10,41 @@ import os
 import random
 import socket
 import threading
+from base64 import b64encode
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from portfleet.core import typed
 from portfleet.core.errors import PortfleetError
-from portfleet.core.frozen import Flow, Frozen
+from portfleet.core.frozen import Flow, Frozen, pack
 from portfleet.daemons.arrival import Arrival
+from portfleet.daemons.copies import Copies
 from portfleet.daemons.departure import Departure
 from portfleet.daemons.exchange import Control
 from portfleet.linux.lines import Lines
-from portfleet_daemon.handoff.wire import Kind, Parcel, pack, pack_parcels
+from portfleet_daemon.handoff import wire
+from portfleet_daemon.handoff.wire import Kind, Parcel, pack_parcels
 from support.fuzz import NUMBERS, mutated
 from support.fuzz_state import damaged, text_of
 
 HELLO = {"command": "receive", "versions": [1, 2], "framing": "line", "stateful": False, "instance": "echo-blue-1"}
+HERE = bytes([127, 0, 0, 1])
 AGREED = {"ok": True, "version": 2, "room": 19936}
-FLOW = Flow("127.0.0.9", 40001, "127.0.0.1", 7000, 7101)
+FLOW = Flow(bytes([127, 0, 0, 9]), 40001, HERE, 7000, HERE, 7101)
 FROZEN = Frozen(
     flow=FLOW, mss=1448, sack=True, send_scale=7, receive_scale=7, scaled=True, timestamps=True, timestamp=77,
-    microseconds=False, window=(1, 2, 3, 4, 5), receive_first=1, send_first=1, received="aGk=", sent="", unsent="",
+    microseconds=False, window=(1, 2, 3, 4, 5), receive_first=1, send_first=1, received=b"hi", sent=b"", unsent=b"",
     nodelay=True, keepalive=(420, 30, 3), user_timeout=0, send_buffer=16384, receive_buffer=65536,
 )  # fmt: skip
 #: What the other box answers to the lines of a departure, in order; and says to an arrival.
 BOX: tuple[dict[str, Any], ...] = (
-    {"relocate": 1}, AGREED, {"prepared": {"4": "192.0.2.2"}}, {"done": 1}, {"refused": "no room"}, {"failed": "lost"},
+    {"relocate": 2}, AGREED, {"prepared": {"4": "192.0.2.2"}}, {"done": 1}, {"refused": "no room"}, {"failed": "lost"},
+    {"known": [True]},
 )  # fmt: skip
 TOLD: tuple[dict[str, Any], ...] = (
-    {"receive": HELLO}, {"batch": [typed.write(FROZEN)], "records": "AAAAAAAAAAAAAAAAAAAAAA=="}, {"abandon": "no"},
-    {"end": True},
+    {"receive": HELLO}, {"batch": b64encode(pack([FROZEN])).decode(), "records": "AAAAAAAAAAAAAAAAAAAAAA=="},
+    {"known": [["7f000009", 40001], None]}, {"commit": True, "without": [0]}, {"abandon": "no"}, {"end": True},
 )  # fmt: skip
 
 
@@ -79,7 +83,7 @@ def messages(chance: random.Random) -> Iterator[tuple[bytes, int]]:
         count = chance.choice((0, 1, 1, 2))
         body = pack_parcels([Parcel(partial=chance.randbytes(3), unsent=b"") for _ in range(count)], version=2)
         kind = chance.choice((Kind.CONNECTIONS, Kind.CONNECTIONS, *Kind))
-        data = pack(kind, count=chance.choice((count, count, *NUMBERS[:2])), sequence=1, body=body)
+        data = wire.pack(kind, count=chance.choice((count, count, *NUMBERS[:2])), sequence=1, body=body)
         yield (mutated(data, chance) if not chance.randrange(3) else data) or b"\0", count
 
 
@@ -167,7 +171,7 @@ def receiving(chance: random.Random) -> Callable[[socket.socket], None]:
 def take(connection: socket.socket, chance: random.Random) -> None:
     """Agree to take connections, and acknowledge; what is damaged ends it, as the rest of it is waited for (6 s)."""
     connection.sendall(line(AGREED, chance))
-    proper = pack(Kind.ACK, count=1, sequence=1, body=b"")
+    proper = wire.pack(Kind.ACK, count=1, sequence=1, body=b"")
     while connection.recv(65536):
         ack = mutated(proper, chance)
         connection.sendall(ack)
@@ -179,7 +183,7 @@ def try_departure(folder: Path, chance: random.Random) -> str:
     """Move connections of such an instance to such a box; return why nothing moved. AssertionError if that has none."""
     said = [line(proper, chance) if place else json.dumps(proper).encode() + b"\n" for place, proper in enumerate(BOX)]
     with instance(folder / "i.sock", handing_off(chance)) as place, other_box(said) as stream:
-        departure = Departure(place, stream, Kept(), meeting=folder / "m.sock", stopped=lambda: False)
+        departure = Departure(place, lambda: stream, Kept(), meeting=folder / "m.sock", stopped=lambda: False)
         found = departure.run(9, lambda _: None)
     assert found.moved == 0 and found.why.isprintable() and len(found.why) < 600, found
     assert all(reason.isprintable() for reason in found.stayed), found
@@ -190,6 +194,6 @@ def try_arrival(folder: Path, chance: random.Random) -> str:
     """Take in what such a box sends, for such an instance; return why it ended. AssertionError if it has no words."""
     said = [line(proper, chance) for proper in TOLD]
     with instance(folder / "i.sock", receiving(chance)) as place, other_box(said) as stream:
-        why = Arrival(place, 7101, stream, Kept()).run()
+        why = Arrival(place, 7101, stream, Kept(), Copies()).run()
     assert why.isprintable() and len(why) < 600, why
     return why

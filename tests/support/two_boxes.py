@@ -23,8 +23,9 @@ from support.sandbox import Box, make_box
 SERVICE4, SERVICE6 = "192.0.2.100", "2001:db8::100"
 ONE, TWO = "192.0.2.1", "192.0.2.3"
 _SHELL = Path(__file__).with_name("far_shell.py")
-FAULT = "/run/fault"
+FAULT, CUT = "/run/fault", "/run/cut"
 WAYS = {"PORTFLEET_SSH": f"/usr/bin/python3 {_SHELL} call 2222"}
+_CUTTER = Path(__file__).with_name("cut_stream.py")
 _TALKERS = Path(__file__).with_name("talkers.py")
 
 
@@ -41,6 +42,11 @@ class Pair:
     ) -> subprocess.CompletedProcess[str]:
         """Run a verb on ``box``."""
         return box.run(PORTFLEET, "--home", HOME, *words, check=check, env={**WAYS, **(env or {})}, timeout=120)
+
+    def cut_at(self, moment: str) -> Mapping[str, str]:
+        """Return the environment in which the next stream from box one is cut at ``moment`` (see `cut_stream`)."""
+        self.one.path(CUT).write_text(moment)
+        return {"PORTFLEET_SSH": f"/usr/bin/python3 {_CUTTER} {CUT} {WAYS['PORTFLEET_SSH']}"}
 
     def kill_at(self, box: Box, point: str) -> None:
         """Have the next process of ``box`` that passes the fault ``point`` killed there."""
@@ -77,8 +83,8 @@ class Talkers:
 
 
 @contextmanager
-def pair(config: str) -> Iterator[Pair]:
-    """Return two boxes with the fleet ``config`` up on both.
+def pair(config: str, *, other: str = "") -> Iterator[Pair]:
+    """Return two boxes with the fleet ``config`` up on both, or ``other`` on the second.
 
     A process of either box is killed at the fault point that `kill_at` names.
     """
@@ -100,7 +106,8 @@ def pair(config: str) -> Iterator[Pair]:
         for box in (one, two):
             show_checkout(box)
             box.ip("route add 198.18.0.0/15 via 192.0.2.2", "route add 2001:db8:1::/48 via 2001:db8::2")
-            box.run("sh", "-c", f"mkdir -p {HOME} && cat > {HOME}/fleet.toml", text=config)
+            text = other if other and box is two else config
+            box.run("sh", "-c", f"mkdir -p {HOME} && cat > {HOME}/fleet.toml", text=text)
             path = f"{Path(PORTFLEET).parent}:{os.environ['PATH']}"
             env = {"PATH": path, "PORTFLEET_HOME": HOME, "PORTFLEET_FAULT_ONCE": FAULT}
             server = box.popen("/usr/bin/python3", str(_SHELL), "serve", "2222", env=env)

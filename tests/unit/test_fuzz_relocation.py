@@ -6,11 +6,11 @@ import random
 import socket
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from portfleet.core.frozen import pack, unpack
 from portfleet.daemons import box_answers, handing
 from portfleet.daemons.answers import read_hello
 from portfleet.daemons.handing import Handing, HandingFailed
@@ -95,8 +95,11 @@ def test_an_address_of_the_other_box_is_one(said: object) -> None:
 
 
 def test_what_the_kernel_cannot_hold_is_no_connection() -> None:
-    for wrong in ({"timestamp": 1 << 32}, {"window": (0, 0, 0, 0, -1)}, {"mss": 1 << 31}, {"send_scale": 16}):
-        with pytest.raises(ValueError, match="must be"):
-            replace(FROZEN, **wrong)
-    with pytest.raises(ValueError, match="zone"):
-        replace(FROZEN.flow, client="fe80::1%x }")
+    for wrong in ({"mss": 1 << 31}, {"send_buffer": 1 << 31}, {"user_timeout": 1 << 31}, {"keepalive": (1, 40000, 1)}):
+        with pytest.raises(ValueError, match="no socket has"):
+            unpack(pack([FROZEN._replace(**wrong)]))
+    with pytest.raises(ValueError, match="port 0"):
+        unpack(pack([FROZEN._replace(flow=FROZEN.flow._replace(client_port=0))]))
+    for length in range(1, len(pack([FROZEN]))):
+        with pytest.raises(ValueError, match=r"cut off|longer"):
+            unpack(pack([FROZEN])[:length])

@@ -20,10 +20,12 @@ from portfleet.apply.context import Context
 from portfleet.core.desired import DesiredInstance
 from portfleet.core.errors import Exit, PortfleetError
 from portfleet.daemons.exchange import Control
+from portfleet.daemons.handing import HandingFailed
 from portfleet.daemons.instances import control_of
 from portfleet.dataplane.relocation import Relocation
 from portfleet.linux import other_box
-from portfleet.linux.lines import Lines
+from portfleet.linux.lines import Lines, StreamEnded
+from portfleet.store import locks
 from portfleet.submit import options as read
 from portfleet.submit.targets import targets
 
@@ -31,6 +33,8 @@ EXAMPLES = ("portfleet relocate check echo/2",)
 
 #: Seconds for the other box to end after the last batch.
 _ENDS = 10.0
+#: Seconds for one that took connections before to end: it has waited for the other box's word for 15 at most.
+_PREDECESSOR = 20.0
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -47,13 +51,9 @@ def run(options: argparse.Namespace, context: Context) -> Exit:
         _print({"ok": True, "handoff": sorted(status.handoff) if status else []})
         return Exit.DONE
     if options.role == "receive":
-        from portfleet.daemons.arrival import Arrival
-
-        why = Arrival(place, want.rule.port, Lines(sys.stdin.fileno(), sys.stdout.fileno()), relocation).run()
-        if why:
-            print(f"portfleet: {why}", file=sys.stderr)
-        return Exit.FAILED if why else Exit.DONE
-    return _send(options, context, want, place, relocation)
+        with locks.relocation(context.paths.relocation_lock(want.name), seconds=_PREDECESSOR):
+            return _receive(want, place, relocation)
+    return _send(options, want, place, relocation)
 
 
 def _found(options: argparse.Namespace, context: Context) -> tuple[DesiredInstance, Control, Relocation]:
@@ -71,9 +71,33 @@ def _found(options: argparse.Namespace, context: Context) -> tuple[DesiredInstan
     return found[0], place, relocation
 
 
-def _send(
-    options: argparse.Namespace, context: Context, want: DesiredInstance, place: Control, relocation: Relocation
-) -> Exit:
+def _receive(want: DesiredInstance, place: Control, relocation: Relocation) -> Exit:
+    """Take connections in a second process; if that is killed, complete here what it had begun to give the daemon."""
+    from portfleet.daemons.arrival import Arrival
+    from portfleet.daemons.copies import Copies
+
+    stream, copies = Lines(sys.stdin.fileno(), sys.stdout.fileno()), Copies()
+    if not (child := os.fork()):
+        code = Exit.FAILED
+        try:
+            why = Arrival(place, want.rule.port, stream, relocation, copies).run()
+            if why:
+                print(f"portfleet: {why}", file=sys.stderr, flush=True)
+            code = Exit.FAILED if why else Exit.DONE
+        finally:
+            os._exit(code)
+    _, status = os.waitpid(child, 0)
+    if os.WIFEXITED(status):
+        return Exit(os.WEXITSTATUS(status))
+    try:
+        if completed := copies.after(place):
+            stream.say({"done": completed})
+    except (HandingFailed, StreamEnded, OSError) as error:
+        print(f"portfleet: {error}", file=sys.stderr)
+    return Exit.FAILED
+
+
+def _send(options: argparse.Namespace, want: DesiredInstance, place: Control, relocation: Relocation) -> Exit:
     from portfleet.daemons.departure import Departed, Departure
 
     stopped = False
@@ -82,28 +106,38 @@ def _send(
         nonlocal stopped
         stopped = True
 
-    signal.signal(signal.SIGTERM, stop)  # the batch that is under way is finished
-    line = other_box.command(options.box, ["portfleet", "relocate", "receive", f"{want.instance.service}/{want.name}"])
-    other = subprocess.Popen(line, stdin=subprocess.PIPE, stdout=subprocess.PIPE, process_group=0)
-    reads, writes = cast(IO[bytes], other.stdout), cast(IO[bytes], other.stdin)
-    stream = Lines(reads.fileno(), writes.fileno())
-    meeting = Path(place.path).with_name(f"relocate-{os.getpid()}.sock")
-    departure = Departure(place, stream, relocation, meeting=meeting, stopped=lambda: stopped)
+    signal.signal(signal.SIGTERM, stop)  # the batches that are under way are finished
+    there: list[subprocess.Popen[bytes]] = []
+
+    def reach() -> Lines:
+        words = ["portfleet", "relocate", "receive", f"{want.instance.service}/{want.name}"]
+        line = other_box.command(options.box, words)
+        there.append(subprocess.Popen(line, stdin=subprocess.PIPE, stdout=subprocess.PIPE, process_group=0))
+        reads, writes = cast(IO[bytes], there[-1].stdout), cast(IO[bytes], there[-1].stdin)
+        return Lines(reads.fileno(), writes.fileno())
 
     def report(found: Departed) -> None:
         _print({"moved": found.moved})
 
+    meeting = Path(place.path).with_name(f"relocate-{os.getpid()}.sock")
+    departure = Departure(place, reach, relocation, meeting=meeting, stopped=lambda: stopped)
     try:
         result = departure.run(options.count, report)
     finally:
-        writes.close()
+        for other in there:
+            _end(other)
+    told = {"done": True, "moved": result.moved, "seconds": round(result.seconds, 3), "stayed": dict(result.stayed)}
+    _print(told | {"why": result.why})
+    return Exit.FAILED if result.why else Exit.DONE
+
+
+def _end(other: subprocess.Popen[bytes]) -> None:
+    cast(IO[bytes], other.stdin).close()
     with suppress(subprocess.TimeoutExpired):
         other.wait(_ENDS)
     if other.poll() is None:
         other.kill()
         other.wait()
-    _print({"done": True, "moved": result.moved, "stayed": dict(result.stayed), "why": result.why})
-    return Exit.FAILED if result.why else Exit.DONE
 
 
 def _print(line: dict[str, Any]) -> None:

@@ -112,6 +112,10 @@ class Paths:
     def operation_lock(self, service: str) -> Path:
         return self.run / f"service-{service}.lock"  # a service may be called "table"
 
+    def relocation_lock(self, instance: str) -> Path:
+        """Return the file whose lock means: connections of another box are coming to ``instance``."""
+        return self.run / f"relocation-{instance}.lock"
+
     def log_of(self, program: str) -> Path:
         return Path(self.log_name(program))
 

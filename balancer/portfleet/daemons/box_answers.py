@@ -7,6 +7,10 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from portfleet.core.printable import printable
+from portfleet.linux.lines import StreamEnded
+
+#: Version of what two boxes say to each other while connections move.
+VERSION = 2
 
 
 def prepared(answer: Mapping[str, Any], families: Collection[int]) -> dict[str, str] | str:
@@ -21,6 +25,33 @@ def prepared(answer: Mapping[str, Any], families: Collection[int]) -> dict[str, 
             return f"the other box does not say its address: {shown(address)}"
         addresses[family] = address
     return addresses
+
+
+def known(answer: Mapping[str, Any], count: int) -> list[bool]:
+    """Return which of ``count`` connections the other box has. Raises StreamEnded for what is no answer."""
+    found = answer.get("known")
+    if not isinstance(found, list) or len(found) != count or not all(isinstance(one, bool) for one in found):
+        raise StreamEnded(f"the other box does not say what it has: {shown(answer)}")
+    return found
+
+
+def clients(asked: object) -> list[tuple[bytes, int] | None]:
+    """Return the clients (address, port) that the other box asks for, None for what it does not know itself."""
+    found: list[tuple[bytes, int] | None] = []
+    for one in asked if isinstance(asked, list) else ():
+        try:
+            address, port = one or ("", 0)
+            found.append((bytes.fromhex(address), port) if one else None)
+        except (TypeError, ValueError):
+            raise StreamEnded(f"the other box asks for what is no client: {shown(one)}") from None
+    return found
+
+
+def numbers(said: object) -> frozenset[int]:
+    """Return the numbers of connections in a batch that the other box says."""
+    if not isinstance(said, list) or not all(isinstance(one, int) for one in said):
+        raise StreamEnded(f"the other box says what are no numbers: {shown(said)}")
+    return frozenset(said)
 
 
 def shown(value: object) -> str:

@@ -4,127 +4,124 @@ To the daemon this is the receiver of a hand-off (docs/handoff.md), so it needs 
 
 1. packets are held, connections are dumped and go on at once (repair mode is left), the batch is sent; the other box
    restores all of them, silent, and says so;
-2. they are silenced for good and compared with what was dumped; packets are sent on; then the other box is told. From
-   that word on they are its own: it lets them speak and gives them to its daemon, and the copies here are closed.
+2. they are silenced for good and compared with what was dumped; then the other box is told. From that word on they are
+   its own: it lets them speak and gives them to its daemon, and says so. Only then packets are sent on, and the copies
+   here are closed.
 
-Until then whatever fails leaves them with the daemon here, which did not get its acknowledgement; packets that are held
-pass again after `_HELD` seconds if this process is gone. Silenced copies that come back to the daemon by such an end
-after that word are the other box's: the daemon's next reading of one fails (EPERM), and a later departure closes it.
+Two batches are on their way at a time, so that neither box waits for the other. Until the word whatever fails leaves
+connections with the daemon here, which did not get its acknowledgement; packets that are held pass again after `HELD`
+seconds if this process is gone. After the word, without an answer, the other box is asked anew which it has: by this
+process, or if that has ended by the next one, which finds the connections silenced.
 """
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import select
 import socket
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from portfleet.core import typed
 from portfleet.core.errors import PortfleetError
-from portfleet.core.frozen import Flow, Frozen, pack
-from portfleet.core.printable import quantity
+from portfleet.core.frozen import Flow
 from portfleet.daemons import box_answers
 from portfleet.daemons.answers import LONGEST, ControlError, agreed, read_done, read_hello
 from portfleet.daemons.exchange import Control
 from portfleet.daemons.handing import Handing, HandingFailed
-from portfleet.daemons.parcels import CONNECTIONS, END, Message, chosen, records
+from portfleet.daemons.leaving import Leaving, Stays
+from portfleet.daemons.parcels import CONNECTIONS, END
 from portfleet.daemons.talk import dial
 from portfleet.dataplane.relocation import Relocation
-from portfleet.linux import processes, tcp_repair, unix_socket
+from portfleet.linux import processes, unix_socket
 from portfleet.linux.lines import Lines, StreamEnded
 from portfleet.store import faults
 
-VERSION = 1
-#: Seconds for which packets are held, for which a batch may take before it is given up, and for the other box's word.
-_HELD, _BATCH = 5.0, 3.0
-#: Seconds that a packet which has passed the hold may need to its socket.
-_UNDER_WAY = 0.003
-#: Seconds for the other box to begin: ssh and an interpreter have to start.
-_MEETING = 30.0
+#: Seconds for the other box to restore a batch, and to take it over after the word.
+_BATCH, _TAKEN = 3.0, 10.0
+#: Seconds for the other box to begin: ssh and an interpreter have to start; and when it is asked which it has.
+_MEETING, _ASKED = 30.0, 4.0
 #: Seconds for the daemon's call, requests in flight included.
 _CALL = 10.0
-_Position = tuple[int, int, int]
-
-
-class Stays(Exception):
-    """A batch stays where it is; the text says why."""
+#: Batches on their way at a time: as many as a daemon sends before the first is acknowledged.
+_AT_ONCE = 2
 
 
 @dataclass
 class Departed:
-    """What came of it: how many ``moved``, how many ``stayed`` by reason, and ``why`` it ended early ("" if not)."""
+    """What came of it: how many ``moved``, how many ``stayed`` by reason, and ``why`` it ended early ("" if not).
+
+    ``seconds``: from the daemon's first connections to the other box's last word.
+    """
 
     moved: int = 0
+    seconds: float = 0.0
     stayed: Counter[str] = field(default_factory=Counter)
     why: str = ""
 
 
-@dataclass
-class _Batch:
-    """Connections of one message, by their place in it; those in ``frozen`` can move, ``others`` have before."""
-
-    message: Message
-    sockets: list[socket.socket]
-    flows: dict[int, Flow] = field(default_factory=dict)
-    frozen: dict[int, Frozen] = field(default_factory=dict)
-    positions: dict[int, _Position] = field(default_factory=dict)
-    staying: Counter[str] = field(default_factory=Counter)
-    others: set[int] = field(default_factory=set)
+_FAILURES = (Stays, StreamEnded, HandingFailed, ControlError, PortfleetError, OSError)
 
 
 class Departure:
-    """Moves connections of the daemon at ``place``; ``stream`` leads to the other box."""
+    """Moves connections of the daemon at ``place``; ``reach`` returns a stream that leads to the other box."""
 
     def __init__(
-        self, place: Control, stream: Lines, relocation: Relocation, *, meeting: Path, stopped: Callable[[], bool]
+        self,
+        place: Control,
+        reach: Callable[[], Lines],
+        relocation: Relocation,
+        *,
+        meeting: Path,
+        stopped: Callable[[], bool],
     ) -> None:
         """``meeting``: a name for a socket, beside the daemon's own; ``stopped``: no further batch is to move."""
-        self._place, self._stream, self._relocation = place, stream, relocation
+        self._place, self._reach, self._relocation = place, reach, relocation
         self._meeting, self._stopped = meeting, stopped
         self._hello: dict[str, Any] = {}
+        self._flying: deque[Leaving] = deque()
+        self._giving_up = False
         self.result = Departed()
 
     def run(self, count: int, report: Callable[[Departed], None]) -> Departed:
         """Move ``count`` connections, as far as they can; ``report`` is called after each batch."""
         try:
-            self._meet()
+            self._stream = self._met(_MEETING)
             handing = self._called(count)
-        except (Stays, StreamEnded, HandingFailed, ControlError, OSError) as error:
+        except _FAILURES as error:
             self.result.why = str(error)
             return self.result
         try:
             self._agree(handing)
-            while (read := handing.read()) is not None:
-                message, descriptors = read
-                if message.kind == END:
-                    handing.acknowledge(message)
-                    break
-                count -= len(descriptors)
-                if message.kind != CONNECTIONS or not descriptors or count < 0:
-                    raise HandingFailed("the daemon hands off what it was not asked for")
-                self._move(handing, message, descriptors)
-                report(self.result)
-        except (Stays, StreamEnded, HandingFailed, PortfleetError, OSError) as error:
+            began = time.monotonic()
+            self._move_all(handing, count, report)
+            self.result.seconds = time.monotonic() - began
+        except _FAILURES as error:
             self.result.why = str(error)
+            with suppress(*_FAILURES):
+                self._give_up(handing, str(error))
         finally:
+            for batch in self._flying:
+                batch.close()
             handing.close()
             self._control.close()
             with suppress(StreamEnded):
                 self._stream.say({"end": True})
         return self.result
 
-    def _meet(self) -> None:
-        """Wait for the other box, before the daemon does: it gives up after five seconds. Raises Stays, StreamEnded."""
-        if (speaks := self._stream.hear(seconds=_MEETING).get("relocate")) != VERSION:
+    def _met(self, seconds: float) -> Lines:
+        """Return a stream to the other box, which has said that it understands. Raises Stays, StreamEnded, OSError."""
+        stream = self._reach()
+        if (speaks := stream.hear(seconds=seconds).get("relocate")) != box_answers.VERSION:
             there = box_answers.shown(speaks)
-            raise Stays(f"the other box speaks version {there} of relocations, this one {VERSION}")
+            raise Stays(f"the other box speaks version {there} of relocations, this one {box_answers.VERSION}")
+        return stream
 
     def _called(self, count: int) -> Handing:
         """Have the daemon hand off to this process; return the socket by which it does. Raises HandingFailed."""
@@ -168,124 +165,134 @@ class Departure:
         self._hello = handing.hear(read_hello)
         self._stream.say({"receive": self._hello})
         try:
-            found = agreed(self._stream.hear(seconds=_CALL))
+            found = agreed(self._stream.hear(seconds=_TAKEN))
         except ControlError as error:
             handing.say({"ok": False, "error": str(error), "hint": "see the other box"})
             raise Stays(f"the other box refuses: {error}") from None
         self._hello["versions"] = [found.version]
         handing.say({"ok": True, "version": found.version, "room": found.room})
 
-    def _move(self, handing: Handing, message: Message, descriptors: Sequence[int]) -> None:
-        batch = _Batch(message, [tcp_repair.borrowed(descriptor) for descriptor in descriptors])
-        try:
-            if self._stopped():
-                raise Stays("stopped")
-            self._look(batch)
-            if batch.flows:
-                self._hand_over(batch)
-            self._give_back(batch)
-            handing.acknowledge(message)
-        except (Stays, StreamEnded, PortfleetError, OSError) as error:
-            with suppress(OSError):
-                handing.refuse(message, str(error))
-            raise
-        finally:
-            for sock in batch.sockets:
-                sock.close()
-        self.result.moved += len(batch.frozen) + len(batch.others)
-        self.result.stayed = batch.staying + self.result.stayed
-
-    def _look(self, batch: _Batch) -> None:
-        for place, sock in enumerate(batch.sockets):
-            if tcp_repair.is_silent(sock):  # by an earlier departure, which died behind its word
-                batch.others.add(place)
+    def _move_all(self, handing: Handing, count: int, report: Callable[[Departed], None]) -> None:
+        more = True
+        while more or self._flying:
+            if not (more and len(self._flying) < _AT_ONCE and self._daemon_is_next(handing)):
+                self._hear(handing, report)
                 continue
-            try:
-                why = tcp_repair.state_problem(sock)
-                flow = None if why else self._relocation.flow(*tcp_repair.ends(sock))
-            except OSError as error:
-                why, flow = f"its client is gone ({error.strerror})", None
-            if flow is not None:
-                batch.flows[place] = flow
-            else:
-                batch.staying[why or "it does not come from another box by a listen address of the service"] += 1
+            if self._stopped():
+                self.result.why, more = "stopped", False
+                continue
+            read = handing.read()
+            more = read is not None and read[0].kind != END
+            if read is None or read[0].kind == END:
+                if read is not None:
+                    handing.acknowledge(read[0])
+                continue
+            message, descriptors = read
+            batch = Leaving(message, descriptors, self._relocation)
+            self._flying.append(batch)
+            count -= len(descriptors)
+            if message.kind != CONNECTIONS or not descriptors or count < 0:
+                raise HandingFailed("the daemon hands off what it was not asked for")
+            self._send(handing, batch, report)
 
-    def _hand_over(self, batch: _Batch) -> None:
-        began, held = time.monotonic(), list(batch.flows.values())
-        try:
-            self._relocation.hold(held, seconds=_HELD)
-            faults.point("relocation held")
-            time.sleep(_UNDER_WAY)
-            self._dump(batch)
-            faults.point("relocation dumped")
-            if not batch.frozen:
-                raise Stays(", ".join(batch.staying))
-            boxes = self._prepared(batch)
-            faults.point("relocation prepared")
-            self._commit(batch, boxes, began)
-        except BaseException:
-            with suppress(PortfleetError):
-                self._relocation.release(held)
-            raise
-        faults.point("relocation committed")
-        stays = [flow for place, flow in batch.flows.items() if place not in batch.frozen]
-        if stays:
-            self._relocation.release(stays)
-        answer = self._stream.hear(seconds=_CALL)
-        if answer.get("done") != len(batch.frozen):
-            self.result.why = f"the other box lost connections: {box_answers.shown(answer.get('failed', answer))}"
+    def _daemon_is_next(self, handing: Handing) -> bool:
+        """Return whether the next word is the daemon's, with one of the other box before it."""
+        if not self._flying:
+            return True
+        if self._stream.waits:
+            return False
+        daemon, other = handing.fileno(), self._stream.fileno()
+        return select.select([daemon, other], [], [], _BATCH)[0] == [daemon]
 
-    def _dump(self, batch: _Batch) -> None:
-        for place, flow in batch.flows.items():
-            try:
-                batch.frozen[place], batch.positions[place] = tcp_repair.dump(batch.sockets[place], flow)
-            except tcp_repair.NotMovable as error:
-                batch.staying[str(error)] += 1
+    def _send(self, handing: Handing, batch: Leaving, report: Callable[[Departed], None]) -> None:
+        if silent := batch.look():
+            while len(self._flying) > 1:
+                self._hear(handing, report)
+            batch.sort(silent, self._known(self._stream, list(silent.values()), _TAKEN))
+        frozen = base64.b64encode(batch.freeze()).decode()
+        self._stream.say({"batch": frozen, "records": base64.b64encode(batch.body()).decode()})
 
-    def _prepared(self, batch: _Batch) -> Mapping[str, str]:
-        """Send the batch; return the other box's address by family ("4", "6"). Raises Stays, StreamEnded."""
-        found = records(batch.message.body, batch.message.count)
-        body = pack(chosen(found, batch.frozen))
-        self._stream.say({"batch": [typed.write(one) for one in batch.frozen.values()], "records": body})
-        answer = self._stream.hear(seconds=_BATCH)
+    def _known(self, stream: Lines, flows: Sequence[Flow | None], seconds: float) -> list[bool]:
+        """Return which of ``flows`` the other box's daemon has. Raises StreamEnded."""
+        stream.say({"known": [[flow.client.hex(), flow.client_port] if flow else None for flow in flows]})
+        return box_answers.known(stream.hear(seconds=seconds), len(flows))
+
+    def _hear(self, handing: Handing, report: Callable[[Departed], None]) -> None:
+        """Take the other box's next word: it has prepared the first batch it was not told of, or has the oldest."""
+        told = next((batch for batch in self._flying if batch.told), None)
+        answer = self._stream.hear(seconds=_TAKEN if told else _BATCH)
+        if "prepared" in answer or "refused" in answer:
+            sent = next((batch for batch in self._flying if not batch.told), None)
+            if sent is None:
+                raise StreamEnded("the other box has prepared what it was not sent")
+            if not self._giving_up:
+                self._tell(sent, answer)
+            return
+        if told is None:
+            raise StreamEnded(f"the other box says what it was not asked: {box_answers.shown(answer)}")
+        if answer.get("done") != len(told.frozen):
+            told.resume()
+            raise Stays(f"the other box has not taken them: {box_answers.shown(answer.get('failed', answer))}")
+        self._finish(handing, told)
+        report(self.result)
+
+    def _tell(self, batch: Leaving, answer: Mapping[str, Any]) -> None:
+        """Let go of a batch that the other box has prepared. Raises Stays if it has not."""
         boxes = box_answers.prepared(answer, {one.flow.family for one in batch.frozen.values()})
         why = boxes if isinstance(boxes, str) else "".join(filter(None, map(self._relocation.reach, boxes.values())))
         if isinstance(boxes, str) or why:
-            self._stream.say({"abandon": why})
             raise Stays(why)
-        return boxes
+        faults.point("relocation prepared")
+        without = batch.silence(boxes)
+        self._stream.say({"commit": True, "without": without})
+        batch.told = True
+        faults.point("relocation committed")
 
-    def _commit(self, batch: _Batch, boxes: Mapping[str, str], began: float) -> None:
-        sockets = {place: batch.sockets[place] for place in batch.frozen}
+    def _finish(self, handing: Handing, batch: Leaving) -> None:
+        """Close what the other box has, and give the daemon back what stays."""
+        batch.leave()
+        if batch is not self._flying[0]:
+            return  # it cannot be acknowledged before the one before: the next departure finds it silenced
+        self.result.moved += len(batch.frozen) + len(batch.others)
+        self.result.stayed = batch.staying + self.result.stayed
+        self._give_back(batch)
+        handing.acknowledge(batch.message)
+        self._flying.popleft()
+        batch.close()
+
+    def _give_up(self, handing: Handing, why: str) -> None:
+        """Leave with the daemon what the other box was not told of, and find out about what it was told of."""
+        self._giving_up = True
+        for batch in self._flying:
+            if not batch.told:
+                batch.resume()
         try:
-            for sock in sockets.values():
-                tcp_repair.silence(sock)
-            changed = sum(tcp_repair.position(sock) != batch.positions[place] for place, sock in sockets.items())
-            late = time.monotonic() - began > _BATCH
-            if changed or late:
-                raise Stays("it took too long" if late else f"{quantity(changed, 'connection')} went on meanwhile")
-            for family, box in boxes.items():
-                self._relocation.forward([f.flow for f in batch.frozen.values() if str(f.flow.family) == family], box)
-            self._stream.say({"commit": True})
-        except BaseException:
-            with suppress(PortfleetError):
-                self._relocation.take_back([one.flow for one in batch.frozen.values()])
-            for sock in sockets.values():
-                with suppress(OSError):
-                    tcp_repair.speak(sock)
-            with suppress(StreamEnded):
-                self._stream.say({"abandon": "given up there"})
-            raise
+            self._stream.say({"abandon": why})
+            while any(batch.told for batch in self._flying):
+                self._hear(handing, lambda _: None)
+        except _FAILURES:
+            self._settle(handing)
+        if self._flying:
+            handing.refuse(self._flying[0].message, why)
 
-    def _give_back(self, batch: _Batch) -> None:
+    def _settle(self, handing: Handing) -> None:
+        """Ask the other box anew which it has, of what it was told of without an answer. Raises as `_met` does."""
+        told = [batch for batch in self._flying if batch.told]
+        stream = self._met(_ASKED) if told else self._stream
+        for batch in told:
+            flows = [one.flow for one in batch.frozen.values()]
+            batch.kept(dict(zip(list(batch.frozen), self._known(stream, flows, _ASKED), strict=True)))
+            self._finish(handing, batch)
+        if told:
+            stream.say({"end": True})
+
+    def _give_back(self, batch: Leaving) -> None:
         """Give the daemon those that cannot move, as a sender does: it has them twice until its message is answered."""
-        places = [place for place in range(batch.message.count) if place not in {*batch.frozen, *batch.others}]
-        if not places:
-            return
-        found = records(batch.message.body, batch.message.count)
-        back = Handing.to(self._place, self._hello)
-        back.pass_on([batch.sockets[place].fileno() for place in places], chosen(found, places))
-        back.end()
+        descriptors, body = batch.stayed()
+        if descriptors:
+            back = Handing.to(self._place, self._hello)
+            back.pass_on(descriptors, body)
+            back.end()
 
 
 def _refusal(control: socket.socket) -> str:

@@ -79,6 +79,10 @@ class Handing:
         except ControlError as error:
             raise HandingFailed(str(error)) from None
 
+    def fileno(self) -> int:
+        """Return what is readable when a message comes."""
+        return self.sock.fileno()
+
     def read(self) -> tuple[Message, list[int]] | None:
         """Return the next message and its descriptors, now the caller's; None at the end. Raises HandingFailed."""
         deadline = time.monotonic() + PATIENCE

@@ -82,3 +82,10 @@ def _records(body: bytes, count: int) -> Iterator[bytes]:
 def chosen(found: Sequence[bytes], places: Collection[int]) -> bytes:
     """Return the body of the records at ``places``."""
     return b"".join(record for place, record in enumerate(found) if place in places)
+
+
+def with_unsent(record: bytes, data: bytes) -> bytes:
+    """Return a record with ``data`` to be sent before what it has to send."""
+    flags, partial, unsent, state = _RECORD.unpack_from(record)
+    at = _RECORD.size + partial
+    return _RECORD.pack(flags, partial, unsent + len(data), state) + record[_RECORD.size : at] + data + record[at:]

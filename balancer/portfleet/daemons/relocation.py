@@ -20,10 +20,14 @@ _PATIENCE = 30.0
 
 @dataclass(frozen=True)
 class Relocated:
-    """How many connections have ``moved``; when ``done``, how many ``stayed`` by reason, and ``why`` it ended early."""
+    """How many connections have ``moved``.
+
+    When ``done``: in how many ``seconds``, how many ``stayed`` by reason, and ``why`` it ended early.
+    """
 
     moved: int = 0
     done: bool = False
+    seconds: float = 0.0
     stayed: Mapping[str, int] = field(default_factory=dict)
     why: str = ""
 
@@ -66,5 +70,9 @@ async def relocate(
 def _read(line: bytes) -> Relocated:
     found = json.loads(line)
     return Relocated(
-        int(found["moved"]), done=found.get("done") is True, stayed=found.get("stayed", {}), why=found.get("why", "")
+        int(found["moved"]),
+        done=found.get("done") is True,
+        seconds=float(found.get("seconds", 0.0)),
+        stayed=found.get("stayed", {}),
+        why=found.get("why", ""),
     )

@@ -29,6 +29,15 @@ class Lines:
         self._reads, self._writes, self._got = reads, writes, bytearray()
         os.set_blocking(writes, False)
 
+    def fileno(self) -> int:
+        """Return what is readable when there is more to `hear`, beside what `waits`."""
+        return self._reads
+
+    @property
+    def waits(self) -> bool:
+        """Whether a line has come that was not heard yet."""
+        return b"\n" in self._got
+
     def say(self, line: Mapping[str, Any]) -> None:
         """Send a line, which has to be taken within 15 s. Raises StreamEnded."""
         data = memoryview(json.dumps(line, separators=(",", ":")).encode() + b"\n")

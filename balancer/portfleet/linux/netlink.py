@@ -172,13 +172,13 @@ class Netfilter:
                     failed.update(-struct.unpack_from("=i", body)[0] for kind, _, body in found if kind == _ERROR)
         return failed
 
-    def transact(self, subsystem: int, family: int, requests: Iterable[tuple[int, int, bytes]]) -> None:
-        """Have the kernel carry out requests (kind, flags, attributes) as one transaction, all of them or none."""
+    def transact(self, subsystem: int, requests: Iterable[tuple[int, int, int, bytes]]) -> None:
+        """Have the kernel carry out requests (family, kind, flags, attributes) as one transaction, all or none."""
         ends = [
             _HEADER.pack(_HEADER.size + _NFGEN.size, kind, REQUEST, 0, 0) + _NFGEN.pack(0, 0, socket.htons(subsystem))
             for kind in (_BEGIN, _END)
         ]
-        asked = [self._message(kind, REQUEST | ACK | flags, family, (members,)) for kind, flags, members in requests]
+        asked = [self._message(kind, REQUEST | ACK | flags, family, (body,)) for family, kind, flags, body in requests]
         self._socket.send(b"".join([ends[0], *asked, ends[1]]))
         codes: list[int] = []
         with suppress(BlockingIOError):  # all of them are there: the kernel answers within send(2)

@@ -6,7 +6,7 @@ Facts, by Linux 6.18 and net/ipv4/tcp.c:
   can go wrong (`dump` does): a process that ends meanwhile would leave a connection that is deaf for good.
 - Leaving it sends a window probe (0) or not (-1, Linux 4.19), and sets SO_REUSEADDR to 0. With that a later listener of
   the port is refused (EADDRINUSE), so it is set again each time.
-- Bytes written to the send queue in repair mode count as sent. What never was is sent after it.
+- Bytes written to the send queue in repair mode count as sent. What never was goes to the daemon, to be sent first.
 - A restored connection has an MSS of 536 until options of IP are set, even to none, which reckons it anew.
 - The lowest bit of TCP_TIMESTAMP tells kernels from 6.7 on that the clock is one of microseconds.
 - The timestamp must not go backwards, and what was sent between the dump and the freeze may be ahead of it.
@@ -14,15 +14,14 @@ Facts, by Linux 6.18 and net/ipv4/tcp.c:
 
 from __future__ import annotations
 
-import array
 import fcntl
-import ipaddress
 import os
 import socket
 import struct
+import sys
 import termios
 
-from portfleet.core.frozen import Flow, Frozen, pack, unpack
+from portfleet.core.frozen import Flow, Frozen
 
 _TCP = socket.IPPROTO_TCP
 _REPAIR, _QUEUE, _SEQUENCE, _OPTIONS, _TIMESTAMP, _WINDOW, _INFO, _ULP = 19, 20, 21, 22, 24, 29, 11, 31
@@ -38,29 +37,30 @@ _AHEAD = 100
 #: Bytes written into a queue at a time: more than the kernel's largest segment is refused.
 _PIECE = 32768
 _WINDOW_FIELDS = struct.Struct("=5I")
+_NONE, _INT = bytes(4), (1 << 31) - 1
+_FAMILIES = {4: socket.AF_INET, 6: socket.AF_INET6}
+#: What an IPv4 address is preceded by in an IPv6 socket (RFC 4291, 2.5.5.2).
+_MAPPED = bytes(10) + b"\xff\xff"
+#: The next numbers of the queues for receiving and sending, and the bytes that are not acknowledged.
+Position = tuple[int, int, int]
 
 
 class NotMovable(Exception):
     """A connection cannot be taken out of this kernel; the text says why."""
 
 
-def ends(sock: socket.socket) -> tuple[str, int, str, int]:
+def ends(sock: socket.socket) -> tuple[bytes, int, bytes, int]:
     """Return address and port here and of the peer; an IPv4 address in an IPv6 socket as IPv4. Raises OSError."""
     (local, port), (peer, peer_port) = sock.getsockname()[:2], sock.getpeername()[:2]
-    return _plain(local), port, _plain(peer), peer_port
+    return _plain(sock.family, local), port, _plain(sock.family, peer), peer_port
 
 
-def state_problem(sock: socket.socket) -> str:
-    """Return why a connection cannot be moved as it is; "" if it can."""
-    if (state := sock.getsockopt(_TCP, _INFO, 8)[0]) != _ESTABLISHED:
-        return f"it is not established any more (state {state})"
+def upper_protocol(sock: socket.socket) -> str:
+    """Return the upper protocol of a connection (kernel TLS: "tls"), which keeps it from being moved; "" if none."""
     try:
-        upper = sock.getsockopt(_TCP, _ULP, 16).rstrip(b"\0").decode()
+        return sock.getsockopt(_TCP, _ULP, 16).rstrip(b"\0").decode()
     except OSError:
-        upper = ""
-    if upper:
-        return f"it has the upper protocol {upper}"
-    return ""
+        return ""
 
 
 def is_silent(sock: socket.socket) -> bool:
@@ -79,12 +79,25 @@ def speak(sock: socket.socket) -> None:
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
 
 
-def position(sock: socket.socket) -> tuple[int, int, int]:
+def hide_unread(sock: socket.socket, *, hidden: bool) -> None:
+    """Have epoll say nothing of what waits to be read (SO_RCVLOWAT), up to half of the receive buffer; or say it again.
+
+    A process that reads from a silenced connection would take the error (EPERM) for its end.
+    """
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, _INT if hidden else 1)
+
+
+def position(sock: socket.socket) -> Position:
     """Return where a silenced connection is: the next numbers of both queues, and bytes not acknowledged."""
     return _next(sock, _RECEIVE), _next(sock, _SEND), _bytes(sock, termios.TIOCOUTQ)
 
 
-def dump(sock: socket.socket, flow: Flow) -> tuple[Frozen, tuple[int, int, int]]:
+def to_ask(frozen: Frozen) -> bool:
+    """Return whether a client should be asked how far it has got: it has not acknowledged all, or takes nothing."""
+    return bool(frozen.sent) or not frozen.window[1]
+
+
+def dump(sock: socket.socket, flow: Flow) -> tuple[Frozen, Position]:
     """Return a connection whose packets are held, and its `position`. Raises NotMovable.
 
     It goes on as before unless it is silenced again and closed.
@@ -94,70 +107,76 @@ def dump(sock: socket.socket, flow: Flow) -> tuple[Frozen, tuple[int, int, int]]
     except OSError as error:
         raise NotMovable(f"TCP_REPAIR: {error.strerror}") from None
     try:
-        return _dump(sock, flow), position(sock)
+        return _dump(sock, flow)
     except OSError as error:
         raise NotMovable(f"it cannot be read: {error.strerror}") from None
     finally:
         speak(sock)
 
 
-def _dump(sock: socket.socket, flow: Flow) -> Frozen:
+def _dump(sock: socket.socket, flow: Flow) -> tuple[Frozen, Position]:
     info = sock.getsockopt(_TCP, _INFO, 8)
-    options, scales = info[5], info[6]
-    mss, timestamp = sock.getsockopt(_TCP, socket.TCP_MAXSEG), _number(sock, _TIMESTAMP)
-    unread, pending, never = (_bytes(sock, what) for what in (termios.FIONREAD, termios.TIOCOUTQ, _SIOCOUTQNSD))
-    received_next, received = _next(sock, _RECEIVE), _peek(sock, unread)
-    sent_next, written = _next(sock, _SEND), _peek(sock, pending)
+    state, options, scales = info[0], info[5], info[6]
+    if state != _ESTABLISHED:
+        raise NotMovable(f"it is not established any more (state {state})")
+    # The number of each queue before its bytes: what comes in between, `position` tells later.
+    received_next, unread = _next(sock, _RECEIVE), _bytes(sock, termios.FIONREAD)
+    received = _peek(sock, unread)
+    sent_next, pending, never = _next(sock, _SEND), _bytes(sock, termios.TIOCOUTQ), _bytes(sock, _SIOCOUTQNSD)
+    written = _peek(sock, pending)
     alive = sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
-    return Frozen(
+    found = Frozen(
         flow=flow,
-        mss=mss,
+        mss=sock.getsockopt(_TCP, socket.TCP_MAXSEG),
         sack=bool(options & _HAS_SACK),
         send_scale=scales & 15,
         receive_scale=scales >> 4,
         scaled=bool(options & _HAS_SCALE),
         timestamps=bool(options & _HAS_TIMESTAMPS),
-        timestamp=timestamp,
+        timestamp=_number(sock, _TIMESTAMP),
         microseconds=bool(options & _HAS_MICROSECONDS),
         window=_WINDOW_FIELDS.unpack(sock.getsockopt(_TCP, _WINDOW, _WINDOW_FIELDS.size)),
         receive_first=(received_next - len(received)) % (1 << 32),
         send_first=(sent_next - len(written)) % (1 << 32),
-        received=pack(received),
-        sent=pack(written[: pending - never]),
-        unsent=pack(written[pending - never :]),
+        received=received,
+        sent=written[: pending - never],
+        unsent=written[pending - never :],
         nodelay=bool(sock.getsockopt(_TCP, socket.TCP_NODELAY)),
         keepalive=_keepalive(sock) if alive else None,
         user_timeout=sock.getsockopt(_TCP, socket.TCP_USER_TIMEOUT),
         send_buffer=sock.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF) // 2,
         receive_buffer=sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) // 2,
     )
+    return found, (received_next, sent_next, pending)
 
 
-def restore(frozen: Frozen, address: str, port: int) -> socket.socket:
-    """Return the connection, silent yet, with ``address`` and ``port`` at this end. Raises OSError."""
-    flow = frozen.flow
-    family = socket.AF_INET if flow.family == 4 else socket.AF_INET6
+def restore(frozen: Frozen) -> socket.socket:
+    """Return the connection, silent yet, with its flow's ``address`` and ``port`` at this end. Raises OSError.
+
+    Its ``unsent`` bytes are not in it: they are to be sent first once it speaks.
+    """
+    family = _FAMILIES[frozen.flow.family]
     sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
     try:
         silence(sock)
-        _fill(sock, frozen, (address, port))
+        _fill(sock, frozen, family)
     except BaseException:
         sock.close()
         raise
     return sock
 
 
-def _fill(sock: socket.socket, frozen: Frozen, here: tuple[str, int]) -> None:
-    flow, received, sent, unsent = frozen.flow, *(unpack(q) for q in (frozen.received, frozen.sent, frozen.unsent))
+def _fill(sock: socket.socket, frozen: Frozen, family: socket.AddressFamily) -> None:
+    flow = frozen.flow
     # What a queue takes is reckoned with what the kernel needs around it.
-    room = max(frozen.send_buffer, 2 * (len(sent) + len(unsent)))
+    room = max(frozen.send_buffer, 2 * len(frozen.sent))
     sock.setsockopt(socket.SOL_SOCKET, _SO_SNDBUFFORCE, room)
-    sock.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, max(frozen.receive_buffer, 2 * len(received)))
-    sock.bind(here)
+    sock.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, max(frozen.receive_buffer, 2 * len(frozen.received)))
+    sock.bind((socket.inet_ntop(family, flow.address), flow.port))
     for queue, first in ((_SEND, frozen.send_first), (_RECEIVE, frozen.receive_first)):
         sock.setsockopt(_TCP, _QUEUE, queue)
         sock.setsockopt(_TCP, _SEQUENCE, struct.pack("=I", first))
-    sock.connect((flow.client, flow.client_port))
+    sock.connect((socket.inet_ntop(family, flow.client), flow.client_port))
     options = [(_OPT_MSS, frozen.mss)]
     options += [(_OPT_SACK, 0)] * frozen.sack + [(_OPT_TIMESTAMP, 0)] * frozen.timestamps
     options += [(_OPT_SCALE, frozen.send_scale | frozen.receive_scale << 16)] * frozen.scaled
@@ -169,23 +188,22 @@ def _fill(sock: socket.socket, frozen: Frozen, here: tuple[str, int]) -> None:
     stamp = frozen.timestamp if frozen.microseconds else frozen.timestamp & ~1
     ahead = _AHEAD * (1000 if frozen.microseconds else 1)
     sock.setsockopt(_TCP, _TIMESTAMP, struct.pack("=I", (stamp + ahead) % (1 << 32)))
-    _write(sock, received)  # the receive queue is chosen yet
+    _write(sock, frozen.received)  # the receive queue is chosen yet
     sock.setsockopt(_TCP, _QUEUE, _SEND)
-    _write(sock, sent)
+    _write(sock, frozen.sent)
     sock.setsockopt(_TCP, _WINDOW, _WINDOW_FIELDS.pack(*frozen.window))
-
-
-def thaw(sock: socket.socket, frozen: Frozen) -> None:
-    """Have a restored connection speak, with the options of its socket on the other box. Raises OSError."""
-    sock.setsockopt(_TCP, _REPAIR, _OFF)
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     sock.setsockopt(_TCP, socket.TCP_NODELAY, frozen.nodelay)
     sock.setsockopt(_TCP, socket.TCP_USER_TIMEOUT, frozen.user_timeout)
     if frozen.keepalive is not None:
         for option, value in zip(_KEEPALIVE, frozen.keepalive, strict=True):
             sock.setsockopt(_TCP, option, value)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    _write(sock, unpack(frozen.unsent))
+
+
+def thaw(sock: socket.socket, *, asking: bool) -> None:
+    """Have a restored connection speak; ``asking`` its client at once how far it has got. Raises OSError."""
+    sock.setsockopt(_TCP, _REPAIR, _OFF if asking else _OFF_SILENT)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
 
 
 _KEEPALIVE = (socket.TCP_KEEPIDLE, socket.TCP_KEEPINTVL, socket.TCP_KEEPCNT)
@@ -216,23 +234,22 @@ def _number(sock: socket.socket, option: int) -> int:
 
 
 def _bytes(sock: socket.socket, what: int) -> int:
-    found = array.array("i", [0])
-    fcntl.ioctl(sock, what, found)
-    return found[0]
+    return int.from_bytes(fcntl.ioctl(sock, what, _NONE), sys.byteorder)
 
 
-def _plain(address: str) -> str:
-    found = ipaddress.ip_address(address)
-    mapped = found.ipv4_mapped if found.version == 6 else None
-    return str(mapped or found)
+def _plain(family: int, address: str) -> bytes:
+    if family == socket.AF_INET:
+        return socket.inet_aton(address)
+    found = socket.inet_pton(socket.AF_INET6, address.partition("%")[0])
+    return found[12:] if found.startswith(_MAPPED) else found
 
 
-def source_toward(address: str) -> str:
-    """Return the address of this box from which it reaches ``address``. Raises OSError."""
-    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+def source_toward(client: bytes) -> bytes:
+    """Return the address of this box from which it reaches ``client``. Raises OSError."""
+    family = _FAMILIES[4 if len(client) == 4 else 6]
     with socket.socket(family, socket.SOCK_DGRAM) as asked:
-        asked.connect((address, 9))
-        return str(asked.getsockname()[0])
+        asked.connect((socket.inet_ntop(family, client), 9))
+        return socket.inet_pton(family, asked.getsockname()[0])
 
 
 def borrowed(descriptor: int) -> socket.socket:

@@ -52,7 +52,8 @@ async def _round(task: Task[MigrateLive], count: int) -> Relocated:
     source = task.instances([work.source])[0]
     async with aclosing(task.world.daemons.relocate(source, work.box, count=count, ssh=work.ssh)) as said:
         async for last in said:
-            task.remember(replace(task.work, moved=work.moved + last.moved))
+            took = work.seconds + last.seconds
+            task.remember(replace(task.work, moved=work.moved + last.moved, seconds=took))
             task.progress(task.work.moved, work.moved + count, f"moving to {work.box}")
             if not last.done:
                 task.check()
@@ -60,7 +61,8 @@ async def _round(task: Task[MigrateLive], count: int) -> Relocated:
 
 
 def _words(work: MigrateLive) -> str:
-    return f"{work.source} is drained; {quantity(work.moved, 'connection', 'was')} moved to {work.box}"
+    took = f" in {work.seconds:.2f} s" if work.seconds else ""
+    return f"{work.source} is drained; {quantity(work.moved, 'connection', 'was')} moved to {work.box}{took}"
 
 
 async def undo(task: Task[MigrateLive]) -> str:

@@ -127,6 +127,13 @@ def journal(
     return _brief(path, "journal", seconds, clock)
 
 
+def relocation(
+    path: Path, *, seconds: float, clock: Callable[[], float] = time.monotonic
+) -> AbstractContextManager[object]:
+    """Hold the lock of connections that come to an instance; raise Locked after ``seconds``."""
+    return _brief(path, "relocation", seconds, clock)
+
+
 def events(path: Path, *, seconds: float, clock: Callable[[], float] = time.monotonic) -> AbstractContextManager[int]:
     """Hold the lock of the file of events and yield its descriptor; raise Locked after ``seconds``."""
     return _brief(path, "events", seconds, clock)

@@ -14,7 +14,8 @@ class MigrateLive(Work):
     """Move the established connections of ``source`` to the instance of the same name on ``box``.
 
     ``box`` is what ssh understands, ``ssh`` the command used in its place ("" for ssh itself); ``asked``: what was
-    asked of the source before it was drained. Remembered: how many have ``moved``.
+    asked of the source before it was drained. Remembered: how many have ``moved``, in how many
+    ``seconds``.
     """
 
     verb = "migrate-live"
@@ -23,6 +24,7 @@ class MigrateLive(Work):
     ssh: str
     asked: Mapping[str, Asked]
     moved: int = 0
+    seconds: float = 0.0
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -37,10 +37,9 @@ class Detour:
                 self._netfilter = Netfilter()
             self._netfilter.transact(
                 _NFTABLES,
-                _INET,
                 [
-                    (_DELETE_RULE, 0, chain),  # all of the chain's
-                    (_NEW_RULE, _CREATE | _APPEND, chain + nested(_EXPRESSIONS, _goto(change.to))),
+                    (_INET, _DELETE_RULE, 0, chain),  # all of the chain's
+                    (_INET, _NEW_RULE, _CREATE | _APPEND, chain + nested(_EXPRESSIONS, _goto(change.to))),
                 ],
             )
         except OSError as error:
