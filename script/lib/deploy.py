@@ -64,6 +64,7 @@ class Ansible:
         self.inventory = folder / "inventory.json"
         self._releases = folder / "releases"
         self.config = CONFIG
+        self.own: dict[str, dict[str, Any]] = {}
         self._hosts = hosts
         self.write_release("v1")
         self.write_inventory()
@@ -77,7 +78,7 @@ class Ansible:
         return folder
 
     def write_inventory(self, **variables: Any) -> None:
-        """Write the inventory, with ``variables`` over the usual ones."""
+        """Write the inventory, with ``variables`` over the usual ones, and over those each host's ``own``."""
         shared = {
             "ansible_user": "root",
             "ansible_ssh_private_key_file": str(next(iter(self._hosts.values())).key),
@@ -88,7 +89,7 @@ class Ansible:
             "portfleet_config": self.config,
             "portfleet_releases": [{"service": "echo", "name": "v1", "src": str(self._releases / "v1")}],
         }
-        hosts = {name: {"ansible_host": host.address} for name, host in self._hosts.items()}
+        hosts = {name: {"ansible_host": host.address, **self.own.get(name, {})} for name, host in self._hosts.items()}
         content = {"boxes": {"hosts": hosts, "vars": shared | variables}}
         self.inventory.write_text(json.dumps(content, indent=2))
 
