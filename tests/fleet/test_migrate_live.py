@@ -6,6 +6,7 @@ import json
 import socket
 import struct
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -151,6 +152,33 @@ def test_a_stream_that_is_cut_costs_no_connection(fresh: Pair, moment: str) -> N
         assert boxes.connections(boxes.one)["echo-blue-2"] == 0, said
         assert boxes.connections(boxes.two)["echo-blue-2"] == there
         check(talkers.stop(), 300)
+
+
+@pytest.mark.long
+def test_a_daemon_that_stands_still_gets_none_and_costs_none(fresh: Pair) -> None:
+    """That of the other box, in the middle: what it did not take in time goes on here, and moves when it goes on."""
+    boxes = fresh
+    with talking(boxes, 1500, every=2.0) as talkers:
+        there = boxes.connections(boxes.one)["echo-blue-2"]
+        status = json.loads(boxes.portfleet(boxes.two, "status", "--json").stdout)["services"][0]
+        (pid,) = (str(one["pid"]) for one in status["instances"] if one["name"] == "echo-blue-2")
+        with ThreadPoolExecutor() as pool:
+            moving = pool.submit(boxes.portfleet, boxes.one, "migrate", "echo/2", TWO, "--live", check=False)
+            wait_for("some have moved", lambda: len(_moved(boxes)) > 0, seconds=20)
+            boxes.two.run("kill", "-STOP", pid)
+            done = moving.result()
+        boxes.two.run("kill", "-CONT", pid)
+
+        if done.returncode:
+            boxes.portfleet(boxes.one, "migrate", "echo/2", TWO, "--live")
+        assert boxes.connections(boxes.one)["echo-blue-2"] == 0, done
+        assert boxes.connections(boxes.two)["echo-blue-2"] == there
+        check(talkers.stop(), 1500)
+
+
+def _moved(boxes: Pair) -> list[str]:
+    """Return the connections of the instance on box two."""
+    return boxes.two.run("ss", "-tnH", "sport", "=", ":7101").stdout.splitlines()
 
 
 @pytest.mark.long

@@ -112,6 +112,8 @@ def _send(options: argparse.Namespace, want: DesiredInstance, place: Control, re
     def reach() -> Lines:
         words = ["portfleet", "relocate", "receive", f"{want.instance.service}/{want.name}"]
         line = other_box.command(options.box, words)
+        if there:  # it ends there when it hears no more, and the next one waits for that
+            cast(IO[bytes], there[-1].stdin).close()
         there.append(subprocess.Popen(line, stdin=subprocess.PIPE, stdout=subprocess.PIPE, process_group=0))
         reads, writes = cast(IO[bytes], there[-1].stdout), cast(IO[bytes], there[-1].stdin)
         return Lines(reads.fileno(), writes.fileno())

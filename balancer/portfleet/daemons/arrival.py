@@ -138,9 +138,9 @@ class Arrival:
                 handing.pass_on([one.sock.fileno() for one in moved], body)
                 faults.point("relocation passed on")
         except (HandingFailed, PortfleetError, OSError) as error:
-            for one in moved:
+            for one in moved:  # the daemon may have them all the same, and only be late
                 with suppress(OSError):
-                    tcp_repair.silence(one.sock)
+                    tcp_repair.vanish(one.sock)
             self._dissolve(moved)
             self._stream.say({"failed": f"{quantity(len(moved), 'connection')}: {error}"})
             raise

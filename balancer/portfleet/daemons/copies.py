@@ -73,7 +73,7 @@ class Copies:
         except (HandingFailed, OSError):
             for sock in sockets:
                 with suppress(OSError):
-                    tcp_repair.silence(sock)
+                    tcp_repair.vanish(sock)
             raise
         finally:
             for sock in sockets:

@@ -17,10 +17,7 @@ process, or if that has ended by the next one, which finds the connections silen
 from __future__ import annotations
 
 import base64
-import json
-import os
 import select
-import socket
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
@@ -32,14 +29,13 @@ from typing import Any
 from portfleet.core.errors import PortfleetError
 from portfleet.core.frozen import Flow
 from portfleet.daemons import box_answers
-from portfleet.daemons.answers import LONGEST, ControlError, agreed, read_done, read_hello
+from portfleet.daemons.answers import ControlError, agreed, read_hello
+from portfleet.daemons.calling import called
 from portfleet.daemons.exchange import Control
 from portfleet.daemons.handing import Handing, HandingFailed
 from portfleet.daemons.leaving import Leaving, Stays
 from portfleet.daemons.parcels import CONNECTIONS, END
-from portfleet.daemons.talk import dial
 from portfleet.dataplane.relocation import Relocation
-from portfleet.linux import processes, unix_socket
 from portfleet.linux.lines import Lines, StreamEnded
 from portfleet.store import faults
 
@@ -47,8 +43,8 @@ from portfleet.store import faults
 _BATCH, _TAKEN = 3.0, 10.0
 #: Seconds for the other box to begin: ssh and an interpreter have to start; and when it is asked which it has.
 _MEETING, _ASKED = 30.0, 4.0
-#: Seconds for the daemon's call, requests in flight included.
-_CALL = 10.0
+#: Seconds after which what is held is held for longer.
+_PROLONGED = 2.0
 #: Batches on their way at a time: as many as a daemon sends before the first is acknowledged.
 _AT_ONCE = 2
 
@@ -93,7 +89,7 @@ class Departure:
         """Move ``count`` connections, as far as they can; ``report`` is called after each batch."""
         try:
             self._stream = self._met(_MEETING)
-            handing = self._called(count)
+            handing, control = called(self._place, self._meeting, count)
         except _FAILURES as error:
             self.result.why = str(error)
             return self.result
@@ -110,7 +106,7 @@ class Departure:
             for batch in self._flying:
                 batch.close()
             handing.close()
-            self._control.close()
+            control.close()
             with suppress(StreamEnded):
                 self._stream.say({"end": True})
         return self.result
@@ -123,51 +119,14 @@ class Departure:
             raise Stays(f"the other box speaks version {there} of relocations, this one {box_answers.VERSION}")
         return stream
 
-    def _called(self, count: int) -> Handing:
-        """Have the daemon hand off to this process; return the socket by which it does. Raises HandingFailed."""
-        command = {"command": "handoff", "to": str(self._meeting), "count": count, "listener": False, "names": False}
-        with self._listener() as listener:
-            try:
-                listener.settimeout(_CALL)
-                self._control = dial(self._place)
-                self._control.settimeout(_CALL)
-                self._control.sendall(json.dumps(command | {"deadline": 5}).encode() + b"\n")
-                ready = select.select([listener, self._control], [], [], _CALL)[0]
-                if listener not in ready:
-                    raise HandingFailed(_refusal(self._control) if ready else "the daemon does not hand off")
-                called, _ = listener.accept()
-            finally:
-                self._meeting.unlink(missing_ok=True)
-        if self._place.pid is None or not processes.within(unix_socket.peer(called), self._place.pid):
-            called.close()
-            raise HandingFailed("another process than the instance's has called")
-        return Handing(called)
-
-    def _listener(self) -> socket.socket:
-        """Return what the daemon is to call: in its user's own directory (0700), otherwise for this user alone (0600).
-
-        By umask, as a chmod(2) would follow a link that the user puts there.
-        """
-        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self._meeting.unlink(missing_ok=True)
-        before = os.umask(0o177 if self._meeting.parent.stat().st_mode & 0o077 else 0)
-        try:
-            listener.bind(str(self._meeting))
-            listener.listen(1)
-        except OSError:
-            listener.close()
-            raise
-        finally:
-            os.umask(before)
-        return listener
-
     def _agree(self, handing: Handing) -> None:
         self._hello = handing.hear(read_hello)
         self._stream.say({"receive": self._hello})
         try:
             found = agreed(self._stream.hear(seconds=_TAKEN))
         except ControlError as error:
-            handing.say({"ok": False, "error": str(error), "hint": "see the other box"})
+            with suppress(OSError):  # the daemon may have waited for too long
+                handing.say({"ok": False, "error": str(error), "hint": "see the other box"})
             raise Stays(f"the other box refuses: {error}") from None
         self._hello["versions"] = [found.version]
         handing.say({"ok": True, "version": found.version, "room": found.room})
@@ -208,25 +167,25 @@ class Departure:
         if silent := batch.look():
             while len(self._flying) > 1:
                 self._hear(handing, report)
-            batch.sort(silent, self._known(self._stream, list(silent.values()), _TAKEN))
+            batch.sort(silent, self._known(list(silent.values()), _TAKEN))
         frozen = base64.b64encode(batch.freeze()).decode()
         self._stream.say({"batch": frozen, "records": base64.b64encode(batch.body()).decode()})
 
-    def _known(self, stream: Lines, flows: Sequence[Flow | None], seconds: float) -> list[bool]:
+    def _known(self, flows: Sequence[Flow | None], seconds: float) -> list[bool]:
         """Return which of ``flows`` the other box's daemon has. Raises StreamEnded."""
-        stream.say({"known": [[flow.client.hex(), flow.client_port] if flow else None for flow in flows]})
-        return box_answers.known(stream.hear(seconds=seconds), len(flows))
+        self._stream.say({"known": [[flow.client.hex(), flow.client_port] if flow else None for flow in flows]})
+        return box_answers.known(self._stream.hear(seconds=seconds), len(flows))
 
     def _hear(self, handing: Handing, report: Callable[[Departed], None]) -> None:
         """Take the other box's next word: it has prepared the first batch it was not told of, or has the oldest."""
         told = next((batch for batch in self._flying if batch.told), None)
-        answer = self._stream.hear(seconds=_TAKEN if told else _BATCH)
+        answer = self._answer(_TAKEN if told else _BATCH)
         if "prepared" in answer or "refused" in answer:
             sent = next((batch for batch in self._flying if not batch.told), None)
             if sent is None:
                 raise StreamEnded("the other box has prepared what it was not sent")
             if not self._giving_up:
-                self._tell(sent, answer)
+                self._tell(handing, sent, answer)
             return
         if told is None:
             raise StreamEnded(f"the other box says what it was not asked: {box_answers.shown(answer)}")
@@ -236,13 +195,24 @@ class Departure:
         self._finish(handing, told)
         report(self.result)
 
-    def _tell(self, batch: Leaving, answer: Mapping[str, Any]) -> None:
-        """Let go of a batch that the other box has prepared. Raises Stays if it has not."""
+    def _answer(self, seconds: float) -> dict[str, Any]:
+        """Return the other box's next word; while it is waited for, what is held stays so. Raises StreamEnded."""
+        deadline = time.monotonic() + seconds
+        while not self._stream.waits and deadline - time.monotonic() > _PROLONGED:
+            if select.select([self._stream], [], [], _PROLONGED)[0]:
+                break
+            for batch in self._flying:
+                batch.hold_on()
+        return self._stream.hear(seconds=max(0.0, deadline - time.monotonic()))
+
+    def _tell(self, handing: Handing, batch: Leaving, answer: Mapping[str, Any]) -> None:
+        """Let go of a batch that the other box has prepared. Raises Stays if it has not, OSError without the daemon."""
         boxes = box_answers.prepared(answer, {one.flow.family for one in batch.frozen.values()})
         why = boxes if isinstance(boxes, str) else "".join(filter(None, map(self._relocation.reach, boxes.values())))
         if isinstance(boxes, str) or why:
             raise Stays(why)
         faults.point("relocation prepared")
+        handing.sock.send(b"")  # a daemon that has waited for too long, and serves them again, reads no more (EPIPE)
         without = batch.silence(boxes)
         self._stream.say({"commit": True, "without": without})
         batch.told = True
@@ -278,13 +248,12 @@ class Departure:
     def _settle(self, handing: Handing) -> None:
         """Ask the other box anew which it has, of what it was told of without an answer. Raises as `_met` does."""
         told = [batch for batch in self._flying if batch.told]
-        stream = self._met(_ASKED) if told else self._stream
+        if told:
+            self._stream = self._met(_ASKED)
         for batch in told:
             flows = [one.flow for one in batch.frozen.values()]
-            batch.kept(dict(zip(list(batch.frozen), self._known(stream, flows, _ASKED), strict=True)))
+            batch.kept(dict(zip(list(batch.frozen), self._known(flows, _ASKED), strict=True)))
             self._finish(handing, batch)
-        if told:
-            stream.say({"end": True})
 
     def _give_back(self, batch: Leaving) -> None:
         """Give the daemon those that cannot move, as a sender does: it has them twice until its message is answered."""
@@ -293,12 +262,3 @@ class Departure:
             back = Handing.to(self._place, self._hello)
             back.pass_on(descriptors, body)
             back.end()
-
-
-def _refusal(control: socket.socket) -> str:
-    """Return what a daemon says that does not begin a hand-off."""
-    try:
-        read_done(control.recv(LONGEST).partition(b"\n")[0])
-    except ControlError as error:
-        return f"the daemon refuses: {error}"
-    return "the daemon does not hand off"

@@ -72,8 +72,8 @@ class Leaving:
             if moved:
                 self.others[place] = flow
                 continue
-            tcp_repair.hide_unread(self.sockets[place], hidden=False)
             tcp_repair.speak(self.sockets[place])
+            tcp_repair.hide_unread(self.sockets[place], hidden=False)
             if flow is None:
                 self.staying["conntrack does not know it any more"] += 1
             else:
@@ -101,6 +101,11 @@ class Leaving:
         if self._flows:
             faults.point("relocation dumped")
         return pack(self.frozen.values())
+
+    def hold_on(self) -> None:
+        """Hold the packets for as long again. Raises PortfleetError."""
+        if self._flows:
+            self._relocation.hold(list(self._flows.values()), seconds=HELD)
 
     def body(self) -> bytes:
         """Return the records of those that move."""
@@ -159,6 +164,8 @@ class Leaving:
         """Return descriptors and records of those that stay."""
         gone = {*self.frozen, *self.others}
         places = [place for place in range(self.message.count) if place not in gone]
+        if not places:
+            return [], b""
         body = chosen(records(self.message.body, self.message.count), places)
         return [self.sockets[place].fileno() for place in places], body
 
@@ -168,9 +175,9 @@ class Leaving:
             sock.close()
 
     def _revive(self, place: int) -> None:
-        if self.frozen[place].received:
-            tcp_repair.hide_unread(self.sockets[place], hidden=False)
         tcp_repair.speak(self.sockets[place])
+        if self.frozen[place].received:  # now, as the daemon may have it again, and reads what it is told of
+            tcp_repair.hide_unread(self.sockets[place], hidden=False)
 
     def _moving(self) -> list[Flow]:
         return [one.flow for one in self.frozen.values()]

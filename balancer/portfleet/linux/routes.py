@@ -54,7 +54,7 @@ class Routes:
 
     def is_local(self, address: bytes) -> bool:
         """Return whether an address (4 or 16 bytes) is this box's own."""
-        return any(body[7] == _LOCAL for body in self.to(address))
+        return _LOCAL in [body[7] for body in self.to(address)]
 
     def to(self, address: bytes) -> list[bytes]:
         """Return the kernel's routes to an address, each as struct rtmsg with its attributes."""

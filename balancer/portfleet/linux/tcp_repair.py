@@ -14,6 +14,7 @@ Facts, by Linux 6.18 and net/ipv4/tcp.c:
 
 from __future__ import annotations
 
+import ctypes
 import fcntl
 import os
 import socket
@@ -41,8 +42,8 @@ _NONE, _INT = bytes(4), (1 << 31) - 1
 _FAMILIES = {4: socket.AF_INET, 6: socket.AF_INET6}
 #: What an IPv4 address is preceded by in an IPv6 socket (RFC 4291, 2.5.5.2).
 _MAPPED = bytes(10) + b"\xff\xff"
-#: The next numbers of the queues for receiving and sending, and the bytes that are not acknowledged.
-Position = tuple[int, int, int]
+#: Of the queue for receiving the next number and the bytes not read, of the one for sending those not acknowledged.
+Position = tuple[int, int, int, int]
 
 
 class NotMovable(Exception):
@@ -52,7 +53,7 @@ class NotMovable(Exception):
 def ends(sock: socket.socket) -> tuple[bytes, int, bytes, int]:
     """Return address and port here and of the peer; an IPv4 address in an IPv6 socket as IPv4. Raises OSError."""
     (local, port), (peer, peer_port) = sock.getsockname()[:2], sock.getpeername()[:2]
-    return _plain(sock.family, local), port, _plain(sock.family, peer), peer_port
+    return _plain(local), port, _plain(peer), peer_port
 
 
 def upper_protocol(sock: socket.socket) -> str:
@@ -79,6 +80,14 @@ def speak(sock: socket.socket) -> None:
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
 
 
+def vanish(sock: socket.socket) -> None:
+    """End a connection without a word to its client, also in other processes that have it. Raises OSError."""
+    silence(sock)
+    unspecified = bytes(16)  # of AF_UNSPEC, which Python's connect has no words for: it disconnects (connect(2))
+    if ctypes.CDLL(None, use_errno=True).connect(sock.fileno(), unspecified, len(unspecified)):
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+
+
 def hide_unread(sock: socket.socket, *, hidden: bool) -> None:
     """Have epoll say nothing of what waits to be read (SO_RCVLOWAT), up to half of the receive buffer; or say it again.
 
@@ -88,8 +97,9 @@ def hide_unread(sock: socket.socket, *, hidden: bool) -> None:
 
 
 def position(sock: socket.socket) -> Position:
-    """Return where a silenced connection is: the next numbers of both queues, and bytes not acknowledged."""
-    return _next(sock, _RECEIVE), _next(sock, _SEND), _bytes(sock, termios.TIOCOUTQ)
+    """Return where a silenced connection is."""
+    unread = _bytes(sock, termios.FIONREAD)
+    return _next(sock, _RECEIVE), unread, _next(sock, _SEND), _bytes(sock, termios.TIOCOUTQ)
 
 
 def to_ask(frozen: Frozen) -> bool:
@@ -147,7 +157,7 @@ def _dump(sock: socket.socket, flow: Flow) -> tuple[Frozen, Position]:
         send_buffer=sock.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF) // 2,
         receive_buffer=sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) // 2,
     )
-    return found, (received_next, sent_next, pending)
+    return found, (received_next, unread, sent_next, pending)
 
 
 def restore(frozen: Frozen) -> socket.socket:
@@ -237,8 +247,8 @@ def _bytes(sock: socket.socket, what: int) -> int:
     return int.from_bytes(fcntl.ioctl(sock, what, _NONE), sys.byteorder)
 
 
-def _plain(family: int, address: str) -> bytes:
-    if family == socket.AF_INET:
+def _plain(address: str) -> bytes:
+    if ":" not in address:
         return socket.inet_aton(address)
     found = socket.inet_pton(socket.AF_INET6, address.partition("%")[0])
     return found[12:] if found.startswith(_MAPPED) else found

@@ -37,25 +37,33 @@ def moving(flow: Flow) -> bytes:
 
 
 def hold(flows: Sequence[Flow], *, seconds: float) -> list[Request]:
-    """Return the requests that hold ``flows``, for ``seconds`` at most."""
-    return [_change(_ADD, table, name, keys, seconds=seconds) for table, name, keys in _held(flows)]
+    """Return the requests that hold ``flows``, for ``seconds`` from now at most, also if they are held already.
+
+    Adding an element that is there leaves its time as it is (before Linux 6.12), so it is deleted before.
+    """
+    held = list(_held(flows))
+    return _freed(held) + [_request(_ADD, table, _body(table, name, keys, seconds)) for table, name, keys in held]
 
 
 def release(flows: Sequence[Flow]) -> list[Request]:
     """Return the requests that hold ``flows`` no more. Those whose time is up are added, as only what is is deleted."""
-    held = list(_held(flows))
-    return [_change(verb, table, name, keys) for verb in (_ADD, _DELETE) for table, name, keys in held]
+    return _freed(_held(flows))
 
 
 def forward(flows: Sequence[Flow], name: str) -> list[Request]:
     """Return the request that puts ``flows``, of one family, into the set ``name`` of moved ones."""
-    return [_change(_ADD, MOVED, name, list(map(moving, flows)))]
+    return [_request(_ADD, MOVED, _body(MOVED, name, list(map(moving, flows))))]
 
 
 def take_back(flows: Sequence[Flow], name: str) -> list[Request]:
     """Return the requests that take ``flows``, of one family, out of the set ``name``, in which they need not be."""
-    keys = list(map(moving, flows))
-    return [_change(_ADD, MOVED, name, keys), _change(_DELETE, MOVED, name, keys)]
+    body = _body(MOVED, name, list(map(moving, flows)))
+    return [_request(_ADD, MOVED, body), _request(_DELETE, MOVED, body)]
+
+
+def _freed(held: Iterable[tuple[str, str, list[bytes]]]) -> list[Request]:
+    bodies = [(table, _body(table, name, keys)) for table, name, keys in held]
+    return [_request(verb, table, body) for verb in (_ADD, _DELETE) for table, body in bodies]
 
 
 def _held(flows: Sequence[Flow]) -> Iterable[tuple[str, str, list[bytes]]]:
@@ -66,13 +74,17 @@ def _held(flows: Sequence[Flow]) -> Iterable[tuple[str, str, list[bytes]]]:
         yield HELD, f"silent{family}", [key(f.client, f.client_port, f.address, f.port) for f in some]
 
 
-def _change(verb: int, table: str, name: str, keys: Sequence[bytes], *, seconds: float = 0.0) -> Request:
-    family, _, title = table.partition(" ")
+def _request(verb: int, table: str, body: bytes) -> Request:
+    return _FAMILY[table.partition(" ")[0]], verb, _CREATE if verb == _ADD else 0, body
+
+
+def _body(table: str, name: str, keys: Sequence[bytes], seconds: float = 0.0) -> bytes:
+    """Return the attributes of a request for elements of a set, which are forgotten after ``seconds`` (0: never)."""
+    title = table.partition(" ")[2]
     timeout = attribute(_TIMEOUT, struct.pack(">Q", int(seconds * 1000))) if seconds else b""
     head = _head(len(keys[0]), len(timeout))
     elements = nested(_ELEMENTS, b"".join(head + one + timeout for one in keys))
-    body = attribute(_TABLE, title.encode() + b"\0") + attribute(_SET, name.encode() + b"\0") + elements
-    return _FAMILY[family], verb, _CREATE if verb == _ADD else 0, body
+    return attribute(_TABLE, title.encode() + b"\0") + attribute(_SET, name.encode() + b"\0") + elements
 
 
 @cache

@@ -10,7 +10,7 @@ import errno
 import ipaddress
 import os
 import socket
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 from portfleet.core.errors import Exit, PortfleetError
 from portfleet.core.frozen import Flow
@@ -85,19 +85,22 @@ class NftRelocation:
 
     def admit(self, flows: Sequence[Flow]) -> None:
         seconds = int(sysctl("net.netfilter.nf_conntrack_tcp_timeout_established", _REMEMBERED))
-        self.dismiss(flows)
-        self._insert(moved_entries.entries(flows, seconds=seconds))
+        if errno.EEXIST in self._insert(moved_entries.entries(flows, seconds=seconds), known=errno.EEXIST):
+            self.dismiss(flows)  # entries of connections that have been here before
+            self._insert(moved_entries.entries(flows, seconds=seconds))
 
     def dismiss(self, flows: Sequence[Flow]) -> None:
         self._insert(moved_entries.deletions(flows), known=errno.ENOENT)
 
-    def _insert(self, requests: Iterable[bytes], *, known: int = 0) -> None:
+    def _insert(self, requests: Iterable[bytes], *, known: int = 0) -> Collection[int]:
+        """Send requests; return the errors, all ``known``."""
         try:
             failed = self._netfilter.insert(requests)
         except OSError as error:
             raise _refused(error) from None
         if wrong := [code for code in failed if code not in (0, known)]:
             raise _refused(OSError(wrong[0], os.strerror(wrong[0])))
+        return failed
 
     def _do(self, requests: Sequence[moved_flows.Request]) -> None:
         if not requests:
