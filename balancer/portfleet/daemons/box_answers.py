@@ -41,7 +41,7 @@ def clients(asked: object) -> list[tuple[bytes, int] | None]:
     for one in asked if isinstance(asked, list) else ():
         try:
             address, port = one or ("", 0)
-            found.append((bytes.fromhex(address), port) if one else None)
+            found.append((bytes.fromhex(address), int(port)) if one else None)
         except (TypeError, ValueError):
             raise StreamEnded(f"the other box asks for what is no client: {shown(one)}") from None
     return found
