@@ -143,7 +143,7 @@ class Leaving:
                 self._revive(place)
         with suppress(PortfleetError):
             self._release()
-        self.frozen, self.told = {}, False
+        self.frozen, self._flows, self.told = {}, {}, False
 
     def leave(self) -> None:
         """Send packets on from now on: the other box has them. Raises PortfleetError."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Iterable
+from contextlib import suppress
 
 from portfleet.dataplane.nft.moved_flows import key
 from portfleet.dataplane.nft.moved_rules import TAP
@@ -16,7 +17,7 @@ _IPV4, _IPV6, _TCP = b"\x08\x00", b"\x86\xdd", 6
 
 
 class HeldFrames:
-    """What waits; ``busy`` if another process has the interface. Methods raise OSError."""
+    """What waits; ``busy`` if another process has the interface."""
 
     def __init__(self) -> None:
         self._tap: Tap | None = None
@@ -46,7 +47,8 @@ class HeldFrames:
             if found in self._held:
                 self._waiting.append(frame)
             elif found is not None:
-                self._tap.write(frame)
+                with suppress(OSError):  # TCP sends it again
+                    self._tap.write(frame)
 
 
 def key_of(frame: bytes) -> bytes | None:

@@ -65,10 +65,7 @@ class NftRelocation:
     def release(self, flows: Sequence[Flow]) -> None:
         self._do(moved_flows.release(flows))
         if self._frames is not None:
-            try:
-                self._frames.release(map(moved_flows.moving, flows))
-            except OSError as error:
-                raise _refused(error) from None
+            self._frames.release(map(moved_flows.moving, flows))
 
     def forward(self, flows: Sequence[Flow], box: str) -> None:
         self._do(moved_flows.forward(flows, self._way_to(box)))
