@@ -60,6 +60,7 @@ class Kept:
     def nothing(self, *_: object) -> None:
         return None
 
+    prolong = hold
     release = forward = take_back = dismiss = nothing
 
     def reach(self, _: str) -> str:

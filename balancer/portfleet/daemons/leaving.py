@@ -105,7 +105,7 @@ class Leaving:
     def hold_on(self) -> None:
         """Hold the packets for as long again. Raises PortfleetError."""
         if self._flows:
-            self._relocation.hold(list(self._flows.values()), seconds=HELD)
+            self._relocation.prolong(list(self._flows.values()), seconds=HELD)
 
     def body(self) -> bytes:
         """Return the records of those that move."""

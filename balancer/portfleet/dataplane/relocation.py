@@ -20,7 +20,10 @@ class Relocation(Protocol):
         """Return the connection of a socket; None if it did not come from outside by a service. Raises OSError."""
 
     def hold(self, flows: Sequence[Flow], *, seconds: float) -> None:
-        """Let no packet of ``flows`` in or out, for ``seconds`` from now at most."""
+        """Let no packet of ``flows`` in or out, for ``seconds`` at most."""
+
+    def prolong(self, flows: Sequence[Flow], *, seconds: float) -> None:
+        """Let no packet of held ``flows`` in or out for longer: for ``seconds`` from now at most."""
 
     def release(self, flows: Sequence[Flow]) -> None:
         """Let the packets of held ``flows`` pass again, to where `forward` sends them or here."""

@@ -37,17 +37,30 @@ def moving(flow: Flow) -> bytes:
 
 
 def hold(flows: Sequence[Flow], *, seconds: float) -> list[Request]:
+    """Return the requests that hold ``flows``, for ``seconds`` at most, or as long as they were held already."""
+    return [_request(_ADD, table, _body(table, name, keys, seconds)) for table, name, keys in _held(flows)]
+
+
+def prolong(flows: Sequence[Flow], *, seconds: float) -> list[Request]:
     """Return the requests that hold ``flows``, for ``seconds`` from now at most, also if they are held already.
 
     Adding an element that is there leaves its time as it is (before Linux 6.12), so it is deleted before.
     """
-    held = list(_held(flows))
-    return _freed(held) + [_request(_ADD, table, _body(table, name, keys, seconds)) for table, name, keys in held]
+    return release_late(flows) + hold(flows, seconds=seconds)
 
 
 def release(flows: Sequence[Flow]) -> list[Request]:
-    """Return the requests that hold ``flows`` no more. Those whose time is up are added, as only what is is deleted."""
-    return _freed(_held(flows))
+    """Return the requests that hold ``flows`` no more; the kernel refuses them (ENOENT) if the time of one is up."""
+    return [_request(_DELETE, table, _body(table, name, keys)) for table, name, keys in _held(flows)]
+
+
+def release_late(flows: Sequence[Flow]) -> list[Request]:
+    """Return the requests for that if time may be up: all are added, as only what is is deleted.
+
+    Twice as many elements: each costs a notification, which the watcher reads.
+    """
+    bodies = [(table, _body(table, name, keys)) for table, name, keys in _held(flows)]
+    return [_request(verb, table, body) for verb in (_ADD, _DELETE) for table, body in bodies]
 
 
 def forward(flows: Sequence[Flow], name: str) -> list[Request]:
@@ -59,11 +72,6 @@ def take_back(flows: Sequence[Flow], name: str) -> list[Request]:
     """Return the requests that take ``flows``, of one family, out of the set ``name``, in which they need not be."""
     body = _body(MOVED, name, list(map(moving, flows)))
     return [_request(_ADD, MOVED, body), _request(_DELETE, MOVED, body)]
-
-
-def _freed(held: Iterable[tuple[str, str, list[bytes]]]) -> list[Request]:
-    bodies = [(table, _body(table, name, keys)) for table, name, keys in held]
-    return [_request(verb, table, body) for verb in (_ADD, _DELETE) for table, body in bodies]
 
 
 def _held(flows: Sequence[Flow]) -> Iterable[tuple[str, str, list[bytes]]]:

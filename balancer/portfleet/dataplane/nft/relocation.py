@@ -62,8 +62,14 @@ class NftRelocation:
         self._frames.hold(map(moved_flows.moving, flows))
         self._do(moved_flows.hold(flows, seconds=seconds))
 
+    def prolong(self, flows: Sequence[Flow], *, seconds: float) -> None:
+        self._do(moved_flows.prolong(flows, seconds=seconds))
+
     def release(self, flows: Sequence[Flow]) -> None:
-        self._do(moved_flows.release(flows))
+        try:
+            self._netfilter.transact(moved_flows.NFTABLES, moved_flows.release(flows))
+        except OSError:
+            self._do(moved_flows.release_late(flows))
         if self._frames is not None:
             self._frames.release(map(moved_flows.moving, flows))
 
