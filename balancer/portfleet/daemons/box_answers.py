@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Collection, Mapping
+from string import hexdigits
 from typing import Any
 
 from portfleet.core.printable import printable
@@ -39,11 +40,13 @@ def clients(asked: object) -> list[tuple[bytes, int] | None]:
     """Return the clients (address, port) that the other box asks for, None for what it does not know itself."""
     found: list[tuple[bytes, int] | None] = []
     for one in asked if isinstance(asked, list) else ():
-        try:
-            address, port = one or ("", 0)
-            found.append((bytes.fromhex(address), int(port)) if one else None)
-        except (TypeError, ValueError):
-            raise StreamEnded(f"the other box asks for what is no client: {shown(one)}") from None
+        match one:
+            case None:
+                found.append(None)
+            case [str(address), int(port)] if all(digit in hexdigits for digit in address) and len(address) in (8, 32):
+                found.append((bytes.fromhex(address), port))
+            case _:
+                raise StreamEnded(f"the other box asks for what is no client: {shown(one)}")
     return found
 
 
