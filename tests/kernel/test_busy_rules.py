@@ -37,8 +37,8 @@ def change(up: Any) -> None:
     name = attribute(1, b"another\0")
     with Netfilter() as netfilter:
         while True:
-            netfilter.transact(10, 1, [(_NEW_TABLE, _CREATE, name)])
-            netfilter.transact(10, 1, [(_DELETE_TABLE, 0, name)])
+            netfilter.transact(10, [(1, _NEW_TABLE, _CREATE, name)])
+            netfilter.transact(10, [(1, _DELETE_TABLE, 0, name)])
             up.set()
             time.sleep(_PAUSE)
 
