@@ -10,14 +10,14 @@ import pytest
 
 from portfleet.config.example import example
 from portfleet.config.load import load
-from portfleet.core.model import Fleet, Metrics, Page, Service
+from portfleet.core.model import Fleet, Forward, Metrics, Page, Service
 from portfleet.core.policies import Drain, Probe
 from support.fleets import machine
 
 EXAMPLE = example()
 #: Keys in a comment, as in "# sticky    = "off"  # words".
 _COMMENTED = re.compile(r"^# (?=[a-z_]+ *= )", re.MULTILINE)
-_MADE_UP = {"name", "services", "metrics", "page"}  #: of the model, but not keys: the tables' names
+_MADE_UP = {"name", "services", "metrics", "page", "forward"}  #: of the model, but not keys: the tables' names
 
 
 def keys_by_table() -> dict[str, set[str]]:
@@ -25,13 +25,21 @@ def keys_by_table() -> dict[str, set[str]]:
     document = tomllib.loads(_COMMENTED.sub("", EXAMPLE))
     echo = document["service"]["echo"]
     tables = {"service": echo, "probe": echo["probe"], "drain": echo["drain"], "fleet": document["fleet"]}
-    tables |= {name: document[name] for name in ("metrics", "page")}
+    tables |= {name: document[name] for name in ("metrics", "page", "forward")}
     return {name: set(table) for name, table in tables.items()}
 
 
 @pytest.mark.parametrize(
     ("table", "kind"),
-    [("service", Service), ("probe", Probe), ("drain", Drain), ("fleet", Fleet), ("metrics", Metrics), ("page", Page)],
+    [
+        ("service", Service),
+        ("probe", Probe),
+        ("drain", Drain),
+        ("fleet", Fleet),
+        ("forward", Forward),
+        ("metrics", Metrics),
+        ("page", Page),
+    ],
 )
 def test_every_key_of_the_model_is_mentioned_and_no_other(table: str, kind: type) -> None:
     assert keys_by_table()[table] == {field.name for field in fields(kind)} - _MADE_UP

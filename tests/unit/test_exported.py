@@ -22,7 +22,7 @@ from portfleet.core.exported import (
     to_json,
 )
 from portfleet.core.journal import Journal
-from portfleet.core.model import Fleet, Launch, Listen, Service
+from portfleet.core.model import Fleet, Forward, Launch, Listen, Service
 from portfleet.core.records import ColourRecord
 
 ECHO = Service("echo", (Listen(7000, None, (4,)),), ("echo",), (7100, 7115), 4, slots=256)
@@ -58,7 +58,7 @@ def test_after_an_import_whatever_histories_there_were_the_tables_are_equal(mine
 
     for name in found.services:
         assert after.services[name].home == there.services[name].home
-        assert table_checksum(after.services[name]) == table_checksum(there.services[name])
+        assert table_checksum(after.services[name], Forward()) == table_checksum(there.services[name], Forward())
     assert list(differences(told(found, after), told(found, there))) == []
 
 
@@ -114,3 +114,20 @@ def test_a_damaged_export_is_refused(at: int) -> None:
     key = ("config", "slots", "journal", "portfleet_export")[at]
     with pytest.raises(PortfleetError, match="cannot read a file: "):
         from_json(json.dumps(data | {key: {"echo": 7}}), source="a file")
+
+
+def test_boxes_that_send_clients_to_other_boxes_are_told_apart() -> None:
+    forward = Forward(("203.0.113.100",), {"one": ("192.0.2.11",), "two": ("192.0.2.12",)})
+    here, journal = fleet(ECHO), settle(fleet(ECHO), Journal())
+    there = replace(here, forward=replace(forward, draining=("two",)))
+    mine, theirs = told(replace(here, forward=forward), journal), told(there, journal)
+
+    (words,) = differences(mine, from_json(json.dumps(to_json(theirs)), source="a file"))
+
+    assert words.startswith('forward.draining differs: [] here, ["two"] there')
+    record = journal.services["echo"]
+    sums = {table_checksum(record, one) for one in (Forward(), forward, there.forward)}
+    assert len(sums) == 3
+    other_order = Forward(forward.addresses, dict(reversed([*forward.boxes.items()])))
+    assert table_checksum(record, other_order) not in sums
+    assert list(differences(mine, told(replace(here, forward=forward), journal))) == []

@@ -6,6 +6,7 @@ After a wanted change: GOLDEN=write pytest tests/unit/test_golden.py, and read t
 from __future__ import annotations
 
 import re
+from ipaddress import ip_address
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,8 @@ from portfleet.core.model import parse_instance
 from portfleet.core.plan import transactions
 from portfleet.dataplane.nft.base import SetBase
 from portfleet.dataplane.nft.book import Book, by_family
+from portfleet.dataplane.nft.forwarding import Way
+from portfleet.dataplane.nft.forwarding import rendered as sent_on
 from portfleet.dataplane.nft.text import rendered, text
 from support.fake_world import World
 from support.fleets import ECHO, fleet
@@ -80,3 +83,27 @@ def test_an_established_connection_fails_the_first_test_of_the_one_rule_in_each_
         assert body is not None
         (rule,) = body[1].splitlines()
         assert rule.split()[:3] in (["ct", "state", "new"], ["ct", "state", "new,invalid"]), chain
+
+
+FORWARD = """
+[forward]
+addresses = ["203.0.113.100", "2001:db8:5::100"]
+slots = 256
+draining = ["two"]
+boxes.one = ["192.0.2.11", "2001:db8::11"]
+boxes.two = ["192.0.2.12", "2001:db8::12"]
+boxes.three = ["192.0.2.13", "2001:db8::13"]
+"""
+
+
+@pytest.mark.parametrize("here", ["one", "two", None])
+def test_what_is_sent_on_is_as_it_was_read_and_agreed_to(here: str | None) -> None:
+    found = fleet(
+        SMALL + KV.replace("192.0.2.1:", "203.0.113.100:").replace("2001:db8::1", "2001:db8:5::100") + FORWARD
+    )
+    ways = {
+        name: tuple(Way(ip, ip_address(address), "eth0") for ip, address in zip(("ip", "ip6"), own, strict=True))
+        for name, own in found.forward.boxes.items()
+        if name != here
+    }
+    compare(f"forward-{here}.nft", sent_on(found, here, ways, frozenset({"02:00:00:00:02:0b"})))

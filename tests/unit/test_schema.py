@@ -43,6 +43,7 @@ def test_every_key_has_its_description_and_each_default_and_example_is_right() -
         found["$defs"]["probe"],
         found["$defs"]["drain"],
         found["properties"]["fleet"],
+        found["properties"]["forward"],
         found["properties"]["metrics"],
         found["properties"]["page"],
     ]
@@ -76,6 +77,17 @@ BROKEN = {
     ],
     "service.echo.probe": ["expect = 'x'", "send = 3", "interval = '1 s'", "fall = 0", "rise = 101", "x = 1"],
     "service.echo.drain": ["rate = 0", "deadline = 'off'", "then = 'x'", "speed = 1"],
+    "forward": [
+        *("addresses = 3", "addresses = ['x']", "boxes = ['a']", "boxes = {'a b' = ['192.0.2.1']}", "boxes = {a = 1}"),
+        *(
+            "boxes = {a = ['192.0.2.1', '192.0.2.2', '192.0.2.3']}",
+            "out = 'a'",
+            "draining = [1]",
+            "slots = 100",
+            "x = 1",
+        ),
+        *("devices = ['a\"']", "devices = ['0123456789abcdef']"),
+    ],
     "fleet": ["drift = 'x'", "drift = 1", "drifts = 'repair'"],
 }
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from portfleet.config.reader import Reader
-from portfleet.config.settings import METRICS, SERVICE, TABLES
+from portfleet.config.settings import FORWARD, METRICS, SERVICE, TABLES
 from portfleet.config.settings.table import Effect, Setting, Table
 from portfleet.core import steps as s
 from portfleet.core.errors import Problem
@@ -24,6 +24,7 @@ _MADE_UP = {
     "drain",
     "metrics",
     "page",
+    "forward",
 }  #: of the models, but not keys of theirs: tables, and their names
 ROWS = [pytest.param(table, row, id=f"{table.path}.{row.key}") for table in TABLES for row in table.settings]
 
@@ -103,6 +104,8 @@ VALUES = {
 
 #: What a key's table needs of another.
 BESIDE = {"page": '[metrics]\nlisten = "127.0.0.1:9797"\n'}
+#: What [forward] needs for any other of its keys.
+FORWARDED = "".join(f"{row.key} = {row.example}\n" for row in FORWARD.settings[:2])
 
 
 def changed(base: str, table: Table, row: Setting) -> str:
@@ -113,6 +116,10 @@ def changed(base: str, table: Table, row: Setting) -> str:
         if row.key == "remote":  # which takes IPv4 only
             lines = [line.replace('":7000"', '"0.0.0.0:7000"') for line in lines]
         return "\n".join([*lines, line])
+    if table is FORWARD and row.key not in ("addresses", "boxes"):
+        line = f"{FORWARDED}{line}"
+    elif table is FORWARD:
+        line = FORWARDED
     return f"{base}{BESIDE.get(table.path, '')}[{table.path.replace('NAME', 'echo')}]\n{line}"
 
 

@@ -53,6 +53,7 @@ GROUPS = {
         "export": "print what another box needs to point its slots as this one does",
         "import": "take over what another box exported",
         "evacuate": "move the connections of this whole box to another",
+        "forward": "send clients' packets on to the box of their slot",
     },
     "internal": {
         "watch": "eject, re-admit and heal; run by supervisord",

@@ -28,6 +28,7 @@ EXAMPLES = ("portfleet doctor", "portfleet doctor --peer root@box2")
 
 #: Seconds that supervisord has for an answer: one that hangs is a finding.
 _PATIENCE = 2.0
+_EQUAL = "write the same [forward] into fleet.toml on both boxes, then: systemctl reload portfleet-forward"
 _COLOURS = {Severity.FINE: "green", Severity.WARNING: "yellow", Severity.BROKEN: "red"}
 
 
@@ -112,7 +113,7 @@ def _compare(context: Context, name: str) -> Iterator[Finding]:
             f"peer {name}",
             line,
             why="after a switch to the other box, new connections of a client may meet another instance",
-            mend=f"ssh {name} portfleet export | portfleet import -",
+            mend=_EQUAL if line.startswith("forward.") else f"ssh {name} portfleet export | portfleet import -",
         )
     if not found:
         yield fine(f"peer {name}", f"{', '.join(sorted(theirs.services))}: slots, marks and pins are alike")

@@ -19,9 +19,10 @@ from portfleet.core import moves, pins
 from portfleet.core.desired import DesiredService
 from portfleet.core.errors import Exit, PortfleetError
 from portfleet.core.events import Event
-from portfleet.core.model import member_instance
+from portfleet.core.model import Fleet, member_instance
 from portfleet.core.slots import Table
 from portfleet.daemons.clients import held
+from portfleet.dataplane.choose import forwarding
 from portfleet.dataplane.interface import Address
 from portfleet.linux.routes import is_local
 from portfleet.screen.clients import connection_entry, lines
@@ -52,6 +53,8 @@ def run(options: argparse.Namespace, context: Context) -> Exit:
     want = context.service_up(fleet, options.service)
     slots, source = _slots(context, want)
     answers = [_answer(context, want, text, slots, live=options.live) | {"source": source} for text in options.address]
+    if fleet.forward.boxes:
+        answers = [answer | _box(fleet, want, answer) for answer in answers]
     if options.live:
         answers = _live(context, want, answers)
     if context.json:
@@ -62,7 +65,8 @@ def run(options: argparse.Namespace, context: Context) -> Exit:
     if want.rule.sticky and not options.live:
         context.say(f"clients of {want.name} are sticky: who came lately is where --live says")
     for answer in answers:
-        print(fit("\n".join([_line(want, answer), *(lines(answer) if options.live else ())])))
+        elsewhere = [f"  but not here: new ones of it go to {answer['box']}"] if answer.get("elsewhere") else []
+        print(fit("\n".join([_line(want, answer), *elsewhere, *(lines(answer) if options.live else ())])))
     return Exit.DONE
 
 
@@ -171,6 +175,13 @@ def _remembered(context: Context, want: DesiredService, address: Address, *, liv
     if not live or want.rule.sticky is None:
         return None
     return context.plane.remembered(want.rule, address)
+
+
+def _box(fleet: Fleet, want: DesiredService, answer: dict[str, object]) -> dict[str, object]:
+    """Return the box that a client's new connections go to, and whether it is this one, by the keys of an answer."""
+    found = forwarding()
+    box = found.box_of(fleet, want.name, *parse_client(str(answer["address"])))
+    return {"box": box, "elsewhere": box is not None and box != found.own(fleet)}
 
 
 def _ports(want: DesiredService, name: str | None) -> dict[str, object]:

@@ -186,7 +186,7 @@ def _entry(
     if context.json:
         from portfleet.core.exported import table_checksum  # it writes the journal's form, which takes a millisecond
 
-        entry["checksum"] = table_checksum(service.record)
+        entry["checksum"] = table_checksum(service.record, context.serving_fleet.forward)
     entry["access"]["refused"] = context.plane.connections.refused(service.name)
     entry["content_changed"] = vars(found) if (found := content.changed(service, observed, context.paths)) else None
     for instance in entry["instances"]:

@@ -11,10 +11,10 @@ from typing import Any
 from portfleet.config.here import misfits
 from portfleet.config.reader import Reader, key_text
 from portfleet.config.rules import cross_check
-from portfleet.config.settings import DRAIN, FLEET, METRICS, PAGE, PROBE, SERVICE
+from portfleet.config.settings import DRAIN, FLEET, FORWARD, METRICS, PAGE, PROBE, SERVICE
 from portfleet.config.settings.table import Setting, Table
 from portfleet.core.errors import ConfigError, Problem
-from portfleet.core.model import Fleet, Machine, Metrics, Page, Service
+from portfleet.core.model import Fleet, Forward, Machine, Metrics, Page, Service
 from portfleet.core.policies import Drain, Probe
 from portfleet.core.program import real_release
 
@@ -43,15 +43,10 @@ def read(data: bytes, machine: Machine, *, source: str) -> tuple[Fleet, list[Pro
     """
     problems: list[Problem] = []
     top = Reader("", _parse(data, source), problems)
-    fleet_table = top.sub("fleet")
-    whole = _values(FLEET, fleet_table)
-    fleet_table.finish()
-    metrics_table = top.sub("metrics")
-    metrics = Metrics(**_values(METRICS, metrics_table))
-    metrics_table.finish()
-    page_table = top.sub("page")
-    page = Page(**_values(PAGE, page_table))
-    page_table.finish()
+    whole = _whole(FLEET, top)
+    metrics = Metrics(**_whole(METRICS, top))
+    page = Page(**_whole(PAGE, top))
+    forward = Forward(**_whole(FORWARD, top))
     tables = top.table.get("service")
     top.known.append("service")
     top.finish()
@@ -68,7 +63,7 @@ def read(data: bytes, machine: Machine, *, source: str) -> tuple[Fleet, list[Pro
             problems.append(Problem(path, "must be a table", f"write [service.{name}]"))
         else:
             services[name] = _here(_service(name, Reader(path, table, problems), machine), machine)
-    fleet = Fleet(services, **whole, metrics=metrics, page=page)
+    fleet = Fleet(services, **whole, metrics=metrics, page=page, forward=forward)
     broken = {".".join(p.path.split(".")[:3]).split("[")[0] for p in problems}
     problems += [p for p in cross_check(fleet) if p.path.split("[")[0] not in broken]
     misfit = [p for p in misfits(fleet, machine) if p.path.split("[")[0] not in broken]
@@ -123,6 +118,14 @@ def _here(service: Service, machine: Machine) -> Service:
         return service
     listens = (replace(listen, families=(4,)) if 4 in listen.families else listen for listen in service.listen)
     return replace(service, listen=tuple(dict.fromkeys(listens)))
+
+
+def _whole(table: Table, top: Reader) -> dict[str, Any]:
+    """Return what the keys of a table of the whole fleet are set to."""
+    found = top.sub(table.path)
+    values = _values(table, found)
+    found.finish()
+    return values
 
 
 def _values(table: Table, read: Reader, given: Mapping[str, Any] | None = None) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Iterator
 
-from portfleet.config import own
+from portfleet.config import boxes, own
 from portfleet.config.reader import key_text, nearest
 from portfleet.core import program
 from portfleet.core.errors import Problem
@@ -21,7 +21,8 @@ def cross_check(fleet: Fleet) -> list[Problem]:
         path = f"service.{service.name}"
         for check in (_room, _placeholders, _writable, own.files, _remote, _weights):
             problems += check(service, path)
-    return [*problems, *own.ports(fleet), *_listens(fleet), *_sources(fleet), *_metrics(fleet), *_page(fleet)]
+    problems += [*own.ports(fleet), *_listens(fleet), *_sources(fleet), *_metrics(fleet), *_page(fleet)]
+    return [*problems, *boxes.check(fleet)]
 
 
 def _room(service: Service, path: str) -> Iterator[Problem]:

@@ -11,7 +11,7 @@ from typing import Any
 
 from portfleet.config.kinds import Schema
 from portfleet.config.load import NAME_PATTERN
-from portfleet.config.settings import DRAIN, FLEET, METRICS, PAGE, PROBE, SERVICE
+from portfleet.config.settings import DRAIN, FLEET, FORWARD, METRICS, PAGE, PROBE, SERVICE
 from portfleet.config.settings.table import Setting, Table
 
 _DRAFT = "https://json-schema.org/draft/2020-12/schema"
@@ -29,7 +29,7 @@ def schema() -> Schema:
         "patternProperties": {NAME_PATTERN: {"$ref": "#/$defs/service"}},
         "additionalProperties": False,
     }
-    others = {table.path: _table(table) for table in (FLEET, METRICS, PAGE)}
+    others = {table.path: _table(table) for table in (FLEET, FORWARD, METRICS, PAGE)}
     return {
         "$schema": _DRAFT,
         "title": "fleet.toml of portfleet",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
+
 from portfleet.core.model import Fleet, differing
 
 
@@ -14,4 +16,7 @@ def differences(before: Fleet, after: Fleet) -> list[str]:
         if name in old and (keys := differing(old[name], new[name])):
             words.append(f"{', '.join(keys)} of {name}")
     fleet = [key for key in ("drift", "dataplane", "haproxy_processes") if getattr(before, key) != getattr(after, key)]
-    return words + [f"fleet.{key}" for key in fleet]
+    words += [f"fleet.{key}" for key in fleet]
+    one, another = before.forward, after.forward
+    boxes = [key.name for key in fields(one) if getattr(one, key.name) != getattr(another, key.name)]
+    return [*words, *(f"forward.{key}" for key in boxes)]

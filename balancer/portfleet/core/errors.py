@@ -18,7 +18,7 @@ class Exit(IntEnum):
     KERNEL = 3  #: the kernel refused; nothing was applied
     TIMEOUT = 4
     LOCKED = 5
-    CHANGES = 6  #: `plan --check`: changes wait
+    CHANGES = 6  #: `plan --check`, `forward check`: changes wait
     DEGRADED = 7  #: `status`: an instance that is to serve does not
     UNWATCHED = 8  #: `status`: the watcher or supervisord does not run, or does not answer
     UNSERVED = 9  #: `status`: a service has no instance that serves

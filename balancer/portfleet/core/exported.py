@@ -9,14 +9,15 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import replace
+from dataclasses import field, replace
 from typing import Any
 
 from portfleet.core import journal as journals
 from portfleet.core import typed
 from portfleet.core.errors import PortfleetError
+from portfleet.core.forwarding import told
 from portfleet.core.journal import Journal, JournalError
-from portfleet.core.model import Fleet, Service
+from portfleet.core.model import Fleet, Forward, Service
 from portfleet.core.records import ColourRecord, ServiceRecord
 from portfleet.core.slots import Table
 from portfleet.core.value import value
@@ -39,13 +40,15 @@ SHARED = (
 class Exported:
     """Services as one box has them: ``config`` (keys of `SAME` as JSON values), ``services`` and the last number given.
 
-    ``slots``: a checksum of where each service's slots point now, by the data plane.
+    ``slots``: a checksum of where each service's slots point now, by the data plane. ``forward``: what decides which
+    box a client's packets go to; {} if nothing is sent on.
     """
 
     config: Mapping[str, Mapping[str, Any]]
     services: Mapping[str, ServiceRecord]
     slots: Mapping[str, str]
     last_number: int
+    forward: Mapping[str, Any] = field(default_factory=dict)
 
 
 def exported(fleet: Fleet, journal: Journal, tables: Mapping[str, Table]) -> Exported:
@@ -53,13 +56,14 @@ def exported(fleet: Fleet, journal: Journal, tables: Mapping[str, Table]) -> Exp
     services = {name: _told(journal.services[name]) for name in tables}
     config = {name: _config(fleet.services[name]) for name in tables}
     slots = {name: checksum(table) for name, table in tables.items()}
-    return Exported(config, services, slots, journal.last_number)
+    return Exported(config, services, slots, journal.last_number, told(fleet.forward))
 
 
 def to_json(found: Exported) -> dict[str, Any]:
     """Return it as JSON values."""
     records = journals.to_json(Journal(found.services, last_number=found.last_number))
-    return {"portfleet_export": FORMAT, "config": found.config, "slots": found.slots, "journal": records}
+    values = {"portfleet_export": FORMAT, "config": found.config, "slots": found.slots, "journal": records}
+    return values | ({"forward": found.forward} if found.forward else {})
 
 
 def from_json(text: str | bytes, *, source: str) -> Exported:
@@ -70,10 +74,13 @@ def from_json(text: str | bytes, *, source: str) -> Exported:
             raise ValueError(f"it is not what portfleet export writes (portfleet_export: {FORMAT})")
         journal = journals.from_json(data.get("journal"))
         config, slots = _part(data, "config", dict, journal), _part(data, "slots", str, journal)
+        forward = data.get("forward", {})
+        if not isinstance(forward, dict):
+            raise ValueError("forward is damaged")
     except (ValueError, RecursionError, JournalError) as error:
         words = error.message if isinstance(error, JournalError) else str(error)
         raise PortfleetError(f"cannot read {source}: {words}", hint="write it anew: portfleet export") from None
-    return Exported(config, journal.services, slots, journal.last_number)
+    return Exported(config, journal.services, slots, journal.last_number, forward)
 
 
 def _part(data: Mapping[str, Any], key: str, kind: type, journal: Journal) -> dict[str, Any]:
@@ -88,7 +95,7 @@ def _part(data: Mapping[str, Any], key: str, kind: type, journal: Journal) -> di
 def taken_over(mine: Journal, theirs: Exported) -> Journal:
     """Return the journal with the shared part of ``theirs``; raise PortfleetError if numbers would be given twice."""
     for name, record in theirs.services.items():
-        shared = {field: getattr(record, field) for field in SHARED}
+        shared = {key: getattr(record, key) for key in SHARED}
         mine = mine.with_service(name, replace(mine.services[name], **shared))
     owner: dict[int, str] = {}
     for name, record in sorted(mine.services.items()):
@@ -122,11 +129,15 @@ def differences(mine: Exported, theirs: Exported) -> Iterator[str]:
         if name not in mine.services:
             continue
         here = mine.services[name]
-        fields = [field for field in SHARED if getattr(here, field) != getattr(record, field)]
-        for field in fields:
-            yield f"{name}: {_words(field, here, record)}"
-        if not fields and mine.slots[name] != theirs.slots[name]:
+        keys = [key for key in SHARED if getattr(here, key) != getattr(record, key)]
+        for key in keys:
+            yield f"{name}: {_words(key, here, record)}"
+        if not keys and mine.slots[name] != theirs.slots[name]:
             yield f"{name}: slots point elsewhere there though the journals are alike: other instances are out"
+    for key in sorted({*mine.forward, *theirs.forward}):
+        own, other = mine.forward.get(key), theirs.forward.get(key)
+        if own != other:
+            yield f"forward.{key} differs: {_short(own)} here, {_short(other)} there: clients are sent to other boxes"
 
 
 def checksum(value: Iterable[object]) -> str:
@@ -134,10 +145,11 @@ def checksum(value: Iterable[object]) -> str:
     return hashlib.sha256(json.dumps([*value], separators=(",", ":"), sort_keys=True).encode()).hexdigest()[:16]
 
 
-def table_checksum(record: ServiceRecord) -> str:
-    """Return the checksum of what decides a service's table: equal on two boxes that point alike."""
-    told = journals.to_json(Journal({"service": _told(record)}))["services"]["service"]
-    return checksum([record.live, *(told["marks" if field == "numbers" else field] for field in SHARED)])
+def table_checksum(record: ServiceRecord, forward: Forward) -> str:
+    """Return the checksum of what decides a service's table, and which box: equal on two boxes that point alike."""
+    shown = journals.to_json(Journal({"service": _told(record)}))["services"]["service"]
+    parts = [record.live, *(shown["marks" if key == "numbers" else key] for key in SHARED)]
+    return checksum([*parts, told(forward)] if forward.boxes else parts)
 
 
 def _told(record: ServiceRecord) -> ServiceRecord:

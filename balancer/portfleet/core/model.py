@@ -192,6 +192,24 @@ class Page:
 
 
 @value
+class Forward:
+    """What every box of several sends on, and to which; the order of ``boxes`` counts (see `core.forwarding`).
+
+    ``addresses`` are those that clients dial, ``boxes`` {name: the box's own addresses}. The rest are names of boxes:
+    ``draining`` get no new connections, ``out`` get nothing, ``returning`` get new ones again.
+    ``devices`` empty: those by which the other boxes are reached.
+    """
+
+    addresses: tuple[str, ...] = ()
+    boxes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    draining: tuple[str, ...] = ()
+    out: tuple[str, ...] = ()
+    returning: tuple[str, ...] = ()
+    slots: int = 4096
+    devices: tuple[str, ...] = ()
+
+
+@value
 class Fleet:
     """The whole fleet.toml."""
 
@@ -201,6 +219,7 @@ class Fleet:
     haproxy_processes: int = 2
     metrics: Metrics = field(default_factory=Metrics)
     page: Page = field(default_factory=Page)
+    forward: Forward = field(default_factory=Forward)
     on_event: tuple[str, ...] = ()
 
     @property

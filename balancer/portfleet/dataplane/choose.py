@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from portfleet.core.model import Fleet
     from portfleet.core.paths import Paths
+    from portfleet.dataplane.forwarding import Forwarding
     from portfleet.dataplane.interface import DataPlane
 
 
@@ -19,3 +20,10 @@ def choose(paths: Paths, fleet: Fleet) -> DataPlane:
     from portfleet.dataplane.nft.plane import NftPlane
 
     return NftPlane(paths.run / "rules.json")
+
+
+def forwarding() -> Forwarding:
+    """Return what sends packets on to other boxes: the kernel, whatever carries connections to instances."""
+    from portfleet.dataplane.nft.forwarding import NftForwarding
+
+    return NftForwarding()

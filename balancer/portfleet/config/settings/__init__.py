@@ -7,12 +7,13 @@ takes it from there. To add a key: a field there, a row here, then script/docs.
 
 from portfleet.config.settings.drain import DRAIN
 from portfleet.config.settings.fleet import FLEET
+from portfleet.config.settings.forward import FORWARD
 from portfleet.config.settings.metrics import METRICS
 from portfleet.config.settings.page import PAGE
 from portfleet.config.settings.probe import PROBE
 from portfleet.config.settings.service import SERVICE
 
-__all__ = ["DRAIN", "FLEET", "METRICS", "PAGE", "PROBE", "SERVICE", "TABLES"]
+__all__ = ["DRAIN", "FLEET", "FORWARD", "METRICS", "PAGE", "PROBE", "SERVICE", "TABLES"]
 
 #: In the order of the example and the reference.
-TABLES = (SERVICE, PROBE, DRAIN, FLEET, METRICS, PAGE)
+TABLES = (SERVICE, PROBE, DRAIN, FLEET, FORWARD, METRICS, PAGE)

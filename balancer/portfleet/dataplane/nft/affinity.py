@@ -46,6 +46,22 @@ def expressions(affinity: Affinity, *, seed: int, slots: int) -> tuple[str, ...]
             return tuple(f"jhash {source} {tail}" for source in sources(affinity))
 
 
+def inner_expression(affinity: Affinity, family: int, *, seed: int, slots: int) -> str:
+    """Return the nft expression that makes the same slot of an ICMP error, by the packet that the error is about.
+
+    That one went to the client: its destination is what the client's own packets have as their source. It is taken to
+    have no IP options, as TCP's packets have none.
+    """
+    at, bits, port = (192, 32, 240) if family == 4 else (256, 128, 400)
+    address = f"@th,{at},{bits}"
+    tail = f"mod {slots} seed {seed:#x}"
+    if affinity.kind == "connection":
+        return f"jhash {address} . @th,{port},16 {tail}"
+    prefix = affinity.prefix4 if family == 4 else affinity.prefix6
+    mask = f" & {((1 << prefix) - 1) << (bits - prefix):#x}" if prefix < bits else ""
+    return f"jhash {address}{mask} {tail}"
+
+
 def sources(affinity: Affinity) -> tuple[str, str]:
     """Return the nft expressions of a client's source, IPv4 and IPv6: what a sticky client is known by."""
     return f"ip saddr{_mask(affinity.prefix4, 32)}", f"ip6 saddr{_mask(affinity.prefix6, 128)}"

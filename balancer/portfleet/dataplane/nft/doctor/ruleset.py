@@ -16,7 +16,7 @@ from typing import Any
 
 from portfleet.dataplane.nft.doctor.nft_command import nft
 
-OURS = frozenset({"portfleet", "portfleet-keeper"})
+OURS = frozenset({"portfleet", "portfleet-forward", "portfleet-keeper"})
 #: Rules that are read at most: what comes after them is not judged, and is said to be.
 MOST_RULES = 10_000
 _MOST_SETS = 64
