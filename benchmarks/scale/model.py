@@ -1,6 +1,6 @@
 """What is known of one box, and the arithmetic of many: 10 million connections over 1, 3, 10 and 100 boxes.
 
-The tables are the product's own (`portfleet.core.slots`), with boxes as members. What a box holds, and how fast
+The tables are the product's own (`portfleet.core.forwarding`). What a box holds, and how fast
 connections move, was measured on one pair of boxes (docs/sizing.md, docs/ha.md); how many boxes do was not: everything
 that is multiplied from there on is a calculation.
 """
@@ -13,7 +13,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 
-from portfleet.core.slots import assign, count, effective, moves
+from portfleet.core.forwarding import ways
+from portfleet.core.model import Forward
+from portfleet.core.slots import Table, count, moves
 
 CONNECTIONS = 10_000_000
 BOXES = (1, 3, 10, 100)
@@ -82,22 +84,21 @@ class Network:
 
 def spread(boxes: int, slots: int, *, seed: int) -> Spread:
     """Return how even ``boxes`` are; ``seed`` decides where clients fall."""
-    table = fresh(boxes, slots)
-    held = count(table)
+    points = table(boxes, slots)
+    held = count(points)
     chance = random.Random(f"{seed} {boxes} {slots}")
     mean = CONNECTIONS / slots
     even = [chance.gauss(mean, mean**0.5) for _ in range(slots)]  # a binomial of so many is a normal one
-    uneven = median(_fullest(table, _by_sources(slots, chance)) for _ in range(DRAWS))
-    return Spread(boxes, slots, min(held.values()), max(held.values()), _fullest(table, even), uneven)
+    uneven = median(_fullest(points, _by_sources(slots, chance)) for _ in range(DRAWS))
+    return Spread(boxes, slots, min(held.values()), max(held.values()), _fullest(points, even), uneven)
 
 
 def loss(boxes: int, slots: int) -> Loss | None:
     """Return what moves when one of ``boxes`` is lost; None if there is no other."""
     if boxes == 1:
         return None
-    weights, home = dict.fromkeys(names(boxes), 1), fresh(boxes, slots)
-    gone = names(boxes)[boxes // 2]
-    moved = moves(home, effective(home, weights, weights.keys() - {gone}))
+    home, gone = table(boxes, slots), names(boxes)[boxes // 2]
+    moved = moves(home, table(boxes, slots, out=(gone,)))
     own = sum(old == gone for old, _ in moved.values())
     maglev, after = maglev_table(names(boxes)), maglev_table([name for name in names(boxes) if name != gone])
     disturbed = sum(old not in (new, gone) for old, new in zip(maglev, after, strict=True))
@@ -125,9 +126,9 @@ def names(boxes: int) -> list[str]:
     return [f"box{number}" for number in range(1, boxes + 1)]
 
 
-def fresh(boxes: int, slots: int) -> tuple[str | None, ...]:
-    """Return the table of a fleet of boxes that has just begun."""
-    return assign((None,) * slots, dict.fromkeys(names(boxes), 1))
+def table(boxes: int, slots: int, *, out: tuple[str, ...] = ()) -> Table:
+    """Return the boxes' slots, as `portfleet forward` has them with some ``out``."""
+    return ways(Forward(boxes=dict.fromkeys(names(boxes), ()), out=out, slots=slots)).talks
 
 
 def maglev_table(members: Sequence[str]) -> list[str]:
