@@ -27,8 +27,8 @@ INSTALLED = [
     "procps",
     "kmod",
 ]
-#: A daemon that is not ours, firewalls that people have, and what the role portfleet_ha installs.
-EXTRA = ["redis-server", "ufw", "firewalld", "keepalived", "conntrackd", "netbase", "openssh-client"]
+#: A daemon that is not ours, firewalls that people have, and what the roles portfleet_ha and portfleet_ecmp install.
+EXTRA = ["redis-server", "ufw", "firewalld", "keepalived", "conntrackd", "netbase", "openssh-client", "bird2"]
 
 _FILL = """
 set -eu

@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import Literal
 
 HERE4, HERE6 = "192.0.2.1", "2001:db8::1"
-NUMBERS = {"one": 1, "two": 2, "three": 3}
+NUMBERS = {"one": 1, "two": 2, "three": 3, "four": 4, "five": 5}
 _GROUPS = Path("/sys/fs/cgroup")
 _REBOOT = 133
 _SSH = [
