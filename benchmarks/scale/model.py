@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from statistics import median
 
 from portfleet.core.forwarding import ways
-from portfleet.core.model import Forward
+from portfleet.core.policies import Forward
 from portfleet.core.slots import Table, count, moves
 
 CONNECTIONS = 10_000_000

@@ -10,8 +10,8 @@ import pytest
 
 from portfleet.config.example import example
 from portfleet.config.load import load
-from portfleet.core.model import Fleet, Forward, Metrics, Page, Service
-from portfleet.core.policies import Drain, Probe
+from portfleet.core.model import Fleet, Metrics, Page, Service
+from portfleet.core.policies import Drain, Forward, Probe
 from support.fleets import machine
 
 EXAMPLE = example()

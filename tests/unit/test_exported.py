@@ -22,7 +22,8 @@ from portfleet.core.exported import (
     to_json,
 )
 from portfleet.core.journal import Journal
-from portfleet.core.model import Fleet, Forward, Launch, Listen, Service
+from portfleet.core.model import Fleet, Launch, Listen, Service
+from portfleet.core.policies import Forward
 from portfleet.core.records import ColourRecord
 
 ECHO = Service("echo", (Listen(7000, None, (4,)),), ("echo",), (7100, 7115), 4, slots=256)

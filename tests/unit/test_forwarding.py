@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from portfleet.core import forwarding
 from portfleet.core.errors import ConfigError
-from portfleet.core.model import Affinity, Forward
+from portfleet.core.model import Affinity
+from portfleet.core.policies import Forward
 from portfleet.core.slots import count, moves
 from support.fleets import fleet
 

@@ -13,7 +13,8 @@ from portfleet.config.kinds import Kind, Schema
 from portfleet.config.reader import Reader, key_text
 from portfleet.core.errors import Problem
 from portfleet.core.forwarding import forwarded
-from portfleet.core.model import Fleet, Forward, family_of
+from portfleet.core.model import Fleet, family_of
+from portfleet.core.policies import Forward
 
 #: What a chain can be named by, and an inventory.
 _NAME = r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}"

@@ -14,8 +14,8 @@ from portfleet.config.rules import cross_check
 from portfleet.config.settings import DRAIN, FLEET, FORWARD, METRICS, PAGE, PROBE, SERVICE
 from portfleet.config.settings.table import Setting, Table
 from portfleet.core.errors import ConfigError, Problem
-from portfleet.core.model import Fleet, Forward, Machine, Metrics, Page, Service
-from portfleet.core.policies import Drain, Probe
+from portfleet.core.model import Fleet, Machine, Metrics, Page, Service
+from portfleet.core.policies import Drain, Forward, Probe
 from portfleet.core.program import real_release
 
 #: How a probe asks, as a hint.

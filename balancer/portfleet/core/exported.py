@@ -17,7 +17,8 @@ from portfleet.core import typed
 from portfleet.core.errors import PortfleetError
 from portfleet.core.forwarding import told
 from portfleet.core.journal import Journal, JournalError
-from portfleet.core.model import Fleet, Forward, Service
+from portfleet.core.model import Fleet, Service
+from portfleet.core.policies import Forward
 from portfleet.core.records import ColourRecord, ServiceRecord
 from portfleet.core.slots import Table
 from portfleet.core.value import value

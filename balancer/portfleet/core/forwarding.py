@@ -21,7 +21,8 @@ from functools import cache
 from typing import Any
 
 from portfleet.core import typed
-from portfleet.core.model import Affinity, Fleet, Forward, Listen, Service, family_of, seed_of
+from portfleet.core.model import Affinity, Fleet, Listen, Service, family_of, seed_of
+from portfleet.core.policies import Forward
 from portfleet.core.slots import Table, assign, effective
 from portfleet.core.value import value
 

@@ -14,7 +14,7 @@ from sys import intern
 from typing import Literal
 
 from portfleet.core.digits import whole
-from portfleet.core.policies import Drain, Probe
+from portfleet.core.policies import Drain, Forward, Probe
 from portfleet.core.value import value
 
 Colour = Literal["blue", "green"]
@@ -189,24 +189,6 @@ class Page:
     """The page that the metrics' process serves. ``token_file`` None: it is read-only."""
 
     token_file: str | None = None
-
-
-@value
-class Forward:
-    """What every box of several sends on, and to which; the order of ``boxes`` counts (see `core.forwarding`).
-
-    ``addresses`` are those that clients dial, ``boxes`` {name: the box's own addresses}. The rest are names of boxes:
-    ``draining`` get no new connections, ``out`` get nothing, ``returning`` get new ones again.
-    ``devices`` empty: those by which the other boxes are reached.
-    """
-
-    addresses: tuple[str, ...] = ()
-    boxes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    draining: tuple[str, ...] = ()
-    out: tuple[str, ...] = ()
-    returning: tuple[str, ...] = ()
-    slots: int = 4096
-    devices: tuple[str, ...] = ()
 
 
 @value

@@ -1,10 +1,12 @@
-"""What a service asks for its instances: how their health is asked, and what happens to their connections.
+"""What is asked for instances, and for boxes: how health is asked, what happens to connections, where packets go.
 
 As in core/model a key's default stands with its field.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import field
 from typing import Literal
 
 from portfleet.core.value import value
@@ -47,3 +49,21 @@ class Drain:
     rate: int | None = None
     deadline: float = 600.0
     then: Then = "wait"
+
+
+@value
+class Forward:
+    """What every box of several sends on, and to which; the order of ``boxes`` counts (see `core.forwarding`).
+
+    ``addresses`` are those that clients dial, ``boxes`` {name: the box's own addresses}. The rest are names of boxes:
+    ``draining`` get no new connections, ``out`` get nothing, ``returning`` get new ones again.
+    ``devices`` empty: those by which the other boxes are reached.
+    """
+
+    addresses: tuple[str, ...] = ()
+    boxes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    draining: tuple[str, ...] = ()
+    out: tuple[str, ...] = ()
+    returning: tuple[str, ...] = ()
+    slots: int = 4096
+    devices: tuple[str, ...] = ()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from portfleet.config.boxes import Boxes, BoxNames, Hosts, Interfaces
 from portfleet.config.kinds import Number
 from portfleet.config.settings.table import Effect, Setting, Table
-from portfleet.core.model import Forward
+from portfleet.core.policies import Forward
 
 _LOADED = "It holds when `portfleet forward load` has run on every box (`systemctl reload portfleet-forward`)"
 
