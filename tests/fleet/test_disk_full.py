@@ -19,10 +19,10 @@ _EXPORTED = "/run/echo.json"
 VERBS = (
     ["status"], ["status", "--json"], ["plan"], ["check"], ["explain", "echo", "198.18.0.1"], ["lock"], ["history"],
     ["doctor"], ["logs", "echo/1"], ["top", "-n", "1", "--every", "200ms"], ["events"], ["metrics"], ["export"],
-    ["completion", "bash"], ["unit"], ["init"], ["watch"], ["relocate", "check", "echo/1"],
+    ["completion", "bash"], ["forward", "show"], ["unit"], ["init"], ["watch"], ["relocate", "check", "echo/1"],
     ["apply"], ["apply", "--undo"], ["up"], ["signal", "echo", "CONT"], ["drain", "echo/4"], ["undrain", "echo/4"],
     ["maint", "echo/4"], ["scale", "echo", "3"], ["restart", "echo/4"], ["pin", "echo", "198.18.0.9", "1"],
-    ["unpin", "echo", "198.18.0.9"], ["deny", "echo", "198.18.0.8"], ["undeny", "echo", "198.18.0.8"],
+    ["unpin", "echo", "198.18.0.9"], ["deny", "echo", "198.18.9.8"], ["undeny", "echo", "198.18.9.8"],
     ["import", _EXPORTED], ["cutover", "echo"], ["rollback", "echo"], ["rebalance", "echo"], ["cancel", "echo"],
     ["migrate", "echo/1", "echo/2"], ["migrate", "echo/1", "192.0.2.77", "--live"],
     ["evacuate", "192.0.2.77"], ["down", "echo", "--yes"],

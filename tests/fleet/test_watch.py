@@ -11,7 +11,7 @@ import pytest
 
 from support.fleet_box import HOME, FleetBox, fleet_box
 from support.sandbox import HOST4, client4, wait_for
-from support.watched import NAMED, QUICK, Event, events, load, pid_of, signal, wait_event
+from support.watched import NAMED, QUICK, Event, ask_watcher, events, load, pid_of, signal, wait_event
 
 pytestmark = pytest.mark.both_planes
 
@@ -41,6 +41,10 @@ def test_the_dead_are_out_at_once_and_back_by_themselves() -> None:
 def test_many_that_die_at_once_leave_the_slots_to_the_rest() -> None:
     with fleet_box(NAMED + QUICK) as box:
         pids = [str(box.status()[f"echo-blue-{number}"]["pid"]) for number in (1, 2, 3)]
+        # Of one that ended before it was watched nobody counts that.
+        wait_for(
+            "all are watched", lambda: all(one["pid"] for one in ask_watcher(box, command="instances")["instances"])
+        )
         with load(box) as clients:
             box.boxes.host.run("kill", "-KILL", *pids)
             for number in (1, 2, 3):
@@ -111,14 +115,14 @@ def test_the_last_one_that_serves_is_kept_until_another_is_back() -> None:
         wait_event(box, "ejected", instance="echo-blue-1")
         signal(box, second, "STOP")
         kept = wait_event(box, "kept", instance="echo-blue-2")
-        assert slots(box) == {"echo-blue-2": 4096}
+        wait_for("the last one has all", lambda: slots(box) == {"echo-blue-2": 4096})
         signal(box, first, "CONT")
         wait_event(box, "serving", instance="echo-blue-1", after=kept)
         ejected = wait_event(box, "ejected", instance="echo-blue-2")
-        assert slots(box) == {"echo-blue-1": 4096}
+        wait_for("the first has all", lambda: slots(box) == {"echo-blue-1": 4096})  # a moment after the event
         signal(box, second, "CONT")
         wait_event(box, "serving", instance="echo-blue-2", after=ejected)
-        assert slots(box) == {"echo-blue-1": 2048, "echo-blue-2": 2048}
+        wait_for("both have their share", lambda: slots(box) == {"echo-blue-1": 2048, "echo-blue-2": 2048})
 
 
 def test_with_all_out_clients_are_refused_if_that_is_asked_for() -> None:
