@@ -6,6 +6,7 @@ import json
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -36,6 +37,11 @@ def test_the_dead_are_out_at_once_and_back_by_themselves() -> None:
         assert clients.lost_beside("echo-blue-1", "echo-blue-2", "echo-blue-3") == []
         assert slots(box) == before
         box.settled()
+
+
+def watched(box: FleetBox) -> list[dict[str, Any]]:
+    """Return the instances as the watcher has them."""
+    return list(ask_watcher(box, command="instances")["instances"])
 
 
 def test_many_that_die_at_once_leave_the_slots_to_the_rest() -> None:
