@@ -11,14 +11,14 @@ from portfleet_daemon.errors import Refused
 
 @dataclass(frozen=True)
 class Status:
-    """Say how the daemon is, again each `every` seconds (None: once)."""
+    """How the daemon is, again each `every` seconds (None: once)."""
 
     every: float | None = None
 
 
 @dataclass(frozen=True)
 class Brief:
-    """Say what a probe needs to know, at little cost for both sides, again each `every` seconds (None: once)."""
+    """What a probe needs to know, at little cost for both sides, again each `every` seconds (None: once)."""
 
     every: float | None = None
 

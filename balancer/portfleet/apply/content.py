@@ -107,8 +107,9 @@ class _Places:
             if key not in self._found:
                 # What would be the script is the port of most daemons, another one for each instance, and no file: a
                 # Path of each would take half of all this.
-                path = os.path.join(*key) if len(key) > 1 else find_command(key[0]) or "/"  # noqa: PTH118
-                self._found[key] = os.path.realpath(path) if os.path.isfile(path) else None  # noqa: PTH113
+                path = os.path.join(*key) if len(key) > 1 else find_command(key[0]) or "/"  # noqa: PTH118 (see above)
+                there = os.path.isfile(path)  # noqa: PTH113 (see above)
+                self._found[key] = os.path.realpath(path) if there else None
             file = self._found[key]
             if file is not None and file not in program.files and not file.startswith(f"{release}/"):
                 found.append(file)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import ipaddress
 import json
 import re
 from collections.abc import Iterator
 from typing import Any
 
-from portfleet.config.containers import Sources, Words
+from portfleet.config.containers import Sources, Words, dialable
 from portfleet.config.kinds import Kind, Schema
 from portfleet.config.reader import Reader, key_text
 from portfleet.core.errors import Problem
@@ -32,11 +31,11 @@ class Hosts(Kind):
         found: list[str] = []
         for number, text in enumerate(words or ()):
             try:
-                address = ipaddress.ip_address(text)
+                address = dialable(text)
             except ValueError:
                 reader.wrong(f"{key}[{number}]", f'"{text}" is not an address', f"for example {key} = {example}")
                 continue
-            if "%" in text or any((address.is_unspecified, address.is_loopback, address.is_multicast)):
+            if address is None:
                 words = f'"{text}" is no address that clients could dial'
                 reader.wrong(f"{key}[{number}]", words, f"for example {key} = {example}")
             else:
@@ -120,13 +119,13 @@ def _addresses(forward: Forward) -> Iterator[Problem]:
         path = f"forward.boxes.{key_text(name)}"
         for family in sorted(families - {*map(family_of, addresses)}):
             words = f"has no IPv{family} address, to which clients by IPv{family} could be sent on"
-            yield Problem(path, words, "give its address on the segment of the boxes")
+            yield Problem(path, words, "add its address on the segment of the boxes")
         for address in addresses:
             if address in forward.addresses:
                 words = f"{address} is one of forward.addresses, which every box has"
-                yield Problem(path, words, "give the box's own address")
+                yield Problem(path, words, "write the box's own address")
             if (other := owners.setdefault(address, name)) != name:
-                yield Problem(path, f"{address} is that of {other}", "give the box's own address")
+                yield Problem(path, f"{address} is that of {other}", "write the box's own address")
 
 
 def _states(forward: Forward) -> Iterator[Problem]:

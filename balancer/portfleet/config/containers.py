@@ -101,6 +101,16 @@ class Networks(Kind):
         return super().toml(list(value)) if value else None
 
 
+def dialable(text: str) -> pins.Address | None:
+    """Return an address as packets can be sent to it; None for one that is for this box alone, or for many.
+
+    Raises ValueError for what is no address.
+    """
+    address = ipaddress.ip_address(text)
+    alone = any((address.is_unspecified, address.is_loopback, address.is_multicast))
+    return None if alone or "%" in text else address
+
+
 class Sources(Kind):
     """Addresses that packets are sent from, one a family at most."""
 
@@ -113,11 +123,11 @@ class Sources(Kind):
         for number, text in enumerate(words or ()):
             place, hint = f"{key}[{number}]", f"for example {key} = {example}"
             try:
-                address = ipaddress.ip_address(text)
+                address = dialable(text)
             except ValueError:
                 reader.wrong(place, f'"{text}" is not an address', hint)
                 continue
-            if "%" in text or any((address.is_unspecified, address.is_loopback, address.is_multicast)):
+            if address is None:
                 reader.wrong(place, f'"{text}" is no address that another box could answer to', hint)
             elif address.version in found:
                 reader.wrong(place, f'"{text}" is a second one of IPv{address.version}', "remove one of them")

@@ -52,9 +52,9 @@ class Copies:
                 os.close(descriptor)
 
     def after(self, place: Control) -> int:
-        """Give the daemon at ``place`` what lay here when the other process ended; return how many connections that is.
+        """Return how many connections lay here when the other process ended, having handed them to the daemon.
 
-        Raises HandingFailed, OSError; the connections are closed then, silent.
+        ``place``: that daemon's control socket. Raises HandingFailed, OSError; the connections are closed then, silent.
         """
         taken = self._taken()
         if len(taken) < 2:

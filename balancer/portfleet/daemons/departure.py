@@ -246,7 +246,7 @@ class Departure:
             handing.refuse(self._flying[0].message, why)
 
     def _settle(self, handing: Handing) -> None:
-        """Ask the other box anew which it has, of what it was told of without an answer. Raises as `_met` does."""
+        """Find out by a new stream which the other box has of those it never answered for; raises as `_met` does."""
         told = [batch for batch in self._flying if batch.told]
         if told:
             self._stream = self._met(_ASKED)

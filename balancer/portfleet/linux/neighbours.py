@@ -13,6 +13,7 @@ import struct
 from collections.abc import Iterable
 from contextlib import suppress
 
+from portfleet.core.pins import Address
 from portfleet.linux.netlink import ACK, DUMP, REQUEST, attribute, attributes, messages
 
 _NEW, _DELETE, _GET = 28, 29, 30  # RTM_NEWNEIGH, …
@@ -23,8 +24,6 @@ _ERROR, _DONE = 2, 3
 _HEADER = struct.Struct("=LHHLL")
 _MESSAGE = struct.Struct("=BxxxiHBB")  # struct ndmsg: family, interface, state, flags, type
 _FAILED = 0x20
-
-Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 
 def manage(neighbours: Iterable[tuple[Address, str]]) -> None:

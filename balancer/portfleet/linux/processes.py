@@ -192,7 +192,7 @@ def sockets(pids: Iterable[int]) -> Iterator[int]:
 
 
 def owner_of(inode: int, among: Iterable[int] | None = None) -> str:
-    """Say whose a socket is, as ``redis-server (pid 123)``, for an error message.
+    """Return whose a socket is, as ``redis-server (pid 123)``, for an error message.
 
     ``among``: the processes that are looked at; None: all, which takes 30 ms beside 1,024 instances.
     """

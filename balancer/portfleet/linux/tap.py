@@ -35,10 +35,6 @@ class Tap:
             raise
         self._address = found[18 : 18 + _TARGET]
 
-    def close(self) -> None:
-        """Remove the interface, and what waits in it."""
-        os.close(self._file)
-
     def read(self) -> list[bytes]:
         """Return the frames that were sent to the interface since the last call."""
         found = []

@@ -167,7 +167,7 @@ class Prober:
             command, self._asked[name] = "status", now
         left = self._left.get(name)
         silent = not known and (target.control is None or pid is None or is_absent(target.control))
-        if well and not target.asks and (left or self.said[name].full):
+        if well and not target.asks and (left or ((said := self.said.get(name)) is not None and said.full)):
             self._left[name] = max(0, (left or 0) - 1)
             self._result(name, "", False)
             return

@@ -17,7 +17,7 @@ from portfleet.daemons.control import request
 from portfleet.daemons.exchange import Control
 from portfleet.daemons.talk import dial
 
-#: Bytes that are taken at once: what nobody looked at for two minutes.
+#: Bytes that are read at once: as many as the counts take up that come in two minutes.
 _ROOM = 65536
 #: The longest that a daemon may be told to leave between two answers, in seconds (docs/control.md).
 LONGEST = 60.0

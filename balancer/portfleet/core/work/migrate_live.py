@@ -14,8 +14,7 @@ class MigrateLive(Work):
     """Move the established connections of ``source`` to the instance of the same name on ``box``.
 
     ``box`` is what ssh understands, ``ssh`` the command used in its place ("" for ssh itself); ``asked``: what was
-    asked of the source before it was drained. Remembered: how many have ``moved``, in how many
-    ``seconds``.
+    asked of the source before it was drained. Remembered: how many have ``moved``, in how many ``seconds``.
     """
 
     verb = "migrate-live"

@@ -27,12 +27,12 @@ from typing import Any
 from portfleet.core import forwarding as core
 from portfleet.core.errors import Exit, PortfleetError
 from portfleet.core.model import Affinity, Fleet, family_of
+from portfleet.core.pins import Address
 from portfleet.core.slots import Table
 from portfleet.dataplane.nft.affinity import expressions, inner_expression, slot_for
 from portfleet.dataplane.nft.context import NftContext
 from portfleet.dataplane.nft.reader import NftReader
 from portfleet.linux import neighbours, routes
-from portfleet.linux.neighbours import Address
 from portfleet.store.templating import fill
 
 TABLE = "portfleet-forward"
@@ -118,7 +118,10 @@ class NftForwarding:
             return False
         if self._generation() == known.generation:
             return True
-        return self._listed() == known.listed and self._note()
+        if self._listed() != known.listed:
+            return False
+        self._note()  # of a change to other tables
+        return True
 
     def follow(self) -> None:
         found = frozenset(mac for address, mac in neighbours.known().items() if address in self._addresses())
@@ -156,11 +159,10 @@ class NftForwarding:
         # Not by `list tables`: the JSON of nft 1.0.6 is broken if a table has an owner, as the watcher's has.
         return [f"{family} {TABLE}" for family in _FAMILIES if self._nft.show(f"list table {family} {TABLE}")]
 
-    def _note(self) -> bool:
-        """Note what is there now, as it is right; return True."""
+    def _note(self) -> None:
+        """Note what is there now, as it is right."""
         generation, listed = self._generation(), self._listed()
         self._loaded = _Known(_interfaces(self._devices), generation, listed)
-        return True
 
     def _listed(self) -> str:
         found = [self._nft.ask(f"list table {table}") for table in self._tables()]
