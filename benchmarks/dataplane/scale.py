@@ -39,7 +39,7 @@ from portfleet.core.routing import route
 from portfleet.dataplane.nft.context import NftContext
 from portfleet.dataplane.nft.plane import NftPlane
 from support.fleets import PATHS, fleet, machine
-from support.netns import network_of
+from support.netns import beside, network_of
 from support.sandbox import HOST4, Sandbox, client4, sandbox
 
 DRAIN_MS, FIRST_PACKET = 20.0, 1.05
@@ -197,22 +197,6 @@ def accept(ports: list[int], up: Any) -> None:
         time.sleep(0.02)
 
 
-@contextmanager
-def accepting(boxes: Sandbox, ports: list[int]) -> Iterator[None]:
-    """Have a process accept on ``ports`` of the host's box."""
-    context = multiprocessing.get_context("fork")
-    up = context.Event()
-    with network_of(boxes.host):
-        process = context.Process(target=accept, args=(ports, up), daemon=True)
-        process.start()
-    try:
-        assert up.wait(20)
-        yield
-    finally:
-        process.kill()
-        process.join()
-
-
 def connects(boxes: Sandbox, port: int, *, count: int) -> list[float]:
     """Connect ``count`` times from as many addresses; gives the microseconds that each took."""
     took = []
@@ -261,7 +245,8 @@ def main() -> int:
         os.sched_setaffinity(0, {CPUS[-1]})
         middle = services // 2
         ports = [FIRST_PORT + 8 * middle + number for number in range(4)]
-        with accepting(large, ports), accepting(small, [FIRST_PORT + number for number in range(4)]):
+        others = [FIRST_PORT + number for number in range(4)]
+        with beside(large.host, accept, ports), beside(small.host, accept, others):
             pairs = []
             for number in range(rounds + 2):
                 order = [(large, FIRST_LISTEN + middle), (small, FIRST_LISTEN)]

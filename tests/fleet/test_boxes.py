@@ -12,26 +12,19 @@ from typing import Any
 
 import pytest
 
+from support.fleets import ECHO_TWO
 from support.netns import network_of
 from support.reachable import show_checkout
 from support.sandbox import Box, wait_for
 from support.two_boxes import ONE, TWO, Pair, pair
 
-FLEET = """
-[service.echo]
-listen = [":7000"]
-command = ["portfleet-daemon", "--port", "{port}", "--handler", "portfleet_daemon.handlers:echo"]
-ports = "7100-7107"
-instances = 2
-min_ready = "off"
-"""
 BOTH = ("--all", "--inventory", "/run/boxes")
 NOBODY = "192.0.2.9"
 
 
 @pytest.fixture(scope="module")
 def boxes() -> Iterator[Pair]:
-    with pair(FLEET) as made:
+    with pair(ECHO_TWO) as made:
         show_checkout(made.clients)
         made.clients.run("sh", "-c", "cat > /run/boxes", text=f"{ONE}  # the first\n{TWO}\n")
         yield made

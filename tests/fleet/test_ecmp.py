@@ -1,4 +1,4 @@
-"""Any number of balancers that know no connection: lost, one after the other, they cost nobody one.
+"""Any number of balancers, which know no connection: they are lost one after the other, and no connection is.
 
 Two boxes have the fleet, three send packets on to them, a router sends each packet to any of the three (BIRD, BGP and
 BFD): real kernels' network stacks and routes, in namespaces. On booted hosts: `script/hosts ecmp`.
@@ -14,16 +14,12 @@ import pytest
 
 from support.ecmp import SERVICE, Segment, Talk, addresses, segment, words
 from support.fleet_box import HOME, PORTFLEET
+from support.fleets import ECHO_TWO
 from support.sandbox import client4, client6, wait_for
 
-FLEET = """
-[service.echo]
-listen = [":7000"]
-command = ["portfleet-daemon", "--port", "{port}", "--handler", "portfleet_daemon.handlers:echo"]
-ports = "7100-7107"
-instances = 2
-min_ready = "off"
-
+FLEET = (
+    ECHO_TWO
+    + """
 [service.each]
 listen = [":7001"]
 command = ["portfleet-daemon", "--port", "{port}", "--handler", "portfleet_daemon.handlers:echo"]
@@ -32,6 +28,7 @@ instances = 2
 affinity = "connection"
 min_ready = "off"
 """
+)
 #: Asks for a reply of many full segments; its path's MTU has to be found out for it to arrive.
 LONG = """
 import socket, sys

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from support.counting import COUNTING
 from support.held import dialled
 from support.netns import network_of
 from support.rights import needs_another_user
@@ -30,22 +31,6 @@ instances = 2
 
 NONE = "; none is left here"
 FOUR = [f"198.18.1.{number}" for number in range(1, 41)]
-#: Counts the requests of each connection and says the number with each answer: a state that has to move along.
-COUNTING = """
-class Counting:
-    def connected(self, conn):
-        conn.state = 0
-
-    def request(self, conn, data):
-        conn.state += 1
-        return b"%d %s" % (conn.state, data)
-
-    def export_state(self, conn):
-        return str(conn.state).encode()
-
-    def import_state(self, conn, blob):
-        conn.state = int(blob)
-"""
 #: Where a process is killed, on which box.
 KILLED = [
     ("one", "relocation held"),

@@ -8,6 +8,7 @@ import sys
 import pytest
 
 from support.fleet_box import HOME, REDIS, FleetBox, fleet_box
+from support.fleets import ECHO_TWO
 from support.rights import needs_another_user
 from support.sandbox import wait_for
 from support.watched import signal, wait_event
@@ -163,15 +164,7 @@ def told(box: FleetBox) -> str:
 
 def test_probes_over_loopback_leave_nothing_in_conntracks_table() -> None:
     with fleet_box() as box:
-        box.write("""
-[service.echo]
-listen = [":7000"]
-command = ["portfleet-daemon", "--port", "{port}", "--handler", "portfleet_daemon.handlers:echo"]
-ports = "7100-7103"
-instances = 2
-[service.echo.probe]
-interval = "50ms"
-""")
+        box.write(ECHO_TWO + '[service.echo.probe]\ninterval = "50ms"\n')
         box.portfleet("up")
         box.portfleet("plan")
         probes = "conntrack -L -p tcp -s 127.0.0.1 2>/dev/null | grep -c -E 'dport=710[0-3].* dport=' || true"

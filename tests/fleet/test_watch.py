@@ -47,7 +47,7 @@ def watched(box: FleetBox) -> list[dict[str, Any]]:
 def test_many_that_die_at_once_leave_the_slots_to_the_rest() -> None:
     with fleet_box(NAMED + QUICK) as box:
         pids = [str(box.status()[f"echo-blue-{number}"]["pid"]) for number in (1, 2, 3)]
-        # Of one that ended before it was watched nobody counts that.
+        # An end before the watcher watches the process is not counted.
         wait_for("all are watched", lambda: all(one["pid"] for one in watched(box)))
         with load(box) as clients:
             box.boxes.host.run("kill", "-KILL", *pids)

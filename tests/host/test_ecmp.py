@@ -10,7 +10,6 @@ import copy
 import json
 import os
 import subprocess
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -205,10 +204,10 @@ def test_no_connection_is_lost_with_a_balancer(segment: Segment, fault: str, mea
         talking = talk()
         repair = FAULTS[fault](host)
         segment.announced(*(name for name in NAMES if name != host.name), seconds=10)
-        time.sleep(2)  # for new connections to meet the fault: what is measured is their longest wait
+        talking.meet(4 * CONNECTS)  # as many as begin in two seconds
         repair()
         segment.announced(*NAMES)
-        time.sleep(1)
+        talking.meet(2 * CONNECTS)
         reports = talking.stop()
         measured(f"a balancer {fault} ({host.name}, {number + 1} of {ROUNDS}): {words(reports)}")
         assert not broken(reports), broken(reports)[:5]
@@ -228,7 +227,7 @@ def test_a_host_that_boots_anew_sends_on_before_it_announces(segment: Segment) -
     segment.announced(*NAMES[:-1])
     segment.hosts["five"].boot()
     segment.announced(*NAMES)
-    time.sleep(2)  # for packets to come by it again
+    talking.meet(4 * CONNECTS)  # also by it
     reports = talking.stop()
     assert not broken(reports) and not refused(reports), words(reports)
 
@@ -262,7 +261,8 @@ def test_with_a_box_that_slots_point_at_its_own_connections_are_lost_alone(
     others = {line.rpartition(":")[0].strip("[]").removeprefix("::ffff:") for line in shown}
     segment.hosts["one"].cut()
     segment.announced(*NAMES[1:])
-    time.sleep(25)  # for those of the lost box to give up
+    own = 2 * TALKERS - len(others)
+    wait_for("those of the lost box have given up", lambda: talking.so_far()["lost"] >= own, seconds=60)
     reports = talking.stop()
     lost = broken(reports)
     measured(f"a box that slots point at lost its power: {len(lost)} of its own lost, of {len(others)} others none")

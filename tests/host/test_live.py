@@ -11,7 +11,6 @@ import os
 import re
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -24,6 +23,7 @@ import nspawn
 from deploy import Ansible
 from nspawn import Host, run
 from support.booted import CLIENTS, status
+from support.counting import COUNTING
 from support.sandbox import wait_for
 
 pytestmark = pytest.mark.live
@@ -45,21 +45,7 @@ ECHO: dict[str, Any] = {
 }
 #: Says how many requests a connection has had, by releases that keep the number in different ways.
 RELEASES = {
-    "v1": """
-class Counting:
-    def connected(self, conn):
-        conn.state = 0
-
-    def request(self, conn, data):
-        conn.state += 1
-        return b"%d %s" % (conn.state, data)
-
-    def export_state(self, conn):
-        return b"%d" % conn.state
-
-    def import_state(self, conn, blob):
-        conn.state = int(blob)
-""",
+    "v1": COUNTING,
     "v2": """
 class Counting:
     def connected(self, conn):
@@ -161,7 +147,8 @@ def test_established_connections_go_on_at_the_other_host_and_without_the_first(
     try:
         with talking(family) as talkers:
             assert connections(here) == TALKERS
-            time.sleep(5)  # for each to have asked before: the state that moves is none that a new connection has
+            # The state that moves is none that a new connection has.
+            wait_for("each has asked", lambda: ask(talkers, "report")["fewest"] > 0)
             load = os.getloadavg()[0]
             said = here.run(f"PORTFLEET_SSH='{SSH}' portfleet migrate echo/2 {there.address} --live").stdout
             assert connections(here) == 0 and connections(there) == TALKERS, said

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import pytest
 
 from portfleet.dataplane.nft.reader import NftReader
 from portfleet.linux.netlink import Netfilter, attribute
-from support.netns import network_of
+from support.netns import beside
 from support.plane import Plane
-from support.sandbox import Sandbox, wait_for
+from support.sandbox import wait_for
 
 SERVICES = "".join(
     f"""
@@ -40,23 +37,7 @@ def change(up: Any) -> None:
             netfilter.transact(10, [(1, _NEW_TABLE, _CREATE, name)])
             netfilter.transact(10, [(1, _DELETE_TABLE, 0, name)])
             up.set()
-            time.sleep(_PAUSE)
-
-
-@contextmanager
-def changing(boxes: Sandbox) -> Iterator[None]:
-    """Have a process change rules in the host's box."""
-    context = multiprocessing.get_context("fork")
-    up = context.Event()
-    with network_of(boxes.host):
-        process = context.Process(target=change, args=(up,), daemon=True)
-        process.start()
-    try:
-        assert up.wait(20)
-        yield
-    finally:
-        process.kill()
-        process.join()
+            time.sleep(_PAUSE)  # how fast they change, which nothing waits for
 
 
 def test_rules_that_change_all_the_time_are_read_chain_by_chain(rules: Plane, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -69,7 +50,7 @@ def test_rules_that_change_all_the_time_are_read_chain_by_chain(rules: Plane, mo
         return read(reader, wanted)
 
     monkeypatch.setattr(NftReader, "_chains", noted)
-    with changing(rules.boxes):
+    with beside(rules.boxes.host, change):
 
         def one_by_one() -> bool:
             names.clear()

@@ -5,7 +5,8 @@
            → [{"source", "port", "reply", "error", "seconds"}], in the order of the sources
     hold   {"to", "sources", "interval": 0.05, "connects": 200, "message": "who {id}\\n", "timeout": 5}
            one long-lived connection per source that sends a request every ``interval`` seconds, and ``connects`` new
-           short connections per second beside it, until stdin ends; prints "up" when all are connected;
+           short connections per second beside it, until stdin ends or has an empty line; prints "up" when all are
+           connected, and on a line "so far" {"lost": held connections that broke, "new": new ones that have ended};
            → {"held": [{"source", "port", "replies", "lost", "error", "seen", "slowest"}],
               "connects": {"done", "refused", "reset", "slowest"}}
 
@@ -107,9 +108,8 @@ class Held:
             self.writer.close()
 
 
-async def connects(job: Job, stop: asyncio.Event) -> dict[str, Any]:
-    """Make ``connects`` short connections a second, spread over many sources, until told to stop."""
-    total: dict[str, Any] = {"done": 0, "refused": 0, "reset": 0, "slowest": 0.0, "errors": []}
+async def connects(job: Job, stop: asyncio.Event, total: dict[str, Any]) -> None:
+    """Make ``connects`` short connections a second from many sources until told to stop; count them in ``total``."""
     running: set[asyncio.Task[None]] = set()
     sources: list[str] = job.get("from") or job["sources"]
     period, number, began = 1 / job["connects"], 0, time.monotonic()
@@ -129,7 +129,6 @@ async def connects(job: Job, stop: asyncio.Event) -> dict[str, Any]:
         number += 1
         await asyncio.sleep(max(0, began + number * period - time.monotonic()))
     await asyncio.gather(*running)
-    return total
 
 
 async def hold(job: Job) -> dict[str, Any]:
@@ -139,12 +138,16 @@ async def hold(job: Job) -> dict[str, Any]:
     for some in range(0, len(held), 200):
         await asyncio.gather(*(one.connect() for one in held[some : some + 200]))
     talking = [asyncio.create_task(one.talk(stop)) for one in held]
-    connecting = asyncio.create_task(connects(job, stop)) if job.get("connects") else None
+    total: dict[str, Any] = {"done": 0, "refused": 0, "reset": 0, "slowest": 0.0, "errors": []}
+    if job.get("connects"):
+        talking.append(asyncio.create_task(connects(job, stop, total)))
     print("up", flush=True)
-    await asyncio.get_running_loop().run_in_executor(None, sys.stdin.readline)
+    while (await asyncio.get_running_loop().run_in_executor(None, sys.stdin.readline)).strip() == "so far":
+        lost, new = sum(one.report["lost"] for one in held), sum(total[how] for how in ("done", "refused", "reset"))
+        print(json.dumps({"lost": lost, "new": new}), flush=True)
     stop.set()
     await asyncio.gather(*talking)
-    return {"held": [one.report for one in held], "connects": await connecting if connecting else None}
+    return {"held": [one.report for one in held], "connects": total if job.get("connects") else None}
 
 
 def main() -> int:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import re
 import subprocess
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -39,7 +40,7 @@ def addresses(number: int) -> dict[int, str]:
 
 def balancer_config(own: Mapping[int, str], *, interface: str = "eth0") -> str:
     """Return BIRD's config of a balancer, as the role writes it."""
-    environment = jinja2.Environment(undefined=jinja2.StrictUndefined, trim_blocks=True, autoescape=False)  # noqa: S701
+    environment = jinja2.Environment(undefined=jinja2.StrictUndefined, trim_blocks=True, autoescape=False)  # noqa: S701 (no HTML)
     environment.tests["search"] = _search
     values = {
         "ansible_managed": "for a test",
@@ -237,6 +238,21 @@ class Talk:
         for process in self._processes:
             said = process.stdout.readline() if process.stdout else ""
             assert said == "up\n", said + (process.stderr.read() if process.stderr else "")
+
+    def so_far(self) -> dict[str, int]:
+        """Return how many held connections have broken ("lost"), and how many new ones have ended ("new")."""
+        found = Counter[str]()
+        for process in self._processes:
+            assert process.stdin is not None and process.stdout is not None
+            process.stdin.write("so far\n")
+            process.stdin.flush()
+            found.update(json.loads(process.stdout.readline()))
+        return dict(found)
+
+    def meet(self, number: int) -> None:
+        """Wait until so many more new connections have ended."""
+        before = self.so_far()["new"]
+        wait_for(f"{number} new connections", lambda: self.so_far()["new"] >= before + number)
 
     def stop(self) -> list[dict[str, Any]]:
         """Have them end; return what each family met."""

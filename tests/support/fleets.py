@@ -23,6 +23,16 @@ instances = 4
 min_ready = "off"
 """
 
+#: One whose two daemons answer each line with itself.
+ECHO_TWO = """
+[service.echo]
+listen = [":7000"]
+command = ["portfleet-daemon", "--port", "{port}", "--handler", "portfleet_daemon.handlers:echo"]
+ports = "7100-7107"
+instances = 2
+min_ready = "off"
+"""
+
 PATHS = Paths(Path("/h/fleet.toml"), Path("/h/lib"), Path("/h/run"), Path("/h/log"), home=Path("/h"))
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Iterator
+import multiprocessing
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -27,3 +28,19 @@ def network_of(box: Box) -> Iterator[None]:
             yield
         finally:
             enter(ours.fileno())
+
+
+@contextmanager
+def beside(box: Box, work: Callable[..., None], *arguments: object) -> Iterator[None]:
+    """Have a process in the network namespace of ``box`` do ``work(*arguments, up)``, once that has set ``up``."""
+    context = multiprocessing.get_context("fork")
+    up = context.Event()
+    with network_of(box):
+        process = context.Process(target=work, args=(*arguments, up), daemon=True)
+        process.start()
+    try:
+        assert up.wait(20)
+        yield
+    finally:
+        process.kill()
+        process.join()

@@ -3,9 +3,9 @@
 One line of JSON on stdin: ``sources`` ([service, client address] each), ``port``, ``every`` (seconds between two
 questions of one), ``fast`` (so many of them ask each 5 ms instead), ``sizes`` of questions in bytes, ``mute`` (so many
 do not read until the end), ``counted`` (the server says its own count of a connection's questions before each reply).
-They connect, say so, and on a line "report" print: connected, replies, lost, errors, wrong; of each connection's
-longest wait since the last report what 999 of 1,000 stay below (``p999_ms``), and the longest, in ms. On "stop" they
-finish first.
+They connect, say so, and on a line "report" print: connected, replies (``fewest``: those on one connection), lost,
+errors, wrong; of each connection's longest wait since the last report what 999 of 1,000 stay below (``p999_ms``), and
+the longest, in ms. On "stop" they finish first.
 """
 
 from __future__ import annotations
@@ -143,6 +143,7 @@ def report(talkers: list[Talker]) -> None:
     found = {
         "connected": len(talkers),
         "replies": sum(talker.answered for talker in talkers),
+        "fewest": min(talker.answered for talker in talkers),
         "lost": sum(bool(talker.expected) for talker in talkers),
         "wrong": sum(talker.wrong for talker in talkers),
         "errors": sorted({talker.error for talker in talkers if talker.error}),
