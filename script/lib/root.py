@@ -172,8 +172,9 @@ def run_bare(suite: str, command: list[str], *, network: bool) -> int:
         return enter(root, command, network=network)
 
 
-def run_warm(suite: str, command: list[str], *, network: bool) -> int:
-    """Run ``command`` in the kept root of ``suite`` with the working tree as it is now, committed or not."""
+@contextmanager
+def warm(suite: str) -> Iterator[Path]:
+    """Lock and return the kept root of ``suite``, with the working tree as it is now, committed or not."""
     base = bare_root(suite)
     root = base.with_name(base.name + "-warm")
     with locked(root.name):
@@ -192,6 +193,12 @@ def run_warm(suite: str, command: list[str], *, network: bool) -> int:
             if (TOP / name).exists():
                 (checkout / name).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy2(TOP / name, checkout / name, follow_symlinks=False)
+        yield root
+
+
+def run_warm(suite: str, command: list[str], *, network: bool) -> int:
+    """Run ``command`` in the kept root of ``suite``."""
+    with warm(suite) as root:
         return enter(root, command, network=network)
 
 

@@ -1,0 +1,72 @@
+"""Run tests on Debian's own kernel: `vm.py PYTEST ARGUMENT…`, in a machine that QEMU emulates.
+
+Its root is the kept Debian root of root.py, by 9p and below a tmpfs, so that a disk is neither made nor filled; its
+kernel and initrd are that root's. It has no network. What its console says is printed; the exit status is a line of it.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import root
+
+SUITE = "bookworm"
+MEMORY_MIB = 4096
+#: What the initrd is to have beside Debian's choice.
+_MODULES = ("9p", "9pnet_virtio", "virtio_pci", "overlay")
+_FILL = f"""
+set -eu
+export DEBIAN_FRONTEND=noninteractive
+if ! dpkg -s linux-image-amd64 kmod >/dev/null 2>&1; then
+  apt-get update -q
+  apt-get install -y -q --no-install-recommends initramfs-tools kmod zstd
+  printf '%s\\n' {" ".join(_MODULES)} >>/etc/initramfs-tools/modules
+  apt-get install -y -q --no-install-recommends linux-image-amd64
+fi >/var/log/kernel.log 2>&1
+script/setup --tests
+"""
+_ROOT = "root=checkout rootfstype=9p rootflags=trans=virtio,version=9p2000.L,msize=1048576,cache=loose ro"
+_STATUS = re.compile(r"^exit status (\d+)\s*$")
+
+
+def boot(system: Path, arguments: list[str]) -> int:
+    """Boot the machine with the root ``system``, run the tests in it and return their exit status."""
+    (kernel,), (initrd,) = ([*(system / "boot").glob(pattern)] for pattern in ("vmlinuz-*", "initrd.img-*"))
+    (system / root.CHECKOUT / ".vm-arguments").write_text(shlex.join(arguments) + "\n")
+    accel = os.environ.get("VM_ACCEL", "tcg,thread=multi")
+    command = ["qemu-system-x86_64", "-accel", accel, "-cpu", "max", "-smp", "2", "-m", str(MEMORY_MIB)]
+    command += ["-nographic", "-no-reboot", "-nic", "none", "-kernel", str(kernel), "-initrd", str(initrd)]
+    command += ["-virtfs", f"local,path={system},mount_tag=checkout,security_model=none,readonly=on"]
+    command += ["-append", f"{_ROOT} console=ttyS0 quiet panic=-1 init=/{root.CHECKOUT}/script/lib/vm-init"]
+    status = 1
+    with subprocess.Popen(
+        [root.TOP / "script/isolated", *command], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True
+    ) as machine:
+        for line in machine.stdout or ():
+            print(line.rstrip(), flush=True)
+            if found := _STATUS.match(line):
+                status = int(found[1])
+    return status
+
+
+def main(arguments: list[str]) -> int:
+    """Take the command line; see the top of this file."""
+    try:
+        if os.geteuid() != 0:
+            raise root.RootError("making a Debian root needs root\nhint: run it with sudo")
+        with root.warm(SUITE) as system:
+            if root.enter(system, ["sh", "-c", _FILL], network=True):
+                raise root.RootError("the machine's root could not be made")
+            return boot(system, arguments)
+    except root.RootError as error:
+        print(error, file=sys.stderr)
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
