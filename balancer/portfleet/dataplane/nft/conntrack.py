@@ -14,6 +14,7 @@ import ipaddress
 import os
 import socket
 import struct
+import threading
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
@@ -107,9 +108,10 @@ def forget_half_open(instance: InstanceRule) -> int:
     return results.count(0)
 
 
-class Forgetter:
-    """Deletes entries of connections that have ended, over one socket.
+class Forgetter(threading.local):
+    """Deletes entries of connections that have ended, over one socket for each thread.
 
+    Over one for all, a thread would take the answer that another one waits for, which then waits for ever.
     What the kernel refuses stays until its time is up, as it would without this.
     """
 
