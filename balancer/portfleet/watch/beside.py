@@ -18,8 +18,8 @@ class Beside:
         #: (port, inode) of the sockets on instances' ports, when all on that port were its instance's own.
         self._own: set[tuple[int, int]] = set()
 
-    def look(self, members: list[Member], programs: dict[str, ProgramInfo]) -> None:
-        """Look at ``members`` that have a process; those with other sockets than before are looked at.
+    def look(self, members: list[Member], programs: dict[str, ProgramInfo]) -> list[Member]:
+        """Look at ``members`` that have a process, those with other sockets than before; return whose neighbour is new.
 
         Raise OSError, and PortfleetError for what cannot be read.
         """
@@ -29,9 +29,10 @@ class Beside:
         changed = [member for port, member in by_port.items() if port in ports_changed or member.beside]
         self._own &= found_there
         if not changed:
-            return
+            return []
         ports = {port: member.name for port, member in by_port.items()}
         found = Look(programs, self._paths, probe=False, ports=ports).beside(member.want for member in changed)
+        fresh = [member for member in changed if found.get(member.name) and not member.beside]
         for member in changed:
             member.beside = found.get(member.name, "")
             if member.beside:
@@ -39,3 +40,4 @@ class Beside:
             else:
                 self._log.over("port-shared", about=member.name)
                 self._own |= {pair for pair in found_there if pair[0] == member.want.rule.port}
+        return fresh

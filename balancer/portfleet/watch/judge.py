@@ -161,15 +161,19 @@ class Judge:
         name = member.name
         return name in self._ejector.pending and name not in self._ejector.table(member.service.name, anew=True)
 
-    def _told(self, name: str, trouble: str, by_port: bool) -> None:
+    def _told(self, name: str, trouble: str, by_port: bool) -> bool:
         with self._log.costs(name):
-            self.probed(name, trouble, by_port)
+            return self.probed(name, trouble, by_port)
+        return False  # it cost what it is about
 
-    def probed(self, name: str, trouble: str, by_port: bool) -> None:
-        """Take one probe's result ("" is a success); ``by_port``: nothing but a connection to the port failed."""
+    def probed(self, name: str, trouble: str, by_port: bool) -> bool:
+        """Take one probe's result ("" is a success); ``by_port``: nothing but a connection to the port failed.
+
+        Return whether another success would change nothing.
+        """
         member = self._roster.members.get(name)
         if member is None:
-            return
+            return False
         member.spoke |= name in self._prober.said
         trouble = trouble or member.beside
         if not trouble or trouble == member.beside:
@@ -177,13 +181,14 @@ class Judge:
         elif by_port and (why := self._blind()):
             # Such a probe is a new connection too: all instances would fail at once, none of them ill.
             self._log.once("blind", reason=why)
-            return
+            return False
         elif member.hung_since is None:
             member.hung_since = time.monotonic()
         if not trouble and self._log.over("blind"):
             self._log("probes-count", reason="they are judged again")
         if member.health.note(trouble):
             self._flipped(member)
+        return member.steady
 
     def admit(self, members: Sequence[Member], reason: str) -> None:
         """Let members of one service take connections again, by one change of the data plane."""

@@ -5,6 +5,7 @@ is up. What is asked, and what an answer means, is in `daemons.probe`; a probe t
 found goes a shorter way, from which whatever is not as it was leads back to the long one:
 
 - A daemon that repeats its answer is asked on its control socket once (`repeats`); of others the connection is kept.
+- Where one success more would tell nothing, it takes no turns but those of its port (`resting`).
 - Where a connection to the port is all that is asked, the kernel is asked for the listener that would take it.
 """
 
@@ -12,7 +13,6 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable, Iterable, Mapping
-from zlib import crc32
 
 from portfleet.core.status import DaemonState, Status
 from portfleet.daemons.answers import ControlError, Refused
@@ -23,7 +23,10 @@ from portfleet.daemons.talk import Talk, begin
 from portfleet.linux.listening import Listening
 from portfleet.linux.sockdiag import Ends
 from portfleet.linux.unix_socket import is_absent
+from portfleet.watch.counting import Counting
+from portfleet.watch.ports import Ports
 from portfleet.watch.repeats import Repeats
+from portfleet.watch.resting import Resting
 from portfleet.watch.turns import Turns
 from portfleet.watch.waits import UnderWay, Waits
 
@@ -33,27 +36,20 @@ _STEP = 0.01
 _TURNS, _AT_ONCE = 64, 16
 #: The longest wait of a tick that has nothing to do, so that new targets are never far away.
 _IDLE = 0.1
-#: Seconds between two questions for what an instance counts, and for how long it is asked after the last who wants it.
-_COUNT, _WANTED = 3.5, 150.0
-#: Of so many probes one goes through the port, if what else is asked has gone well: the loop behind the control socket
-#: serves the port too, and a connection costs ten times as much as a look at the listener that would take it, and
-#: more than that beside an answer that is repeated.
-_PORT_EVERY, _PORT_REPEATED = 10, 60
 #: Probes that run a command, at a time: to start one takes this process a millisecond, and the machine more.
 _COMMANDS = 4
-#: An answer is late after so many intervals, and its instance is asked.
-_LATE = 1.1
 
 
 class Prober:
     """Probes ``targets`` in turn and calls ``result(name, trouble, by_port)`` for each probe.
 
-    ``trouble`` is "" for a success; ``by_port``: a connection to the instance's port failed, and nothing before it.
+    ``trouble`` is "" for a success; ``by_port``: a connection to the instance's port failed, and nothing before it. It
+    returns whether another success would change nothing; whoever knows better later calls `ask`.
     """
 
     def __init__(
         self,
-        result: Callable[[str, str, bool], None],
+        result: Callable[[str, str, bool], bool | None],
         clock: Callable[[], float],
         pid_of: Callable[[str], int | None],
         unexpected: Callable[[str, Exception], None] = lambda *_: None,
@@ -66,22 +62,18 @@ class Prober:
         self._targets: dict[str, Target] = {}
         self._turns, self._called = Turns(), set[str]()
         self._probes: dict[str, UnderWay] = {}
-        self._waits, self._listening = Waits(), Listening()
-        self._states, self._counts = Repeats("state", clock), Repeats("status", clock)
+        self._waits, self._listening, self._ports = Waits(), Listening(), Ports()
+        self._states, self._counting = Repeats("state", clock, pid_of), Counting(clock, pid_of)
+        self._resting = Resting(states=self._states, turns=self._turns, ports=self._ports, clock=clock, pid_of=pid_of)
         #: By instance: the connection to its control socket that is kept from one question to the next.
         self._kept: dict[str, socket.socket] = {}
         #: By instance: what it said last on its control socket; its process that said so, and on which command.
         self.said: dict[str, Status] = {}
         self._spoke: dict[str, tuple[int | None, str]] = {}
-        #: By instance: what it counted when it last said so, and when it was asked; until when that is wanted.
-        self._counted: dict[str, Status] = {}
-        self._asked: dict[str, float] = {}
-        self._count_until = 0.0
         #: By instance: the seconds of its last probe that succeeded, as finely as a tick looks.
         self.took: dict[str, float] = {}
         #: Connections over loopback that have ended; whoever forgets them empties it.
         self.ended: list[Ends] = []
-        self._left: dict[str, int] = {}  # by instance: how many probes may leave out its port
 
     def aim(self, targets: Iterable[Target]) -> None:
         """Probe exactly ``targets`` from now on; new ones are spread over their interval."""
@@ -89,30 +81,31 @@ class Prober:
         for name in self._targets.keys() - wanted.keys():
             self._drop(name)
         self._turns.add({name: target.probe.interval for name, target in wanted.items()}, self._clock())
-        self._targets = wanted
+        known, self._targets = self._targets, wanted
+        self._wake(name for name, target in wanted.items() if name in known and known[name].probe is not target.probe)
 
     def ask(self, name: str) -> None:
         """Probe one of the targets now, besides its turns."""
         self._called.add(name)
 
     def counted(self) -> Mapping[str, Status]:
-        """Return what instances counted when they last said so, and have them say it for the next two minutes.
-
-        That is ten times as much to write and to read as whether they are ready, so it is not always asked.
-        """
-        self._count_until = self._clock() + _WANTED
-        for name, said in self._counts.news():
-            if isinstance(said, Status):
-                self._counted[name] = said
-            else:
-                self._counts.end(name)
-        return self._counted
+        """Return what instances counted when they last said so, and have them say it for the next two minutes."""
+        known = self._counting.wanted
+        counted, lost = self._counting.read()
+        untold = lost if known else self._targets
+        self._resting.hurry(self._targets[name] for name in untold if name in self._targets)
+        return counted
 
     def tick(self) -> float:
         """Begin what is due and go on with what is under way; return the seconds until the next tick is of use."""
         now = self._clock()
         for name, said in self._states.news():
             self._repeated(name, said)
+        for name in self._states.overdue():
+            self._wake([name])
+            self._states.late(name)
+            self.ask(name)
+        self._counting.expire(now)
         most = len(self._probes) + _AT_ONCE
         for _ in range(_TURNS):
             if len(self._probes) >= most or (turn := self._turns.take(now)) is None:
@@ -124,13 +117,15 @@ class Prober:
             if target.command is not None and self._commands() >= _COMMANDS:
                 self._turns.put(name, now + _STEP, target.probe.interval)  # its time begins when it does
                 continue
+            self._resting.turn(target, now)
             try:
                 self._begin(target, now)
             finally:
-                self._turns.put(name, self._next(target, due, now), target.probe.interval)
+                self._turns.put(name, self._resting.next(target, due, now), target.probe.interval)
         called, self._called = self._called, set()
         for name in called:
             if (target := self._targets.get(name)) is not None:
+                self._wake([name])
                 self._begin(target, now, ask=True)
         if self._probes:
             for name in self._waits.ready():
@@ -141,14 +136,17 @@ class Prober:
                     self._go_on(name, probe, now)
         if (left := self._turns.left(now)) <= 0:
             return 0.0
-        return _STEP if self._probes else min(_IDLE, max(_STEP, left))
+        return _STEP if self._probes else min(_IDLE, max(_STEP, min(left, self._states.left(now))))
 
-    def _next(self, target: Target, due: float, now: float) -> float:
-        """Return when a target is due again that was ``due``: late ticks are not made up for, nor is one early."""
-        interval = target.probe.interval
-        at = self._states.at(target.name, self._pid_of(target.name), interval)
-        again = due + interval if at is None else at + _LATE * interval
-        return max(again, now + interval / 2)
+    def _report(self, name: str, trouble: str, *, by_port: bool = False) -> None:
+        """Tell of a result, and have the instance rest or take turns by what it means."""
+        content, target = self._result(name, trouble, by_port), self._targets.get(name)
+        if not content or target is None or not self._resting.begin(target):
+            self._wake([name])
+
+    def _wake(self, names: Iterable[str]) -> None:
+        """Have those of ``names`` that rest take turns again."""
+        self._resting.end(self._targets[name] for name in names if name in self._targets)
 
     def _commands(self) -> int:
         return sum(probe.target.command is not None for probe in self._probes.values())
@@ -163,17 +161,17 @@ class Prober:
         spoke, command = self._spoke.get(name, (None, ""))
         known = pid is not None and spoke == pid
         well = known and not ask and command == "state" and self._well(target, pid, now)
-        if known and not well and now < self._count_until and now - self._asked.get(name, 0.0) >= _COUNT:
-            command, self._asked[name] = "status", now
-        left = self._left.get(name)
+        if known and not well and self._counting.ask(name, now):
+            command = "status"
+        left = self._ports.left(name)
         silent = not known and (target.control is None or pid is None or is_absent(target.control))
         if well and not target.asks and (left or ((said := self.said.get(name)) is not None and said.full)):
-            self._left[name] = max(0, (left or 0) - 1)
-            self._result(name, "", False)
+            self._ports.left_out(name)
+            self._report(name, "")
             return
         if left and not target.asks and silent and self._listening.takes(target.place.host, target.place.port):
-            self._left[name] = left - 1
-            self._result(name, "", False)
+            self._ports.left_out(name)
+            self._report(name, "")
             return
         if not known:
             self._let_go(name)
@@ -191,24 +189,23 @@ class Prober:
         if (at := self._states.at(name, pid, interval)) is None:
             self._states.begin(name, place, interval)
             return False
-        if now - at >= interval:
+        if now - at >= interval and not self._states.rests(name):
             self._states.late(name)
             return False
-        if now >= self._count_until:
-            self._counts.end(name)
-        elif self._counts.at(name, pid, _COUNT) is None:
-            self._counts.begin(name, place, _COUNT)
+        self._counting.begin(name, place)
         return True
 
     def _repeated(self, name: str, said: Status | ControlError) -> None:
         """Take in a repeated answer that is another than before; whatever but ready is for a question to find out."""
         if isinstance(said, Refused):
+            self._wake([name])
             self._states.refused(name)
         elif isinstance(said, Status) and said.state is DaemonState.READY:
             self.said[name] = said
             if name not in self._probes:
                 self._let_go(name)
         else:
+            self._wake([name])
             self._states.end(name)
             self.ask(name)
 
@@ -227,13 +224,14 @@ class Prober:
             by_port = not isinstance(probe.talk.exchange.place, Control)
             if not verdict:
                 self.took[name] = self._clock() - probe.began
-            self._left[name] = 0 if verdict else self._fresh(name) if by_port else max(0, self._left.get(name, 0) - 1)
-            self._result(name, verdict, bool(verdict) and by_port)
-
-    def _fresh(self, name: str) -> int:
-        """Return how many probes may leave out the port from now on; the first time not as many for all: they go on."""
-        every = _PORT_REPEATED if name in self._states else _PORT_EVERY
-        return every - 1 if name in self._left else crc32(name.encode()) % every
+            if verdict:
+                self._wake([name])
+                self._ports.leave(name, 0)
+            elif by_port:
+                self._ports.went_through(name, repeats=name in self._states)
+            else:
+                self._ports.left_out(name)
+            self._report(name, verdict, by_port=bool(verdict) and by_port)
 
     def _step(self, name: str, probe: UnderWay) -> Verdict:
         try:
@@ -258,7 +256,9 @@ class Prober:
         """Take in how an exchange ended, and begin the next, if there is one."""
         exchange = probe.talk.exchange
         if isinstance(exchange, AskReady) and exchange.answer is not None:
-            self._heard(name, exchange.command, exchange.answer)
+            self.said[name] = exchange.answer
+            if exchange.command == "status":
+                self._counting.heard(name, exchange.answer)
             pid = exchange.place.pid
             if self._spoke.get(name, (None, ""))[0] != pid:
                 self._spoke[name] = (pid, exchange.command)
@@ -271,11 +271,6 @@ class Prober:
         self._close(probe)
         probe.talk = self._talk(name, after)
         return probe.talk.step()
-
-    def _heard(self, name: str, command: str, answer: Status) -> None:
-        self.said[name] = answer
-        if command == "status":
-            self._counted[name] = answer
 
     def _close(self, probe: UnderWay) -> None:
         """End what a probe has open."""
@@ -295,6 +290,7 @@ class Prober:
             self._close(probe)
         self._let_go(name)
         self._states.drop(name)
-        self._counts.drop(name)
-        for kept in (self.said, self._counted, self._asked, self.took, self._left):
-            kept.pop(name, None)
+        for kept in (self._turns, self._counting, self._ports, self._resting):
+            kept.drop(name)
+        self.said.pop(name, None)
+        self.took.pop(name, None)

@@ -10,6 +10,8 @@ import select
 import socket
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import takewhile
+from math import inf
 
 from portfleet.core.status import Status
 from portfleet.daemons.answers import ControlError, ImproperAnswer, read_status
@@ -21,13 +23,18 @@ from portfleet.daemons.talk import dial
 _ROOM = 65536
 #: The longest that a daemon may be told to leave between two answers, in seconds (docs/control.md).
 LONGEST = 60.0
+#: An answer is late after so many intervals, and its instance is asked.
+LATE = 1.1
+#: What has come is read so many times an interval at least.
+_READ = 8
 
 
 @dataclass(slots=True)
 class Repeated:
     """The connection over which process ``pid`` repeats an answer each ``every`` seconds.
 
-    ``came`` is its last answer, at ``at``; ``count`` says how many there were.
+    ``came`` is its last answer, at ``at``; ``count`` says how many there were. While its instance rests it is in
+    ``order``, among others of the interval.
     """
 
     connection: socket.socket
@@ -36,17 +43,20 @@ class Repeated:
     came: bytes = b""
     at: float = 0.0
     count: int = 0
+    order: dict[str, Repeated] | None = None
 
 
 class Repeats:
-    """What instances answer to ``command``, time and again."""
+    """What instances answer to ``command``, time and again; ``pid_of`` gives an instance's process."""
 
-    def __init__(self, command: str, clock: Callable[[], float]) -> None:
-        self._command, self._clock = command, clock
+    def __init__(self, command: str, clock: Callable[[], float], pid_of: Callable[[str], int | None]) -> None:
+        self._command, self._clock, self._pid_of = command, clock, pid_of
         self._poll, self._names = select.epoll(), dict[int, str]()
         self._repeated: dict[str, Repeated] = {}
         #: By instance, its process that answers once only.
         self._once: dict[str, int] = {}
+        #: By interval, who rests: whoever was heard longest ago comes first.
+        self._orders: dict[float, dict[str, Repeated]] = {}
 
     def __contains__(self, name: str) -> bool:
         return name in self._repeated
@@ -88,10 +98,53 @@ class Repeats:
                 came = b""
             repeated.at = now
             repeated.count += 1
+            if (order := repeated.order) is not None:
+                del order[name]
+                order[name] = repeated
             if came != repeated.came:
                 repeated.came = came
                 found.append((name, _meant(came)))
+            elif self._pid_of(name) != repeated.pid:
+                found.append((name, ImproperAnswer("another process is the instance's by now")))
         return found
+
+    def rest(self, name: str) -> bool:
+        """Have `overdue` tell when an instance's answer is late; False if its process repeats none."""
+        repeated = self._repeated.get(name)
+        if repeated is None or repeated.pid != self._pid_of(name):
+            return False
+        if repeated.order is None:
+            order = repeated.order = self._orders.setdefault(repeated.every, {})
+            order[name] = repeated
+            by_age = sorted(order.items(), key=lambda entry: entry[1].at)
+            order.clear()
+            order.update(by_age)
+        return True
+
+    def overdue(self) -> list[str]:
+        """Return whose answer is late, of those that rest."""
+        now, found = self._clock(), list[str]()
+        for every, order in self._orders.items():
+            found += [name for name, _ in takewhile(lambda entry: now - entry[1].at >= LATE * every, order.items())]  # noqa: B023
+        return found
+
+    def left(self, now: float) -> float:
+        """Return the seconds until those that rest are to be looked at again; inf if none rests."""
+        oldest = [(every, next(iter(order.values())).at) for every, order in self._orders.items() if order]
+        return min((min(every / _READ, at + LATE * every - now) for every, at in oldest), default=inf)
+
+    def rests(self, name: str) -> bool:
+        """Return whether `overdue` tells of an instance."""
+        return (repeated := self._repeated.get(name)) is not None and repeated.order is not None
+
+    def wake(self, name: str) -> bool:
+        """End an instance's rest; False if it had none."""
+        repeated = self._repeated.get(name)
+        if repeated is None or repeated.order is None:
+            return False
+        del repeated.order[name]
+        repeated.order = None
+        return True
 
     def late(self, name: str) -> None:
         """Take in that an answer is missing: a process that answered once only is not told to repeat again."""
@@ -107,9 +160,15 @@ class Repeats:
 
     def end(self, name: str) -> None:
         """End the connection, if there is one."""
+        self.wake(name)
         if (repeated := self._repeated.pop(name, None)) is not None:
             del self._names[repeated.connection.fileno()]
             repeated.connection.close()
+
+    def end_all(self) -> None:
+        """End all connections."""
+        for name in list(self._repeated):
+            self.end(name)
 
     def drop(self, name: str) -> None:
         """Forget an instance."""

@@ -60,6 +60,11 @@ class Member:
         """Return whether the watcher may start it: it is not to be down, and no other process starts it now."""
         return self.want.startable and not self.owned
 
+    @property
+    def steady(self) -> bool:
+        """Return whether it is well and its last probe has said so: no success would change anything."""
+        return self.health.healthy and not self.health.streak and self.hung_since is None and not self.beside
+
     def judged(self, *, out: bool) -> None:
         """Have probes judge it from now on: one that is ``out`` by them has to answer before it is healthy."""
         if not self.probed:

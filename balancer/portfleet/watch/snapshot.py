@@ -115,9 +115,8 @@ class Snapshot:
         return {"version": __version__, "config": self.roster.config, "well": told, "next": following}
 
     def _is_well(self, member: Member) -> bool:
-        health, name = member.health, member.name
-        steady = health.healthy and not health.streak and member.hung_since is None and not member.beside
-        return steady and member.probed and name in self.judge.answered_in and self.ejector.serves(name)
+        name = member.name
+        return member.steady and member.probed and name in self.judge.answered_in and self.ejector.serves(name)
 
     def _well(self, member: Member) -> dict[str, Any]:
         said = self.judge.said.get(member.name)

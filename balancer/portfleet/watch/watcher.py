@@ -188,7 +188,8 @@ class Watcher:
                 self._hazards = await self._in_pool(rules.hazards)
                 pids = {name: pid for name in self._roster.members if (pid := self._deaths.pid(name))}
                 running = [m for m in self._roster.members.values() if m.local and m.name in pids]
-                await self._in_pool(lambda: self._beside.look(running, self._processes.programs))
+                for member in await self._in_pool(lambda: self._beside.look(running, self._processes.programs)):
+                    self._judge.look(member.name)
                 self._limits.look(pids, self._judge.connections, self._hazards)
         with self._log.costs("dropped clients"):
             self._dropped.look(self._serving())
