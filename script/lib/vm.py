@@ -31,7 +31,7 @@ fi >/var/log/kernel.log 2>&1
 script/setup --tests
 """
 _ROOT = "root=checkout rootfstype=9p rootflags=trans=virtio,version=9p2000.L,msize=1048576,cache=loose ro"
-_STATUS = re.compile(r"^exit status (\d+)\s*$")
+_STATUS = re.compile(rb"^exit status (\d+)\s*$", re.MULTILINE)
 
 
 def boot(system: Path, arguments: list[str]) -> int:
@@ -43,15 +43,15 @@ def boot(system: Path, arguments: list[str]) -> int:
     command += ["-nographic", "-no-reboot", "-nic", "none", "-kernel", str(kernel), "-initrd", str(initrd)]
     command += ["-virtfs", f"local,path={system},mount_tag=checkout,security_model=none,readonly=on"]
     command += ["-append", f"{_ROOT} console=ttyS0 quiet panic=-1 init=/{root.CHECKOUT}/script/lib/vm-init"]
-    status = 1
+    said = b""
     with subprocess.Popen(
-        [root.TOP / "script/isolated", *command], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True
+        [root.TOP / "script/isolated", *command], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, bufsize=0
     ) as machine:
-        for line in machine.stdout or ():
-            print(line.rstrip(), flush=True)
-            if found := _STATUS.match(line):
-                status = int(found[1])
-    return status
+        while machine.stdout and (some := machine.stdout.read(4096)):
+            os.write(1, some)
+            said = said[-1000:] + some
+    found = _STATUS.findall(said)
+    return int(found[-1]) if found else 1
 
 
 def main(arguments: list[str]) -> int:

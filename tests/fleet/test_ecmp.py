@@ -218,16 +218,17 @@ def test_what_is_kept_is_put_back_and_follows_the_config(boxes: Segment) -> None
 
 
 def test_explain_says_to_which_box_a_client_goes(boxes: Segment) -> None:
-    some = sources(600, 8)
-    talk = talking(boxes, 600, 8, connects=1)
+    some = sources(600, 5)
+    talk = talking(boxes, 600, 5, connects=1)
     there = {name: boxes.boxes[name].run("ss", "-tnH", "state", "established").stdout for name in boxes.members}
     ended(talk)
     for source in some[4] + some[6]:
         said = json.loads(boxes.portfleet("one", "explain", "echo", source, "--json").stdout)
         (has,) = (name for name, shown in there.items() if re.search(rf"[\[ :]{source}\]?:", shown))
         assert said["box"] == has and said["elsewhere"] == (has == "two"), (source, said)
-        words = boxes.portfleet("one", "explain", "echo", source).stdout
-        assert ("but not here: new ones of it go to two" in words) == (has == "two")
+        if source in (some[4][0], some[6][0]):
+            words = boxes.portfleet("one", "explain", "echo", source).stdout
+            assert ("but not here: new ones of it go to two" in words) == (has == "two")
 
 
 def test_what_cannot_be_is_refused(boxes: Segment) -> None:
