@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 
 from support.fleet_box import HOME, REDIS, FleetBox, fleet_box, on_plane
@@ -79,18 +81,28 @@ def pid_of_supervisord(box: FleetBox) -> int:
     return pid_of(box, "supervisord")
 
 
+@pytest.fixture(scope="module")
+def up() -> Iterator[FleetBox]:
+    """Return a fleet that is up, and can be taken down whatever has become of its files."""
+    with fleet_box(NAMED + QUICK) as box:
+        yield box
+        box.portfleet("down", "--yes")
+
+
 @pytest.mark.parametrize("name", ["journal.json", "applied.toml", "../run/out.json", "processes.json",
                                   "../run/warnings.json", "../run/rules.json"])  # fmt: skip
-def test_a_state_file_that_nests_without_end_gives_words_or_nothing(name: str) -> None:
-    with fleet_box(NAMED + QUICK) as box:
-        before = pids(box)
-        watcher = pid_of(box, "portfleet-watch")
-        path = box.boxes.host.path(f"{HOME}/lib/{name}")
-        path.write_text("[" * 100_000)
-        _look_and_change(box)
-        assert pid_of(box, "portfleet-watch") == watcher
-        assert {name: pid for name, pid in pids(box).items() if name != "echo-blue-4"}.items() <= before.items()
-        box.portfleet("down", "--yes")
+def test_a_state_file_that_nests_without_end_gives_words_or_nothing(up: FleetBox, name: str) -> None:
+    before = pids(up)
+    watcher = pid_of(up, "portfleet-watch")
+    path = up.boxes.host.path(f"{HOME}/lib/{name}")
+    was = path.read_text()
+    path.write_text("[" * 100_000)
+    _look_and_change(up)
+    assert pid_of(up, "portfleet-watch") == watcher
+    assert {name: pid for name, pid in pids(up).items() if name != "echo-blue-4"}.items() <= before.items()
+    path.write_text(was)
+    up.portfleet("undrain", "echo/4", check=False)
+    up.portfleet("apply")
 
 
 @pytest.mark.long

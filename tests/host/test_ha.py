@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
@@ -101,11 +102,14 @@ def pulled(host: Host) -> bool:
 
 
 def known(host: Host) -> int:
-    """Return how many established connections of the services a host's conntrack has."""
-    count = "conntrack -L -f {} -p tcp --dport {} 2>/dev/null | grep -c ESTABLISHED"
-    return sum(
-        int(host.run(count.format(f"ipv{family}", port), check=False).stdout or 0) for family, port in PORTS.items()
-    )
+    """Return of how many clients that hold connections a host's conntrack has them; new ones beside do not count."""
+    shown = "conntrack -L -f {} -p tcp --dport {} 2>/dev/null | grep ESTABLISHED"
+    found = 0
+    for (family, port), client in zip(PORTS.items(), (client4, client6), strict=True):
+        held = {ip_address(client(number)) for number in range(TALKERS)}
+        listed = host.run(shown.format(f"ipv{family}", port), check=False).stdout.splitlines()
+        found += len(held & {ip_address(line.partition(" src=")[2].split()[0]) for line in listed})
+    return found
 
 
 @pytest.fixture(scope="module")
