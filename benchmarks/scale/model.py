@@ -128,7 +128,7 @@ def names(boxes: int) -> list[str]:
 
 def table(boxes: int, slots: int, *, out: tuple[str, ...] = ()) -> Table:
     """Return the boxes' slots, as `portfleet forward` has them with some ``out``."""
-    return ways(Forward(boxes=dict.fromkeys(names(boxes), ()), out=out, slots=slots)).talks
+    return ways(Forward(boxes=dict.fromkeys(names(boxes), ()), out=out, slots=slots))
 
 
 def maglev_table(members: Sequence[str]) -> list[str]:

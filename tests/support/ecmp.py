@@ -28,7 +28,7 @@ from support.sandbox import Box, make_box, wait_for
 
 SERVICE = {4: "203.0.113.100", 6: "2001:db8:5::100"}
 ROUTER = {4: "192.0.2.254", 6: "2001:db8::fe"}
-_CLIENTS = Path(__file__).with_name("clients.py")
+CLIENTS = Path(__file__).with_name("clients.py")
 _ROLE = TOP / "ansible/roles/portfleet_ecmp/templates"
 _OF = {4: r"^[0-9.]+$", 6: ":"}
 
@@ -100,9 +100,8 @@ class Segment:
         return self.boxes[name].run(PORTFLEET, "--home", HOME, *words, check=check, timeout=120)
 
     def write(self, **states: Sequence[str]) -> None:
-        """Write the same fleet.toml on all boxes, with boxes in these states, and have it hold: draining ones first."""
-        first = states.get("draining", ())
-        for name in sorted(self.boxes, key=lambda name: (name not in first, name)):
+        """Write the same fleet.toml on all boxes, with boxes in these states, and have it hold, box after box."""
+        for name in self.boxes:
             self._config(self.boxes[name], states)
             self.portfleet(name, "forward", "load")
 
@@ -230,7 +229,7 @@ class Talk:
             job: dict[str, Any] = {"to": [SERVICE[family], port], "sources": some, "connects": connects}
             job["from"] = (new or sources)[family]
             job |= {"message": "hello {id}\n", "interval": 0.5, "timeout": 20}
-            process = popen("/usr/bin/python3", str(_CLIENTS), "hold")
+            process = popen("/usr/bin/python3", str(CLIENTS), "hold")
             assert process.stdin is not None and process.stdout is not None
             process.stdin.write(json.dumps(job) + "\n")
             process.stdin.flush()
@@ -268,4 +267,5 @@ def words(reports: Sequence[Mapping[str, Any]]) -> str:
     return (
         f"{len(held)} established: {lost} lost, longest wait {slowest:.2f} s; "
         f"{sum(one['done'] for one in new)} new: {refused} refused, longest wait {longest:.2f} s"
+        + "".join(f"; {source}: {error}" for one in new for source, error in one["errors"][:3])
     )

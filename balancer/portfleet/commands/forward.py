@@ -63,8 +63,8 @@ def _fleet(context: Context) -> Fleet:
 
 
 def _show(context: Context, fleet: Fleet, sender: Forwarding) -> None:
-    forward, ways, here = fleet.forward, core.ways(fleet.forward), sender.own(fleet)
-    starts, talks = count(ways.starts), count(ways.talks)
+    forward, here = fleet.forward, sender.own(fleet)
+    starts, ways = count(core.starts(forward)), count(core.ways(forward))
     loaded = sender.loaded() == sender.digest(fleet)
     states = {name: state for state in ("draining", "out", "returning") for name in getattr(forward, state)}
     boxes = [
@@ -73,7 +73,7 @@ def _show(context: Context, fleet: Fleet, sender: Forwarding) -> None:
             "addresses": list(addresses),
             "state": states.get(name, "in"),
             "slots": starts[name],
-            "slots_of_established": talks[name],
+            "slots_of_established": ways[name],
             "this": name == here,
         }
         for name, addresses in forward.boxes.items()

@@ -5,11 +5,11 @@ table follows from `[forward]` alone, so boxes with the same fleet.toml have the
 its share from those before it, with the fewest moves. While the last of them is out, its slots are with those from
 which it took them; otherwise who is out decides alone, as for instances (`core.slots`).
 
-A packet that begins a connection goes by `Ways.starts`, any other by `Ways.talks`. They differ while a box is draining:
-it gets no new connections, but the packets of those it has. It also gets those of connections that began elsewhere, as
-nothing in a packet tells them apart: it passes on what it does not know, by `passes`. So each step between two states,
-in the order in, draining, out, draining, returning, in, finds every connection, also while some boxes have taken it
-already and others have not. Only a box that is to drain has to be the first to know, as it does not pass on before.
+The packets of a slot go to its box by `ways`, unless it is out. While it is draining or returning, some of them are of
+connections that began elsewhere, and nothing in a packet tells which: that box passes on what it does not know, by
+`passes`, and while it is draining what begins a connection too. So only that box itself needs to know that it is
+draining or returning; each step in the order in, draining, out, draining, returning, in finds every connection, also
+while some boxes have taken it already and others have not.
 """
 
 from __future__ import annotations
@@ -33,14 +33,6 @@ SEED = seed_of("[forward]")
 
 
 @value
-class Ways:
-    """The boxes' slots: by name who gets a connection that begins, and who the packets of one that is there."""
-
-    starts: Table
-    talks: Table
-
-
-@value
 class Forwarded:
     """A service whose clients are sent on: ``port`` of ``address`` by ``affinity``, in one family."""
 
@@ -50,13 +42,21 @@ class Forwarded:
     affinity: Affinity
 
 
-def ways(forward: Forward) -> Ways:
-    """Return where the slots point."""
-    return Ways(_without(forward, {*forward.draining, *forward.out}), _without(forward, forward.out))
+def ways(forward: Forward) -> Table:
+    """Return where the slots point: the box that gets their packets first."""
+    return _without(forward, forward.out)
+
+
+def starts(forward: Forward) -> Table:
+    """Return who gets the connections that begin."""
+    return _without(forward, {*forward.draining, *forward.out})
 
 
 def passes(forward: Forward, box: str) -> Table | None:
-    """Return where ``box`` passes on packets of connections that it does not know; None if it keeps them."""
+    """Return where ``box`` passes on packets of connections that it does not know; None if it keeps them.
+
+    A box that is returning keeps those that begin a connection.
+    """
     if box not in (*forward.draining, *forward.out, *forward.returning):
         return None
     return _without(forward, {*forward.draining, *forward.out, box})

@@ -9,7 +9,9 @@ before conntrack and sockets do, and keeps no state. Two rules beside the slots:
 - An ICMP error goes to the box that has the connection, by the header in it: path MTU discovery works.
 
 ``ip`` and ``ip6 portfleet-forward`` are there while this box is draining, out or returning: what conntrack does not
-know may be a connection that began on another box. That one gets a copy (nft(8), dup statement); this box drops it.
+know may be a connection that began on another box, or is to begin there. That one gets a copy (nft(8), dup statement);
+this box drops it. What begins a connection comes this way too, so that conntrack lets go of an ended one from the same
+address and port: otherwise the packets of the new one would be taken for those of the old.
 """
 
 from __future__ import annotations
@@ -86,7 +88,7 @@ class NftForwarding:
         if found is None or (found.kind == "connection" and port is None):
             return None
         slot = slot_for(found, address, port, seed=core.SEED, slots=fleet.forward.slots)
-        return None if slot is None else core.ways(fleet.forward).starts[slot]
+        return None if slot is None else core.starts(fleet.forward)[slot]
 
     def text(self, fleet: Fleet) -> str:
         here = self.own(fleet)
@@ -171,7 +173,7 @@ class NftForwarding:
 
 def rendered(fleet: Fleet, here: str | None, ways: Mapping[str, tuple[Way, ...]], senders: frozenset[str]) -> str:
     """Return the tables as nft text for the box ``here``; ``ways`` says how each other box is reached."""
-    forward, table = fleet.forward, core.ways(fleet.forward)
+    forward = fleet.forward
     passes = core.passes(forward, here) if here else None
     found = core.forwarded(fleet)
     numbers = sorted({*map(family_of, forward.addresses)})
@@ -184,10 +186,10 @@ def rendered(fleet: Fleet, here: str | None, ways: Mapping[str, tuple[Way, ...]]
         "boxes": boxes,
         "devices": _devices(fleet, ways),
         "passes": passes,
+        "begins": here in forward.returning,
     }
     lines = [fill("nft/forward.nft.j2", **values)]
-    for name, slots in (("starts", table.starts), ("talks", table.talks)):
-        lines += _add(_MAIN, name, _verdicts(slots, here))
+    lines += _add(_MAIN, "ways", _verdicts(core.ways(forward), here))
     for number in numbers:
         lines += _add(_MAIN, f"addresses{number}", [one for one in forward.addresses if family_of(one) == number])
         dialled = [one for one in found if family_of(one.address) == number]
