@@ -42,11 +42,6 @@ class Remains:
         #: Who is in the background, and by which process.
         self._background: dict[str, Process] = {}
 
-    @property
-    def ending(self) -> bool:
-        """Return whether remains are told to end that get SIGKILL if they do not."""
-        return bool(self._told)
-
     def ended(self, name: str, pid: int) -> None:
         """Note that an instance's process has ended."""
         self._leaders.setdefault(name, pid)

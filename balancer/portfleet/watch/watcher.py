@@ -34,7 +34,6 @@ from portfleet.watch.healer import Healer
 from portfleet.watch.judge import Judge
 from portfleet.watch.limit_monitor import LimitMonitor
 from portfleet.watch.own_programs import OwnPrograms
-from portfleet.watch.pace import Pace
 from portfleet.watch.priority import URGENT, helpers
 from portfleet.watch.processes import Processes
 from portfleet.watch.remains import Remains
@@ -48,8 +47,8 @@ from portfleet.watch.supervision import SUPERVISOR, Supervision
 
 T = TypeVar("T")
 
-#: Seconds between looks: at config and journal; at one on the way back, for the first half minute.
-_CALM, _HURRY = 0.5, 0.03
+#: Seconds between looks: at config and journal; at one on the way back, for the first half minute; at everything.
+_CALM, _HURRY, _FULL = 0.5, 0.03, 10.0
 _HURRIED_FOR = 30.0
 #: Seconds between two looks at all processes, which take 10 ms for some hundreds, while an instance is on the way back.
 _ALL = 0.2
@@ -101,7 +100,7 @@ class Watcher:
             limits=self._limits, dropped=self._dropped, healer=healer, retries=self._revival.retries,
             plane=context.plane.traits.name,
         )  # fmt: skip
-        self._pace, self._looked_at_all = Pace(), 0.0
+        self._full_at = self._looked_at_all = 0.0
         self._hazards: list[Hazard] = []
         self._loop.add_signal_handler(signal.SIGTERM, self.stop)
         self._loop.add_signal_handler(signal.SIGINT, self.stop)
@@ -134,7 +133,7 @@ class Watcher:
 
     def wake(self) -> dict[str, object]:
         """Look at everything now; return the answer of the command `reload`."""
-        self._pace.hurry()
+        self._full_at = 0.0
         self._wake.set()
         return {}
 
@@ -195,20 +194,17 @@ class Watcher:
         now = time.monotonic()
         away = self._away()
         self._revival.retries.keep({member.name for member in away if member.startable})
-        if not away and not self._pace.due and self._own.watched:
+        if not away and now < self._full_at and self._own.watched:
             return
-        self._pace.begin()
+        self._full_at = now + _FULL
         with self._log.costs(SUPERVISOR):
             await self._supervision.look()
-            programs = await self._in_pool(partial(self._pace.spend, self._supervision.supervisor.programs))
+            programs = await self._in_pool(self._supervision.supervisor.programs)
             if now >= self._looked_at_all:
                 self._looked_at_all = now + _ALL
-                every = partial(self._remains.all, programs, self._deaths.pid(SUPERVISOR))
-                found = await self._in_pool(partial(self._pace.spend, every))
-                self._pace.spend(partial(self._remains.look, programs, found, self._deaths.alive()))
-            self._pace.spend(partial(self._processes.find, programs))
-            if not self._remains.ending:  # whose last moment is ten seconds away
-                self._pace.end()
+                found = await self._in_pool(partial(self._remains.all, programs, self._deaths.pid(SUPERVISOR)))
+                self._remains.look(programs, found, self._deaths.alive())
+            self._processes.find(programs)
         with self._log.costs("programs beside the instances"):
             for name in self._own.find(self._processes.programs):
                 await self._in_pool(partial(self._own.start, name))
@@ -228,7 +224,7 @@ class Watcher:
             self._ejector.write_again()
             self._limits.write_again()
             self._revival.retries.write()
-            self._pace.hurry()  # with all processes at hand they are noted again
+            self._full_at = 0.0  # with all processes at hand they are noted again
             self._log("made-anew", files=",".join(removed), reason="removed by another process")
 
     def _take_in(self, rules: RuleGuard) -> None:
