@@ -158,7 +158,7 @@ class Connections(Protocol):
     def forget_ended(self, connections: Iterable[Ends]) -> None:
         """Free the room of connections that this process has made and ended: probes leave a thousand a second."""
 
-    def turned_away(self, instances: tuple[InstanceRule, ...]) -> Mapping[str, int]:
+    def turned_away(self, instances: Iterable[InstanceRule]) -> Mapping[str, int]:
         """Return how many connection attempts found no listener, by instance, since the rules were loaded."""
 
     def refused(self, service: str) -> int:

@@ -6,29 +6,19 @@ the next probe may be far away. Connections that did not come through the balanc
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
-from portfleet.core.changes import InstanceRule
 from portfleet.core.errors import PortfleetError
 from portfleet.dataplane.interface import Connections
 from portfleet.store.log import Log
-from portfleet.watch.ejector import Ejector
-from portfleet.watch.roster import Member, Roster
+from portfleet.watch.roster import Member
 
 
 class GuardDrops:
     """Compares the counts of ``connections`` with those before; ``look`` has a member probed now."""
 
-    def __init__(
-        self, connections: Connections, roster: Roster, ejector: Ejector, look: Callable[[str], None], log: Log
-    ) -> None:
-        self._connections, self._roster, self._ejector = connections, roster, ejector
-        self._look, self._log = look, log
-        #: Those that new connections go to, with their rules; and of which members without whom that was found.
-        self._serving: list[Member] = []
-        self._rules: tuple[InstanceRule, ...] = ()
-        self._members: Mapping[str, Member] = {}
-        self._away: set[str] = set()
+    def __init__(self, connections: Connections, look: Callable[[str], None], log: Log) -> None:
+        self._connections, self._look, self._log = connections, look, log
         self._known: Mapping[str, int] | None = None
         self._told: set[str] = set()
 
@@ -37,17 +27,17 @@ class GuardDrops:
         """Return how many connection attempts found no listener, by serving instance, since the rules were loaded."""
         return self._known or {}
 
-    def look(self) -> None:
-        """Have those probed whose clients were dropped since the last look; said when that begins."""
-        self._find()
+    def look(self, serving: Iterable[Member]) -> None:
+        """Have those of ``serving`` probed whose clients were dropped since the last look; said when that begins."""
         try:
-            counts = self._connections.turned_away(self._rules)
+            members = list(serving)
+            counts = self._connections.turned_away(member.want.rule for member in members)
         except PortfleetError:
             return  # the healer, which reads more, says why
         known, self._known = self._known, counts
         if known is None or (known == counts and not self._told):
             return
-        for member in self._serving:
+        for member in members:
             port = member.want.rule.port
             new = counts.get(member.name, 0) - known.get(member.name, counts.get(member.name, 0))
             if member.local and new > 0:
@@ -58,11 +48,3 @@ class GuardDrops:
             elif member.name in self._told:  # or fewer: the rules were flushed and put back
                 self._told.discard(member.name)
                 self._log.over("dropped", about=member.name)
-
-    def _find(self) -> None:
-        """Find who serves, if that may have changed: the roster makes its members anew with each read."""
-        away = self._ejector.out.keys() | self._ejector.pending
-        if self._members is not self._roster.members or self._away != away:
-            self._members, self._away = self._roster.members, away
-            self._serving = [one for name, one in self._members.items() if one.want.takes and name not in away]
-            self._rules = tuple(one.want.rule for one in self._serving)

@@ -93,7 +93,7 @@ class Watcher:
             missing=self._missing,
         )  # fmt: skip
         self._limits = LimitMonitor(self._paths, context.plane.connections, log)
-        self._dropped = GuardDrops(context.plane.connections, roster, ejector, self._judge.look, log)
+        self._dropped = GuardDrops(context.plane.connections, self._judge.look, log)
         #: Answers what the watcher knows.
         self.snapshot = Snapshot(
             roster=roster, ejector=ejector, judge=self._judge, processes=self._processes, deaths=self._deaths, log=log,
@@ -156,12 +156,17 @@ class Watcher:
             self._ejector.pending
         )
 
+    def _serving(self) -> list[Member]:
+        """Return the members that new connections go to."""
+        away = self._ejector.out.keys() | self._ejector.pending
+        return [member for name, member in self._roster.members.items() if member.want.takes and name not in away]
+
     def _away(self) -> list[Member]:
         """Return the members on the way back: without a process that is watched, or not let in yet."""
         out, pending = self._ejector.out, self._ejector.pending
-        if not (out or pending) and self._roster.local <= self._deaths.names:
-            return []
         gone = self._roster.local - self._deaths.names
+        if not (gone or out or pending):
+            return []
         return [
             member
             for name, member in self._roster.members.items()
@@ -187,7 +192,7 @@ class Watcher:
                     self._judge.look(member.name)
                 self._limits.look(pids, self._judge.connections, self._hazards)
         with self._log.costs("dropped clients"):
-            self._dropped.look()
+            self._dropped.look(self._serving())
         for member in [member for member in self._roster.members.values() if member.hung_since is not None]:
             with self._log.costs(member.name):
                 self._revival.hung(member)

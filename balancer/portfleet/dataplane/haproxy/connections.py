@@ -77,7 +77,7 @@ class HaproxyConnections:
     def forget_ended(self, connections: Iterable[sockdiag.Ends]) -> None:
         """Do nothing: the kernel's connection table is not ours."""
 
-    def turned_away(self, instances: tuple[InstanceRule, ...]) -> Mapping[str, int]:
+    def turned_away(self, instances: Iterable[InstanceRule]) -> Mapping[str, int]:
         found = self._sum("wredis")
         return {rule.name: found.get(_key(rule), 0) for rule in instances if rule.remote is None}
 

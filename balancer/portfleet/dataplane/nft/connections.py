@@ -34,8 +34,6 @@ class NftConnections:
         self._reader = reader
         self._dropped: int | None = None
         self._dropped_at = -_LATELY
-        #: What ports had counted, whose counts were asked for, and the answer, which is the same until one changes.
-        self._turned_away: tuple[Mapping[int, int], tuple[InstanceRule, ...], Mapping[str, int]] | None = None
 
     def count(self, instances: Iterable[InstanceRule]) -> Mapping[str, int | None]:
         found: dict[str, int | None] = {}
@@ -98,12 +96,9 @@ class NftConnections:
     def forget_ended(self, connections: Iterable[sockdiag.Ends]) -> None:
         self._forgetter.forget(connections)
 
-    def turned_away(self, instances: tuple[InstanceRule, ...]) -> Mapping[str, int]:
+    def turned_away(self, instances: Iterable[InstanceRule]) -> Mapping[str, int]:
         counts = self._reader.counts("dropped")
-        if self._turned_away is None or self._turned_away[0] is not counts or self._turned_away[1] is not instances:
-            found = {rule.name: counts.get(rule.port, 0) for rule in instances if rule.remote is None}
-            self._turned_away = counts, instances, found
-        return self._turned_away[2]
+        return {rule.name: counts.get(rule.port, 0) for rule in instances if rule.remote is None}
 
     def refused(self, service: str) -> int:
         return self._reader.passed(f"access_{service}")
