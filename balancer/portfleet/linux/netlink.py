@@ -10,6 +10,7 @@ import errno
 import os
 import socket
 import struct
+import threading
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
@@ -87,8 +88,11 @@ def widen(receiver: socket.socket, *, received: int) -> int:
     return receiver.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) // 2  # the kernel doubles it for its own use
 
 
-class Netfilter:
-    """A request socket of nfnetlink. Every method raises OSError with the kernel's errno."""
+class Netfilter(threading.local):
+    """A request socket of nfnetlink, one for each thread. Every method raises OSError with the kernel's errno.
+
+    Over one for all, a thread would take the answer that another one waits for, which then waits for ever.
+    """
 
     def __init__(self) -> None:
         self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, NETLINK_NETFILTER)

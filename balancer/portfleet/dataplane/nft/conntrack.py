@@ -14,7 +14,6 @@ import ipaddress
 import os
 import socket
 import struct
-import threading
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
@@ -108,10 +107,9 @@ def forget_half_open(instance: InstanceRule) -> int:
     return results.count(0)
 
 
-class Forgetter(threading.local):
-    """Deletes entries of connections that have ended, over one socket for each thread.
+class Forgetter:
+    """Deletes entries of connections that have ended, over one socket.
 
-    Over one for all, a thread would take the answer that another one waits for, which then waits for ever.
     What the kernel refuses stays until its time is up, as it would without this.
     """
 
