@@ -28,7 +28,6 @@ if ! dpkg -s linux-image-amd64 kmod >/dev/null 2>&1; then
   printf '%s\\n' {" ".join(_MODULES)} >>/etc/initramfs-tools/modules
   apt-get install -y -q --no-install-recommends linux-image-amd64
 fi >/var/log/kernel.log 2>&1
-script/setup --tests
 """
 _ROOT = "root=checkout rootfstype=9p rootflags=trans=virtio,version=9p2000.L,msize=1048576,cache=loose ro"
 _STATUS = re.compile(rb"^exit status (\d+)\s*$", re.MULTILINE)
@@ -36,11 +35,10 @@ _STATUS = re.compile(rb"^exit status (\d+)\s*$", re.MULTILINE)
 
 def boot(system: Path, arguments: list[str]) -> int:
     """Boot the machine with the root ``system``, run the tests in it and return their exit status."""
-    (kernel,), (initrd,) = ([*(system / "boot").glob(pattern)] for pattern in ("vmlinuz-*", "initrd.img-*"))
+    kernel, initrd = (max((system / "boot").glob(pattern)) for pattern in ("vmlinuz-*", "initrd.img-*"))
     (system / root.CHECKOUT / ".vm-arguments").write_text(shlex.join(arguments) + "\n")
-    accel = os.environ.get("VM_ACCEL", "tcg,thread=multi")
-    command = ["qemu-system-x86_64", "-accel", accel, "-cpu", "max", "-smp", "2", "-m", str(MEMORY_MIB)]
-    command += ["-nographic", "-no-reboot", "-nic", "none", "-kernel", str(kernel), "-initrd", str(initrd)]
+    command = ["qemu-system-x86_64", "-accel", "tcg,thread=multi", "-cpu", "max", "-smp", "2"]
+    command += ["-m", str(MEMORY_MIB), "-nographic", "-no-reboot", "-nic", "none", "-kernel", str(kernel), "-initrd", str(initrd)]
     command += ["-virtfs", f"local,path={system},mount_tag=checkout,security_model=none,readonly=on"]
     command += ["-append", f"{_ROOT} console=ttyS0 quiet panic=-1 init=/{root.CHECKOUT}/script/lib/vm-init"]
     said = b""
@@ -61,7 +59,9 @@ def main(arguments: list[str]) -> int:
             raise root.RootError("making a Debian root needs root\nhint: run it with sudo")
         with root.warm(SUITE) as system:
             if root.enter(system, ["sh", "-c", _FILL], network=True):
-                raise root.RootError("the machine's root could not be made")
+                raise root.RootError("\n".join((system / "var/log/kernel.log").read_text().splitlines()[-15:]))
+            if root.enter(system, ["script/setup", "--tests"], network=True):
+                return 1
             return boot(system, arguments)
     except root.RootError as error:
         print(error, file=sys.stderr)

@@ -1,4 +1,4 @@
-"""What instances count (`status` of docs/control.md): asked of them for as long as somebody looks at it.
+"""What instances count (`status` of docs/control.md), asked only while metrics are read.
 
 That is ten times as much to write and to read as whether they are ready.
 """
@@ -28,11 +28,11 @@ class Counting:
 
     @property
     def wanted(self) -> bool:
-        """Return whether somebody has looked lately."""
+        """Return whether counts have been read lately."""
         return self._until > 0
 
     def read(self) -> tuple[Mapping[str, Status], list[str]]:
-        """Return what instances count, and those that have to be told again to repeat it; have it wanted."""
+        """Return what instances count, and which have to be told again to repeat it; it is wanted from now on."""
         self._until, lost = self._clock() + _WANTED, list[str]()
         for name, said in self._repeats.news():
             if isinstance(said, Status):
@@ -61,7 +61,7 @@ class Counting:
         self._counted[name] = answer
 
     def expire(self, now: float) -> None:
-        """Have instances repeat nothing any more if nobody has looked lately."""
+        """Have instances stop repeating what they count if it has not been read lately."""
         if 0 < self._until <= now:
             self._until = 0.0
             self._repeats.end_all()

@@ -164,7 +164,7 @@ class Judge:
     def _told(self, name: str, trouble: str, by_port: bool) -> bool:
         with self._log.costs(name):
             return self.probed(name, trouble, by_port)
-        return False  # it cost what it is about
+        return False  # an unexpected error, which is logged
 
     def probed(self, name: str, trouble: str, by_port: bool) -> bool:
         """Take one probe's result ("" is a success); ``by_port``: nothing but a connection to the port failed.

@@ -139,7 +139,7 @@ class Prober:
         return _STEP if self._probes else min(_IDLE, max(_STEP, min(left, self._states.left(now))))
 
     def _report(self, name: str, trouble: str, *, by_port: bool = False) -> None:
-        """Tell of a result, and have the instance rest or take turns by what it means."""
+        """Pass a result on; by what it means the instance rests from now on, or takes its turns."""
         content, target = self._result(name, trouble, by_port), self._targets.get(name)
         if not content or target is None or not self._resting.begin(target):
             self._wake([name])

@@ -10,7 +10,6 @@ import select
 import socket
 from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import takewhile
 from math import inf
 
 from portfleet.core.status import Status
@@ -125,7 +124,10 @@ class Repeats:
         """Return whose answer is late, of those that rest."""
         now, found = self._clock(), list[str]()
         for every, order in self._orders.items():
-            found += [name for name, _ in takewhile(lambda entry: now - entry[1].at >= LATE * every, order.items())]  # noqa: B023
+            for name, repeated in order.items():
+                if now - repeated.at < LATE * every:
+                    break
+                found.append(name)
         return found
 
     def left(self, now: float) -> float:
