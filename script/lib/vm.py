@@ -38,7 +38,8 @@ def boot(system: Path, arguments: list[str]) -> int:
     kernel, initrd = (max((system / "boot").glob(pattern)) for pattern in ("vmlinuz-*", "initrd.img-*"))
     (system / root.CHECKOUT / ".vm-arguments").write_text(shlex.join(arguments) + "\n")
     command = ["qemu-system-x86_64", "-accel", "tcg,thread=multi", "-cpu", "max", "-smp", "2"]
-    command += ["-m", str(MEMORY_MIB), "-nographic", "-no-reboot", "-nic", "none", "-kernel", str(kernel), "-initrd", str(initrd)]
+    command += ["-m", str(MEMORY_MIB), "-nographic", "-no-reboot", "-nic", "none"]
+    command += ["-kernel", str(kernel), "-initrd", str(initrd)]
     command += ["-virtfs", f"local,path={system},mount_tag=checkout,security_model=none,readonly=on"]
     command += ["-append", f"{_ROOT} console=ttyS0 quiet panic=-1 init=/{root.CHECKOUT}/script/lib/vm-init"]
     said = b""
