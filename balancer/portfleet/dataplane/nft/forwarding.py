@@ -23,7 +23,7 @@ import re
 import socket
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from portfleet.core import forwarding as core
@@ -101,9 +101,10 @@ class NftForwarding:
         self._devices = {*_devices(fleet, ways), *(way.device for way in self._ways)}
         self._manage()
         self._senders = self._macs()
+        before = self._generation()
         lines = [f"delete table {table}" for table in self._tables()]
         self._nft.do("\n".join([*lines, rendered(fleet, here, ways, self._senders)]))
-        self._note()
+        self._note(before)
 
     def loaded(self) -> str:
         shown = self._nft.show(f"list table {_MAIN}") or ""
@@ -118,20 +119,21 @@ class NftForwarding:
         known = self._loaded
         if known is None or known.devices != _interfaces(known.devices):
             return False
-        if self._generation() == known.generation:
+        generation = self._generation()
+        if generation == known.generation:
             return True
         if self._listed() != known.listed:
             return False
-        self._note()  # of a change to other tables
+        self._loaded = replace(known, generation=generation)  # a change to other tables
         return True
 
     def follow(self) -> None:
         found = frozenset(mac for address, mac in neighbours.known().items() if address in self._addresses())
-        if found <= self._senders:
+        if self._loaded is None or found <= self._senders:
             return
         self._nft.do(f"add element {_MAIN} senders {{ {', '.join(sorted(found - self._senders))} }}\n")
         self._senders |= found
-        self._note()
+        self._note(self._loaded.generation)
 
     def remove(self) -> None:
         found = _SENT_ON.findall(self._nft.show(f"list table {_MAIN}") or "")
@@ -161,10 +163,11 @@ class NftForwarding:
         # Not by `list tables`: the JSON of nft 1.0.6 is broken if a table has an owner, as the watcher's has.
         return [f"{family} {TABLE}" for family in _FAMILIES if self._nft.show(f"list table {family} {TABLE}")]
 
-    def _note(self) -> None:
-        """Note what is there now, as it is right."""
-        generation, listed = self._generation(), self._listed()
-        self._loaded = _Known(_interfaces(self._devices), generation, listed)
+    def _note(self, before: int) -> None:
+        """Note what is there now, as it is right, unless a change by others has followed ours to ``before``."""
+        listed = self._listed()
+        ours = self._generation() == before + 1
+        self._loaded = _Known(_interfaces(self._devices), before + 1, listed) if ours else None
 
     def _listed(self) -> str:
         found = [self._nft.ask(f"list table {table}") for table in self._tables()]
