@@ -94,6 +94,8 @@ class Segment:
     members: tuple[str, ...]
     config: str
     programs: dict[str, list[subprocess.Popen[str]]] = field(default_factory=dict)
+    #: The boxes' states as they were last written.
+    states: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
     def portfleet(self, name: str, *words: str, check: bool = True) -> subprocess.CompletedProcess[str]:
         """Run a verb on a box."""
@@ -101,6 +103,7 @@ class Segment:
 
     def write(self, **states: Sequence[str]) -> None:
         """Write the same fleet.toml on all boxes, with boxes in these states, and have it hold, box after box."""
+        self.states = states
         for name in self.boxes:
             self._config(self.boxes[name], states)
             self.portfleet(name, "forward", "load")
