@@ -9,6 +9,7 @@ import pytest
 
 from support.fleet_box import HOME, REDIS, FleetBox, fleet_box
 from support.held import dialled
+from support.operated import operated, phase, slots
 from support.sandbox import HOST4, client4, wait_for
 from support.watched import NAMED, QUICK, events, load, pid_of, signal, wait_event
 
@@ -108,6 +109,24 @@ def test_one_that_was_started_anew_on_a_full_disk_outlives_supervisord_too() -> 
         again = str(wait_for("it has a process", lambda: pids(box).get(name)))
         noted = box.boxes.host.path(f"{lib}/processes.json")
         wait_for("it is noted", lambda: noted.exists() and again in noted.read_text())
+
+
+@pytest.mark.both_planes
+def test_a_watcher_that_is_all_that_is_left_brings_the_fleet_back() -> None:
+    """All else may end at once, as where memory has run out; the operation that goes on waits for it."""
+    with operated() as box:
+        box.portfleet("cutover", "echo", "--release", "v2", "--canary", "25%", "--every", "60s", "--no-wait")
+        wait_for("it is a canary", lambda: phase(box).startswith("canary"))
+        before, watcher = pids(box), pid_of(box, "portfleet-watch")
+        others = [str(pid) for pid in box.processes() if pid not in (1, watcher)]
+        box.boxes.host.run("sh", "-c", f"kill -STOP {' '.join(others)}; kill -KILL {' '.join(others)}", check=False)
+        taken = wait_event(box, "supervisord-back", count=1)
+        wait_event(box, "watching", after=taken)
+        for name in before:
+            wait_for(f"{name} runs again", lambda name=name: pids(box).get(name) not in (None, before[name]))
+        box.portfleet("cancel", "echo")
+        wait_for("blue serves as before", lambda: slots(box) == {"echo-blue-1": 2048, "echo-blue-2": 2048})
+        box.settled()
 
 
 @pytest.mark.long

@@ -96,7 +96,7 @@ def reboot(box: FleetBox) -> None:
         """Kill what is there; again and again, as one may have been started while the others were listed."""
         pids = [str(pid) for pid in box.processes() if pid != 1]
         box.boxes.host.run("sh", "-c", f"kill -KILL {' '.join(pids)} 2>/dev/null", check=False)
-        return not [words for words in box.processes().values() if "portfleet" in words]
+        return not pids
 
     wait_for("all are gone", gone)
     box.boxes.host.run("sh", "-c", f"nft flush ruleset; conntrack -F 2>/dev/null; rm -rf {HOME}/run")

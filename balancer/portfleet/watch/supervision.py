@@ -5,8 +5,10 @@ dies, and probed as before. Its program file is set aside before the next superv
 would start the instance a second time on a port that is taken. When an adopted instance ends, or is restarted by an
 operator, it is started by the new supervisord and is a usual one again.
 
-Where systemd runs the fleet it restarts supervisord, else the watcher does. Then a watcher that supervisord had
-started ends, so that the one of the new supervisord, which waits for the lock, takes over at once.
+Where systemd runs the fleet it restarts supervisord, else the watcher does, also if no instance is left: whoever takes
+the fleet down ends the watcher first. Then a watcher that supervisord had started ends, so that the one of the new
+supervisord, which waits for the lock, takes over at once. One that an operator started by hand outlives a `down`, so
+it brings a supervisord back only for instances that run.
 """
 
 from __future__ import annotations
@@ -73,10 +75,10 @@ class Supervision:
         alive = adopted.started(self._paths) | adopted.alive(self._paths) | self._deaths.alive()
         with self._log.costs(SUPERVISOR):
             adopted.set_aside(self._paths, alive)
-        if not alive:
+        if not alive and not self.below:
             self._log("supervisord-ended", reason="no instance is left: the fleet was taken down")
             return
-        self._log("supervisord-died", alive=len(alive), reason="instances go on serving, another one follows")
+        self._log("supervisord-died", alive=len(alive), reason="another one follows; instances that are left serve on")
         self._replacing = asyncio.ensure_future(self._replace())
 
     def close(self) -> None:
