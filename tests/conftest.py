@@ -1,4 +1,4 @@
-"""How tests share the machine: three workers for each processor, and those that measure time alone, after the others.
+"""How tests share the machine: three workers for each processor, and those that measure time after the others.
 
 Most of what a test of a fleet takes is waiting: for a process to be ready, for a kernel's timer. So there are more
 workers than processors (script/lib/pytest.sh), and a test that judges how long something took is marked ``timed``.
@@ -7,8 +7,9 @@ workers than processors (script/lib/pytest.sh), and a test that judges how long 
 from __future__ import annotations
 
 import fcntl
+import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +28,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
-    """Let a timed test run when no other worker runs one."""
-    with _turn(item.config, alone=_timed(item)):
+    """Let a timed test run when no worker runs one that is not."""
+    if not hasattr(item.config, "workerinput"):
+        return (yield)
+    with _turn(item.config, timed=_timed(item)):
         return (yield)
 
 
@@ -45,14 +48,17 @@ def _timed(item: pytest.Item) -> bool:
 
 
 @contextmanager
-def _turn(config: pytest.Config, *, alone: bool) -> Iterator[None]:
-    """Hold the lock of this run, which many can share or one can have; a process without other workers needs none."""
-    if not hasattr(config, "workerinput"):
+def _turn(config: pytest.Config, *, timed: bool) -> Iterator[None]:
+    """Hold the locks of this run for one test.
+
+    There is one for each processor: a timed test has one alone, so as many run side by side, for most of what they do
+    is wait; the others share all of them.
+    """
+    processors = range(os.cpu_count() or 1)
+    number = int(config.workerinput["workerid"].removeprefix("gw"))  # type: ignore[attr-defined] # of pytest-xdist
+    with ExitStack() as held:
+        for processor in [number % len(processors)] if timed else processors:
+            lock = held.enter_context((Path(config.option.basetemp).parent / f"timed.{processor}").open("w"))
+            fcntl.flock(lock, fcntl.LOCK_EX if timed else fcntl.LOCK_SH)
+            held.callback(fcntl.flock, lock, fcntl.LOCK_UN)  # also if a child has inherited the descriptor
         yield
-        return
-    with (Path(config.option.basetemp).parent / "timed.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX if alone else fcntl.LOCK_SH)
-        try:
-            yield
-        finally:
-            fcntl.flock(lock, fcntl.LOCK_UN)  # also if a child has inherited the descriptor
