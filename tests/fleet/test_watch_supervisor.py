@@ -122,8 +122,12 @@ def test_a_watcher_that_is_all_that_is_left_brings_the_fleet_back() -> None:
         box.boxes.host.run("sh", "-c", f"kill -STOP {' '.join(others)}; kill -KILL {' '.join(others)}", check=False)
         taken = wait_event(box, "supervisord-back", count=1)
         wait_event(box, "watching", after=taken)
-        for name in before:
-            wait_for(f"{name} runs again", lambda name=name: pids(box).get(name) not in (None, before[name]))
+
+        def anew() -> bool:
+            now = pids(box)
+            return now.keys() == before.keys() and not now.items() & before.items()
+
+        wait_for("all run again", anew)
         box.portfleet("cancel", "echo")
         wait_for("blue serves as before", lambda: slots(box) == {"echo-blue-1": 2048, "echo-blue-2": 2048})
         box.settled()
