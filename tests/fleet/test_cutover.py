@@ -29,7 +29,7 @@ def test_cutovers_and_rollbacks_under_load() -> None:
         with load(box, held=100) as clients:
             done = box.portfleet("cutover", "echo", "--release", "v2").stdout
             moved = re.search(r"(\d+) connections were handed off", done)
-            assert moved and 100 <= int(moved[1]) < 110, done  # with a short one of that moment
+            assert moved and 100 <= int(moved[1]) < 200, done  # with short ones of that moment
             assert "Undo with: portfleet rollback echo" in done
             for phase in ("ready", "switch", "move"):
                 assert f"{phase} " in done  # its time is told

@@ -9,7 +9,7 @@ import pytest
 
 from support.fleet_box import HOME, fleet_box
 from support.sandbox import wait_for
-from support.watched import NAMED, QUICK, events, pid_of, signal, wait_event, watch_status
+from support.watched import NAMED, QUICK, ask_watcher, events, pid_of, signal, wait_event, watch_status
 
 
 @pytest.mark.long
@@ -18,6 +18,10 @@ def test_run_that_is_away_for_four_seconds_costs_no_ejection_and_no_watcher() ->
         watcher = pid_of(box, "portfleet-watch")
         wait_event(box, "watching")
         box.settled()
+        # Of one that never spoke the port alone is asked, which a process that hangs has open.
+        wait_for(
+            "all have spoken", lambda: all(one["said"] for one in ask_watcher(box, command="instances")["instances"])
+        )
         pids = {name: found["pid"] for name, found in box.status().items()}
         host = box.boxes.host
         host.run("mv", f"{HOME}/run", f"{HOME}/away")
