@@ -29,9 +29,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
     """Let a timed test run when no worker runs one that is not."""
-    if not hasattr(item.config, "workerinput"):
+    worker = os.environ.get("PYTEST_XDIST_WORKER")
+    if worker is None:
         return (yield)
-    with _turn(item.config, timed=_timed(item)):
+    with _turn(item.config, int(worker.removeprefix("gw")), timed=_timed(item)):
         return (yield)
 
 
@@ -48,16 +49,15 @@ def _timed(item: pytest.Item) -> bool:
 
 
 @contextmanager
-def _turn(config: pytest.Config, *, timed: bool) -> Iterator[None]:
-    """Hold the locks of this run for one test.
+def _turn(config: pytest.Config, worker: int, *, timed: bool) -> Iterator[None]:
+    """Hold the locks of this run for one test, which worker number ``worker`` runs.
 
     There is one for each processor: a timed test has one alone, so as many run side by side, for most of what they do
     is wait; the others share all of them.
     """
     processors = range(os.cpu_count() or 1)
-    number = int(config.workerinput["workerid"].removeprefix("gw"))  # type: ignore[attr-defined] # of pytest-xdist
     with ExitStack() as held:
-        for processor in [number % len(processors)] if timed else processors:
+        for processor in [worker % len(processors)] if timed else processors:
             lock = held.enter_context((Path(config.option.basetemp).parent / f"timed.{processor}").open("w"))
             fcntl.flock(lock, fcntl.LOCK_EX if timed else fcntl.LOCK_SH)
             held.callback(fcntl.flock, lock, fcntl.LOCK_UN)  # also if a child has inherited the descriptor

@@ -158,8 +158,7 @@ class Watcher:
 
     def _serving(self) -> list[Member]:
         """Return the members that new connections go to."""
-        away = self._ejector.out.keys() | self._ejector.pending
-        return [member for name, member in self._roster.members.items() if member.want.takes and name not in away]
+        return [one for name, one in self._roster.members.items() if one.want.takes and self._ejector.serves(name)]
 
     def _away(self) -> list[Member]:
         """Return the members on the way back: without a process that is watched, or not let in yet."""
