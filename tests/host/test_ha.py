@@ -214,15 +214,18 @@ class Talk:
 
 
 @contextmanager
-def talk() -> Iterator[Talk]:
-    """Hold connections that talk, and make new ones, by IPv4 and IPv6 while the block runs."""
+def talk(*, timeout: float = 10) -> Iterator[Talk]:
+    """Hold connections that talk, and make new ones, by IPv4 and IPv6 while the block runs.
+
+    One that waits for longer than ``timeout`` seconds is lost.
+    """
     given = Talk()
     with ExitStack() as stack:
         processes = []
         for family, client in ((4, client4), (6, client6)):
             sources = [client(number) for number in range(TALKERS + 200)]
             job = {"to": [ADDRESSES[family], PORTS[family]], "sources": sources[:TALKERS], "from": sources[TALKERS:]}
-            job |= {"connects": CONNECTS, "message": "{id}\n", "interval": 0.5, "timeout": 10}
+            job |= {"connects": CONNECTS, "message": "{id}\n", "interval": 0.5, "timeout": timeout}
             process = subprocess.Popen(
                 [sys.executable, str(CLIENTS), "hold"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
             )
@@ -350,6 +353,25 @@ def test_what_the_standby_has_forgotten_it_is_told_again(pair: Pair) -> None:
         pair.serving.run("systemctl is-active portfleet-ha-resend.timer && systemctl start portfleet-ha-resend")
         pair.settle(entries=2 * TALKERS)
     assert not talking.lost and not talking.refused, talking
+
+
+def test_a_host_that_is_alone_forgets_nothing_while_its_cable_is_out(pair: Pair) -> None:
+    """It has to learn the connections anew from the one that serves; as long as none does, it keeps what it knows."""
+    with talk(timeout=60) as talking:
+        pair.settle(entries=2 * TALKERS)
+        here, there = pair.serving, pair.standby
+        before = known(here)
+        there.run("systemctl stop keepalived")
+        here.link("down")
+        wait_for("it gives the addresses up", lambda: not pair.has_address(here), seconds=30)
+        learns = "systemctl show -P SubState portfleet-ha-learn"
+        wait_for("it cannot learn", lambda: here.run(learns).stdout.strip() == "auto-restart", seconds=30)
+        assert before <= known(here)
+        here.link("up")
+        wait_for("it serves again", lambda: pair.has_address(here), seconds=30)
+        there.run("systemctl start keepalived")
+        pair.settle(entries=2 * TALKERS)
+    assert not talking.lost, talking
 
 
 def test_the_other_host_may_do_nothing_else(pair: Pair) -> None:

@@ -185,8 +185,16 @@ class FleetBox:
         return {"rules": self.rules(), "processes": self.processes(), "files": self.files()}
 
     def settled(self) -> None:
-        """Wait until nothing is left to do; AssertionError with the plan after 20 s."""
-        wait_for("plan --check is quiet", lambda: self.portfleet("plan", "--check", check=False).returncode == 0)
+        """Wait until nothing is left to do; AssertionError with the plan if something stays."""
+
+        def planned() -> subprocess.CompletedProcess[str]:
+            return self.portfleet("plan", "--check", check=False)
+
+        try:
+            wait_for("plan --check is quiet", lambda: planned().returncode == 0)
+        except AssertionError as error:
+            error.add_note(str(planned()))
+            raise
 
     def calm(self) -> None:
         """Wait until nothing changes by itself any more: all is as wanted, and the watcher has its keeper table."""
