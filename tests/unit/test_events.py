@@ -114,15 +114,17 @@ def test_two_processes_write_each_event_once_and_numbers_grow(tmp_path: Path) ->
     )
     reader = EventFile(path, most=40_000, patience=20)
     writers = [subprocess.Popen([sys.executable, "-c", script, str(path), name]) for name in ("a", "b")]
-    seen: list[Event] = []
+    seen, own = list[Event](), 0
     while any(writer.poll() is None for writer in writers):
         seen += reader.exchange([named()])[0]
+        own += 1
     seen += reader.news()
     assert [writer.returncode for writer in writers] == [0, 0]
-    numbers = [event.number for event in seen]
-    assert numbers == list(range(1, len(seen) + 1))
+    numbers = [event.number for event in seen]  # without those that a slow reader finds dropped, as the file was full
+    assert numbers == sorted({*numbers}) and numbers[-1] == 2 * 200 + own
     for name in ("a", "b"):
-        assert [event.more["n"] for event in seen if event.reason == name] == list(range(200))
+        told = [event.more["n"] for event in seen if event.reason == name]
+        assert told == sorted({*told}) and told[-1] == 199  # type: ignore[type-var] # numbers
     assert path.stat().st_size <= 42_000 and path.stat().st_mode & 0o777 == 0o600
     kept = EventFile(path).read()
     assert [event.number for event in kept] == numbers[-len(kept) :]

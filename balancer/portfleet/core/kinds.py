@@ -59,6 +59,7 @@ _INSTANCES = {
     ),
     "starting": Kind("info", "{instance} is started: {reason}", "the watcher has a process started"),
     "cannot-start": Kind("error", "{instance} cannot be started: {reason}", "supervisord or the system refused"),
+    "taken-back": Kind("info", "{instance} is ended: {reason}", "an operation or a verb stopped it at that moment"),
     "stays-down": Kind("error", "{instance} is not started again: {reason}", "its own config is broken"),
     "restarting": Kind("warning", "{instance} is ended and started again: {reason}", "it hung for `restart_after`"),
     "dropped": Kind(

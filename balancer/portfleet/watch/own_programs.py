@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from portfleet.apply.programs import Programs
 from portfleet.core.paths import Paths
 from portfleet.core.program import METRICS, Program
 from portfleet.store.log import Log
@@ -15,6 +14,7 @@ from portfleet.supervise import adopted
 from portfleet.supervise.supervisor import ProgramInfo
 from portfleet.watch.deaths import Deaths
 from portfleet.watch.roster import Roster
+from portfleet.watch.starts import Starts
 from portfleet.watch.supervision import Supervision
 
 
@@ -22,10 +22,10 @@ class OwnPrograms:
     """The programs beside the instances; with the kernel's data plane and without metrics there is none."""
 
     def __init__(
-        self, *, paths: Paths, roster: Roster, deaths: Deaths, supervision: Supervision, log: Log
+        self, *, paths: Paths, roster: Roster, deaths: Deaths, supervision: Supervision, starts: Starts, log: Log
     ) -> None:  # fmt: skip
         self._paths, self._roster, self._deaths, self._supervision = paths, roster, deaths, supervision
-        self._log = log
+        self._starts, self._log = starts, log
 
     @property
     def programs(self) -> Mapping[str, Program]:
@@ -66,7 +66,7 @@ class OwnPrograms:
         services = self._roster.desired.services if self._roster.desired is not None else {}
         return not self._supervision.alive or any(self._roster.busy(service) for service in services)
 
-    def start(self, name: str) -> None:
-        """Have supervisord run a program; it blocks."""
-        if (desired := self._roster.desired) is not None:
-            Programs(desired, self._supervision.supervisor, self._paths).start([name])
+    async def start(self, name: str) -> None:
+        """Have supervisord run a program; the next look that finds it away tries again."""
+        if trouble := await self._starts.start(name):
+            self._log.once("cannot-start", about=name, instance=name, reason=trouble)

@@ -1,7 +1,7 @@
 """Brings processes back: what supervisord has given up, what it does not know, what hangs.
 
 supervisord restarts a process that ended by itself. Left to the watcher are crash loops (FATAL is for good there), a
-process that was adopted and has ended, and one that hangs. All of it is done in the one helper thread.
+process that was adopted and has ended, and one that hangs.
 """
 
 from __future__ import annotations
@@ -9,36 +9,32 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
-from concurrent.futures import Executor as Pool
 
-from portfleet.apply.programs import Programs
-from portfleet.core.desired import Desired
-from portfleet.core.errors import PortfleetError
 from portfleet.core.paths import Paths
 from portfleet.core.program import CONFIG_EXIT
 from portfleet.core.states import AT_REST
 from portfleet.store.log import Log
 from portfleet.supervise.exit_report import Ended, last_exit, last_lines
-from portfleet.supervise.supervisor import ProgramInfo, Supervisor
+from portfleet.supervise.supervisor import ProgramInfo
 from portfleet.watch.deaths import Deaths
 from portfleet.watch.ejector import Ejector
 from portfleet.watch.retries import Retries
 from portfleet.watch.roster import Member, Roster
+from portfleet.watch.starts import Starts
 
 
 class Revival:
     """Starts members again, later and later when they do not stay up."""
 
     def __init__(
-        self, *, paths: Paths, roster: Roster, ejector: Ejector, deaths: Deaths, log: Log, pool: Pool,
-        wake: Callable[[], None], give_up: Callable[[str], None],
+        self, *, paths: Paths, roster: Roster, ejector: Ejector, deaths: Deaths, log: Log,
+        starts: Starts, wake: Callable[[], None], give_up: Callable[[str], None],
     ) -> None:  # fmt: skip
         self._paths, self._roster, self._ejector, self._deaths = paths, roster, ejector, deaths
-        self._log, self._pool, self._wake, self._give_up = log, pool, wake, give_up
-        self._loop = asyncio.get_running_loop()
+        self._log, self._starts, self._wake, self._give_up = log, starts, wake, give_up
         #: Those that wait for their next start.
         self.retries = Retries(paths)
-        self._starting: set[str] = set()
+        self._starting: dict[str, asyncio.Task[None]] = {}
 
     def ended(self, member: Member) -> None:
         """Take in how long a member lived whose end was not asked for; in a crash loop each start waits longer."""
@@ -99,28 +95,12 @@ class Revival:
         self._log("restarting", instance=member.name, reason=f"hung for {after:.0f} s: {member.health.reason}")
 
     def _begin(self, member: Member, reason: str) -> None:
-        desired = self._roster.desired
-        if desired is None:
-            return
         self._log("starting", instance=member.name, reason=reason)
-        self._starting.add(member.name)
-        self._loop.run_in_executor(self._pool, self._start, member, desired)
+        self._starting[member.name] = asyncio.create_task(self._start(member))
 
-    def _start(self, member: Member, desired: Desired) -> None:
-        """Have supervisord start the member as it is wanted now; in the helper thread."""
-        programs = Programs(desired, Supervisor(self._paths.supervisor_socket), self._paths)
-        try:
-            programs.start([member.name])
-            trouble = programs.failed.get(member.name, "")
-        except (PortfleetError, OSError) as error:
-            trouble = str(error).splitlines()[0]
-        except Exception as error:  # noqa: BLE001 (it is tried again later, like what supervisord refuses)
-            self._log.unexpected(member.name, error)
-            trouble = repr(error)
-        self._loop.call_soon_threadsafe(self._started, member, trouble)
-
-    def _started(self, member: Member, trouble: str) -> None:
-        self._starting.discard(member.name)
+    async def _start(self, member: Member) -> None:
+        trouble = await self._starts.start(member.name)
+        del self._starting[member.name]
         if trouble:
             wait = member.backoff.schedule(time.monotonic())
             self._log("cannot-start", instance=member.name, reason=trouble)

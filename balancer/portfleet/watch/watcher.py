@@ -19,6 +19,7 @@ from typing import TypeVar
 
 from portfleet.apply.context import Context
 from portfleet.apply.look import Look
+from portfleet.apply.programs import Programs
 from portfleet.core.desired import DesiredService
 from portfleet.dataplane.interface import Hazard
 from portfleet.linux.processes import set_nice
@@ -43,6 +44,7 @@ from portfleet.watch.rule_guard import RuleGuard
 from portfleet.watch.run_files import RunFiles
 from portfleet.watch.self_check import SelfCheck
 from portfleet.watch.snapshot import Snapshot
+from portfleet.watch.starts import Starts
 from portfleet.watch.supervision import SUPERVISOR, Supervision
 
 T = TypeVar("T")
@@ -73,23 +75,23 @@ class Watcher:
         self._deaths = Deaths(self._loop, self._died)
         self._forget = context.plane.connections.forget_ended
         self._judge = Judge(
-            roster=roster,
-            ejector=ejector,
-            log=log,
-            blind=context.plane.connections.full,
-            forget=self._forget,
+            roster=roster, ejector=ejector, log=log, blind=context.plane.connections.full, forget=self._forget,
             pid_of=self._deaths.pid,
-        )
+        )  # fmt: skip
         self._supervision = Supervision(paths=paths, deaths=self._deaths, log=log, pool=self._pool, hand_over=self.stop)
+        programs = partial(Programs, supervisor=self._supervision.supervisor, paths=paths)
+        starts = Starts(programs=programs, roster=roster, log=log, pool=self._pool)
         self._revival = Revival(
-            paths=self._paths, roster=roster, ejector=ejector, deaths=self._deaths, log=log, pool=self._pool,
+            paths=paths, roster=roster, ejector=ejector, deaths=self._deaths, log=log, starts=starts,
             wake=self._wake.set, give_up=self._supervision.give_up,
         )  # fmt: skip
         self._remains = Remains(self._paths, roster, ejector, log, self._supervision.give_up)
         self._beside = Beside(self._paths, log)
-        self._own = OwnPrograms(paths=paths, roster=roster, deaths=self._deaths, supervision=self._supervision, log=log)
+        self._own = OwnPrograms(
+            paths=paths, roster=roster, deaths=self._deaths, supervision=self._supervision, starts=starts, log=log
+        )
         self._processes = Processes(
-            paths=self._paths, roster=roster, deaths=self._deaths, supervision=self._supervision, log=log,
+            paths=paths, roster=roster, deaths=self._deaths, supervision=self._supervision, log=log,
             missing=self._missing,
         )  # fmt: skip
         self._limits = LimitMonitor(self._paths, context.plane.connections, log)
@@ -151,10 +153,8 @@ class Watcher:
         self._wake.clear()
 
     def _hurried(self) -> bool:
-        now = time.monotonic()
-        return any(m.died_at is not None and now - m.died_at < _HURRIED_FOR for m in self._away()) or bool(
-            self._ejector.pending
-        )
+        since = time.monotonic() - _HURRIED_FOR
+        return bool(self._ejector.pending) or any(m.died_at is not None and m.died_at > since for m in self._away())
 
     def _serving(self) -> list[Member]:
         """Return the members that new connections go to."""
@@ -211,7 +211,7 @@ class Watcher:
             self._processes.find(programs)
         with self._log.costs("programs beside the instances"):
             for name in self._own.find(self._processes.programs):
-                await self._in_pool(partial(self._own.start, name))
+                await self._own.start(name)
             self._processes.note()  # of the data plane's too, all at once: a watcher that finds half starts it again
         with self._log.costs("readiness"):
             await self._readmit()
@@ -293,8 +293,7 @@ class Watcher:
         if not away:
             return
         look = Look(self._processes.programs, self._paths, probe=True, forget=self._forget)
-        wants = [(member.service, member.want) for member in away]
-        await self._judge.looked_at(await self._in_pool(lambda: look.at(wants)))
+        await self._judge.looked_at(await self._in_pool(lambda: look.at([(m.service, m.want) for m in away])))
 
     async def _in_pool(self, work: Callable[[], T]) -> T:
         return await self._loop.run_in_executor(self._pool, work)
