@@ -33,8 +33,8 @@ def test_a_receiver_that_never_acknowledges_gets_nothing(daemons: Daemons, tmp_p
     before = descriptors_of(old)
     with FakeReceiver(tmp_path / "fake.sock") as fake:
         handing = HandingOff(old, fake.path, listener=True)
-        fake.answer(AGREES)
         began = time.monotonic()
+        fake.answer(AGREES)
         last = handing.end()[-1]
         assert ACKNOWLEDGE_WITHIN <= time.monotonic() - began < ACKNOWLEDGE_WITHIN + 5
         assert not last["ok"] and (last["moved"], last["remaining"]) == (0, 300)

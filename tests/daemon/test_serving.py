@@ -195,8 +195,8 @@ def test_a_framing_that_raises_ends_one_connection_and_is_logged_once(daemons: D
 def test_an_await_stalls_nobody_and_keeps_order(daemons: Daemons) -> None:
     daemon = daemons.start(handler="sample:slow")
     with daemon.connect() as waiting, daemon.connect() as other:
-        waiting.send(b"wait0.5\nsecond\n")
         began = time.monotonic()
+        waiting.send(b"wait0.5\nsecond\n")
         assert other.ask(b"quick\n") == b"quick\n"
         assert time.monotonic() - began < 0.3
         assert waiting.receive(15) == b"wait0.5\nsecond\n"
