@@ -118,7 +118,8 @@ def test_one_of_several_killed_takes_its_share_along_and_refuses_no_newcomer(pro
         print(f"1 of {processes} killed: {lost} of {held} held were lost; connects: {connects}")
         assert abs(lost - share) < 5 * math.sqrt(share * (1 - 1 / processes))  # standard deviations of a fair choice
         assert connects["refused"] == 0 and connects["done"] > 100
-        assert connects["reset"] <= 10  # which the killed process had accepted
+        # They were under way, and the killed process had accepted them.
+        assert connects["reset"] <= max(10, 200 * connects["slowest"])
         box.settled()
 
 
