@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from portfleet.dataplane.haproxy.client import ask
 from support.fleet_box import HOME, REDIS, FleetBox, fleet_box
 from support.sandbox import HOST4, client4, wait_for
 
@@ -37,7 +39,11 @@ def held(box: FleetBox, sources: Sequence[str]) -> Iterator[None]:
 def first_tried(box: FleetBox) -> str:
     """Return the instance that is tried first where another is full, as the data plane has it."""
     if box.plane == "haproxy":
-        return box.boxes.host.path(f"{HOME}/run/haproxy/services/kv.overflow").read_text().split()[1]
+        place = box.boxes.host.path(f"{HOME}/run/haproxy/haproxy-1.sock")
+        found = re.search(
+            r"^\S+ 0 (\S+)$", ask(place, f"show map {HOME}/run/haproxy/services/kv.overflow"), re.MULTILINE
+        )
+        return found[1] if found else ""
     listing = box.rules("map", "inet", "portfleet", "overflow-kv")
     return listing.partition(" 0 : jump try_")[2].split()[0].rstrip(",")
 
