@@ -70,3 +70,5 @@ class OwnPrograms:
         """Have supervisord run a program; the next look that finds it away tries again."""
         if trouble := await self._starts.start(name):
             self._log.once("cannot-start", about=name, instance=name, reason=trouble)
+        else:
+            self._log.over("cannot-start", about=name)

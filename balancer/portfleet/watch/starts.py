@@ -17,6 +17,9 @@ from portfleet.core.errors import PortfleetError
 from portfleet.store.log import Log
 from portfleet.watch.roster import Roster
 
+#: Why a program is ended that has just been started.
+_STOPPED = "it was stopped while it was being started"
+
 
 class Starts:
     """Has supervisord run programs, in the thread of ``pool``; ``programs`` gives what starts and ends desired ones."""
@@ -33,33 +36,30 @@ class Starts:
         desired = self._roster.desired
         if desired is None or name not in desired.programs:
             return ""
-        loop = asyncio.get_running_loop()
-        trouble = await loop.run_in_executor(self._pool, self._start, name, desired)
+        trouble = await self._tried(self._start, name, desired)
         latest = self._roster.latest()
         if latest is None or name in latest.programs:
             return trouble
-        self._log("taken-back", instance=name, reason="it was stopped while it was being started")
-        return await loop.run_in_executor(self._pool, self._end, name, latest)
+        remains = await self._tried(self._end, name, latest)
+        self._log("taken-back", instance=name, reason="; ".join(filter(None, [_STOPPED, remains])))
+        return ""
 
     def _start(self, name: str, desired: Desired) -> str:
-        def start(programs: Programs) -> str:
-            programs.start([name])
-            return programs.failed.get(name, "")
-
-        return self._tried(name, desired, start)
+        programs = self._programs(desired)
+        programs.start([name])
+        return programs.failed.get(name, "")
 
     def _end(self, name: str, desired: Desired) -> str:
-        def end(programs: Programs) -> str:
-            programs.run(programs.ending([name], EMPTIED))
-            return ""
+        programs = self._programs(desired)
+        programs.run(programs.ending([name], EMPTIED))
+        return ""
 
-        return self._tried(name, desired, end)
-
-    def _tried(self, name: str, desired: Desired, work: Callable[[Programs], str]) -> str:
+    async def _tried(self, work: Callable[[str, Desired], str], name: str, desired: Desired) -> str:
+        """Do ``work`` in the thread; return what it returns, or what it raised in words."""
         try:
-            return work(self._programs(desired))
+            return await asyncio.get_running_loop().run_in_executor(self._pool, work, name, desired)
         except (PortfleetError, OSError) as error:
             return str(error).splitlines()[0]
-        except Exception as error:  # noqa: BLE001 (it is tried again later, like what supervisord refuses)
+        except Exception as error:  # noqa: BLE001 (a defect must cost this one start alone; it is told, and tried again)
             self._log.unexpected(name, error)
             return repr(error)
