@@ -13,7 +13,7 @@ from portfleet.commands.pin import parse_network
 from portfleet.config.load import NAME, name_problem
 from portfleet.config.reader import parse_affinity, parse_duration, parse_listen
 from portfleet.core.errors import Exit, PortfleetError
-from portfleet.core.model import COLOURS, Affinity, Instance, Listen, member_instance, parse_instance
+from portfleet.core.model import COLOURS, Affinity, Colour, Instance, Listen, member_instance, parse_instance
 from portfleet.core.placeholders import expand, placeholders
 from portfleet.dataplane.nft.affinity import expressions, slot_for
 from portfleet.dataplane.nft.jhash import slot_of
@@ -101,12 +101,12 @@ def test_affinities_print_as_they_are_written(text: str) -> None:
 
 
 @given(NAMES, st.sampled_from([*COLOURS, None]), st.integers(1, 1024))
-def test_an_instances_name_can_be_read_back(service: str, colour: object, number: int) -> None:
-    instance = Instance(service, colour, number)  # type: ignore[arg-type] # sampled from its values
+def test_an_instances_name_can_be_read_back(service: str, colour: Colour | None, number: int) -> None:
+    instance = Instance(service, colour, number)
 
     assert parse_instance(instance.name) == instance
     if colour is not None:
-        assert member_instance(service, instance.member, colour) == instance  # type: ignore[arg-type] # as above
+        assert member_instance(service, instance.member, colour) == instance
         assert len(instance.name) <= 42, "a control socket's path is checked for names of this length"
 
 

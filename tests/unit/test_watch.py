@@ -14,6 +14,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -346,6 +347,9 @@ def test_one_in_ten_probes_of_a_daemon_with_a_control_socket_goes_through_its_po
             with accepted:
                 accepted.recv(1)
 
+    def answered(turn: int) -> bool:
+        return prober.tick() >= 0 and len(results) > turn
+
     results, served, turn, noting = list[str](), list[int](), 0, threading.Lock()
     port, path = listener.getsockname()[1], tmp_path / "c"
     # Time stands still: no turn comes but those that are asked for.
@@ -358,7 +362,7 @@ def test_one_in_ten_probes_of_a_daemon_with_a_control_socket_goes_through_its_po
             threading.Thread(target=work, daemon=True).start()
         for turn in range(21):
             prober.ask("a")
-            ends(lambda asked=turn: prober.tick() >= 0 and len(results) > asked)  # type: ignore[misc]
+            ends(partial(answered, turn))
             with noting:
                 pass
     assert results == [""] * 21
