@@ -9,6 +9,8 @@ import os
 import re
 import shutil
 import stat
+import subprocess
+import sys
 import textwrap
 import threading
 import time
@@ -155,6 +157,32 @@ def test_another_command_takes_the_place_of_one_that_hangs(open_path: Path) -> N
         one.give(1)
         wait_for("the other is run", lambda: one.kinds() == [] and (open_path / "other").exists())
         wait_for("the first is gone", lambda: not group_of(pid))
+
+
+#: Runs the command's process, which gets SIGTERM as soon as it has a command and before it knows that.
+EARLY = """
+import os, signal, subprocess, sys
+from portfleet.watch import event_runner
+
+class Early(subprocess.Popen):
+    def __init__(self, *arguments, **more):
+        super().__init__(*arguments, **more)
+        print(self.pid, file=sys.stderr, flush=True)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+subprocess.Popen = Early
+event_runner.main()
+"""
+
+
+def test_a_command_that_has_only_just_begun_is_ended_too() -> None:
+    argv = [sys.executable, "-c", EARLY, *shell("sleep 1000")]
+    with subprocess.Popen(argv, stdin=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        os.write(process.stdin.fileno(), LINE + LINE)  # type: ignore[union-attr] # a pipe
+        assert process.wait(60) == 0
+        pid, *more = process.stderr.read().split()  # type: ignore[union-attr] # a pipe
+    assert not more, "it begins no other"
+    assert not group_of(int(pid))
 
 
 def _number(path: Path) -> int:
