@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 from pathlib import Path
 from types import MappingProxyType
 
@@ -20,14 +21,20 @@ from portfleet.store import atomic, state_file
 from portfleet.supervise.members import Members, Process, leading, named
 
 
-def noted(paths: Paths) -> dict[str, Process] | None:
+def noted(paths: Paths) -> Mapping[str, Process] | None:
     """Return the processes that were noted, also those that have ended; None if there is no file that can be read."""
     try:
-        found = state_file.parse(paths.processes.read_bytes())
+        return _read(paths.processes, atomic.version(paths.processes))
     except (OSError, ValueError):
         return None
+
+
+@lru_cache(maxsize=1)
+def _read(path: Path, version: object) -> Mapping[str, Process]:  # noqa: ARG001 (another one is to be read anew)
+    """Return what a ``version`` of the file has; raises OSError and ValueError."""
+    found = state_file.parse(path.read_bytes())
     entries = found.items() if isinstance(found, dict) else ()
-    return {name: Process(*entry) for name, entry in entries if _is_noted(name, entry)}
+    return MappingProxyType({name: Process(*entry) for name, entry in entries if _is_noted(name, entry)})
 
 
 def alive(paths: Paths, known: Mapping[str, int | None] = MappingProxyType({})) -> dict[str, int]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from portfleet.apply.look import Look
 from portfleet.core.paths import Paths
-from portfleet.linux import sockdiag
 from portfleet.store.log import Log
 from portfleet.supervise.supervisor import ProgramInfo
 from portfleet.watch.roster import Member
@@ -17,18 +16,27 @@ class Beside:
         self._paths, self._log = paths, log
         #: (port, inode) of the sockets on instances' ports, when all on that port were its instance's own.
         self._own: set[tuple[int, int]] = set()
+        #: With which members and listeners nobody had a neighbour.
+        self._alone: tuple[list[Member], frozenset[tuple[int, int]]] = ([], frozenset())
 
-    def look(self, members: list[Member], programs: dict[str, ProgramInfo]) -> list[Member]:
+    def due(self, members: list[Member], there: frozenset[tuple[int, int]]) -> bool:
+        """Return whether a look at ``members`` and the listeners that are ``there`` may find something else."""
+        return there is not self._alone[1] or members != self._alone[0]
+
+    def look(
+        self, members: list[Member], there: frozenset[tuple[int, int]], programs: dict[str, ProgramInfo]
+    ) -> list[Member]:
         """Look at ``members`` that have a process, those with other sockets than before; return whose neighbour is new.
 
-        Raise OSError, and PortfleetError for what cannot be read.
+        ``there``: (port, inode) of all listeners. Raise OSError, and PortfleetError for what cannot be read.
         """
         by_port = {member.want.rule.port: member for member in members}
-        found_there = {pair for pair in sockdiag.listening() if pair[0] in by_port}
+        found_there = {pair for pair in there if pair[0] in by_port}
         ports_changed = {port for port, _ in found_there ^ self._own} & by_port.keys()
         changed = [member for port, member in by_port.items() if port in ports_changed or member.beside]
         self._own &= found_there
         if not changed:
+            self._alone = members, there
             return []
         ports = {port: member.name for port, member in by_port.items()}
         found = Look(programs, self._paths, probe=False, ports=ports).beside(member.want for member in changed)

@@ -6,45 +6,60 @@ the next probe may be far away. Connections that did not come through the balanc
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+import time
+from collections.abc import Callable, Mapping
 
 from portfleet.core.errors import PortfleetError
 from portfleet.dataplane.interface import Connections
 from portfleet.store.log import Log
-from portfleet.watch.roster import Member
+from portfleet.watch.ejector import Ejector
+from portfleet.watch.roster import Roster
+
+#: Seconds between two looks: the counts of 1,024 instances take a millisecond or two.
+_EVERY = 1.0
 
 
 class GuardDrops:
-    """Compares the counts of ``connections`` with those before; ``look`` has a member probed now."""
+    """Compares the counts of ``connections`` with those before; ``probe`` has a member probed now."""
 
-    def __init__(self, connections: Connections, look: Callable[[str], None], log: Log) -> None:
-        self._connections, self._look, self._log = connections, look, log
+    def __init__(
+        self, connections: Connections, roster: Roster, ejector: Ejector, probe: Callable[[str], None], log: Log
+    ) -> None:
+        self._connections, self._roster, self._ejector = connections, roster, ejector
+        self._probe, self._log = probe, log
+        self._due = 0.0
         self._known: Mapping[str, int] | None = None
         self._told: set[str] = set()
 
     @property
     def counts(self) -> Mapping[str, int]:
-        """Return how many connection attempts found no listener, by serving instance, since the rules were loaded."""
+        """Return how many connection attempts found no listener, by instance, since the rules were loaded."""
         return self._known or {}
 
-    def look(self, serving: Iterable[Member]) -> None:
-        """Have those of ``serving`` probed whose clients were dropped since the last look; said when that begins."""
+    def look(self) -> None:
+        """Once a second, have those that serve probed whose clients were dropped meanwhile; said when that begins."""
+        if time.monotonic() < self._due:
+            return
+        self._due = time.monotonic() + _EVERY
+        members = self._roster.members
         try:
-            members = list(serving)
-            counts = self._connections.turned_away(member.want.rule for member in members)
+            counts = self._connections.turned_away(member.want.rule for member in members.values())
         except PortfleetError:
             return  # the healer, which reads more, says why
         known, self._known = self._known, counts
         if known is None or (known == counts and not self._told):
             return
-        for member in members:
-            port = member.want.rule.port
-            new = counts.get(member.name, 0) - known.get(member.name, counts.get(member.name, 0))
-            if member.local and new > 0:
+        for name, member in members.items():
+            port, serves = member.want.rule.port, member.want.takes and self._ejector.serves(name)
+            new = counts.get(name, 0) - known.get(name, counts.get(name, 0))
+            if member.local and serves and new > 0:
                 reason = f"no process listens on port {port}: clients send their next SYN a second later"
-                self._log.once("dropped", about=member.name, instance=member.name, reason=reason)
-                self._told.add(member.name)
-                self._look(member.name)
-            elif member.name in self._told:  # or fewer: the rules were flushed and put back
-                self._told.discard(member.name)
-                self._log.over("dropped", about=member.name)
+                self._log.once("dropped", about=name, instance=name, reason=reason)
+                self._told.add(name)
+                self._probe(name)
+            elif name in self._told:  # or fewer: the rules were flushed and put back
+                self._told.discard(name)
+                self._log.over("dropped", about=name)
+        for name in self._told - members.keys():
+            self._told.discard(name)
+            self._log.over("dropped", about=name)

@@ -15,6 +15,7 @@ from portfleet.store.locks import Locked
 from portfleet.store.log import Log
 from portfleet.watch.ejector import Ejector, fresh
 from portfleet.watch.health import all_out
+from portfleet.watch.listeners import Listeners
 from portfleet.watch.prober import Prober
 from portfleet.watch.roster import Member, Roster
 
@@ -59,6 +60,11 @@ class Judge:
     def look(self, name: str) -> None:
         """Probe a member now, besides its turns."""
         self._prober.ask(name)
+
+    @property
+    def listeners(self) -> Listeners:
+        """Return who listens on this machine."""
+        return self._prober.listeners
 
     @property
     def said(self) -> Mapping[str, Status]:

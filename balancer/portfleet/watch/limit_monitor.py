@@ -20,7 +20,7 @@ from portfleet.watch.limits import Near
 _EVERY, _LATELY = 1.0, 60.0
 #: How many processes' descriptors are looked at each time at least, 10 µs each; and the share of its limit from which
 #: on a process is looked at every time.
-_SOME, _MANY = 100, 0.25
+_SOME, _MANY = 50, 0.25
 #: For how many seconds an unexpected error is told of.
 _TOLD = 3600.0
 

@@ -5,8 +5,8 @@ is up. What is asked, and what an answer means, is in `daemons.probe`; a probe t
 found goes a shorter way, from which whatever is not as it was leads back to the long one:
 
 - A daemon that repeats its answer is asked on its control socket once (`repeats`); of others the connection is kept.
-- Where one success more would tell nothing, it takes no turns but those of its port (`resting`).
 - Where a connection to the port is all that is asked, the kernel is asked for the listener that would take it.
+- Where one success more would tell nothing, it takes no turns but those of its port (`resting`).
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from collections.abc import Callable, Iterable, Mapping
 from portfleet.core.status import DaemonState, Status
 from portfleet.daemons.answers import ControlError, Refused
 from portfleet.daemons.exchange import Control, Exchange, Verdict
-from portfleet.daemons.probe import AskReady, Target, exchanges
+from portfleet.daemons.probe import AskReady, Connect, Target, exchanges
 from portfleet.daemons.run import Run
 from portfleet.daemons.talk import Talk, begin
-from portfleet.linux.listening import Listening
 from portfleet.linux.sockdiag import Ends
 from portfleet.linux.unix_socket import is_absent
 from portfleet.watch.counting import Counting
+from portfleet.watch.listeners import Listeners
 from portfleet.watch.ports import Ports
 from portfleet.watch.repeats import Repeats
 from portfleet.watch.resting import Resting
@@ -62,9 +62,10 @@ class Prober:
         self._targets: dict[str, Target] = {}
         self._turns, self._called = Turns(), set[str]()
         self._probes: dict[str, UnderWay] = {}
-        self._waits, self._listening, self._ports = Waits(), Listening(), Ports()
-        self._states, self._counting = Repeats("state", clock, pid_of), Counting(clock, pid_of)
-        self._resting = Resting(states=self._states, turns=self._turns, ports=self._ports, clock=clock, pid_of=pid_of)
+        self._waits, self._ports, self._counting = Waits(), Ports(), Counting(clock, pid_of)
+        #: Who listens on this machine, looked at for all instances at once.
+        self.listeners, self._states = Listeners(clock), Repeats("state", clock, pid_of)
+        self._resting = Resting(self._states, self.listeners, self._turns, self._ports, clock=clock, pid_of=pid_of)
         #: By instance: the connection to its control socket that is kept from one question to the next.
         self._kept: dict[str, socket.socket] = {}
         #: By instance: what it said last on its control socket; its process that said so, and on which command.
@@ -105,6 +106,8 @@ class Prober:
             self._wake([name])
             self._states.late(name)
             self.ask(name)
+        self._wake(changed := self.listeners.changed())
+        self._called.update(changed[:_AT_ONCE])
         self._counting.expire(now)
         most = len(self._probes) + _AT_ONCE
         for _ in range(_TURNS):
@@ -136,12 +139,13 @@ class Prober:
                     self._go_on(name, probe, now)
         if (left := self._turns.left(now)) <= 0:
             return 0.0
-        return _STEP if self._probes else min(_IDLE, max(_STEP, min(left, self._states.left(now))))
+        left = min(left, self._states.left(now), self.listeners.left(now))
+        return _STEP if self._probes else min(_IDLE, max(_STEP, left))
 
-    def _report(self, name: str, trouble: str, *, by_port: bool = False) -> None:
+    def _report(self, name: str, trouble: str, *, by_port: bool = False, listens: bool = False) -> None:
         """Pass a result on; by what it means the instance rests from now on, or takes its turns."""
         content, target = self._result(name, trouble, by_port), self._targets.get(name)
-        if not content or target is None or not self._resting.begin(target):
+        if not content or target is None or not self._resting.begin(target, listens=listens):
             self._wake([name])
 
     def _wake(self, names: Iterable[str]) -> None:
@@ -169,9 +173,9 @@ class Prober:
             self._ports.left_out(name)
             self._report(name, "")
             return
-        if left and not target.asks and silent and self._listening.takes(target.place.host, target.place.port):
+        if left and not target.asks and silent and self.listeners.takes(target.place):
             self._ports.left_out(name)
-            self._report(name, "")
+            self._report(name, "", listens=True)
             return
         if not known:
             self._let_go(name)
@@ -219,19 +223,19 @@ class Prober:
         if verdict is not None:
             del self._probes[name]
             self._close(probe)
+            by_port = not isinstance(probe.talk.exchange.place, Control)
+            listens = isinstance(probe.talk.exchange, Connect)
             if verdict:
                 self._let_go(name)
-            by_port = not isinstance(probe.talk.exchange.place, Control)
-            if not verdict:
-                self.took[name] = self._clock() - probe.began
-            if verdict:
                 self._wake([name])
                 self._ports.leave(name, 0)
-            elif by_port:
-                self._ports.went_through(name, repeats=name in self._states)
             else:
-                self._ports.left_out(name)
-            self._report(name, verdict, by_port=bool(verdict) and by_port)
+                self.took[name] = self._clock() - probe.began
+                if by_port:
+                    self._ports.went_through(name, rests=name in self._states or listens)
+                else:
+                    self._ports.left_out(name)
+            self._report(name, verdict, by_port=bool(verdict) and by_port, listens=listens)
 
     def _step(self, name: str, probe: UnderWay) -> Verdict:
         try:

@@ -51,6 +51,11 @@ class Remains:
         daemon = self._background.get(name)
         return name in self._told or (daemon is not None and daemon.alive)
 
+    @property
+    def any(self) -> bool:
+        """Return whether something was left of an instance when all processes were looked at last."""
+        return bool(self._told or self._background or self._leaders)
+
     def all(self, programs: Mapping[str, ProgramInfo], supervisord: int | None) -> Members:
         """Look at all processes of all instances, which takes 10 ms for some hundreds of processes."""
         leaders = {name: info.pid for name, info in programs.items() if info.pid is not None}
@@ -63,6 +68,9 @@ class Remains:
         ``watched`` are the processes, by instance, that are known to be alive.
         """
         alive = adopted.alive(self._paths, watched)
+        for kept in (self._told, self._leaders, self._background):
+            for name in kept.keys() - self._roster.members.keys():
+                del kept[name]
         for name, member in self._roster.members.items():
             if member.local:
                 with self._log.costs(name):

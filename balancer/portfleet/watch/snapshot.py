@@ -147,7 +147,7 @@ class Snapshot:
         state = self._state(member, info, pid, slots, status)
         asked = member.service.record.asked.get(name) if state in _BY_REQUEST else None
         told = out or asked
-        remote = want.rule.remote
+        remote, serving = want.rule.remote, want.takes and self.ejector.serves(name)
         return {
             "name": name,
             "service": member.service.name,
@@ -156,7 +156,7 @@ class Snapshot:
             "wanted": want.wanted,
             "since": told.since if told else stamp(info.started) if info and info.started else None,
             "why": out.reason if out else member.health.reason if name in self.judge.kept else None,
-            "serving": want.takes and self.ejector.serves(name),
+            "serving": serving,
             "kept": name in self.judge.kept,
             "pid": pid,
             "port": want.rule.port,
@@ -165,7 +165,7 @@ class Snapshot:
             "probe": self.judge.answered_in.get(name),
             "ends": member.ends,
             "ejected": {kind: member.ejected[kind] for kind in ("died", "probe")},
-            "dropped": self.dropped.counts.get(name),
+            "dropped": self.dropped.counts.get(name) if serving else None,
             "said": status and _said(status, counted or status),
         }
 

@@ -52,8 +52,9 @@ T = TypeVar("T")
 #: Seconds between looks: at config and journal; at one on the way back, for the first half minute; at everything.
 _CALM, _HURRY, _FULL = 0.5, 0.03, 10.0
 _HURRIED_FOR = 30.0
-#: Seconds between two looks at all processes, which take 10 ms for some hundreds, while an instance is on the way back.
-_ALL = 0.2
+#: Seconds between two looks at all processes, which take 10 ms for some hundreds: while an instance is on the way back
+#: or something is left of one; and at rest, when only what ended unseen can have left something.
+_ALL, _ALL_CALM = 0.2, 60.0
 #: Seconds the interpreter lets a thread run before the loop may go on (default 5 ms): an ejection waits that long.
 _SWITCH = 0.0005
 #: Threads for what operations, repairs and orders of overflow wait for.
@@ -95,7 +96,7 @@ class Watcher:
             missing=self._missing,
         )  # fmt: skip
         self._limits = LimitMonitor(self._paths, context.plane.connections, log)
-        self._dropped = GuardDrops(context.plane.connections, self._judge.look, log)
+        self._dropped = GuardDrops(context.plane.connections, roster, ejector, self._judge.look, log)
         #: Answers what the watcher knows.
         self.snapshot = Snapshot(
             roster=roster, ejector=ejector, judge=self._judge, processes=self._processes, deaths=self._deaths, log=log,
@@ -135,7 +136,7 @@ class Watcher:
 
     def wake(self) -> dict[str, object]:
         """Look at everything now; return the answer of the command `reload`."""
-        self._full_at = 0.0
+        self._full_at = self._looked_at_all = 0.0
         self._wake.set()
         return {}
 
@@ -155,10 +156,6 @@ class Watcher:
     def _hurried(self) -> bool:
         since = time.monotonic() - _HURRIED_FOR
         return bool(self._ejector.pending) or any(m.died_at is not None and m.died_at > since for m in self._away())
-
-    def _serving(self) -> list[Member]:
-        """Return the members that new connections go to."""
-        return [one for name, one in self._roster.members.items() if one.want.takes and self._ejector.serves(name)]
 
     def _away(self) -> list[Member]:
         """Return the members on the way back: without a process that is watched, or not let in yet."""
@@ -186,12 +183,15 @@ class Watcher:
             if self._limits.due:
                 self._hazards = await self._in_pool(rules.hazards)
                 pids = {name: pid for name in self._roster.members if (pid := self._deaths.pid(name))}
-                running = [m for m in self._roster.members.values() if m.local and m.name in pids]
-                for member in await self._in_pool(lambda: self._beside.look(running, self._processes.programs)):
-                    self._judge.look(member.name)
+                running = [member for name, member in self._roster.members.items() if name in pids and member.local]
+                there = self._judge.listeners.pairs()
+                if self._beside.due(running, there):
+                    beside = partial(self._beside.look, running, there, self._processes.programs)
+                    for member in await self._in_pool(beside):
+                        self._judge.look(member.name)
                 self._limits.look(pids, self._judge.connections, self._hazards)
         with self._log.costs("dropped clients"):
-            self._dropped.look(self._serving())
+            self._dropped.look()
         for member in [member for member in self._roster.members.values() if member.hung_since is not None]:
             with self._log.costs(member.name):
                 self._revival.hung(member)
@@ -205,7 +205,7 @@ class Watcher:
             await self._supervision.look()
             programs = await self._in_pool(self._supervision.supervisor.programs)
             if now >= self._looked_at_all:
-                self._looked_at_all = now + _ALL
+                self._looked_at_all = now + (_ALL if away or self._remains.any else _ALL_CALM)
                 found = await self._in_pool(partial(self._remains.all, programs, self._deaths.pid(SUPERVISOR)))
                 self._remains.look(programs, found, self._deaths.alive())
             self._processes.find(programs)
@@ -260,6 +260,7 @@ class Watcher:
         """A watched process has ended: eject first, everything else after."""
         if self._stop.is_set():
             return
+        self._looked_at_all = 0.0
         if name == SUPERVISOR:
             with self._log.costs(SUPERVISOR):
                 self._supervision.died()
@@ -279,7 +280,6 @@ class Watcher:
                 member.backoff.ran(now - member.served_at)
             member.died_at, member.served_at = now, None
             member.ends += 1
-            self._looked_at_all = 0.0
             self._remains.ended(name, pid)
             self._judge.died(member, f"process {pid} ended{work}")
             if member.startable and not work:
