@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.lib.measure import Load, save
-from benchmarks.watch.crash import KILL, spread
+from benchmarks.watch.crash import KILL, LIFE, spread
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "tests"))
 
@@ -149,9 +149,12 @@ def viewed(box: FleetBox) -> Iterator[None]:
 
 def kill(box: FleetBox, number: int) -> float:
     """Kill one of the four when all serve; return the seconds until new connections go elsewhere."""
+    began = time.monotonic()
     name, supervisor = f"echo-blue-{number % 4 + 1}", Supervisor(box.boxes.host.path(f"{HOME}/run/supervisor.sock"))
     wait_for("all serve", lambda: not (found := watch_status(box))["out"] and not found["pending"], seconds=120)
     wait_for("it is RUNNING", lambda: supervisor.programs()[name].state == "RUNNING", seconds=60)
+    # The four are killed in turn: one of them lives for four times what this takes.
+    time.sleep(max(0.0, began + LIFE / 3 - time.monotonic()))
     pid, supervisord = str(supervisor.programs()[name].pid), str(pid_of(box, "supervisord"))
     return float(json.loads(box.boxes.host.run(sys.executable, "-c", KILL, pid, supervisord).stdout)[0])
 

@@ -56,11 +56,18 @@ class Remains:
         """Return whether something was left of an instance when all processes were looked at last."""
         return bool(self._told or self._background or self._leaders)
 
-    def all(self, programs: Mapping[str, ProgramInfo], supervisord: int | None) -> Members:
-        """Look at all processes of all instances, which takes 10 ms for some hundreds of processes."""
-        leaders = {name: info.pid for name, info in programs.items() if info.pid is not None}
+    def all(
+        self, ask: Callable[[], dict[str, ProgramInfo]], supervisord: int | None
+    ) -> tuple[dict[str, ProgramInfo], Members]:
+        """Look at all processes of all instances, which takes 10 ms for some hundreds, longer where much else runs.
+
+        ``ask`` asks supervisord for its programs. It is asked once more afterwards, and that is returned with them: by
+        a list from before, what is started meanwhile would be taken for what an earlier start has left.
+        """
+        leaders = {name: info.pid for name, info in ask().items() if info.pid is not None}
         ports = {one.want.rule.port: name for name, one in self._roster.members.items() if one.local}
-        return adopted.members(self._paths, leaders, supervisor=supervisord, ports=ports)
+        found = adopted.members(self._paths, leaders, supervisor=supervisord, ports=ports)
+        return ask(), found
 
     def look(self, programs: Mapping[str, ProgramInfo], members: Members, watched: Mapping[str, int]) -> None:
         """See to what earlier starts have left, with ``members`` as they were found just now.

@@ -195,19 +195,20 @@ class Watcher:
         for member in [member for member in self._roster.members.values() if member.hung_since is not None]:
             with self._log.costs(member.name):
                 self._revival.hung(member)
-        now = time.monotonic()
-        away = self._away()
+        now, away = time.monotonic(), self._away()
         self._revival.retries.keep({member.name for member in away if member.startable})
         if not away and now < self._full_at and self._own.watched:
             return
         self._full_at = now + _FULL
         with self._log.costs(SUPERVISOR):
             await self._supervision.look()
-            programs = await self._in_pool(self._supervision.supervisor.programs)
+            ask = self._supervision.supervisor.programs
             if now >= self._looked_at_all:
                 self._looked_at_all = now + (_ALL if away or self._remains.any else _ALL_CALM)
-                found = await self._in_pool(partial(self._remains.all, programs, self._deaths.pid(SUPERVISOR)))
+                programs, found = await self._in_pool(partial(self._remains.all, ask, self._deaths.pid(SUPERVISOR)))
                 self._remains.look(programs, found, self._deaths.alive())
+            else:
+                programs = await self._in_pool(ask)
             self._processes.find(programs)
         with self._log.costs("programs beside the instances"):
             for name in self._own.find(self._processes.programs):
@@ -250,7 +251,7 @@ class Watcher:
 
     def _missing(self, member: Member, info: ProgramInfo | None) -> None:
         """A member has no process; its end may have gone unwatched."""
-        if member.want.takes and member.name not in self._ejector.out:
+        if member.want.takes and self._ejector.serves(member.name):
             member.died_at = time.monotonic()
             self._judge.died(member, "it does not run")
         if not self._remains.holds(member.name):
