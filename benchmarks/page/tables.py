@@ -173,10 +173,15 @@ def broken() -> str:
                   "killed process: dropped, of the idle ones"], rows)  # fmt: skip
 
 
+#: What is done with instances that are probed so.
+_PROBED = {"ours": "repeat their answer", "connect": "are only connected to", "send": "are sent a question"}
+
+
 def places() -> str:
     """Return where and when each file was measured."""
     rows = []
-    for name in ("peers", "designs", "daemon", "dataplane-scale", "control-scale", "watch-seen", "watch-crash"):
+    for name in ("peers", "designs", "daemon", "fleet-cutover", "fleet-handoff", "dataplane-scale", "control-scale",
+                 "watch-rest", "watch-seen", "watch-crash"):  # fmt: skip
         for part, one in _environments(read(name)):
             load = one["load_average"][0]
             rows.append([f"{name}{part}", one["date"][:10], one["commit"], f"{one['cpu']}, {one['cpus']} CPUs",
@@ -225,9 +230,24 @@ def scale() -> str:
         which = f"{control['services']:,} services of {control['instances']:,} instances"
         for verb, by in control.get("verbs", {}).items():
             rows.append([f"`{verb}`, {which}: CPU, s", number(by["this"]["cpu"])])
-        rows.append([f"watcher at rest, {which}: % of a core",
+        rows.append([f"watcher, {which} that are asked each second: % of a core",
                      number(100 * control["watcher"]["this"]["share"])])  # fmt: skip
-    return table(["", ""], rows)
+    rest = found("watch-rest")
+    for kind, one in rest["kinds"].items() if rest else ():
+        rows.append([f"watcher at rest, {rest['instances']:,} instances that {_PROBED[kind]}: % of a core",
+                     number(100 * one["share"])])  # fmt: skip
+    return table(["", ""], [*rows, *_moves()])
+
+
+def _moves() -> Iterable[list[str]]:
+    """Yield what moving connections to a new release takes."""
+    for connections, by in (found("fleet-handoff", "counts") or {}).items():
+        rate = median(one["connections_per_second"] for one in by["this"])
+        yield [f"cutover of {int(connections):,} connections: moved a second", number(rate)]
+    extra = [one["extra_ms"] for one in found("fleet-cutover", "rounds", "this") or ()]
+    if extra:
+        clients = found("fleet-cutover", "connections")
+        yield [f"cutover: worst latency of {clients:,} clients, over the worst before it, ms", number(median(extra))]
 
 
 def sizes() -> str:

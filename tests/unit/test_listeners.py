@@ -138,6 +138,15 @@ def test_one_that_gets_a_control_socket_is_asked_there_within_a_second(tmp_path:
     probed.daemon.listener.close()
 
 
+def test_one_with_a_control_socket_on_which_no_process_listens_takes_its_turns(tmp_path: Path) -> None:
+    probed = Probed(control=tmp_path / "c")
+    with socket.socket(socket.AF_UNIX) as control:
+        control.bind(str(tmp_path / "c"))
+        probed.steps(100)
+    assert not probed.rests("a") and len(probed.results) >= 9 and not any(probed.results)
+    probed.daemon.listener.close()
+
+
 def test_others_listeners_change_nothing(resting: Probed) -> None:
     other = Daemon()
     resting.steps(11)

@@ -20,6 +20,7 @@ from portfleet.store.log import Log
 from portfleet.supervise import adopted
 from portfleet.supervise.supervisor import ProgramInfo
 from portfleet.watch.remains import Remains
+from support.sandbox import wait_for
 
 NAME = "echo-blue-1"
 
@@ -83,3 +84,33 @@ def test_what_an_earlier_start_has_left_is_ended(remains: Remains, instance: Ins
     programs, found = remains.all(lambda: {NAME: ProgramInfo(NAME, "EXITED", None, 1, 2, 1, "")}, None)
     remains.look(programs, found, {})
     assert remains.holds(NAME) and instance.process.wait(60) == -signal.SIGTERM
+
+
+def test_what_has_ended_since_all_processes_were_looked_at_is_nothing_left(
+    remains: Remains, instance: Instance
+) -> None:
+    _, found = remains.all(instance.programs, None)
+    instance.process.kill()
+    instance.process.wait()
+    remains.look({NAME: ProgramInfo(NAME, "EXITED", None, 1, 2, -1, "")}, found, {})
+    assert not remains.holds(NAME)
+
+
+def test_all_are_looked_at_again_soon_if_something_is_amiss(remains: Remains, instance: Instance) -> None:
+    def fail() -> dict[str, ProgramInfo]:
+        raise OSError
+
+    assert remains.due(away=False), "for the first time"
+    _, found = remains.all(instance.programs, None)
+    assert not remains.due(away=False) and not remains.due(away=True)
+    wait_for("one is away", lambda: remains.due(away=True))
+    assert not remains.due(away=False)
+    remains.hurry()
+    assert remains.due(away=False)
+    with pytest.raises(OSError):
+        remains.all(fail, None)
+    assert remains.due(away=False), "the look has failed"
+    remains.all(instance.programs, None)
+    remains.look({NAME: ProgramInfo(NAME, "EXITED", None, 1, 2, 1, "")}, found, {})
+    assert remains.holds(NAME)
+    wait_for("something is left", lambda: remains.due(away=False))

@@ -27,7 +27,7 @@ class GuardDrops:
     ) -> None:
         self._connections, self._roster, self._ejector = connections, roster, ejector
         self._probe, self._log = probe, log
-        self._due = 0.0
+        self._due = self._known_at = 0.0
         self._known: Mapping[str, int] | None = None
         self._told: set[str] = set()
 
@@ -38,21 +38,22 @@ class GuardDrops:
 
     def look(self) -> None:
         """Once a second, have those that serve probed whose clients were dropped meanwhile; said when that begins."""
-        if time.monotonic() < self._due:
+        if (now := time.monotonic()) < self._due:
             return
-        self._due = time.monotonic() + _EVERY
+        self._due = now + _EVERY
         members = self._roster.members
         try:
             counts = self._connections.turned_away(member.want.rule for member in members.values())
         except PortfleetError:
             return  # the healer, which reads more, says why
-        known, self._known = self._known, counts
+        known, since, self._known, self._known_at = self._known, self._known_at, counts, now
         if known is None or (known == counts and not self._told):
             return
         for name, member in members.items():
             port, serves = member.want.rule.port, member.want.takes and self._ejector.serves(name)
             new = counts.get(name, 0) - known.get(name, counts.get(name, 0))
-            if member.local and serves and new > 0:
+            # Of one that was out meanwhile, what was dropped before is told already.
+            if member.local and serves and new > 0 and (member.served_at or 0.0) < since:
                 reason = f"no process listens on port {port}: clients send their next SYN a second later"
                 self._log.once("dropped", about=name, instance=name, reason=reason)
                 self._told.add(name)

@@ -153,7 +153,7 @@ class Judge:
         name = member.name
         member.hung_since = None
         self.kept.discard(name)
-        if not member.want.takes or self._waits(member):
+        if not member.want.takes or self.waits(member):
             # Once for each end: one that never came up is looked at many times a second.
             self._log.once("process-ended", about=name, instance=name, wanted=member.want.wanted, reason=reason)
             return
@@ -162,7 +162,7 @@ class Judge:
             return
         self._eject(member, fresh("died", reason))
 
-    def _waits(self, member: Member) -> bool:
+    def waits(self, member: Member) -> bool:
         """Return whether a member is new and has no slots; a command may have given it some if no other could serve."""
         name = member.name
         return name in self._ejector.pending and name not in self._ejector.table(member.service.name, anew=True)

@@ -61,11 +61,13 @@ class Listeners:
             return False
         if place.port not in self._there or place.port in self._changed:
             return False
+        if target.control is not None:
+            self._directories.setdefault(Path(target.control).parent, -1)
+            if not is_absent(target.control):
+                return False
         if self._names.setdefault(place.port, name) != name:
             return False
         self._resting[name] = target
-        if target.control is not None:
-            self._directories.setdefault(Path(target.control).parent, -1)
         return True
 
     def rests(self, name: str) -> bool:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import signal
 import time
 from collections.abc import Callable, Mapping
+from math import inf
 
 from portfleet.core.paths import Paths
 from portfleet.core.states import RUNNING
@@ -25,6 +26,9 @@ from portfleet.watch.roster import Member, Roster
 
 #: Seconds between SIGTERM and SIGKILL.
 _DEADLINE = 10.0
+#: Seconds between two looks at all processes: while an instance is on the way back or something is left of one; and at
+#: rest, when only what ended unseen can have left something.
+_HURRIED, _CALM = 0.2, 60.0
 
 
 class Remains:
@@ -41,6 +45,8 @@ class Remains:
         self._leaders: dict[str, int] = {}
         #: Who is in the background, and by which process.
         self._background: dict[str, Process] = {}
+        #: When the last look at all began. Whatever ends during one has another follow.
+        self._looked_at = -inf
 
     def ended(self, name: str, pid: int) -> None:
         """Note that an instance's process has ended."""
@@ -51,10 +57,14 @@ class Remains:
         daemon = self._background.get(name)
         return name in self._told or (daemon is not None and daemon.alive)
 
-    @property
-    def any(self) -> bool:
-        """Return whether something was left of an instance when all processes were looked at last."""
-        return bool(self._told or self._background or self._leaders)
+    def due(self, *, away: bool) -> bool:
+        """Return whether it is time to look at all processes; ``away``: an instance is on the way back."""
+        hurried = away or self._told or self._background or self._leaders
+        return time.monotonic() >= self._looked_at + (_HURRIED if hurried else _CALM)
+
+    def hurry(self) -> None:
+        """Have it be time for a look."""
+        self._looked_at = -inf
 
     def all(
         self, ask: Callable[[], dict[str, ProgramInfo]], supervisord: int | None
@@ -64,10 +74,15 @@ class Remains:
         ``ask`` asks supervisord for its programs. It is asked once more afterwards, and that is returned with them: by
         a list from before, what is started meanwhile would be taken for what an earlier start has left.
         """
-        leaders = {name: info.pid for name, info in ask().items() if info.pid is not None}
-        ports = {one.want.rule.port: name for name, one in self._roster.members.items() if one.local}
-        found = adopted.members(self._paths, leaders, supervisor=supervisord, ports=ports)
-        return ask(), found
+        self._looked_at = time.monotonic()
+        try:
+            leaders = {name: info.pid for name, info in ask().items() if info.pid is not None}
+            ports = {one.want.rule.port: name for name, one in self._roster.members.items() if one.local}
+            found = adopted.members(self._paths, leaders, supervisor=supervisord, ports=ports)
+            return ask(), found
+        except BaseException:
+            self.hurry()
+            raise
 
     def look(self, programs: Mapping[str, ProgramInfo], members: Members, watched: Mapping[str, int]) -> None:
         """See to what earlier starts have left, with ``members`` as they were found just now.
@@ -94,7 +109,7 @@ class Remains:
         name = member.name
         if leader is None and info is not None and info.state in RUNNING:
             return  # supervisord has not noticed the end yet; how it ended is not known
-        left = members.left(name, leader)
+        left = [one for one in members.left(name, leader) if one.alive]
         if not left:
             self._told.pop(name, None)
             self._background.pop(name, None)

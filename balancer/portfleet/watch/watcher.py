@@ -52,9 +52,6 @@ T = TypeVar("T")
 #: Seconds between looks: at config and journal; at one on the way back, for the first half minute; at everything.
 _CALM, _HURRY, _FULL = 0.5, 0.03, 10.0
 _HURRIED_FOR = 30.0
-#: Seconds between two looks at all processes, which take 10 ms for some hundreds: while an instance is on the way back
-#: or something is left of one; and at rest, when only what ended unseen can have left something.
-_ALL, _ALL_CALM = 0.2, 60.0
 #: Seconds the interpreter lets a thread run before the loop may go on (default 5 ms): an ejection waits that long.
 _SWITCH = 0.0005
 #: Threads for what operations, repairs and orders of overflow wait for.
@@ -103,7 +100,7 @@ class Watcher:
             limits=self._limits, dropped=self._dropped, healer=healer, retries=self._revival.retries,
             plane=context.plane.traits.name,
         )  # fmt: skip
-        self._full_at = self._looked_at_all = 0.0
+        self._full_at = 0.0
         self._hazards: list[Hazard] = []
         self._loop.add_signal_handler(signal.SIGTERM, self.stop)
         self._loop.add_signal_handler(signal.SIGINT, self.stop)
@@ -136,7 +133,8 @@ class Watcher:
 
     def wake(self) -> dict[str, object]:
         """Look at everything now; return the answer of the command `reload`."""
-        self._full_at = self._looked_at_all = 0.0
+        self._full_at = 0.0
+        self._remains.hurry()
         self._wake.set()
         return {}
 
@@ -203,8 +201,7 @@ class Watcher:
         with self._log.costs(SUPERVISOR):
             await self._supervision.look()
             ask = self._supervision.supervisor.programs
-            if now >= self._looked_at_all:
-                self._looked_at_all = now + (_ALL if away or self._remains.any else _ALL_CALM)
+            if self._remains.due(away=bool(away)):
                 programs, found = await self._in_pool(partial(self._remains.all, ask, self._deaths.pid(SUPERVISOR)))
                 self._remains.look(programs, found, self._deaths.alive())
             else:
@@ -251,7 +248,7 @@ class Watcher:
 
     def _missing(self, member: Member, info: ProgramInfo | None) -> None:
         """A member has no process; its end may have gone unwatched."""
-        if member.want.takes and self._ejector.serves(member.name):
+        if member.want.takes and member.name not in self._ejector.out and not self._judge.waits(member):
             member.died_at = time.monotonic()
             self._judge.died(member, "it does not run")
         if not self._remains.holds(member.name):
@@ -261,7 +258,7 @@ class Watcher:
         """A watched process has ended: eject first, everything else after."""
         if self._stop.is_set():
             return
-        self._looked_at_all = 0.0
+        self._remains.hurry()
         if name == SUPERVISOR:
             with self._log.costs(SUPERVISOR):
                 self._supervision.died()
