@@ -178,9 +178,10 @@ event_runner.main()
 def test_a_command_that_has_only_just_begun_is_ended_too() -> None:
     argv = [sys.executable, "-c", EARLY, *shell("sleep 1000")]
     with subprocess.Popen(argv, stdin=subprocess.PIPE, stderr=subprocess.PIPE) as process:
-        os.write(process.stdin.fileno(), LINE + LINE)  # type: ignore[union-attr] # a pipe
+        assert process.stdin is not None and process.stderr is not None
+        os.write(process.stdin.fileno(), LINE + LINE)
         assert process.wait(60) == 0
-        pid, *more = process.stderr.read().split()  # type: ignore[union-attr] # a pipe
+        pid, *more = process.stderr.read().split()
     assert not more, "it begins no other"
     assert not group_of(int(pid))
 

@@ -46,9 +46,8 @@ class Instance:
 def paths(tmp_path: Path) -> Iterator[Paths]:
     found = Paths(tmp_path / "fleet.toml", tmp_path / "lib", tmp_path / "run", tmp_path / "log", home=tmp_path)
     make_directories(found)
-    with subprocess.Popen(
-        ["sleep", "600"]
-    ) as other:  # one that is noted, so that noted ones are all that is looked for
+    with subprocess.Popen(["sleep", "600"]) as other:
+        # With one that is noted and alive, no others are looked for.
         adopted.note(found.processes, {"echo-blue-2": (other.pid, start_time(other.pid) or 0)})
         yield found
         other.kill()

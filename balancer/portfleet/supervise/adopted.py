@@ -30,8 +30,8 @@ def noted(paths: Paths) -> Mapping[str, Process] | None:
 
 
 @lru_cache(maxsize=1)
-def _read(path: Path, version: object) -> Mapping[str, Process]:  # noqa: ARG001 (another one is to be read anew)
-    """Return what a ``version`` of the file has; raises OSError and ValueError."""
+def _read(path: Path, _version: object) -> Mapping[str, Process]:
+    """Return what a version of the file has, which is read once; raises OSError and ValueError."""
     found = state_file.parse(path.read_bytes())
     entries = found.items() if isinstance(found, dict) else ()
     return MappingProxyType({name: Process(*entry) for name, entry in entries if _is_noted(name, entry)})

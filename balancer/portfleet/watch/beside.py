@@ -16,7 +16,7 @@ class Beside:
         self._paths, self._log = paths, log
         #: (port, inode) of the sockets on instances' ports, when all on that port were its instance's own.
         self._own: set[tuple[int, int]] = set()
-        #: With which members and listeners nobody had a neighbour.
+        #: With which members and listeners no instance had a neighbour.
         self._alone: tuple[list[Member], frozenset[tuple[int, int]]] = ([], frozenset())
 
     def due(self, members: list[Member], there: frozenset[tuple[int, int]]) -> bool:

@@ -80,7 +80,7 @@ class Remains:
             ports = {one.want.rule.port: name for name, one in self._roster.members.items() if one.local}
             found = adopted.members(self._paths, leaders, supervisor=supervisord, ports=ports)
             return ask(), found
-        except BaseException:
+        except Exception:  # nothing was found, so the next look is to be soon
             self.hurry()
             raise
 

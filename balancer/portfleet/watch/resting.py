@@ -36,8 +36,7 @@ class Resting:
 
         ``listens``: that it takes connections is all that was looked at.
         """
-        name = target.name
-        if target.asks or not (self._listeners.rest(target) if listens else self._states.rest(name)):
+        if target.asks or not (self._listeners.rest(target) if listens else self._states.rest(target.name)):
             return False
         now = self._clock()
         due = self._ports_at[target.name] = self.next(target, now, now)
