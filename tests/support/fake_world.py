@@ -18,13 +18,14 @@ from portfleet.core.derive import make_desired
 from portfleet.core.desired import Desired, DesiredInstance, DesiredService
 from portfleet.core.journal import Journal
 from portfleet.core.model import Fleet
-from portfleet.core.observed import Observed, ObservedInstance
+from portfleet.core.observed import Observed, ObservedInstance, Out
 from portfleet.core.paths import Paths, resolve
 from portfleet.core.plan import Plan, make_plan
 from portfleet.core.program import WATCHER
 from portfleet.core.states import RUNNING
 from portfleet.store.directories import make_directories
 from portfleet.store.journal import JournalStore
+from portfleet.store.out import write_out
 from portfleet.supervise.program_digest import digest
 from portfleet.supervise.supervisor import ProgramInfo, Supervisor
 from support.fake_clock import FakeClock
@@ -123,7 +124,8 @@ class World:
     """Everything a plan sees and changes.
 
     ``doomed`` never become ready, nor does what is started with the text ``broken``; ``busy`` have connections that do
-    not end. ``remotes`` are those on other boxes, who serve unless they are doomed. ``slow``: looks until one is ready.
+    not end. ``remotes`` are those on other boxes, who serve unless they are doomed. ``slow``: looks until one is ready;
+    ``ejected``: looks until the watcher, whose lock a test holds, lets one in.
     """
 
     directory: Path
@@ -132,6 +134,7 @@ class World:
     busy: set[str] = field(default_factory=set)
     remotes: frozenset[str] = frozenset()
     slow: dict[str, int] = field(default_factory=dict)
+    ejected: dict[str, int] = field(default_factory=dict)
     kernel: FakePlane = field(default_factory=FakePlane)
 
     def __post_init__(self) -> None:
@@ -173,6 +176,16 @@ class World:
         """Return what does the steps of a plan here."""
         return Executor(self.programs(desired), self.kernel, self.store, say=lambda _: None)
 
+    @property
+    def out(self) -> dict[str, Out]:
+        """Who is left out by the watcher's word."""
+        return {name: Out("died", "2026-01-01T00:00:00Z", "its process has ended") for name in self.ejected}
+
+    def let_in(self) -> None:
+        """Have the watcher look once: it lets in whoever's time has come."""
+        self.ejected = {name: left - 1 for name, left in self.ejected.items() if left}
+        write_out(self.paths.out, self.out)
+
     def seen(self, name: str) -> ObservedInstance:
         """Return an instance as it is."""
         known = self.supervisor.known.get(name)
@@ -198,6 +211,7 @@ class World:
             plane=self.kernel.observe(),
             instances=seen,
             outdated=frozenset(outdated),
+            out=self.out,
             watcher=WATCHER in self.supervisor.known,
         )
 
@@ -228,6 +242,7 @@ class FakeLook:
         self._world = world
 
     def at(self, wanted: Iterable[tuple[DesiredService, DesiredInstance]], /) -> dict[str, ObservedInstance]:
+        self._world.let_in()
         return {want.name: self._at(want) for _, want in wanted}
 
     def strangers(self, _: Desired, /) -> dict[str, str]:

@@ -13,9 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from portfleet.core import steps as s
-from portfleet.core.changes import SetFleet
+from portfleet.core.changes import Route, SetFleet
 from portfleet.core.model import Fleet, parse_instance
 from portfleet.core.slots import Table, count
+from portfleet.store import locks
 from portfleet.supervise.ini import program_text
 from support.fake_world import World
 from support.fleets import ECHO, fleet, machine
@@ -179,6 +180,48 @@ def test_a_new_instance_gets_slots_only_when_it_is_ready(world: World) -> None:
     kinds = [type(step) for step in steps(world, ECHO)]
     order = [s.WriteJournal, s.LoadRules, s.StartInstances, s.WaitReady, s.PointSlots]
     assert kinds == order
+
+
+def serves_alone(world: World, name: str) -> None:
+    """Have all slots of echo lead to ``name``, as after an ejection of all others."""
+    rule = world.kernel.observe().services["echo"]
+    assert rule is not None
+    world.kernel.run((Route(rule, (name,) * 4096, {}),))
+
+
+@pytest.mark.parametrize("looks", [0, 3], ids=["let in at once", "let in later"])
+def test_who_is_to_stop_serves_on_until_the_watcher_lets_the_others_in(world: World, looks: int) -> None:
+    world.apply(fleet(ECHO.replace("= 4", "= 2")))
+    world.ejected = {"echo-blue-1": looks}
+    serves_alone(world, "echo-blue-2")
+    less = fleet(ECHO.replace("= 4", "= 1"))
+    kinds = [type(step) for step in world.plan(less)[1].steps]
+    assert kinds == [s.WriteJournal, s.WaitReady, s.PointSlots, s.StopInstances, s.DropRules]
+
+    with locks.watcher(world.paths.watch_lock):
+        world.let_in()
+        world.apply(less)
+
+    check_is_as_wanted(world, less)
+
+
+def test_who_is_to_stop_serves_on_if_the_watcher_lets_no_other_in(world: World) -> None:
+    world.apply(fleet(ECHO.replace("= 4", "= 2")))
+    world.ejected = {"echo-blue-1": 10**9}
+    serves_alone(world, "echo-blue-2")
+    desired, plan = world.plan(fleet(ECHO.replace("= 4", "= 1")))
+    executor = world.executor(desired)
+
+    with locks.watcher(world.paths.watch_lock):
+        world.let_in()
+        executor.run(plan.steps)
+
+    assert executor.failed == {"echo-blue-1": "ready, the watcher has not let it in yet"}
+    assert count(world.slots()["echo"]) == {"echo-blue-2": 4096} and world.up("echo-blue-2")
+    assert executor.notes == [
+        "echo-blue-2 is not wanted any more but serves on: no other instance of its service is ready; "
+        "run apply again when one is"
+    ]
 
 
 def test_a_remote_instance_gets_slots_only_when_it_answers(world: World) -> None:

@@ -122,7 +122,7 @@ def converge(
     steps, failed = [*done, *plan.describe()], executor.failed
     _tell_end(context, why, plan, serving=len(serving), failed=failed)
     watcher = await_watcher(context)
-    code = Exit.DONE if watcher.works and not failed else Exit.TIMEOUT
+    code = Exit.DONE if watcher.works and not failed and not executor.notes else Exit.TIMEOUT
     if context.json:
         notes += () if watcher.works else (watcher.trouble.words,)
         print_json(
@@ -130,7 +130,7 @@ def converge(
         )
     else:
         served = _served(serving, executor.ended)
-        _report(desired, served, failed, watcher, changed=bool(plan.steps), undo=undo)
+        _report(desired, served, failed, watcher, changed=bool(plan.steps), left=bool(executor.notes), undo=undo)
     return code
 
 
@@ -188,8 +188,9 @@ def _journal_differs(context: Context, desired: Desired) -> bool:
 
 
 def _report(
-    desired: Desired, served: str, failed: dict[str, str], watcher: Overseer, *, changed: bool, undo: str | None
-) -> None:
+    desired: Desired, served: str, failed: dict[str, str], watcher: Overseer, *,
+    changed: bool, left: bool, undo: str | None,
+) -> None:  # fmt: skip
     services = ", ".join(desired.services) or "every service is down"
     if not watcher.works:
         print(f"{paint(fit(watcher.trouble.words), 'red')}\n  see: portfleet logs {WATCHER}")
@@ -201,6 +202,8 @@ def _report(
             print(f"{fit(f'  {name}: {reason}')}\n    see: portfleet {see}")
         return
     done = "the fleet matches the config." if changed else "already up to date."
+    if left:
+        done = "not everything is done, see above."
     if not watcher.works:
         done = "without a watcher."
     undoing = f" Undo with: {undo}" if undo else ""

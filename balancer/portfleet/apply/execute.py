@@ -200,7 +200,10 @@ class Executor:
         services = {_service(name) for name in found} & self.desired.services.keys()
         owners = {owner for service in services if service for owner in self.plane.read_slots(service)}
         for name in filter(owners.__contains__, found):
-            note = f"{name} is not wanted any more but serves on: no other instance of its service is ready"
+            note = (
+                f"{name} is not wanted any more but serves on: no other instance of its service is ready; "
+                "run apply again when one is"
+            )
             self.notes += [note] if note not in self.notes else []
         return [name for name in found if name not in owners]
 

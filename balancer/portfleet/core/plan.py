@@ -126,9 +126,22 @@ def _left(want: DesiredService, observed: Observed) -> Table:
     return want.table(current, out=down | observed.ejected)
 
 
+def _awaited(want: DesiredService, observed: Observed) -> frozenset[str]:
+    """Return the ejected that are waited for: while all who are to serve are out, one that is to stop serves on."""
+    takers, running = {i.name for i in want.instances if i.takes}, {i.name for i in want.running}
+    on_others = any(name is not None and name not in running for name in _current(want, observed))
+    return frozenset(takers) if on_others and takers <= observed.ejected else frozenset()
+
+
+def _out(want: DesiredService, observed: Observed) -> frozenset[str]:
+    """Return who is left out when all have been waited for."""
+    return observed.ejected - _awaited(want, observed)
+
+
 def _starts(desired: Desired, observed: Observed) -> Iterator[s.Step]:
     missing, waiting, seconds = [], [], 0.0
     for want in desired.services.values():
+        awaited = _awaited(want, observed)
         for instance in want.running:
             if not instance.startable:
                 continue
@@ -140,7 +153,7 @@ def _starts(desired: Desired, observed: Observed) -> Iterator[s.Step]:
                 or (instance.name in observed.outdated and not seen.ready)
             ):
                 missing.append(instance.name)
-            if not seen.ready:
+            if not seen.ready or (instance.name in awaited and not _rolls(instance, observed)):
                 waiting.append(instance.name)
                 seconds = max(seconds, want.service.start_timeout)
     if missing:
@@ -156,7 +169,8 @@ def _elsewhere(desired: Desired, observed: Observed) -> Iterator[s.Step]:
         instance.name: (want.service.probe.fall + want.service.probe.rise) * want.service.probe.interval
         for want in desired.services.values()
         for instance in want.instances
-        if instance.rule.remote and instance.takes and not observed.seen(instance.name).ready
+        if instance.rule.remote and instance.takes
+        if not observed.seen(instance.name).ready or instance.name in _awaited(want, observed)
     }
     if silent:
         yield s.WaitReady(tuple(silent), max(silent.values()))
@@ -165,19 +179,19 @@ def _elsewhere(desired: Desired, observed: Observed) -> Iterator[s.Step]:
 def _rolling(want: DesiredService, observed: Observed) -> Iterator[s.Step]:
     """Restart changed instances one at a time, each without slots while it is away."""
     changed = instances_in_order([i for i in want.running if _rolls(i, observed)])
-    current = _left(want, observed)
+    current, left_out = _left(want, observed), _out(want, observed)
     for instance in changed:
         out = frozenset({instance.name})
-        yield from _point(want, observed, current, out=observed.ejected | out, named=out)
+        yield from _point(want, observed, current, out=left_out | out, named=out)
         rule = instance.next_rule
         rules = () if observed.plane.instances.get(instance.name) == rule else (c.SetInstance(rule),)
         yield _restart(want, instance, observed, rules)
         yield s.WaitReady((instance.name,), want.service.start_timeout)
         # The next one is restarted for the same config only if this one lives on.
         yield from [s.LiveOn((instance.name,), want.service.min_ready)] if want.service.min_ready else []
-        current = want.table(current, out=observed.ejected | out)
+        current = want.table(current, out=left_out | out)
     if changed:
-        yield from _point(want, observed, current, out=observed.ejected)
+        yield from _point(want, observed, current, out=left_out)
 
 
 def _restart(
@@ -206,7 +220,7 @@ def _lives(desired: Desired, names: Collection[str]) -> Iterator[s.Step]:
 def _slots(want: DesiredService, observed: Observed) -> Iterator[s.Step]:
     current = _left(want, observed)
     if not any(_rolls(i, observed) for i in want.running):
-        yield from _point(want, observed, current, out=observed.ejected)
+        yield from _point(want, observed, current, out=_out(want, observed))
 
 
 def _rolls(instance: DesiredInstance, observed: Observed) -> bool:
@@ -231,7 +245,7 @@ def _point(
 
 def _moved(want: DesiredService, observed: Observed) -> tuple[int, int]:
     current = _current(want, observed)
-    changed = moved(current, want.table(current, out=observed.ejected)) if any(current) else 0
+    changed = moved(current, want.table(current, out=_out(want, observed))) if any(current) else 0
     return changed, want.service.slots
 
 
