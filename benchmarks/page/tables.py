@@ -180,8 +180,8 @@ _PROBED = {"ours": "repeat their answer", "connect": "are only connected to", "s
 def places() -> str:
     """Return where and when each file was measured."""
     rows = []
-    for name in ("peers", "designs", "daemon", "fleet-cutover", "fleet-handoff", "dataplane-scale", "control-scale",
-                 "watch-rest", "watch-seen", "watch-crash"):  # fmt: skip
+    for name in ("peers", "designs", "daemon", "fleet-cutover", "fleet-handoff", "fleet-slices", "dataplane-scale",
+                 "control-scale", "watch-rest", "watch-seen", "watch-crash"):  # fmt: skip
         for part, one in _environments(read(name)):
             load = one["load_average"][0]
             rows.append([f"{name}{part}", one["date"][:10], one["commit"], f"{one['cpu']}, {one['cpus']} CPUs",
@@ -248,6 +248,12 @@ def _moves() -> Iterable[list[str]]:
     if extra:
         clients = found("fleet-cutover", "connections")
         yield [f"cutover: worst latency of {clients:,} clients, over the worst before it, ms", number(median(extra))]
+    starts = found("fleet-slices", "times")
+    if starts:
+        worst = {kind: number(median(one["worst"] for one in starts[kind])) for kind in ("short", "usual")}
+        clients = found("fleet-slices", "connections")
+        what = f"four interpreters start: worst latency of {clients:,} clients, ms (usual time slices)"
+        yield [what, f"{worst['short']} ({worst['usual']})"]
 
 
 def sizes() -> str:

@@ -16,7 +16,7 @@ from support.watched import NAMED, QUICK, Event, ask_watcher, events, load, pid_
 
 pytestmark = pytest.mark.both_planes
 
-_CLIENTS = str(Path(__file__).parents[1] / "support" / "clients.py")
+_CLIENTS, _SLICES = (str(Path(__file__).parents[1] / "support" / name) for name in ("clients.py", "slices.py"))
 
 
 def slots(box: FleetBox) -> dict[str, int]:
@@ -36,7 +36,15 @@ def test_the_dead_are_out_at_once_and_back_by_themselves() -> None:
         assert clients.refused == 0, clients.report["connects"]
         assert clients.lost_beside("echo-blue-1", "echo-blue-2", "echo-blue-3") == []
         assert slots(box) == before
+        if any(slices(box, 1)):  # the kernel has some that can be chosen
+            pids = [box.status()[name]["pid"] for name in before]
+            wait_for("time slices are short, of those that were started anew too", lambda: slices(box, *pids) == {1e-4})
         box.settled()
+
+
+def slices(box: FleetBox, *pids: int) -> set[float]:
+    """Return how long the time slices of processes are, in seconds."""
+    return {float(line) for line in box.boxes.host.run(sys.executable, _SLICES, *map(str, pids)).stdout.split()}
 
 
 def watched(box: FleetBox) -> list[dict[str, Any]]:

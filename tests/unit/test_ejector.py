@@ -8,7 +8,9 @@ import os
 import time
 from pathlib import Path
 
-from portfleet.core.changes import Divert
+import pytest
+
+from portfleet.core.changes import Divert, Transaction
 from portfleet.core.observed import ObservedInstance
 from portfleet.core.records import ColourRecord
 from portfleet.store import locks
@@ -95,6 +97,20 @@ def test_all_of_a_service_that_were_seen_to_be_ready_are_let_in_by_one_change(tm
         assert watched.slots().keys() == {"echo-blue-1", "echo-blue-2", "echo-blue-3"}
         assert watched.ejector.out["echo-blue-4"].reason == "ended at once"
         assert watched.log.getvalue().count(" serving ") == 2
+
+    run(tmp_path, test)
+
+
+def test_only_the_first_look_waits_for_a_trial_of_a_detour(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def test(watched: Watched) -> None:
+        tried = list[Transaction]()
+        monkeypatch.setattr(watched.kernel, "check", tried.append)
+        desired = watched.roster.desired
+        assert desired is not None
+        for _ in range(3):
+            watched.ejector.warm_up(desired)
+        ((trial,),) = tried
+        assert isinstance(trial, Divert)
 
     run(tmp_path, test)
 

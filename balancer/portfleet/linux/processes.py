@@ -227,15 +227,3 @@ def _links(pid: int) -> Iterator[str]:
         return
     finally:
         os.close(folder)
-
-
-def set_nice(value: int) -> bool:
-    """Set the nice value of the calling thread (Linux: of no other), which what it starts inherits.
-
-    Return False without the right to it: CAP_SYS_NICE of the first user namespace (capabilities(7)).
-    """
-    try:
-        os.setpriority(os.PRIO_PROCESS, 0, value)
-    except PermissionError:
-        return False
-    return True

@@ -12,7 +12,7 @@ from collections.abc import Callable, Coroutine, Generator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Generic, TypeVar, cast
 
-from portfleet.linux.processes import set_nice
+from portfleet.linux.scheduling import set_nice
 
 T = TypeVar("T")
 

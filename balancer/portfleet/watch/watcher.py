@@ -22,7 +22,7 @@ from portfleet.apply.look import Look
 from portfleet.apply.programs import Programs
 from portfleet.core.desired import DesiredService
 from portfleet.dataplane.interface import Hazard
-from portfleet.linux.processes import set_nice
+from portfleet.linux.scheduling import set_nice
 from portfleet.store.locks import Locked
 from portfleet.store.log import Log
 from portfleet.supervise.nudge import nudge
@@ -46,6 +46,7 @@ from portfleet.watch.self_check import SelfCheck
 from portfleet.watch.snapshot import Snapshot
 from portfleet.watch.starts import Starts
 from portfleet.watch.supervision import SUPERVISOR, Supervision
+from portfleet.watch.time_slices import TimeSlices
 
 T = TypeVar("T")
 
@@ -84,7 +85,7 @@ class Watcher:
             wake=self._wake.set, give_up=self._supervision.give_up,
         )  # fmt: skip
         self._remains = Remains(self._paths, roster, ejector, log, self._supervision.give_up)
-        self._beside = Beside(self._paths, log)
+        self._beside, self._slices = Beside(self._paths, log), TimeSlices(log)
         self._own = OwnPrograms(
             paths=paths, roster=roster, deaths=self._deaths, supervision=self._supervision, starts=starts, log=log
         )
@@ -184,6 +185,7 @@ class Watcher:
                 running = [member for name, member in self._roster.members.items() if name in pids and member.local]
                 there = self._judge.listeners.pairs()
                 if self._beside.due(running, there):
+                    await self._in_pool(partial(self._slices.look, running, pids, there))
                     beside = partial(self._beside.look, running, there, self._processes.programs)
                     for member in await self._in_pool(beside):
                         self._judge.look(member.name)

@@ -1,0 +1,40 @@
+"""What the kernel's scheduler is told of processes (sched(7)): nice values, and the length of time slices."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import struct
+
+#: sched_setattr(2), which has no function in Python, nor in glibc before 2.41, by machine (asm/unistd.h).
+_SCHED_SETATTR = {"x86_64": 314, "aarch64": 274}
+#: struct sched_attr: size, policy, flags, nice, priority, runtime, deadline, period.
+_ATTRIBUTES = struct.Struct("=IIQiIQQQ")
+
+
+def set_nice(value: int) -> bool:
+    """Set the nice value of the calling thread (Linux: of no other), which what it starts inherits.
+
+    Return False without the right to it: CAP_SYS_NICE of the first user namespace (capabilities(7)).
+    """
+    try:
+        os.setpriority(os.PRIO_PROCESS, 0, value)
+    except PermissionError:
+        return False
+    return True
+
+
+def set_slice(pid: int, seconds: float) -> None:
+    """Have the first thread of ``pid`` ask for time slices of ``seconds``, 0.0001 to 0.1; its nice value stays.
+
+    When it wakes it takes the processor from a process of longer slices at once, and it gets no more time than before
+    (EEVDF; PREEMPT_SHORT, since Linux 6.12; kernels before that take no notice). One that has another policy than
+    SCHED_OTHER is left as it is. Raises OSError: ESRCH; EPERM for another user's without CAP_SYS_NICE; ENOSYS.
+    """
+    if os.sched_getscheduler(pid) != os.SCHED_OTHER:
+        return
+    nice = os.getpriority(os.PRIO_PROCESS, pid)
+    attributes = _ATTRIBUTES.pack(_ATTRIBUTES.size, os.SCHED_OTHER, 0, nice, 0, round(seconds * 1e9), 0, 0)
+    call = _SCHED_SETATTR.get(os.uname().machine, -1)  # the kernel has no -1: ENOSYS
+    if ctypes.CDLL(None, use_errno=True).syscall(call, pid, attributes, 0):
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
