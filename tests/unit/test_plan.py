@@ -199,7 +199,6 @@ def test_who_is_to_stop_serves_on_until_the_watcher_lets_the_others_in(world: Wo
     assert kinds == [s.WriteJournal, s.WaitReady, s.PointSlots, s.StopInstances, s.DropRules]
 
     with locks.watcher(world.paths.watch_lock):
-        world.let_in()
         world.apply(less)
 
     check_is_as_wanted(world, less)
@@ -213,15 +212,55 @@ def test_who_is_to_stop_serves_on_if_the_watcher_lets_no_other_in(world: World) 
     executor = world.executor(desired)
 
     with locks.watcher(world.paths.watch_lock):
-        world.let_in()
         executor.run(plan.steps)
 
-    assert executor.failed == {"echo-blue-1": "ready, the watcher has not let it in yet"}
+    assert executor.failed == {"echo-blue-1": "ready, the watcher has not let it in yet"} and not executor.complete
     assert count(world.slots()["echo"]) == {"echo-blue-2": 4096} and world.up("echo-blue-2")
     assert executor.notes == [
-        "echo-blue-2 is not wanted any more but serves on: no other instance of its service is ready; "
-        "run apply again when one is"
+        "echo-blue-2 is not wanted any more but serves on: no other instance of its service serves; "
+        "run apply again when one does"
     ]
+
+
+def test_one_that_is_ejected_while_others_serve_is_not_waited_for(world: World) -> None:
+    world.apply(fleet(ECHO.replace("= 4", "= 3")))
+    world.ejected = {"echo-blue-1": 10**9}
+    rule = world.kernel.observe().services["echo"]
+    assert rule is not None
+    world.kernel.run((Route(rule, ("echo-blue-2", "echo-blue-3") * 2048, {}),))
+
+    kinds = [type(step) for step in steps(world, ECHO.replace("= 4", "= 2"))]
+
+    assert kinds == [s.WriteJournal, s.PointSlots, s.StopInstances, s.DropRules]
+
+
+def test_a_remote_one_that_is_ejected_is_waited_for_too(world: World) -> None:
+    text = ECHO.replace(":7000", "0.0.0.0:7000") + 'remote = ["203.0.113.2:7101"]\n'
+    world.apply(fleet(text.replace("= 4", "= 2")))
+    serves_alone(world, "echo-blue-2")
+    world.ejected = {"echo-blue-1": 2, "echo-remote-1": 5}
+    less = fleet(text.replace("= 4", "= 1"))
+    waits = [step.names for step in world.plan(less)[1].steps if isinstance(step, s.WaitReady)]
+    assert waits == [("echo-blue-1",), ("echo-remote-1",)]
+
+    with locks.watcher(world.paths.watch_lock):
+        world.apply(less)
+
+    check_is_as_wanted(world, less)
+
+
+def test_of_those_that_are_to_be_restarted_none_is_waited_for_before(world: World) -> None:
+    world.apply(fleet(ECHO.replace("= 4", "= 3")))
+    serves_alone(world, "echo-blue-3")
+    world.ejected = {"echo-blue-1": 3, "echo-blue-2": 6}
+    changed = fleet(ECHO.replace("= 4", "= 2").replace('"{port}"', '"{port}", "--backlog", "64"'))
+    kinds = [type(step) for step in world.plan(changed)[1].steps]
+    assert kinds.index(s.RestartInstance) < kinds.index(s.WaitReady)
+
+    with locks.watcher(world.paths.watch_lock):
+        world.apply(changed)
+
+    check_is_as_wanted(world, changed)
 
 
 def test_a_remote_instance_gets_slots_only_when_it_answers(world: World) -> None:

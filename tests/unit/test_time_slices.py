@@ -25,7 +25,7 @@ from support.slices import slice_of
 NAME, SHORT = "echo-blue-1", 0.0001
 _LISTEN = """
 import socket, sys, time
-if sys.argv[1] == "later":
+if sys.argv[1] != "now":
     sys.stdin.readline()
 listening = socket.create_server(("127.0.0.1", 0))
 print(listening.getsockname()[1], flush=True)
@@ -34,12 +34,15 @@ time.sleep(600)
 
 
 class Process:
-    """A process that listens at once, or ``later``, when `listen` is called; below a shell if it is ``wrapped``."""
+    """A process that listens at once, or ``later``, when `listen` is called; below a shell if it is ``wrapped``.
+
+    ``again and again``: the shell starts it anew whenever it ends, and each listens when `listen` is called.
+    """
 
     def __init__(self, when: str = "now", *, wrapped: bool = False) -> None:
         words = [sys.executable, "-c", _LISTEN, when]
         self._popen = subprocess.Popen(
-            ["sh", "-c", '"$@"; true', "sh", *words] if wrapped else words,
+            ["sh", "-c", 'while "$@" || [ "$4" = "again and again" ]; do :; done', "sh", *words] if wrapped else words,
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, process_group=0,
         )  # fmt: skip
         self.pid, self.port = self._popen.pid, 0
@@ -119,6 +122,22 @@ def test_of_a_tree_of_processes_it_is_the_one_that_listens(start: Start) -> None
     (child,) = process.children()
     needs_slices(usual)
     assert slice_of(child) == SHORT and slice_of(process.pid) == usual
+
+
+def test_one_that_a_wrapper_starts_anew_is_seen_to_again(start: Start) -> None:
+    made, process = slices()[0], start("again and again", wrapped=True)
+    process.listen()
+    look(made, process)
+    (first,) = process.children()
+    usual = slice_of(process.pid)
+
+    os.kill(first, signal.SIGKILL)
+    process.listen()
+    look(made, process)
+
+    (second,) = process.children()
+    needs_slices(usual)
+    assert second != first and slice_of(second) == SHORT
 
 
 def test_each_start_is_seen_to(start: Start) -> None:

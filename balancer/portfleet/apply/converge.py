@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from portfleet.apply import content, preflight
 from portfleet.apply.busy import refuse_busy
@@ -31,6 +32,9 @@ from portfleet.store.directories import make_directories
 from portfleet.store.events import record
 from portfleet.supervise.presence import Overseer
 from portfleet.supervise.supervisor import ShuttingDown
+
+if TYPE_CHECKING:
+    from portfleet.apply.execute import Executor  # not for `plan`
 
 #: Seconds until another look, if restarts would close what may be a probe under way.
 _MOMENT = 0.05
@@ -71,7 +75,7 @@ def converge(
     yes: bool = False,
     returns: bool = False,
 ) -> Exit:
-    """Make what is into what shall be; gives DONE, or TIMEOUT if instances or the watcher are not ready in time.
+    """Make what is into what shall be; return DONE, or TIMEOUT if something is not ready in time or was left out.
 
     ``start`` starts supervisord, under the locks: its watcher would else begin to advance operations meanwhile.
     ``yes``: connections may be closed by restarts; ``returns``: to an earlier config. ``done`` are steps that the verb
@@ -113,16 +117,16 @@ def converge(
         serving = [want.name for want in desired.instances() if want.takes and want.name not in executor.failed]
         if changed or plan.steps or done:
             words = "; ".join(changed) or "no change of the config"
-            outcome_words = _served(serving, executor.ended) + _left_out(executor.failed)
+            outcome_words = _served(serving, executor.ended) + _left_out(executor)
             words = f"return to the config before: {words}" if returns else words
-            note_done(context, why, words, outcome_words, ok=not executor.failed)
+            note_done(context, why, words, outcome_words, ok=executor.complete)
     notes = (*plan.notes, *executor.notes)
     for note in executor.notes:
         context.say(note)
     steps, failed = [*done, *plan.describe()], executor.failed
-    _tell_end(context, why, plan, serving=len(serving), failed=failed)
+    _tell_end(context, why, plan, executor, serving=len(serving))
     watcher = await_watcher(context)
-    code = Exit.DONE if watcher.works and not failed and not executor.notes else Exit.TIMEOUT
+    code = Exit.DONE if watcher.works and executor.complete else Exit.TIMEOUT
     if context.json:
         notes += () if watcher.works else (watcher.trouble.words,)
         print_json(
@@ -149,8 +153,8 @@ def _served(serving: Sequence[str], ended: int) -> str:
     return f"{quantity(len(serving), 'instance')} serving{closed}"
 
 
-def _left_out(failed: Mapping[str, str]) -> str:
-    return "".join(f"; {name}: {reason}" for name, reason in failed.items())
+def _left_out(executor: Executor) -> str:
+    return "".join(f"; {words}" for words in executor.undone())
 
 
 @contextmanager
@@ -165,10 +169,9 @@ def _told(context: Context, verb: str, plan: Plan) -> Iterator[None]:
         raise
 
 
-def _tell_end(context: Context, verb: str, plan: Plan, *, serving: int, failed: Mapping[str, str]) -> None:
-    if failed:
-        reason = "; ".join(f"{name}: {why}" for name, why in failed.items())
-        record(context.paths.events, "apply-failed", verb=verb, reason=reason)
+def _tell_end(context: Context, verb: str, plan: Plan, executor: Executor, *, serving: int) -> None:
+    if undone := executor.undone():
+        record(context.paths.events, "apply-failed", verb=verb, reason="; ".join(undone))
     elif plan.steps:
         record(context.paths.events, "applied", verb=verb, serving=serving)
 

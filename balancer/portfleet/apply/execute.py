@@ -63,6 +63,15 @@ class Executor:
         """Return {instance: why} of those that did not become ready, which are left out."""
         return self.programs.failed
 
+    @property
+    def complete(self) -> bool:
+        """Return whether all instances became ready, and no step was left out."""
+        return not self.undone()
+
+    def undone(self) -> list[str]:
+        """Return in words who did not become ready, and which steps were left out."""
+        return [*(f"{name}: {reason}" for name, reason in self.failed.items()), *self.notes]
+
     def run(self, steps: Iterable[s.Step]) -> None:
         """Do all ``steps``; instances that do not become ready are left out and noted in ``failed``."""
         for step in steps:
@@ -201,8 +210,8 @@ class Executor:
         owners = {owner for service in services if service for owner in self.plane.read_slots(service)}
         for name in filter(owners.__contains__, found):
             note = (
-                f"{name} is not wanted any more but serves on: no other instance of its service is ready; "
-                "run apply again when one is"
+                f"{name} is not wanted any more but serves on: no other instance of its service serves; "
+                "run apply again when one does"
             )
             self.notes += [note] if note not in self.notes else []
         return [name for name in found if name not in owners]

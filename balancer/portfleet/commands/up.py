@@ -1,9 +1,9 @@
 """Start supervisord in the background if it is not running, then apply; services that were down come up.
 
 With SERVICE only that one comes up; others that are down stay down. Returns when all instances that should serve are
-ready; otherwise exit 4, saying which serve and why the others do not. --foreground loads the rules and becomes
-supervisord, for a service manager to run, as portfleet.service does. --json prints what was done and which instances
-serve as one object.
+ready; otherwise, or if a step was left out, exit 4, saying which serve and why the others do not. --foreground loads
+the rules and becomes supervisord, for a service manager to run, as portfleet.service does. --json prints what was done
+and which instances serve as one object.
 """
 
 from __future__ import annotations

@@ -127,10 +127,15 @@ def _left(want: DesiredService, observed: Observed) -> Table:
 
 
 def _awaited(want: DesiredService, observed: Observed) -> frozenset[str]:
-    """Return the ejected that are waited for: while all who are to serve are out, one that is to stop serves on."""
-    takers, running = {i.name for i in want.instances if i.takes}, {i.name for i in want.running}
-    on_others = any(name is not None and name not in running for name in _current(want, observed))
-    return frozenset(takers) if on_others and takers <= observed.ejected else frozenset()
+    """Return the ejected that the plan waits for: they are to serve, and one that is to stop does so instead of them.
+
+    Without supervisord nothing stops, so none is waited for.
+    """
+    out = observed.ejected.intersection(i.name for i in want.instances if i.takes) if observed.ejected else frozenset()
+    if not out or not observed.supervisor:
+        return frozenset()
+    serving = {*want.table(_current(want, observed), out=observed.ejected)} - {None}
+    return out if serving - {i.name for i in want.running} else frozenset()
 
 
 def _out(want: DesiredService, observed: Observed) -> frozenset[str]:
@@ -168,9 +173,10 @@ def _elsewhere(desired: Desired, observed: Observed) -> Iterator[s.Step]:
     silent = {
         instance.name: (want.service.probe.fall + want.service.probe.rise) * want.service.probe.interval
         for want in desired.services.values()
+        for awaited in [_awaited(want, observed)]
         for instance in want.instances
         if instance.rule.remote and instance.takes
-        if not observed.seen(instance.name).ready or instance.name in _awaited(want, observed)
+        if not observed.seen(instance.name).ready or instance.name in awaited
     }
     if silent:
         yield s.WaitReady(tuple(silent), max(silent.values()))
@@ -182,7 +188,7 @@ def _rolling(want: DesiredService, observed: Observed) -> Iterator[s.Step]:
     current, left_out = _left(want, observed), _out(want, observed)
     for instance in changed:
         out = frozenset({instance.name})
-        yield from _point(want, observed, current, out=left_out | out, named=out)
+        yield from _point(want, observed, current, out=left_out | out, named=out.intersection(current))
         rule = instance.next_rule
         rules = () if observed.plane.instances.get(instance.name) == rule else (c.SetInstance(rule),)
         yield _restart(want, instance, observed, rules)

@@ -10,6 +10,7 @@ import struct
 _SCHED_SETATTR = {"x86_64": 314, "aarch64": 274}
 #: struct sched_attr: size, policy, flags, nice, priority, runtime, deadline, period.
 _ATTRIBUTES = struct.Struct("=IIQiIQQQ")
+_libc = ctypes.CDLL(None, use_errno=True)
 
 
 def set_nice(value: int) -> bool:
@@ -36,5 +37,5 @@ def set_slice(pid: int, seconds: float) -> None:
     nice = os.getpriority(os.PRIO_PROCESS, pid)
     attributes = _ATTRIBUTES.pack(_ATTRIBUTES.size, os.SCHED_OTHER, 0, nice, 0, round(seconds * 1e9), 0, 0)
     call = _SCHED_SETATTR.get(os.uname().machine, -1)  # the kernel has no -1: ENOSYS
-    if ctypes.CDLL(None, use_errno=True).syscall(call, pid, attributes, 0):
+    if _libc.syscall(call, pid, attributes, 0):
         raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))

@@ -119,7 +119,7 @@ class Ejector:
     def warm_up(self, desired: Desired) -> None:
         """Have everything an ejection needs loaded before the first, once: imports and caches cost it 15 ms.
 
-        The kernel lets a trial wait for all readers of its rules (synchronize_rcu), 5 to 25 ms, and the loop with it.
+        The kernel lets a trial wait for all readers of its rules (synchronize_rcu), 5 to 23 ms, and the loop with it.
         """
         for want in desired.services.values() if not self._warm else ():
             names = [name for name in dict.fromkeys(self.table(want.name)) if name]

@@ -19,6 +19,7 @@ from portfleet.core.paths import Paths
 from portfleet.core.plan import make_plan
 from portfleet.core.routing import route
 from portfleet.core.slots import Table
+from portfleet.core.states import Presence
 from portfleet.dataplane.interface import DataPlane
 from portfleet.store import locks
 from portfleet.store.log import Log
@@ -119,7 +120,9 @@ class Healer:
         return change
 
     def _steps(self, desired: Desired, state: PlaneState) -> list[_PlaneStep]:
-        observed = Observed(plane=state, instances=self._as_if_ready(desired), at=time.time())
+        observed = Observed(
+            plane=state, supervisord=Presence.ABSENT, instances=self._as_if_ready(desired), at=time.time()
+        )
         left_out = [self._ejector.without(want, state.slots.get(want.name, ())) for want in desired.services.values()]
         out = frozenset(self._ejector.out).union(*left_out)
         seen = replace(observed, out=dict.fromkeys(out, Out("probe", "", "left out")))

@@ -6,7 +6,7 @@ long, and who wakes waits for its end, unless its own is shorter. An instance ge
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 
 from portfleet.linux import processes
 from portfleet.linux.scheduling import set_slice
@@ -22,22 +22,22 @@ class TimeSlices:
 
     def __init__(self, log: Log) -> None:
         self._log = log
-        #: The first process of each start that was seen to, by instance.
-        self._done: dict[str, int] = {}
+        #: (port, inode) of the listeners whose processes were seen to.
+        self._done: set[tuple[int, int]] = set()
 
-    def look(self, members: Iterable[Member], pids: Mapping[str, int], there: Collection[tuple[int, int]]) -> None:
-        """See to those of ``members`` that listen; ``there``: (port, inode) of all listeners."""
-        due = {m.want.rule.port: m.name for m in members if self._done.get(m.name) != pids[m.name]}
-        inodes: dict[str, set[int]] = {}
-        for port, inode in there if due else ():
-            if port in due:
-                inodes.setdefault(due[port], set()).add(inode)
-        for name, mine in inodes.items():
-            for pid in processes.tree(pids[name]):
-                if processes.owned([pid], mine):
+    def look(self, members: Iterable[Member], pids: Mapping[str, int], there: Iterable[tuple[int, int]]) -> None:
+        """See to the processes of ``members`` that listen, below those in ``pids``; ``there``: all (port, inode)."""
+        ports = {member.want.rule.port: pids[member.name] for member in members}
+        ours = {pair for pair in there if pair[0] in ports}
+        self._done &= ours
+        due: dict[int, set[int]] = {}
+        for port, inode in ours - self._done:
+            due.setdefault(port, set()).add(inode)
+        for port, inodes in due.items():
+            for pid in processes.tree(ports[port]):
+                if mine := processes.owned([pid], inodes):
                     self._shorten(pid)
-                    self._done[name] = pids[name]
-        self._done = {name: pid for name, pid in self._done.items() if pids.get(name) == pid}
+                    self._done |= {(port, inode) for inode in mine}
 
     def _shorten(self, pid: int) -> None:
         try:

@@ -185,10 +185,10 @@ class Watcher:
                 running = [member for name, member in self._roster.members.items() if name in pids and member.local]
                 there = self._judge.listeners.pairs()
                 if self._beside.due(running, there):
-                    await self._in_pool(partial(self._slices.look, running, pids, there))
                     beside = partial(self._beside.look, running, there, self._processes.programs)
                     for member in await self._in_pool(beside):
                         self._judge.look(member.name)
+                    await self._in_pool(partial(self._slices.look, running, pids, there))
                 self._limits.look(pids, self._judge.connections, self._hazards)
         with self._log.costs("dropped clients"):
             self._dropped.look()

@@ -1,0 +1,53 @@
+"""The healer on a data plane in memory: what it puts back, and what is none of its business."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from portfleet.core.changes import Route
+from portfleet.store.log import Log
+from portfleet.watch.ejector import fresh
+from portfleet.watch.healer import Healer
+from support.fake_watched import Watched, run
+from support.fleets import ECHO
+
+
+def healer(watched: Watched) -> Healer:
+    """Return one for a fleet that serves."""
+    log = Log(as_json=False, file=watched.log)
+    return Healer(plane=watched.kernel, paths=watched.paths, roster=watched.roster, ejector=watched.ejector, log=log)
+
+
+def points_at(watched: Watched, *owners: str) -> None:
+    """Have another program point the slots of echo."""
+    rule = watched.kernel.observe().services["echo"]
+    assert rule is not None
+    watched.kernel.run((Route(rule, owners * (4096 // len(owners)), {}),))
+    watched.kernel.log.clear()
+
+
+def test_slots_that_another_program_has_pointed_are_put_back_once(tmp_path: Path) -> None:
+    async def test(watched: Watched) -> None:
+        points_at(watched, "echo-blue-1", "echo-blue-2")
+        heals = healer(watched)
+
+        assert [heals.heal(), heals.heal()] == [True, False]
+
+        assert watched.slots() == {f"echo-blue-{number}": 1024 for number in range(1, 5)}
+
+    run(tmp_path, test)
+
+
+def test_one_that_is_to_stop_and_serves_for_those_that_are_out_is_left_to_the_next_apply(tmp_path: Path) -> None:
+    async def test(watched: Watched) -> None:
+        points_at(watched, "echo-blue-2")
+        watched.paths.applied.write_text(ECHO.replace("= 4", "= 1"))
+        watched.roster.reload()
+        watched.ejector.out["echo-blue-1"] = fresh("died", "process 7 ended")
+        heals = healer(watched)
+
+        assert not heals.heal()
+
+        assert watched.kernel.log == [] and "healed" not in watched.log.getvalue()
+
+    run(tmp_path, test)
