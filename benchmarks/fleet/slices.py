@@ -23,9 +23,8 @@ from benchmarks.lib.measure import free_port, save, wait_until
 
 sys.path.insert(0, str(ROOT / "tests"))
 
-from portfleet.linux.scheduling import set_slice
+from portfleet.linux.scheduling import SHORT_SLICE, set_slice
 from portfleet.linux.sockdiag import listeners
-from portfleet.watch.time_slices import SHORT
 from support.slices import slice_of
 
 DAEMONS, CONNECTIONS, RATE, SLICE_MS = 4, 2_000, 5_000, 5
@@ -89,7 +88,7 @@ def measured(times: int) -> dict[str, list[dict[str, float]]]:
         asking = [load(stack, port, 1 + times * 4.5) for port in pids]
         time.sleep(1)
         for _ in range(times):
-            for kind, seconds in (("usual", usual), ("short", SHORT), ("nothing starts", usual)):
+            for kind, seconds in (("usual", usual), ("short", SHORT_SLICE), ("nothing starts", usual)):
                 for pid in pids.values():
                     set_slice(pid, seconds)
                 time.sleep(_BEFORE)

@@ -1,13 +1,16 @@
-"""Who waits for a processor: steps of what yields are not urgent, the loop between them is, nor are helper threads."""
+"""Who waits for a processor: the loop is urgent, but not what it starts, nor the steps of what yields."""
 
 from __future__ import annotations
 
 import asyncio
 import os
+import subprocess
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from portfleet.watch.priority import ORDINARY, helpers, yielding
+from portfleet.watch.priority import ORDINARY, URGENT, urgent, yielding
+from support.slices import slice_of
 
 
 def test_work_goes_on_at_the_ordinary_priority_and_the_loop_at_its_own() -> None:
@@ -48,21 +51,22 @@ def test_what_work_meets_and_raises_passes_through() -> None:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root may be urgent")
-def test_helper_threads_and_work_of_an_urgent_loop_are_not_urgent() -> None:
-    def nice() -> int:
-        return os.getpriority(os.PRIO_PROCESS, 0)
+def test_what_an_urgent_loop_starts_is_not_urgent_nor_is_the_work_of_an_operation() -> None:
+    usual = slice_of(0)
 
-    async def look() -> int:
-        return nice()
+    def now() -> tuple[int, float]:
+        return os.getpriority(os.PRIO_PROCESS, 0), slice_of(0)
 
-    async def three() -> tuple[int, int, int]:
-        os.setpriority(os.PRIO_PROCESS, 0, -1)
-        with helpers("test", 1) as pool:
-            helper = await asyncio.get_running_loop().run_in_executor(pool, nice)
-        return helper, await yielding(look()), nice()
+    async def work() -> int:
+        return now()[0]
 
-    def in_a_thread() -> tuple[int, int, int]:
-        return asyncio.run(three())
+    async def loop() -> None:
+        assert urgent()
+        assert now() == (URGENT, min(usual, 1e-4))
+        with ThreadPoolExecutor(1) as pool:
+            assert await asyncio.get_running_loop().run_in_executor(pool, now) == (ORDINARY, usual)
+        assert subprocess.run(["nice"], capture_output=True, text=True, check=True).stdout == f"{ORDINARY}\n"
+        assert await yielding(work()) == ORDINARY and now()[0] == URGENT
 
-    with helpers("loop", 1) as pool:
-        assert pool.submit(in_a_thread).result() == (0, 0, -1)
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(asyncio.run, loop()).result()

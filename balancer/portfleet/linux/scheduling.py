@@ -10,6 +10,8 @@ import struct
 _SCHED_SETATTR = {"x86_64": 314, "aarch64": 274}
 #: struct sched_attr: size, policy, flags, nice, priority, runtime, deadline, period.
 _ATTRIBUTES = struct.Struct("=IIQiIQQQ")
+#: Seconds: less than the default for any number of processors, more than most requests take.
+SHORT_SLICE = 0.0001
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -26,7 +28,9 @@ def set_nice(value: int) -> bool:
 
 
 def set_slice(pid: int, seconds: float) -> None:
-    """Have the first thread of ``pid`` ask for time slices of ``seconds``, 0.0001 to 0.1; its nice value stays.
+    """Have the first thread of ``pid`` ask for time slices of ``seconds``, 0.0001 to 0.1, or 0.0 for the usual ones.
+
+    ``pid`` 0 is the calling thread; what a thread starts inherits them. Nice values stay.
 
     When it wakes it takes the processor from a process of longer slices at once, and it gets no more time than before
     (EEVDF; PREEMPT_SHORT, since Linux 6.12; kernels before that take no notice). One that has another policy than

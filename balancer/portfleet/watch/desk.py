@@ -14,6 +14,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Awaitable, Callable, Coroutine, Hashable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -23,7 +24,6 @@ from portfleet.core.journal import Journal
 from portfleet.core.paths import Paths
 from portfleet.store.journal import JournalStore
 from portfleet.store.log import Log
-from portfleet.watch.priority import helpers
 from portfleet.watch.roster import Roster
 from portfleet.watch.sessions import NoSession, Plan, Refused, Sessions, plain
 
@@ -52,7 +52,7 @@ class Desk:
     def __init__(self, *, paths: Paths, roster: Roster, log: Log) -> None:
         self._paths, self._roster, self._log = paths, roster, log
         self._sessions = Sessions()
-        self._pool = helpers("page", 2)
+        self._pool = ThreadPoolExecutor(2, "page")
         self._turn = asyncio.Lock()
         self._running: set[asyncio.Task[Said]] = set()
 

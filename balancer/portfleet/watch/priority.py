@@ -1,18 +1,20 @@
 """Who waits for a processor: an ejection for none, everything else of the watcher like any other process.
 
 The loop is urgent, so that the news of a death wakes it at once also beside instances that keep all processors busy.
+Its time slices are as short as those of instances, which would else take the processor from it (`time_slices`).
 What an operation does in the loop takes milliseconds; with that priority the daemons would wait for it, and with them
-their clients: half of the pause of a cutover came of that. Threads inherit the loop's priority (sched(7)).
+their clients: half of the pause of a cutover came of that. Threads and processes that the loop starts begin like those
+of any other process (SCHED_RESET_ON_FORK, sched(7)).
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable, Coroutine, Generator
-from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import Any, Generic, TypeVar, cast
 
-from portfleet.linux.scheduling import set_nice
+from portfleet.linux.scheduling import SHORT_SLICE, set_nice, set_slice
 
 T = TypeVar("T")
 
@@ -20,9 +22,13 @@ T = TypeVar("T")
 URGENT, ORDINARY = -20, 0
 
 
-def helpers(name: str, threads: int) -> ThreadPoolExecutor:
-    """Return a pool of threads for what blocks, none of them urgent."""
-    return ThreadPoolExecutor(threads, name, initializer=set_nice, initargs=(ORDINARY,))
+def urgent() -> bool:
+    """Make the calling thread urgent, and nothing that it starts; return False if this machine refuses that."""
+    with suppress(OSError):  # ENOSYS: a machine of which the number of the system call is not known
+        set_slice(0, SHORT_SLICE)
+    policy = os.sched_getscheduler(0) | os.SCHED_RESET_ON_FORK
+    os.sched_setscheduler(0, policy, os.sched_getparam(0))
+    return set_nice(URGENT)
 
 
 async def yielding(work: Coroutine[Any, Any, T], *, set_nice: Callable[[int], object] = set_nice) -> T:

@@ -9,12 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from portfleet.linux import processes
-from portfleet.linux.scheduling import set_slice
+from portfleet.linux.scheduling import SHORT_SLICE, set_slice
 from portfleet.store.log import Log
 from portfleet.watch.roster import Member
-
-#: Seconds: less than the default of any number of processors, more than most requests take.
-SHORT = 0.0001
 
 
 class TimeSlices:
@@ -41,7 +38,7 @@ class TimeSlices:
 
     def _shorten(self, pid: int) -> None:
         try:
-            set_slice(pid, SHORT)
+            set_slice(pid, SHORT_SLICE)
         except ProcessLookupError:
             pass
         except OSError as error:

@@ -14,6 +14,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import TypeVar
 
@@ -22,7 +23,6 @@ from portfleet.apply.look import Look
 from portfleet.apply.programs import Programs
 from portfleet.core.desired import DesiredService
 from portfleet.dataplane.interface import Hazard
-from portfleet.linux.scheduling import set_nice
 from portfleet.store.locks import Locked
 from portfleet.store.log import Log
 from portfleet.supervise.nudge import nudge
@@ -35,7 +35,7 @@ from portfleet.watch.healer import Healer
 from portfleet.watch.judge import Judge
 from portfleet.watch.limit_monitor import LimitMonitor
 from portfleet.watch.own_programs import OwnPrograms
-from portfleet.watch.priority import URGENT, helpers
+from portfleet.watch.priority import URGENT, urgent
 from portfleet.watch.processes import Processes
 from portfleet.watch.remains import Remains
 from portfleet.watch.revival import Revival
@@ -68,8 +68,8 @@ class Watcher:
         self._paths, self._log, self._ejector, self._roster = context.paths, log, ejector, roster
         self._check, paths = check, context.paths
         self._loop = asyncio.get_running_loop()
-        self._pool = helpers("helper", 1)
-        self._loop.set_default_executor(helpers("work", _HELPERS))
+        self._pool = ThreadPoolExecutor(1, "helper")
+        self._loop.set_default_executor(ThreadPoolExecutor(_HELPERS, "work"))
         self._wake, self._stop = asyncio.Event(), asyncio.Event()
         self._deaths = Deaths(self._loop, self._died)
         self._forget = context.plane.connections.forget_ended
@@ -110,7 +110,7 @@ class Watcher:
     async def run(self, rules: RuleGuard, files: RunFiles) -> None:
         """Watch until told to stop."""
         sys.setswitchinterval(_SWITCH)
-        if not set_nice(URGENT):
+        if not urgent():
             self._log("unprivileged", refused=f"nice {URGENT}", costs="ejections may queue behind busy instances")
         self._roster.changed = lambda: self._take_in(rules)
         try:
