@@ -40,10 +40,12 @@ def counted(
         ([(40, 40), (40, 40)], (80, 2)),
         ([(41, 40), (40, 40), (40, 40)], (80, 3)),  # a probe was under way
         ([(1, 0), (0, 0)], (0, 2)),
+        ([(1, 0), (0, 1), (1, 0), (1, 1), (0, 0)], (0, 5)),  # one probe or the other, each time
+        ([(1, 1), (1, 1), (1, 1), (1, 1), (1, 1)], (2, 5)),
         ([(40, 40), (41, 40), (41, 41), (40, 40), (39, 40)], (79, 5)),  # they come and go
     ],
 )
-def test_what_sockets_say_counts_when_two_looks_agree(
+def test_what_sockets_say_counts_when_two_looks_agree_and_few_when_five_do(
     monkeypatch: pytest.MonkeyPatch, looks: list[tuple[int, int]], found: tuple[int, int]
 ) -> None:
     assert counted(monkeypatch, looks, None) == found
@@ -52,4 +54,7 @@ def test_what_sockets_say_counts_when_two_looks_agree(
 def test_what_the_daemons_say_of_many_is_asked_once(monkeypatch: pytest.MonkeyPatch) -> None:
     says = Status(DaemonState.READY, 40)
     assert counted(monkeypatch, [(40, 40)], says) == (80, 1)
-    assert counted(monkeypatch, [(1, 1), (1, 0), (1, 0)], says) == (1, 3)  # as few as their probes may be
+    assert counted(monkeypatch, [(1, 1), (1, 0), (1, 0), (1, 1), (1, 0)], says) == (
+        1,
+        5,
+    )  # as few as their probes may be

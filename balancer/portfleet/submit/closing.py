@@ -12,7 +12,7 @@ from portfleet.core.observed import Observed
 from portfleet.core.operations import Policy
 from portfleet.core.printable import quantity
 
-#: The most looks at how many connections there are, and seconds between two.
+#: The most looks at how many connections there are, and seconds between the first two; each time it is so much longer.
 _LOOKS, _MOMENT = 5, 0.05
 
 
@@ -61,18 +61,18 @@ def established(context: Context, names: Iterable[str]) -> int:
 def counted(look: Callable[[], Observed], names: Callable[[Observed], Collection[str]]) -> tuple[Observed, int]:
     """Return what ``look`` gives, and how many connections those that ``names`` gives of it have.
 
-    A probe under way is no client: what may be probes, or was counted by sockets, is looked at again until two looks
-    agree, and the least counts.
+    A probe under way is no client, and the least of some looks counts: so few that all may be probes are looked at
+    five times within half a second, more are, if they were counted by sockets, until two looks agree.
     """
     least, before = sys.maxsize, -1
     for turn in range(_LOOKS):
-        time.sleep(_MOMENT if turn else 0)
+        time.sleep(_MOMENT * turn)
         observed = look()
         there = {name: observed.seen(name) for name in names(observed)}
         now = sum(seen.connections or 0 for seen in there.values())
         least = min(least, now)
         told = all(seen.status is not None for seen in there.values() if seen.connections)
-        if now in (0, before) or (told and now > len(there)):
+        if not now or (now > len(there) and (told or now == before)):
             break
         before = now
     return observed, least
