@@ -13,6 +13,7 @@ chromium; about ten minutes.
 import argparse
 import json
 import os
+import shutil
 import sys
 import time
 from collections.abc import Iterator
@@ -215,6 +216,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="script/bench watch/seen", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="less of each and 2,000 connections, to see that it runs")
     quick = parser.parse_args().quick
+    if absent := [name for name in ("redis-server", "chromium") if not shutil.which(name)]:
+        raise SystemExit(f"not found: {', '.join(absent)}\nhint: script/setup --full")
     found = {"viewers": VIEWERS} | large(quick=quick)
     found["crowded"] = crowded(quick=quick)
     rows = [
