@@ -1,9 +1,10 @@
-"""What clients notice of interpreters that start beside the instances, whose time slices are short, or the usual ones.
+"""What clients notice of interpreters that start beside instances, with short time slices and with the usual ones.
 
-Four daemons are asked 5,000 times a second by 2,000 established connections, in an open loop, by load generators of a
-real-time priority. Again and again, in turn with the one kind of slices and the other, four interpreters start that
-load what a daemon loads; in between nothing starts. Prints the worst latency of each such time, and of its
-5-millisecond slices the 99th percentile. Writes benchmarks/results/fleet-slices.json. Needs root; two minutes.
+Four daemons are asked 5,000 times a second by 2,000 established connections, in an open loop, by load generators with a
+real-time priority. Again and again four interpreters start and load what a daemon loads, in turn beside daemons with
+usual and with short slices; and for comparison, nothing starts. Prints the worst latency of each such time, and the
+99th percentile of the worst latencies of its 5-millisecond parts. Writes benchmarks/results/fleet-slices.json. Needs
+root; two minutes.
 """
 
 import argparse
@@ -61,7 +62,7 @@ def _listens(port: int) -> bool:
 
 
 def load(stack: ExitStack, port: int, seconds: float) -> "subprocess.Popen[str]":
-    """Ask the daemon on ``port`` for its share of the requests; return when all are connected."""
+    """Return a load generator that asks the daemon on ``port`` its share of the requests, once it is connected."""
     words = {"--mode": "open", "--host": "127.0.0.1", "--port": port, "--connections": CONNECTIONS // DAEMONS,
              "--rate": RATE // DAEMONS, "--seconds": int(seconds), "--timeline-ms": SLICE_MS}  # fmt: skip
     flags = [str(part) for pair in words.items() for part in pair]

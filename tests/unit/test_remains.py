@@ -33,6 +33,9 @@ class Instance:
         control = f"{paths.run}/{NAME}.sock"
         environment = {**os.environ, "PORTFLEET_INSTANCE": NAME, "PORTFLEET_CONTROL": control}
         self.process = subprocess.Popen(["sleep", "600"], env=environment, process_group=0)
+        # exec(2) closes Popen's pipe before it sets up what /proc tells of the environment.
+        there = Path(f"/proc/{self.process.pid}/environ")
+        wait_for("its environment is there", lambda: NAME.encode() in there.read_bytes())
 
     def programs(self) -> dict[str, ProgramInfo]:
         """Return what supervisord has: nothing that runs when it is asked first."""

@@ -75,7 +75,7 @@ def converge(
     yes: bool = False,
     returns: bool = False,
 ) -> Exit:
-    """Make what is into what shall be; return DONE, or TIMEOUT if something is not ready in time or was left out.
+    """Bring the fleet to its desired state; return DONE, or TIMEOUT if something is not ready in time or was left out.
 
     ``start`` starts supervisord, under the locks: its watcher would else begin to advance operations meanwhile.
     ``yes``: connections may be closed by restarts; ``returns``: to an earlier config. ``done`` are steps that the verb

@@ -28,13 +28,12 @@ def set_nice(value: int) -> bool:
 
 
 def set_slice(pid: int, seconds: float) -> None:
-    """Have the first thread of ``pid`` ask for time slices of ``seconds``, 0.0001 to 0.1, or 0.0 for the usual ones.
+    """Have the first thread of ``pid`` (0: the calling one) ask for time slices of ``seconds``, from 0.0001 to 0.1.
 
-    ``pid`` 0 is the calling thread; what a thread starts inherits them. Nice values stay.
-
-    When it wakes it takes the processor from a process of longer slices at once, and it gets no more time than before
-    (EEVDF; PREEMPT_SHORT, since Linux 6.12; kernels before that take no notice). One that has another policy than
-    SCHED_OTHER is left as it is. Raises OSError: ESRCH; EPERM for another user's without CAP_SYS_NICE; ENOSYS.
+    When that thread wakes, it takes the processor at once from one with longer slices, and gets no more time than
+    before (EEVDF; PREEMPT_SHORT, since Linux 6.12; kernels before that take no notice). What it starts inherits them.
+    Its nice value stays, and so does another policy than SCHED_OTHER, with its slices. Raises OSError: ESRCH; EPERM for
+    another user's without CAP_SYS_NICE; ENOSYS.
     """
     if os.sched_getscheduler(pid) != os.SCHED_OTHER:
         return

@@ -11,6 +11,7 @@ from __future__ import annotations
 import signal
 import time
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from math import inf
 
 from portfleet.core.paths import Paths
@@ -75,14 +76,14 @@ class Remains:
         a list from before, what is started meanwhile would be taken for what an earlier start has left.
         """
         self._looked_at = time.monotonic()
-        try:
+        with ExitStack() as failed:
+            failed.callback(self.hurry)  # nothing was found, so the next look is to be soon
             leaders = {name: info.pid for name, info in ask().items() if info.pid is not None}
             ports = {one.want.rule.port: name for name, one in self._roster.members.items() if one.local}
             found = adopted.members(self._paths, leaders, supervisor=supervisord, ports=ports)
-            return ask(), found
-        except Exception:  # nothing was found, so the next look is to be soon
-            self.hurry()
-            raise
+            programs = ask()
+            failed.pop_all()
+        return programs, found
 
     def look(self, programs: Mapping[str, ProgramInfo], members: Members, watched: Mapping[str, int]) -> None:
         """See to what earlier starts have left, with ``members`` as they were found just now.
