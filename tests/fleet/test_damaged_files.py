@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from support.fleet_box import HOME, REDIS, FleetBox, fleet_box, on_plane
+from support.sandbox import wait_for
 from support.watched import NAMED, QUICK, pid_of, signal, wait_event
 
 #: Shell commands, run in lib/, that damage what `up` has written.
@@ -70,7 +71,8 @@ def test_up_and_a_new_supervisord_come_through_damaged_files_too() -> None:
 def test_an_expansion_of_supervisords_in_a_value_reaches_the_instance_and_no_other_service() -> None:
     odd = NAMED.replace("environment = {", 'environment = { ODD = "%(here)s %%(here)s %(x)s 100%", LAST = "%",')
     with fleet_box(odd + QUICK + REDIS) as box:
-        wait_for("both are ready", lambda: {box.status()[n]["state"] for n in ("echo-blue-1", "kv-blue-1")} == {"ready"})
+        names = {"echo-blue-1", "kv-blue-1"}
+        wait_for("both are ready", lambda: {box.status()[name]["state"] for name in names} == {"ready"})
         found = box.status()
         environ = box.boxes.host.run("cat", f"/proc/{found['echo-blue-1']['pid']}/environ").stdout.split("\0")
         assert {"ODD=%(here)s %%(here)s %(x)s 100%", "LAST=%"} <= {*environ}
