@@ -10,11 +10,11 @@ from support.fleet_box import HOME, PORTFLEET, FleetBox, fleet_box
 from support.sandbox import client4, client6
 from support.watched import NAMED
 
-_WITHOUT = str(Path(__file__).parents[1] / "support/without_ipv6.py")
+_SECCOMP = str(Path(__file__).parents[1] / "support/seccomp.py")
 
 
 def without(box: FleetBox, *words: str) -> tuple[int, str]:
-    done = box.boxes.host.run("python3", _WITHOUT, PORTFLEET, "--home", HOME, *words, check=False)
+    done = box.boxes.host.run("python3", _SECCOMP, "ipv6", PORTFLEET, "--home", HOME, *words, check=False)
     return done.returncode, done.stdout + done.stderr
 
 

@@ -82,6 +82,8 @@ def test_the_watcher_alone_comes_before_busy_instances(box: Any) -> None:
     assert box.check_output(f"ps -o nice= -p {watcher}").strip() == "-20"
     for name in ("echo-blue-1", "kv-blue-1"):
         assert box.check_output(f"ps -o nice= -p $({control} {name})").strip() == "0"
+    events = map(json.loads, box.check_output("portfleet events --json --since 1d").splitlines())
+    assert [event for event in events if event["kind"] == "unprivileged"] == []
 
 
 def test_one_that_runs_out_of_memory_does_not_end_the_unit(box: Any) -> None:

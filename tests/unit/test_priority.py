@@ -5,12 +5,17 @@ from __future__ import annotations
 import asyncio
 import os
 import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
 from portfleet.watch.priority import ORDINARY, URGENT, urgent, yielding
 from support.slices import slice_of
+
+_SECCOMP = str(Path(__file__).parents[1] / "support/seccomp.py")
+_URGENT = "import os; from portfleet.watch.priority import urgent; print(urgent(), os.getpriority(os.PRIO_PROCESS, 0))"
 
 
 def test_work_goes_on_at_the_ordinary_priority_and_the_loop_at_its_own() -> None:
@@ -70,3 +75,12 @@ def test_what_an_urgent_loop_starts_is_not_urgent_nor_is_the_work_of_an_operatio
 
     with ThreadPoolExecutor(1) as pool:
         pool.submit(asyncio.run, loop()).result()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may be urgent")
+@pytest.mark.parametrize(("without", "then"), [("realtime", f"True {URGENT}"), ("scheduling", f"False {ORDINARY}")])
+def test_a_sandbox_that_refuses_realtime_policies_refuses_nothing_and_one_that_refuses_all_is_told(
+    without: str, then: str
+) -> None:
+    words = [sys.executable, _SECCOMP, without, sys.executable, "-c", _URGENT]
+    assert subprocess.run(words, capture_output=True, text=True, check=True).stdout == f"{then}\n"

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Coroutine, Generator
-from contextlib import suppress
 from typing import Any, Generic, TypeVar, cast
 
 from portfleet.linux.scheduling import SHORT_SLICE, set_nice, set_slice
@@ -23,11 +22,11 @@ URGENT, ORDINARY = -20, 0
 
 
 def urgent() -> bool:
-    """Make the calling thread urgent, and nothing that it starts; return False if this machine refuses that."""
-    with suppress(OSError):  # ENOSYS: a machine of which the number of the system call is not known
-        set_slice(0, SHORT_SLICE)
-    policy = os.sched_getscheduler(0) | os.SCHED_RESET_ON_FORK
-    os.sched_setscheduler(0, policy, os.sched_getparam(0))
+    """Make the calling thread urgent, and nothing that it starts; return False if this machine refuses either."""
+    try:
+        set_slice(0, SHORT_SLICE, inherited=False)
+    except OSError:
+        return False
     return set_nice(URGENT)
 
 
