@@ -213,6 +213,8 @@ def scale() -> str:
                      number(drain["kernel_transaction_ms"]["median"])])  # fmt: skip
         rows.append(["the same, with libnftables' look at all chains, ms",
                      number(drain["libnftables_and_kernel_ms"]["median"])])  # fmt: skip
+        rows.append([f"diversion of one of {4 * services:,}, with which an ejection takes hold: median, ms",
+                     number(drain["diversion_ms"]["median"])])  # fmt: skip
     kills = found("watch-crash", "elsewhere_ms")
     if kills:
         rows.append(["ejection of a killed instance, of 4: median, ms", number(median(kills))])

@@ -541,7 +541,7 @@ def test_a_refusal_shows_what_was_refused_and_hints(nft: NftUnderTest) -> None:
     nft.kernel.run(FLEET)
     with pytest.raises(PortfleetError) as caught:
         gone = c.Route(ECHO, (None, *HALF_AND_HALF.table[1:]))
-        nft.kernel.run((gone, c.Divert("echo-blue-1", "echo-blue-8")))
+        nft.kernel.run((gone, c.DropInstance("echo-blue-8")))
     assert "nothing was applied" in caught.value.message and "echo-blue-8" in caught.value.message
     assert "    1  delete element inet portfleet slots-echo { 0 }" in caught.value.message
     assert caught.value.hint

@@ -1,13 +1,13 @@
 """Takes instances out of the kernel's slots and back in: the only part of the watcher that moves clients.
 
 An ejection takes hold in two steps. First the dead instance's new connections are diverted to a sibling, one small
-change instead of a thousand slots (1–2 ms). Then its slots are dealt evenly to the others, its rules are set right,
-and attempts to connect that it did not answer begin anew elsewhere. When many die at once, all are diverted before the
-first slots are dealt.
+change instead of a thousand slots. Then its slots are dealt evenly to the others, its rules are set right, and attempts
+to connect that it did not answer begin anew elsewhere. When many die at once, all are diverted before the first slots
+are dealt.
 
 No file is written before the kernel was changed, and none that cannot be written stops a change. A detour waits for no
-lock either: it changes the dead instance's own rules alone, so that slots which another process points meanwhile, even
-at the dead, lead to the sibling. All else needs the table lock, which is tried once: the loop never waits for it.
+lock either: it changes nothing else, so that slots which another process points meanwhile, even at the dead, lead to
+the sibling. All else needs the table lock, which is tried once: the loop never waits for it.
 """
 
 from __future__ import annotations

@@ -6,12 +6,14 @@ functions here return the lines that change it; `text` writes the rest.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 
 from portfleet.core import changes as c
+from portfleet.core.errors import Exit, PortfleetError
 from portfleet.core.model import Listen, parse_instance
 from portfleet.core.slots import Table
+from portfleet.dataplane.nft.diversions import Diverted, diverting
 from portfleet.dataplane.nft.sides import SideTables
 
 TABLE = "inet portfleet"
@@ -22,6 +24,7 @@ class Book:
     """What the kernel has, as far as transactions need to know it, and what was written since.
 
     ``listens`` are the addresses that clients dial, one entry a family; ``numbers``: {service: {number: instance}};
+    ``diverted``: by service, the numbers whose new connections others get;
     ``limits``: {port: instance} of those with a limit, ``kept``: the ports of them that are in order though no service
     has them any more; ``remotes``: {address: source} of the remote instances whose connections get another source
     address, None for this box's own (masquerading); ``elsewhere``: {name: (address, source)} of the remote instances,
@@ -30,6 +33,7 @@ class Book:
 
     listens: set[Listen] = field(default_factory=set)
     numbers: dict[str, dict[int, str]] = field(default_factory=dict)
+    diverted: dict[str, Diverted] = field(default_factory=dict)
     limits: dict[int, str] = field(default_factory=dict)
     kept: set[int] = field(default_factory=set)
     remotes: dict[Listen, str | None] = field(default_factory=dict)
@@ -68,7 +72,7 @@ def service_of(change: c.Change) -> str | None:
             return service.name
         case c.SetInstance(rule):
             return service_of_instance(rule.name)
-        case c.DropInstance(name):
+        case c.DropInstance(name) | c.Divert(name):
             return service_of_instance(name)
         case c.Route(rule):
             return rule.name
@@ -84,11 +88,34 @@ def handle(number: int) -> str:
     return f"{number >> 16:x}:{number & 0xFFFF:x}"
 
 
+def without_rules(instance: str) -> PortfleetError:
+    """Return the error of a change that needs rules which are not there."""
+    words = f"cannot change nftables, nothing was applied: it has no rules of {instance}"
+    return PortfleetError(words, hint="portfleet apply", code=Exit.KERNEL)
+
+
+def divert(name: str, to: str, book: Book) -> Iterator[str]:
+    """Have the new connections of an instance come to another one of its service."""
+    service = service_of_instance(name)
+    numbers = {instance: number for number, instance in book.numbers.get(service, {}).items()}
+    for instance in (name, to):
+        if instance not in numbers:
+            raise without_rules(instance)
+    try:
+        changed = diverting(book.diverted.get(service, {}), numbers[name], numbers[to])
+    except ValueError as error:
+        words = f"cannot change nftables, nothing was applied: {error}: {name} is to lead to {to}"
+        raise PortfleetError(words, hint="portfleet apply", code=Exit.KERNEL) from None
+    yield from _set_diverted(service, changed, book)
+
+
 def set_instance(rule: c.InstanceRule, book: Book) -> Iterator[str]:
     """Have the instance's number, and no other, lead to its chain; have it counted and given a source by its rule."""
     service = service_of_instance(rule.name)
     known, name = book.numbers.setdefault(service, {}), f"instances-{service}"
     stale = [number for number, instance in known.items() if (number == rule.number) != (instance == rule.name)]
+    yield from _set_diverted(service, dict.fromkeys(_led(stale, service, book), rule.number), book)
+    yield from _end_diversions(service, [*stale, rule.number], book)
     yield from _forget_numbers(service, stale, book)
     if rule.number not in known:
         known[rule.number] = rule.name
@@ -109,8 +136,9 @@ def set_instance(rule: c.InstanceRule, book: Book) -> Iterator[str]:
 def drop_instance(name: str, book: Book) -> Iterator[str]:
     """Have nothing lead to an instance's chains."""
     service = service_of_instance(name)
-    known = book.numbers.get(service, {})
-    yield from _forget_numbers(service, [number for number, instance in known.items() if instance == name], book)
+    mine = [number for number, instance in book.numbers.get(service, {}).items() if instance == name]
+    yield from _end_diversions(service, [*_led(mine, service, book), *mine], book)
+    yield from _forget_numbers(service, mine, book)
     yield from _forget_limits([port for port, limited in book.limits.items() if limited == name], book)
     _note_tried(name, False, book)
     if book.elsewhere.pop(name, None):
@@ -138,7 +166,10 @@ def drop_strays(book: Book, service: str | None = None) -> Iterator[str]:
         yield from _settle_remotes(book)
         return
     known = book.numbers.get(service, {})
-    yield from _forget_numbers(service, [n for n, name in known.items() if service_of_instance(name) != service], book)
+    strays = [number for number, name in known.items() if service_of_instance(name) != service]
+    led = [n for n, to in book.diverted.get(service, {}).items() if {n, to} - known.keys() or to in strays]
+    yield from _end_diversions(service, [*led, *strays], book)
+    yield from _forget_numbers(service, strays, book)
 
 
 def add(name: str, elements: list[str]) -> Iterator[str]:
@@ -157,6 +188,25 @@ def _note_tried(name: str, tried: bool, book: Book) -> None:
     """Note whether an instance has a chain for overflow from now on."""
     if (now := book.sides.get(service_of_instance(name))) is not None:
         book.sides[service_of_instance(name)] = replace(now, tried=now.tried - {name} | ({name} if tried else set()))
+
+
+def _set_diverted(service: str, changed: Diverted, book: Book) -> Iterator[str]:
+    now, name = book.diverted.get(service, {}), f"diverted-{service}"
+    yield from delete(name, [handle(number) for number in changed if number in now])
+    yield from add(name, [f"{handle(number)} : {handle(to)}" for number, to in changed.items()])
+    book.diverted[service] = {**now, **changed}
+
+
+def _led(numbers: Collection[int], service: str, book: Book) -> list[int]:
+    """Return whose new connections come to one of ``numbers``."""
+    return [number for number, to in book.diverted.get(service, {}).items() if to in numbers]
+
+
+def _end_diversions(service: str, numbers: Iterable[int], book: Book) -> Iterator[str]:
+    now = book.diverted.get(service, {})
+    ended = sorted(now.keys() & set(numbers))
+    yield from delete(f"diverted-{service}", [handle(number) for number in ended])
+    book.diverted[service] = {number: to for number, to in now.items() if number not in ended}
 
 
 def _forget_numbers(service: str, numbers: list[int], book: Book) -> Iterator[str]:

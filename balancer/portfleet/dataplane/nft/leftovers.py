@@ -78,7 +78,7 @@ def of_service(
     needed = {part for rule in rules for part in parts_of(rule)}
     lives = f"service-{name}" in chains
     if lives:
-        needed |= {f"instances-{name}", f"slots-{name}"}
+        needed |= {f"instances-{name}", f"diverted-{name}", f"slots-{name}"}
         # Of an instance with a limit that its service has no more: what it cannot take goes on being tried.
         needed |= {f"overflow-{name}"} if f"overflow_{name}" in needed else set()
     beside = {chain for chain in chains if "_" in chain}

@@ -35,6 +35,7 @@ class Lookup:
             numbers=numbers,
             slots={name: slots(name) for name in rules},
             sides={name: self._sides(name, _side_maps(rule), numbers.get(name, {})) for name, rule in rules.items()},
+            diverted={name: self.diverted(name) for name in services & _setting(transaction)},
             now=time.time(),
         )
         if any(isinstance(change, c.SetFleet | c.SetListens) for change in transaction):
@@ -43,12 +44,12 @@ class Lookup:
             self._add_guarded(book)
         return book
 
-    def book_of(self, services: Collection[str]) -> Book:
-        """Return everything the kernel has of ``services``."""
-        maps = self._reader.maps()
+    def book_of(self, services: Collection[str], maps: Collection[str]) -> Book:
+        """Return everything the kernel has of ``services``; ``maps`` are the names of all maps and sets."""
         numbers = {name: self.numbers(name) for name in {*services, *_numbered(maps)}}
         book = Book(
             numbers=numbers,
+            diverted={name: self.diverted(name) for name in services},
             slots={name: self.table("slots", name, numbers[name]) for name in services},
             sides={name: self._sides(name, maps, numbers[name]) for name in services},
         )
@@ -86,9 +87,17 @@ class Lookup:
         """Return {number: instance} of a service."""
         return listing.numbers(self._reader.elements(f"instances-{service}"))
 
-    def access(self, service: str) -> Access:
-        """Return who may connect to a service."""
-        return access.read({kind: self._reader.elements(f"{kind}-{service}") for kind in access.KINDS})
+    def diverted(self, service: str) -> dict[int, int]:
+        """Return {number: the one that its new connections are led to} of a service."""
+        return self._reader.registers(f"diverted-{service}")
+
+    def access(self, service: str, maps: Collection[str]) -> Access:
+        """Return who may connect to a service; of ``maps`` those are read that it has.
+
+        The kernel compares the name that is asked for with those of all maps, one after the other.
+        """
+        names = {kind: f"{kind}-{service}" for kind in access.KINDS}
+        return access.read({kind: self._reader.elements(name) if name in maps else [] for kind, name in names.items()})
 
     def table(self, which: Which, service: str, numbers: dict[int, str]) -> Table:
         """Return one of a service's tables, by the instances to which ``numbers`` lead."""
@@ -126,6 +135,12 @@ class Lookup:
 def _numbered(maps: Iterable[str]) -> set[str]:
     """Return the services that have numbers, also those of which only instances are left."""
     return {name.removeprefix("instances-") for name in maps if name.startswith("instances-")}
+
+
+def _setting(transaction: c.Transaction) -> set[str]:
+    """Return the services of which ``transaction`` may begin or end diversions."""
+    others = (change for change in transaction if not isinstance(change, c.Route))
+    return {service for change in others if (service := service_of(change))}
 
 
 def _is_remote(name: str) -> bool:

@@ -35,7 +35,8 @@ def observe(reader: NftReader, lookup: Lookup, memory: Memory) -> c.PlaneState:
             services[name.removeprefix("service-")] = rule if isinstance(rule, c.ServiceRule) else None
         else:
             instances[name] = rule if isinstance(rule, c.InstanceRule) else None
-    book = lookup.book_of(services)
+    maps = reader.maps()
+    book = lookup.book_of(services, maps)
     astray = _astray(services, instances, book)
     found = lookup.listens()
     listened = {int.from_bytes(element.key[:2], "big") for element in reader.elements("listened")}
@@ -48,7 +49,7 @@ def observe(reader: NftReader, lookup: Lookup, memory: Memory) -> c.PlaneState:
         instances={name: None if name in astray else rule for name, rule in instances.items()},
         slots=book.slots,
         pins={name: found.pins for name, found in book.sides.items() if found.pins},
-        access={name: who for name in services if (who := lookup.access(name)) != Access()},
+        access={name: who for name in services if (who := lookup.access(name, maps)) != Access()},
         unsettled=frozenset(name for name, rule in services.items() if rule and not _settled(rule, book)),
         listens=c.join_families(found),
         stale=frozenset({""} if fixed and not fresh >= FIXED else set()),
@@ -74,7 +75,7 @@ def _astray(
 ) -> set[str]:
     """Return instances to which not just their own number leads, and services with numbers that lead to none of theirs.
 
-    An instance is astray too if it is counted, or given a source address, otherwise than its rule says.
+    An instance is astray too if it is counted, or given a source address, otherwise than its rule says, or diverted.
     """
     leading: dict[str, list[int]] = {}
     limits: dict[str, list[int]] = {}
@@ -84,6 +85,10 @@ def _astray(
         for number, name in leads.items():
             leading.setdefault(name, []).append(number)
     found = {service for service in services if any(name not in instances for name in book.numbers[service].values())}
+    for service, diverted in book.diverted.items():
+        found.update(name for number, name in book.numbers[service].items() if number in diverted)
+        if diverted.keys() - book.numbers[service].keys():
+            found.add(service)
     for name, rule in instances.items():
         if rule is not None:
             limited = limits.get(name, []) == [rule.port] * bool(rule.limit)

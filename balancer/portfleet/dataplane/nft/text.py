@@ -16,7 +16,6 @@ from copy import deepcopy
 from typing import assert_never
 
 from portfleet.core import changes as c
-from portfleet.core.errors import Exit, PortfleetError
 from portfleet.core.model import Affinity, Listen
 from portfleet.dataplane.nft import access
 from portfleet.dataplane.nft import book as b
@@ -83,8 +82,7 @@ def _lines(change: c.Change, book: Book) -> Iterator[str]:
                 yield from _elements(element, numbers)
             book.slots[rule.name], book.sides[rule.name] = change.table, side_tables(change, now)
         case c.Divert(name, to):
-            yield f"flush chain {TABLE} {_name(name)}"
-            yield f"add rule {TABLE} {name} goto {_name(to)}"
+            yield from b.divert(_name(name), _name(to), book)
         case c.DropInstance(name):
             yield from b.drop_instance(name, book)
             yield f"flush chain {TABLE} {_name(name, _FOREIGN)}"
@@ -136,8 +134,7 @@ def _number(instance: str, numbers: Mapping[str, int]) -> str:
     if instance.startswith("?"):  # a number that leads nowhere, as it was read
         return handle(int(instance[1:]))
     if _name(instance) not in numbers:
-        words = f"cannot change nftables, nothing was applied: it has no rules of {instance}"
-        raise PortfleetError(words, hint="portfleet apply", code=Exit.KERNEL)
+        raise b.without_rules(instance)
     return handle(numbers[instance])
 
 

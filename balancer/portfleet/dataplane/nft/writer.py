@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import suppress
 from functools import reduce
 from operator import or_
@@ -14,7 +14,7 @@ from portfleet.core.slots import Table
 from portfleet.dataplane.nft import leftovers, listing
 from portfleet.dataplane.nft import text as nft_text
 from portfleet.dataplane.nft.base import FIXED, SetBase
-from portfleet.dataplane.nft.book import TABLE, Book, service_of_instance
+from portfleet.dataplane.nft.book import Book, service_of_instance
 from portfleet.dataplane.nft.context import InUse, NftContext, TooLong
 from portfleet.dataplane.nft.detour import Detour
 from portfleet.dataplane.nft.lookup import Lookup
@@ -32,7 +32,7 @@ class NftWriter:
         self._reader, self._lookup, self._memory, self._slots = reader, lookup, memory, slots
         self._printed = Book()
         self._nft = NftContext()
-        self._detour, self._diverted = Detour(TABLE.partition(" ")[2]), 0
+        self._detour, self._diverted = Detour(reader, lookup), 0
 
     def done(self) -> int:
         """Return how many transactions the kernel has taken of us."""
@@ -46,8 +46,7 @@ class NftWriter:
     def run(self, transaction: c.Transaction) -> None:
         """Set it, in parts if the kernel takes no message that long; see `DataPlane.run`."""
         if len(transaction) == 1 and isinstance(change := transaction[0], c.Divert):
-            self._detour.run(change)
-            self._diverted += 1
+            self._diverted += self._detour.run(change)
             return
         try:
             self._commit(transaction)
@@ -79,6 +78,7 @@ class NftWriter:
         known, fresh = self._printed, self._book(transaction)
         for service, numbers in fresh.numbers.items():
             known.numbers[service] = numbers | known.numbers.get(service, {})
+        known.diverted = fresh.diverted | known.diverted
         known.slots, known.sides = fresh.slots | known.slots, fresh.sides | known.sides
         known.limits, known.remotes = fresh.limits | known.limits, fresh.remotes | known.remotes
         known.elsewhere, known.listens = fresh.elsewhere | known.elsewhere, fresh.listens | known.listens
@@ -96,6 +96,21 @@ class NftWriter:
                 raise PortfleetError(
                     f"cannot forget {instance.name}: slots of {instance.service} point at it",
                     hint="portfleet plan",
+                    code=Exit.KERNEL,
+                )
+        dropped = {change.name for change in transaction if isinstance(change, c.DropInstance)}
+        for service in {service_of_instance(name) for name in dropped} - gone:
+            self._refuse_stand_ins(service, dropped)
+
+    def _refuse_stand_ins(self, service: str, dropped: Collection[str]) -> None:
+        """Let none go to whom the new connections are led of one that stays."""
+        diverted = self._lookup.diverted(service)
+        numbers = self._lookup.numbers(service) if diverted else {}
+        for name, stand_in in ((numbers.get(one), numbers.get(to)) for one, to in diverted.items()):
+            if stand_in in dropped and name not in dropped:
+                raise PortfleetError(
+                    f"cannot forget {stand_in}: the new connections of {name} are led to it",
+                    hint="portfleet apply",
                     code=Exit.KERNEL,
                 )
 
