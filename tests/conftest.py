@@ -1,6 +1,6 @@
 """How tests share the machine: three workers for each processor, and those that measure time after the others.
 
-Most of what a test of a fleet takes is waiting: for a process to be ready, for a kernel's timer. So there are more
+XX
 workers than processors (script/lib/pytest.sh), and a test that judges how long something took is marked ``timed``.
 """
 

@@ -11,6 +11,7 @@ from chaos.watched import watched
 from support.chaos import KINDS, soak
 
 
+@pytest.mark.long
 def test_every_fault_costs_only_what_it_hits() -> None:
     seed = int(os.environ.get("PORTFLEET_CHAOS_SEED") or random.SystemRandom().randrange(1 << 32))
     print(f"PORTFLEET_CHAOS_SEED={seed} does the same again")

@@ -138,6 +138,7 @@ def commands(action: Path, **tags: str) -> dict[str, str]:
     return found
 
 
+@pytest.mark.long
 def test_the_fail2ban_action_bans_and_unbans() -> None:
     tags = {"service": "echo", "name": "sshd", "bantime": "600", "portfleet": f"{PORTFLEET} --home {HOME}"}
     with fleet_box(NAMED) as box:

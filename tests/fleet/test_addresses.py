@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import pytest
+
 from support.held import dialled, talk
 from support.operated import operated
 from support.sandbox import CLIENT4, HOST4, client4
 
 
+@pytest.mark.long
 def test_after_a_hand_off_the_first_address_may_go_too() -> None:
     with operated() as box:
         host, clients = box.boxes.host, box.boxes.clients

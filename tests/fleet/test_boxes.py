@@ -90,6 +90,7 @@ def test_it_stops_in_the_middle_and_its_hints_go_back_and_on(boxes: Pair) -> Non
     assert all(live(boxes)[box] != colour for box, colour in before.items())
 
 
+@pytest.mark.long
 def test_it_is_refused_before_the_first_step(boxes: Pair) -> None:
     before = live(boxes)
     done = work(boxes, "cutover", "echo", "--force", "--box", ONE, "--box", NOBODY)

@@ -14,6 +14,7 @@ import pytest
 
 from support.drained import REDIS_TWO, ends
 from support.fleet_box import HOME, FleetBox, fleet_box
+from support.forms import forms
 from support.operated import TOLD, counts_its_sockets, history, last_releases, operated, slots
 from support.sandbox import wait_for
 from support.watched import events, load, signal, wait_event
@@ -80,7 +81,7 @@ def test_a_daemon_in_c_hands_off(c_daemon: Path) -> None:
         box.settled()
 
 
-@pytest.mark.parametrize("config", [by_env, by_script])
+@pytest.mark.parametrize("config", forms([by_env, by_script]))
 def test_so_does_ours_behind_a_wrapper(config: object) -> None:
     with fleet_box() as box:
         box.write(config(box))  # type: ignore[operator] # one of the two functions above
@@ -127,6 +128,7 @@ def off() -> str:
     return TOLD.replace("instances = 2", 'instances = 2\ncontrol = "off"')
 
 
+@pytest.mark.long
 def test_a_new_release_that_cannot_is_told_before_clients_notice_it() -> None:
     command = "redis-server --port {port} --save '' --protected-mode no"
     unprobed = TOLD.partition("[service.echo.probe]")[0]

@@ -116,6 +116,7 @@ def test_a_foreign_translation_of_the_port_is_told_of() -> None:
         served(box)
 
 
+@pytest.mark.long
 def test_our_tables_in_a_saved_ruleset_are_told_of_at_once() -> None:
     own = "table inet site {\n chain input {\n type filter hook input priority 0\n tcp dport 9000 drop\n }\n}"
     with fleet_box(NAMED + QUICK) as box:

@@ -6,6 +6,8 @@ import json
 import sys
 from pathlib import Path
 
+import pytest
+
 from support.fleet_box import ECHO, REDIS, FleetBox, fleet_box
 from support.rights import needs_another_user
 from support.sandbox import wait_for
@@ -48,6 +50,7 @@ _BROKEN = [
 ]
 
 
+@pytest.mark.long
 def test_nothing_healthy_is_stopped_for_a_command_that_cannot_be_executed() -> None:
     good = _BY_SCRIPT.replace("/srv/kv", f"{_HOME}/old")
     bad = _BY_SCRIPT.replace("/srv/kv", f"{_HOME}/new")
@@ -87,6 +90,7 @@ def test_the_proof_is_made_for_the_user_who_will_run_it() -> None:
         assert serving(box)
 
 
+@pytest.mark.long
 def test_a_release_that_is_added_later_stops_nothing_and_can_be_rolled_back() -> None:
     began = _BY_SCRIPT.replace("/srv/kv", f"{_HOME}/v1")
     later = began.replace(f"{_HOME}/v1/start.sh", "{release}/start.sh")
@@ -110,6 +114,7 @@ def test_a_release_that_is_added_later_stops_nothing_and_can_be_rolled_back() ->
         assert before <= serving(box)
 
 
+@pytest.mark.long
 def test_a_release_that_is_reached_by_a_link_is_known_by_where_it_led() -> None:
     config = _BY_SCRIPT.replace("/srv/kv/start.sh", "{release}/start.sh")
     config = config.replace("instances", f'release = "{_HOME}/current"\ninstances')

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import socket
 
+import pytest
+
 from support.fleet_box import FleetBox
 from support.held import dialled, hear, talk
 from support.operated import operated
@@ -44,6 +46,7 @@ def test_after_a_cutover_and_while_an_instance_drains() -> None:
             assert [one.fields["gone"] for one in found] == ["0"] * len(found) and "refused" not in found[-1].fields
 
 
+@pytest.mark.long
 def test_a_watcher_that_is_killed_in_the_middle_does_not_matter() -> None:
     with operated() as box:
         clients = box.boxes.clients
@@ -60,6 +63,7 @@ def test_a_watcher_that_is_killed_in_the_middle_does_not_matter() -> None:
             assert sent.wrong and not after.wrong
 
 
+@pytest.mark.long
 def test_other_services_of_the_box_are_left_alone() -> None:
     """A plain daemon beside the fleet, on a port of its own."""
     with operated() as box:

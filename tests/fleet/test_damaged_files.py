@@ -68,6 +68,7 @@ def test_up_and_a_new_supervisord_come_through_damaged_files_too() -> None:
         box.portfleet("down", "--yes")
 
 
+@pytest.mark.long
 def test_an_expansion_of_supervisords_in_a_value_reaches_the_instance_and_no_other_service() -> None:
     odd = NAMED.replace("environment = {", 'environment = { ODD = "%(here)s %%(here)s %(x)s 100%", LAST = "%",')
     with fleet_box(odd + QUICK + REDIS) as box:

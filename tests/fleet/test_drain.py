@@ -53,6 +53,7 @@ def test_our_daemon_evicts_at_the_rate_asked_for() -> None:
     check_rate(ended, 100, box)
 
 
+@pytest.mark.long
 @pytest.mark.timed
 def test_the_data_plane_evicts_from_others_at_the_rate_asked_for() -> None:
     with operated(REDIS_TWO) as box, ends(box, port=6000, number=600, message="PING\r\n") as ended:

@@ -108,6 +108,7 @@ def all_in(boxes: Segment) -> Iterator[None]:
         boxes.write()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("port", [7000, 7001], ids=["by source", "by connection"])
 def test_balancers_are_lost_in_turns_and_no_connection_is(boxes: Segment, port: int) -> None:
     talk = talking(boxes, 0, 100, port=port)

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from support.fleet_box import ECHO, HOME, PORTFLEET, REDIS, FleetBox, fleet_box
+from support.forms import forms
 from support.reachable import show_checkout
 from support.rights import needs_another_user
 from support.sandbox import HOST4, client4, client6, wait_for
@@ -82,6 +83,7 @@ def test_a_service_by_ipv6_alone_is_probed_by_ipv6(empty: FleetBox) -> None:
     empty.settled()
 
 
+@pytest.mark.long
 def test_others_tables_are_untouched_byte_for_byte(empty: FleetBox) -> None:
     host = empty.boxes.host
     host.run("nft", "-f", "-", text=FOREIGN)
@@ -191,7 +193,7 @@ def test_a_second_home_is_refused_and_the_first_left_alone(empty: FleetBox) -> N
     assert host.run("ls", "/run/other").stdout == "fleet.toml\n", "nothing half done"
 
 
-@pytest.mark.parametrize("damage", ["rm", "truncate -s 100"])
+@pytest.mark.parametrize("damage", forms(["truncate -s 100", "rm"]))
 def test_a_lost_or_damaged_journal_is_rebuilt_from_what_runs(empty: FleetBox, damage: str) -> None:
     empty.write(ECHO.replace("instances = 4", "instances = 3"))
     empty.portfleet("up")
@@ -212,6 +214,7 @@ def test_a_lost_or_damaged_journal_is_rebuilt_from_what_runs(empty: FleetBox, da
     assert empty.portfleet("apply").stderr == ""
 
 
+@pytest.mark.long
 def test_down_counts_the_connections_of_those_that_are_not_wanted_any_more(empty: FleetBox) -> None:
     empty.write(ECHO.replace("instances = 4", "instances = 2"))
     empty.portfleet("up")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from support.fleet_box import HOME, REDIS, FleetBox, fleet_box
 from support.rights import needs_another_user
 
@@ -57,6 +59,7 @@ def test_it_is_defined_and_has_the_secrets_which_are_nowhere_else() -> None:
         assert others == "", "no derived file is more readable than fleet.toml may be"
 
 
+@pytest.mark.long
 def test_nothing_of_the_operators_shell_comes_through() -> None:
     with fleet_box() as box:
         box.write("""

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import pytest
 
 from support.fleet_box import FleetBox, fleet_box
+from support.forms import forms
 from support.sandbox import CLIENT4, client4, client6
 from support.watched import NAMED
 
@@ -250,7 +251,9 @@ def found(box: FleetBox) -> list[dict[str, str]]:
     return [f for f in findings if f["about"].startswith(("rule ", "chain ", "firewalls"))]
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize(
+    "name", forms(CASES, "policy drop", "ends in reject", "a map of verdicts", "ufw", "dropped before translation")
+)
 def test_what_keeps_clients_out_is_found_and_its_command_lets_them_in(box: FleetBox, name: str) -> None:
     case = CASES[name]
     box.boxes.host.run(*case.tool.split(), text=case.rules)

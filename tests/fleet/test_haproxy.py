@@ -98,7 +98,11 @@ def test_a_killed_instance_refuses_no_client_with_the_watcher_dead(box: FleetBox
 
 @pytest.mark.parametrize(
     ("processes", "held"),
-    [(4, 200), pytest.param(2, 2000, marks=pytest.mark.full), pytest.param(4, 2000, marks=pytest.mark.full)],
+    [
+        pytest.param(4, 200, marks=pytest.mark.long),
+        pytest.param(2, 2000, marks=pytest.mark.full),
+        pytest.param(4, 2000, marks=pytest.mark.full),
+    ],
 )
 def test_one_of_several_killed_takes_its_share_along_and_refuses_no_newcomer(processes: int, held: int) -> None:
     fleet = f"[fleet]\nhaproxy_processes = {processes}\n{THREE}"
@@ -123,6 +127,7 @@ def test_one_of_several_killed_takes_its_share_along_and_refuses_no_newcomer(pro
         box.settled()
 
 
+@pytest.mark.long
 def test_haproxy_outlives_its_supervisord_and_is_not_started_twice(box: FleetBox) -> None:
     before = haproxies(box)
     wait_for(
@@ -160,6 +165,7 @@ def test_a_foreign_edit_is_found_and_taken_back(box: FleetBox) -> None:
     box.settled()
 
 
+@pytest.mark.long
 def test_clients_addresses_reach_handlers_and_probes_speak_for_themselves(box: FleetBox) -> None:
     named = (
         THREE.replace('"support.told:told"', '"support.peers:Peers", "--proxy-protocol"')

@@ -273,6 +273,7 @@ def test_an_instance_of_another_user_is_met_in_a_directory_that_only_it_can_ente
         check(talkers.stop(), 40)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("words", "why"),
     [

@@ -137,6 +137,7 @@ def dying(seconds: float) -> str:
     return f"timeout {seconds:g} redis-server --port {{port}} --save '' --protected-mode no"
 
 
+@pytest.mark.long
 def test_what_does_not_live_on_is_no_success_of_any_verb() -> None:
     steady = _TWO.replace('min_ready = "off"', 'min_ready = "3s"')
     bad = steady.replace('"redis-server", ', '"timeout", "1.5", "redis-server", ')

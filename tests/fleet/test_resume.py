@@ -54,6 +54,7 @@ def test_the_watcher_is_killed_at_every_phase() -> None:
     kill_and_resume(KILLS, {"echo-green-1": 4096})
 
 
+@pytest.mark.long
 def test_the_watcher_is_killed_at_a_phase_of_each_verb() -> None:
     kill_and_resume(SOME, {"echo-blue-1": 2048, "echo-blue-2": 2048})
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import pytest
 
 from support.fleet_box import ECHO, REDIS, FleetBox, fleet_box
+from support.forms import forms
 from support.sandbox import HOST4, HOST6, client4, client6, wait_for
 
 #: A thousand IPv4 addresses and a thousand IPv6 /64s.
@@ -36,7 +37,7 @@ class Case:
 pytestmark = pytest.mark.both_planes
 
 
-@pytest.fixture(scope="module", params=["echo", "kv"])
+@pytest.fixture(scope="module", params=forms(["echo", "kv"]))
 def case(request: pytest.FixtureRequest, plane: str) -> Iterator[Case]:
     """Our own daemon, and redis."""
     name = request.param

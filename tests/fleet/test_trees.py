@@ -9,6 +9,7 @@ import pytest
 
 from portfleet.supervise.supervisor import Supervisor
 from support.fleet_box import HOME, FleetBox, fleet_box
+from support.forms import forms
 from support.sandbox import wait_for
 from support.watched import events, signal, wait_event
 
@@ -66,7 +67,7 @@ def test_a_shell_that_does_not_exec_is_restarted_cut_over_and_taken_down_with_it
         box.portfleet("up")
 
 
-@pytest.mark.parametrize("kind", ["shell", "setsid"])
+@pytest.mark.parametrize("kind", forms(["setsid", "shell"]))
 def test_what_a_crash_leaves_behind_is_ended_before_the_next_start_serves(kind: str) -> None:
     with fleet_box() as box:
         run = {"shell": 'redis-server --port "$1"', "setsid": 'setsid redis-server --port "$1" & wait #'}[kind]
@@ -124,7 +125,7 @@ BACKGROUND = {
 }
 
 
-@pytest.mark.parametrize("daemon", BACKGROUND)
+@pytest.mark.parametrize("daemon", forms(BACKGROUND, "redis-server"))
 def test_a_daemon_that_puts_itself_into_the_background_is_named_and_not_started_again(daemon: str) -> None:
     with fleet_box() as box:
         put(box, "h.cfg", HAPROXY)

@@ -100,6 +100,7 @@ def test_the_hung_is_ejected_its_waiting_clients_go_elsewhere_and_it_is_restarte
         box.settled()
 
 
+@pytest.mark.long
 def test_one_that_answers_again_while_no_watcher_runs_is_let_in_by_the_next() -> None:
     with fleet_box(NAMED + 'stop_timeout = "1s"\n' + QUICK) as box:  # which does not hear that it is to stop
         pid = box.status()["echo-blue-1"]["pid"]
@@ -141,6 +142,7 @@ def test_with_all_out_clients_are_refused_if_that_is_asked_for() -> None:
     with_all_out("refuse", "ConnectionRefusedError")
 
 
+@pytest.mark.long
 @pytest.mark.kernel_only
 def test_with_all_out_clients_are_dropped_if_that_is_asked_for() -> None:
     with_all_out("drop", "TimeoutError")

@@ -78,6 +78,7 @@ def test_the_overflow_goes_to_the_least_loaded() -> None:
         box.settled()
 
 
+@pytest.mark.long
 def test_a_service_gets_and_loses_its_limit_by_one_apply() -> None:
     without = REDIS.replace("instances = 4", "instances = 2")
     with fleet_box(without) as box:

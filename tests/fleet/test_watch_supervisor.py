@@ -84,6 +84,7 @@ def test_supervisord_and_watcher_killed_together_lose_nothing_either() -> None:
         box.settled()
 
 
+@pytest.mark.long
 def test_one_that_was_started_anew_on_a_full_disk_outlives_supervisord_too() -> None:
     """Its process could not be noted: nothing but the processes themselves tells the next watcher of it."""
     with fleet_box() as box:
@@ -150,6 +151,7 @@ def test_a_supervisord_that_was_started_by_hand_over_adopted_instances_is_told()
         box.settled()
 
 
+@pytest.mark.long
 def test_supervisord_that_dies_again_and_again_is_started_again() -> None:
     with fleet_box(NAMED + QUICK) as box, load(box) as clients:
         before = pids(box)

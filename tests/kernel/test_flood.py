@@ -46,6 +46,7 @@ def test_a_limit_counts_who_is_established(rules: Plane, extra: str) -> None:
         assert set(rules.met([client4(number) for number in range(40, 60)], timeout=3).values()) == {"echo-blue-1"}
 
 
+@pytest.mark.long
 def test_and_is_still_a_limit(rules: Plane) -> None:
     rules.load(REDIS)
     rules.serve()

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import pytest
 
 from portfleet.dataplane.nft.tracking import PREFIX, ROWS
+from support.forms import forms
 from support.plane import ECHO, Plane
 from support.sandbox import HOST4, HOST6, Box, wait_for
 
@@ -131,7 +132,7 @@ def _sockets(box: Box, end: str) -> str:
     return box.run("ss", "-tinH", "state", "all", *ports).stdout
 
 
-@pytest.mark.parametrize("host", [HOST4, HOST6], ids=["v4", "v6"])
+@pytest.mark.parametrize("host", forms([HOST4, HOST6]), ids=["v4", "v6"])
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.setting)
 def test_a_connection_outlives_what_tcp_allows(rules: Plane, case: Silence, host: str) -> None:
     set_all(rules)
@@ -139,7 +140,7 @@ def test_a_connection_outlives_what_tcp_allows(rules: Plane, case: Silence, host
 
 
 # Not of FIN_WAIT: data that is sent again without the end makes CLOSE_WAIT of it, so that it is seldom for long.
-@pytest.mark.parametrize("case", CASES[:2], ids=lambda case: case.setting)
+@pytest.mark.parametrize("case", forms(CASES[:2]), ids=lambda case: case.setting)
 def test_too_short_a_time_out_is_what_would_lose_it(rules: Plane, case: Silence) -> None:
     """What the table is for: if this fails, the kernel forgets nothing and the setting is not needed."""
     set_all(rules, **{case.setting: 1})

@@ -9,11 +9,12 @@ from pathlib import Path
 import pytest
 
 from support import fuzz_state
+from support.forms import forms
 
 SEEDS = range(4)
 
 
-@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("seed", forms(SEEDS))
 def test_a_journal_with_wrong_values_is_damaged_or_one_to_go_by(seed: int) -> None:
     chance, whole = random.Random(f"journal {seed}"), fuzz_state.sample()
     assert fuzz_state.try_journal(whole)
@@ -43,14 +44,14 @@ def test_a_value_out_of_its_range_is_a_damaged_journal(field: str, value: object
     assert not fuzz_state.try_journal(data)
 
 
-@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("seed", forms(SEEDS))
 def test_a_damaged_file_of_run_says_nothing_or_what_fits(seed: int, tmp_path: Path) -> None:
     chance = random.Random(f"states {seed}")
     for _ in range(50):
         fuzz_state.try_states(tmp_path, chance)
 
 
-@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("seed", forms(SEEDS))
 def test_a_damaged_config_has_problems_and_nothing_worse(seed: int) -> None:
     chance = random.Random(f"config {seed}")
     assert sum(fuzz_state.try_config(fuzz_state.damaged_config(chance)) for _ in range(100)) < 100
