@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# pytest, isolated, with three workers for each processor: most of what tests do is wait (tests/conftest.py). The base folder
+# pytest, isolated, with three workers for each processor, as tests wait for what they start (tests/conftest.py). The base folder
 # is short: a unix socket's path has 107 bytes (unix(7)). What the tests start a thousand times is compiled once, as after
 # an installation, whatever the caller's environment says, and kept for the next run.
 set -euo pipefail
