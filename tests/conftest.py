@@ -1,7 +1,7 @@
 """How tests share the machine: three workers for each processor, and those that measure time after the others.
 
-Tests of fleets start processes and wait for them, so there are more workers than processors (script/lib/pytest.sh),
-which they keep busy, and a test that judges how long something took is marked ``timed``.
+Tests of fleets mostly start processes and wait for them, so there are more workers than processors, which together
+they keep busy (script/lib/pytest.sh). A test that judges how long something took is marked ``timed``.
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import statistics
 import sys
 
@@ -9,7 +10,7 @@ import pytest
 
 from support.fleet_box import HOME, FleetBox, fleet_box
 from support.sandbox import wait_for
-from support.watched import NAMED, QUICK, events, load, signal, wait_event, watch_status
+from support.watched import NAMED, QUICK, events, load, pid_of, signal, wait_event, watch_status
 
 #: What is promised: from the foreign change to the table as it was, in seconds.
 HEALED = 0.1
@@ -169,3 +170,26 @@ def test_what_commands_changed_is_never_taken_back() -> None:
             box.portfleet("unpin", "echo", f"198.18.7.{number}")
         assert events(box, "healed") + events(box, "drift") == []
         assert "pins" not in box.rules("table", "inet", "portfleet")
+
+
+def test_with_rules_of_an_earlier_version_an_ejection_deals_the_slots_at_once() -> None:
+    """They have no map of diversions; `drift = "report"` leaves them as they are until `apply`."""
+    with fleet_box(NAMED + QUICK + '[fleet]\ndrift = "report"\n') as box:
+        calm(box)
+        host, chain = box.boxes.host, ("inet", "portfleet", "service-echo")
+        found = re.findall(r"@diverted-echo # handle (\d+)", host.run("nft", "-a", "list", "chain", *chain).stdout)
+        assert found
+        rules = [f"delete rule {' '.join(chain)} handle {handle}" for handle in found]
+        host.run("nft", "; ".join([*rules, "delete map inet portfleet diverted-echo"]))
+        signal(box, pid_of(box, "portfleet-watch"), "KILL")
+        wait_event(box, "watching", count=2)
+        calm(box)
+
+        signal(box, box.status()["echo-blue-2"]["pid"], "KILL")
+        wait_event(box, "cannot-eject", instance="echo-blue-2")
+        wait_event(box, "serving", instance="echo-blue-2")
+        assert events(box, "cannot-look") == []
+        box.portfleet("apply")
+        assert box.portfleet("plan", "--check").returncode == 0
+        signal(box, box.status()["echo-blue-3"]["pid"], "KILL")
+        wait_event(box, "ejected", instance="echo-blue-3")

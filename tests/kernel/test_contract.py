@@ -447,8 +447,11 @@ def test_a_diversion_is_drift_until_the_instance_is_set_right(plane: Plane) -> N
 
 def test_an_instance_that_a_diversion_leads_to_cannot_go(plane: Plane) -> None:
     plane.kernel.run(
-        (c.SetFleet(HOME, PORTS), c.SetInstance(ONE), c.SetInstance(TWO), c.Divert("echo-blue-1", "echo-blue-2"))
-    )
+        (
+            c.SetFleet(HOME, PORTS), c.SetInstance(ONE), c.SetInstance(TWO), c.SetService(ECHO),
+            c.Divert("echo-blue-1", "echo-blue-2"),
+        )
+    )  # fmt: skip
     refused(plane.kernel, (c.DropInstance("echo-blue-2"),))
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from portfleet.core.changes import Divert, Transaction
+from portfleet.core.errors import PortfleetError
 from portfleet.core.observed import ObservedInstance
 from portfleet.core.records import ColourRecord
 from portfleet.store import locks
@@ -111,6 +112,21 @@ def test_only_the_first_look_waits_for_a_trial_of_a_detour(tmp_path: Path, monke
             watched.ejector.warm_up(desired)
         ((trial,),) = tried
         assert isinstance(trial, Divert)
+
+    run(tmp_path, test)
+
+
+def test_a_trial_that_is_refused_decides_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As rules that an earlier version has loaded refuse it, until they are set anew."""
+
+    async def test(watched: Watched) -> None:
+        def refuse(_: Transaction) -> None:
+            raise PortfleetError("cannot change nftables")
+
+        monkeypatch.setattr(watched.kernel, "check", refuse)
+        desired = watched.roster.desired
+        assert desired is not None
+        watched.ejector.warm_up(desired)
 
     run(tmp_path, test)
 

@@ -36,8 +36,8 @@ def set_slice(pid: int, seconds: float, *, inherited: bool = True) -> None:
     """Have the first thread of ``pid`` (0: the calling one) ask for time slices of ``seconds``, from 0.0001 to 0.1.
 
     When that thread wakes, it takes the processor at once from one with longer slices, and gets no more time than
-    before (EEVDF; PREEMPT_SHORT, since Linux 6.12; kernels before that take no notice). What it starts inherits them;
-    if they are not ``inherited``, neither they are nor a nice value below 0. Its nice value stays, and so does another
+    before (EEVDF; PREEMPT_SHORT, since Linux 6.12; kernels before that take no notice). What it starts inherits them,
+    unless ``inherited`` is false: then neither them nor a nice value below 0. Its nice value stays, and so does another
     policy than SCHED_OTHER, with its slices. Raises OSError: ESRCH; EPERM for another user's without CAP_SYS_NICE, or
     in a sandbox; ENOSYS for a machine of which the number of the system call is not known.
     """

@@ -15,12 +15,14 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable
+from contextlib import suppress
 from typing import Literal
 
 from portfleet.apply.pointer import Pointer
 from portfleet.core.changes import Divert, InstanceRule, SetInstance
 from portfleet.core.desired import Desired, DesiredInstance, DesiredService
 from portfleet.core.durations import Durations
+from portfleet.core.errors import PortfleetError
 from portfleet.core.observed import Out
 from portfleet.core.paths import Paths
 from portfleet.core.slots import Table, count
@@ -120,11 +122,13 @@ class Ejector:
         """Have everything an ejection needs loaded before the first, once: imports and caches cost it 15 ms.
 
         The kernel lets a trial wait for all readers of its rules (synchronize_rcu), 5 to 23 ms, and the loop with it.
+        Rules that an earlier version has loaded may refuse it, which decides nothing.
         """
         for want in desired.services.values() if not self._warm else ():
             names = [name for name in dict.fromkeys(self.table(want.name)) if name]
             if len(names) > 1:
-                self._plane.check((Divert(names[0], names[1]),))
+                with suppress(PortfleetError):
+                    self._plane.check((Divert(names[0], names[1]),))
                 self._warm = True
                 return
 

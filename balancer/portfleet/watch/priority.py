@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Coroutine, Generator
+from contextlib import suppress
 from typing import Any, Generic, TypeVar, cast
 
 from portfleet.linux.scheduling import SHORT_SLICE, set_nice, set_slice
@@ -22,12 +23,13 @@ URGENT, ORDINARY = -20, 0
 
 
 def urgent() -> bool:
-    """Make the calling thread urgent, and nothing that it starts; return False if this machine refuses either."""
-    try:
+    """Make the calling thread urgent, and nothing that it starts; return False if this machine refuses that.
+
+    It is refused too for a thread of another policy than SCHED_OTHER, of which all that it starts would be urgent.
+    """
+    with suppress(OSError):
         set_slice(0, SHORT_SLICE, inherited=False)
-    except OSError:
-        return False
-    return set_nice(URGENT)
+    return bool(os.sched_getscheduler(0) & os.SCHED_RESET_ON_FORK) and set_nice(URGENT)
 
 
 async def yielding(work: Coroutine[Any, Any, T], *, set_nice: Callable[[int], object] = set_nice) -> T:

@@ -24,11 +24,11 @@ class Book:
     """What the kernel has, as far as transactions need to know it, and what was written since.
 
     ``listens`` are the addresses that clients dial, one entry a family; ``numbers``: {service: {number: instance}};
-    ``diverted``: by service, the numbers whose new connections others get;
-    ``limits``: {port: instance} of those with a limit, ``kept``: the ports of them that are in order though no service
-    has them any more; ``remotes``: {address: source} of the remote instances whose connections get another source
-    address, None for this box's own (masquerading); ``elsewhere``: {name: (address, source)} of the remote instances,
-    with "" for a source that stays; ``slots`` and ``sides`` by service; ``now`` is a Unix time.
+    ``diverted``: {service: {number: the one that gets its new connections}}; ``limits``: {port: instance} of those with
+    a limit, ``kept``: the ports of them that are in order though no service has them any more; ``remotes``: {address:
+    source} of the remote instances whose connections get another source address, None for this box's own
+    (masquerading); ``elsewhere``: {name: (address, source)} of the remote instances, with "" for a source that stays;
+    ``slots`` and ``sides`` by service; ``now`` is a Unix time.
     """
 
     listens: set[Listen] = field(default_factory=set)
@@ -105,7 +105,7 @@ def divert(name: str, to: str, book: Book) -> Iterator[str]:
         changed = diverting(book.diverted.get(service, {}), numbers[name], numbers[to])
     except ValueError as error:
         words = f"cannot change nftables, nothing was applied: {error}: {name} is to lead to {to}"
-        raise PortfleetError(words, hint="portfleet apply", code=Exit.KERNEL) from None
+        raise PortfleetError(words, hint="portfleet doctor", code=Exit.KERNEL) from None
     yield from _set_diverted(service, changed, book)
 
 

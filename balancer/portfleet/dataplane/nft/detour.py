@@ -55,7 +55,7 @@ class Detour:
         return bool(changed)
 
     def _number(self, service: str, name: str) -> int:
-        """Return the number that leads to an instance's chain; what was read before counts if it does so yet."""
+        """Return the number that leads to an instance's chain; one that was read before counts if it still does."""
         known = self._numbers.get(service, {}).get(name)
         if known is not None:
             found = self._reader.element(f"instances-{service}", _register(known))

@@ -103,11 +103,11 @@ class NftWriter:
             self._refuse_stand_ins(service, dropped)
 
     def _refuse_stand_ins(self, service: str, dropped: Collection[str]) -> None:
-        """Let none go to whom the new connections are led of one that stays."""
+        """Refuse to drop an instance that gets the new connections of one that stays."""
         diverted = self._lookup.diverted(service)
         numbers = self._lookup.numbers(service) if diverted else {}
         for name, stand_in in ((numbers.get(one), numbers.get(to)) for one, to in diverted.items()):
-            if stand_in in dropped and name not in dropped:
+            if name and stand_in in dropped and name not in dropped:
                 raise PortfleetError(
                     f"cannot forget {stand_in}: the new connections of {name} are led to it",
                     hint="portfleet apply",
