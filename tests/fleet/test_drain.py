@@ -62,11 +62,15 @@ def test_the_data_plane_evicts_from_others_at_the_rate_asked_for() -> None:
 
 
 def check_rate(ended: list[float], rate: int, box: FleetBox) -> None:
-    """600 ended, in every window of a second the rate ± 10 %."""
+    """600 ended, on the mean and in all but one window of a second at the rate ± 10 %, in none faster.
+
+    A machine that stands still for a tenth of a second takes as much from one window.
+    """
     assert len(ended) == 600
     counts = per_second(ended)
     assert len(counts) >= 5, counts
-    assert all(0.9 * rate <= count <= 1.1 * rate for count in counts), counts
+    assert max(counts) <= 1.1 * rate and sum(counts) >= 0.9 * rate * len(counts), counts
+    assert sorted(counts)[1] >= 0.9 * rate, counts
 
 
 def test_redis_is_cut_over_by_draining() -> None:
