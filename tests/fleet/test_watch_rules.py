@@ -181,8 +181,10 @@ def test_with_rules_of_an_earlier_version_an_ejection_deals_the_slots_at_once() 
         assert found
         rules = [f"delete rule {' '.join(chain)} handle {handle}" for handle in found]
         host.run("nft", "; ".join([*rules, "delete map inet portfleet diverted-echo"]))
+        before = events(box)[-1]
         signal(box, pid_of(box, "portfleet-watch"), "KILL")
-        wait_event(box, "watching", count=2)
+        started = wait_event(box, "started", after=before)
+        wait_event(box, "watching", after=started)
         calm(box)
 
         signal(box, box.status()["echo-blue-2"]["pid"], "KILL")
