@@ -2,7 +2,7 @@
 
 WITHOUT is `ipv6` (as on a kernel without it), `realtime` (as below RestrictRealtime= of systemd, which refuses flags of
 a policy as well) or `scheduling` (nothing about priorities can be set). Every child of COMMAND has the filter too.
-Sources: seccomp(2), linux/filter.h. Needs root.
+Sources: seccomp(2), linux/filter.h.
 """
 
 from __future__ import annotations
@@ -12,10 +12,11 @@ import errno
 import os
 import socket
 import struct
+import subprocess
 import sys
 from collections.abc import Collection
 
-_SET_SECCOMP, _FILTER = 22, 2  # prctl(2)
+_SET_SECCOMP, _FILTER, _NO_NEW_PRIVILEGES = 22, 2, 38  # prctl(2); without the last it takes root
 _LOAD, _EQUAL, _RETURN = 0x20, 0x15, 0x06
 _ALLOW, _ERRNO = 0x7FFF0000, 0x00050000
 _NUMBER, _ARGUMENTS = 0, 16  # struct seccomp_data
@@ -61,13 +62,14 @@ def filtered(without: str) -> list[Instruction]:
 
 
 def main() -> None:
-    """Set the filter and become the command."""
+    """Set the filter and run the command below it."""
     code = [*filtered(sys.argv[1]), (_RETURN, 0, 0, _ALLOW)]
     packed = b"".join(struct.pack("HBBI", *one) for one in code)
     program = _Program(len(code), packed)
-    if ctypes.CDLL(None, use_errno=True).prctl(_SET_SECCOMP, _FILTER, ctypes.byref(program), 0, 0):
+    prctl = ctypes.CDLL(None, use_errno=True).prctl
+    if prctl(_NO_NEW_PRIVILEGES, 1, 0, 0, 0) or prctl(_SET_SECCOMP, _FILTER, ctypes.byref(program), 0, 0):
         raise OSError(ctypes.get_errno(), "prctl")
-    os.execvp(sys.argv[2], sys.argv[2:])  # noqa: S606 (becoming the command is what it is for)
+    sys.exit(subprocess.run(sys.argv[2:], check=False).returncode)
 
 
 if __name__ == "__main__":
