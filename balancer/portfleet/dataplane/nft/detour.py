@@ -48,6 +48,9 @@ class Detour:
             changed = diverting(now, number, to)
             if changed:
                 self._set(service, old=[one for one in changed if one in now], new=changed.items())
+        except FileNotFoundError:
+            why = f"the rules of {service} are another version's, or were just changed: "
+            raise _refused(why, change, hint="portfleet apply") from None
         except OSError as error:
             raise _refused(f"{error.strerror or os.strerror(error.errno or 0)}: ", change) from None
         except ValueError as error:
@@ -81,12 +84,9 @@ class Detour:
         self._netfilter.transact(_NFTABLES, requests)
 
 
-def _refused(why: str, change: Divert) -> PortfleetError:
-    return PortfleetError(
-        f"cannot change nftables, nothing was applied: {why}{change.name} is to lead to {change.to}",
-        hint="portfleet doctor",
-        code=Exit.KERNEL,
-    )
+def _refused(why: str, change: Divert, *, hint: str = "portfleet doctor") -> PortfleetError:
+    words = f"cannot change nftables, nothing was applied: {why}{change.name} is to lead to {change.to}"
+    return PortfleetError(words, hint=hint, code=Exit.KERNEL)
 
 
 def _element(kind: int, number: int) -> bytes:
