@@ -219,6 +219,22 @@ def test_a_broken_config_stays_down() -> None:
         assert started() == [] and box.status()["echo-blue-1"]["pid"] is None
 
 
+def test_a_death_right_after_up_is_noticed_whatever_the_look_at_the_firewall_takes() -> None:
+    with fleet_box() as box:
+        # Reading a pipe that nothing writes to takes for ever; others' files may be as slow, and many rules nearly so.
+        own_etc = "cp -dR /etc /run 2>/dev/null || :; mount --bind /run/etc /etc"
+        box.boxes.host.run("sh", "-ec", f"{own_etc}; rm -f /etc/nftables.conf; mkfifo /etc/nftables.conf")
+        box.write(NAMED)
+        box.portfleet("up")
+        try:
+            signal(box, pid := box.status()["echo-blue-1"]["pid"], "KILL")
+            ejected = wait_event(box, "ejected", instance="echo-blue-1", seconds=10)
+            assert ejected.fields["reason"] == f"process {pid} ended"
+            wait_event(box, "serving", instance="echo-blue-1", after=ejected)
+        finally:
+            box.boxes.host.run("sh", "-c", "echo 1<> /etc/nftables.conf; rm /etc/nftables.conf")
+
+
 @pytest.mark.long
 def test_an_operators_restart_does_not_flap() -> None:
     with fleet_box(NAMED) as box:

@@ -6,11 +6,12 @@ import socket
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 
 import pytest
 
 from portfleet.linux import sockdiag
-from support.guarded import guarded
+from support.guarded import Guarded, guarded
 from support.held import dialled, hear, talk
 from support.plane import ECHO, Plane, load
 from support.sandbox import HOST4, HOST6, client4, client6, wait_for
@@ -161,6 +162,10 @@ def test_rules_and_conntrack_flushed_at_once(rules: Plane, loose: str) -> None:
         assert not after.wrong
 
 
+def _restored(guard: Guarded, goal: int) -> bool:
+    return guard.restored >= goal
+
+
 @pytest.mark.long
 def test_five_thousand_talking_connections_over_three_flushes(rules: Plane) -> None:
     rules.load(ECHO)
@@ -169,9 +174,9 @@ def test_five_thousand_talking_connections_over_three_flushes(rules: Plane) -> N
     with guarded(rules) as guard, load(rules, sources, interval=2.0, timeout=10) as held:
         moved(rules)
         for _ in range(3):
+            goal = guard.restored + len(sources)
             flush(rules)
-            time.sleep(3.1)  # for everybody to have talked: each asks every two seconds
-        wait_for("the entries are there again", lambda: guard.restored >= 15_000)
+            wait_for("all have talked again", partial(_restored, guard, goal))
     slowest = max(one["slowest"] for one in held.report["held"])
     print(f"{len(held.lost)} of 5,000 lost, longest pause {slowest:.3f} s", [one.fields for one in guard.done])
     assert held.lost == [] and slowest < 10

@@ -45,14 +45,19 @@ def watcher_of(context: Context) -> Overseer:
 
 
 def await_watcher(context: Context) -> Overseer:
-    """Return the watcher when it answers, or when it is clear that it will not."""
+    """Return the watcher when it answers and a death would be noticed, or when it is clear that it will not answer."""
     deadline = time.monotonic() + _START
-    while not (found := watcher_of(context)).works and found.presence is not Presence.SUSPENDED:
-        program = context.supervisor.programs().get(WATCHER)
-        if time.monotonic() > deadline or program is None or program.state in AT_REST:
-            break
+    while True:
+        question = WatcherQuestion(context.paths)
+        found = question.answer(seconds=_PATIENCE)
+        if found.presence is Presence.SUSPENDED or time.monotonic() > deadline:
+            return found
+        if found.works:
+            if question.said.get("looked", True):  # a watcher of an earlier version does not say it
+                return found
+        elif (program := context.supervisor.programs().get(WATCHER)) is None or program.state in AT_REST:
+            return found
         time.sleep(0.05)
-    return found
 
 
 def _refuse(overseer: Overseer) -> None:

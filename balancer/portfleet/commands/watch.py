@@ -102,7 +102,12 @@ async def _watch(context: Context, log: Log, check: SelfCheck, recorder: Recorde
     asyncio.get_running_loop().set_exception_handler(partial(_told, log))
     overflow = OverflowOrder(plane=plane, paths=paths, roster=roster, log=log)
     watching = asyncio.create_task(watcher.run(rules, files), name="watcher")
-    for_ever = {"probes": watcher.probe(), "operations": Engine(world).run(), "overflow order": overflow.run()}
+    for_ever = {
+        "probes": watcher.probe(),
+        "operations": Engine(world).run(),
+        "overflow order": overflow.run(),
+        "surroundings": watcher.surroundings.run(rules.hazards),
+    }
     tasks = [asyncio.create_task(work, name=name) for name, work in for_ever.items()]
     done, _ = await asyncio.wait([watching, *tasks], return_when=asyncio.FIRST_COMPLETED)
     for task in done:  # of those that run for ever none may end: a watcher without one of them only looks alive

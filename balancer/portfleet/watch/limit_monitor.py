@@ -16,8 +16,8 @@ from portfleet.store.warnings import Warned
 from portfleet.watch import limits
 from portfleet.watch.limits import Near
 
-#: Seconds between two looks; and for how long a dropped connection is told of.
-_EVERY, _LATELY = 1.0, 60.0
+#: For how many seconds a dropped connection is told of.
+_LATELY = 60.0
 #: How many processes' descriptors are looked at each time at least, 10 µs each; and the share of its limit from which
 #: on a process is looked at every time.
 _SOME, _MANY = 50, 0.25
@@ -30,7 +30,6 @@ class LimitMonitor:
 
     def __init__(self, paths: Paths, connections: Connections, log: Log) -> None:
         self._paths, self._connections, self._log = paths, connections, log
-        self._next = 0.0
         #: Descriptors by instance when they were last looked at, and which are to be looked at next.
         self._descriptors: dict[str, limits.Descriptors] = {}
         self._turn: list[str] = []
@@ -41,17 +40,11 @@ class LimitMonitor:
         self.room: Room | None = None
         warnings.write(paths.warnings, ())
 
-    @property
-    def due(self) -> bool:
-        """Return whether it is time for a look."""
-        return time.monotonic() >= self._next
-
     def look(
         self, pids: Mapping[str, int], connections: Mapping[str, tuple[int, int]], hazards: Iterable[Hazard] = ()
     ) -> None:
         """Look; ``pids`` are the instances' processes, ``connections`` and ``hazards`` as `limits.judge` has them."""
         began = time.monotonic()
-        self._next = began + _EVERY
         room = self.room = self._connections.room()
         self._read_descriptors(pids)
         found = limits.judge(

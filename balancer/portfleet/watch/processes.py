@@ -33,6 +33,8 @@ class Processes:
         self._supervision, self._log, self._missing = supervision, log, missing
         self.programs: dict[str, ProgramInfo] = {}
         self.adopted: set[str] = set()
+        #: True when the processes that run were found once: from then on a death is noticed.
+        self.looked = False
         self._noted: dict[str, tuple[int, int]] = {}
         #: The supervisord under which all processes were looked at: those of an earlier one can only become fewer.
         self._known: int | None = None
@@ -50,6 +52,7 @@ class Processes:
             with self._log.costs(name):
                 if member.local:
                     self._find_one(member, programs.get(name), alive.get(name))
+        self.looked = True
 
     def _find_one(self, member: Member, info: ProgramInfo | None, alive: int | None) -> None:
         """Find one member's process: supervisord has it by ``info``, and the one noted before may be ``alive``."""

@@ -62,6 +62,7 @@ class Snapshot:
     def status(self) -> dict[str, Any]:
         """Return what the watcher knows and no other process, for `status`."""
         return {
+            "looked": self.processes.looked,
             "out": {name: vars(out) for name, out in self.ejector.out.items()},
             "pending": sorted(self.ejector.pending),
             "kept": sorted(self.judge.kept),

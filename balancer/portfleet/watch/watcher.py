@@ -22,18 +22,15 @@ from portfleet.apply.context import Context
 from portfleet.apply.look import Look
 from portfleet.apply.programs import Programs
 from portfleet.core.desired import DesiredService
-from portfleet.dataplane.interface import Hazard
 from portfleet.store.locks import Locked
 from portfleet.store.log import Log
 from portfleet.supervise.nudge import nudge
 from portfleet.supervise.supervisor import ProgramInfo
-from portfleet.watch.beside import Beside
 from portfleet.watch.deaths import Deaths
 from portfleet.watch.ejector import Ejector
 from portfleet.watch.guard_drops import GuardDrops
 from portfleet.watch.healer import Healer
 from portfleet.watch.judge import Judge
-from portfleet.watch.limit_monitor import LimitMonitor
 from portfleet.watch.own_programs import OwnPrograms
 from portfleet.watch.priority import URGENT, urgent
 from portfleet.watch.processes import Processes
@@ -46,7 +43,7 @@ from portfleet.watch.self_check import SelfCheck
 from portfleet.watch.snapshot import Snapshot
 from portfleet.watch.starts import Starts
 from portfleet.watch.supervision import SUPERVISOR, Supervision
-from portfleet.watch.time_slices import TimeSlices
+from portfleet.watch.surroundings import Surroundings
 
 T = TypeVar("T")
 
@@ -85,7 +82,6 @@ class Watcher:
             wake=self._wake.set, give_up=self._supervision.give_up,
         )  # fmt: skip
         self._remains = Remains(self._paths, roster, ejector, log, self._supervision.give_up)
-        self._beside, self._slices = Beside(self._paths, log), TimeSlices(log)
         self._own = OwnPrograms(
             paths=paths, roster=roster, deaths=self._deaths, supervision=self._supervision, starts=starts, log=log
         )
@@ -93,16 +89,18 @@ class Watcher:
             paths=paths, roster=roster, deaths=self._deaths, supervision=self._supervision, log=log,
             missing=self._missing,
         )  # fmt: skip
-        self._limits = LimitMonitor(self._paths, context.plane.connections, log)
+        self.surroundings = Surroundings(
+            paths=paths, connections=context.plane.connections, roster=roster, judge=self._judge,
+            processes=self._processes, deaths=self._deaths, log=log,
+        )  # fmt: skip
         self._dropped = GuardDrops(context.plane.connections, roster, ejector, self._judge.look, log)
         #: Answers what the watcher knows.
         self.snapshot = Snapshot(
             roster=roster, ejector=ejector, judge=self._judge, processes=self._processes, deaths=self._deaths, log=log,
-            limits=self._limits, dropped=self._dropped, healer=healer, retries=self._revival.retries,
+            limits=self.surroundings.limits, dropped=self._dropped, healer=healer, retries=self._revival.retries,
             plane=context.plane.traits.name,
         )  # fmt: skip
         self._full_at = 0.0
-        self._hazards: list[Hazard] = []
         self._loop.add_signal_handler(signal.SIGTERM, self.stop)
         self._loop.add_signal_handler(signal.SIGINT, self.stop)
         self._loop.add_signal_handler(signal.SIGHUP, self._wake.set)
@@ -178,18 +176,6 @@ class Watcher:
             self._roster.reload()
         with self._log.costs("guardian"):
             rules.hold()
-        with self._log.costs("limits"):
-            if self._limits.due:
-                self._hazards = await self._in_pool(rules.hazards)
-                pids = {name: pid for name in self._roster.members if (pid := self._deaths.pid(name))}
-                running = [member for name, member in self._roster.members.items() if name in pids and member.local]
-                there = self._judge.listeners.pairs()
-                if self._beside.due(running, there):
-                    beside = partial(self._beside.look, running, there, self._processes.programs)
-                    for member in await self._in_pool(beside):
-                        self._judge.look(member.name)
-                    await self._in_pool(partial(self._slices.look, running, pids, there))
-                self._limits.look(pids, self._judge.connections, self._hazards)
         with self._log.costs("dropped clients"):
             self._dropped.look()
         for member in [member for member in self._roster.members.values() if member.hung_since is not None]:
@@ -226,7 +212,7 @@ class Watcher:
             return
         if removed:
             self._ejector.write_again()
-            self._limits.write_again()
+            self.surroundings.limits.write_again()
             self._revival.retries.write()
             self._full_at = 0.0  # with all processes at hand they are noted again
             self._log("made-anew", files=",".join(removed), reason="removed by another process")
