@@ -68,6 +68,7 @@ def test_a_drain_beside_those_that_are_out_is_refused() -> None:
     with operated(TOLD + 'interval = "200ms"\n') as box:
         signal(box, pid_of(box, "echo-blue-2"), "STOP")
         wait_event(box, "ejected", instance="echo-blue-2")
+        wait_for("its slots are dealt", lambda: slots(box) == {"echo-blue-1": 4096})
         # Who else shall serve is out: the slots would stay where they are.
         assert "out: echo-blue-2" in drain_refused(box, "drain", "echo/1", "--force")
         assert "would leave none" in drain_refused(box, "restart", "echo/1")
@@ -75,6 +76,7 @@ def test_a_drain_beside_those_that_are_out_is_refused() -> None:
         signal(box, pid_of(box, "echo-blue-2"), "CONT")
         wait_event(box, "serving", instance="echo-blue-2")
         wait_event(box, "ejected", instance="echo-blue-1")
+        wait_for("its slots are dealt", lambda: slots(box) == {"echo-blue-2": 4096})
         assert "drained or out" in drain_refused(box, "scale", "echo", "1")
         assert "would restart" in box.portfleet("restart", "echo/1", "--dry-run").stdout
         signal(box, pid_of(box, "echo-blue-1"), "CONT")

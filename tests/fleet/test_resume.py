@@ -39,7 +39,7 @@ KILLS = (
 
 #: … in the short form.
 SOME = (
-    ("cutover switch: changed", ("cutover", "echo", "--release", "v2")),
+    ("cutover switch: some slots", ("cutover", "echo", "--release", "v2")),
     ("batch handed off", ("rollback", "echo", "--keep", "0")),
     ("drain moving", ("drain", "echo/1", "--handoff")),
     ("undrain starting", ("undrain", "echo/1")),
@@ -63,7 +63,8 @@ def kill_and_resume(kills: Sequence[tuple[str, tuple[str, ...]]], end: dict[str,
     """Kill the watcher at each of ``kills``; every verb is resumed and done, and clients notice nothing."""
     with operated() as box:
         with load(box, held=60, connects=50) as clients:
-            for point, words in kills:
+            for name, words in kills:
+                point = name if box.plane == "nftables" else name.replace("some slots", "changed")  # at once there
                 die_at(box, point)
                 done = box.portfleet(*words, check=False)
                 assert done.returncode == 0, (point, words, done)

@@ -230,7 +230,7 @@ class Box:
     def _point(self, name: str) -> None:
         self.points.append(name)
         verb, _, phase = name.partition(" ")
-        if verb in VERBS and not phase.endswith(": changed"):
+        if verb in VERBS and ":" not in phase:
             self.log.append(f"[{phase}]")
         self.at(name)
 

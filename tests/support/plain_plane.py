@@ -47,6 +47,7 @@ TRAITS = Traits(
     own_clients_apart=False,
     services_at_once=1000,
     slots_at_once=65536,
+    slots_unnoticed=1000,
 )
 
 

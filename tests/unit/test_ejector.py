@@ -40,6 +40,22 @@ def test_all_that_were_found_ready_get_their_slots_at_once_though_the_journal_ha
     run(tmp_path, test)
 
 
+def test_slots_that_are_dealt_in_parts_end_as_those_that_are_dealt_at_once(tmp_path: Path) -> None:
+    async def test(watched: Watched) -> None:
+        gone = watched.roster.members["echo-blue-2"]
+        watched.judge.died(gone, "process 7 ended")  # it is diverted, and its slots are dealt later
+        left = list[int]()
+        while not left or left[-1]:
+            assert watched.ejector.deals == bool(left)
+            left.append(watched.ejector.point(gone.service, most=300))
+            assert watched.slots().get("echo-blue-2", 0) == left[-1]
+            assert ("echo-blue-2" in watched.kernel.observe().drift) == bool(left[-1])
+        assert left == [724, 424, 124, 0] and not watched.ejector.deals
+        assert watched.slots() == {"echo-blue-1": 1366, "echo-blue-3": 1365, "echo-blue-4": 1365}
+
+    run(tmp_path, test)
+
+
 def test_one_that_was_never_ready_gets_no_slots_by_anybody_and_is_ejected_where_it_has_some(tmp_path: Path) -> None:
     async def test(watched: Watched) -> None:
         paths = watched.paths

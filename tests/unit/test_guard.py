@@ -79,10 +79,10 @@ def test_a_defect_met_for_one_service_deals_its_slots_later_and_ends_nothing(tmp
     async def test(watched: Watched) -> None:
         point, times = watched.ejector.point, iter([True])
 
-        def broken(*arguments: object, **named: object) -> None:
+        def broken(*arguments: object, **named: object) -> int:
             if next(times, False):
                 raise RecursionError("maximum recursion depth exceeded")
-            point(*arguments, **named)  # type: ignore[arg-type] # as it was called
+            return point(*arguments, **named)  # type: ignore[arg-type] # as it was called
 
         watched.ejector.point = broken  # type: ignore[method-assign] # the defect
         watched.judge.died(watched.roster.members["echo-blue-2"], "process 7 ended")

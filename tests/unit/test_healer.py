@@ -38,6 +38,21 @@ def test_slots_that_another_program_has_pointed_are_put_back_once(tmp_path: Path
     run(tmp_path, test)
 
 
+def test_slots_that_are_being_dealt_are_left_to_who_deals_them(tmp_path: Path) -> None:
+    async def test(watched: Watched) -> None:
+        points_at(watched, "echo-blue-1", "echo-blue-2")
+        heals, echo = healer(watched), watched.roster.members["echo-blue-1"].service
+
+        assert watched.ejector.point(echo, most=100)
+        assert not heals.heal() and "healed" not in watched.log.getvalue()
+        while watched.ejector.point(echo, most=100):
+            assert not heals.heal()
+
+        assert watched.slots() == {f"echo-blue-{number}": 1024 for number in range(1, 5)}
+
+    run(tmp_path, test)
+
+
 def test_one_that_is_to_stop_and_serves_for_those_that_are_out_is_left_to_the_next_apply(tmp_path: Path) -> None:
     async def test(watched: Watched) -> None:
         points_at(watched, "echo-blue-2")

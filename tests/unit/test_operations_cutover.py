@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -117,6 +118,23 @@ def test_killed_at_any_point_it_is_resumed(again: Make, words: tuple[str, ...]) 
     assert seen == ["begin", "switch", "switch: changed", "moving", "keeping"] + (
         ["keeping", "keeping: changed"] if "--keep" in words else ["keeping: changed"]
     )
+
+
+def test_slots_go_over_in_parts_and_killed_between_them_it_is_resumed_or_cancelled(again: Make) -> None:
+    def in_parts() -> Box:
+        box = again()
+        box.kernel.traits = replace(box.kernel.traits, slots_unnoticed=100)
+        return box
+
+    whole, seen = undisturbed(in_parts, *WORDS), []
+    assert [line for line in whole.log if line.startswith("slots ")][-1] == f"slots {GREEN}" and whole.slots() == GREEN
+    for point, box, done in killed_at_each(in_parts, *WORDS):
+        assert done.ok and "resumed at" in done.outcome and box.slots() == GREEN and box.lost == {}, (point, done)
+        seen.append(point)
+    assert seen.count("cutover switch: some slots") == 2
+    box, done = cancelled_at(in_parts, "cutover switch: some slots", *WORDS)
+    assert done.outcome.startswith("cancelled; blue serves")
+    assert (box.slots(), box.connections(), box.lost) == (BLUE, THREE, {})
 
 
 def test_killed_around_each_write_of_the_journal_it_is_resumed(again: Make) -> None:

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
+from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 
 from portfleet.core.changes import Change, Route
@@ -38,17 +40,32 @@ class Pointer:
         out: Callable[[Table], frozenset[str]],
         probed_out: bool = False,
         before: Iterable[Change] = (),
-    ) -> Route:
-        """Point a service's slots at the instances that serve, while the table lock is held; return what was set.
+        most: int | None = None,
+    ) -> tuple[Route, int]:
+        """Point a service's slots at the instances that serve, while the table lock is held.
 
         ``out`` returns the instances that do not serve, given the present slots; ``probed_out`` as in `route`;
-        ``before``: changes that belong into the same transaction. Raise PortfleetError if it is refused.
+        ``before``: changes that belong into the same transaction. Return what was set, and how many slots are left to
+        be pointed: with ``most``, no more than so many are, and what is ``before`` comes with the last. Raise
+        PortfleetError if it is refused.
         """
         slots = self.plane.read_slots(service.name)
         change = route(service, slots, out=out(slots), probed_out=probed_out)
+        count = moved(slots, change.table)
+        if most is not None and count > most and len(slots) == len(change.table):
+            part = replace(change, table=_partly(slots, change.table, most))
+            self.plane.run((part,))
+            return part, count - most
         changes = [*before]
-        if moved(slots, change.table) or not change.rule.plain:
+        if count or not change.rule.plain:
             changes.append(change)
         if changes:
             self.plane.run(tuple(changes))
-        return change
+        return change, 0
+
+
+def _partly(before: Table, after: Table, most: int) -> Table:
+    """Return ``before`` with the first ``most`` of the slots that differ as they are ``after``."""
+    differs = (slot for slot, (was, shall) in enumerate(zip(before, after, strict=True)) if was != shall)
+    end = next(islice(differs, most, None), len(after))
+    return after[:end] + before[end:]

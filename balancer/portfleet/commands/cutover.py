@@ -1,4 +1,4 @@
-"""Make the other colour live with a new release: all slots move in one transaction, connections follow.
+"""Make the other colour live with a new release: all slots move, connections follow.
 
 The idle colour is started and must be ready first; until then nothing changes for clients. Established connections
 are handed off if the daemon can do that; otherwise they are drained by the service's policy, which may close them. The

@@ -44,7 +44,7 @@ class Traits:
     instance's peer is the client itself; ``guards_ports``: outsiders cannot reach an instance past the data plane;
     ``survives``: established connections outlive the data plane's own processes; ``own_clients_apart``: clients on this
     box never go to remote instances. ``services_at_once`` and ``slots_at_once``: how many new services, or moved slots,
-    one transaction should hold.
+    one transaction should hold; ``slots_unnoticed``: how many moved slots cost clients no wait for a processor.
     """
 
     name: Literal["nftables", "haproxy"]
@@ -59,6 +59,7 @@ class Traits:
     own_clients_apart: bool
     services_at_once: int
     slots_at_once: int
+    slots_unnoticed: int
 
 
 @value

@@ -1,9 +1,10 @@
 """cutover and rollback: the idle colour is started with its release, gets all slots at once, then the connections.
 
 Phases: begin (start the idle colour, wait until all are ready) → canary (a share of the slots for a while, watched) →
-switch (one connection is handed to each new instance, which may hang on its first request; then all slots change in one
-transaction) → moving (established connections handed off, or drained by the policy) → keeping (how long the old colour
-is kept). Until ``switch`` clients of the live colour notice nothing, whatever becomes of the new release.
+switch (one connection is handed to each new instance, which may hang on its first request; then all slots change, some
+after the others, so that clients do not notice) → moving (established connections handed off, or drained by the policy)
+→ keeping (how long the old colour is kept). Until ``switch`` clients of the live colour notice nothing, whatever
+becomes of the new release.
 """
 
 from __future__ import annotations
@@ -57,7 +58,7 @@ async def run(task: Task[Cutover]) -> str:
         first = await _taste(task, colour) if task.work.handoff else 0
         began = task.world.clock.monotonic()
         task.change(partial(_switched, colour=colour, config_release=task.work.config_release))
-        task.point(ready=[i.name for i in task.want().of(colour)])
+        await task.point(ready=[i.name for i in task.want().of(colour)])
         task.enter("moving", _took(task, "switch", began))
     if task.operation.phase == "moving":
         began = task.world.clock.monotonic()
@@ -80,7 +81,7 @@ async def undo(task: Task[Cutover]) -> str:
         release = task.work.config_release_before
         task.change(lambda record: replace(record, live=old, config_release=release))
     task.change(lambda record: replace(record, canary=0))
-    task.point(ready=[i.name for i in task.want().of(old)])
+    await task.point(ready=[i.name for i in task.want().of(old)])
     want = task.want()
     there = [i for i in want.of(colour) if i.program is not None]
     words = f"{old} serves"
@@ -202,7 +203,7 @@ async def _canary(task: Task[Cutover], colour: Colour) -> None:
         percent = plan.steps[number]
         task.enter("canary", replace(task.work, step=number))
         task.change(partial(_canary_at, percent=percent))
-        task.point(ready=[i.name for i in task.want().of(colour)])
+        await task.point(ready=[i.name for i in task.want().of(colour)])
         if task.work.handoff:
             await canary.take_share(task, colour, percent=percent)
         if fault := await canary.watch(task, colour, percent=percent, plan=plan):

@@ -20,7 +20,7 @@ async def run(task: Task[Drain]) -> str:
     names = ", ".join(i.name for i in instances)
     if task.operation.phase == "begin":
         task.enter("moving")
-    task.point()
+    await task.point()
     if task.operation.phase == "moving":
         handed = HandoffResult(0)
         if task.work.handoff:

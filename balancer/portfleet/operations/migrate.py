@@ -20,7 +20,7 @@ async def run(task: Task[Migrate]) -> str:
     if task.operation.phase == "begin":
         there = sum((await task.connections(task.instances([work.source]))).values())
         task.enter("moving", replace(work, count=there * work.percent // 100))
-    task.point()
+    await task.point()
     want, share, all_of_it = task.want(), work.share, work.percent == 100
     found = task.instances([work.source])
     target = next(i for i in want.instances if i.name == work.to)

@@ -23,7 +23,7 @@ async def run(task: Task[MigrateLive]) -> str:
     """Move connections until none is left or none can be moved; those that cannot stay."""
     if task.operation.phase == "begin":
         task.enter("moving")
-    task.point()
+    await task.point()
     found = task.instances([task.work.source])
     settled, tries = QuietCheck(task, found), 0
     while True:

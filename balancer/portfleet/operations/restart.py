@@ -56,7 +56,7 @@ async def _one_batch(task: Task[Restart], names: list[str]) -> None:
         why=f"restart, operation {task.operation.number}",
     )
     task.change(lambda record: record.asking(names, asked))
-    task.point()
+    await task.point()
     want = task.want()
     if held := [name for name in names if name in task.world.ejector.table(want.name) and task.serves(name)]:
         raise OperationFailed(f"stopped rolling: no other instance can serve the clients of {', '.join(held)} now")
@@ -81,4 +81,4 @@ async def _one_batch(task: Task[Restart], names: list[str]) -> None:
         words = "; ".join(f"{name}: {reason}" for name, reason in failed.items())
         raise OperationFailed(f"stopped rolling: {words}", code=Exit.TIMEOUT)
     task.change(lambda record: record.asking_again(names, task.work.asked))
-    task.point(ready=names)
+    await task.point(ready=names)

@@ -50,14 +50,14 @@ async def _up(task: Task[Scale]) -> str:
         words = "; ".join(f"{name}: {reason}" for name, reason in failed.items())
         raise OperationFailed(f"did not become ready: {words}", code=Exit.TIMEOUT)
     live = task.want().live
-    task.point(ready=names)
+    await task.point(ready=names)
     return f"{live} serves with {quantity(task.work.to, 'instance')}"
 
 
 async def _down(task: Task[Scale]) -> str:
     if task.operation.phase == "begin":
         task.enter("moving")
-    task.point()
+    await task.point()
     if task.operation.phase == "moving":
         words = await _empty(task, task.work.to)
         task.enter("stopping", replace(task.work, words=words))

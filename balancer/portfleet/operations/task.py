@@ -27,6 +27,8 @@ W = TypeVar("W", bound=Work)
 
 #: How often progress is written to the journal, in seconds.
 _PROGRESS = 0.5
+#: Seconds between two parts of the slots that are pointed, for instances, and ejections, to have their turn.
+_BREATH = 0.003
 #: Seconds between two looks whether new instances live on.
 _ALIVE = 0.2
 
@@ -170,9 +172,12 @@ class Task(Generic[W]):
         if now is None or (now.cancelled and not self.undoing):
             raise Cancelled
 
-    def point(self, *, ready: Iterable[str] = ()) -> None:
-        """Point the service's slots as they shall be now, in one transaction; ``ready`` were found to be so."""
-        self.world.ejector.point(self.want(), ready=ready)
+    async def point(self, *, ready: Iterable[str] = ()) -> None:
+        """Point the service's slots as they shall be now, some after the others; ``ready`` were found to be so."""
+        most = self.world.plane.traits.slots_unnoticed
+        while self.world.ejector.point(self.want(), ready=ready, most=most):
+            faults.point(f"{self.operation.verb} {self.operation.phase}: some slots")
+            await self.world.pause(_BREATH)
         self.pointed = self.world.clock.monotonic()
 
     async def start(self, names: Iterable[str]) -> dict[str, str]:
@@ -200,7 +205,7 @@ class Task(Generic[W]):
         Return {name: why not} of those that did not become ready; each gets its slots when the watcher finds it ready.
         """
         failed = await self.start(names)
-        self.point(ready=set(names) - failed.keys())
+        await self.point(ready=set(names) - failed.keys())
         return failed
 
     async def live_on(self, names: Collection[str]) -> dict[str, str]:

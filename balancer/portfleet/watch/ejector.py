@@ -16,6 +16,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable
 from contextlib import suppress
+from math import inf
 from typing import Literal
 
 from portfleet.apply.pointer import Pointer
@@ -30,6 +31,9 @@ from portfleet.dataplane.interface import DataPlane
 from portfleet.store.clock import now
 from portfleet.store.log import Log
 from portfleet.store.out import read_out, write_out
+
+#: Seconds after which another part of the slots is not waited for.
+_PART = 1.0
 
 
 class Ejector:
@@ -55,7 +59,7 @@ class Ejector:
         self._diverted: set[str] = set()
         self._unanswered: dict[str, list[InstanceRule]] = {}
         self._written: dict[str, Out] | None = None
-        self._warm = False
+        self._warm, self._part_at = False, -inf
         #: How long transactions took that diverted an instance, and those that pointed slots, with reading them before.
         self.diverts, self.points = Durations(), Durations()
         #: Called when commands have let in who was pending.
@@ -76,17 +80,22 @@ class Ejector:
             self._diverted.add(instance.name)
         return time.monotonic() - began
 
-    def point(self, want: DesiredService, *, ready: Iterable[str] = ()) -> None:
-        """Deal the slots of a service to those that serve, and end its diversions; ``ready`` are pending no longer."""
+    def point(self, want: DesiredService, *, ready: Iterable[str] = (), most: int | None = None) -> int:
+        """Deal the slots of a service to those that serve, and end its diversions; ``ready`` are pending no longer.
+
+        With ``most``, deal no more than so many. Return how many are left; diversions stay until none is.
+        """
+        left = 0
         self._keep()
         with self._pointer.hold():
             now = self._now(want)  # first: whoever is new in it is pending from then on
             self._tell_let_in([name for name in ready if self.pending.pop(name, None)])
             if now is not None:
-                self._point(now)
+                left = self._point(now, most=most)
             self._keep()  # still under the lock: who reads it next must not take the slots of those that were ready
         while rules := self._unanswered.get(want.name):
             self._forget_unanswered(rules.pop())
+        return left
 
     def admit(self, want: DesiredService, *names: str) -> Counter[str]:
         """Let instances of a service take connections again, by one change; return how many slots each has now."""
@@ -140,6 +149,11 @@ class Ejector:
                 self.tables[service] = found
         return self.tables[service]
 
+    @property
+    def deals(self) -> bool:
+        """Whether slots are being dealt in parts: the others do not lead where they shall yet."""
+        return time.monotonic() - self._part_at < _PART
+
     def serves(self, name: str) -> bool:
         """True for an instance that is neither ejected nor pending."""
         return name not in self.out and name not in self.pending
@@ -165,19 +179,23 @@ class Ejector:
         desired = self._latest()
         return desired.services.get(want.name) if desired else want
 
-    def _point(self, want: DesiredService, *, admitted: Collection[str] = ()) -> None:
+    def _point(self, want: DesiredService, *, admitted: Collection[str] = (), most: int | None = None) -> int:
         """Deal the slots; who was diverted or is ``admitted`` gets its rule of now, as its port may be another."""
         ended = {i.name: i.rule for i in want.instances if i.name in self._diverted or i.name in admitted}
         asked = time.monotonic()
-        change = self._pointer.point(
+        change, left = self._pointer.point(
             want,
             out=lambda slots: self.without(want, slots),
             probed_out=self._all_probed_out(want),
             before=[SetInstance(rule) for rule in ended.values()],
+            most=most,
         )
         self.points.add(time.monotonic() - asked)
-        self._diverted -= ended.keys()
+        self._part_at = time.monotonic() if left else -inf
+        if not left:
+            self._diverted -= ended.keys()
         self.tables[want.name] = change.table
+        return left
 
     def _all_probed_out(self, want: DesiredService) -> bool:
         """Return whether no instance serves any more and none died: then the policy for an empty service counts."""
