@@ -176,6 +176,26 @@ async def streamed(moments: list[Look], *, since: str = "") -> list[str]:
     return found
 
 
+def test_a_scrape_is_a_look_for_the_page_too_unless_one_is_open() -> None:
+    async def scraped() -> list[str]:
+        class Given(Looks):
+            def now(self) -> Look:
+                return look()
+
+        live = Live(Given(Path("/x")), Path("/x"))
+        await live.look()
+        seen = [live.view.name]
+        for at in (_AT + 5, _AT + 10):
+            await live.scraped(look(at=at))
+            seen.append(live.view.name)
+        stream = live.stream("")
+        await anext(stream)
+        await live.scraped(look(at=_AT + 15))
+        return [*seen, live.view.name]
+
+    assert asyncio.run(scraped()) == [f"{at:.3f}" for at in (_AT, _AT + 5, _AT + 10, _AT + 10)]
+
+
 def test_a_viewer_that_reads_nothing_costs_no_memory_and_loads_anew() -> None:
     async def behind() -> list[str]:
         number = iter(range(1000))

@@ -39,7 +39,9 @@ class Live:
         self._last, self._turn = 0, 0
         self._sent: dict[str, str] = {}
         self._viewers: set[asyncio.Queue[str]] = set()
-        self._wake = asyncio.Event()
+        self._wake, self._lock = asyncio.Event(), asyncio.Lock()
+        self._taken: Look | None = None
+        self._due = 0.0
         self.view = view(Look(time.time(), trouble="the first look is under way"), self._history)
         self._earlier: deque[View] = deque([self.view], maxlen=_EARLIER)
         self.events: deque[Entry] = deque(maxlen=_EVENTS)
@@ -53,14 +55,25 @@ class Live:
         """Look for ever."""
         while True:
             await self.look()
-            with suppress(TimeoutError):
-                async with asyncio.timeout(_WATCHED if self._viewers else EVERY):
-                    await self._wake.wait()
+            while not self._wake.is_set() and (left := self._due - time.monotonic()) > 0:
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(left):
+                        await self._wake.wait()
             self._wake.clear()
 
     async def look(self) -> None:
         """Look once, and tell all viewers what has changed."""
-        look = await run_in_threadpool(self._looks.now)
+        async with self._lock:
+            await self._take(await run_in_threadpool(self._looks.now))
+
+    async def scraped(self, look: Look) -> None:
+        """Take the look of a scrape instead of one of its own, unless a page is open, for which it looks more often."""
+        async with self._lock:
+            if not self._viewers and look is not self._taken:
+                await self._take(look)
+
+    async def _take(self, look: Look) -> None:
+        self._taken, self._due = look, time.monotonic() + (_WATCHED if self._viewers else EVERY)
         if time.monotonic() - self._noted >= EVERY - 1:
             self._noted = time.monotonic()
             self._history.note(look)

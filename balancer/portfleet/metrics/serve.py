@@ -14,6 +14,7 @@ from pathlib import Path
 import uvicorn
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 from starlette.applications import Starlette
+from starlette.background import BackgroundTask
 from starlette.concurrency import run_in_threadpool
 from starlette.middleware import Middleware
 from starlette.requests import Request
@@ -58,8 +59,9 @@ def application(looks: Looks, socket_path: Path) -> Starlette:
     live = Live(looks, socket_path)
 
     async def metrics(_: Request) -> Response:
-        body = await run_in_threadpool(lambda: text(looks.now()))
-        return Response(body, media_type=CONTENT_TYPE_PLAIN_0_0_4)
+        look = await run_in_threadpool(looks.now)
+        body = await run_in_threadpool(text, look)
+        return Response(body, media_type=CONTENT_TYPE_PLAIN_0_0_4, background=BackgroundTask(live.scraped, look))
 
     async def page(request: Request) -> Response:
         view, events = live.view, [shown(event) for event in reversed(live.events)]
