@@ -37,12 +37,12 @@ class Refusing(FakePlane):
 class Watched:
     """A fleet that serves, with the parts of a watcher that decide; made within a running loop."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, text: str = ECHO) -> None:
         self.kernel = Refusing()
         self.world = world = World(directory, kernel=self.kernel)
         self.paths, self.store = world.paths, world.store
-        self.paths.applied.write_text(ECHO)
-        world.apply(fleet())
+        self.paths.applied.write_text(text)
+        world.apply(fleet(text))
         self.applied = Applied(Context(self.paths))
         self.log, self.roster = io.StringIO(), Roster(self.paths, self.applied)
         log = Log(as_json=False, file=self.log)
@@ -73,10 +73,10 @@ class Watched:
         return [done for done in self.kernel.log if any(isinstance(change, Route) for change in done)]
 
 
-def run(directory: Path, test: Callable[[Watched], Awaitable[None]]) -> None:
-    """Run ``test`` on a fleet that serves."""
+def run(directory: Path, test: Callable[[Watched], Awaitable[None]], text: str = ECHO) -> None:
+    """Run ``test`` on a fleet that serves, by the config ``text``."""
 
     async def main() -> None:
-        await test(Watched(directory))
+        await test(Watched(directory, text))
 
     asyncio.run(main())

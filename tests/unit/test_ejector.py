@@ -56,6 +56,26 @@ def test_slots_that_are_dealt_in_parts_end_as_those_that_are_dealt_at_once(tmp_p
     run(tmp_path, test)
 
 
+def test_one_that_ends_before_all_of_its_slots_have_left_it_is_diverted_though_it_is_not_wanted(tmp_path: Path) -> None:
+    async def test(watched: Watched) -> None:
+        want = watched.roster.desired.services["echo"]  # type: ignore[union-attr] # it was read
+        colours = {"blue": ColourRecord(), "green": ColourRecord(since="2026-01-31T12:00:00Z")}
+        watched.change(live="green", colours=colours)
+        assert watched.ejector.point(want, ready=names("green"), most=512) == 3584
+        watched.roster.reload()
+        watched.judge.died(watched.roster.members["echo-blue-3"], "process 7 ended")
+        assert isinstance(watched.kernel.log[-1][0], Divert) and watched.kernel.log[-1][0].name == "echo-blue-3"
+        assert watched.ejector.out == {} and "echo-blue-3" in watched.kernel.observe().drift
+        async with asyncio.timeout(10):
+            while watched.ejector.deals:
+                await asyncio.sleep(0.01)
+        assert watched.slots() == dict.fromkeys(names("green"), 1024) and not watched.kernel.observe().drift
+        watched.judge.died(watched.roster.members["echo-blue-4"], "process 8 ended")  # without slots it costs nothing
+        assert len(watched.moves()) == 2
+
+    run(tmp_path, test)
+
+
 def test_one_that_was_never_ready_gets_no_slots_by_anybody_and_is_ejected_where_it_has_some(tmp_path: Path) -> None:
     async def test(watched: Watched) -> None:
         paths = watched.paths

@@ -43,7 +43,7 @@ def test_slots_that_are_being_dealt_are_left_to_who_deals_them(tmp_path: Path) -
         points_at(watched, "echo-blue-1", "echo-blue-2")
         heals, echo = healer(watched), watched.roster.members["echo-blue-1"].service
 
-        assert watched.ejector.point(echo, most=100)
+        assert watched.ejector.point(echo, most=100) and heals.waits
         assert not heals.heal() and "healed" not in watched.log.getvalue()
         while watched.ejector.point(echo, most=100):
             assert not heals.heal()
@@ -51,6 +51,23 @@ def test_slots_that_are_being_dealt_are_left_to_who_deals_them(tmp_path: Path) -
         assert watched.slots() == {f"echo-blue-{number}": 1024 for number in range(1, 5)}
 
     run(tmp_path, test)
+
+
+def test_the_slots_of_another_service_say_nothing_of_those_that_are_being_dealt(tmp_path: Path) -> None:
+    async def test(watched: Watched) -> None:
+        points_at(watched, "echo-blue-1", "echo-blue-2")
+        heals, echo = healer(watched), watched.roster.members["echo-blue-1"].service
+        other = watched.roster.members["other-blue-2"]
+
+        assert watched.ejector.point(echo, most=100)
+        watched.ejector.eject(other.service, other.want, fresh("died", "process 7 ended"))
+        watched.ejector.point(other.service)
+
+        assert heals.waits and not heals.heal() and "healed" not in watched.log.getvalue()
+
+    run(
+        tmp_path, test, ECHO + ECHO.replace("echo", "other").replace(":7000", ":8000").replace("7100-7107", "8100-8107")
+    )
 
 
 def test_one_that_is_to_stop_and_serves_for_those_that_are_out_is_left_to_the_next_apply(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 from collections.abc import Collection, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -135,6 +136,24 @@ def test_slots_go_over_in_parts_and_killed_between_them_it_is_resumed_or_cancell
     box, done = cancelled_at(in_parts, "cutover switch: some slots", *WORDS)
     assert done.outcome.startswith("cancelled; blue serves")
     assert (box.slots(), box.connections(), box.lost) == (BLUE, THREE, {})
+
+
+def test_between_parts_a_lock_is_waited_for_and_nothing_is_done_again(box: Box) -> None:
+    box.kernel.traits = replace(box.kernel.traits, slots_unnoticed=40)
+
+    def at(name: str) -> None:
+        if name == "cutover switch: some slots" and not box.told.getvalue().count("waits-for-lock"):
+            held = box.paths.table_lock.open("a")
+            fcntl.flock(held, fcntl.LOCK_EX)
+            box.later(0.3, held.close)
+
+    box.at = at
+    done = box.operate(*WORDS)
+    assert "15 connections were handed off" in done.outcome and box.slots() == GREEN and box.lost == {}
+    assert "waits-for-lock" in box.told.getvalue() and box.log.count("[switch]") == 1
+    assert [line for line in box.log if line.startswith("1 from")] == [
+        "1 from blue-1 to green-1", "1 from blue-2 to green-2", "1 from blue-3 to green-3",
+    ]  # fmt: skip
 
 
 def test_killed_around_each_write_of_the_journal_it_is_resumed(again: Make) -> None:

@@ -45,19 +45,27 @@ def watcher_of(context: Context) -> Overseer:
 
 
 def await_watcher(context: Context) -> Overseer:
-    """Return the watcher when it answers and a death would be noticed, or when it is clear that it will not answer."""
+    """Return the watcher when it answers and has found the processes, so that a death would be noticed.
+
+    Return it as it is when it is clear that it will not answer, or has not found them within ten seconds; that is said.
+    """
     deadline = time.monotonic() + _START
     while True:
         question = WatcherQuestion(context.paths)
         found = question.answer(seconds=_PATIENCE)
-        if found.presence is Presence.SUSPENDED or time.monotonic() > deadline:
+        if found.presence is Presence.SUSPENDED:
             return found
         if found.works:
             if question.said.get("looked", True):  # a watcher of an earlier version does not say it
                 return found
         elif (program := context.supervisor.programs().get(WATCHER)) is None or program.state in AT_REST:
             return found
+        if time.monotonic() > deadline:
+            break
         time.sleep(0.05)
+    if found.works:
+        context.say("the watcher has not found the processes yet: it would not notice that one ends")
+    return found
 
 
 def _refuse(overseer: Overseer) -> None:

@@ -44,7 +44,7 @@ class Traits:
     instance's peer is the client itself; ``guards_ports``: outsiders cannot reach an instance past the data plane;
     ``survives``: established connections outlive the data plane's own processes; ``own_clients_apart``: clients on this
     box never go to remote instances. ``services_at_once`` and ``slots_at_once``: how many new services, or moved slots,
-    one transaction should hold; ``slots_unnoticed``: how many moved slots cost clients no wait for a processor.
+    one transaction should hold; ``slots_unnoticed``: how many it may move without clients waiting for a processor.
     """
 
     name: Literal["nftables", "haproxy"]

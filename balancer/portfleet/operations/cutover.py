@@ -1,8 +1,8 @@
-"""cutover and rollback: the idle colour is started with its release, gets all slots at once, then the connections.
+"""cutover and rollback: the idle colour is started with its release, gets all slots, then the connections.
 
 Phases: begin (start the idle colour, wait until all are ready) → canary (a share of the slots for a while, watched) →
-switch (one connection is handed to each new instance, which may hang on its first request; then all slots change, some
-after the others, so that clients do not notice) → moving (established connections handed off, or drained by the policy)
+switch (one connection is handed to each new instance, which may hang on its first request; then all slots change, a
+part at a time, so that clients do not notice) → moving (established connections handed off, or drained by the policy)
 → keeping (how long the old colour is kept). Until ``switch`` clients of the live colour notice nothing, whatever
 becomes of the new release.
 """

@@ -17,7 +17,7 @@ from portfleet.core.operations import Operation, Unreadable, Work
 from portfleet.core.records import ColourRecord
 from portfleet.operations.automatic import begin_rollbacks
 from portfleet.operations.expire import end_expired
-from portfleet.operations.task import Cancelled, CannotUndo, OperationFailed, Task
+from portfleet.operations.task import LOCKED, Cancelled, CannotUndo, OperationFailed, Task
 from portfleet.operations.verbs import VERBS, Verb
 from portfleet.operations.world import World
 from portfleet.store import locks
@@ -29,8 +29,6 @@ _LOOK = 0.1
 _TRIES, _AGAIN = 5, 1.0
 #: Seconds until an operation is advanced again that a defect has stopped.
 _DEFECT = 10.0
-#: Seconds until what needs a lock is tried again while another process has it; it is held for a moment only.
-_LOCKED = 0.02
 
 #: How an outcome says that an operation was not undone.
 _STAYS = "what was done stays"
@@ -143,8 +141,8 @@ class Engine:
             try:
                 return await verb.run(task)
             except Locked as error:
-                self._wait_for(task.operation, error)
-                again = _LOCKED
+                self._world.waits(task.operation, error)
+                again = LOCKED
             except PortfleetError as error:
                 tries += 1
                 self._log(
@@ -163,17 +161,8 @@ class Engine:
             try:
                 return task.note_begun()
             except Locked as error:
-                self._wait_for(task.operation, error)
-                await self._world.pause(_LOCKED)
-
-    def _wait_for(self, operation: Operation, error: Locked) -> None:
-        self._log.once(
-            "waits-for-lock",
-            about=str(operation.number),
-            operation=operation.number,
-            service=operation.service,
-            reason=error.message,
-        )
+                self._world.waits(task.operation, error)
+                await self._world.pause(LOCKED)
 
     async def _give_up(self, verb: Verb, task: Task[Work], reason: str, code: Exit | None = None) -> Outcome:
         """Undo the operation for ``reason``; without a ``code`` the way that went decides it."""
@@ -198,8 +187,8 @@ class Engine:
             except (CannotUndo, OperationFailed):
                 raise
             except Locked as error:
-                self._wait_for(task.operation, error)
-                await self._world.pause(_LOCKED)
+                self._world.waits(task.operation, error)
+                await self._world.pause(LOCKED)
             except PortfleetError as error:
                 refused += error.code is Exit.KERNEL
                 if refused == _TRIES:
@@ -245,8 +234,8 @@ class Engine:
                 entry = self._world.store.update(ended).history[-1]
                 break
             except Locked as error:
-                self._wait_for(operation, error)
-                await self._world.pause(_LOCKED)
+                self._world.waits(operation, error)
+                await self._world.pause(LOCKED)
             except PortfleetError as error:  # a full disk: it is told as soon as it can be
                 self._log.once(
                     "cannot-write-journal",

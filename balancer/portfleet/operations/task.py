@@ -27,8 +27,10 @@ W = TypeVar("W", bound=Work)
 
 #: How often progress is written to the journal, in seconds.
 _PROGRESS = 0.5
-#: Seconds between two parts of the slots that are pointed, for instances, and ejections, to have their turn.
-_BREATH = 0.003
+#: Seconds until what needs a lock is tried again while another process has it; it is held for a moment only.
+LOCKED = 0.02
+#: In how many parts slots are pointed at most; seconds between two, for instances and ejections to have their turn.
+_PARTS, _BREATH = 8, 0.003
 #: Seconds between two looks whether new instances live on.
 _ALIVE = 0.2
 
@@ -173,11 +175,21 @@ class Task(Generic[W]):
             raise Cancelled
 
     async def point(self, *, ready: Iterable[str] = ()) -> None:
-        """Point the service's slots as they shall be now, some after the others; ``ready`` were found to be so."""
-        most = self.world.plane.traits.slots_unnoticed
-        while self.world.ejector.point(self.want(), ready=ready, most=most):
-            faults.point(f"{self.operation.verb} {self.operation.phase}: some slots")
-            await self.world.pause(_BREATH)
+        """Point the service's slots as they shall be now, in parts; ``ready`` were found to be so. Raises Cancelled.
+
+        The table lock, which other processes hold for a moment, is waited for.
+        """
+        most = max(self.world.plane.traits.slots_unnoticed, self.want().service.slots // _PARTS)
+        while True:
+            try:
+                if not self.world.ejector.point(self.want(), ready=ready, most=most):
+                    break
+            except Locked as error:
+                self.world.waits(self.operation, error)
+                await self.pause(LOCKED)
+            else:
+                faults.point(f"{self.operation.verb} {self.operation.phase}: some slots")
+                await self.pause(_BREATH)
         self.pointed = self.world.clock.monotonic()
 
     async def start(self, names: Iterable[str]) -> dict[str, str]:

@@ -14,12 +14,14 @@ from portfleet.apply.programs import Programs
 from portfleet.apply.proof import faults_of
 from portfleet.core.desired import Desired
 from portfleet.core.observed import Observed
+from portfleet.core.operations import Operation
 from portfleet.core.paths import Paths
 from portfleet.core.program import Program
 from portfleet.dataplane.interface import DataPlane
 from portfleet.operations.daemons import Daemons
 from portfleet.store.clock import Clock
 from portfleet.store.journal import JournalStore
+from portfleet.store.locks import Locked
 from portfleet.store.log import Log
 from portfleet.supervise.supervisor import Supervisor
 from portfleet.watch.ejector import Ejector
@@ -65,6 +67,11 @@ class World:
     async def in_thread(self, work: Callable[P, T], *arguments: P.args, **named: P.kwargs) -> T:
         """Do ``work``, which blocks, in another thread."""
         return await asyncio.to_thread(work, *arguments, **named)
+
+    def waits(self, operation: Operation, error: Locked) -> None:
+        """Say once that an operation waits for a lock, which ``error`` says who has."""
+        about = {"operation": operation.number, "service": operation.service, "reason": error.message}
+        self.log.once("waits-for-lock", about=str(operation.number), **about)
 
     async def pause(self, seconds: float) -> None:
         """Let others work for a while."""

@@ -16,7 +16,6 @@ import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable
 from contextlib import suppress
-from math import inf
 from typing import Literal
 
 from portfleet.apply.pointer import Pointer
@@ -33,7 +32,7 @@ from portfleet.store.log import Log
 from portfleet.store.out import read_out, write_out
 
 #: Seconds after which another part of the slots is not waited for.
-_PART = 1.0
+DEALT = 1.0
 
 
 class Ejector:
@@ -59,7 +58,9 @@ class Ejector:
         self._diverted: set[str] = set()
         self._unanswered: dict[str, list[InstanceRule]] = {}
         self._written: dict[str, Out] | None = None
-        self._warm, self._part_at = False, -inf
+        self._warm = False
+        #: When part of a service's slots was dealt, by service, as long as others are left.
+        self._parts: dict[str, float] = {}
         #: How long transactions took that diverted an instance, and those that pointed slots, with reading them before.
         self.diverts, self.points = Durations(), Durations()
         #: Called when commands have let in who was pending.
@@ -71,14 +72,27 @@ class Ejector:
         self.out[instance.name] = entry
         self.pending.pop(instance.name, None)
         self._unanswered.setdefault(want.name, []).append(instance.rule)
-        now = self._now(want)
-        sibling = self._sibling(now, instance.name) if now else None
-        if sibling is not None and instance.name in self.tables.get(want.name, ()):
-            asked = time.monotonic()
-            self._plane.run((Divert(instance.name, sibling),))
-            self.diverts.add(time.monotonic() - asked)
-            self._diverted.add(instance.name)
+        if (now := self._now(want)) is not None and instance.name in self.tables.get(want.name, ()):
+            self._divert(now, instance.name)
         return time.monotonic() - began
+
+    def lead_on(self, want: DesiredService, instance: DesiredInstance) -> bool:
+        """Send new connections of an instance elsewhere that is not wanted and has slots; return whether it has any.
+
+        As while an operation deals its slots in parts. `point` must follow.
+        """
+        if instance.name not in self.table(want.name, anew=True):
+            return False
+        self._unanswered.setdefault(want.name, []).append(instance.rule)
+        self._divert(want, instance.name)
+        return True
+
+    def _divert(self, want: DesiredService, name: str) -> None:
+        if (sibling := self._sibling(want, name)) is not None:
+            asked = time.monotonic()
+            self._plane.run((Divert(name, sibling),))
+            self.diverts.add(time.monotonic() - asked)
+            self._diverted.add(name)
 
     def point(self, want: DesiredService, *, ready: Iterable[str] = (), most: int | None = None) -> int:
         """Deal the slots of a service to those that serve, and end its diversions; ``ready`` are pending no longer.
@@ -93,7 +107,7 @@ class Ejector:
             if now is not None:
                 left = self._point(now, most=most)
             self._keep()  # still under the lock: who reads it next must not take the slots of those that were ready
-        while rules := self._unanswered.get(want.name):
+        while not left and (rules := self._unanswered.get(want.name)):
             self._forget_unanswered(rules.pop())
         return left
 
@@ -151,8 +165,8 @@ class Ejector:
 
     @property
     def deals(self) -> bool:
-        """Whether slots are being dealt in parts: the others do not lead where they shall yet."""
-        return time.monotonic() - self._part_at < _PART
+        """Return whether slots are being dealt in parts, so that some are not where they shall be yet."""
+        return any(time.monotonic() - at < DEALT for at in self._parts.values())
 
     def serves(self, name: str) -> bool:
         """True for an instance that is neither ejected nor pending."""
@@ -191,8 +205,10 @@ class Ejector:
             most=most,
         )
         self.points.add(time.monotonic() - asked)
-        self._part_at = time.monotonic() if left else -inf
-        if not left:
+        if left:
+            self._parts[want.name] = time.monotonic()
+        else:
+            self._parts.pop(want.name, None)
             self._diverted -= ended.keys()
         self.tables[want.name] = change.table
         return left

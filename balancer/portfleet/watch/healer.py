@@ -1,7 +1,7 @@
 """Puts the rules back: after another program's flush, a deleted table, or a hand edit in ours (drift).
 
 It works only under the table lock and only while the difference is still there. Drift is left alone while slots are
-dealt or an operator's verb holds an operation lock, for then that is the difference; a lost table is put back at once.
+dealt, or an operator's verb holds an operation lock: the difference is their work. A lost table is put back at once.
 """
 
 from __future__ import annotations
@@ -45,6 +45,11 @@ class Healer:
         self.took = Durations()
 
     @property
+    def waits(self) -> bool:
+        """Return whether a look would find slots that are just being dealt."""
+        return self._ejector.deals
+
+    @property
     def drift(self) -> bool:
         """Whether the rules are not as they shall be, and are left so by the policy."""
         return bool(self._reported)
@@ -65,7 +70,7 @@ class Healer:
                 return False
             state = self._plane.observe()
             lost = state.home is None
-            if not lost and (self._ejector.deals or self._somebody_works(desired)):
+            if not lost and (self.waits or self._somebody_works(desired)):
                 self._ejector.tables.update({name: table for name, table in state.slots.items() if any(table)})
                 return False
             steps = self._steps(desired, state)

@@ -6,27 +6,20 @@ import asyncio
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
-from portfleet.core.desired import DesiredService
 from portfleet.core.errors import PortfleetError
 from portfleet.core.observed import ObservedInstance, Out
 from portfleet.core.status import Status
 from portfleet.linux.sockdiag import Ends
-from portfleet.store.locks import Locked
 from portfleet.store.log import Log
+from portfleet.watch.dealer import Dealer, again
 from portfleet.watch.ejector import Ejector, fresh
 from portfleet.watch.health import all_out
 from portfleet.watch.listeners import Listeners
 from portfleet.watch.prober import Prober
 from portfleet.watch.roster import Member, Roster
 
-#: Seconds from a detour to the pointing of the slots, which keeps the loop busy for 10–50 ms: other deaths get their
-#: detours first, and supervisord its pokes, so that restarts begin meanwhile.
-_POINT_AFTER = 0.02
 #: Seconds after its end from which it is said why an instance that runs again is not let in.
 _LONG = 10.0
-#: Seconds until slots are pointed again if the kernel refused; and if another process has the table lock, which is held
-#: for a moment only.
-_REFUSED, _LOCKED = 1.0, 0.02
 
 
 class Judge:
@@ -45,7 +38,7 @@ class Judge:
         self._pid_of = pid_of
         self._prober = Prober(self._told, time.monotonic, pid_of, log.unexpected)
         ejector.let_in = self.let_in
-        self._to_point: set[str] = set()
+        self._dealer = Dealer(roster=roster, ejector=ejector, log=log, dealt=self.aim)
         #: Members whose probes fail but that serve on, because otherwise none would.
         self.kept: set[str] = set()
 
@@ -156,6 +149,8 @@ class Judge:
         if not member.want.takes or self.waits(member):
             # Once for each end: one that never came up is looked at many times a second.
             self._log.once("process-ended", about=name, instance=name, wanted=member.want.wanted, reason=reason)
+            if not member.want.takes:
+                self._lead_on(member)
             return
         known = self._ejector.out.get(name)
         if known is not None and known.kind == "died":
@@ -204,7 +199,7 @@ class Judge:
         except PortfleetError as error:
             for name in out:
                 self._log.once("cannot-admit", about=name, instance=name, reason=error.message.splitlines()[0])
-                self._loop.call_later(_again(error), self._admit_again, name, reason)
+                self._loop.call_later(again(error), self._admit_again, name, reason)
             return
         now = time.monotonic()
         for member in members:
@@ -216,33 +211,6 @@ class Judge:
             self._log("serving", instance=name, slots=slots[name], reason=reason, away=away)
         self.aim()
         self._judge_kept(service.name)
-
-    def point(self) -> None:
-        """Point the slots of every service that lost an instance."""
-        services = self._roster.desired.services if self._roster.desired else {}
-        while self._to_point:
-            want = services.get(self._to_point.pop())
-            if want is not None:
-                self._point(want)
-        self.aim()
-
-    def _point(self, want: DesiredService) -> None:
-        """Point a service's slots, now or as soon as it can be done."""
-        name = want.name
-        try:
-            self._ejector.point(want)
-        except PortfleetError as error:
-            self._log.once("cannot-point", about=name, service=name, reason=error.message.splitlines()[0])
-            self._loop.call_later(_again(error), self._point_again, name)
-        except Exception as error:  # noqa: BLE001 (a defect met for one service must not keep the slots of others)
-            self._log.unexpected(name, error)
-            self._loop.call_later(_REFUSED, self._point_again, name)
-        else:
-            self._log.over("cannot-point", about=name)
-
-    def _point_again(self, service: str) -> None:
-        self._to_point.add(service)
-        self.point()
 
     def _admit_again(self, name: str, reason: str) -> None:
         """Admit a member that could not be: of one that died, the next look finds out whether it is ready."""
@@ -279,6 +247,16 @@ class Judge:
             if member.service.name == service and not member.health.healthy:
                 self._fail(member)
 
+    def _lead_on(self, member: Member) -> None:
+        """See to the slots of a member that is not wanted any more, if it has some left."""
+        try:
+            led = self._ejector.lead_on(member.service, member.want)
+        except PortfleetError as error:
+            self._log("cannot-eject", instance=member.name, reason=error.message.splitlines()[0])
+            led = True
+        if led:
+            self._dealer.soon(member.service.name)
+
     def _eject(self, member: Member, entry: Out) -> None:
         known = member.name in self._ejector.out
         try:
@@ -286,14 +264,7 @@ class Judge:
         except PortfleetError as error:
             self._log("cannot-eject", instance=member.name, reason=error.message.splitlines()[0])
             took = None
-        if not self._to_point:
-            self._loop.call_later(_POINT_AFTER if took is not None else 0, self.point)
-        self._to_point.add(member.service.name)
+        self._dealer.soon(member.service.name, diverted=took is not None)
         if took is not None and not known:
             member.ejected[entry.kind] += 1
             self._log("ejected", instance=member.name, reason=entry.reason, took_ms=f"{took * 1000:.2f}")
-
-
-def _again(error: PortfleetError) -> float:
-    """Return the seconds until what ``error`` refused is tried again."""
-    return _LOCKED if isinstance(error, Locked) else _REFUSED

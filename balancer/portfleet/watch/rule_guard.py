@@ -13,6 +13,7 @@ from portfleet.core.errors import PortfleetError
 from portfleet.dataplane.interface import Done, Door, Guardian, Hazard
 from portfleet.store.locks import Locked
 from portfleet.store.log import Log
+from portfleet.watch.ejector import DEALT
 from portfleet.watch.healer import Healer
 from portfleet.watch.roster import Roster
 
@@ -115,7 +116,7 @@ class RuleGuard:
 
     def _heal(self) -> None:
         self._next = None
-        self.look_in(self._guardian.every)
+        self.look_in(DEALT if self._healer.waits else self._guardian.every)
         self._busy()
         try:
             self._healer.heal()

@@ -53,7 +53,7 @@ class Reservations:
     def hazards(self) -> Iterator[Hazard]:
         """Return who has a port that clients dial."""
         now = time.monotonic()
-        for listen in [listen for listen, since in self._refused.items() if now - since > _PATIENCE]:
+        for listen in [listen for listen, since in tuple(self._refused.items()) if now - since > _PATIENCE]:
             listener = listener_at(listen)
             who = f"{processes.owner_of(listener.inode)} listens on {listener}" if listener else "a process is bound"
             yield Hazard(

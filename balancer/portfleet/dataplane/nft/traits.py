@@ -15,5 +15,5 @@ TRAITS = Traits(
     own_clients_apart=True,
     services_at_once=8,  # of 32, libnftables takes 180 MB; of 8 it takes 68
     slots_at_once=16_384,
-    slots_unnoticed=512,  # 2 ms of a processor, which the kernel gives to no other process in between (PREEMPT_NONE)
+    slots_unnoticed=512,  # the kernel, which may not preempt itself, has a processor for 2 ms
 )
