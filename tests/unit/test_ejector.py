@@ -58,7 +58,7 @@ def test_slots_that_are_dealt_in_parts_end_as_those_that_are_dealt_at_once(tmp_p
 
 def test_one_that_ends_before_all_of_its_slots_have_left_it_is_diverted_though_it_is_not_wanted(tmp_path: Path) -> None:
     async def test(watched: Watched) -> None:
-        want = watched.roster.desired.services["echo"]  # type: ignore[union-attr] # it was read
+        want = watched.roster.members["echo-blue-3"].service
         colours = {"blue": ColourRecord(), "green": ColourRecord(since="2026-01-31T12:00:00Z")}
         watched.change(live="green", colours=colours)
         assert watched.ejector.point(want, ready=names("green"), most=512) == 3584
@@ -68,7 +68,7 @@ def test_one_that_ends_before_all_of_its_slots_have_left_it_is_diverted_though_i
         assert watched.ejector.out == {} and "echo-blue-3" in watched.kernel.observe().drift
         async with asyncio.timeout(10):
             while watched.ejector.deals:
-                await asyncio.sleep(0.01)
+                await asyncio.sleep(0)  # one turn of the loop
         assert watched.slots() == dict.fromkeys(names("green"), 1024) and not watched.kernel.observe().drift
         watched.judge.died(watched.roster.members["echo-blue-4"], "process 8 ended")  # without slots it costs nothing
         assert len(watched.moves()) == 2

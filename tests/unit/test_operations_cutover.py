@@ -1,4 +1,4 @@
-"""cutover and rollback: nothing changes for clients until all are ready; then all slots at once, then connections."""
+"""cutover and rollback: nothing changes for clients until all are ready; then all slots, then connections."""
 
 from __future__ import annotations
 

@@ -69,7 +69,7 @@ class World:
         return await asyncio.to_thread(work, *arguments, **named)
 
     def waits(self, operation: Operation, error: Locked) -> None:
-        """Say once that an operation waits for a lock, which ``error`` says who has."""
+        """Log once that an operation waits for a lock; ``error`` names the process that holds it."""
         about = {"operation": operation.number, "service": operation.service, "reason": error.message}
         self.log.once("waits-for-lock", about=str(operation.number), **about)
 
