@@ -82,9 +82,11 @@ class Held:
         self.report["port"] = self.writer.get_extra_info("sockname")[1]
 
     async def talk(self, stop: asyncio.Event) -> None:
-        number, report = 0, self.report
+        """Ask until told to stop, and once after that: the last answer is by who has the connection then."""
+        number, report, last = 0, self.report, False
         try:
-            while not stop.is_set():
+            while not last:
+                last = stop.is_set()
                 number += 1
                 mark = f"{self.source}#{number}"
                 began = time.monotonic()
@@ -101,7 +103,8 @@ class Held:
                 who = reply.split(" ")[0]
                 if not report["seen"] or report["seen"][-1] != who:
                     report["seen"].append(who)
-                await asyncio.sleep(self.job.get("interval", 0.05))
+                if not last:
+                    await asyncio.sleep(self.job.get("interval", 0.05))
         except (OSError, TimeoutError) as error:
             report["lost"], report["error"] = 1, repr(error)
         finally:
