@@ -85,6 +85,20 @@ def test_a_new_release_that_does_not_come_up_changes_nothing() -> None:
         box.settled()
 
 
+def test_a_new_release_that_dies_of_its_first_clients_is_rolled_back() -> None:
+    with operated() as box:
+        before = slots(box)
+        with load(box, held=0, connects=400) as clients:
+            failed = box.portfleet("cutover", "echo", "--release", "die", "--keep", "0", check=False)
+            assert failed.returncode == 1 and slots(box) == before, failed
+        assert "rolled back: " in failed.stderr and "of the new release " in failed.stderr
+        assert {f["colour"] for f in box.status().values() if f["pid"]} == {"blue"}
+        assert clients.refused == 0  # those that had got through to one that died were reset
+        with load(box, held=20) as clients:
+            box.settled()
+        unharmed(clients)
+
+
 def canary(box: FleetBox, release: str) -> str:
     """Cut over with a canary that finds a fault; gives what is said on stderr."""
     words = ("cutover", "echo", "--release", release, "--canary", "25%", "--then", "100%", "--every", "20s")

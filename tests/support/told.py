@@ -1,7 +1,7 @@
 """A handler for portfleet-daemon that tells who answered, by which release, to what: `INSTANCE/RELEASE REQUEST`.
 
 A release's name says what is wrong with it: `crash` ends at once, `hang` never answers, `slow` takes a minute to start,
-`errors` fails every tenth request, `lag` takes 20 ms for each. Others are fine.
+`die` ends when a client asks, `errors` fails every tenth request, `lag` takes 20 ms for each. Others are fine.
 """
 
 from __future__ import annotations
@@ -27,6 +27,8 @@ def told(request: bytes) -> bytes:
     """Reply the instance's name, its release and the request."""
     if _FAULT == "hang":
         time.sleep(3600)
+    if _FAULT == "die" and bytes(request) != b"PING":  # which is a probe's
+        os._exit(4)
     if _FAULT == "lag":
         time.sleep(0.02)
     if _FAULT == "errors" and next(_requests) % 10 == 0:

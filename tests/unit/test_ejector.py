@@ -18,7 +18,7 @@ from portfleet.store import locks
 from portfleet.store.out import left_out, read_out, write_out
 from portfleet.watch.ejector import fresh
 from support.fake_watched import Watched, run
-from support.fleets import fleet
+from support.fleets import ECHO, fleet
 
 
 def names(colour: str) -> list[str]:
@@ -52,6 +52,33 @@ def test_slots_that_are_dealt_in_parts_end_as_those_that_are_dealt_at_once(tmp_p
             assert ("echo-blue-2" in watched.kernel.observe().drift) == bool(left[-1])
         assert left == [724, 424, 124, 0] and not watched.ejector.deals
         assert watched.slots() == {"echo-blue-1": 1366, "echo-blue-3": 1365, "echo-blue-4": 1365}
+
+    run(tmp_path, test)
+
+
+def test_the_first_part_of_the_slots_reaches_all_that_are_new_though_the_home_has_grown(tmp_path: Path) -> None:
+    async def test(watched: Watched) -> None:
+        watched.paths.applied.write_text(ECHO)  # the fourth member's slots are the first of each of the others
+        watched.world.apply(fleet(ECHO))
+        watched.roster.reload()
+        want = watched.roster.members["echo-blue-3"].service
+        colours = {"blue": ColourRecord(), "green": ColourRecord(since="2026-01-31T12:00:00Z")}
+        watched.change(live="green", colours=colours)
+        assert watched.ejector.point(want, ready=names("green"), most=512) == 3584
+        assert watched.slots().keys() == {*names("green"), *names("blue")}
+        assert all(100 < watched.slots()[name] < 160 for name in names("green"))
+
+    run(tmp_path, test, ECHO.replace("instances = 4", "instances = 3"))
+
+
+def test_one_that_ends_before_any_of_the_slots_went_over_is_diverted_to_another_of_its_colour(tmp_path: Path) -> None:
+    async def test(watched: Watched) -> None:
+        colours = {"blue": ColourRecord(), "green": ColourRecord(since="2026-01-31T12:00:00Z")}
+        watched.change(live="green", colours=colours)
+        watched.roster.reload()
+        for number in (3, 4):
+            watched.judge.died(watched.roster.members[f"echo-blue-{number}"], "process 7 ended")
+            assert watched.kernel.log[-1] == (Divert(f"echo-blue-{number}", "echo-blue-1"),)
 
     run(tmp_path, test)
 

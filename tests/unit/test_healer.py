@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
+import pytest
+
 from portfleet.core.changes import Route
+from portfleet.core.operations import Operation
+from portfleet.core.work.undrain import Undrain
 from portfleet.store.log import Log
-from portfleet.watch.ejector import fresh
+from portfleet.watch.ejector import DEALT, fresh
 from portfleet.watch.healer import Healer
 from support.fake_watched import Watched, run
 from support.fleets import ECHO
@@ -49,6 +54,24 @@ def test_slots_that_are_being_dealt_are_left_to_who_deals_them(tmp_path: Path) -
             assert not heals.heal()
 
         assert watched.slots() == {f"echo-blue-{number}": 1024 for number in range(1, 5)}
+
+    run(tmp_path, test)
+
+
+def test_what_a_watcher_before_this_one_has_begun_to_deal_is_left_to_the_operation_that_goes_on(tmp_path: Path) -> None:
+    async def test(watched: Watched) -> None:
+        points_at(watched, "echo-blue-1", "echo-blue-2")
+        work = Undrain(instances=("echo-blue-1",))
+        operation = Operation(1, "echo", "undrain echo/1", "root", "2026-01-31T12:00:00Z", work, begun=True)
+        watched.world.store.update(lambda journal: journal.with_operation(operation))
+        watched.roster.reload()
+        heals = healer(watched)
+
+        assert heals.waits and not heals.heal() and "healed" not in watched.log.getvalue()
+        later = time.monotonic() + DEALT
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(time, "monotonic", lambda: later)
+            assert not heals.waits and heals.heal()
 
     run(tmp_path, test)
 

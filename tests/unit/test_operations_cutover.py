@@ -156,6 +156,49 @@ def test_between_parts_a_lock_is_waited_for_and_nothing_is_done_again(box: Box) 
     ]  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    ("point", "at_once"),
+    [
+        ("cutover switch: changed", 4096),
+        ("cutover switch: some slots", 40),
+        ("cutover moving", 40),
+        ("cutover keeping", 40),
+    ],
+)
+@pytest.mark.parametrize("words", [(*WORDS, "--keep", "0"), (*WORDS, "--drain", "--keep", "0")])
+def test_a_release_that_ends_on_its_first_clients_is_rolled_back(
+    box: Box, words: tuple[str, ...], point: str, at_once: int
+) -> None:
+    box.kernel.traits = replace(box.kernel.traits, slots_unnoticed=at_once)
+
+    def at(name: str) -> None:
+        if name == point:
+            box.at = lambda _: None
+            box.eject("green-1", "green-2", "green-3")
+
+    box.at = at
+    done = box.operate(*words)
+    assert (done.ok, box.slots(), box.processes(), box.lost) == (False, BLUE, "blue-1, blue-2, blue-3", {}), done
+    assert "no instance of the new release serves any more; echo-green-1: hangs" in done.outcome
+    assert "blue serves" in done.outcome and box.journal.services["echo"].live == "blue"
+
+
+def test_without_an_old_release_that_serves_the_new_one_is_not_stopped(box: Box) -> None:
+    def at(name: str) -> None:
+        if name == "cutover moving":
+            box.at = lambda _: None
+            for number in (1, 2, 3):
+                box.supervisor.known[f"echo-blue-{number}"].state = "FATAL"
+            box.command("cancel", "echo")
+
+    box.at = at
+    done = box.operate(*WORDS)
+    assert done.outcome == (
+        "cancelled; no instance of blue serves: green keeps its slots, and its processes as long as it has any"
+    )
+    assert (box.slots(), box.processes(), box.lost) == (GREEN, "green-1, green-2, green-3", {})
+
+
 def test_killed_around_each_write_of_the_journal_it_is_resumed(again: Make) -> None:
     whole = undisturbed(again, *WORDS)
     for point, box, done in killed_at_each(again, *WORDS, files=True):

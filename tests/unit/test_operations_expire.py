@@ -6,6 +6,7 @@ import asyncio
 
 import pytest
 
+from portfleet.core.changes import Route
 from portfleet.operations.expire import end_expired
 from support import virtual_time
 from support.fake_operated import Box
@@ -49,6 +50,17 @@ def test_while_it_has_connections_it_is_kept_and_that_is_told_once(kept: Box) ->
     kept.daemons.connections["echo-blue-2"] = 0
     wait(kept, 2)
     assert "blue-1" not in kept.processes() and kept.lost == {}
+
+
+def test_while_it_has_slots_as_no_other_serves_it_is_kept(kept: Box) -> None:
+    rule, back = kept.kernel.observe().services["echo"], kept.kernel.read_slots("echo")
+    assert rule is not None
+    kept.kernel.run((Route(rule, ("echo-blue-1", *back[1:]), {}),))
+    wait(kept, 300)
+    assert "blue-1" in kept.processes() and kept.told.getvalue().count('reason="it has 1 slot"') == 1
+    kept.kernel.run((Route(rule, back, {}),))
+    wait(kept, 2)
+    assert "blue-1" not in kept.processes()
 
 
 def test_one_that_does_not_answer_is_judged_by_its_sockets(kept: Box) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -31,6 +32,19 @@ def test_each_gives_away_restarts_and_takes_its_slots_again(box: Box) -> None:
     assert done.outcome.startswith("echo-blue-1 restarted; max/mean 1.80 → 1.20")
     changed = {name for name, pid in box.supervisor.running_names().items() if before[name] != pid}
     assert changed == {"echo-blue-1"} and box.lost == {} and box.wanted() == {}
+
+
+def test_a_part_of_the_slots_that_the_kernel_refuses_has_nothing_restarted_again(box: Box) -> None:
+    box.kernel.traits = replace(box.kernel.traits, slots_unnoticed=33)
+
+    def at(name: str) -> None:
+        if name.endswith("some slots") and "start blue-1" in box.log:
+            box.at = lambda _: None
+            box.kernel.refuses = 1
+
+    box.at = at
+    assert box.operate("restart", "echo/1").ok and box.slots() == ALL
+    assert box.log.count("end blue-1") == 1 and box.told.getvalue().count("tries-again") == 1
 
 
 def test_they_go_one_after_the_other_or_so_many_at_a_time(box: Box) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from portfleet.core.errors import Exit
@@ -63,6 +65,19 @@ def test_a_daemon_that_hangs_is_let_in_as_before(box: Box) -> None:
     box.operate("drain", "echo/2", "--handoff")
     box.daemons.silent.add("echo-blue-2")
     assert box.operate(*WORDS).ok and box.slots() == ALL
+
+
+def test_cancelled_in_the_middle_of_its_slots_it_gets_the_others_too(box: Box) -> None:
+    box.operate("drain", "echo/2", "--handoff")
+    box.kernel.traits = replace(box.kernel.traits, slots_unnoticed=33)
+
+    def at(name: str) -> None:
+        if name == "undrain starting: some slots":
+            box.at = lambda _: None
+            box.command("cancel", "echo")
+
+    box.at = at
+    assert box.operate(*WORDS).outcome == "cancelled; it serves as soon as it is ready" and box.slots() == ALL
 
 
 def test_killed_at_any_point_it_is_resumed(drained: Make) -> None:

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from portfleet.core.slots import Table, assign, count, effective, moves, shares
+from portfleet.core.slots import Table, assign, count, effective, in_turn, moves, shares
 
 MEMBERS = [str(number) for number in range(1, 9)]
 WEIGHTS = st.dictionaries(st.sampled_from(MEMBERS), st.integers(0, 5))
@@ -200,6 +200,16 @@ def test_a_new_member_takes_evenly_from_all() -> None:
 @given(st.integers(1, 5000), st.dictionaries(st.text(min_size=1), st.integers(1, 100), min_size=1))
 def test_shares_sum_to_the_whole(total: int, weights: dict[str, int]) -> None:
     assert sum(shares(total, weights, held={}).values()) == total
+
+
+@pytest.mark.parametrize("total", [256, 4096, 65536])
+@pytest.mark.parametrize("members", [2, 3, 5, 8])
+def test_each_part_of_the_slots_by_their_turns_has_some_of_every_member(total: int, members: int) -> None:
+    some, fair = in_turn(total)[: total // 8], total / 8 / members
+    blocks, stripes = Counter(slot * members // total for slot in some), Counter(slot % members for slot in some)
+    for found in (blocks, stripes):
+        assert len(found) == members and max(abs(count - fair) for count in found.values()) < max(4, fair / 4), found
+    assert sorted(in_turn(total)) == [*range(total)]
 
 
 def test_without_anybody_slots_point_nowhere() -> None:

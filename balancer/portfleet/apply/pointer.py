@@ -15,7 +15,7 @@ from pathlib import Path
 from portfleet.core.changes import Change, Route
 from portfleet.core.desired import DesiredService
 from portfleet.core.routing import moved, route
-from portfleet.core.slots import Table
+from portfleet.core.slots import Table, in_turn
 from portfleet.dataplane.interface import DataPlane
 from portfleet.store import locks
 
@@ -65,7 +65,8 @@ class Pointer:
 
 
 def _partly(before: Table, after: Table, most: int) -> Table:
-    """Return ``before`` with the first ``most`` of the slots that differ as they are ``after``."""
-    differs = (slot for slot, (was, shall) in enumerate(zip(before, after, strict=True)) if was != shall)
-    end = next(islice(differs, most, None), len(after))
-    return after[:end] + before[end:]
+    """Return ``before`` with ``most`` of the slots that differ as they are ``after``, of every instance's some."""
+    table = list(before)
+    for slot in islice((slot for slot in in_turn(len(after)) if before[slot] != after[slot]), most):
+        table[slot] = after[slot]
+    return tuple(table)

@@ -14,7 +14,7 @@ from portfleet.core.journal import Journal
 from portfleet.core.model import Colour, Instance, Service, member_instance, other
 from portfleet.core.program import Program
 from portfleet.core.records import Moved, ServiceRecord
-from portfleet.core.slots import Table, effective
+from portfleet.core.slots import Table, effective, turn
 from portfleet.core.states import Wanted
 from portfleet.core.status import Status
 from portfleet.core.value import value
@@ -174,11 +174,8 @@ class DesiredService:
 
 
 def _within(slot: int, percent: int) -> bool:
-    """Return whether ``slot`` is among the first ``percent`` of the slots in a fixed order that is spread evenly.
-
-    The order steps by the golden section: the slots of every member are hit alike, and the same ones every time.
-    """
-    return slot * 0x9E3779B1 % (1 << 32) < percent * (1 << 32) // 100
+    """Return whether ``slot`` is among the first ``percent`` of the slots by their turns."""
+    return turn(slot) < percent * (1 << 32) // 100
 
 
 @value

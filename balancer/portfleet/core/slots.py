@@ -16,9 +16,24 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from functools import lru_cache
 from hashlib import blake2b
 
 Table = tuple[str | None, ...]
+
+
+def turn(slot: int) -> int:
+    """Return when it is ``slot``'s turn, from 0 to 2^32, in the order in which slots go over to others bit by bit.
+
+    It steps by the golden section: any first part of it hits the slots of every member alike, and always the same ones.
+    """
+    return slot * 0x9E3779B1 % (1 << 32)
+
+
+@lru_cache(maxsize=4)
+def in_turn(count: int) -> tuple[int, ...]:
+    """Return the slots from 0 to ``count`` by their turns."""
+    return tuple(sorted(range(count), key=turn))
 
 
 def assign(previous: Sequence[str | None], weights: Mapping[str, int]) -> Table:

@@ -67,9 +67,12 @@ class Live:
             await self._take(await run_in_threadpool(self._looks.now))
 
     async def scraped(self, look: Look) -> None:
-        """Take the look of a scrape instead of one of its own, unless a page is open, for which it looks more often."""
+        """Take the look of a scrape instead of one of its own, unless a page is open, for which it looks more often.
+
+        It may have been looked at again since, as scrapes may be slow.
+        """
         async with self._lock:
-            if not self._viewers and look is not self._taken:
+            if not self._viewers and (self._taken is None or look.at > self._taken.at):
                 await self._take(look)
 
     async def _take(self, look: Look) -> None:

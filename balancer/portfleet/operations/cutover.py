@@ -9,7 +9,6 @@ becomes of the new release.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import replace
 from functools import partial
 
@@ -20,20 +19,18 @@ from portfleet.core.operations import policy_of
 from portfleet.core.printable import quantity
 from portfleet.core.records import ColourRecord, ServiceRecord
 from portfleet.core.work.cutover import Cutover
-from portfleet.daemons.capability import Heard
 from portfleet.operations import canary
-from portfleet.operations.empty import HandoffResult, Order, Pairs, hand_over, let_end, spread
+from portfleet.operations.empty import HandoffResult, Pairs, hand_over, let_end
 from portfleet.operations.releases import outlived
 from portfleet.operations.stop import stop
 from portfleet.operations.task import CannotUndo, OperationFailed, Task
+from portfleet.operations.tasting import hanging, refuse_hanging, refuse_unserved, taste
 from portfleet.store.clock import stamp
 from portfleet.supervise.exit_report import last_exit, last_lines
 
 #: How often a new release is asked whether it can hand off, and seconds between: its port may be open before its
 #: control socket is.
 _ASKED, _AGAIN = 3, 0.2
-#: Seconds for the first connections that were handed off to ask something, and between looks whether they did.
-_TASTE, _LOOK = 0.3, 0.05
 
 
 async def run(task: Task[Cutover]) -> str:
@@ -55,12 +52,13 @@ async def run(task: Task[Cutover]) -> str:
         await _canary(task, colour)
         task.enter("switch", _took(task, "canary", began))
     if task.operation.phase == "switch":
-        first = await _taste(task, colour) if task.work.handoff else 0
+        first = await taste(task, colour) if task.work.handoff else 0
         began = task.world.clock.monotonic()
         task.change(partial(_switched, colour=colour, config_release=task.work.config_release))
         await task.point(ready=[i.name for i in task.want().of(colour)])
         task.enter("moving", _took(task, "switch", began))
     if task.operation.phase == "moving":
+        refuse_unserved(task)
         began = task.world.clock.monotonic()
         moved, left = await _move(task, colour, first)
         task.enter("keeping", replace(_took(task, "move", began), moved=moved, left=left))
@@ -81,17 +79,20 @@ async def undo(task: Task[Cutover]) -> str:
         release = task.work.config_release_before
         task.change(lambda record: replace(record, live=old, config_release=release))
     task.change(lambda record: replace(record, canary=0))
-    await task.point(ready=[i.name for i in task.want().of(old)])
+    pids = await task.world.daemons.pids()
+    await task.point(ready=[i.name for i in task.want().of(old) if i.name in pids])
     want = task.want()
     there = [i for i in want.of(colour) if i.program is not None]
     words = f"{old} serves"
-    pids = await task.world.daemons.pids()
+    if task.holding(i.name for i in want.of(colour)):
+        task.change(lambda record: record.with_colour_kept(colour, _until(task, 0)))
+        return f"no instance of {old} serves: {colour} keeps its slots, and its processes as long as it has any"
     alive = [i for i in there if i.name in pids]
     if not await task.cannot_hand_off(alive, [i for i in want.of(old) if i.takes]):
-        hung = await _hanging(task, there)  # to ask them for their connections would only take ten seconds each
+        hung = await hanging(task, there)  # to ask them for their connections would only take ten seconds each
         handed = await hand_over(task, [(i, heirs(task, i)) for i in there if i.name not in hung])
         words += f"; {handed.words()}" if handed.moved or handed.left else ""
-        hung = await _hanging(task, there)
+        hung = await hanging(task, there)
         left = await task.connections(i for i in there if i.name not in hung)
         if hung:
             words += f"; {', '.join(hung)} did not answer and lost what had moved there"
@@ -161,40 +162,6 @@ async def _can_take(task: Task[Cutover], colour: Colour) -> bool:
     return False
 
 
-async def _taste(task: Task[Cutover], colour: Colour) -> int:
-    """Hand one connection of each old instance to its successor; return how many moved.
-
-    Those that hang on their first request are met with here, before they get slots; raises OperationFailed.
-    """
-    want = task.want()
-    news = [i for i in want.of(colour) if i.program is not None]
-    olds = [i for i in want.of(other(colour)) if i.program is not None]
-    counts, before = await task.connections(olds), await task.world.daemons.hear(news)
-    orders = [Order(old, [_successor(old, news)], 1) for old in olds if counts[old.name]]
-    moved, _, _ = await spread(task, orders)
-    tasting = [new for order in orders for new in order.receivers]
-    waited = 0.0
-    while moved and waited < _TASTE:
-        await task.pause(_LOOK)
-        waited += _LOOK
-        now = await task.world.daemons.hear(tasting)
-        if all(_answered(before[name], one) for name, one in now.items()):
-            break
-    await _refuse_hanging(task, tasting)
-    return moved
-
-
-def _successor(old: DesiredInstance, news: list[DesiredInstance]) -> DesiredInstance:
-    return next((new for new in news if new.instance.number == old.instance.number), news[0])
-
-
-def _answered(before: Heard, now: Heard) -> bool:
-    """Return whether an instance has answered a request since, or does not answer at all."""
-    if before.status is None or now.status is None:
-        return True
-    return (now.status.requests or 0) > (before.status.requests or 0)
-
-
 async def _canary(task: Task[Cutover], colour: Colour) -> None:
     plan = task.work.canary
     if plan is None:
@@ -232,32 +199,17 @@ async def _move(task: Task[Cutover], colour: Colour, first: int) -> tuple[str, i
 
 async def _hand_off(task: Task[Cutover], pairs: Pairs, first: int) -> tuple[str, int]:
     receivers = list({new.name: new for _, news in pairs for new in news}.values())
-    await _refuse_hanging(task, receivers)
+    await refuse_hanging(task, receivers)
     handed: HandoffResult = await hand_over(task, pairs)
     handed = replace(handed, moved=handed.moved + first)
     if handed.left:
-        await _refuse_hanging(task, receivers)
+        await refuse_hanging(task, receivers)
     return handed.words(), handed.left
-
-
-async def _silent(task: Task[Cutover], instances: Iterable[DesiredInstance]) -> list[str]:
-    """Return those that do not answer; one without a process does not either."""
-    return [name for name, heard in (await task.world.daemons.hear(instances)).items() if heard.status is None]
-
-
-async def _hanging(task: Task[Cutover], instances: list[DesiredInstance]) -> list[str]:
-    """Return those that have a process and do not answer."""
-    there = await task.world.daemons.pids()
-    return await _silent(task, (i for i in instances if i.name in there))
-
-
-async def _refuse_hanging(task: Task[Cutover], news: list[DesiredInstance]) -> None:
-    if hung := await _silent(task, news):
-        raise OperationFailed(f"rolled back: {', '.join(hung)} of the new release hangs")
 
 
 async def _keep(task: Task[Cutover], colour: Colour) -> str:
     old, keep, left = other(colour), task.work.keep, task.work.left
+    refuse_unserved(task)
     want = task.want()
     words = f"{_words(task, colour)}; {task.work.moved}"
     if left:

@@ -17,7 +17,7 @@ from portfleet.core.operations import Operation, Unreadable, Work
 from portfleet.core.records import ColourRecord
 from portfleet.operations.automatic import begin_rollbacks
 from portfleet.operations.expire import end_expired
-from portfleet.operations.task import LOCKED, Cancelled, CannotUndo, OperationFailed, Task
+from portfleet.operations.task import AGAIN, LOCKED, TRIES, Cancelled, CannotUndo, OperationFailed, Task
 from portfleet.operations.verbs import VERBS, Verb
 from portfleet.operations.world import World
 from portfleet.store import locks
@@ -25,8 +25,6 @@ from portfleet.store.locks import Locked
 from portfleet.watch.priority import yielding
 
 _LOOK = 0.1
-#: How often a phase is entered again when what it needs does not answer, and seconds between.
-_TRIES, _AGAIN = 5, 1.0
 #: Seconds until an operation is advanced again that a defect has stopped.
 _DEFECT = 10.0
 
@@ -145,15 +143,10 @@ class Engine:
                 again = LOCKED
             except PortfleetError as error:
                 tries += 1
-                self._log(
-                    "tries-again",
-                    operation=task.operation.number,
-                    service=task.operation.service,
-                    reason=error.message.splitlines()[0],
-                )
-                if tries == _TRIES:
+                self._world.tries_again(task.operation, error)
+                if tries == TRIES:
                     raise
-                again = _AGAIN
+                again = AGAIN
             await task.pause(again)
 
     async def _note_begun(self, task: Task[Work]) -> None:
@@ -191,7 +184,7 @@ class Engine:
                 await self._world.pause(LOCKED)
             except PortfleetError as error:
                 refused += error.code is Exit.KERNEL
-                if refused == _TRIES:
+                if refused == TRIES:
                     raise OperationFailed(str(error)) from None
                 self._log.once(
                     "cannot-undo",
@@ -199,7 +192,7 @@ class Engine:
                     service=task.operation.service,
                     reason=error.message.splitlines()[0],
                 )
-                await self._world.pause(_AGAIN)
+                await self._world.pause(AGAIN)
             except Exception as error:
                 self._log.unexpected(f"operation {task.operation.number}", error)
                 raise OperationFailed(f"internal error: {error!r}") from error
@@ -243,7 +236,7 @@ class Engine:
                     service=operation.service,
                     reason=error.message.splitlines()[0],
                 )
-                await self._world.pause(_AGAIN)
+                await self._world.pause(AGAIN)
         self._log("operation-ended" if entry.ok else "operation-failed", **fields_of(entry))
         self._world.wake()
 

@@ -1,4 +1,4 @@
-"""Ends idle colours whose time to be kept for a rollback is up, never one that still has connections."""
+"""Ends idle colours whose time to be kept for a rollback is up, never one that still has connections or slots."""
 
 from __future__ import annotations
 
@@ -19,8 +19,10 @@ async def end_expired(world: World) -> None:
         idle = _instances(world, name, colour)
         there = [want for want in idle if want.program is not None]
         counts = await world.daemons.connections(world.applied.fleet().services[name], there) if there else {}
-        if left := sum(counts.values()):
-            reason = f"it has {quantity(left, 'connection')}"
+        names, left = {want.name for want in idle}, sum(counts.values())
+        slots = sum(owner in names for owner in world.ejector.table(name, anew=True))
+        if left or slots:
+            reason = f"it has {quantity(left, 'connection') if left else quantity(slots, 'slot')}"
             world.log.once("kept-longer", about=name, service=name, colour=colour, reason=reason)
             continue
         # The journal first: the watcher starts again what the journal wants.

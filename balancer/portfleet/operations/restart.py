@@ -58,7 +58,7 @@ async def _one_batch(task: Task[Restart], names: list[str]) -> None:
     task.change(lambda record: record.asking(names, asked))
     await task.point()
     want = task.want()
-    if held := [name for name in names if name in task.world.ejector.table(want.name) and task.serves(name)]:
+    if held := [name for name in task.holding(names) if task.serves(name)]:
         raise OperationFailed(f"stopped rolling: no other instance can serve the clients of {', '.join(held)} now")
     batch = task.instances(names)
     siblings = [i for i in want.instances if i.takes and i.program is not None]

@@ -13,7 +13,7 @@ from portfleet.apply.learn import learn_from
 from portfleet.apply.programs import Programs
 from portfleet.core.derive import settle
 from portfleet.core.desired import Desired, DesiredInstance, DesiredService
-from portfleet.core.errors import Exit
+from portfleet.core.errors import Exit, PortfleetError
 from portfleet.core.journal import Journal
 from portfleet.core.operations import Operation, Work
 from portfleet.core.printable import quantity
@@ -27,6 +27,8 @@ W = TypeVar("W", bound=Work)
 
 #: How often progress is written to the journal, in seconds.
 _PROGRESS = 0.5
+#: How often something is tried that does not answer, and seconds between.
+TRIES, AGAIN = 5, 1.0
 #: Seconds until what needs a lock is tried again while another process has it; it is held for a moment only.
 LOCKED = 0.02
 #: In how many parts slots are pointed at most; seconds between two, for instances and ejections to have their turn.
@@ -177,9 +179,10 @@ class Task(Generic[W]):
     async def point(self, *, ready: Iterable[str] = ()) -> None:
         """Point the service's slots as they shall be now, in parts; ``ready`` were found to be so. Raises Cancelled.
 
-        The table lock, which other processes hold for a moment, is waited for.
+        The table lock, which other processes hold for a moment, is waited for; what the kernel refuses is tried again,
+        and raised in the end, PortfleetError: no phase is entered again for one part of the slots.
         """
-        most = max(self.world.plane.traits.slots_unnoticed, self.want().service.slots // _PARTS)
+        most, tries = max(self.world.plane.traits.slots_unnoticed, self.want().service.slots // _PARTS), 0
         while True:
             try:
                 if not self.world.ejector.point(self.want(), ready=ready, most=most):
@@ -187,10 +190,21 @@ class Task(Generic[W]):
             except Locked as error:
                 self.world.waits(self.operation, error)
                 await self.pause(LOCKED)
+            except PortfleetError as error:
+                tries += 1
+                if tries == TRIES:
+                    raise
+                self.world.tries_again(self.operation, error)
+                await self.pause(AGAIN)
             else:
                 faults.point(f"{self.operation.verb} {self.operation.phase}: some slots")
                 await self.pause(_BREATH)
         self.pointed = self.world.clock.monotonic()
+
+    def holding(self, names: Iterable[str]) -> list[str]:
+        """Return which of ``names`` have slots, as they are when no other instance serves."""
+        pointed = set(self.world.ejector.table(self.operation.service, anew=True))
+        return [name for name in names if name in pointed]
 
     async def start(self, names: Iterable[str]) -> dict[str, str]:
         """Start instances and wait for them; return {name: why not} for those that did not become ready.

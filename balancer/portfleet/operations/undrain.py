@@ -23,8 +23,9 @@ async def run(task: Task[Undrain]) -> str:
     return f"{', '.join(names)} serves"
 
 
-async def undo(_: Task[Undrain]) -> str:
-    """An undrain has nothing to go back to: the journal asks for serving already."""
+async def undo(task: Task[Undrain]) -> str:
+    """An undrain has nothing to go back to: the journal asks for serving already, and who was ready has slots."""
+    await task.point()
     return "it serves as soon as it is ready"
 
 

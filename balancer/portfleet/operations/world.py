@@ -13,6 +13,7 @@ from portfleet.apply.observe import observe
 from portfleet.apply.programs import Programs
 from portfleet.apply.proof import faults_of
 from portfleet.core.desired import Desired
+from portfleet.core.errors import PortfleetError
 from portfleet.core.observed import Observed
 from portfleet.core.operations import Operation
 from portfleet.core.paths import Paths
@@ -72,6 +73,11 @@ class World:
         """Log once that an operation waits for a lock; ``error`` names the process that holds it."""
         about = {"operation": operation.number, "service": operation.service, "reason": error.message}
         self.log.once("waits-for-lock", about=str(operation.number), **about)
+
+    def tries_again(self, operation: Operation, error: PortfleetError) -> None:
+        """Log that what an operation needs does not answer, and is tried again."""
+        about = {"operation": operation.number, "service": operation.service}
+        self.log("tries-again", **about, reason=error.message.splitlines()[0])
 
     async def pause(self, seconds: float) -> None:
         """Let others work for a while."""

@@ -219,10 +219,11 @@ class Ejector:
         return all(name in self.out and self.out[name].kind == "probe" for name in serving)
 
     def _sibling(self, want: DesiredService, name: str) -> str | None:
-        """Return an instance that serves beside ``name``."""
+        """Return an instance that serves beside ``name``; one whose slots are just being dealt if there is no other."""
         table = self.tables.get(want.name, ())
-        serving = [i.name for i in want.instances if i.takes and i.name != name and self.serves(i.name)]
-        return next((sibling for sibling in serving if sibling in table), None)
+        there = [i for i in want.instances if i.name != name and i.name in table and self.serves(i.name)]
+        there = [i for i in there if i.name not in self._diverted]
+        return next((i.name for i in sorted(there, key=lambda i: not i.takes)), None)
 
     def write_again(self) -> None:
         """Write the out-set down, whose file was removed."""

@@ -23,7 +23,7 @@ from portfleet.core.states import Presence
 from portfleet.dataplane.interface import DataPlane
 from portfleet.store import locks
 from portfleet.store.log import Log
-from portfleet.watch.ejector import Ejector
+from portfleet.watch.ejector import DEALT, Ejector
 from portfleet.watch.roster import Roster
 
 #: Seconds until rules that were well are read again, even if their version is the same.
@@ -36,6 +36,8 @@ class Healer:
 
     def __init__(self, *, plane: DataPlane, paths: Paths, roster: Roster, ejector: Ejector, log: Log) -> None:
         self._plane, self._paths, self._roster, self._ejector, self._log = plane, paths, roster, ejector, log
+        #: When operations that were begun before have gone on.
+        self._resumed_by = time.monotonic() + DEALT
         self._reported: tuple[str, ...] = ()
         #: What was to be and what there was when all was well at the last look, and until when that is not read again.
         self._well: tuple[object, ...] = ()
@@ -46,8 +48,13 @@ class Healer:
 
     @property
     def waits(self) -> bool:
-        """Return whether a look would find slots that are just being dealt."""
-        return self._ejector.deals
+        """Return whether a look would find slots that are just being dealt, maybe by a watcher before this one."""
+        return self._ejector.deals or (time.monotonic() < self._resumed_by and self._resumes)
+
+    @property
+    def _resumes(self) -> bool:
+        desired = self._roster.desired
+        return desired is not None and any(operation.begun for operation in desired.journal.operations)
 
     @property
     def drift(self) -> bool:

@@ -1,0 +1,75 @@
+"""Whether a release serves: it is tried with one connection each before it gets slots, and looked at after that."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from portfleet.core.desired import DesiredInstance
+from portfleet.core.model import Colour, other
+from portfleet.core.work.cutover import Cutover
+from portfleet.daemons.capability import Heard
+from portfleet.operations.empty import Order, spread
+from portfleet.operations.task import OperationFailed, Task
+
+#: Seconds for the first connections that were handed off to ask something, and between looks whether they did.
+_TASTE, _LOOK = 0.3, 0.05
+
+
+async def taste(task: Task[Cutover], colour: Colour) -> int:
+    """Hand one connection of each old instance to its successor; return how many moved.
+
+    Those that hang on their first request are met with here, before they get slots; raises OperationFailed.
+    """
+    want = task.want()
+    news = [i for i in want.of(colour) if i.program is not None]
+    olds = [i for i in want.of(other(colour)) if i.program is not None]
+    counts, before = await task.connections(olds), await task.world.daemons.hear(news)
+    orders = [Order(old, [_successor(old, news)], 1) for old in olds if counts[old.name]]
+    moved, _, _ = await spread(task, orders)
+    tasting = [new for order in orders for new in order.receivers]
+    waited = 0.0
+    while moved and waited < _TASTE:
+        await task.pause(_LOOK)
+        waited += _LOOK
+        now = await task.world.daemons.hear(tasting)
+        if all(_answered(before[name], one) for name, one in now.items()):
+            break
+    await refuse_hanging(task, tasting)
+    return moved
+
+
+async def hanging(task: Task[Cutover], instances: list[DesiredInstance]) -> list[str]:
+    """Return those that have a process and do not answer."""
+    there = await task.world.daemons.pids()
+    return await _silent(task, (i for i in instances if i.name in there))
+
+
+async def refuse_hanging(task: Task[Cutover], news: list[DesiredInstance]) -> None:
+    """Raise OperationFailed if one of ``news`` does not answer."""
+    if hung := await _silent(task, news):
+        raise OperationFailed(f"rolled back: {', '.join(hung)} of the new release hangs")
+
+
+def refuse_unserved(task: Task[Cutover]) -> None:
+    """Raise OperationFailed if no instance serves any more: slots stay where they are then, for some with the old."""
+    takers = [i.name for i in task.want().instances if i.takes]
+    if takers and not any(task.serves(name) for name in takers):
+        known = task.world.ejector.out
+        why = "; ".join(f"{name}: {known[name].reason}" for name in takers if name in known)
+        raise OperationFailed(f"rolled back: no instance of the new release serves any more; {why}")
+
+
+async def _silent(task: Task[Cutover], instances: Iterable[DesiredInstance]) -> list[str]:
+    """Return those that do not answer; one without a process does not either."""
+    return [name for name, heard in (await task.world.daemons.hear(instances)).items() if heard.status is None]
+
+
+def _successor(old: DesiredInstance, news: list[DesiredInstance]) -> DesiredInstance:
+    return next((new for new in news if new.instance.number == old.instance.number), news[0])
+
+
+def _answered(before: Heard, now: Heard) -> bool:
+    """Return whether an instance has answered a request since, or does not answer at all."""
+    if before.status is None or now.status is None:
+        return True
+    return (now.status.requests or 0) > (before.status.requests or 0)
