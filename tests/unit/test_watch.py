@@ -24,6 +24,7 @@ from hypothesis import strategies as st
 from portfleet.core.paths import Paths, resolve
 from portfleet.core.policies import Probe
 from portfleet.core.slots import Table
+from portfleet.core.status import DaemonState, Status
 from portfleet.daemons.exchange import Port
 from portfleet.daemons.probe import Target
 from portfleet.dataplane.interface import Room
@@ -96,17 +97,18 @@ CALM = {"room": room(10), "files": Descriptors(10, 1000)}
         ({"dropped": 7}, "conntrack", "nf_conntrack_max=2000"),
         ({"files": Descriptors(950, 1000)}, "files", "fs.file-max=2000"),
         ({"processes": {"a": Descriptors(90, 100)}}, "descriptors:a", "LimitNOFILE"),
-        ({"connections": {"a": (95, 100)}}, "connections:a", "portfleet scale"),
+        ({"said": {"a": Status(DaemonState.READY, 95, 100)}}, "connections:a", "portfleet scale"),
     ],
 )
 def test_each_limit_is_named_with_what_raises_it(changed: dict[str, object], name: str, hint: str) -> None:
-    found: list[Near] = judge(**({"hazards": (), "dropped": 0, "processes": {}, "connections": {}} | CALM | changed))  # type: ignore[arg-type] # built from parts
+    found: list[Near] = judge(**({"hazards": (), "dropped": 0, "processes": {}, "said": {}} | CALM | changed))  # type: ignore[arg-type] # built from parts
     assert [near.name for near in found] == [name]
     assert hint in found[0].hint
 
 
 def test_what_is_not_near_is_not_warned_of() -> None:
-    quiet = judge(hazards=(), dropped=0, processes={"a": Descriptors(89, 100)}, connections={"a": (0, 0)}, **CALM)  # type: ignore[arg-type] # built from parts
+    said = {"a": Status(DaemonState.READY, 0, 0), "b": Status(DaemonState.READY, 89, 100)}
+    quiet = judge(hazards=(), dropped=0, processes={"a": Descriptors(89, 100)}, said=said, **CALM)  # type: ignore[arg-type] # built from parts
     assert quiet == []
 
 
@@ -229,7 +231,7 @@ def test_a_death_is_told_at_once_and_a_kill_hits_only_what_is_watched() -> None:
 
         deaths = Deaths(asyncio.get_running_loop(), died)
         child = subprocess.Popen(["sleep", "60"])
-        assert deaths.watch("a", child.pid) and deaths.pid("a") == child.pid and not deaths.kill("b")
+        assert deaths.watch("a", child.pid) and deaths.pids["a"] == child.pid and not deaths.kill("b")
         assert deaths.kill("a")
         await asyncio.wait_for(came.wait(), 10)
         child.wait()
@@ -248,7 +250,7 @@ def test_an_end_that_was_not_told_yet_is_told_before_another_process_is_watched(
             assert deaths.watch("a", first.pid) and deaths.alive() == {"a": first.pid}
             first.kill()
             first.wait()  # the loop has not turned meanwhile
-            assert deaths.pid("a") == first.pid and deaths.alive() == {} and told == []
+            assert deaths.pids["a"] == first.pid and deaths.alive() == {} and told == []
             assert deaths.watch("a", second.pid) and told == [("a", first.pid)]
             assert deaths.alive() == {"a": second.pid}
         finally:

@@ -10,7 +10,7 @@ import os
 import select
 import signal
 import time
-from collections.abc import Callable, Iterable, Set
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 from portfleet.linux.processes import start_time
@@ -34,18 +34,14 @@ class Deaths:
     def __init__(self, loop: asyncio.AbstractEventLoop, died: Callable[[str, int], None]) -> None:
         self._loop, self._died = loop, died
         self._watched: dict[str, Watched] = {}
+        self._pids: dict[str, int] = {}
         #: How long, in seconds, the process lived that ended last, by name.
         self.lived: dict[str, float] = {}
 
-    def pid(self, name: str) -> int | None:
-        """Return the process watched under ``name``."""
-        watched = self._watched.get(name)
-        return watched.pid if watched else None
-
     @property
-    def names(self) -> Set[str]:
-        """Return the names under which processes are watched."""
-        return self._watched.keys()
+    def pids(self) -> Mapping[str, int]:
+        """Return {name: pid} of the processes watched, which goes on to be true."""
+        return self._pids
 
     def alive(self) -> dict[str, int]:
         """Return {name: pid} of every process watched that has not ended, be that told or not."""
@@ -54,7 +50,7 @@ class Deaths:
 
     def watch(self, name: str, pid: int) -> bool:
         """Watch ``pid`` as ``name``; False if it has ended. Another one's end that was not told yet is told before."""
-        if self.pid(name) == pid:
+        if self._pids.get(name) == pid:
             return True
         before = self._watched.get(name)
         if before is not None and _ended([before.pidfd]):
@@ -68,7 +64,7 @@ class Deaths:
         if started is None or start_time(pid) != started:
             os.close(pidfd)
             return False
-        self._watched[name] = Watched(pid, started, pidfd)
+        self._watched[name], self._pids[name] = Watched(pid, started, pidfd), pid
         self._loop.add_reader(pidfd, self._ended, name, pid)
         return True
 
@@ -76,6 +72,7 @@ class Deaths:
         """Stop watching ``name``."""
         watched = self._watched.pop(name, None)
         if watched is not None:
+            del self._pids[name]
             self._loop.remove_reader(watched.pidfd)
             os.close(watched.pidfd)
 

@@ -74,11 +74,6 @@ class Judge:
         """Return how many seconds the last probe took that succeeded, by instance."""
         return self._prober.took
 
-    @property
-    def connections(self) -> Mapping[str, tuple[int, int]]:
-        """Return, of daemons that tell, how many connections they have and how many they take."""
-        return {name: (said.connections, said.max_connections) for name, said in self._prober.said.items()}
-
     def reloaded(self) -> None:
         """Take in what the roster read: members without slots wait until they are ready, all others are probed."""
         desired = self._roster.desired

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from portfleet.core.paths import Paths
 from portfleet.core.printable import quantity
 from portfleet.core.program import WATCHER
+from portfleet.core.status import Status
 from portfleet.dataplane.interface import Connections, Hazard, Room
 from portfleet.store import warnings
 from portfleet.store.clock import now
@@ -30,8 +31,8 @@ class LimitMonitor:
 
     def __init__(self, paths: Paths, connections: Connections, log: Log) -> None:
         self._paths, self._connections, self._log = paths, connections, log
-        #: Descriptors by instance when they were last looked at, and which are to be looked at next.
-        self._descriptors: dict[str, limits.Descriptors] = {}
+        #: Descriptors of the instances that have many open, when they were last looked at; and who is looked at next.
+        self._many: dict[str, limits.Descriptors] = {}
         self._turn: list[str] = []
         self._dropped: int | None = None
         self._lately = (0, 0.0)
@@ -40,10 +41,8 @@ class LimitMonitor:
         self.room: Room | None = None
         warnings.write(paths.warnings, ())
 
-    def look(
-        self, pids: Mapping[str, int], connections: Mapping[str, tuple[int, int]], hazards: Iterable[Hazard] = ()
-    ) -> None:
-        """Look; ``pids`` are the instances' processes, ``connections`` and ``hazards`` as `limits.judge` has them."""
+    def look(self, pids: Mapping[str, int], said: Mapping[str, Status], hazards: Iterable[Hazard] = ()) -> None:
+        """Look; ``pids`` are the instances' processes, ``said`` and ``hazards`` as `limits.judge` has them."""
         began = time.monotonic()
         room = self.room = self._connections.room()
         self._read_descriptors(pids)
@@ -52,8 +51,8 @@ class LimitMonitor:
             room=room,
             dropped=self._drops(room, began),
             files=limits.read_files(),
-            processes=self._descriptors,
-            connections=connections,
+            processes=self._many,
+            said=said,
         )
         found += self._unexpected(began)
         fresh = {entry.name: entry for entry in found}
@@ -74,13 +73,12 @@ class LimitMonitor:
         if not self._turn:
             self._turn = list(pids)
         some, self._turn = self._turn[-_SOME:], self._turn[:-_SOME]
-        many = [name for name, seen in self._descriptors.items() if seen.used >= _MANY * seen.limit]
-        for name in {*some, *many}:
+        for name in {*some, *self._many}:
             seen = limits.read_descriptors(pids[name]) if name in pids else None
-            if seen is not None:
-                self._descriptors[name] = seen
+            if seen is not None and seen.used >= _MANY * seen.limit:
+                self._many[name] = seen
             else:
-                self._descriptors.pop(name, None)
+                self._many.pop(name, None)
 
     def write_again(self) -> None:
         """Write down what is warned of, whose file was removed."""

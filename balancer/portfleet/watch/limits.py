@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from portfleet.core.printable import quantity
+from portfleet.core.status import Status
 from portfleet.dataplane.interface import Hazard, Room
 from portfleet.linux.processes import descriptor_limits
 
@@ -60,12 +61,12 @@ def judge(
     dropped: int,
     files: Descriptors,
     processes: Mapping[str, Descriptors],
-    connections: Mapping[str, tuple[int, int]],
+    said: Mapping[str, Status],
 ) -> list[Near]:
     """Say which limits are near or reached.
 
     ``hazards`` are told of as they are; ``room`` is the data plane's own, ``dropped`` how many connections found none
-    lately; ``connections``: of daemons that tell, how many they have and how many they take.
+    lately; ``said``: what daemons that tell said of their connections.
     """
     found = [Near(hazard.about, hazard.words, hazard.hint) for hazard in hazards]
     if room is not None and (dropped or room.used >= _NEAR * room.limit):
@@ -82,8 +83,8 @@ def judge(
             words = f"{name} has {process.used:,} of {process.limit:,} descriptors open"
             hint = "more instances (portfleet scale), or a higher limit: fs.nr_open, LimitNOFILE= of portfleet.service"
             found.append(Near(f"descriptors:{name}", words, hint))
-    for name, (now, most) in connections.items():
-        if now >= _NEAR * most > 0:
+    for name, status in said.items():
+        if (now := status.connections) >= _NEAR * (most := status.max_connections) > 0:
             words = f"{name} has {now:,} of {quantity(most, 'connection')}; what is more waits in its backlog"
             found.append(Near(f"connections:{name}", words, "more instances (portfleet scale), or max_connections"))
     return found

@@ -38,7 +38,7 @@ class OwnPrograms:
 
         If supervisord died then, the next one would start it a second time, on a port that is taken.
         """
-        return all(self._deaths.pid(name) is not None for name in self.programs)
+        return self.programs.keys() <= self._deaths.pids.keys()
 
     def ended(self, name: str, pid: int) -> None:
         """Tell of the end of a program, which supervisord starts again."""

@@ -44,14 +44,17 @@ class Processes:
         self.programs = programs
         watched = self._deaths.alive()
         alive = adopted.alive(self._paths, watched) | watched  # what was noted may have been removed
-        if (supervisord := self._deaths.pid(SUPERVISOR)) != self._known:
+        if (supervisord := self._deaths.pids.get(SUPERVISOR)) != self._known:
             self._known = supervisord
             has = {name for name, info in programs.items() if info.pid is not None}
             alive = {n: pid for n, pid in adopted.started(self._paths).items() if n not in has} | alive
+        pids, local = self._deaths.pids, self._roster.local
         for name, member in self._roster.members.items():
-            with self._log.costs(name):
-                if member.local:
-                    self._find_one(member, programs.get(name), alive.get(name))
+            info, pid = programs.get(name), alive.get(name)
+            as_before = info is not None and info.pid == pid == pids.get(name) and name not in self.adopted
+            if name in local and (pid is None or not as_before):
+                with self._log.costs(name):
+                    self._find_one(member, info, pid)
         self.looked = True
 
     def _find_one(self, member: Member, info: ProgramInfo | None, alive: int | None) -> None:

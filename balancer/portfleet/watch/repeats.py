@@ -30,12 +30,13 @@ _READ = 8
 
 @dataclass(slots=True)
 class Repeated:
-    """The connection over which process ``pid`` repeats an answer each ``every`` seconds.
+    """The connection over which process ``pid`` of the instance ``name`` repeats an answer each ``every`` seconds.
 
     ``came`` is its last answer, at ``at``; ``count`` says how many there were. While its instance rests it is in
     ``order``, among others of the interval.
     """
 
+    name: str
     connection: socket.socket
     pid: int
     every: float
@@ -50,8 +51,9 @@ class Repeats:
 
     def __init__(self, command: str, clock: Callable[[], float], pid_of: Callable[[str], int | None]) -> None:
         self._command, self._clock, self._pid_of = command, clock, pid_of
-        self._poll, self._names = select.epoll(), dict[int, str]()
+        self._poll = select.epoll()
         self._repeated: dict[str, Repeated] = {}
+        self._by_descriptor: dict[int, Repeated] = {}
         #: By instance, its process that answers once only.
         self._once: dict[str, int] = {}
         #: By interval, who rests: whoever was heard longest ago comes first.
@@ -78,17 +80,17 @@ class Repeats:
             connection.send(request(self._command, every=every))
         except (OSError, ControlError):  # a probe that asks says what is wrong
             return
-        self._repeated[name] = Repeated(connection, place.pid, every, at=self._clock())
+        repeated = Repeated(name, connection, place.pid, every, at=self._clock())
+        self._repeated[name] = self._by_descriptor[connection.fileno()] = repeated
         self._poll.register(connection.fileno(), select.EPOLLIN)
-        self._names[connection.fileno()] = name
 
     def news(self) -> list[tuple[str, Status | ControlError]]:
         """Take in what has come; return who says something else than before, or nothing more, and what it means."""
         found: list[tuple[str, Status | ControlError]] = []
         now = self._clock()
         for descriptor, _ in self._poll.poll(0):
-            name = self._names[descriptor]
-            repeated = self._repeated[name]
+            repeated = self._by_descriptor[descriptor]
+            name = repeated.name
             try:
                 came = repeated.connection.recv(_ROOM)
             except BlockingIOError:
@@ -164,7 +166,7 @@ class Repeats:
         """End the connection, if there is one."""
         self.wake(name)
         if (repeated := self._repeated.pop(name, None)) is not None:
-            del self._names[repeated.connection.fileno()]
+            del self._by_descriptor[repeated.connection.fileno()]
             repeated.connection.close()
 
     def end_all(self) -> None:

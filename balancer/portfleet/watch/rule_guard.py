@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
+from portfleet.core.desired import Desired
 from portfleet.core.errors import PortfleetError
 from portfleet.dataplane.interface import Done, Door, Guardian, Hazard
 from portfleet.store.locks import Locked
@@ -34,6 +35,8 @@ class RuleGuard:
         self._next: asyncio.TimerHandle | None = None
         self._due = 0.0
         self._working: asyncio.Task[None] | None = None
+        #: The services as their clients meet them, as of the desired state beside it.
+        self._doors: tuple[Desired | None, tuple[Door, ...]] = (None, ())
         self._descriptor = guardian.fileno()
         if self._descriptor is not None:
             self._loop.add_reader(self._descriptor, self._told)
@@ -48,9 +51,11 @@ class RuleGuard:
         desired = self._roster.desired
         if desired is None:
             return
-        try:
+        if self._doors[0] is not desired:
             services = (want.service for want in desired.services.values())
-            self._guardian.hold(Door(service.listen, service.ports) for service in services)
+            self._doors = desired, tuple(Door(service.listen, service.ports) for service in services)
+        try:
+            self._guardian.hold(self._doors[1])
         except PortfleetError as error:
             self._log.once("no-guardian", reason=error.message.splitlines()[0])
         else:

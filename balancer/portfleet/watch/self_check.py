@@ -19,7 +19,7 @@ from portfleet.store.log import Log
 
 #: Seconds in which the loop must have turned and the probes gone on; between two signs of life; and for setting or
 #: reading all rules of a very large fleet, which the loop waits for.
-_STUCK, _EVERY, _LONG = 5.0, 0.5, 60.0
+_STUCK, _EVERY, _LONG = 5.0, 1.0, 60.0
 
 
 class SelfCheck:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 from portfleet import __version__
@@ -35,6 +36,8 @@ from portfleet.watch.retries import Retries
 from portfleet.watch.roster import Member, Roster
 from portfleet.watch.supervision import SUPERVISOR
 
+#: A process's start is told as often as it is asked for.
+_stamp = lru_cache(maxsize=4096)(stamp)
 #: Instances told in one answer.
 _AT_ONCE = 64
 _BY_REQUEST = (State.DRAINING, State.DRAINED, State.MAINTENANCE)
@@ -79,7 +82,7 @@ class Snapshot:
             "began": self._began,
             "version": __version__,
             "data_plane": self.plane,
-            "supervisord": self.deaths.pid(SUPERVISOR),
+            "supervisord": self.deaths.pids.get(SUPERVISOR),
             "room": room and {"used": room.used, "limit": room.limit, "dropped": room.dropped},
             "drift": self.healer.drift,
             "healed": self.healer.healed,
@@ -122,7 +125,7 @@ class Snapshot:
     def _well(self, member: Member) -> dict[str, Any]:
         said = self.judge.said.get(member.name)
         told = said and (said.connections, said.max_connections, sorted(said.handoff))
-        return {"pid": self.deaths.pid(member.name), "said": told}
+        return {"pid": self.deaths.pids.get(member.name), "said": told}
 
     def _service(self, want: DesiredService, desired: Desired) -> dict[str, Any]:
         running = desired.journal.running(want.name)
@@ -143,7 +146,7 @@ class Snapshot:
 
     def _instance(self, member: Member, counted: Status | None) -> dict[str, Any]:
         name, want, status = member.name, member.want, self.judge.said.get(member.name)
-        out, pid, info = self.ejector.out.get(name), self.deaths.pid(name), self.processes.programs.get(name)
+        out, pid, info = self.ejector.out.get(name), self.deaths.pids.get(name), self.processes.programs.get(name)
         slots = self._share(member)
         state = self._state(member, info, pid, slots, status)
         asked = member.service.record.asked.get(name) if state in _BY_REQUEST else None
@@ -155,7 +158,7 @@ class Snapshot:
             "colour": want.instance.colour,
             "state": state,
             "wanted": want.wanted,
-            "since": told.since if told else stamp(info.started) if info and info.started else None,
+            "since": told.since if told else _stamp(info.started) if info and info.started else None,
             "why": out.reason if out else member.health.reason if name in self.judge.kept else None,
             "serving": serving,
             "kept": name in self.judge.kept,
@@ -165,7 +168,7 @@ class Snapshot:
             "slots": slots,
             "probe": self.judge.answered_in.get(name),
             "ends": member.ends,
-            "ejected": {kind: member.ejected[kind] for kind in ("died", "probe")},
+            "ejected": {"died": member.ejected["died"], "probe": member.ejected["probe"]},
             "dropped": self.dropped.counts.get(name) if serving else None,
             "said": status and _said(status, counted or status),
         }

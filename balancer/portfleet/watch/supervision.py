@@ -56,7 +56,7 @@ class Supervision:
     @property
     def alive(self) -> bool:
         """True while the supervisord that was seen last lives."""
-        return self._deaths.pid(SUPERVISOR) is not None
+        return SUPERVISOR in self._deaths.pids
 
     async def look(self) -> None:
         """Watch supervisord's process; raises PortfleetError while none answers."""
@@ -88,7 +88,7 @@ class Supervision:
 
     def is_lost(self, pid: int) -> bool:
         """Return whether ``pid`` runs and is not a child of the present supervisord."""
-        return self.alive and processes.parent(pid) not in (None, self._deaths.pid(SUPERVISOR))
+        return self.alive and processes.parent(pid) not in (None, self._deaths.pids.get(SUPERVISOR))
 
     def forget(self, name: str) -> None:
         """Have supervisord give up a program whose port an adopted process holds; in the helper thread."""

@@ -59,14 +59,15 @@ class Surroundings:
 
     async def _look(self, hazards: Callable[[], list[Hazard]]) -> None:
         found = await self._in_pool(hazards)
-        pids = {name: pid for name in self._roster.members if (pid := self._deaths.pid(name))}
-        running = [member for name, member in self._roster.members.items() if name in pids and member.local]
+        known, local = self._deaths.pids, self._roster.local
+        pids = {name: known[name] for name in local & known.keys()}
+        running = [member for name, member in self._roster.members.items() if name in pids]
         there, programs = self._judge.listeners.pairs(), self._processes.programs
         if self._beside.due(running, there):
             for member in await self._in_pool(lambda: self._beside.look(running, there, programs)):
                 self._judge.look(member.name)
             await self._in_pool(lambda: self._slices.look(running, pids, there))
-        self.limits.look(pids, self._judge.connections, found)
+        self.limits.look(pids, self._judge.said, found)
 
     async def _in_pool(self, work: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._pool, work)

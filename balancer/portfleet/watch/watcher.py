@@ -72,7 +72,7 @@ class Watcher:
         self._forget = context.plane.connections.forget_ended
         self._judge = Judge(
             roster=roster, ejector=ejector, log=log, blind=context.plane.connections.full, forget=self._forget,
-            pid_of=self._deaths.pid,
+            pid_of=self._deaths.pids.get,
         )  # fmt: skip
         self._supervision = Supervision(paths=paths, deaths=self._deaths, log=log, pool=self._pool, hand_over=self.stop)
         programs = partial(Programs, supervisor=self._supervision.supervisor, paths=paths)
@@ -157,7 +157,7 @@ class Watcher:
     def _away(self) -> list[Member]:
         """Return the members on the way back: without a process that is watched, or not let in yet."""
         out, pending = self._ejector.out, self._ejector.pending
-        gone = self._roster.local - self._deaths.names
+        gone = self._roster.local.difference(self._deaths.pids)
         if not (gone or out or pending):
             return []
         return [
@@ -190,7 +190,9 @@ class Watcher:
             await self._supervision.look()
             ask = self._supervision.supervisor.programs
             if self._remains.due(away=bool(away)):
-                programs, found = await self._in_pool(partial(self._remains.all, ask, self._deaths.pid(SUPERVISOR)))
+                programs, found = await self._in_pool(
+                    partial(self._remains.all, ask, self._deaths.pids.get(SUPERVISOR))
+                )
                 self._remains.look(programs, found, self._deaths.alive())
             else:
                 programs = await self._in_pool(ask)
@@ -275,7 +277,7 @@ class Watcher:
 
     async def _readmit(self) -> None:
         """Let in whoever has become ready: new instances and those that died."""
-        away = [m for m in self._away() if m.want.takes and (not m.local or self._deaths.pid(m.name) is not None)]
+        away = [m for m in self._away() if m.want.takes and (not m.local or m.name in self._deaths.pids)]
         if not away:
             return
         look = Look(self._processes.programs, self._paths, probe=True, forget=self._forget)

@@ -25,12 +25,16 @@ class Reservations:
     """Holds what clients dial; a port that a process has already stays that process's."""
 
     def __init__(self) -> None:
+        self._wanted: frozenset[Listen] = frozenset()
         self._held: dict[Listen, list[socket.socket]] = {}
         self._refused: dict[Listen, float] = {}
 
     def hold(self, listens: Iterable[Listen]) -> None:
         """Reserve exactly ``listens``; what is another's is tried again with the next call."""
-        wanted = set(listens)
+        wanted = frozenset(listens)
+        if wanted is self._wanted and len(self._held) == len(wanted):
+            return
+        self._wanted = wanted
         for listen in self._held.keys() - wanted:
             self._release(listen)
         self._refused = {listen: since for listen, since in self._refused.items() if listen in wanted}

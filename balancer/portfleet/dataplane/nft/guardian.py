@@ -44,6 +44,7 @@ class NftGuardian:
         self._restorer = Restorer(self._run)
         self._caps = Caps(lookup, self._run)
         self._doors: tuple[Door, ...] | None = None
+        self._listens: frozenset[Listen] = frozenset()
         # Connections may have been lost while no watcher was there to be told.
         self._lost, self._full, self._not_before = True, True, 0.0
 
@@ -65,9 +66,11 @@ class NftGuardian:
         return found
 
     def hold(self, doors: Iterable[Door]) -> None:
-        self._doors = tuple(doors)
+        held = tuple(doors)
+        if held != self._doors:
+            self._doors, self._listens = held, frozenset(listen for door in held for listen in door.listens)
         self._reserved.hold(self._listens)
-        self._keeper.ensure(self._doors)
+        self._keeper.ensure(held)
         self._ask()
 
     def _ask(self) -> None:
@@ -115,10 +118,6 @@ class NftGuardian:
         self._netfilter.close()
         self._events.close()
         self._keeper.close()
-
-    @property
-    def _listens(self) -> frozenset[Listen]:
-        return frozenset(listen for door in self._doors or () for listen in door.listens)
 
     @cached_property
     def _netfilter(self) -> Netfilter:

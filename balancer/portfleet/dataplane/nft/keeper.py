@@ -73,14 +73,14 @@ class Keeper:
     def __init__(self) -> None:
         self._nft = NftContext()
         self._made = False
-        self._held: frozenset[Door] = frozenset()
+        self._held: tuple[Door, ...] = ()
 
     def ensure(self, doors: Iterable[Door]) -> None:
         """Make the table if this keeper has none yet, and keep clients of ``doors`` waiting in it.
 
         Raises PortfleetError with exit 5 where another process owns one: only one watcher can run.
         """
-        held = frozenset(doors)
+        held = tuple(doors)
         if self._made:
             if held != self._held:  # libnftables reads the whole ruleset for each question, and others' may be huge
                 self.update(held)
@@ -103,7 +103,7 @@ class Keeper:
 
     def update(self, doors: Iterable[Door]) -> None:
         """Keep clients of exactly ``doors`` waiting."""
-        held = frozenset(doors)
+        held = tuple(doors)
         self._nft.do("".join([*(f"flush set {_TABLE} {name}\n" for name in _SETS), *_elements(held)]))
         self._held = held
 
