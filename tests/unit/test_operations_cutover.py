@@ -97,10 +97,25 @@ def test_a_release_that_hangs_on_its_first_connection_is_rolled_back(box: Box) -
     done = box.operate(*WORDS)
     assert (done.ok, done.code) == (False, Exit.FAILED)
     assert done.outcome == (
-        "rolled back: echo-green-2 of the new release hangs; blue serves; 2 connections were handed off; echo-green-2 "
-        "did not answer and lost what had moved there"
+        "rolled back: echo-green-2 of the new release does not answer; blue serves; 2 connections were handed off; "
+        "echo-green-2 did not answer and lost what had moved there"
     )
     assert box.slots() == BLUE and box.lost == {"echo-green-2": 1} and sum(box.connections().values()) == 14
+
+
+def test_a_release_that_ends_on_its_first_connection_is_rolled_back_with_its_last_words(box: Box) -> None:
+    (box.paths.log / "echo-green-2.log").write_text("KeyError: 'out of luck'\n")
+
+    def at(name: str) -> None:
+        if name == "cutover switch":
+            box.supervisor.known["echo-green-2"].state = "FATAL"
+
+    box.at = at
+    done = box.operate(*WORDS)
+    assert not done.ok and done.outcome.startswith(
+        "rolled back: echo-green-2 of the new release does not run; its last words: KeyError: 'out of luck'; "
+    )
+    assert (box.slots(), box.processes()) == (BLUE, "blue-1, blue-2, blue-3")
 
 
 def test_connections_that_the_new_release_refuses_stay_with_the_old_and_it_is_kept_for_them(box: Box) -> None:

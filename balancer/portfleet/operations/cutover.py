@@ -26,7 +26,7 @@ from portfleet.operations.stop import stop
 from portfleet.operations.task import CannotUndo, OperationFailed, Task
 from portfleet.operations.tasting import hanging, refuse_hanging, refuse_unserved, taste
 from portfleet.store.clock import stamp
-from portfleet.supervise.exit_report import last_exit, last_lines
+from portfleet.supervise.exit_report import last_signs
 
 #: How often a new release is asked whether it can hand off, and seconds between: its port may be open before its
 #: control socket is.
@@ -135,12 +135,7 @@ async def _start(task: Task[Cutover], colour: Colour) -> None:
     failed = await task.start(names)
     if failed:
         name, reason = next(iter(failed.items()))
-        ended, words = last_exit(task.world.paths, name), " | ".join(last_lines(task.world.paths.log_of(name)))
-        why = (
-            f"{name}: {reason}"
-            + f", ended last with {ended}" * bool(ended)
-            + f"; its last words: {words}" * bool(words)
-        )
+        why = f"{name}: {reason}{last_signs(task.world.paths, name)}"
         raise OperationFailed(
             f"{len(failed)} of {quantity(len(names), 'instance')} of the new release did not become ready, "
             f"nothing changed for clients; {why}",

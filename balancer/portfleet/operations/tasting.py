@@ -10,6 +10,7 @@ from portfleet.core.work.cutover import Cutover
 from portfleet.daemons.capability import Heard
 from portfleet.operations.empty import Order, spread
 from portfleet.operations.task import OperationFailed, Task
+from portfleet.supervise.exit_report import last_signs
 
 #: Seconds for the first connections that were handed off to ask something, and between looks whether they did.
 _TASTE, _LOOK = 0.3, 0.05
@@ -45,17 +46,22 @@ async def hanging(task: Task[Cutover], instances: list[DesiredInstance]) -> list
 
 
 async def refuse_hanging(task: Task[Cutover], news: list[DesiredInstance]) -> None:
-    """Raise OperationFailed if one of ``news`` does not answer."""
-    if hung := await _silent(task, news):
-        raise OperationFailed(f"rolled back: {', '.join(hung)} of the new release hangs")
+    """Raise OperationFailed if one of ``news`` does not answer, or has ended."""
+    silent, there = await _silent(task, news), await task.world.daemons.pids()
+    if ended := [name for name in silent if name not in there]:
+        signs = last_signs(task.world.paths, ended[0])
+        raise OperationFailed(f"rolled back: {', '.join(ended)} of the new release does not run{signs}")
+    if silent:
+        raise OperationFailed(f"rolled back: {', '.join(silent)} of the new release does not answer")
 
 
 def refuse_unserved(task: Task[Cutover]) -> None:
     """Raise OperationFailed if no instance serves any more: slots stay where they are then, for some with the old."""
     takers = [i.name for i in task.want().instances if i.takes]
     if takers and not any(task.serves(name) for name in takers):
-        known = task.world.ejector.out
-        why = "; ".join(f"{name}: {known[name].reason}" for name in takers if name in known)
+        name, known = takers[0], task.world.ejector.out
+        reason = known[name].reason if name in known else "not ready yet"
+        why = f"{name}: {reason}{last_signs(task.world.paths, name)}"
         raise OperationFailed(f"rolled back: no instance of the new release serves any more; {why}")
 
 

@@ -27,6 +27,12 @@ def ended_early(paths: Paths, name: str, seconds: float) -> str:
     return f"ended within {seconds:g} s of being ready (min_ready)" + f"; its last words: {log}" * bool(log)
 
 
+def last_signs(paths: Paths, name: str) -> str:
+    """Return in words how ``name`` ended last and its last words, to follow what became of it; "" if none are known."""
+    ended, log = last_exit(paths, name), " | ".join(last_lines(paths.log_of(name)))
+    return f", ended last with {ended}" * bool(ended) + f"; its last words: {log}" * bool(log)
+
+
 @value
 class Ended:
     """How a process ended: with an exit ``status``, or by a ``signal``, as "SIGKILL" (then ``status`` is None)."""
