@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from portfleet.core.changes import Route
 from portfleet.core.errors import Exit, PortfleetError
 from support.fake_kills import Make, cancelled_at, killed_at_each, same, undisturbed
 from support.fake_operated import REDIS, Box
@@ -88,6 +89,20 @@ def test_what_nobody_takes_stays_and_drains(box: Box) -> None:
     assert done.outcome == (
         "echo-blue-2 drained: 0 connections were handed off, 7 could not be (no room), 0 ended, 7 were closed"
     )  # fmt: skip
+
+
+def test_one_that_got_its_slots_back_as_no_other_serves_is_not_stopped(box: Box) -> None:
+    def at(name: str) -> None:
+        if name == "maint stopping":
+            box.at = lambda _: None
+            rule = box.kernel.observe().services["echo"]
+            assert rule is not None
+            box.kernel.run((Route(rule, ("echo-blue-2",) * 256, {}),))
+
+    box.at = at
+    done = box.operate("maint", "echo/2", "--handoff")
+    assert not done.ok and "echo-blue-2 goes on running: no other instance serves its clients now" in done.outcome
+    assert box.processes() == "blue-1, blue-2, blue-3" and box.slots() == "blue-1 86, blue-2 85, blue-3 85"
 
 
 def test_an_earlier_hand_off_that_is_under_way_is_waited_for(box: Box) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 from portfleet.apply.endings import EMPTIED
 from portfleet.core.desired import DesiredInstance
 from portfleet.operations.empty import Order, spread
-from portfleet.operations.task import Task
+from portfleet.operations.task import OperationFailed, Task
 
 _LOOK = 0.1
 
@@ -20,8 +20,11 @@ _LOOK = 0.1
 async def stop(task: Task[Any], names: Collection[str], receivers: Sequence[DesiredInstance] = ()) -> None:
     """Stop instances and have supervisord forget them; ``receivers`` get what still comes in. Not cancellable.
 
-    By name: what the journal wants stopped already is no instance with a process any more.
+    By name: what the journal wants stopped already is no instance with a process any more. Raise OperationFailed for
+    one that serves and has slots: they stay with it if no other instance serves.
     """
+    if held := [name for name in task.holding(names) if task.serves(name)]:
+        raise OperationFailed(f"{', '.join(held)} goes on running: no other instance serves its clients now")
     handing = task.instances(names) if receivers else []
     clock = task.world.clock
     looked = clock.monotonic()
