@@ -25,6 +25,7 @@ from portfleet.core.journal import HistoryEntry, Journal
 from portfleet.core.observed import Observed, Out
 from portfleet.core.operations import VERBS
 from portfleet.core.program import Program
+from portfleet.core.states import Presence
 from portfleet.daemons.capability import Heard
 from portfleet.operations.engine import Engine
 from portfleet.operations.world import World as OperationsWorld
@@ -256,8 +257,9 @@ class OperatedWorld(OperationsWorld):
     def prove(self, programs: Iterable[Program]) -> dict[str, str]:
         return {}
 
-    def observe(self, desired: Desired) -> Observed:
-        return self._box.fake.observe(desired)
+    def observe(self, desired: Desired, only: Collection[str] | None = None) -> Observed:
+        found = self._box.fake.observe(desired)
+        return replace(found, supervisord=Presence.ABSENT) if self._box.supervisor.away else found
 
     async def in_thread(self, work: Callable[P, T], *arguments: P.args, **named: P.kwargs) -> T:
         self._alive()

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from portfleet.core.changes import Route
 from portfleet.core.errors import Exit, PortfleetError
 from portfleet.core.model import Colour
 from portfleet.core.records import ColourRecord
@@ -198,20 +199,76 @@ def test_a_release_that_ends_on_its_first_clients_is_rolled_back(
     assert "blue serves" in done.outcome and box.journal.services["echo"].live == "blue"
 
 
-def test_without_an_old_release_that_serves_the_new_one_is_not_stopped(box: Box) -> None:
+def test_a_release_that_is_dead_is_rolled_back_though_an_instance_on_another_box_serves(directory: Path) -> None:
+    text = ECHO.replace("slots =", 'remote = ["192.0.2.9:7100"]\nslots =').replace('":7000"', '"0.0.0.0:7000"')
+    box = Box(directory, text, blue_1=5)
+
     def at(name: str) -> None:
         if name == "cutover moving":
             box.at = lambda _: None
-            for number in (1, 2, 3):
-                box.supervisor.known[f"echo-blue-{number}"].state = "FATAL"
+            box.eject("green-1", "green-2", "green-3")
+
+    box.at = at
+    done = box.operate(*WORDS, "--keep", "0")
+    assert not done.ok and "blue serves" in done.outcome and box.processes() == "blue-1, blue-2, blue-3", done
+
+
+def test_without_an_old_release_that_is_ready_the_new_one_goes_on(box: Box) -> None:
+    def at(name: str) -> None:
+        if name == "cutover moving":
+            box.at = lambda _: None
+            for number, state in enumerate(("FATAL", "STARTING", "FATAL"), start=1):
+                box.supervisor.known[f"echo-blue-{number}"].state = state
+            box.fake.doomed.add("echo-blue-2")  # it ends soon after each start
             box.command("cancel", "echo")
 
     box.at = at
     done = box.operate(*WORDS)
-    assert done.outcome == (
-        "cancelled; no instance of blue serves: green keeps its slots, and its processes as long as it has any"
-    )
-    assert (box.slots(), box.processes(), box.lost) == (GREEN, "green-1, green-2, green-3", {})
+    words = "cancelled; echo is live on green, release v2: no instance of blue is ready"
+    assert (done.ok, done.outcome) == (False, words)
+    assert (box.slots(), box.lost, box.journal.services["echo"].live) == (GREEN, {}, "green")
+    assert colours(box)["blue"].keep_until and not colours(box)["green"].stopped
+
+
+def test_slots_go_back_while_supervisord_is_away(box: Box) -> None:
+    seen = list[str]()
+
+    def at(name: str) -> None:
+        if name == "cutover moving":
+            box.at = lambda _: None
+            box.command("cancel", "echo")
+            box.supervisor.away = True
+            box.later(1, lambda: seen.append(box.slots()))
+            box.later(20, lambda: setattr(box.supervisor, "away", False))
+
+    box.at = at
+    assert box.operate(*WORDS).outcome.startswith("cancelled; blue serves") and seen == [BLUE]
+
+
+def test_resumed_with_instances_that_were_not_looked_at_yet_it_goes_on(box: Box) -> None:
+    box.command(*WORDS)
+
+    def at(name: str) -> None:
+        if name == "cutover moving":
+            box.at = lambda _: None
+            rule = box.kernel.observe().services["echo"]
+            assert rule is not None
+            box.kernel.run((Route(rule, (None,) * 256, {}),))  # another program's flush, at the same moment
+            box.kill()
+
+    box.at = at
+    assert "rolled back" not in box.finish().outcome and box.journal.services["echo"].live == "green"
+
+
+def test_an_idle_colour_that_has_slots_is_not_replaced(box: Box) -> None:
+    box.operate(*WORDS, "--drain")
+    box.daemons.connections.clear()
+    rule, slots = box.kernel.observe().services["echo"], box.kernel.read_slots("echo")
+    assert rule is not None
+    box.kernel.run((Route(rule, ("echo-blue-1", *slots[1:]), {}),))
+    with pytest.raises(PortfleetError, match=r"blue still has slots \(echo-blue-1\): no instance of green serves"):
+        box.command("cutover", "echo", "--release", "v3")
+    assert box.journal.operations == ()
 
 
 def test_killed_around_each_write_of_the_journal_it_is_resumed(again: Make) -> None:

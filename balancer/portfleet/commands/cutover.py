@@ -268,9 +268,15 @@ def _observed(context: Context) -> Observed:
 
 
 def _refuse_connections(context: Context, service: str, colour: Colour) -> None:
-    """Refuse to replace an idle colour that still has connections: they would be dropped."""
+    """Refuse to replace an idle colour that still has connections, or slots: its clients would be dropped."""
     observed = _observed(context)
     instances = context.desired(context.applied_fleet).services[service].of(colour)
+    pointed = set(context.plane.read_slots(service))
+    if held := [i.name for i in instances if i.name in pointed]:
+        raise PortfleetError(
+            f"{colour} still has slots ({', '.join(held)}): no instance of {other(colour)} serves",
+            hint=f"see: portfleet status {service}; to make {colour} live again: portfleet rollback {service}",
+        )
     busy = {i.name: count for i in instances if (count := observed.seen(i.name).connections)}
     if busy:
         first = next(iter(busy))

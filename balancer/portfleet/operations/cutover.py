@@ -24,7 +24,7 @@ from portfleet.operations.empty import HandoffResult, Pairs, hand_over, let_end
 from portfleet.operations.releases import outlived
 from portfleet.operations.stop import stop
 from portfleet.operations.task import CannotUndo, OperationFailed, Task
-from portfleet.operations.tasting import hanging, refuse_hanging, refuse_unserved, taste
+from portfleet.operations.tasting import hanging, ready_of, refuse_hanging, refuse_unserved, taste
 from portfleet.store.clock import stamp
 from portfleet.supervise.exit_report import last_signs
 
@@ -68,25 +68,26 @@ async def run(task: Task[Cutover]) -> str:
 async def undo(task: Task[Cutover]) -> str:
     """Cancel it: before the switch the idle colour is ended; after it everything goes back to the old one.
 
-    Raises TooLate where the old colour is not kept and was stopped already.
+    Raise CannotUndo if the old colour is not kept and was stopped already, or does not serve and the new one does.
     """
     colour = task.work.colour
-    old = other(colour)
+    old, ready = other(colour), set[str]()
     if task.want().live == colour:
         if task.want().record.colours.get(old, ColourRecord()).stopped:
             await stop(task, [i.name for i in task.want().of(old)])
             raise CannotUndo(f"{_words(task, colour)}; {old} was stopped already")
+        ready = await ready_of(task, old)
+        if not ready and any(i.takes and task.serves(i.name) for i in task.want().of(colour)):
+            task.change(lambda record: record.with_colour_kept(old, _until(task, task.work.keep)))
+            raise CannotUndo(f"{_words(task, colour)}: no instance of {old} is ready", code=Exit.FAILED)
         release = task.work.config_release_before
         task.change(lambda record: replace(record, live=old, config_release=release))
     task.change(lambda record: replace(record, canary=0))
-    pids = await task.world.daemons.pids()
-    await task.point(ready=[i.name for i in task.want().of(old) if i.name in pids])
+    await task.point(ready=ready)
     want = task.want()
     there = [i for i in want.of(colour) if i.program is not None]
     words = f"{old} serves"
-    if task.holding(i.name for i in want.of(colour)):
-        task.change(lambda record: record.with_colour_kept(colour, _until(task, 0)))
-        return f"no instance of {old} serves: {colour} keeps its slots, and its processes as long as it has any"
+    pids = await task.world.daemons.pids()
     alive = [i for i in there if i.name in pids]
     if not await task.cannot_hand_off(alive, [i for i in want.of(old) if i.takes]):
         hung = await hanging(task, there)  # to ask them for their connections would only take ten seconds each

@@ -17,7 +17,7 @@ from portfleet.core.operations import Operation, Unreadable, Work
 from portfleet.core.records import ColourRecord
 from portfleet.operations.automatic import begin_rollbacks
 from portfleet.operations.expire import end_expired
-from portfleet.operations.task import AGAIN, LOCKED, TRIES, Cancelled, CannotUndo, OperationFailed, Task
+from portfleet.operations.task import AGAIN, LOCKED, TRIES, Cancelled, CannotUndo, OperationFailed, SlotsRefused, Task
 from portfleet.operations.verbs import VERBS, Verb
 from portfleet.operations.world import World
 from portfleet.store import locks
@@ -141,6 +141,8 @@ class Engine:
             except Locked as error:
                 self._world.waits(task.operation, error)
                 again = LOCKED
+            except SlotsRefused:
+                raise
             except PortfleetError as error:
                 tries += 1
                 self._world.tries_again(task.operation, error)
@@ -162,7 +164,7 @@ class Engine:
         try:
             words, stays = await self._undo(verb, task, reason), False
         except CannotUndo as done:
-            return Outcome(str(done))
+            return Outcome(str(done) if done.code is Exit.DONE else f"{reason}; {done}", done.code)
         except OperationFailed as error:
             words, stays = f"{_STAYS}: {error}", True
         return Outcome(f"{reason}; {words}", code or task.undone or Exit.FAILED, stays)
@@ -179,6 +181,8 @@ class Engine:
                 return await verb.undo(task)
             except (CannotUndo, OperationFailed):
                 raise
+            except SlotsRefused as error:
+                raise OperationFailed(str(error)) from None
             except Locked as error:
                 self._world.waits(task.operation, error)
                 await self._world.pause(LOCKED)

@@ -23,7 +23,8 @@ async def stop(task: Task[Any], names: Collection[str], receivers: Sequence[Desi
     By name: what the journal wants stopped already is no instance with a process any more. Raise OperationFailed for
     one that serves and has slots: they stay with it if no other instance serves.
     """
-    if held := [name for name in task.holding(names) if task.serves(name)]:
+    there = await task.world.daemons.pids()
+    if held := [name for name in task.holding(names) if task.serves(name) and name in there]:
         raise OperationFailed(f"{', '.join(held)} goes on running: no other instance serves its clients now")
     handing = task.instances(names) if receivers else []
     clock = task.world.clock

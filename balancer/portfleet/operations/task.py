@@ -52,6 +52,14 @@ class OperationFailed(Exception):
 class CannotUndo(Exception):
     """The operation cannot be undone any more, so it was finished; the text says what holds."""
 
+    def __init__(self, words: str, *, code: Exit = Exit.DONE) -> None:
+        super().__init__(words)
+        self.code = code
+
+
+class SlotsRefused(PortfleetError):
+    """The kernel refuses to point slots, however often it is tried: nothing is begun again for that."""
+
 
 def not_yet(failed: Mapping[str, str]) -> str:
     """Return in words which instances got their slots back and are not ready, by ``failed``, {name: why not}."""
@@ -179,8 +187,8 @@ class Task(Generic[W]):
     async def point(self, *, ready: Iterable[str] = ()) -> None:
         """Point the service's slots as they shall be now, in parts; ``ready`` were found to be so. Raises Cancelled.
 
-        The table lock, which other processes hold for a moment, is waited for; what the kernel refuses is tried again,
-        and raised in the end, PortfleetError: no phase is entered again for one part of the slots.
+        The table lock, which other processes hold for a moment, is waited for. What the kernel refuses is tried again;
+        in the end raise SlotsRefused.
         """
         most, tries = max(self.world.plane.traits.slots_unnoticed, self.want().service.slots // _PARTS), 0
         while True:
@@ -193,7 +201,7 @@ class Task(Generic[W]):
             except PortfleetError as error:
                 tries += 1
                 if tries == TRIES:
-                    raise
+                    raise SlotsRefused(error.message, hint=error.hint, code=error.code) from None
                 self.world.tries_again(self.operation, error)
                 await self.pause(AGAIN)
             else:

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 from portfleet.core.desired import DesiredInstance
 from portfleet.core.model import Colour, other
+from portfleet.core.states import Presence
 from portfleet.core.work.cutover import Cutover
 from portfleet.daemons.capability import Heard
 from portfleet.operations.empty import Order, spread
@@ -56,13 +57,20 @@ async def refuse_hanging(task: Task[Cutover], news: list[DesiredInstance]) -> No
 
 
 def refuse_unserved(task: Task[Cutover]) -> None:
-    """Raise OperationFailed if no instance serves any more: slots stay where they are then, for some with the old."""
-    takers = [i.name for i in task.want().instances if i.takes]
-    if takers and not any(task.serves(name) for name in takers):
-        name, known = takers[0], task.world.ejector.out
-        reason = known[name].reason if name in known else "not ready yet"
-        why = f"{name}: {reason}{last_signs(task.world.paths, name)}"
+    """Raise OperationFailed if all instances of the release are out: their slots stay where they are then."""
+    takers, out = [i.name for i in task.want().of(task.work.colour) if i.takes], task.world.ejector.out
+    if takers and out.keys() >= set(takers):
+        why = f"{takers[0]}: {out[takers[0]].reason}{last_signs(task.world.paths, takers[0])}"
         raise OperationFailed(f"rolled back: no instance of the new release serves any more; {why}")
+
+
+async def ready_of(task: Task[Cutover], colour: Colour) -> set[str]:
+    """Return the instances of a colour that are ready; all while supervisord does not answer, who knows most of it."""
+    names = [i.name for i in task.want().of(colour)]
+    seen = await task.world.in_thread(task.world.observe, task.desired(), names)
+    if seen.supervisord is not Presence.RUNNING:
+        return set(names)
+    return {name for name in names if seen.seen(name).ready}
 
 
 async def _silent(task: Task[Cutover], instances: Iterable[DesiredInstance]) -> list[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
 from random import Random
 from typing import ParamSpec, TypeVar
@@ -61,9 +61,9 @@ class World:
         """Return why programs could not be started, by name; it blocks."""
         return faults_of(programs, self.paths)
 
-    def observe(self, desired: Desired) -> Observed:
-        """Look at everything that a plan needs; it blocks."""
-        return observe(desired, plane=self.plane, supervisor=self.supervisor, paths=self.paths, probe=False)
+    def observe(self, desired: Desired, only: Collection[str] | None = None) -> Observed:
+        """Look at everything that a plan needs, or at ``only`` these instances; it blocks."""
+        return observe(desired, plane=self.plane, supervisor=self.supervisor, paths=self.paths, probe=False, only=only)
 
     async def in_thread(self, work: Callable[P, T], *arguments: P.args, **named: P.kwargs) -> T:
         """Do ``work``, which blocks, in another thread."""
