@@ -130,7 +130,8 @@ def green_slots(box: FleetBox) -> int:
 def test_a_canary_goes_up_step_by_step() -> None:
     with operated() as box:
         with load(box, held=40) as clients:
-            words = ("cutover", "echo", "--release", "v2", "--canary", "25%", "--every", "2s", *ANY_P99)
+            # Longer than a busy machine takes to look: the share is not to have gone by unseen.
+            words = ("cutover", "echo", "--release", "v2", "--canary", "25%", "--every", "6s", *ANY_P99)
             box.portfleet(*words, "--no-wait")
             wait_for("the canary has its share", lambda: 0.2 * 4096 < green_slots(box) < 0.3 * 4096)
             said = follow(box)
