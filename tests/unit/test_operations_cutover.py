@@ -13,7 +13,9 @@ import pytest
 from portfleet.core.changes import Route
 from portfleet.core.errors import Exit, PortfleetError
 from portfleet.core.model import Colour
+from portfleet.core.observed import ObservedInstance
 from portfleet.core.records import ColourRecord
+from portfleet.core.status import DaemonState, Status
 from portfleet.core.work.cutover import Cutover
 from portfleet.operations.task import Task
 from support.fake_kills import Make, cancelled_at, killed_at_each, same, undisturbed
@@ -228,6 +230,18 @@ def test_without_an_old_release_that_is_ready_the_new_one_goes_on(box: Box) -> N
     assert (done.ok, done.outcome) == (False, words)
     assert (box.slots(), box.lost, box.journal.services["echo"].live) == (GREEN, {}, "green")
     assert colours(box)["blue"].keep_until and not colours(box)["green"].stopped
+
+
+def test_slots_go_back_to_those_that_were_told_to_drain(box: Box, monkeypatch: pytest.MonkeyPatch) -> None:
+    def at(name: str) -> None:
+        if name == "cutover moving":
+            box.at = lambda _: None
+            draining = ObservedInstance("RUNNING", ready=False, status=Status(DaemonState.DRAINING, 5))
+            monkeypatch.setattr(box.fake, "seen", lambda _: draining)
+            box.command("cancel", "echo")
+
+    box.at = at
+    assert box.operate(*WORDS, "--drain").outcome.startswith("cancelled; blue serves") and box.slots() == BLUE
 
 
 def test_slots_go_back_while_supervisord_is_away(box: Box) -> None:

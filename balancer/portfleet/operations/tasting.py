@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from portfleet.core.desired import DesiredInstance
 from portfleet.core.model import Colour, other
 from portfleet.core.states import Presence
+from portfleet.core.status import DaemonState
 from portfleet.core.work.cutover import Cutover
 from portfleet.daemons.capability import Heard
 from portfleet.operations.empty import Order, spread
@@ -65,12 +66,17 @@ def refuse_unserved(task: Task[Cutover]) -> None:
 
 
 async def ready_of(task: Task[Cutover], colour: Colour) -> set[str]:
-    """Return the instances of a colour that are ready; all while supervisord does not answer, who knows most of it."""
+    """Return the instances of a colour that are ready, or were told to drain; all while supervisord does not answer."""
     names = [i.name for i in task.want().of(colour)]
     seen = await task.world.in_thread(task.world.observe, task.desired(), names)
     if seen.supervisord is not Presence.RUNNING:
         return set(names)
-    return {name for name in names if seen.seen(name).ready}
+    found = {name: seen.seen(name) for name in names}
+    return {
+        name
+        for name, one in found.items()
+        if one.ready or (one.status is not None and one.status.state is DaemonState.DRAINING)
+    }
 
 
 async def _silent(task: Task[Cutover], instances: Iterable[DesiredInstance]) -> list[str]:
