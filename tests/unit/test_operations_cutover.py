@@ -232,6 +232,19 @@ def test_without_an_old_release_that_is_ready_the_new_one_goes_on(box: Box) -> N
     assert colours(box)["blue"].keep_until and not colours(box)["green"].stopped
 
 
+def test_a_canary_that_is_all_that_serves_goes_on_until_the_old_release_does(box: Box) -> None:
+    def at(name: str) -> None:
+        if name == "cutover canary: changed" and box.slots() == BLUE:
+            box.later(2, lambda: box.eject("blue-1", "blue-2", "blue-3"))
+            box.later(3, lambda: print(box.command("cancel", "echo")))
+
+    box.at = at
+    done = box.operate(*WORDS, "--canary", "50%", "--every", "60s")
+    assert done.outcome == "cancelled; no instance of blue serves: green goes on until one does, then it is stopped"
+    assert "green-1" in box.slots() and "green-1" in box.processes() and box.lost == {}
+    assert colours(box)["green"].keep_until == box.clock.now()
+
+
 def test_slots_go_back_to_those_that_were_told_to_drain(box: Box, monkeypatch: pytest.MonkeyPatch) -> None:
     def at(name: str) -> None:
         if name == "cutover moving":

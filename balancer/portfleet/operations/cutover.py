@@ -89,6 +89,9 @@ async def undo(task: Task[Cutover]) -> str:
     words = f"{old} serves"
     pids = await task.world.daemons.pids()
     alive = [i for i in there if i.name in pids]
+    if any(task.serves(name) for name in task.holding(i.name for i in alive)):
+        task.change(lambda record: record.with_colour_kept(colour, _until(task, 0)))
+        return _goes_on(colour)
     if not await task.cannot_hand_off(alive, [i for i in want.of(old) if i.takes]):
         hung = await hanging(task, there)  # to ask them for their connections would only take ten seconds each
         handed = await hand_over(task, [(i, heirs(task, i)) for i in there if i.name not in hung])
@@ -107,12 +110,21 @@ async def undo(task: Task[Cutover]) -> str:
         elif any((await task.connections(there)).values()):
             task.change(lambda record: record.with_colour_kept(colour, _until(task, 0)))
             return f"{words}; connections of {colour} stay with it until they end"
-    before, asked = task.work.before, task.work.asked
+    before, asked, ran = task.work.before, task.work.asked, want.record.colours.get(colour)
     names = [i.name for i in want.of(colour)]
     task.enter("stopping", owned=names)
     task.change(lambda record: record.with_colour_as_before(colour, before).asking_before(asked))
-    await stop(task, names)
+    try:
+        await stop(task, names)
+    except OperationFailed:  # supervisord has just started them again
+        kept = replace(ran or ColourRecord(), keep_until=_until(task, 0))
+        task.change(lambda record: record.with_colour(colour, kept))
+        return _goes_on(colour)
     return words
+
+
+def _goes_on(colour: Colour) -> str:
+    return f"no instance of {other(colour)} serves: {colour} goes on until one does, then it is stopped"
 
 
 def heirs(task: Task[Cutover], instance: DesiredInstance) -> list[DesiredInstance]:
