@@ -6,7 +6,8 @@
     hold   {"to", "sources", "interval": 0.05, "connects": 200, "message": "who {id}\\n", "timeout": 5}
            one long-lived connection per source that sends a request every ``interval`` seconds, and ``connects`` new
            short connections per second beside it, until stdin ends or has an empty line; prints "up" when all are
-           connected, and on a line "so far" {"lost": held connections that broke, "new": new ones that have ended};
+           connected, and on a line "so far" {"lost": held connections that broke, "new": new ones that have ended,
+           "fewest", "most": answers on a held connection};
            → {"held": [{"source", "port", "replies", "lost", "error", "seen", "slowest"}],
               "connects": {"done", "refused", "reset", "slowest"}}
 
@@ -147,7 +148,9 @@ async def hold(job: Job) -> dict[str, Any]:
     print("up", flush=True)
     while (await asyncio.get_running_loop().run_in_executor(None, sys.stdin.readline)).strip() == "so far":
         lost, new = sum(one.report["lost"] for one in held), sum(total[how] for how in ("done", "refused", "reset"))
-        print(json.dumps({"lost": lost, "new": new}), flush=True)
+        replies = [one.report["replies"] for one in held]
+        told = {"lost": lost, "new": new, "fewest": min(replies, default=0), "most": max(replies, default=0)}
+        print(json.dumps(told), flush=True)
     stop.set()
     await asyncio.gather(*talking)
     return {"held": [one.report for one in held], "connects": total if job.get("connects") else None}

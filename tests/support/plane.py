@@ -145,7 +145,16 @@ class Plane:
 class Load:
     """Clients that hold connections and make new ones; ``report`` is there when the block has ended."""
 
+    process: subprocess.Popen[str]
     report: dict[str, Any] = field(default_factory=dict)
+
+    def so_far(self) -> dict[str, int]:
+        """Return what the clients have met by now (see clients.py)."""
+        assert self.process.stdin is not None and self.process.stdout is not None
+        self.process.stdin.write("so far\n")
+        self.process.stdin.flush()
+        found: dict[str, int] = json.loads(self.process.stdout.readline())
+        return found
 
     @property
     def lost(self) -> list[dict[str, Any]]:
@@ -165,7 +174,7 @@ def load(made: Plane, sources: Sequence[str], *, host: str = HOST4, **job: Any) 
     wanted = {"to": [host, 7000], "sources": list(sources), "message": "{id}\n", "interval": 0.2} | job
     process = made.boxes.clients.popen("/usr/bin/python3", str(HERE / "clients.py"), "hold")
     assert process.stdin is not None and process.stdout is not None
-    found = Load()
+    found = Load(process)
     try:
         process.stdin.write(json.dumps(wanted) + "\n")
         process.stdin.flush()
