@@ -83,7 +83,7 @@ class Held:
         self.report["port"] = self.writer.get_extra_info("sockname")[1]
 
     async def talk(self, stop: asyncio.Event) -> None:
-        """Ask until told to stop, and once after that: the last answer is by who has the connection then."""
+        """Send requests until told to stop, and one more: its answer names who has the connection in the end."""
         number, report, last = 0, self.report, False
         try:
             while not last:
@@ -104,7 +104,7 @@ class Held:
                 who = reply.split(" ")[0]
                 if not report["seen"] or report["seen"][-1] != who:
                     report["seen"].append(who)
-                if not last:
+                if not last:  # the pace of the load; nothing is waited for
                     await asyncio.sleep(self.job.get("interval", 0.05))
         except (OSError, TimeoutError) as error:
             report["lost"], report["error"] = 1, repr(error)

@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -87,7 +88,9 @@ def room(used: int) -> Room:
     )
 
 
-CALM = {"room": room(10), "files": Descriptors(10, 1000)}
+CALM: dict[str, Any] = {
+    "hazards": (), "room": room(10), "dropped": 0, "files": Descriptors(10, 1000), "processes": {}, "said": {},
+}  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -100,15 +103,15 @@ CALM = {"room": room(10), "files": Descriptors(10, 1000)}
         ({"said": {"a": Status(DaemonState.READY, 95, 100)}}, "connections:a", "portfleet scale"),
     ],
 )
-def test_each_limit_is_named_with_what_raises_it(changed: dict[str, object], name: str, hint: str) -> None:
-    found: list[Near] = judge(**({"hazards": (), "dropped": 0, "processes": {}, "said": {}} | CALM | changed))  # type: ignore[arg-type] # built from parts
+def test_each_limit_is_named_with_what_raises_it(changed: dict[str, Any], name: str, hint: str) -> None:
+    found: list[Near] = judge(**CALM | changed)
     assert [near.name for near in found] == [name]
     assert hint in found[0].hint
 
 
 def test_what_is_not_near_is_not_warned_of() -> None:
     said = {"a": Status(DaemonState.READY, 0, 0), "b": Status(DaemonState.READY, 89, 100)}
-    quiet = judge(hazards=(), dropped=0, processes={"a": Descriptors(89, 100)}, said=said, **CALM)  # type: ignore[arg-type] # built from parts
+    quiet = judge(**CALM | {"processes": {"a": Descriptors(89, 100)}, "said": said})
     assert quiet == []
 
 

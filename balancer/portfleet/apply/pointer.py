@@ -65,7 +65,7 @@ class Pointer:
 
 
 def _partly(before: Table, after: Table, most: int) -> Table:
-    """Return ``before`` with ``most`` of the slots that differ as they are ``after``, of every instance's some."""
+    """Return ``before`` with ``most`` of the slots that differ as in ``after``: some of every instance."""
     table = list(before)
     for slot in islice((slot for slot in in_turn(len(after)) if before[slot] != after[slot]), most):
         table[slot] = after[slot]

@@ -174,7 +174,7 @@ class DesiredService:
 
 
 def _within(slot: int, percent: int) -> bool:
-    """Return whether ``slot`` is among the first ``percent`` of the slots by their turns."""
+    """Return whether ``slot`` is among the first ``percent`` of the slots, ordered by `turn`."""
     return turn(slot) < percent * (1 << 32) // 100
 
 

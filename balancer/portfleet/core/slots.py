@@ -23,16 +23,17 @@ Table = tuple[str | None, ...]
 
 
 def turn(slot: int) -> int:
-    """Return when it is ``slot``'s turn, from 0 to 2^32, in the order in which slots go over to others bit by bit.
+    """Return the place of ``slot``, 0 up to 2^32, in the order in which slots move when they do not all move at once.
 
-    It steps by the golden section: any first part of it hits the slots of every member alike, and always the same ones.
+    The order steps by the golden section (Knuth, TAOCP vol. 3, 6.4, multiplicative hashing): any first part of it has
+    about as many slots of every member, and always the same ones.
     """
     return slot * 0x9E3779B1 % (1 << 32)
 
 
 @lru_cache(maxsize=4)
 def in_turn(count: int) -> tuple[int, ...]:
-    """Return the slots from 0 to ``count`` by their turns."""
+    """Return the slots 0 up to ``count``, not included, ordered by `turn`."""
     return tuple(sorted(range(count), key=turn))
 
 

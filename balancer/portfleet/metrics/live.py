@@ -69,7 +69,7 @@ class Live:
     async def scraped(self, look: Look) -> None:
         """Take the look of a scrape instead of one of its own, unless a page is open, for which it looks more often.
 
-        It may have been looked at again since, as scrapes may be slow.
+        A look older than the last one is left out: a slow scrape may end after a newer one.
         """
         async with self._lock:
             if not self._viewers and (self._taken is None or look.at > self._taken.at):

@@ -35,10 +35,7 @@ def begin_rollbacks(world: World) -> None:
 
 
 def _was_cut_over(journal: Journal, service: str) -> bool:
-    """Return whether what is live came by a cutover, and by nothing that an operator wanted after it.
-
-    Nor is there a second rollback if the first one failed.
-    """
+    """Return whether a cutover made live what is live, and no rollback followed it, nor one of these that failed."""
     turns = [e for e in reversed(journal.history) if e.service == service and e.verb in (Cutover.verb, Rollback.verb)]
     return next((entry.verb for entry in turns if entry.ok or entry.who == _WHO), None) == Cutover.verb
 

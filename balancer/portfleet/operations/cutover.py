@@ -21,10 +21,10 @@ from portfleet.core.records import ColourRecord, ServiceRecord
 from portfleet.core.work.cutover import Cutover
 from portfleet.operations import canary
 from portfleet.operations.empty import HandoffResult, Pairs, hand_over, let_end
+from portfleet.operations.release_check import hanging, ready_of, refuse_hanging, refuse_unserved, taste
 from portfleet.operations.releases import outlived
 from portfleet.operations.stop import stop
 from portfleet.operations.task import CannotUndo, OperationFailed, Task
-from portfleet.operations.tasting import hanging, ready_of, refuse_hanging, refuse_unserved, taste
 from portfleet.store.clock import stamp
 from portfleet.supervise.exit_report import last_signs
 
@@ -124,6 +124,7 @@ async def undo(task: Task[Cutover]) -> str:
 
 
 def _goes_on(colour: Colour) -> str:
+    """Return the outcome of an undo that leaves ``colour`` running, as its instances alone serve."""
     return f"no instance of {other(colour)} serves: {colour} goes on until one does, then it is stopped"
 
 

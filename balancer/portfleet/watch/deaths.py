@@ -40,7 +40,7 @@ class Deaths:
 
     @property
     def pids(self) -> Mapping[str, int]:
-        """Return {name: pid} of the processes watched, which goes on to be true."""
+        """Return {name: pid} of the processes watched, as a view that follows every change."""
         return self._pids
 
     def alive(self) -> dict[str, int]:

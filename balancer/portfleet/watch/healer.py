@@ -36,7 +36,7 @@ class Healer:
 
     def __init__(self, *, plane: DataPlane, paths: Paths, roster: Roster, ejector: Ejector, log: Log) -> None:
         self._plane, self._paths, self._roster, self._ejector, self._log = plane, paths, roster, ejector, log
-        #: When operations that were begun before have gone on.
+        #: Until when operations that an earlier watcher began may not have resumed yet.
         self._resumed_by = time.monotonic() + DEALT
         self._reported: tuple[str, ...] = ()
         #: What was to be and what there was when all was well at the last look, and until when that is not read again.
